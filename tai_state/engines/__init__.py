@@ -1,0 +1,1 @@
+"""Engines: the four verbs of the waist, on memory and on SQLite."""

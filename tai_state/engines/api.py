@@ -1,0 +1,306 @@
+"""The waist: the four verbs that every engine implements, and everything above rests on.
+
+An engine keeps *documents*: JSON objects under a path. A path alternates collection ids and document ids, like
+``governors/bank/states/alice``; the part before the last ``/`` names the document's collection.
+
+Revisions are ints that only grow, also when a document is deleted and made again, and when the engine is
+closed and opened again. All documents written by one commit carry the commit's revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
+
+import msgspec
+
+from tai_state.errors import CommitTooLarge, CorruptDocument, DocumentTooLarge
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+Fields: TypeAlias = dict[str, Any]
+"""A document's content: a JSON object."""
+
+
+class Requirement(Enum):
+    """What a write requires of its document, where it names no revision."""
+
+    ABSENT = "absent"
+    PRESENT = "present"
+    ANYTHING = "anything"
+
+
+ABSENT = Requirement.ABSENT
+PRESENT = Requirement.PRESENT
+ANYTHING = Requirement.ANYTHING
+
+
+class At(msgspec.Struct, frozen=True):
+    """The document must stand at exactly this revision."""
+
+    revision: int
+
+
+at = At
+Require: TypeAlias = Requirement | At
+
+
+def holds(require: Require, revision: int | None) -> bool:
+    """Whether a document at this revision (None: absent) is what a write requires."""
+    if require is ANYTHING:
+        return True
+    if require is ABSENT:
+        return revision is None
+    if require is PRESENT:
+        return revision is not None
+    return isinstance(require, At) and require.revision == revision
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Store these fields as the whole document. The engine takes the fields as they are now, and keeps no reference."""
+
+    path: str
+    fields: Fields
+    require: Require = ANYTHING
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Remove the document; nothing happens where there is none, unless the write requires one."""
+
+    path: str
+    require: Require = ANYTHING
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Change nothing, but let the whole commit fail where the requirement does not hold."""
+
+    path: str
+    require: Require
+
+
+Write: TypeAlias = Put | Delete | Check
+
+
+class Shape(Generic[S]):
+    """The struct that the fields of one kind of document must fit, ready to decode."""
+
+    def __init__(self, struct: type[S]) -> None:
+        self.struct = struct
+        self.from_json = msgspec.json.Decoder(struct).decode
+
+
+class Document(msgspec.Struct, frozen=True):
+    """One stored document, as read.
+
+    Attributes:
+        path: where it is stored.
+        content: its fields, or the JSON text of them, as the engine has it.
+        revision: the engine's token for the write that made it so.
+        created_us: when it was first stored, in microseconds since 1970 by the engine's clock.
+        updated_us: when it was last written, likewise.
+    """
+
+    path: str
+    content: str | Fields
+    revision: int
+    created_us: int
+    updated_us: int
+
+    @property
+    def id(self) -> str:
+        """The last segment of the path, escaped as stored."""
+        return self.path.rpartition("/")[2]
+
+    def fields(self) -> Fields:
+        """The fields as plain JSON, the caller's to change.
+
+        Raises:
+            CorruptDocument: they are no JSON object.
+        """
+        try:
+            content = self.content if isinstance(self.content, str) else msgspec.json.encode(self.content)
+            return msgspec.json.decode(content, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise CorruptDocument(self.path, f"is no JSON object: {error}") from None
+
+    def decode(self, shape: Shape[S]) -> S:
+        """The fields as a struct.
+
+        Raises:
+            CorruptDocument: a field is missing or has the wrong type; the message names it, not its value.
+        """
+        try:
+            if isinstance(self.content, str):
+                return shape.from_json(self.content)
+            return msgspec.convert(self.content, shape.struct)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise CorruptDocument(self.path, f"does not fit {shape.struct.__name__}: {error}") from None
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One consistent look at some documents.
+
+    Attributes:
+        documents: in the order asked for; None where there is no document.
+        time_us: the engine's time of the look, in microseconds since 1970.
+    """
+
+    documents: tuple[Document | None, ...]
+    time_us: int
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What became of a commit.
+
+    Attributes:
+        revision: of every document that the commit wrote.
+        time_us: the engine's time of the commit, in microseconds since 1970.
+    """
+
+    revision: int
+    time_us: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A watched document stands at least at this revision now; None: it is absent."""
+
+    path: str
+    revision: int | None
+
+
+class Where(msgspec.Struct, frozen=True):
+    """A scan's filter: the field (a dotted path of keys) equals one of these plain JSON values."""
+
+    field: str
+    values: tuple[str | int | float | bool | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do, and its limits.
+
+    Attributes:
+        name: of the engine.
+        durable: an acknowledged commit survives the process and a loss of power.
+        processes: several processes may use the store at once.
+        shared_clock: all users of the store see one clock in ``time_us``.
+        reads_at_time: a later read can be made at an earlier read's time.
+        max_ops_per_commit: writes in one commit.
+        max_bytes_per_commit: bytes of JSON in one commit.
+        max_document_bytes: bytes of JSON in one document.
+    """
+
+    name: str
+    durable: bool
+    processes: bool
+    shared_clock: bool
+    reads_at_time: bool
+    max_ops_per_commit: int
+    max_bytes_per_commit: int
+    max_document_bytes: int
+
+
+class Engine(Protocol):
+    """The four verbs. Opened and closed by ``async with``; closing waits for commits under way.
+
+    Every verb may raise ``StoreUnavailable`` or ``StoreTimeout``. Ids in paths are escaped already. Cancelling
+    a caller never interrupts another caller's commit.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Limits and abilities; constant."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        """One consistent snapshot of these documents, every commit acknowledged before the call included.
+
+        What is returned belongs to the caller. A path may stand in it twice.
+
+        Raises:
+            CorruptDocument: the store is damaged.
+        """
+        ...
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        start: str = "",
+        end: str | None = None,
+        where: Sequence[Where] = (),
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Document]:
+        """The documents of one collection, streamed in ascending order of their ids (by code point).
+
+        A scan is not one snapshot: what is written while it runs may be missed or seen. What was there before
+        and is not touched is seen exactly once. Breaking off a scan costs nothing; to resume after a document,
+        scan again with ``start=after(id)``.
+
+        Args:
+            collection: its path. Documents in collections below it do not belong to it.
+            start: the first id, included.
+            end: the first id no longer included; None: to the end.
+            where: filters, all of which must hold.
+            by: a field (a dotted path) whose values are text: ``start`` and ``end`` then bound this field, the
+                order is by it and then by id, and documents without it are left out.
+            limit: at most so many documents; 0 gives none.
+        """
+        ...
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        """All of these writes, or none: decided by their requirements, at one moment.
+
+        A path stands in a commit once. When this returns, the commit is durable. When the caller is
+        cancelled, it may or may not be applied, as after an error with ``unknown``.
+
+        Raises:
+            CommitRefused: a requirement did not hold; nothing was applied.
+            CommitTooLarge, DocumentTooLarge: over a limit; nothing was sent.
+            StoreUnavailable, StoreTimeout: not applied, or with ``unknown`` perhaps applied.
+            ValueError: a path stands in it twice.
+        """
+        ...
+
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Hints that documents changed; never the log of the changes.
+
+        Entering the context establishes the watch. The iterator yields the present revision or absence of each
+        document named and the present revision of each document in the collections named, and then each later
+        change, coalesced, deletions included. Pattern: enter, read, wait for changes, read again.
+        """
+        ...
+
+
+def after(document_id: str) -> str:
+    """The smallest id greater than this one: where a scan resumes."""
+    return document_id + "\x00"
+
+
+def check_budget(sizes: dict[str, int], operations: int, capabilities: Capabilities) -> None:
+    """Refuse a commit that the engine would not take, before anything is sent.
+
+    Args:
+        sizes: the bytes of each document to be put, by path.
+        operations: the number of writes, checks and deletions included.
+        capabilities: the engine's.
+
+    Raises:
+        CommitTooLarge, DocumentTooLarge: as they say.
+    """
+    if operations > capabilities.max_ops_per_commit:
+        raise CommitTooLarge("writes", operations, capabilities.max_ops_per_commit)
+    total = 0
+    for path, size in sizes.items():
+        if size > capabilities.max_document_bytes:
+            raise DocumentTooLarge(path, size, capabilities.max_document_bytes)
+        total += size
+    if total > capabilities.max_bytes_per_commit:
+        raise CommitTooLarge("bytes", total, capabilities.max_bytes_per_commit)

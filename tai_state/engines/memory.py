@@ -1,0 +1,153 @@
+"""The memory engine: for tests and trials. It passes the same examination as the durable engines."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from tai_state.engines.api import (
+    Capabilities,
+    Change,
+    Committed,
+    Delete,
+    Document,
+    Put,
+    Reading,
+    Where,
+    Write,
+    check_budget,
+    holds,
+)
+from tai_state.engines.filtering import field, passes
+from tai_state.engines.watching import Revisions, Signal, changes, is_collection
+from tai_state.errors import CommitRefused
+from tai_state.values.times import Clock
+
+_CAPABILITIES = Capabilities(
+    name="memory",
+    durable=False,
+    processes=False,
+    shared_clock=True,
+    reads_at_time=False,
+    max_ops_per_commit=5_000,
+    max_bytes_per_commit=10 * 1024 * 1024,
+    max_document_bytes=1024 * 1024,
+)
+
+
+class MemoryEngine:
+    """Documents in a dict. No verb waits between looking and writing, so each is atomic in its event loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._documents: dict[str, Document] = {}
+        self._ids: dict[str, list[str]] = {}
+        self._revision = 0
+        self._signal = Signal()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See :class:`~tai_state.engines.api.Engine`, also for the verbs."""
+        return _CAPABILITIES
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        await anyio.lowlevel.checkpoint()
+        return Reading(tuple(self._documents.get(path) for path in paths), self._clock.now_us())
+
+    async def scan(  # noqa: D102
+        self,
+        collection: str,
+        *,
+        start: str = "",
+        end: str | None = None,
+        where: Sequence[Where] = (),
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Document]:
+        await anyio.lowlevel.checkpoint()
+        documents = self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
+        found = 0
+        for document in documents:
+            if limit is not None and found >= limit:
+                return
+            if not where or passes(document.fields(), where):
+                found += 1
+                yield document
+
+    def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
+        ids = self._ids.get(collection, [])
+        chosen = ids[bisect_left(ids, start) : None if end is None else bisect_left(ids, end)]
+        return [self._documents[f"{collection}/{each}"] for each in chosen]
+
+    def _ordered_by(self, by: str, collection: str, start: str, end: str | None) -> list[Document]:
+        keyed = [(field(document.fields(), by), document) for document in self._ordered(collection, "", None)]
+        chosen = [
+            (value, document.id, document)
+            for value, document in keyed
+            if isinstance(value, str) and value >= start and (end is None or value < end)
+        ]
+        return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        encoded = {write.path: msgspec.json.encode(write.fields).decode() for write in writes if isinstance(write, Put)}
+        if len({write.path for write in writes}) != len(writes):
+            raise ValueError("a path stands in the commit twice")
+        check_budget({path: len(text.encode()) for path, text in encoded.items()}, len(writes), _CAPABILITIES)
+        await anyio.lowlevel.checkpoint()
+        for write in writes:
+            document = self._documents.get(write.path)
+            if not holds(write.require, document and document.revision):
+                raise CommitRefused(write.path)
+        self._revision += 1
+        now = self._clock.now_us()
+        for write in writes:
+            if isinstance(write, Put):
+                self._put(write.path, encoded[write.path], now)
+            elif isinstance(write, Delete):
+                self._delete(write.path)
+        self._signal.raise_()
+        return Committed(self._revision, now)
+
+    def _put(self, path: str, text: str, now: int) -> None:
+        before = self._documents.get(path)
+        if before is None:
+            collection, _, document_id = path.rpartition("/")
+            insort(self._ids.setdefault(collection, []), document_id)
+        self._documents[path] = Document(path, text, self._revision, before.created_us if before else now, now)
+
+    def _delete(self, path: str) -> None:
+        if self._documents.pop(path, None):
+            collection, _, document_id = path.rpartition("/")
+            ids = self._ids[collection]
+            del ids[bisect_left(ids, document_id)]
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
+        async def look() -> Revisions:
+            await anyio.lowlevel.checkpoint()
+            present: Revisions = {}
+            for target in targets:
+                if is_collection(target):
+                    present |= {doc.path: doc.revision for doc in self._ordered(target, "", None)}
+                else:
+                    document = self._documents.get(target)
+                    present[target] = document and document.revision
+            return present
+
+        async def wait(event: anyio.Event) -> None:
+            await event.wait()
+
+        async with aclosing(changes(self._signal, look, wait)) as stream:
+            yield stream

@@ -1,0 +1,238 @@
+"""The four verbs on one SQLite file: a thread that writes, a thread that reads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import Any, Self
+
+import anyio
+import apsw
+
+from tai_state.engines.api import (
+    Capabilities,
+    Change,
+    Committed,
+    Document,
+    Reading,
+    Where,
+    Write,
+    check_budget,
+)
+from tai_state.engines.filtering import passes
+from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.schema import connect
+from tai_state.engines.sqlite.worker import Job, Worker
+from tai_state.engines.sqlite.writer import Writer, prepare
+from tai_state.engines.watching import Revisions, Signal, changes, is_collection
+from tai_state.values.times import Clock
+
+_CAPABILITIES = Capabilities(
+    name="sqlite",
+    durable=True,
+    processes=True,
+    shared_clock=False,
+    reads_at_time=False,
+    max_ops_per_commit=5_000,
+    max_bytes_per_commit=10 * 1024 * 1024,
+    max_document_bytes=1024 * 1024,
+)
+
+_BUSY_TIMEOUT_MS = 10_000
+_PAGE_ROWS = 512
+_PAGE_BYTES = 1024 * 1024
+_POLL_SECONDS = 0.02
+"""How often a watch looks whether another process has committed."""
+
+_ONE = "SELECT fields, revision, created_us, updated_us FROM documents WHERE collection = ? AND id = ?"
+_BY_ID = """
+SELECT id, fields, revision, created_us, updated_us, id FROM documents
+WHERE collection = :collection AND id >= :start AND id > :resume AND (:end IS NULL OR id < :end) ORDER BY id
+"""
+_BY_FIELD = """
+SELECT id, fields, revision, created_us, updated_us, {value} FROM documents
+WHERE collection = :collection {events} AND {value} >= :start AND ({value}, id) > (:value, :resume)
+    AND (:end IS NULL OR {value} < :end) AND typeof({value}) = 'text' ORDER BY {value}, id
+"""
+_REVISIONS = "SELECT id, revision FROM documents WHERE collection = ?"
+
+
+class SqliteEngine:
+    """See :class:`~tai_state.engines.api.Engine`.
+
+    Args:
+        path: of the file.
+        clock: gives the time of commits and reads.
+        create: make the file where there is none.
+    """
+
+    def __init__(self, path: str, clock: Clock, *, create: bool = True) -> None:
+        self._path = path
+        self._clock = clock
+        self._connect = partial(connect, path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+        self._signal = Signal()
+        self._polled = 0.0
+        self._data_version = 0
+
+    @property
+    def capabilities(self) -> Capabilities:  # noqa: D102
+        return _CAPABILITIES
+
+    async def __aenter__(self) -> Self:
+        reader = _Reader(self._path, self._connect)
+        self._reader = Worker("tai-state sqlite reader", reader.serve, reader.close)
+        try:
+            await self._reader.do(reader.open)
+        except BaseException:
+            await self._reader.aclose()
+            raise
+        writer = Writer(self._path, self._connect, self._clock)
+        self._writer = Worker("tai-state sqlite writer", writer.serve, writer.close)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for worker in (self._writer, self._reader):
+            if worker is not None:
+                await worker.aclose()
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        keys = [path.rpartition("/")[::2] for path in paths]
+        rows = await self._read(partial(_select, keys))
+        documents = tuple(
+            Document(path, *row) if row is not None else None for path, row in zip(paths, rows, strict=True)
+        )
+        return Reading(documents, self._clock.now_us())
+
+    async def scan(  # noqa: D102
+        self,
+        collection: str,
+        *,
+        start: str = "",
+        end: str | None = None,
+        where: Sequence[Where] = (),
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Document]:
+        left = float("inf") if limit is None else limit
+        sql = _by_field(by, collection) if by else _BY_ID
+        place: dict[str, Any] = {"collection": collection, "start": start, "end": end, "resume": "", "value": ""}
+        while left > 0:
+            rows, ended = await self._read(partial(_page, sql, place, _PAGE_ROWS if where else min(left, _PAGE_ROWS)))
+            for row in rows:
+                document = Document(f"{collection}/{row[0]}", row[1], row[2], row[3], row[4])
+                if where and not passes(document.fields(), where):
+                    continue
+                yield document
+                left -= 1
+                if left <= 0:
+                    return
+            if ended:
+                return
+            place = {**place, "resume": rows[-1][0], "value": rows[-1][5]}
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        prepared = [prepare(write) for write in writes]
+        sizes = {each.path: len(each.text.encode()) for each in prepared if each.text is not None}
+        if len({write.path for write in writes}) != len(writes):
+            raise ValueError("a path stands in the commit twice")
+        check_budget(sizes, len(writes), _CAPABILITIES)
+        assert self._writer is not None, "the engine is used inside `async with`"
+        committed: Committed = await self._writer.do(prepared)
+        self._signal.raise_()
+        return committed
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
+        async with aclosing(changes(self._signal, partial(self._look, targets), self._wait)) as stream:
+            yield stream
+
+    async def _look(self, targets: Sequence[str]) -> Revisions:
+        present: Revisions = {}
+        for target in targets:
+            if is_collection(target):
+                rows = await self._read(lambda connection, path=target: connection.execute(_REVISIONS, (path,)).fetchall())
+                present |= {f"{target}/{document_id}": revision for document_id, revision in rows}
+            else:
+                [document] = (await self.read([target])).documents
+                present[target] = document and document.revision
+        return present
+
+    async def _wait(self, event: anyio.Event) -> None:
+        """Until this process commits, or, found by looking every few milliseconds, another one does."""
+        while not event.is_set():
+            with anyio.move_on_after(_POLL_SECONDS):
+                await event.wait()
+            if anyio.current_time() - self._polled >= _POLL_SECONDS:
+                self._polled = anyio.current_time()
+                version = await self._read(lambda connection: connection.pragma("data_version"))
+                if version != self._data_version:
+                    self._data_version = version
+                    self._signal.raise_()
+
+    async def _read(self, function: Callable[[apsw.Connection], Any]) -> Any:
+        assert self._reader is not None, "the engine is used inside `async with`"
+        return await self._reader.do(function)
+
+
+class _Reader:
+    """Serves functions of a connection, each by itself, in the reader's thread."""
+
+    def __init__(self, path: str, connect: Callable[[], apsw.Connection]) -> None:
+        self._path = path
+        self._connect = connect
+        self._connection: apsw.Connection | None = None
+
+    def open(self, _: apsw.Connection) -> None:
+        """Nothing more than opening the file, which serving anything does."""
+
+    def serve(self, jobs: Sequence[Job[Any]]) -> None:
+        for job in jobs:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                job.result = job.request(self._connection)
+            except apsw.Error as error:
+                job.error = mapped(error, "read", self._path)
+            except Exception as error:  # noqa: BLE001 - each task is answered with its own error
+                job.error = error
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _select(keys: Sequence[Sequence[str]], connection: apsw.Connection) -> list[Any]:
+    """The rows of some documents in one read transaction, and so of one moment."""
+    if len(keys) == 1:
+        return [connection.execute(_ONE, keys[0]).fetchone()]
+    connection.execute("BEGIN")
+    try:
+        return [connection.execute(_ONE, key).fetchone() for key in keys]
+    finally:
+        connection.execute("COMMIT")
+
+
+def _page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
+    """The next rows, bounded in number and bytes, and whether they are the last."""
+    rows: list[Any] = []
+    size = 0
+    for row in connection.execute(sql, place):
+        rows.append(row)
+        size += len(row[1])
+        if len(rows) >= rows_max or size >= _PAGE_BYTES:
+            return rows, False
+    return rows, True
+
+
+def _by_field(dotted: str, collection: str) -> str:
+    path = "$." + ".".join('"' + key.replace('"', '\\"') + '"' for key in dotted.split("."))
+    if dotted == "timestamp":
+        path = "$.timestamp"  # as the index has it
+    literal = "'" + path.replace("'", "''") + "'"
+    events = "AND collection GLOB '*/events'" if collection.endswith("/events") else ""
+    return _BY_FIELD.format(value=f"fields ->> {literal}", events=events)
+
+

@@ -1,0 +1,73 @@
+"""What each of SQLite's errors means here: one table, by SQLite's primary result code."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+from tai_state.errors import (
+    CorruptDocument,
+    IncompatibleFormat,
+    StoreTimeout,
+    StoreUnavailable,
+    TaiStateError,
+)
+
+UNAVAILABLE: Final = {
+    "SQLITE_FULL": "the disk is full: free space and try again",
+    "SQLITE_IOERR": "the disk reports an error: check it, then open the store again",
+    "SQLITE_CANTOPEN": "the file cannot be opened: check its folder and its permissions",
+    "SQLITE_READONLY": "the file is read-only: check its permissions",
+    "SQLITE_PERM": "access is denied: check the file's permissions",
+    "SQLITE_AUTH": "access is denied: check the file's permissions",
+    "SQLITE_NOMEM": "there is no memory left",
+    "SQLITE_TOOBIG": "a value is larger than SQLite takes",
+    "SQLITE_NOLFS": "the file system cannot hold a file of this size",
+    "SQLITE_INTERRUPT": "the operation was interrupted",
+    "SQLITE_ABORT": "the operation was aborted",
+}
+TIMEOUT: Final = {
+    "SQLITE_BUSY": "another process holds the file: try again",
+    "SQLITE_LOCKED": "another connection holds the table: try again",
+    "SQLITE_PROTOCOL": "the file's lock could not be had: try again",
+}
+CORRUPT: Final = {
+    "SQLITE_CORRUPT": "the file is damaged: restore a backup",
+    "SQLITE_FORMAT": "the file is damaged: restore a backup",
+    "SQLITE_SCHEMA": "the tables were changed by another program",
+    "SQLITE_MISMATCH": "a value has the wrong type",
+    "SQLITE_CONSTRAINT": "the tables hold what they must not",
+    "SQLITE_ERROR": "the tables are not as they should be",
+}
+INCOMPATIBLE: Final = {"SQLITE_NOTADB": "is no SQLite file: check the path, or restore a backup"}
+
+MISUSE: Final = frozenset(
+    {"SQLITE_INTERNAL", "SQLITE_NOTFOUND", "SQLITE_EMPTY", "SQLITE_MISUSE", "SQLITE_RANGE"}
+)
+"""Codes that only a mistake in this package could cause: not mapped, so that they are seen as what they are."""
+
+
+def mapped(error: apsw.Error, operation: str, path: str, *, unknown: bool = False) -> Exception:
+    """The error of the tree that an error of SQLite stands for; the error itself where it is our mistake.
+
+    Args:
+        error: as apsw raised it.
+        operation: the verb under way.
+        path: the file.
+        unknown: whether a commit may have been applied.
+    """
+    code = apsw.mapping_result_codes.get(error.result & 0xFF) if hasattr(error, "result") else None
+    found: TaiStateError
+    if code in UNAVAILABLE:
+        found = StoreUnavailable(operation, code, UNAVAILABLE[code], unknown)
+    elif code in TIMEOUT:
+        found = StoreTimeout(operation, code, TIMEOUT[code], unknown)
+    elif code in CORRUPT:
+        found = CorruptDocument(path, f"{CORRUPT[code]} ({error})")
+    elif code in INCOMPATIBLE:
+        found = IncompatibleFormat(path, INCOMPATIBLE[code])
+    else:
+        return error
+    found.__cause__ = error
+    return found

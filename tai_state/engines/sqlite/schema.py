@@ -1,0 +1,103 @@
+"""The file: its tables, how it is made, and what is refused. ``docs/format.md`` describes it for others."""
+
+from __future__ import annotations
+
+import apsw
+
+from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreNotFound
+
+APPLICATION_ID = 0x7A157A7E
+FORMAT = 1
+
+_COLUMNS = ("collection", "id", "revision", "created_us", "updated_us", "fields", "path")
+
+_TABLES = f"""
+CREATE TABLE documents (
+    collection TEXT NOT NULL,
+    id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    created_us INTEGER NOT NULL,
+    updated_us INTEGER NOT NULL,
+    fields TEXT NOT NULL,
+    path TEXT GENERATED ALWAYS AS (collection || '/' || id) VIRTUAL,
+    PRIMARY KEY (collection, id)
+) STRICT;
+CREATE INDEX documents_by_timestamp ON documents (collection, fields ->> '$.timestamp', id)
+    WHERE collection GLOB '*/events';
+CREATE TABLE counter (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    revision INTEGER NOT NULL
+) STRICT;
+INSERT INTO counter VALUES (1, 0);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT};
+"""
+
+
+def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection:
+    """Open the file, make its tables where it has none, and refuse what is not ours.
+
+    Raises:
+        StoreNotFound: there is no store, and ``create`` is false.
+        IncompatibleFormat: the file belongs to another program or to a newer release.
+        CorruptDocument: a table or column is missing.
+        apsw.Error: as SQLite reports it.
+    """
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    try:
+        connection = apsw.Connection(path, flags=flags)
+    except apsw.CantOpenError:
+        if create:
+            raise
+        raise StoreNotFound(path) from None
+    try:
+        connection.set_busy_timeout(busy_timeout_ms)
+        if _is_empty(connection):
+            if not create:
+                raise StoreNotFound(path)
+            _make(connection)
+        _check(connection, path)
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _is_empty(connection: apsw.Connection) -> bool:
+    return (
+        connection.pragma("application_id") == 0
+        and connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
+    )
+
+
+def _make(connection: apsw.Connection) -> None:
+    connection.pragma("journal_mode", "wal")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _is_empty(connection):
+            connection.execute(_TABLES)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check(connection: apsw.Connection, path: str) -> None:
+    if connection.pragma("application_id") != APPLICATION_ID:
+        raise IncompatibleFormat(path, "is a database of another program, not a tai-state store")
+    version = connection.pragma("user_version")
+    if version != FORMAT:
+        raise IncompatibleFormat(
+            path, f"has file format {version}, this release reads format {FORMAT}: upgrade tai-state"
+        )
+    columns = {row[1] for row in connection.execute("PRAGMA table_xinfo(documents)")}
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing:
+        raise CorruptDocument(path, f"the table documents has no column {', '.join(missing)}: restore a backup")
+    if not isinstance(connection.execute("SELECT max(revision) FROM counter").get, int):
+        raise CorruptDocument(path, "the table counter has lost its row: restore a backup")
+    if connection.pragma("journal_mode") != "wal":
+        connection.pragma("journal_mode", "wal")

@@ -1,0 +1,199 @@
+"""Committing: the commits that wait share one transaction, and so one fsync.
+
+Nobody is answered, not even with a refusal, before COMMIT has returned. An error inside the shared transaction
+can roll all of it back, savepoints or not: its members then run again one by one. An error from COMMIT itself
+can leave the transaction in the log all the same: the file is opened anew, looked at, and written once, which
+makes the answer final (a stray log entry behind that write can never come back).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from tai_state.engines.api import Committed, Delete, Put, Require, Write, holds
+from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.worker import Job
+from tai_state.errors import CommitRefused
+from tai_state.values.times import Clock
+
+_REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
+_PUT = """
+INSERT INTO documents (collection, id, revision, created_us, updated_us, fields) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (collection, id) DO UPDATE SET
+    revision = excluded.revision, updated_us = excluded.updated_us, fields = excluded.fields
+"""
+_DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """One write, made ready in the caller's task: where, what it requires, and the text to put."""
+
+    collection: str
+    id: str
+    require: Require
+    text: str | None
+    deletes: bool
+
+    @property
+    def path(self) -> str:
+        """The document's."""
+        return f"{self.collection}/{self.id}"
+
+
+def prepare(write: Write) -> Prepared:
+    """Encode a write and split its path."""
+    collection, _, document_id = write.path.rpartition("/")
+    text = msgspec.json.encode(write.fields).decode() if isinstance(write, Put) else None
+    return Prepared(collection, document_id, write.require, text, isinstance(write, Delete))
+
+
+class Writer:
+    """Serves commits in the writer's thread.
+
+    Args:
+        path: of the file.
+        connect: opens it.
+        clock: gives the time of each commit.
+    """
+
+    def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: Clock) -> None:
+        self._path = path
+        self._connect = connect
+        self._clock = clock
+        self._connection: apsw.Connection | None = None
+
+    def serve(self, jobs: Sequence[Job[Committed]]) -> None:
+        """Commit these jobs together; where that fails, one by one."""
+        try:
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            self._answer(jobs, error)
+            return
+        try:
+            outcomes = self._apply(connection, jobs)
+        except apsw.Error as error:
+            self._roll_back(connection)
+            if len(jobs) == 1:
+                self._answer(jobs, error)
+            else:
+                for job in jobs:
+                    self.serve([job])
+            return
+        try:
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            outcomes = self._settle(jobs, outcomes, error)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Committed):
+                job.result = outcome
+            else:
+                job.error = outcome
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> apsw.Connection:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _apply(
+        self, connection: apsw.Connection, jobs: Sequence[Job[Committed]]
+    ) -> list[Committed | BaseException]:
+        execute = connection.execute
+        first = revision = execute("SELECT revision FROM counter").get
+        now = self._clock.now_us()
+        outcomes: list[Committed | BaseException] = []
+        for job in jobs:
+            writes: Sequence[Prepared] = job.request
+            refused = next(
+                (
+                    write
+                    for write in writes
+                    if not holds(write.require, execute(_REVISION, (write.collection, write.id)).get)
+                ),
+                None,
+            )
+            if refused is not None:
+                outcomes.append(CommitRefused(refused.path))
+                continue
+            revision += 1
+            puts = [
+                (write.collection, write.id, revision, now, now, write.text)
+                for write in writes
+                if write.text is not None
+            ]
+            if puts:
+                connection.executemany(_PUT, puts)
+            for write in writes:
+                if write.deletes:
+                    execute(_DELETE, (write.collection, write.id))
+            outcomes.append(Committed(revision, now))
+        if revision != first:
+            execute("UPDATE counter SET revision = ?", (revision,))
+        return outcomes
+
+    def _roll_back(self, connection: apsw.Connection) -> None:
+        """End a failed transaction; SQLite may have ended it already."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except apsw.Error:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Give a broken connection up; the next commit opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close(True)
+            except apsw.Error:
+                pass  # nothing is lost with it: what it had not committed was acknowledged to nobody
+
+    def _settle(
+        self,
+        jobs: Sequence[Job[Committed]],
+        outcomes: Sequence[Committed | BaseException],
+        cause: apsw.Error,
+    ) -> list[Committed | BaseException]:
+        """What became of a transaction whose COMMIT failed, by looking at the file anew."""
+        self._abandon()
+        try:
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            applied = [_is_applied(connection, job.request, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+            connection.execute("UPDATE counter SET revision = revision + 1")
+            connection.execute("COMMIT")
+        except apsw.Error:
+            self._abandon()
+            return [mapped(cause, "commit", self._path, unknown=True) for _ in jobs]
+        return [
+            outcome if there else mapped(cause, "commit", self._path)
+            for outcome, there in zip(outcomes, applied, strict=True)
+        ]
+
+    def _answer(self, jobs: Sequence[Job[Committed]], error: apsw.Error) -> None:
+        for job in jobs:
+            job.error = mapped(error, "commit", self._path)
+
+
+def _is_applied(connection: apsw.Connection, writes: Sequence[Prepared], outcome: Committed | BaseException) -> bool:
+    """Whether a commit stands in the file; one that changes nothing has happened either way."""
+    if not isinstance(outcome, Committed):
+        return True
+    for write in writes:
+        revision: Any = connection.execute(_REVISION, (write.collection, write.id)).get
+        if write.text is not None:
+            return bool(revision == outcome.revision)
+        if write.deletes:
+            return revision is None
+    return True
+

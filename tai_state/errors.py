@@ -1,0 +1,321 @@
+"""Every error that tai-state raises, under one root.
+
+::
+
+    TaiStateError
+    ├── NotFound
+    │   ├── StateNotFound          no such state, or it is deleted
+    │   ├── GovernorNotFound       no such governor
+    │   └── StoreNotFound          no store at that address
+    ├── Rejected                   refused before anything was sent
+    │   ├── InvalidId              an id that cannot be stored
+    │   ├── InvalidData            data that is not plain JSON
+    │   ├── DocumentTooLarge       one document over the engine's limit
+    │   ├── CommitTooLarge         one commit over the engine's limit
+    │   ├── UnindexedField         a query on a field the store does not index
+    │   └── UnknownStore           an address or option that names no store
+    ├── Conflict                   somebody else was first; nothing was written
+    │   ├── VersionConflict        the state is not at the expected version
+    │   ├── IdempotencyConflict    the event id already stands for other content
+    │   └── CommitRefused          a precondition failed (engines only)
+    ├── CommitOutcomeUnknown       the commit may or may not have happened
+    ├── Inconsistent               what is stored does not add up
+    │   ├── EventSourcingError     stream and state disagree, or a reducer is missing
+    │   ├── NotRetained            the past asked for was cleaned up
+    │   ├── CorruptDocument        a stored document is damaged
+    │   ├── IncompatibleFormat     written by another program or a newer release
+    │   └── SerializationError     stored data does not fit the type asked for
+    └── Unavailable                the engine could not do it now
+        ├── StoreUnavailable       unreachable, disk full, disk error
+        └── StoreTimeout           no answer in time
+
+Errors carry fields, not only text: ``error.fields()`` gives them by name. ``is_transient`` says whether the
+same call may succeed later, ``backoff_seconds`` how long to wait first, ``exit_code`` what the command line
+ends with. No error text contains state data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(eq=False)
+class TaiStateError(Exception):
+    """The root of all errors of tai-state. Catch this to catch them all."""
+
+    is_transient: ClassVar[bool] = False
+    backoff_seconds: ClassVar[float] = 5.0
+    exit_code: ClassVar[int] = 70
+
+    def __post_init__(self) -> None:
+        # Exception.__reduce__ rebuilds from args: with the fields in there, errors pickle.
+        self.args = tuple(getattr(self, field.name) for field in fields(self))
+
+    def fields(self) -> dict[str, Any]:
+        """The error's facts by name, as the command line prints them with ``--json``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(eq=False)
+class NotFound(TaiStateError):
+    """What was asked for does not exist."""
+
+    path: str
+    exit_code: ClassVar[int] = 1
+
+
+@dataclass(eq=False)
+class StateNotFound(NotFound):
+    """The state was never written, or its newest version is a deletion.
+
+    You do not get it from ``batch_get_states`` (``None`` stands for a missing one) nor from ``save_state``
+    with ``NO_STATE``. What to do: create the state, or look at ``history`` for who deleted it.
+    """
+
+    def __str__(self) -> str:
+        return f"there is no state at {self.path!r}"
+
+
+@dataclass(eq=False)
+class GovernorNotFound(NotFound):
+    """Nothing was ever written under this governor. What to do: check the id's spelling."""
+
+    def __str__(self) -> str:
+        return f"there is no governor at {self.path!r}"
+
+
+@dataclass(eq=False)
+class StoreNotFound(NotFound):
+    """There is no store at this address, and the call was not allowed to create one.
+
+    What to do: check the path, or write something first; reading never creates a store.
+    """
+
+    def __str__(self) -> str:
+        return f"there is no store at {self.path!r}; check the address (reading does not create one)"
+
+
+@dataclass(eq=False)
+class Rejected(TaiStateError):
+    """The input cannot be stored; nothing was sent to the engine."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(eq=False)
+class InvalidId(Rejected):
+    """An id is empty, too long, not text, or not valid Unicode.
+
+    You do not get it for ``/``, ``..`` or control characters: those are escaped.
+    """
+
+    what: str
+    limit: str
+
+    def __str__(self) -> str:
+        return f"{self.what} must be {self.limit}"
+
+
+@dataclass(eq=False)
+class InvalidData(Rejected):
+    """Data is not plain JSON (or not a JSON object where one is needed).
+
+    What to do: convert it first; dates as text, sets as lists, no NaN or infinity.
+    """
+
+    what: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} (at {self.path})" if self.path else self.what
+
+
+@dataclass(eq=False)
+class DocumentTooLarge(Rejected):
+    """One document would be larger than the engine takes. What to do: split the state, or store a reference."""
+
+    path: str
+    size: int
+    limit: int
+
+    def __str__(self) -> str:
+        return f"{self.path!r} would take {self.size:,} bytes and the limit is {self.limit:,}: split the state"
+
+
+@dataclass(eq=False)
+class CommitTooLarge(Rejected):
+    """One atomic commit would be larger than the engine takes; it is never split silently."""
+
+    what: str
+    size: int
+    limit: int
+
+    def __str__(self) -> str:
+        return f"a commit of {self.size:,} {self.what} is over the limit of {self.limit:,}: write less at once"
+
+
+@dataclass(eq=False)
+class UnindexedField(Rejected):
+    """``find_states`` was asked about a field that the store was not opened with."""
+
+    what: str
+    indexed: Sequence[str]
+
+    def __str__(self) -> str:
+        named = ", ".join(self.indexed) or "none"
+        return f"the field {self.what!r} is not indexed (indexed: {named}); open the store with indexed=(…)"
+
+
+@dataclass(eq=False)
+class UnknownStore(Rejected):
+    """A store's address or option means nothing to this installation."""
+
+    what: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.hint}"
+
+
+@dataclass(eq=False)
+class Conflict(TaiStateError):
+    """Somebody else was first. Nothing was written."""
+
+    exit_code: ClassVar[int] = 3
+
+
+@dataclass(eq=False)
+class VersionConflict(Conflict):
+    """The state is not at the version the writer expected.
+
+    ``events`` holds the events the writer had not seen (at most 100, oldest first). What to do: read the
+    state again and decide again; ``handle.update`` does that for you. Never re-send blindly.
+    """
+
+    path: str
+    expected: int | str
+    actual: int
+    events: Sequence[Any] = ()
+    backoff_seconds: ClassVar[float] = 0.01
+
+    def __str__(self) -> str:
+        return f"{self.path!r} is at version {self.actual}, expected {self.expected}: read it again and decide again"
+
+    def fields(self) -> dict[str, Any]:
+        """As for every error; the unseen events by version and id only (no state data)."""
+        seen = [{"version": event.version, "id": event.id, "action": event.action} for event in self.events]
+        return {"path": self.path, "expected": self.expected, "actual": self.actual, "events": seen}
+
+
+@dataclass(eq=False)
+class IdempotencyConflict(Conflict):
+    """The caller's event id was used before, for something else. What to do: use a new id for a new change."""
+
+    event_id: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"event id {self.event_id!r} already stands for another change, at {self.path!r}"
+
+
+@dataclass(eq=False)
+class CommitRefused(Conflict):
+    """A precondition of an engine's commit did not hold; nothing of the commit was applied.
+
+    Only engines raise it; the store turns it into the conflict it means. ``path`` is the first write that was
+    refused, or empty where the engine cannot tell.
+    """
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"the precondition on {self.path!r} did not hold"
+
+
+@dataclass(eq=False)
+class CommitOutcomeUnknown(TaiStateError):
+    """The engine did not answer in time, so the change may or may not be stored.
+
+    It is never reported as failed. What to do: call again with the same ``event_id``; if the first one
+    was applied its result comes back, else it is applied now.
+    """
+
+    event_ids: Sequence[str]
+    paths: Sequence[str]
+    exit_code: ClassVar[int] = 5
+
+    def __str__(self) -> str:
+        return f"the change of {', '.join(self.paths)} may or may not be stored: ask again with the same event ids"
+
+
+@dataclass(eq=False)
+class Inconsistent(TaiStateError):
+    """What is stored does not add up. ``tai-state verify`` shows where, ``recover`` mends states."""
+
+    path: str
+    what: str
+    exit_code: ClassVar[int] = 4
+
+    def __str__(self) -> str:
+        return f"{self.path!r}: {self.what}"
+
+
+@dataclass(eq=False)
+class EventSourcingError(Inconsistent):
+    """A stream and its state disagree, or a reducer that the stream needs is missing."""
+
+
+@dataclass(eq=False)
+class NotRetained(Inconsistent):
+    """The version asked for was removed by cleanup. What to do: ask for a later one, or restore an export."""
+
+
+@dataclass(eq=False)
+class CorruptDocument(Inconsistent):
+    """A stored document (or the file itself) is damaged; it is reported and never served."""
+
+
+@dataclass(eq=False)
+class IncompatibleFormat(Inconsistent):
+    """Written by another program, or by a newer release. What to do: use that release."""
+
+
+@dataclass(eq=False)
+class SerializationError(Inconsistent):
+    """Stored data is intact but does not fit the model asked for. What to do: add an upcaster."""
+
+
+@dataclass(eq=False)
+class Unavailable(TaiStateError):
+    """The engine could not do it now.
+
+    From ``Engine.commit``, ``unknown`` tells whether the commit may have been applied all the same.
+    """
+
+    operation: str
+    code: str
+    what: str = ""
+    unknown: bool = False
+    is_transient: ClassVar[bool] = True
+    exit_code: ClassVar[int] = 5
+
+    def __str__(self) -> str:
+        return f"{self.operation} failed with {self.code}" + (f": {self.what}" if self.what else "")
+
+
+@dataclass(eq=False)
+class StoreUnavailable(Unavailable):
+    """The engine is unreachable, its disk is full or failing. What to do: see ``what``, then try again."""
+
+    backoff_seconds: ClassVar[float] = 0.5
+
+
+@dataclass(eq=False)
+class StoreTimeout(Unavailable):
+    """The engine gave no answer in time, or another process held it too long. What to do: try again."""
+
+    backoff_seconds: ClassVar[float] = 1.0

@@ -1,0 +1,1 @@
+"""The store: the one write path, reading, kept snapshots, typed handles."""

@@ -1,0 +1,108 @@
+"""What every part of a store shares: the engine, where things live, and how data is brought up to date."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from tai_state.engines.api import Document, Engine
+from tai_state.errors import CorruptDocument
+from tai_state.store.appending import Appender
+from tai_state.store.layout import Layout, Stream
+from tai_state.store.policies import EveryEvents, SnapshotPolicy
+from tai_state.store.records import STATE, StateRecord, head_of, state_text, to_snapshot
+from tai_state.store.streams import StreamReader
+from tai_state.store.upcasting import Upcasting
+from tai_state.values.digests import state_hash
+from tai_state.values.states import JsonSnapshot
+from tai_state.values.times import Clock
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970 in UTC."""
+        return time.time_ns() // 1_000
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a store is used; the same for its whole life.
+
+    Attributes:
+        create: make the store where there is none.
+        indexed: state fields that ``find_states`` may ask for.
+        snapshots: when a snapshot is kept.
+        upcasting: brings data of older schemas up to date.
+        timeout_seconds: how long one change is looked after when answers are lost.
+        clock: the time of changes that come without one.
+        new_id: makes event ids.
+        jitter: a random number from 0 to 1, for pauses between attempts.
+    """
+
+    create: bool = True
+    indexed: tuple[str, ...] = ()
+    snapshots: SnapshotPolicy = field(default_factory=EveryEvents)
+    upcasting: Upcasting = field(default_factory=partial(Upcasting, 1, {}))
+    timeout_seconds: float = 30.0
+    clock: Clock = field(default_factory=SystemClock)
+    new_id: Callable[[], str] = _new_id
+    jitter: Callable[[], float] = random.random
+
+
+class StoreCore:
+    """The base of :class:`~tai_state.store.store.StateStore`: what its parts share.
+
+    Attributes:
+        engine: the waist.
+        layout: where documents live.
+        settings: how the store is used.
+        streams: reads streams.
+        store_id: this store's identity, known once it is open.
+    """
+
+    appender: Appender
+
+    def __init__(self, engine: Engine, layout: Layout, settings: Settings) -> None:
+        self.engine = engine
+        self.layout = layout
+        self.settings = settings
+        self.streams = StreamReader(engine, settings.upcasting)
+        self.store_id = ""
+
+    async def read_state(self, stream: Stream) -> tuple[Document, StateRecord] | None:
+        """A state's document and record, deleted or not, its hash checked; None where there is none.
+
+        Raises:
+            CorruptDocument: the data is not what its hash says.
+        """
+        [document] = (await self.engine.read([stream.state])).documents
+        return None if document is None else (document, self.checked(stream, document))
+
+    def checked(self, stream: Stream, document: Document) -> StateRecord:
+        """The record of a state's document, whose head is remembered.
+
+        Raises:
+            CorruptDocument: the data is not what its hash says.
+        """
+        record = document.decode(STATE)
+        if state_hash(state_text(record)) != record.state_hash:
+            raise CorruptDocument(stream.state, "its data is not what its hash says: run `tai-state recover`")
+        self.appender.heads.put(stream.state, head_of(record, document.revision))
+        return record
+
+    def snapshot(self, stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
+        """What callers get of a record, brought up to date."""
+        found = to_snapshot(stream, record, recorded_us)
+        if record.data is None or self.settings.upcasting.is_current(record.schema):
+            return found
+        return found.with_data(self.settings.upcasting.state(record.data, record.schema, stream.state))

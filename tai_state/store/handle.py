@@ -1,0 +1,208 @@
+"""A typed handle on one state: the codec between a model and JSON, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import msgspec
+from pydantic import TypeAdapter, ValidationError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from tai_state.errors import InvalidData, SerializationError, VersionConflict
+from tai_state.values.events import Event, JsonEvent
+from tai_state.values.expected import NO_STATE, Expected
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot, StateSnapshot
+
+if TYPE_CHECKING:
+    from tai_state.store.store import StateStore
+
+D = TypeVar("D")
+
+UPDATES_MAX = 32
+"""How often ``update`` runs its function when others are faster."""
+
+
+class StateHandle(Generic[D]):
+    """One state, its data as a model. Made by ``store.state``; making it reads nothing.
+
+    Methods take and return what the store's methods of the same names do, with models instead of JSON.
+    """
+
+    def __init__(self, store: StateStore, governor_id: str, state_id: str, codec: Codec[D]) -> None:
+        self._store = store
+        self._governor_id = governor_id
+        self._state_id = state_id
+        self._codec = codec
+        self._path = store.layout.stream(governor_id, state_id).state
+
+    async def get(self) -> StateSnapshot[D]:
+        """The state as it is now.
+
+        Raises:
+            StateNotFound: there is none.
+            SerializationError: what is stored does not fit the model.
+        """
+        return self._typed(await self._store.get_state(self._governor_id, self._state_id))
+
+    async def save(
+        self,
+        value: D,
+        metadata: ChangeMetadata,
+        *,
+        expected: Expected = NO_STATE,
+        action: str = "save",
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+    ) -> StateSnapshot[D]:
+        """Write the state, by default one that is not there yet; see ``StateStore.save_state``."""
+        written = await self._store.save_state(
+            self._governor_id,
+            self._state_id,
+            self._codec.to_json(value),
+            metadata,
+            expected=expected,
+            action=action,
+            event_id=event_id,
+            timestamp=timestamp,
+        )
+        return self._typed(written)
+
+    async def update(
+        self,
+        function: Callable[[D], D],
+        metadata: ChangeMetadata,
+        *,
+        action: str = "update",
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+    ) -> StateSnapshot[D]:
+        """Read the state, change it, write it; again from the start when somebody else was faster.
+
+        Args:
+            function: pure: it may run several times (32 at the most), each time on what was just read.
+            metadata: who and why.
+            action: what happened.
+            event_id: the caller's own, so that the same call again changes nothing.
+            timestamp: when it happened; now, if not given.
+
+        Raises:
+            VersionConflict: others were faster 32 times. Otherwise as ``StateStore.update_state``.
+        """
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(VersionConflict),
+            stop=stop_after_attempt(UPDATES_MAX),
+            wait=wait_random_exponential(multiplier=0.005, max=1.0),
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                before = await self.get()
+                written = await self._store.update_state(
+                    self._governor_id,
+                    self._state_id,
+                    self._codec.to_json(function(before.data)),
+                    metadata,
+                    expected=before.version,
+                    action=action,
+                    event_id=event_id,
+                    timestamp=timestamp,
+                )
+                return self._typed(written)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def delete(
+        self,
+        metadata: ChangeMetadata,
+        *,
+        expected: Expected,
+        action: str = "delete",
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+    ) -> StateSnapshot[None]:
+        """Delete the state; see ``StateStore.delete_state``."""
+        deleted = await self._store.delete_state(
+            self._governor_id,
+            self._state_id,
+            metadata,
+            expected=expected,
+            action=action,
+            event_id=event_id,
+            timestamp=timestamp,
+        )
+        return cast("StateSnapshot[None]", deleted)
+
+    async def at(self, version_or_time: int | datetime) -> StateSnapshot[D]:
+        """The state as it was at a version, or at a time; see ``StateMachinePersister.get_state_at``."""
+        return self._typed(await self._store.state_at(self._governor_id, self._state_id, version_or_time))
+
+    async def history(self, *, after: int = 0, until: int | None = None) -> AsyncGenerator[Event[D], None]:
+        """The events, oldest first; see ``StateStore.get_events``."""
+        async for event in self._store.get_events(self._governor_id, self._state_id, after=after, until=until):
+            yield self._typed_event(event)
+
+    async def watch(self) -> AsyncGenerator[StateSnapshot[D], None]:
+        """The state as it is now, and again each time it changed; see ``StateStore.watch``."""
+        async for snapshot in self._store.watch(self._governor_id, self._state_id):
+            yield self._typed(snapshot)
+
+    def _typed(self, snapshot: JsonSnapshot) -> StateSnapshot[D]:
+        if snapshot.deleted:
+            return cast("StateSnapshot[D]", snapshot)
+        typed: Any = snapshot
+        return cast(
+            "StateSnapshot[D]",
+            msgspec.structs.replace(typed, data=self._codec.from_json(snapshot.data, self._path)),
+        )
+
+    def _typed_event(self, event: JsonEvent) -> Event[D]:
+        typed: Any = event
+        before, now = event.from_state, event.to_state
+        return cast(
+            "Event[D]",
+            msgspec.structs.replace(
+                typed,
+                from_state=None if before is None else self._codec.from_json(before, self._path),
+                to_state=None if now is None else self._codec.from_json(now, self._path),
+            ),
+        )
+
+
+class Codec(Generic[D]):
+    """Turns a model into a JSON object and back.
+
+    Args:
+        model: anything pydantic can validate and that dumps to a JSON object; None: plain JSON, as it is.
+    """
+
+    def __init__(self, model: type[D] | None) -> None:
+        self._adapter: TypeAdapter[D] | None = None if model is None else TypeAdapter(model)
+
+    def to_json(self, value: D) -> dict[str, Any]:
+        """The JSON object of a model.
+
+        Raises:
+            InvalidData: it is none.
+        """
+        if self._adapter is None:
+            return cast("dict[str, Any]", value)
+        try:
+            return cast("dict[str, Any]", self._adapter.dump_python(value, mode="json", warnings="error"))
+        except ValueError as error:
+            raise InvalidData(f"the value does not fit its model ({type(error).__name__})") from None
+
+    def from_json(self, data: dict[str, Any], path: str) -> D:
+        """The model of a JSON object.
+
+        Raises:
+            SerializationError: it does not fit; the message names the fields, not their values.
+        """
+        if self._adapter is None:
+            return cast("D", data)
+        try:
+            return self._adapter.validate_python(data)
+        except ValidationError as error:
+            places = ", ".join(".".join(str(part) for part in each["loc"]) or "$" for each in error.errors())
+            raise SerializationError(path, f"does not fit the model at {places}") from None

@@ -1,0 +1,102 @@
+"""Where documents live. ``docs/format.md`` lists them all."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+
+from tai_state.errors import InvalidId
+from tai_state.values.ids import VERSION_MAX, escape_id, versioned
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """The paths of one state, its events and its kept snapshots.
+
+    Attributes:
+        governor_id: as the caller gave it.
+        state_id: as the caller gave it.
+        governor: path of the governor's document, the root of the others.
+        segment: the state's id as a path segment.
+        state: path of the state's document.
+        events: collection of all events of the governor.
+        snapshots: collection of all kept snapshots of the governor.
+    """
+
+    governor_id: str
+    state_id: str
+    governor: str
+    segment: str
+    state: str
+    events: str
+    snapshots: str
+
+    def event(self, version: int) -> str:
+        """Path of the event that made this version."""
+        return f"{self.events}/{versioned(self.segment, version)}"
+
+    def snapshot(self, version: int) -> str:
+        """Path of the snapshot kept at this version."""
+        return f"{self.snapshots}/{versioned(self.segment, version)}"
+
+    def marker(self, event_id: str) -> str:
+        """Path of the marker of an event id that a caller gave."""
+        return f"{self.governor}/ids/{escape_id(event_id)}"
+
+    def range(self, first: int, last: int | None = None) -> tuple[str, str]:
+        """The ids (start included, end not) of versions first to last in both collections."""
+        end = versioned(self.segment, VERSION_MAX if last is None else last) + "\x00"
+        return versioned(self.segment, first), end
+
+
+class Layout:
+    """Maps ids to paths, under ``{root}/{namespace}/`` where a store shares its engine with others.
+
+    Raises:
+        InvalidId: only one of root and namespace is given; paths need both or neither.
+    """
+
+    def __init__(self, root: str = "", namespace: str = "") -> None:
+        if bool(root) != bool(namespace):
+            raise InvalidId("root and namespace", "given both or neither")
+        prefix = f"{escape_id(root)}/{escape_id(namespace)}/" if root else ""
+        self.governors = f"{prefix}governors"
+        self.store = f"{prefix}meta/store"
+        self.stream = lru_cache(maxsize=8192)(self._stream)
+
+    def governor(self, governor_id: str) -> str:
+        """Path of a governor's document."""
+        return f"{self.governors}/{escape_id(governor_id)}"
+
+    def states(self, governor_id: str) -> str:
+        """Collection of a governor's states."""
+        return f"{self.governor(governor_id)}/states"
+
+    def events(self, governor_id: str) -> str:
+        """Collection of a governor's events."""
+        return f"{self.governor(governor_id)}/events"
+
+    def snapshots(self, governor_id: str) -> str:
+        """Collection of a governor's kept snapshots."""
+        return f"{self.governor(governor_id)}/snapshots"
+
+    def ids(self, governor_id: str) -> str:
+        """Collection of the markers of event ids that callers gave."""
+        return f"{self.governor(governor_id)}/ids"
+
+    def restore(self, governor_id: str) -> str:
+        """Path of the note that a restore of this governor is under way."""
+        return f"{self.store}/restores/{escape_id(governor_id)}"
+
+    def _stream(self, governor_id: str, state_id: str) -> Stream:
+        governor = self.governor(governor_id)
+        segment = escape_id(state_id)
+        return Stream(
+            governor_id=governor_id,
+            state_id=state_id,
+            governor=governor,
+            segment=segment,
+            state=f"{governor}/states/{segment}",
+            events=f"{governor}/events",
+            snapshots=f"{governor}/snapshots",
+        )

@@ -1,0 +1,100 @@
+"""Opening a store by its address."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tai_state.engines.api import Engine
+from tai_state.engines.memory import MemoryEngine
+from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.errors import UnknownStore
+from tai_state.store.core import Settings
+from tai_state.store.layout import Layout
+from tai_state.store.policies import EveryEvents, SnapshotPolicy
+from tai_state.store.store import StateStore
+from tai_state.store.upcasting import Upcast, Upcasting
+from tai_state.values.times import Clock
+
+ENVIRONMENT = "TAI_STATE_STORE"
+DEFAULT_URL = "sqlite:///tai-state.db"
+
+_FORMS = "memory://, sqlite:///relative.db or sqlite:////absolute.db"
+
+
+def open_store(
+    url: str | None = None,
+    *,
+    root: str = "",
+    namespace: str = "",
+    indexed: Sequence[str] = (),
+    snapshots: SnapshotPolicy | None = None,
+    schema: int | None = 1,
+    upcasters: Mapping[int, Upcast] | None = None,
+    create: bool = True,
+    timeout_seconds: float = 30.0,
+) -> StateStore:
+    """A store at an address; nothing is opened before ``async with``.
+
+    Args:
+        url: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; without one the environment's
+            ``TAI_STATE_STORE``, else ``sqlite:///tai-state.db``. ``?root=…&namespace=…&indexed=a,b`` may follow.
+        root: with ``namespace``, the documents the store lives under, where it shares its engine.
+        namespace: see ``root``.
+        indexed: state fields that ``find_states`` may ask for.
+        snapshots: when a snapshot is kept; by default every 100 events, the newest 5.
+        schema: the application's version of its data; None reads every version as it is stored.
+        upcasters: for each version before ``schema``, the step to the next.
+        create: make the store where there is none; else that is ``StoreNotFound``.
+        timeout_seconds: how long one change is looked after when answers are lost.
+
+    Raises:
+        UnknownStore: the address or an option in it means nothing here.
+        InvalidId: only one of root and namespace is given.
+        ValueError: upcasters do not fit the schema.
+    """
+    address = url or os.environ.get(ENVIRONMENT) or DEFAULT_URL
+    options = _options(address)
+    settings = Settings(
+        create=create,
+        indexed=tuple(indexed) or tuple(filter(None, options.get("indexed", "").split(","))),
+        snapshots=snapshots or EveryEvents(),
+        upcasting=Upcasting(schema, upcasters or {}),
+        timeout_seconds=timeout_seconds,
+    )
+    layout = Layout(root or options.get("root", ""), namespace or options.get("namespace", ""))
+    return StateStore(_engine(address, settings.clock, create=create), layout, settings)
+
+
+def _options(address: str) -> dict[str, str]:
+    options = dict(parse_qsl(urlsplit(address).query, keep_blank_values=True))
+    for name in options:
+        if name not in ("root", "namespace", "indexed"):
+            raise UnknownStore(f"the option {name!r} in {address!r}", "use root, namespace or indexed")
+    return options
+
+
+def _engine(address: str, clock: Clock, *, create: bool) -> Engine:
+    scheme, separator, rest = address.partition("://")
+    make = _ENGINES.get(scheme) if separator else None
+    if make is None:
+        raise UnknownStore(f"{address!r} is no store's address", f"use {_FORMS}")
+    return make(address, rest.partition("?")[0], clock, create)
+
+
+def _memory(address: str, rest: str, clock: Clock, _create: bool) -> Engine:  # noqa: FBT001
+    if rest:
+        raise UnknownStore(f"{address!r} is no store's address", "the memory engine has no path: use memory://")
+    return MemoryEngine(clock)
+
+
+def _sqlite(address: str, rest: str, clock: Clock, create: bool) -> Engine:  # noqa: FBT001
+    path = unquote(rest[1:])
+    if not rest.startswith("/") or not path:
+        raise UnknownStore(f"{address!r} is no store's address", f"a file needs three slashes or four: {_FORMS}")
+    return SqliteEngine(path, clock, create=create)
+
+
+_ENGINES: Mapping[str, Callable[[str, str, Clock, bool], Engine]] = {"memory": _memory, "sqlite": _sqlite}
+

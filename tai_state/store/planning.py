@@ -1,0 +1,216 @@
+"""Planning a commit: from what stands and what is to happen, the writes. Pure; nothing is decided elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Write
+from tai_state.store.layout import Stream
+from tai_state.store.policies import Progress, SnapshotPolicy
+from tai_state.store.records import (
+    EventMetadata,
+    EventRecord,
+    Head,
+    MarkerRecord,
+    SnapshotRecord,
+    StateMetadata,
+    StateRecord,
+    state_text,
+)
+from tai_state.values.clocks import next_hybrid, tick
+from tai_state.values.digests import state_hash
+from tai_state.values.json import decode
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.times import parse_time
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """One event to be.
+
+    Attributes:
+        event_id: fixed before the first send.
+        action: what happens.
+        timestamp: when, as text.
+        payload: canonical text.
+        state: canonical text of the state after it; None: the same as before.
+        carries_state: the event holds that state; else a reducer folds it.
+        marker: digest of the content that a caller's own id stands for; None for an id of ours.
+    """
+
+    event_id: str
+    action: str
+    timestamp: str
+    payload: str | None = None
+    state: str | None = None
+    carries_state: bool = True
+    marker: str | None = None
+
+
+class Composition(msgspec.Struct, frozen=True):
+    """The drafts of one commit on one stream, and the state's data after the last of them."""
+
+    drafts: tuple[Draft, ...]
+    data: dict[str, Any] | None
+
+
+class Writer(msgspec.Struct, frozen=True):
+    """Who writes: what every event of this store takes from it."""
+
+    store_id: str
+    schema: int
+    policy: SnapshotPolicy
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A commit's part on one stream.
+
+    Attributes:
+        stream: the paths.
+        before: the head that the plan stands on.
+        events: the records to create, in order.
+        state: the state's record after them.
+        markers: path and record of each id marker.
+        writes: all of it, for the engine.
+    """
+
+    stream: Stream
+    before: Head
+    events: tuple[EventRecord, ...]
+    state: StateRecord
+    markers: tuple[tuple[str, MarkerRecord], ...]
+    writes: tuple[Write, ...]
+
+
+def plan(
+    stream: Stream,
+    before: Head,
+    composition: Composition,
+    metadata: ChangeMetadata,
+    context: str,
+    writer: Writer,
+    now_us: int,
+) -> Plan:
+    """The writes that append these drafts to a stream.
+
+    Args:
+        stream: the paths.
+        before: what the commit stands on.
+        composition: what is to happen.
+        metadata: who and why.
+        context: canonical text of the metadata's context.
+        writer: this store.
+        now_us: the writer's clock; the same in every repetition of one call.
+    """
+    events = _events(stream, before, composition.drafts, metadata, context, writer, now_us)
+    state, kept_now = _state(before, composition, events, metadata, context, writer)
+    require = ABSENT if before.revision is None else At(before.revision)
+    markers = tuple(
+        (stream.marker(draft.event_id), MarkerRecord(stream.state_id, event.version, draft.marker))
+        for draft, event in zip(composition.drafts, events, strict=True)
+        if draft.marker is not None
+    )
+    writes: list[Write] = [Put(stream.event(event.version), msgspec.to_builtins(event), ABSENT) for event in events]
+    writes.append(Put(stream.state, msgspec.to_builtins(state), require))
+    writes.extend(Put(path, msgspec.to_builtins(marker), ABSENT) for path, marker in markers)
+    if kept_now:
+        writes.append(put_snapshot(stream, state))
+        writes.extend(Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept)
+    return Plan(stream, before, events, state, markers, tuple(writes))
+
+
+def put_snapshot(stream: Stream, state: StateRecord) -> Put:
+    """The write that keeps a snapshot of a state; writing the same one again does no harm."""
+    record = SnapshotRecord(
+        state_id=stream.state_id,
+        state=state_text(state),
+        version=state.version,
+        timestamp=state.timestamp,
+        as_of=state.as_of,
+        state_hash=state.state_hash,
+        digest=state.digest,
+        schema=state.schema,
+    )
+    return Put(stream.snapshot(state.version), msgspec.to_builtins(record), ANYTHING)
+
+
+def _events(
+    stream: Stream,
+    before: Head,
+    drafts: tuple[Draft, ...],
+    metadata: ChangeMetadata,
+    context: str,
+    writer: Writer,
+    now_us: int,
+) -> tuple[EventRecord, ...]:
+    version, digest, after = before.version, before.digest, before.state_hash
+    causality, hlc = before.causality, before.hlc
+    events: list[EventRecord] = []
+    for draft in drafts:
+        causality = tick(causality, writer.store_id)
+        hlc = next_hybrid(hlc, now_us)
+        if draft.state is not None:
+            after = state_hash(draft.state)
+        unsigned = EventRecord(
+            event_id=draft.event_id,
+            state_id=stream.state_id,
+            version=version + 1,
+            action=draft.action,
+            timestamp=draft.timestamp,
+            causality=causality,
+            hlc=hlc,
+            metadata=EventMetadata(metadata.changed_by, metadata.reason, version, context),
+            schema=writer.schema,
+            state_hash=after,
+            previous=digest,
+            digest="",
+            payload=draft.payload,
+            to_state=draft.state if draft.carries_state else None,
+        )
+        digest = unsigned.computed_digest(stream.governor_id)
+        events.append(msgspec.structs.replace(unsigned, digest=digest))
+        version += 1
+    return tuple(events)
+
+
+def _state(
+    before: Head,
+    composition: Composition,
+    events: tuple[EventRecord, ...],
+    metadata: ChangeMetadata,
+    context: str,
+    writer: Writer,
+) -> tuple[StateRecord, bool]:
+    """The state's record after the events, and whether a snapshot of it falls due."""
+    last = events[-1]
+    as_of = max(before.as_of, *(event.timestamp for event in events))
+    unkept_bytes = before.unkept_bytes + sum(len(event.payload or "") + len(event.to_state or "") for event in events)
+    kept_as_of = before.kept_as_of or events[0].timestamp
+    progress = Progress(
+        events=last.version - (before.kept[-1] if before.kept else 0),
+        bytes=unkept_bytes,
+        age=parse_time(as_of) - parse_time(kept_as_of),
+        data=composition.data,
+    )
+    due = writer.policy.due(progress)
+    record = StateRecord(
+        data=composition.data,
+        version=last.version,
+        timestamp=last.timestamp,
+        as_of=as_of,
+        metadata=StateMetadata(
+            metadata.changed_by, metadata.reason, last.version - 1, {} if context == "{}" else decode(context)
+        ),
+        causality=last.causality,
+        hlc=last.hlc,
+        state_hash=last.state_hash,
+        digest=last.digest,
+        schema=writer.schema,
+        kept=(*before.kept, last.version)[-writer.policy.keep :] if due else before.kept,
+        kept_as_of=as_of if due else kept_as_of,
+        unkept_bytes=0 if due else unkept_bytes,
+        floor=before.floor,
+        deleted=composition.data is None,
+    )
+    return record, due

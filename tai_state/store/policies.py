@@ -1,0 +1,130 @@
+"""When a snapshot is kept for recovery, and how many stay.
+
+A snapshot is kept in the same commit as the event that makes it due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What happened on a stream since its last kept snapshot.
+
+    Attributes:
+        events: how many events.
+        bytes: of their payloads and states as JSON text.
+        age: from the last kept snapshot (or the first event) to now, by the events' own times.
+        data: the state now; None when deleted.
+    """
+
+    events: int
+    bytes: int
+    age: timedelta
+    data: Mapping[str, Any] | None
+
+
+class SnapshotPolicy(Protocol):
+    """Decides from the progress alone, so that every writer decides alike."""
+
+    @property
+    def keep(self) -> int:
+        """How many snapshots stay; older ones go in the commit that keeps a new one."""
+        ...
+
+    def due(self, progress: Progress) -> bool:
+        """Whether to keep a snapshot of the version being written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EveryEvents:
+    """Each time so many events have passed; recovery then reads at most so many, and three documents more."""
+
+    events: int = 100
+    keep: int = 5
+
+    def __post_init__(self) -> None:
+        _at_least(self.events, 1, "events")
+        _at_least(self.keep, 1, "keep")
+
+    def due(self, progress: Progress) -> bool:  # noqa: D102
+        return progress.events >= self.events
+
+
+@dataclass(frozen=True, slots=True)
+class EveryBytes:
+    """Each time the events since the last one come to so many bytes."""
+
+    bytes: int
+    keep: int = 5
+
+    def __post_init__(self) -> None:
+        _at_least(self.bytes, 1, "bytes")
+        _at_least(self.keep, 1, "keep")
+
+    def due(self, progress: Progress) -> bool:  # noqa: D102
+        return progress.bytes >= self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EveryInterval:
+    """With the first event that comes so long after the last kept snapshot."""
+
+    interval: timedelta
+    keep: int = 5
+
+    def __post_init__(self) -> None:
+        if self.interval <= timedelta(0):
+            raise ValueError("interval must be longer than nothing")
+        _at_least(self.keep, 1, "keep")
+
+    def due(self, progress: Progress) -> bool:  # noqa: D102
+        return progress.age >= self.interval
+
+
+@dataclass(frozen=True, slots=True)
+class OnStates:
+    """Whenever a field of the state takes one of these values, like ``OnStates("status", ("done", "failed"))``."""
+
+    field: str
+    values: tuple[str | int | bool | None, ...]
+    keep: int = 5
+
+    def __post_init__(self) -> None:
+        _at_least(self.keep, 1, "keep")
+
+    def due(self, progress: Progress) -> bool:  # noqa: D102
+        return progress.data is not None and self.field in progress.data and progress.data[self.field] in self.values
+
+
+class AnyOf:
+    """As soon as one of several policies says so."""
+
+    def __init__(self, *policies: SnapshotPolicy, keep: int = 5) -> None:
+        _at_least(len(policies), 1, "policies")
+        _at_least(keep, 1, "keep")
+        self.policies = policies
+        self.keep = keep
+
+    def due(self, progress: Progress) -> bool:  # noqa: D102
+        return any(policy.due(progress) for policy in self.policies)
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Only when asked for by ``create_snapshot``."""
+
+    keep: int = 5
+
+    def due(self, progress: Progress) -> bool:  # noqa: ARG002, D102
+        return False
+
+
+def _at_least(number: int, least: int, name: str) -> None:
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")

@@ -1,0 +1,255 @@
+"""Reading states and events. What can be long is an async iterator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from tai_state.engines.api import Document, Where, after
+from tai_state.errors import CorruptDocument, GovernorNotFound, StateNotFound, UnindexedField
+from tai_state.store.core import StoreCore
+from tai_state.store.layout import Stream
+from tai_state.store.records import EVENT, STATE, EventRecord
+from tai_state.store.streams import Folded
+from tai_state.values.events import JsonEvent
+from tai_state.values.ids import escape_id, split_versioned, unescape_id
+from tai_state.values.states import JsonSnapshot
+from tai_state.values.times import format_time
+
+_PAGE = 100
+
+
+class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a store holds.
+
+    Attributes:
+        governors: that have states.
+        states: live ones.
+        deleted: states whose newest version is a deletion.
+        versions: all changes ever recorded, cleaned-up ones included.
+        max_version: of the state with the longest stream.
+        snapshots: kept for recovery.
+    """
+
+    governors: int
+    states: int
+    deleted: int
+    versions: int
+    max_version: int
+    snapshots: int
+
+
+class StateReading(StoreCore):
+    """The part of a store that reads."""
+
+    async def get_state(self, governor_id: str, state_id: str) -> JsonSnapshot:
+        """A state as it is now, its version inside. One read, which sees every acknowledged change.
+
+        Raises:
+            StateNotFound: it was never written, or is deleted.
+            CorruptDocument: what is stored is damaged.
+        """
+        stream = self.layout.stream(governor_id, state_id)
+        found = await self.read_state(stream)
+        if found is None or found[1].deleted:
+            raise StateNotFound(stream.state)
+        return self.snapshot(stream, found[1], found[0].updated_us)
+
+    async def exists(self, governor_id: str, state_id: str) -> bool:
+        """Whether a state is there and not deleted."""
+        found = await self.read_state(self.layout.stream(governor_id, state_id))
+        return found is not None and not found[1].deleted
+
+    async def batch_get_states(self, governor_id: str, ids: Sequence[str]) -> dict[str, JsonSnapshot | None]:
+        """Several states of one moment, in one read; None for those that are not there."""
+        streams = [self.layout.stream(governor_id, state_id) for state_id in ids]
+        reading = await self.engine.read([stream.state for stream in streams])
+        states: dict[str, JsonSnapshot | None] = {}
+        for stream, document in zip(streams, reading.documents, strict=True):
+            record = None if document is None else self.checked(stream, document)
+            states[stream.state_id] = (
+                None
+                if document is None or record is None or record.deleted
+                else self.snapshot(stream, record, document.updated_us)
+            )
+        return states
+
+    async def list_states(
+        self, governor_id: str, *, start: str | None = None, deleted: bool = False
+    ) -> AsyncGenerator[JsonSnapshot, None]:
+        """The states of a governor in the order of their ids.
+
+        Args:
+            governor_id: whose.
+            start: the first id; to resume after one, pass it and skip it.
+            deleted: deleted states as well.
+
+        Raises:
+            GovernorNotFound: nothing was ever written under this governor.
+        """
+        any_found = False
+        begin = "" if start is None else escape_id(start)
+        async for document in self.engine.scan(self.layout.states(governor_id), start=begin):
+            any_found = True
+            stream = self.layout.stream(governor_id, unescape_id(document.id))
+            record = self.checked(stream, document)
+            if deleted or not record.deleted:
+                yield self.snapshot(stream, record, document.updated_us)
+        if not any_found:
+            await self._require_governor(governor_id)
+
+    async def list_governors(self) -> AsyncGenerator[str, None]:
+        """The ids of all governors, in order."""
+        async for document in self.engine.scan(self.layout.governors):
+            yield unescape_id(document.id)
+
+    async def find_states(
+        self, governor_id: str, where: Mapping[str, Any]
+    ) -> AsyncGenerator[JsonSnapshot, None]:
+        """The live states whose data has these values, like ``{"status": "failed"}``.
+
+        Args:
+            governor_id: whose.
+            where: by field (a dotted path into the data): a value, or a list of values any of which will do.
+
+        Raises:
+            UnindexedField: the store was not opened with this field ``indexed``.
+        """
+        for name in where:
+            if name not in self.settings.indexed:
+                raise UnindexedField(name, self.settings.indexed)
+        filters = [
+            Where(f"data.{name}", tuple(value) if isinstance(value, list | tuple) else (value,))  # pyright: ignore
+            for name, value in where.items()
+        ]
+        async for document in self.engine.scan(self.layout.states(governor_id), where=filters):
+            stream = self.layout.stream(governor_id, unescape_id(document.id))
+            record = self.checked(stream, document)
+            if not record.deleted:
+                yield self.snapshot(stream, record, document.updated_us)
+
+    async def get_events(
+        self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
+    ) -> AsyncGenerator[JsonEvent, None]:
+        """The events of one state, oldest first, from version ``after + 1`` to ``until`` (included).
+
+        Where old events were cleaned up, it starts with the oldest that is left.
+
+        Raises:
+            StateNotFound: the state was never written.
+            EventSourcingError: an event is missing between two others.
+        """
+        stream = self.layout.stream(governor_id, state_id)
+        any_found = False
+        async with aclosing(self.streams.events(stream, after=after, until=until)) as events:
+            async for event in events:
+                any_found = True
+                yield event
+        if not any_found and await self.read_state(stream) is None:
+            raise StateNotFound(stream.state)
+
+    async def get_all_events(self, governor_id: str) -> AsyncGenerator[JsonEvent, None]:
+        """All events of a governor: state by state in the order of their ids, each oldest first."""
+        before = Folded()
+        segment = ""
+        async for document in self.engine.scan(self.layout.events(governor_id)):
+            record = document.decode(EVENT)
+            stream, _ = self._place(governor_id, document)
+            if stream.segment != segment:
+                segment, before = stream.segment, Folded()
+            now = before.then(record)
+            yield self.streams.event(stream, record, document.created_us, before, now)
+            before = now
+
+    async def get_events_between(
+        self, governor_id: str, start: datetime, end: datetime
+    ) -> AsyncGenerator[JsonEvent, None]:
+        """The events of a governor that happened from one time to another, both included, in order of time."""
+        page: list[Document] = []
+        scan = self.engine.scan(
+            self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end))
+        )
+        async for document in scan:
+            page.append(document)
+            if len(page) == _PAGE:
+                for event in await self._with_states_before(governor_id, page):
+                    yield event
+                page = []
+        for event in await self._with_states_before(governor_id, page):
+            yield event
+
+    async def get_stats(self) -> StoreStats:
+        """Counts over the whole store; reads every state."""
+        governors = states = deleted = versions = max_version = snapshots = 0
+        async for governor_id in self.list_governors():
+            governors += 1
+            async for document in self.engine.scan(self.layout.states(governor_id)):
+                record = document.decode(STATE)
+                states += not record.deleted
+                deleted += record.deleted
+                versions += record.version
+                max_version = max(max_version, record.version)
+                snapshots += len(record.kept)
+        return StoreStats(
+            governors=governors,
+            states=states,
+            deleted=deleted,
+            versions=versions,
+            max_version=max_version,
+            snapshots=snapshots,
+        )
+
+    async def watch(self, governor_id: str, *state_ids: str) -> AsyncGenerator[JsonSnapshot, None]:
+        """The states as they are now, then each as it changes; without ids, all states of the governor.
+
+        Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
+        snapshot with ``deleted``. For every single event, read the events after the version last seen.
+        """
+        streams = {stream.state: stream for stream in (self.layout.stream(governor_id, each) for each in state_ids)}
+        collection = self.layout.states(governor_id)
+        shown: dict[str, int] = {}
+        async with self.engine.watch(*(streams or (collection,))) as changes:
+            async for change in changes:
+                path = change.path
+                if change.revision is None:
+                    continue
+                stream = streams.get(path) or self.layout.stream(governor_id, unescape_id(path.rpartition("/")[2]))
+                found = await self.read_state(stream)
+                if found is not None and found[1].version > shown.get(path, 0):
+                    shown[path] = found[1].version
+                    yield self.snapshot(stream, found[1], found[0].updated_us)
+
+    async def _require_governor(self, governor_id: str) -> None:
+        path = self.layout.governor(governor_id)
+        if (await self.engine.read([path])).documents == (None,):
+            raise GovernorNotFound(path)
+
+    def _place(self, governor_id: str, document: Document) -> tuple[Stream, int]:
+        """The stream and version that an event's path names."""
+        try:
+            segment, version = split_versioned(document.id)
+        except ValueError:
+            raise CorruptDocument(document.path, "is no place of an event") from None
+        return self.layout.stream(governor_id, unescape_id(segment)), version
+
+    async def _with_states_before(self, governor_id: str, page: Sequence[Document]) -> list[JsonEvent]:
+        """Events of different streams, with the states before them read in one go."""
+        places = [(*self._place(governor_id, document), document) for document in page]
+        paths = [stream.event(version - 1) for stream, version, _ in places if version > 1]
+        befores: dict[str, EventRecord] = {}
+        for document in (await self.engine.read(paths)).documents if paths else ():
+            if document is not None:
+                befores[document.path] = document.decode(EVENT)
+        events: list[JsonEvent] = []
+        for stream, version, document in places:
+            previous = befores.get(stream.event(version - 1)) if version > 1 else None
+            before = Folded().then(previous) if previous is not None else Folded()
+            record = document.decode(EVENT)
+            events.append(self.streams.event(stream, record, document.created_us, before, before.then(record)))
+        return events
+
+

@@ -1,0 +1,247 @@
+"""What stands in the documents, and the values that callers get from it. ``docs/format.md`` fixes the fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tai_state.engines.api import Document, Shape
+from tai_state.store.layout import Stream
+from tai_state.values.clocks import VectorClock
+from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest
+from tai_state.values.events import JsonEvent
+from tai_state.values.json import decode, encode
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot
+from tai_state.values.times import from_us, parse_time
+
+
+class StateMetadata(msgspec.Struct, frozen=True):
+    """A state's metadata, its context as a native map."""
+
+    changed_by: str
+    reason: str
+    parent_version: int
+    context: dict[str, Any]
+
+
+class EventMetadata(msgspec.Struct, frozen=True):
+    """An event's metadata, its context as JSON text."""
+
+    changed_by: str
+    reason: str
+    parent_version: int
+    context: str
+
+
+class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``governors/{g}/states/{s}``: replay of the whole stream, already folded."""
+
+    data: dict[str, Any] | None
+    version: int
+    timestamp: str
+    as_of: str
+    metadata: StateMetadata
+    causality: VectorClock
+    hlc: int
+    state_hash: str
+    digest: str
+    schema: int
+    kept: tuple[int, ...]
+    kept_as_of: str
+    unkept_bytes: int
+    floor: int = 1
+    deleted: bool = False
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``governors/{g}/events/{s}~{n}``: what changed, and the state after it."""
+
+    event_id: str
+    state_id: str
+    version: int
+    action: str
+    timestamp: str
+    causality: VectorClock
+    hlc: int
+    metadata: EventMetadata
+    schema: int
+    state_hash: str
+    previous: str
+    digest: str
+    payload: str | None = None
+    to_state: str | None = None
+
+    def computed_digest(self, governor_id: str) -> str:
+        """The digest that the fields give; another one than ``digest`` means that something was edited."""
+        header = {
+            "governor_id": governor_id,
+            "state_id": self.state_id,
+            "version": self.version,
+            "event_id": self.event_id,
+            "action": self.action,
+            "timestamp": self.timestamp,
+            "causality": self.causality,
+            "hlc": self.hlc,
+            "schema": self.schema,
+            "metadata": self.metadata,
+            "carries_state": self.to_state is not None,
+        }
+        return event_digest(self.previous, header, self.payload, self.state_hash)
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """``governors/{g}/snapshots/{s}~{n}``: the state at one version, kept for recovery."""
+
+    state_id: str
+    state: str
+    version: int
+    timestamp: str
+    as_of: str
+    state_hash: str
+    digest: str
+    schema: int
+
+
+class MarkerRecord(msgspec.Struct, frozen=True):
+    """``governors/{g}/ids/{event_id}``: where the event with a caller's id stands, and what it stands for."""
+
+    state_id: str
+    version: int
+    content: str
+
+
+class GovernorRecord(msgspec.Struct, frozen=True):
+    """``governors/{g}``."""
+
+    created_at: str
+    labels: dict[str, str]
+
+
+class StoreRecord(msgspec.Struct, frozen=True):
+    """``meta/store``."""
+
+    store_id: str
+    format: int
+
+
+STATE = Shape(StateRecord)
+EVENT = Shape(EventRecord)
+SNAPSHOT = Shape(SnapshotRecord)
+MARKER = Shape(MarkerRecord)
+STORE = Shape(StoreRecord)
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next commit on a stream needs of the state's document.
+
+    Attributes:
+        revision: the engine's token of the document; None where there is none.
+        others: as in :class:`StateRecord`.
+    """
+
+    revision: int | None
+    version: int
+    digest: str
+    state_hash: str
+    causality: VectorClock
+    hlc: int
+    as_of: str
+    deleted: bool
+    schema: int
+    kept: tuple[int, ...]
+    kept_as_of: str
+    unkept_bytes: int
+    floor: int
+
+
+EMPTY = Head(
+    revision=None,
+    version=0,
+    digest=GENESIS,
+    state_hash=NO_STATE_HASH,
+    causality={},
+    hlc=0,
+    as_of="",
+    deleted=False,
+    schema=1,
+    kept=(),
+    kept_as_of="",
+    unkept_bytes=0,
+    floor=1,
+)
+"""The head of a stream without events."""
+
+
+def head_of(record: StateRecord, revision: int) -> Head:
+    """The head that a state's document shows."""
+    return Head(
+        revision=revision,
+        version=record.version,
+        digest=record.digest,
+        state_hash=record.state_hash,
+        causality=record.causality,
+        hlc=record.hlc,
+        as_of=record.as_of,
+        deleted=record.deleted,
+        schema=record.schema,
+        kept=record.kept,
+        kept_as_of=record.kept_as_of,
+        unkept_bytes=record.unkept_bytes,
+        floor=record.floor,
+    )
+
+
+def state_text(record: StateRecord) -> str:
+    """The canonical text of a record's data."""
+    return NO_STATE_TEXT if record.deleted else encode(record.data)
+
+
+def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
+    """What callers get of a state's document."""
+    metadata = record.metadata
+    data: Any = record.data
+    return JsonSnapshot(
+        governor_id=stream.governor_id,
+        id=stream.state_id,
+        version=record.version,
+        data=data,
+        timestamp=parse_time(record.timestamp),
+        recorded_at=from_us(recorded_us),
+        metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
+        causality=record.causality,
+        deleted=record.deleted,
+    )
+
+
+def to_event(
+    governor_id: str,
+    record: EventRecord,
+    recorded_us: int,
+    from_state: dict[str, Any] | None,
+    to_state: dict[str, Any] | None,
+    payload: Any,
+) -> JsonEvent:
+    """What callers get of an event's document, once its states and payload are decoded."""
+    return JsonEvent(
+        governor_id=governor_id,
+        state_id=record.state_id,
+        version=record.version,
+        id=record.event_id,
+        action=record.action,
+        payload=payload,
+        from_state=from_state,
+        to_state=to_state,
+        timestamp=parse_time(record.timestamp),
+        recorded_at=from_us(recorded_us),
+        metadata=change_metadata(record.metadata),
+        causality=record.causality,
+        digest=record.digest,
+    )
+
+
+def change_metadata(metadata: EventMetadata) -> ChangeMetadata:
+    """An event's metadata as callers get it."""
+    context = {} if metadata.context == "{}" else decode(metadata.context)
+    return ChangeMetadata(metadata.changed_by, metadata.reason, context, metadata.parent_version)

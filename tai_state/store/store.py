@@ -1,0 +1,110 @@
+"""The store: a service's way to its machines' states."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import AsyncExitStack
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+import msgspec
+
+from tai_state.engines.api import ABSENT, Put
+from tai_state.errors import CommitRefused, IncompatibleFormat, StoreNotFound
+from tai_state.store.appending import Appender
+from tai_state.store.handle import Codec, StateHandle
+from tai_state.store.planning import Writer
+from tai_state.store.reading import StateReading
+from tai_state.store.records import STORE, StoreRecord
+from tai_state.store.snapshots import SnapshotKeeping
+from tai_state.store.writing import StateWriting
+from tai_state.values.states import JsonSnapshot
+
+if TYPE_CHECKING:
+    from tai_state.history.recovery import RecoveryReport
+
+D = TypeVar("D")
+
+FORMAT = 1
+"""The version of the documents' format; ``docs/format.md`` describes it."""
+
+_codec = lru_cache(maxsize=256)(Codec[Any])
+
+
+class StateStore(StateWriting, StateReading, SnapshotKeeping):
+    """Keeps the states of machines, and the events that explain them, on one engine.
+
+    Made by :func:`~tai_state.open_store`; used with ``async with``, from the tasks of one event loop.
+    """
+
+    async def __aenter__(self) -> Self:
+        self._open = AsyncExitStack()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.engine)
+            self.store_id = await self._identity()
+            settings = self.settings
+            self.appender = Appender(
+                self.engine,
+                self.streams,
+                Writer(self.store_id, settings.upcasting.schema, settings.snapshots),
+                settings.clock,
+                settings.timeout_seconds,
+                settings.jitter,
+            )
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._open.aclose()
+
+    @overload
+    def state(self, governor_id: str, state_id: str) -> StateHandle[dict[str, Any]]: ...
+    @overload
+    def state(self, governor_id: str, state_id: str, model: type[D]) -> StateHandle[D]: ...
+    def state(self, governor_id: str, state_id: str, model: type[Any] | None = None) -> StateHandle[Any]:
+        """A handle on one state, its data as a model (pydantic's, a dataclass, a TypedDict) or as plain JSON.
+
+        Raises:
+            InvalidId: the ids cannot be stored.
+        """
+        return StateHandle(self, governor_id, state_id, _codec(model))
+
+    async def state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
+        """A shortcut to :meth:`StateMachinePersister.get_state_at`, without reducers."""
+        from tai_state.history.persister import StateMachinePersister
+
+        return await StateMachinePersister(self).get_state_at(governor_id, state_id, version_or_time)
+
+    async def recover(self, governor_id: str | None = None, *, concurrency: int = 8) -> RecoveryReport:
+        """A shortcut to :meth:`StateMachinePersister.recover`, without reducers."""
+        from tai_state.history.persister import StateMachinePersister
+
+        return await StateMachinePersister(self).recover(governor_id, concurrency=concurrency)
+
+    async def _identity(self) -> str:
+        """The store's id, made when the store is.
+
+        Raises:
+            StoreNotFound: there is no store, and none is to be made.
+            IncompatibleFormat: it was written by a newer release.
+        """
+        path = self.layout.store
+        for _ in range(2):
+            [document] = (await self.engine.read([path])).documents
+            if document is not None:
+                record = document.decode(STORE)
+                if record.format > FORMAT:
+                    raise IncompatibleFormat(
+                        path, f"has format {record.format}, this release reads up to {FORMAT}: upgrade tai-state"
+                    )
+                return record.store_id
+            if not self.settings.create:
+                raise StoreNotFound(path)
+            record = StoreRecord(uuid.uuid4().hex[:16], FORMAT)
+            try:
+                await self.engine.commit([Put(path, msgspec.to_builtins(record), ABSENT)])
+            except CommitRefused:
+                continue  # another process was first: its id is the store's
+            return record.store_id
+        raise IncompatibleFormat(path, "appears and disappears: is another program writing here?")

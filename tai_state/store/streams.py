@@ -1,0 +1,149 @@
+"""Reading streams: stored records into events, decoded and brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tai_state.engines.api import Engine
+from tai_state.errors import CorruptDocument, EventSourcingError
+from tai_state.store.layout import Stream
+from tai_state.store.records import EVENT, EventRecord, change_metadata, to_event
+from tai_state.store.upcasting import Upcasting
+from tai_state.values.digests import NO_STATE_TEXT
+from tai_state.values.events import JsonEvent
+from tai_state.values.json import decode
+from tai_state.values.states import JsonSnapshot
+from tai_state.values.times import from_us, parse_time
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """The state after some event, as text.
+
+    Attributes:
+        text: canonical; None where it is not known without a reducer.
+        schema: the shape that the text has.
+        state_hash: what the event says of it; empty before the first event seen.
+    """
+
+    text: str | None = None
+    schema: int = 1
+    state_hash: str = ""
+
+    def then(self, record: EventRecord) -> Folded:
+        """The state after one more event."""
+        if record.to_state is not None:
+            return Folded(record.to_state, record.schema, record.state_hash)
+        if record.version == 1:
+            return Folded(NO_STATE_TEXT, record.schema, record.state_hash)
+        if record.state_hash == self.state_hash:
+            return Folded(self.text, self.schema, self.state_hash)
+        return Folded(None, record.schema, record.state_hash)
+
+
+class Stored(NamedTuple):
+    """An event's record, and the engine's time of it."""
+
+    record: EventRecord
+    recorded_us: int
+
+
+class StreamReader:
+    """Reads the events of streams.
+
+    Args:
+        engine: the waist.
+        upcasting: brings old data up to date.
+    """
+
+    def __init__(self, engine: Engine, upcasting: Upcasting) -> None:
+        self._engine = engine
+        self._upcasting = upcasting
+
+    async def records(
+        self, stream: Stream, first: int, last: int | None = None, limit: int | None = None
+    ) -> AsyncGenerator[Stored, None]:
+        """The stored events of versions first to last, both included; where some were cleaned up, from a later one.
+
+        Raises:
+            CorruptDocument: an event is damaged or stands in the wrong place.
+            EventSourcingError: there is a gap between two events.
+        """
+        start, end = stream.range(first, last)
+        expected: int | None = None
+        async for document in self._engine.scan(stream.events, start=start, end=end, limit=limit):
+            record = document.decode(EVENT)
+            if record.state_id != stream.state_id or document.path != stream.event(record.version):
+                raise CorruptDocument(document.path, "holds an event of another place")
+            if expected is not None and record.version != expected:
+                raise EventSourcingError(stream.event(expected), "is missing between two events: restore a backup")
+            expected = record.version + 1
+            yield Stored(record, document.created_us)
+
+    async def one(self, stream: Stream, version: int) -> Stored | None:
+        """The stored event of one version; None where there is none."""
+        async for stored in self.records(stream, version, version):
+            return stored
+        return None
+
+    async def events(
+        self, stream: Stream, *, after: int = 0, until: int | None = None, limit: int | None = None
+    ) -> AsyncGenerator[JsonEvent, None]:
+        """The events after one version and up to another, each with the states before and after it.
+
+        An event that a reducer folds has no states here, unless it left the state as it was; ``replay`` of the
+        persister has the reducers.
+        """
+        before = Folded()
+        more = None if limit is None else limit + (after > 0)
+        async for record, recorded_us in self.records(stream, max(after, 1), until, more):
+            now = before.then(record)
+            if record.version > after:
+                yield self.event(stream, record, recorded_us, before, now)
+            before = now
+
+    def event(
+        self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded
+    ) -> JsonEvent:
+        """One event as callers get it. Its states are decoded for it alone, so that they are the caller's own."""
+        payload = None if record.payload is None else decode(record.payload)
+        if not self._upcasting.is_current(record.schema):
+            payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(record.version))
+        return to_event(
+            stream.governor_id,
+            record,
+            recorded_us,
+            self.state(before, stream, record.version - 1),
+            self.state(now, stream, record.version),
+            payload,
+        )
+
+    def snapshot(self, stream: Stream, stored: Stored, folded: Folded) -> JsonSnapshot:
+        """The state right after a stored event."""
+        record = stored.record
+        data: Any = self.state(folded, stream, record.version)
+        return JsonSnapshot(
+            governor_id=stream.governor_id,
+            id=stream.state_id,
+            version=record.version,
+            data=data,
+            timestamp=parse_time(record.timestamp),
+            recorded_at=from_us(stored.recorded_us),
+            metadata=change_metadata(record.metadata),
+            causality=record.causality,
+            deleted=folded.text == NO_STATE_TEXT,
+        )
+
+    def state(self, folded: Folded, stream: Stream, version: int) -> dict[str, Any] | None:
+        """The data that a stored text stands for, brought up to date; None where there is none."""
+        if folded.text is None or folded.text == NO_STATE_TEXT:
+            return None
+        try:
+            data: dict[str, Any] = decode(folded.text)
+        except msgspec.DecodeError:
+            raise CorruptDocument(stream.event(version), "holds a state that is no JSON") from None
+        if not self._upcasting.is_current(folded.schema):
+            data = self._upcasting.state(data, folded.schema, stream.event(version))
+        return data

@@ -1,0 +1,1 @@
+"""Pure values: no clock, no randomness, no input or output in here."""

@@ -1,0 +1,66 @@
+"""One recorded change, and one still to be recorded."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from tai_state.values.clocks import VectorClock
+from tai_state.values.metadata import ChangeMetadata
+
+D = TypeVar("D")
+
+
+class Event(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
+    """One recorded change of one state: event n of a stream is version n of its state.
+
+    Attributes:
+        governor_id: the owner and namespace of the machine.
+        state_id: the state that changed.
+        version: the state's version after the event; the first is 1.
+        id: unique; the caller's own when one was given.
+        action: what happened, in the caller's words.
+        payload: what the action carried; None where the event carries states only.
+        from_state: the state before, or None where there was none (or it was not kept or asked for).
+        to_state: the state after, or None after a deletion and where a reducer was needed and not given.
+        timestamp: when it happened, as its caller said.
+        recorded_at: when the engine stored it.
+        metadata: who made the change, and why.
+        causality: the vector clock after the event.
+        digest: stands for this event and all before it, in hex.
+    """
+
+    governor_id: str
+    state_id: str
+    version: int
+    id: str
+    action: str
+    payload: Any
+    from_state: D | None
+    to_state: D | None
+    timestamp: datetime
+    recorded_at: datetime
+    metadata: ChangeMetadata
+    causality: VectorClock
+    digest: str
+
+
+JsonEvent = Event[dict[str, Any]]
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """A payload-carrying event to be recorded; the state after it follows by the action's reducer.
+
+    Attributes:
+        action: what happened; chooses the reducer.
+        payload: any JSON value.
+        event_id: the caller's own id, so that the same call again changes nothing.
+        timestamp: when it happened; now, if not given.
+    """
+
+    action: str
+    payload: Any = None
+    event_id: str | None = None
+    timestamp: datetime | None = None

@@ -1,0 +1,53 @@
+"""What a writer believes the version of a state to be."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, TypeAlias
+
+from tai_state.errors import InvalidData
+from tai_state.values.ids import VERSION_MAX
+from tai_state.values.states import StateSnapshot
+
+
+class Expectation(Enum):
+    """An expectation that names no version."""
+
+    NO_STATE = "no state"
+    EXISTS = "an existing state"
+    ANY = "any version"
+
+
+NO_STATE = Expectation.NO_STATE
+"""The state was never written, or is deleted."""
+EXISTS = Expectation.EXISTS
+"""The state is there and not deleted, at whatever version."""
+ANY = Expectation.ANY
+"""Whatever is there. The last writer wins, knowingly."""
+
+Expected: TypeAlias = int | StateSnapshot[Any] | Expectation
+"""A version, the snapshot that was read, or one of NO_STATE, EXISTS, ANY."""
+
+
+def expectation(expected: Expected) -> int | Expectation:
+    """The expectation without the snapshot around it.
+
+    Raises:
+        InvalidData: it is none.
+    """
+    if isinstance(expected, StateSnapshot):
+        return expected.version
+    if isinstance(expected, Expectation):
+        return expected
+    if type(expected) is int and 0 <= expected <= VERSION_MAX:
+        return expected
+    raise InvalidData("expected must be a version from 0 up, a StateSnapshot, NO_STATE, EXISTS or ANY")
+
+
+def matches(expected: int | Expectation, version: int, *, deleted: bool) -> bool:
+    """Whether a state at this version (0: never written) is what the writer expected."""
+    if expected is NO_STATE:
+        return deleted or version == 0
+    if expected is EXISTS:
+        return version > 0 and not deleted
+    return expected is ANY or expected == version

@@ -1,0 +1,73 @@
+"""Ids: what callers may use, and how they become one safe path segment.
+
+Escaping is injective and never leaves the collection: ``%``, ``/``, ``~`` (our own separator), control
+characters, a leading or only ``.``, and names of the reserved form ``__x__`` become ``%XX``. Nothing is
+normalised: two spellings of ``é`` are two ids.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from urllib.parse import unquote
+
+from tai_state.errors import InvalidId
+
+ID_BYTES_MAX = 1_480
+"""UTF-8 bytes of one escaped id: an engine's 1,500 less the ``~`` and the digits of an event's version."""
+
+VERSION_DIGITS = 12
+VERSION_MAX = 10**VERSION_DIGITS - 1
+
+_ESCAPED = re.compile(r"[%/~\x00-\x1f\x7f-\x9f]")
+_DOTS = re.compile(r"\.{1,2}")
+_RESERVED = re.compile(r"__.*__", re.DOTALL)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match.group().encode())
+
+
+@lru_cache(maxsize=4096)
+def escape_id(identifier: str) -> str:
+    """One path segment for an id, injective and reversible by :func:`unescape_id`.
+
+    Raises:
+        InvalidId: the id is empty, no text, not valid Unicode, or longer than 1,480 bytes once escaped.
+    """
+    if not isinstance(identifier, str) or not identifier:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidId("an id", "a text of at least one character")
+    escaped = _ESCAPED.sub(_percent, identifier)
+    if _DOTS.fullmatch(escaped):
+        escaped = escaped.replace(".", "%2E")
+    elif _RESERVED.fullmatch(escaped):
+        escaped = "%5F" + escaped[1:]
+    try:
+        size = len(escaped.encode())
+    except UnicodeEncodeError:
+        raise InvalidId("an id", "valid Unicode (it holds half of a surrogate pair)") from None
+    if size > ID_BYTES_MAX:
+        raise InvalidId("an id", f"at most {ID_BYTES_MAX:,} bytes once escaped (this one has {size:,})")
+    return escaped
+
+
+def unescape_id(segment: str) -> str:
+    """The id that a path segment stands for."""
+    return unquote(segment, errors="strict") if "%" in segment else segment
+
+
+def versioned(segment: str, version: int) -> str:
+    """The document id of one version of a stream: sorts by stream, then by version."""
+    return f"{segment}~{version:0{VERSION_DIGITS}d}"
+
+
+def split_versioned(document_id: str) -> tuple[str, int]:
+    """The segment and the version in a document id made by :func:`versioned`.
+
+    Raises:
+        ValueError: it was not made by :func:`versioned`.
+    """
+    segment, separator, digits = document_id.rpartition("~")
+    if not separator or len(digits) != VERSION_DIGITS or not digits.isascii() or not digits.isdigit():
+        raise ValueError(document_id)
+    return segment, int(digits)

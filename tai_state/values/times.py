@@ -1,0 +1,56 @@
+"""Times as text: RFC 3339 in UTC with microseconds and ``Z``, so that text order is time order."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from tai_state.errors import InvalidData
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Clock(Protocol):
+    """Where the time comes from. Tests pass their own."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970 in UTC."""
+        ...
+
+
+def format_time(moment: datetime) -> str:
+    """``2026-01-31T09:15:00.000000Z``.
+
+    Raises:
+        InvalidData: the time has no offset, so it could mean any moment of a day.
+    """
+    if moment.tzinfo is None:
+        raise InvalidData("a time needs an offset: use datetime.now(UTC) or .replace(tzinfo=UTC)")
+    text = moment.isoformat(timespec="microseconds")
+    if not text.endswith("+00:00"):
+        text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text[:-6] + "Z"
+
+
+def parse_time(text: str) -> datetime:
+    """The moment a text stands for; one without an offset is read as UTC.
+
+    Raises:
+        InvalidData: it is no time in ISO 8601.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidData(f"{text!r} is no time; write it like 2026-01-31T09:15:00Z") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def from_us(microseconds: int) -> datetime:
+    """The moment that many microseconds after 1970."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds from 1970 to a moment."""
+    return (moment - _EPOCH) // _MICROSECOND

@@ -1,0 +1,90 @@
+"""Mistakes made on purpose, in the process of the workload only: each must turn one kind of proof red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tai_state.engines.sqlite import engine, writer
+from tai_state.engines.sqlite.errors import mapped
+from tai_state.errors import StoreUnavailable
+
+
+def switch_on(name: str) -> None:
+    """Make one of the mistakes from now on; an empty name makes none."""
+    if name:
+        MUTANTS[name]()
+
+
+def _synchronous(level: str) -> Callable[[], None]:
+    """The file is opened with less durability than is promised."""
+
+    def patch() -> None:
+        connect = engine.connect
+
+        def careless(*args: Any, **options: Any) -> Any:
+            connection = connect(*args, **options)
+            connection.execute(f"PRAGMA synchronous = {level}")
+            return connection
+
+        engine.connect = careless
+
+    return patch
+
+
+def _split() -> None:
+    """The writes of a commit are committed one by one."""
+    commit = engine.SqliteEngine.commit
+
+    async def in_pieces(self: Any, writes: Any) -> Any:
+        for write in writes:
+            done = await commit(self, [write])
+        return done
+
+    engine.SqliteEngine.commit = in_pieces
+
+
+def _deaf() -> None:
+    """A failed commit is taken for a success."""
+    commit = engine.SqliteEngine.commit
+
+    async def optimistic(self: Any, writes: Any) -> Any:
+        try:
+            return await commit(self, writes)
+        except StoreUnavailable:
+            return engine.Committed(1 << 40, 0)
+
+    engine.SqliteEngine.commit = optimistic
+
+
+def _hasty() -> None:
+    """Success is said before the writes are handed over."""
+    commit = engine.SqliteEngine.commit
+
+    async def late(self: Any, writes: Any) -> Any:
+        if held := getattr(self, "held", None):
+            await commit(self, held)
+        self.held = writes
+        return engine.Committed(1 << 40, 0)
+
+    engine.SqliteEngine.commit = late
+
+
+def _sure() -> None:
+    """An error from COMMIT is taken for a failure, without looking and without a write that makes it one."""
+
+    def settle(self: Any, jobs: Any, outcomes: Any, cause: Any) -> Any:
+        self._abandon()
+        return [mapped(cause, "commit", self._path) for _ in jobs]
+
+    writer.Writer._settle = settle
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "synchronous-off": _synchronous("OFF"),
+    "synchronous-normal": _synchronous("NORMAL"),
+    "split": _split,
+    "deaf": _deaf,
+    "hasty": _hasty,
+    "sure": _sure,
+}
