@@ -1,3 +1,118 @@
-"""State machines whose state survives: event-sourced, versioned, atomic."""
+"""State machines whose state survives: event-sourced, versioned, atomic.
 
+Start with :func:`open_store`. What is not named here is private to the library.
+"""
+
+import logging
+
+from tai_state.errors import CommitOutcomeUnknown as CommitOutcomeUnknown
+from tai_state.errors import CommitTooLarge as CommitTooLarge
+from tai_state.errors import CorruptDocument as CorruptDocument
+from tai_state.errors import DocumentTooLarge as DocumentTooLarge
+from tai_state.errors import EventSourcingError as EventSourcingError
+from tai_state.errors import GovernorNotFound as GovernorNotFound
+from tai_state.errors import IdempotencyConflict as IdempotencyConflict
+from tai_state.errors import ImportConflict as ImportConflict
+from tai_state.errors import IncompatibleFormat as IncompatibleFormat
+from tai_state.errors import InvalidData as InvalidData
+from tai_state.errors import InvalidId as InvalidId
+from tai_state.errors import NotRetained as NotRetained
+from tai_state.errors import ReducerMissing as ReducerMissing
+from tai_state.errors import SerializationError as SerializationError
+from tai_state.errors import StateNotFound as StateNotFound
+from tai_state.errors import StoreNotFound as StoreNotFound
+from tai_state.errors import StoreTimeout as StoreTimeout
+from tai_state.errors import StoreUnavailable as StoreUnavailable
+from tai_state.errors import TaiStateError as TaiStateError
+from tai_state.errors import UnindexedField as UnindexedField
+from tai_state.errors import UnknownStore as UnknownStore
+from tai_state.errors import VersionConflict as VersionConflict
+from tai_state.history.cleanup import CleanupStats as CleanupStats
+from tai_state.history.folding import Reducer as Reducer
+from tai_state.history.folding import Reducers as Reducers
+from tai_state.history.importing import Columns as Columns
+from tai_state.history.importing import ImportStats as ImportStats
+from tai_state.history.persister import LoadedState as LoadedState
+from tai_state.history.persister import StateMachinePersister as StateMachinePersister
+from tai_state.history.recovery import RecoveryReport as RecoveryReport
+from tai_state.history.transfer import TransferStats as TransferStats
+from tai_state.history.validation import ConsistencyReport as ConsistencyReport
+from tai_state.history.validation import Finding as Finding
+from tai_state.store.handle import StateHandle as StateHandle
 from tai_state.store.opening import open_store as open_store
+from tai_state.store.policies import AnyOf as AnyOf
+from tai_state.store.policies import EveryBytes as EveryBytes
+from tai_state.store.policies import EveryEvents as EveryEvents
+from tai_state.store.policies import EveryInterval as EveryInterval
+from tai_state.store.policies import Never as Never
+from tai_state.store.policies import OnStates as OnStates
+from tai_state.store.policies import SnapshotPolicy as SnapshotPolicy
+from tai_state.store.reading import StoreStats as StoreStats
+from tai_state.store.store import StateStore as StateStore
+from tai_state.store.upcasting import Upcast as Upcast
+from tai_state.values.events import Event as Event
+from tai_state.values.events import NewEvent as NewEvent
+from tai_state.values.expected import ANY as ANY
+from tai_state.values.expected import EXISTS as EXISTS
+from tai_state.values.expected import NO_STATE as NO_STATE
+from tai_state.values.expected import Expected as Expected
+from tai_state.values.metadata import ChangeMetadata as ChangeMetadata
+from tai_state.values.states import StateSnapshot as StateSnapshot
+
+logging.getLogger("tai_state").addHandler(logging.NullHandler())
+
+__all__ = [
+    "ANY",
+    "AnyOf",
+    "ChangeMetadata",
+    "CleanupStats",
+    "Columns",
+    "CommitOutcomeUnknown",
+    "CommitTooLarge",
+    "ConsistencyReport",
+    "CorruptDocument",
+    "DocumentTooLarge",
+    "EXISTS",
+    "Event",
+    "EventSourcingError",
+    "EveryBytes",
+    "EveryEvents",
+    "EveryInterval",
+    "Expected",
+    "Finding",
+    "GovernorNotFound",
+    "IdempotencyConflict",
+    "ImportConflict",
+    "ImportStats",
+    "IncompatibleFormat",
+    "InvalidData",
+    "InvalidId",
+    "LoadedState",
+    "NO_STATE",
+    "Never",
+    "NewEvent",
+    "NotRetained",
+    "OnStates",
+    "RecoveryReport",
+    "Reducer",
+    "ReducerMissing",
+    "Reducers",
+    "SerializationError",
+    "SnapshotPolicy",
+    "StateHandle",
+    "StateMachinePersister",
+    "StateNotFound",
+    "StateSnapshot",
+    "StateStore",
+    "StoreNotFound",
+    "StoreStats",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "TaiStateError",
+    "TransferStats",
+    "UnindexedField",
+    "UnknownStore",
+    "Upcast",
+    "VersionConflict",
+    "open_store",
+]

@@ -17,10 +17,12 @@
     ├── Conflict                   somebody else was first; nothing was written
     │   ├── VersionConflict        the state is not at the expected version
     │   ├── IdempotencyConflict    the event id already stands for other content
+    │   ├── ImportConflict         a row's place is taken by another event
     │   └── CommitRefused          a precondition failed (engines only)
     ├── CommitOutcomeUnknown       the commit may or may not have happened
     ├── Inconsistent               what is stored does not add up
-    │   ├── EventSourcingError     stream and state disagree, or a reducer is missing
+    │   ├── EventSourcingError     stream and state disagree
+    │   │   └── ReducerMissing     a stream needs a reducer that was not given
     │   ├── NotRetained            the past asked for was cleaned up
     │   ├── CorruptDocument        a stored document is damaged
     │   ├── IncompatibleFormat     written by another program or a newer release
@@ -143,7 +145,9 @@ class DocumentTooLarge(Rejected):
     limit: int
 
     def __str__(self) -> str:
-        return f"{self.path!r} would take {self.size:,} bytes and the limit is {self.limit:,}: split the state"
+        return (
+            f"{self.path!r} would take {self.size:,} bytes and the limit is {self.limit:,}: split the state"
+        )
 
 
 @dataclass(eq=False)
@@ -155,7 +159,9 @@ class CommitTooLarge(Rejected):
     limit: int
 
     def __str__(self) -> str:
-        return f"a commit of {self.size:,} {self.what} is over the limit of {self.limit:,}: write less at once"
+        return (
+            f"a commit of {self.size:,} {self.what} is over the limit of {self.limit:,}: write less at once"
+        )
 
 
 @dataclass(eq=False)
@@ -223,6 +229,20 @@ class IdempotencyConflict(Conflict):
 
 
 @dataclass(eq=False)
+class ImportConflict(Conflict):
+    """A machine has another event where a row of the file would go.
+
+    What to do: import into a governor of its own, or undo the change of the file's earlier rows.
+    """
+
+    row: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"row {self.row} does not fit: {self.path!r} holds another event"
+
+
+@dataclass(eq=False)
 class CommitRefused(Conflict):
     """A precondition of an engine's commit did not hold; nothing of the commit was applied.
 
@@ -266,7 +286,12 @@ class Inconsistent(TaiStateError):
 
 @dataclass(eq=False)
 class EventSourcingError(Inconsistent):
-    """A stream and its state disagree, or a reducer that the stream needs is missing."""
+    """A stream and its state disagree. What to do: ``tai-state verify`` shows where, ``recover`` mends states."""
+
+
+@dataclass(eq=False)
+class ReducerMissing(EventSourcingError):
+    """A stream cannot be folded without a reducer that was not given: pass ``reducers``, or ``--app``."""
 
 
 @dataclass(eq=False)

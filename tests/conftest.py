@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from tai_state.engines.api import Engine
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.testing import ManualClock
-from tai_state.values.times import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tai_state.engines.api import Engine
+    from tai_state.values.times import Clock
 
 settings.register_profile("ci", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -84,16 +88,16 @@ def make_durable_engine(
     return lambda: request.param.make(tmp_path, clock)
 
 
-@pytest.fixture
-def make_new_engine(
-    engine_under_test: EngineUnderTest, tmp_path: Path, clock: ManualClock
+@pytest.fixture(params=[each for each in ENGINES if each.name != "memory"], ids=lambda each: each.name)
+def make_other_engine(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
 ) -> Callable[[], Engine]:
-    """Gives an engine, not yet opened, over another empty store at each call."""
+    """Gives an engine, not yet opened, over another empty store at each call: any but the one in memory."""
     numbers = count()
 
     def make() -> Engine:
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
-        return engine_under_test.make(folder, clock)
+        return request.param.make(folder, clock)
 
     return make

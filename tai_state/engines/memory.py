@@ -77,7 +77,9 @@ class MemoryEngine:
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
         await anyio.lowlevel.checkpoint()
-        documents = self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
+        documents = (
+            self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
+        )
         found = 0
         for document in documents:
             if limit is not None and found >= limit:
@@ -101,7 +103,11 @@ class MemoryEngine:
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
-        encoded = {write.path: msgspec.json.encode(write.fields).decode() for write in writes if isinstance(write, Put)}
+        encoded = {
+            write.path: msgspec.json.encode(write.fields).decode()
+            for write in writes
+            if isinstance(write, Put)
+        }
         if len({write.path for write in writes}) != len(writes):
             raise ValueError("a path stands in the commit twice")
         check_budget({path: len(text.encode()) for path, text in encoded.items()}, len(writes), _CAPABILITIES)
@@ -125,7 +131,9 @@ class MemoryEngine:
         if before is None:
             collection, _, document_id = path.rpartition("/")
             insort(self._ids.setdefault(collection, []), document_id)
-        self._documents[path] = Document(path, text, self._revision, before.created_us if before else now, now)
+        self._documents[path] = Document(
+            path, text, self._revision, before.created_us if before else now, now
+        )
 
     def _delete(self, path: str) -> None:
         if self._documents.pop(path, None):

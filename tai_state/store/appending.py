@@ -38,16 +38,15 @@ from tai_state.store.records import (
     EventRecord,
     GovernorRecord,
     Head,
-    StateMetadata,
     StateRecord,
     head_of,
+    state_metadata,
 )
 from tai_state.store.streams import StreamReader
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expectation, matches
 from tai_state.values.json import decode
-from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import Clock, format_time, from_us
 
 _logger = logging.getLogger("tai_state.store")
@@ -73,8 +72,6 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         stream: which.
         expected: the version the caller believes in.
-        metadata: who and why.
-        context: canonical text of the metadata's context.
         compose: what is to happen.
         needs_state: compose looks at the data, so that a remembered head is not enough.
         must_live: the state must be there and not deleted, whatever else is expected.
@@ -84,8 +81,6 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 
     stream: Stream
     expected: int | Expectation
-    metadata: ChangeMetadata
-    context: str
     compose: Compose
     needs_state: bool = False
     must_live: bool = False
@@ -176,7 +171,9 @@ class Appender:
                 if done := await self._done_already(appends, plans, look):
                     return done
                 known = await self._judge(appends, plans, look)
-                if any(each.head.version != old.before.version for each, old in zip(known, plans, strict=False)):
+                if any(
+                    each.head.version != old.before.version for each, old in zip(known, plans, strict=False)
+                ):
                     unanswered = False  # every copy sent so far requires a revision that is gone for good
                 if attempt > 1:
                     await self._pause(attempt)
@@ -191,7 +188,9 @@ class Appender:
                     raise
                 unanswered = True
                 failure = error
-                _logger.warning("the answer to a commit was lost: looking whether it happened", extra=error.fields())
+                _logger.warning(
+                    "the answer to a commit was lost: looking whether it happened", extra=error.fields()
+                )
             except BaseException:
                 for append in appends:
                     self.heads.drop(append.stream.state)
@@ -207,7 +206,9 @@ class Appender:
         if unanswered:
             raise _unknown(appends) from failure
         append = appends[0]
-        raise VersionConflict(append.stream.state, _name(append.expected), plans[0].before.version) from failure
+        raise VersionConflict(
+            append.stream.state, _name(append.expected), plans[0].before.version
+        ) from failure
 
     def _remembered(self, appends: Sequence[Append]) -> list[_Known] | None:
         """The heads to build on without reading, or None where one is not known well enough."""
@@ -219,7 +220,8 @@ class Appender:
             if (
                 head is None
                 or append.needs_state
-                or not isinstance(append.expected, int) and append.expected is not NO_STATE
+                or not isinstance(append.expected, int)
+                and append.expected is not NO_STATE
                 or not _fits(append, head)
             ):
                 return None
@@ -228,9 +230,7 @@ class Appender:
 
     def _plan(self, append: Append, known: _Known, now_us: int) -> Plan:
         composition = append.compose(known.head, known.data)
-        return plan(
-            append.stream, known.head, composition, append.metadata, append.context, self._writer, now_us
-        )
+        return plan(append.stream, known.head, composition, self._writer, now_us)
 
     async def _register(self, plans: Sequence[Plan], now_us: int) -> None:
         """Write the governor's own document once, when this process first creates a state in it."""
@@ -279,8 +279,10 @@ class Appender:
             for each, place in zip(plans, look.places, strict=True)
             if place is not None
         ]
-        if plans and len(ours) == len(plans) and all(
-            event.digest == each.events[0].digest for each, _, event in ours
+        if (
+            plans
+            and len(ours) == len(plans)
+            and all(event.digest == each.events[0].digest for each, _, event in ours)
         ):
             for append in appends:
                 self.heads.drop(append.stream.state)
@@ -301,7 +303,9 @@ class Appender:
         async for record, recorded_us in self._streams.records(append.stream, first, last):
             events.append(record)
         if tuple(event.event_id for event in events) != append.event_ids:
-            raise NotRetained(append.stream.event(first), "the change was made, and its event was cleaned up since")
+            raise NotRetained(
+                append.stream.event(first), "the change was made, and its event was cleaned up since"
+            )
         return Appended(tuple(events), _state_after(events[-1]), None, recorded_us)
 
     async def _judge(self, appends: Sequence[Append], plans: Sequence[Plan], look: _Look) -> list[_Known]:
@@ -315,7 +319,9 @@ class Appender:
                 record = document.decode(STATE)
                 head, data = head_of(record, document.revision), record.data
             if plans and look.places[index] is not None and head.version == plans[index].before.version:
-                raise EventSourcingError(path, "its stream has events that the state lacks: run `tai-state recover`")
+                raise EventSourcingError(
+                    path, "its stream has events that the state lacks: run `tai-state recover`"
+                )
             self.heads.put(path, head)
             if not _fits(append, head):
                 raise await self._mismatch(append, head)
@@ -324,12 +330,18 @@ class Appender:
 
     async def _mismatch(self, append: Append, head: Head) -> StateNotFound | VersionConflict:
         path = append.stream.state
-        if append.expected is EXISTS or head.version == 0 or matches(append.expected, head.version, deleted=head.deleted):
+        if (
+            append.expected is EXISTS
+            or head.version == 0
+            or matches(append.expected, head.version, deleted=head.deleted)
+        ):
             return StateNotFound(path)
         after = append.expected if isinstance(append.expected, int) else 0
         unseen: list[JsonEvent] = []
         if after < head.version:
-            async for event in self._streams.events(append.stream, after=after, until=head.version, limit=UNSEEN_MAX):
+            async for event in self._streams.events(
+                append.stream, after=after, until=head.version, limit=UNSEEN_MAX
+            ):
                 unseen.append(event)
         _logger.warning("version conflict", extra={"path": path, "actual": head.version})
         return VersionConflict(path, _name(append.expected), head.version, tuple(unseen))
@@ -354,16 +366,13 @@ def _fits(append: Append, head: Head) -> bool:
 
 def _state_after(event: EventRecord) -> StateRecord:
     """The state's record right after an event that carries the state, as far as the event tells."""
-    metadata = event.metadata
     data = None if event.to_state is None or event.to_state == NO_STATE_TEXT else decode(event.to_state)
     return StateRecord(
         data=data,
         version=event.version,
         timestamp=event.timestamp,
         as_of=event.timestamp,
-        metadata=StateMetadata(
-            metadata.changed_by, metadata.reason, metadata.parent_version, decode(metadata.context)
-        ),
+        metadata=state_metadata(event.metadata),
         causality=event.causality,
         hlc=event.hlc,
         state_hash=event.state_hash,

@@ -15,14 +15,12 @@ from tai_state.store.records import (
     Head,
     MarkerRecord,
     SnapshotRecord,
-    StateMetadata,
     StateRecord,
+    state_metadata,
     state_text,
 )
 from tai_state.values.clocks import next_hybrid, tick
 from tai_state.values.digests import state_hash
-from tai_state.values.json import decode
-from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import parse_time
 
 
@@ -33,6 +31,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         event_id: fixed before the first send.
         action: what happens.
         timestamp: when, as text.
+        changed_by: who made the change.
+        reason: why.
+        context: canonical text of any further facts.
         payload: canonical text.
         state: canonical text of the state after it; None: the same as before.
         carries_state: the event holds that state; else a reducer folds it.
@@ -42,6 +43,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str
     action: str
     timestamp: str
+    changed_by: str
+    reason: str
+    context: str
     payload: str | None = None
     state: str | None = None
     carries_state: bool = True
@@ -87,8 +91,6 @@ def plan(
     stream: Stream,
     before: Head,
     composition: Composition,
-    metadata: ChangeMetadata,
-    context: str,
     writer: Writer,
     now_us: int,
 ) -> Plan:
@@ -98,20 +100,20 @@ def plan(
         stream: the paths.
         before: what the commit stands on.
         composition: what is to happen.
-        metadata: who and why.
-        context: canonical text of the metadata's context.
         writer: this store.
         now_us: the writer's clock; the same in every repetition of one call.
     """
-    events = _events(stream, before, composition.drafts, metadata, context, writer, now_us)
-    state, kept_now = _state(before, composition, events, metadata, context, writer)
+    events = _events(stream, before, composition.drafts, writer, now_us)
+    state, kept_now = _state(before, composition, events, writer)
     require = ABSENT if before.revision is None else At(before.revision)
     markers = tuple(
         (stream.marker(draft.event_id), MarkerRecord(stream.state_id, event.version, draft.marker))
         for draft, event in zip(composition.drafts, events, strict=True)
         if draft.marker is not None
     )
-    writes: list[Write] = [Put(stream.event(event.version), msgspec.to_builtins(event), ABSENT) for event in events]
+    writes: list[Write] = [
+        Put(stream.event(event.version), msgspec.to_builtins(event), ABSENT) for event in events
+    ]
     writes.append(Put(stream.state, msgspec.to_builtins(state), require))
     writes.extend(Put(path, msgspec.to_builtins(marker), ABSENT) for path, marker in markers)
     if kept_now:
@@ -139,8 +141,6 @@ def _events(
     stream: Stream,
     before: Head,
     drafts: tuple[Draft, ...],
-    metadata: ChangeMetadata,
-    context: str,
     writer: Writer,
     now_us: int,
 ) -> tuple[EventRecord, ...]:
@@ -160,7 +160,7 @@ def _events(
             timestamp=draft.timestamp,
             causality=causality,
             hlc=hlc,
-            metadata=EventMetadata(metadata.changed_by, metadata.reason, version, context),
+            metadata=EventMetadata(draft.changed_by, draft.reason, version, draft.context),
             schema=writer.schema,
             state_hash=after,
             previous=digest,
@@ -178,14 +178,14 @@ def _state(
     before: Head,
     composition: Composition,
     events: tuple[EventRecord, ...],
-    metadata: ChangeMetadata,
-    context: str,
     writer: Writer,
 ) -> tuple[StateRecord, bool]:
     """The state's record after the events, and whether a snapshot of it falls due."""
     last = events[-1]
     as_of = max(before.as_of, *(event.timestamp for event in events))
-    unkept_bytes = before.unkept_bytes + sum(len(event.payload or "") + len(event.to_state or "") for event in events)
+    unkept_bytes = before.unkept_bytes + sum(
+        len(event.payload or "") + len(event.to_state or "") for event in events
+    )
     kept_as_of = before.kept_as_of or events[0].timestamp
     progress = Progress(
         events=last.version - (before.kept[-1] if before.kept else 0),
@@ -199,9 +199,7 @@ def _state(
         version=last.version,
         timestamp=last.timestamp,
         as_of=as_of,
-        metadata=StateMetadata(
-            metadata.changed_by, metadata.reason, last.version - 1, {} if context == "{}" else decode(context)
-        ),
+        metadata=state_metadata(last.metadata),
         causality=last.causality,
         hlc=last.hlc,
         state_hash=last.state_hash,

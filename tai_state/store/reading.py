@@ -107,6 +107,13 @@ class StateReading(StoreCore):
         async for document in self.engine.scan(self.layout.governors):
             yield unescape_id(document.id)
 
+    async def count_states(self, governor_id: str) -> int:
+        """How many live states a governor has; reads them all."""
+        count = 0
+        async for document in self.engine.scan(self.layout.states(governor_id)):
+            count += not document.decode(STATE).deleted
+        return count
+
     async def find_states(
         self, governor_id: str, where: Mapping[str, Any]
     ) -> AsyncGenerator[JsonSnapshot, None]:
@@ -171,7 +178,10 @@ class StateReading(StoreCore):
         """The events of a governor that happened from one time to another, both included, in order of time."""
         page: list[Document] = []
         scan = self.engine.scan(
-            self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end))
+            self.layout.events(governor_id),
+            by="timestamp",
+            start=format_time(start),
+            end=after(format_time(end)),
         )
         async for document in scan:
             page.append(document)
@@ -209,7 +219,9 @@ class StateReading(StoreCore):
         Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
         snapshot with ``deleted``. For every single event, read the events after the version last seen.
         """
-        streams = {stream.state: stream for stream in (self.layout.stream(governor_id, each) for each in state_ids)}
+        streams = {
+            stream.state: stream for stream in (self.layout.stream(governor_id, each) for each in state_ids)
+        }
         collection = self.layout.states(governor_id)
         shown: dict[str, int] = {}
         async with self.engine.watch(*(streams or (collection,))) as changes:
@@ -217,7 +229,9 @@ class StateReading(StoreCore):
                 path = change.path
                 if change.revision is None:
                     continue
-                stream = streams.get(path) or self.layout.stream(governor_id, unescape_id(path.rpartition("/")[2]))
+                stream = streams.get(path) or self.layout.stream(
+                    governor_id, unescape_id(path.rpartition("/")[2])
+                )
                 found = await self.read_state(stream)
                 if found is not None and found[1].version > shown.get(path, 0):
                     shown[path] = found[1].version
@@ -249,7 +263,7 @@ class StateReading(StoreCore):
             previous = befores.get(stream.event(version - 1)) if version > 1 else None
             before = Folded().then(previous) if previous is not None else Folded()
             record = document.decode(EVENT)
-            events.append(self.streams.event(stream, record, document.created_us, before, before.then(record)))
+            events.append(
+                self.streams.event(stream, record, document.created_us, before, before.then(record))
+            )
         return events
-
-

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tai_state.engines.api import Document, Shape
+from tai_state.engines.api import Shape
 from tai_state.store.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest
@@ -209,7 +209,9 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
         data=data,
         timestamp=parse_time(record.timestamp),
         recorded_at=from_us(recorded_us),
-        metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
+        metadata=ChangeMetadata(
+            metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version
+        ),
         causality=record.causality,
         deleted=record.deleted,
     )
@@ -239,6 +241,12 @@ def to_event(
         causality=record.causality,
         digest=record.digest,
     )
+
+
+def state_metadata(metadata: EventMetadata) -> StateMetadata:
+    """The metadata of the state that an event makes."""
+    context = {} if metadata.context == "{}" else decode(metadata.context)
+    return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, context)
 
 
 def change_metadata(metadata: EventMetadata) -> ChangeMetadata:

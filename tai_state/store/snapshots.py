@@ -68,7 +68,9 @@ class SnapshotKeeping(StoreCore):
             raise StateNotFound(stream.state)
         return list(found[1].kept)
 
-    async def load_snapshot(self, governor_id: str, state_id: str, version: int | None = None) -> JsonSnapshot | None:
+    async def load_snapshot(
+        self, governor_id: str, state_id: str, version: int | None = None
+    ) -> JsonSnapshot | None:
         """A kept snapshot, by default the newest that is sound; None where there is none.
 
         One that is damaged, or of a schema that this application does not know, is skipped with a warning.

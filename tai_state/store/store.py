@@ -70,7 +70,9 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping):
         """
         return StateHandle(self, governor_id, state_id, _codec(model))
 
-    async def state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
+    async def state_at(
+        self, governor_id: str, state_id: str, version_or_time: int | datetime
+    ) -> JsonSnapshot:
         """A shortcut to :meth:`StateMachinePersister.get_state_at`, without reducers."""
         from tai_state.history.persister import StateMachinePersister
 
@@ -96,7 +98,8 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping):
                 record = document.decode(STORE)
                 if record.format > FORMAT:
                     raise IncompatibleFormat(
-                        path, f"has format {record.format}, this release reads up to {FORMAT}: upgrade tai-state"
+                        path,
+                        f"has format {record.format}, this release reads up to {FORMAT}: upgrade tai-state",
                     )
                 return record.store_id
             if not self.settings.create:

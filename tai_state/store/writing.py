@@ -62,7 +62,7 @@ class StateWriting(StoreCore):
         stream = self.layout.stream(governor_id, state_id)
         text, copy = normalise_object(data, "state data")
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
-        return await self._written(self._change(stream, metadata, expected, draft, copy))
+        return await self._written(self._change(stream, expected, draft, copy))
 
     async def update_state(
         self,
@@ -109,7 +109,7 @@ class StateWriting(StoreCore):
         """
         stream = self.layout.stream(governor_id, state_id)
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=NO_STATE_TEXT)
-        return await self._written(self._change(stream, metadata, expected, draft, None))
+        return await self._written(self._change(stream, expected, draft, None))
 
     async def log_event(
         self,
@@ -142,7 +142,7 @@ class StateWriting(StoreCore):
         text = None if payload is None else normalise(payload, "payload")[0]
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=text, state=None)
         append = msgspec.structs.replace(
-            self._change(stream, metadata, expected, draft, None),
+            self._change(stream, expected, draft, None),
             compose=lambda head, data: self._unchanged(stream, draft, head, data),
             needs_state=True,
         )
@@ -197,11 +197,11 @@ class StateWriting(StoreCore):
             InvalidId, InvalidData: a part of it cannot be stored.
         """
         check_text(action, "action")
+        context = check_metadata(metadata)
         said = None if timestamp is None else format_time(timestamp)
         marker = None
         if event_id is not None:
             stream.marker(event_id)
-            context = check_metadata(metadata)
             marker = content_digest(
                 stream.state_id, action, payload, state, metadata.changed_by, metadata.reason, context, said
             )
@@ -209,6 +209,9 @@ class StateWriting(StoreCore):
             event_id=event_id or self.settings.new_id(),
             action=action,
             timestamp=said or format_time(from_us(self.settings.clock.now_us())),
+            changed_by=metadata.changed_by,
+            reason=metadata.reason,
+            context=context,
             payload=payload,
             state=state,
             carries_state=state is not None,
@@ -218,7 +221,6 @@ class StateWriting(StoreCore):
     def _change(
         self,
         stream: Stream,
-        metadata: ChangeMetadata,
         expected: Expected,
         draft: Draft,
         data: dict[str, Any] | None,
@@ -227,8 +229,6 @@ class StateWriting(StoreCore):
         return Append(
             stream=stream,
             expected=expectation(expected),
-            metadata=metadata,
-            context=check_metadata(metadata),
             compose=lambda head, before: composition,  # noqa: ARG005
             must_live=data is None,
             event_ids=(draft.event_id,),

@@ -654,7 +654,8 @@ async def check_watch_always_ends_with_the_last(engine: Engine) -> None:
         for n in range(1, 30):
             for _ in range(n % 4 + 1):
                 committed = await engine.commit([Put("c/a", {"n": n})])
-            seen = [each.revision or 0 for each in await _until(changes, Change("c/a", committed.revision))]
+            last = Change("c/a", committed.revision)
+            seen = [each.revision or 0 for each in await _until(changes, last)]
             assert seen == sorted(set(seen)), f"the watch went back: {seen}"
 
 
@@ -675,7 +676,7 @@ async def check_watch_tells_of_deletions(engine: Engine) -> None:
 
 async def check_watch_wakes_everybody(engine: Engine) -> None:
     """Several watches at once, of the same and of other targets, each learn of what concerns them."""
-    made = (await engine.commit([Put("c/a", {}), Put("c/b", {})])).revision
+    made = last = (await engine.commit([Put("c/a", {}), Put("c/b", {})])).revision
     woken: list[Change] = []
 
     async def wait(changes: AsyncIterator[Change]) -> None:
@@ -697,8 +698,8 @@ async def check_watch_wakes_everybody(engine: Engine) -> None:
                     tasks.start_soon(wait, changes)
                 await _let_others_run(5)
                 await engine.commit([Put("e/a", {}), Put("c/a/below/x", {})])
-                committed = await engine.commit([Put("c/a", {})])
-            assert woken == [Change("c/a", committed.revision)] * 4, woken
+                last = (await engine.commit([Put("c/a", {})])).revision
+    assert woken == [Change("c/a", last)] * 4, woken
 
 
 async def check_watch_left_early(engine: Engine) -> None:
@@ -783,7 +784,7 @@ def _batch(moment: int, caller: int) -> list[Put]:
 
 
 async def _judge_cancelled(engine: Engine, moment: int, acknowledged: Mapping[int, int]) -> None:
-    """Each commit is whole or not at all; whole if acknowledged; and the odd callers, never cancelled, are."""
+    """Each commit is there whole or not at all; those acknowledged are, and so are the odd callers', all."""
     for caller in range(_CALLERS):
         documents = (await engine.read([put.path for put in _batch(moment, caller)])).documents
         revisions = {document and document.revision for document in documents}
@@ -819,6 +820,21 @@ async def check_cancelled_commits(engine: Engine) -> None:
         await _judge_cancelled(engine, moment, acknowledged)
 
 
+async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
+    """What commits wrote whose callers were cancelled reaches a watch like everything else."""
+    async with engine.watch("c") as changes:
+        for moment in range(_MOMENTS):
+            async with anyio.create_task_group() as tasks:
+                for caller in range(_CALLERS):
+                    tasks.start_soon(engine.commit, _batch(moment, caller))
+                await _let_others_run(moment)
+                tasks.cancel_scope.cancel()
+        marker = await engine.commit([Put("c/marker", {})])
+        seen = await _until(changes, Change("c/marker", marker.revision))
+        present = {Change(each.path, each.revision) async for each in engine.scan("c")}
+        await _until(changes, *(present - set(seen)))
+
+
 async def check_natively_cancelled_commits(engine: Engine) -> None:
     """Under asyncio, ``task.cancel()`` does no more harm than a cancel scope; else this shows nothing."""
     if not anyio.get_cancelled_exc_class().__module__.startswith("asyncio"):
@@ -846,8 +862,7 @@ async def check_cancelled_reads(engine: Engine) -> None:
     await _fill(engine, {path: {"at": path} for path in paths})
 
     async def scan(by: str | None) -> None:
-        for _ in range(20):
-            await _ids(engine.scan("c", by=by))
+        await _ids(engine.scan("c", by=by))
 
     for moment in range(_MOMENTS):
         with anyio.fail_after(_HANG_SECONDS):
@@ -855,7 +870,7 @@ async def check_cancelled_reads(engine: Engine) -> None:
                 tasks.start_soon(engine.read, paths)
                 tasks.start_soon(scan, None)
                 tasks.start_soon(scan, "at")
-                await _let_others_run(moment**2)
+                await _let_others_run(moment * 4)
                 tasks.cancel_scope.cancel()
             committed = await engine.commit([Put("c/00000", {"moment": moment})])
             assert (await _document(engine, "c/00000")).revision == committed.revision
@@ -973,6 +988,7 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_one_writer_wins,
     check_no_increment_is_lost,
     check_cancelled_commits,
+    check_watch_sees_cancelled_commits,
     check_natively_cancelled_commits,
     check_cancelled_reads,
 )

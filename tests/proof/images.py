@@ -240,10 +240,14 @@ class Disk:
         """Names and contents that one loss of power may leave; ``-shm`` is never among them."""
         names = dict(self._names)
         for _, name in self._pending_names:
-            if variant in ("kept", "named") or (variant in ("subset", "torn", "rubbish") and rng.random() < 0.5):
+            if variant in ("kept", "named") or (
+                variant in ("subset", "torn", "rubbish") and rng.random() < 0.5
+            ):
                 _rename(names, name)
         return {
-            name: self._content(file, variant, rng) for name, file in sorted(names.items()) if not name.endswith("-shm")
+            name: self._content(file, variant, rng)
+            for name, file in sorted(names.items())
+            if not name.endswith("-shm")
         }
 
     def _content(self, file: int, variant: str, rng: random.Random) -> bytes:
@@ -253,7 +257,9 @@ class Disk:
             return bytes(content)
         chosen = list(_chosen(pending, variant, rng))
         if variant == "rubbish":
-            size = max((each.offset + len(each.data) for each in chosen if isinstance(each, Write)), default=0)
+            size = max(
+                (each.offset + len(each.data) for each in chosen if isinstance(each, Write)), default=0
+            )
             content += rng.randbytes(max(0, size - len(content)))
         for change in chosen:
             _apply(content, change)

@@ -10,8 +10,7 @@ from typing import Any, Literal
 import apsw
 import msgspec
 
-from tai_state import StateMachinePersister, StateNotFound, StateStore
-from tai_state.errors import TaiStateError
+from tai_state import GovernorNotFound, StateMachinePersister, StateNotFound, StateStore, TaiStateError
 from workload import GOVERNOR, Step, store_at
 
 Verdict = Literal["stored", "absent", "either"]
@@ -62,7 +61,9 @@ def ledger(lines: Iterable[str], steps: Sequence[Step]) -> Ledger:
         ended |= word == "end"
         broke = line if word == "broke" else broke
     return Ledger(
-        attempts=tuple(Attempt(by_number[n], attempt, _verdict(words)) for (n, attempt), words in said.items()),
+        attempts=tuple(
+            Attempt(by_number[n], attempt, _verdict(words)) for (n, attempt), words in said.items()
+        ),
         acknowledged=sum("ack" in words for words in said.values()),
         refused=sum("fail" in words for words in said.values()),
         unknown=sum("unknown" in words for words in said.values()),
@@ -98,13 +99,20 @@ async def _compare(store: StateStore, book: Ledger) -> list[str]:
     floors: list[int] = []
     for state in sorted({attempt.step.state for attempt in book.attempts if attempt.step.state}):
         attempts = [attempt for attempt in book.attempts if attempt.step.state == state]
-        events = [event async for event in store.get_events(GOVERNOR, state)]
+        events = await _stream(store, state)
         floors.append(events[0].version if events else 1)
         problems += _events(state, attempts, events, gone=floors[-1] - 1 if cleaned else 0)
         problems += await _state(store, state, attempts, events)
     if "stored" in cleaned and max(floors, default=1) == 1:
         problems.append("an acknowledged cleanup has removed nothing")
     return problems
+
+
+async def _stream(store: StateStore, state: str) -> list[Any]:
+    try:
+        return [event async for event in store.get_events(GOVERNOR, state)]
+    except (GovernorNotFound, StateNotFound):
+        return []
 
 
 def _events(state: str, attempts: Sequence[Attempt], events: Sequence[Any], gone: int) -> list[str]:
@@ -123,21 +131,19 @@ def _events(state: str, attempts: Sequence[Attempt], events: Sequence[Any], gone
     if places != sorted(set(places)):
         problems.append(f"{state}: events out of order or doubled: {places}")
     required = [event_id for event_id, attempt in wanted.items() if attempt.verdict == "stored"]
-    if gone:
-        required = required[len(required) - _after(required, found, gone) :]
-    problems += [f"{state}: LOST acknowledged step {wanted[each].step.number}" for each in required if each not in found]
+    if gone and found and found[0] in wanted:
+        required = [each for each in required if order.index(each) >= order.index(found[0])]
+    problems += [
+        f"{state}: LOST acknowledged step {wanted[each].step.number}"
+        for each in required
+        if each not in found
+    ]
     problems += [
         f"{state}: step {wanted[each].step.number} was reported as failed, and is stored"
         for each in found
         if each in wanted and wanted[each].verdict == "absent"
     ]
     return problems + _contents(state, wanted, events)
-
-
-def _after(required: Sequence[str], found: Sequence[str], gone: int) -> int:
-    """How many of the required events must be left once ``gone`` events of the stream were cleaned up."""
-    first = required.index(found[0]) if found and found[0] in required else gone
-    return len(required) - min(first, gone)
 
 
 def _contents(state: str, wanted: dict[str, Attempt], events: Sequence[Any]) -> list[str]:
@@ -177,7 +183,9 @@ async def _state(
         after = [event.to_state for event in events if event.version == each]
         if snapshot is None or snapshot.version != each or after != [snapshot.data]:
             problems.append(f"{state}: the snapshot kept at version {each} is not the state of that version")
-    asked = [attempt for attempt in attempts if attempt.step.kind == "snapshot" and attempt.verdict == "stored"]
+    asked = [
+        attempt for attempt in attempts if attempt.step.kind == "snapshot" and attempt.verdict == "stored"
+    ]
     if asked and not kept:
         problems.append(f"{state}: LOST the acknowledged snapshot of step {asked[-1].step.number}")
     if events[0].version > 1 and (not kept or kept[0] < events[0].version):

@@ -62,12 +62,14 @@ class Call:
         thread: 0 for the first thread that made such a call, and so on.
         name: the system call.
         file: suffix of the file, ``/`` for the folder.
+        changes: it can change what is on the disk; opening what is there already cannot.
         injected: strace made it fail.
     """
 
     thread: int
     name: str
     file: str
+    changes: bool = True
     injected: bool = False
 
 
@@ -92,13 +94,16 @@ class Run:
     def calls(self, store: Path) -> list[Call]:
         """The traced calls on the store's files, in the order in which they began."""
         threads: dict[str, int] = {}
+        opened: set[str] = set()
         found = []
         for line in self.log.splitlines():
             match = _STARTED.match(line)
             file = match and _file(match["rest"], store)
             if match and file is not None:
                 thread = threads.setdefault(match["tid"], len(threads))
-                found.append(Call(thread, match["call"], file, "(INJECTED)" in line))
+                changes = match["call"] != "openat" or ("O_CREAT" in line and file not in opened)
+                found.append(Call(thread, match["call"], file, changes, "(INJECTED)" in line))
+                opened.add(file)
         return found
 
     def injected(self) -> int:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,20 +24,25 @@ import mutants
 from tai_state import (
     NO_STATE,
     ChangeMetadata,
+    CommitOutcomeUnknown,
     EveryEvents,
-    StateMachinePersister,
+    GovernorNotFound,
     StateNotFound,
     StateStore,
     TaiStateError,
     open_store,
 )
-from tai_state.errors import CommitOutcomeUnknown
+from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.history.cleanup import Cleanup
+from tai_state.store.core import SystemClock
 
 GOVERNOR = "proof"
 _IDS = uuid.UUID("5f0a3f0c-6f0f-4d35-9c37-2d1d0c1f6a7e")
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _SAME_ID_TRIES = 4
 """How often a step of unknown outcome is asked for again with the same event id."""
+_PATIENCE_SECONDS = 0.05
+"""How long the library goes on by itself when answers are lost."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,11 @@ class Job:
     Attributes:
         path: the store's file.
         steps: in order.
-        attempts: how often a step that certainly failed is tried, each time with a new event id.
-        tried: attempts made before this run at its first step; with ``unknown`` the last of them may have happened.
+        attempts: how often a step that certainly failed is tried, each time with a new event id; and how often
+            the store is opened, should that fail.
         looks: after an error read everything, and say whether that went well.
         closes: close the store at the end; else leave as a crash would.
+        bare: only open and close the engine.
         mutant: the mistake to make on purpose.
     """
 
@@ -83,6 +90,7 @@ class Job:
     attempts: int = 1
     looks: bool = False
     closes: bool = True
+    bare: bool = False
     mutant: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -104,9 +112,11 @@ def steps(*kinds: str, first: int = 1, large: int = 0) -> tuple[Step, ...]:
     return tuple(made)
 
 
-def store_at(path: str) -> Any:
+def store_at(path: str) -> StateStore:
     """The store as every run and every check opens it: few events to a snapshot, short of patience."""
-    return open_store(f"sqlite:///{path}", snapshots=EveryEvents(4, keep=3), timeout_seconds=0.2)
+    return open_store(
+        f"sqlite:///{path}", snapshots=EveryEvents(4, keep=3), timeout_seconds=_PATIENCE_SECONDS
+    )
 
 
 async def perform(store: StateStore, step: Step, attempt: int, expected: Any) -> None:
@@ -115,9 +125,13 @@ async def perform(store: StateStore, step: Step, attempt: int, expected: Any) ->
     moment = _START + timedelta(seconds=step.number)
     common: dict[str, Any] = {"event_id": step.event_id(attempt), "timestamp": moment}
     if step.kind == "save":
-        await store.save_state(GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common)
+        await store.save_state(
+            GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common
+        )
     elif step.kind == "update":
-        await store.update_state(GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common)
+        await store.update_state(
+            GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common
+        )
     elif step.kind == "log":
         await store.log_event(GOVERNOR, step.state, "log", metadata, expected=expected, **common)
     elif step.kind == "delete":
@@ -125,7 +139,8 @@ async def perform(store: StateStore, step: Step, attempt: int, expected: Any) ->
     elif step.kind == "snapshot":
         await store.create_snapshot(GOVERNOR, step.state)
     elif step.kind == "cleanup":
-        await StateMachinePersister(store).cleanup_old_data(GOVERNOR, older_than=timedelta(0))
+        nothing = timedelta(0)  # the public call spares the last hour, which is all there is here
+        await Cleanup(store, nothing, age_min=nothing).run(GOVERNOR)
     else:
         raise ValueError(step.kind)
 
@@ -143,9 +158,10 @@ async def expected_now(store: StateStore, step: Step) -> Any:
 class Worker:
     """Does a job's steps on an open store."""
 
-    def __init__(self, job: Job, store: StateStore) -> None:
+    def __init__(self, job: Job, store: StateStore, say: Callable[[str], None]) -> None:
         self._job = job
         self._store = store
+        self._say = say
 
     async def run(self) -> None:
         """All steps in order; what fails for certain is tried again as a new change, then left."""
@@ -158,20 +174,20 @@ class Worker:
         """One attempt; asked for again with the same id while its outcome is unknown. False: it failed."""
         expected: Any = None
         for _ in range(_SAME_ID_TRIES):
-            say(f"try {step.number} {attempt}")
+            self._say(f"try {step.number} {attempt}")
             try:
                 if expected is None:
                     expected = await expected_now(self._store, step)
                 await perform(self._store, step, attempt, expected)
             except TaiStateError as error:
-                unknown = isinstance(error, CommitOutcomeUnknown)
-                say(f"{'unknown' if unknown else 'fail'} {step.number} {attempt} {describe(error)}")
+                unknown = isinstance(error, CommitOutcomeUnknown) or getattr(error, "unknown", False)
+                self._say(f"{'unknown' if unknown else 'fail'} {step.number} {attempt} {describe(error)}")
                 if self._job.looks:
                     await self._look()
                 if not unknown:
                     return False
             else:
-                say(f"ack {step.number} {attempt}")
+                self._say(f"ack {step.number} {attempt}")
                 return True
         return True
 
@@ -180,10 +196,12 @@ class Worker:
         try:
             async for _ in self._store.get_all_events(GOVERNOR):
                 pass
+        except GovernorNotFound:
+            self._say("read")
         except TaiStateError as error:
-            say(f"unread {describe(error)}")
+            self._say(f"unread {describe(error)}")
         else:
-            say("read")
+            self._say("read")
 
 
 def describe(error: TaiStateError) -> str:
@@ -198,12 +216,22 @@ def say(line: str) -> None:
 
 async def work(job: Job) -> None:
     """A job from opening the store to closing it."""
-    opened = store_at(job.path)
-    async with opened as store:
-        await Worker(job, store).run()
-        if not job.closes:
-            say("end")
-            os._exit(0)
+    if job.bare:
+        async with SqliteEngine(job.path, SystemClock()):
+            return
+    for _ in range(job.attempts):
+        opened = False
+        try:
+            async with store_at(job.path) as store:
+                opened = True
+                await Worker(job, store, say).run()
+                if not job.closes:
+                    say("end")
+                    os._exit(0)
+        except TaiStateError as error:
+            say(f"{'unclosed' if opened else 'unopened'} {describe(error)}")
+        if opened:
+            return
 
 
 def child(job: Job) -> None:

@@ -118,9 +118,17 @@ class SqliteEngine:
     ) -> AsyncIterator[Document]:
         left = float("inf") if limit is None else limit
         sql = _by_field(by, collection) if by else _BY_ID
-        place: dict[str, Any] = {"collection": collection, "start": start, "end": end, "resume": "", "value": ""}
+        place: dict[str, Any] = {
+            "collection": collection,
+            "start": start,
+            "end": end,
+            "resume": "",
+            "value": "",
+        }
         while left > 0:
-            rows, ended = await self._read(partial(_page, sql, place, _PAGE_ROWS if where else min(left, _PAGE_ROWS)))
+            rows, ended = await self._read(
+                partial(_page, sql, place, _PAGE_ROWS if where else min(left, _PAGE_ROWS))
+            )
             for row in rows:
                 document = Document(f"{collection}/{row[0]}", row[1], row[2], row[3], row[4])
                 if where and not passes(document.fields(), where):
@@ -153,7 +161,9 @@ class SqliteEngine:
         present: Revisions = {}
         for target in targets:
             if is_collection(target):
-                rows = await self._read(lambda connection, path=target: connection.execute(_REVISIONS, (path,)).fetchall())
+                rows = await self._read(
+                    lambda connection, path=target: connection.execute(_REVISIONS, (path,)).fetchall()
+                )
                 present |= {f"{target}/{document_id}": revision for document_id, revision in rows}
             else:
                 [document] = (await self.read([target])).documents
@@ -215,7 +225,9 @@ def _select(keys: Sequence[Sequence[str]], connection: apsw.Connection) -> list[
         connection.execute("COMMIT")
 
 
-def _page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
+def _page(
+    sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection
+) -> tuple[list[Any], bool]:
     """The next rows, bounded in number and bytes, and whether they are the last."""
     rows: list[Any] = []
     size = 0
@@ -234,5 +246,3 @@ def _by_field(dotted: str, collection: str) -> str:
     literal = "'" + path.replace("'", "''") + "'"
     events = "AND collection GLOB '*/events'" if collection.endswith("/events") else ""
     return _BY_FIELD.format(value=f"fields ->> {literal}", events=events)
-
-

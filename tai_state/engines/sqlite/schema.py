@@ -96,7 +96,9 @@ def _check(connection: apsw.Connection, path: str) -> None:
     columns = {row[1] for row in connection.execute("PRAGMA table_xinfo(documents)")}
     missing = [column for column in _COLUMNS if column not in columns]
     if missing:
-        raise CorruptDocument(path, f"the table documents has no column {', '.join(missing)}: restore a backup")
+        raise CorruptDocument(
+            path, f"the table documents has no column {', '.join(missing)}: restore a backup"
+        )
     if not isinstance(connection.execute("SELECT max(revision) FROM counter").get, int):
         raise CorruptDocument(path, "the table counter has lost its row: restore a backup")
     if connection.pragma("journal_mode") != "wal":

@@ -105,7 +105,9 @@ class Worker:
         close: called in the thread at the end.
     """
 
-    def __init__(self, name: str, serve: Callable[[Sequence[Job[Any]]], None], close: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, serve: Callable[[Sequence[Job[Any]]], None], close: Callable[[], None]
+    ) -> None:
         self._name = name
         self._serve = serve
         self._close = close

@@ -169,7 +169,10 @@ class Writer:
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
-            applied = [_is_applied(connection, job.request, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+            applied = [
+                _is_applied(connection, job.request, outcome)
+                for job, outcome in zip(jobs, outcomes, strict=True)
+            ]
             connection.execute("UPDATE counter SET revision = revision + 1")
             connection.execute("COMMIT")
         except apsw.Error:
@@ -185,7 +188,9 @@ class Writer:
             job.error = mapped(error, "commit", self._path)
 
 
-def _is_applied(connection: apsw.Connection, writes: Sequence[Prepared], outcome: Committed | BaseException) -> bool:
+def _is_applied(
+    connection: apsw.Connection, writes: Sequence[Prepared], outcome: Committed | BaseException
+) -> bool:
     """Whether a commit stands in the file; one that changes nothing has happened either way."""
     if not isinstance(outcome, Committed):
         return True
@@ -196,4 +201,3 @@ def _is_applied(connection: apsw.Connection, writes: Sequence[Prepared], outcome
         if write.deletes:
             return revision is None
     return True
-

@@ -1,0 +1,176 @@
+"""Commands that only read: ls, show, history, diff, stats."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tai_state.cli.app import (
+    AppOption,
+    GovernorArgument,
+    JsonOption,
+    StateArgument,
+    StoreOption,
+    app,
+    opened,
+    run,
+)
+from tai_state.cli.output import cell, plain, print_json, print_table
+from tai_state.cli.reducers import load_reducers
+from tai_state.history.persister import StateMachinePersister
+from tai_state.values.events import JsonEvent
+from tai_state.values.patch import diff as difference
+from tai_state.values.states import JsonSnapshot
+from tai_state.values.times import parse_time
+
+
+@app.command("ls")
+def list_(
+    governor: Annotated[str | None, typer.Argument(help="Whose states; without it, all governors.")] = None,
+    *,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List governors, or the states of one."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            rows: list[dict[str, Any]] = []
+            if governor is None:
+                async for each in opened_store.list_governors():
+                    rows.append({"governor": each, "states": await opened_store.count_states(each)})
+            else:
+                async for state in opened_store.list_states(governor):
+                    rows.append(
+                        {
+                            "state_id": state.id,
+                            "version": state.version,
+                            "data": state.data,
+                            "timestamp": state.timestamp,
+                        }
+                    )
+        if as_json:
+            print_json(rows)
+        elif rows:
+            print_table(list(rows[0]), [list(row.values()) for row in rows])
+
+    run(command)
+
+
+@app.command()
+def show(
+    governor: GovernorArgument,
+    state: StateArgument,
+    *,
+    version: Annotated[int | None, typer.Option(min=1, help="As it was at this version.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="As it was at this time (RFC 3339).")] = None,
+    reducers: AppOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a state: now, at a version, or at a time."""
+    if version is not None and at is not None:
+        raise typer.BadParameter("--version and --at exclude each other")
+    moment = None if at is None else parse_time(at)
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            when = version if moment is None else moment
+            if when is None:
+                found = await opened_store.get_state(governor, state)
+            else:
+                persister = StateMachinePersister(opened_store, load_reducers(reducers))
+                found = await persister.get_state_at(governor, state, when)
+        fields = _state_fields(found)
+        if as_json:
+            print_json(fields)
+        else:
+            print_table(["field", "value"], list(fields.items()))
+
+    run(command)
+
+
+@app.command()
+def history(
+    governor: GovernorArgument,
+    state: StateArgument,
+    *,
+    after: Annotated[int, typer.Option(min=0, help="Only events after this version.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most so many events.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the events of a state, oldest first."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            until = None if limit is None else after + limit
+            events = [event async for event in opened_store.get_events(governor, state, after=after, until=until)]
+        if as_json:
+            print_json(events)
+        elif events:
+            print_table(["version", "timestamp", "action", "by", "change"], [_event_row(event) for event in events])
+
+    run(command)
+
+
+@app.command()
+def diff(
+    governor: GovernorArgument,
+    state: StateArgument,
+    one: Annotated[int, typer.Argument(metavar="N", min=1, help="A version.")],
+    other: Annotated[int, typer.Argument(metavar="M", min=1, help="Another version.")],
+    *,
+    reducers: AppOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what changed between two versions of a state, as a JSON patch (RFC 6902)."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            persister = StateMachinePersister(opened_store, load_reducers(reducers))
+            before = await persister.get_state_at(governor, state, one)
+            after = await persister.get_state_at(governor, state, other)
+        patch = difference(before.data, after.data)
+        if as_json:
+            print_json(patch)
+        else:
+            print_table(["op", "path", "value"], [[each["op"], each["path"], each.get("value", "")] for each in patch])
+
+    run(command)
+
+
+@app.command()
+def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Count what the store holds."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            counts = await opened_store.get_stats()
+        if as_json:
+            print_json(counts)
+        else:
+            print_table(["what", "count"], list(plain(counts).items()))
+
+    run(command)
+
+
+def _state_fields(state: JsonSnapshot) -> dict[str, Any]:
+    return {
+        "governor_id": state.governor_id,
+        "state_id": state.id,
+        "version": state.version,
+        "data": state.data,
+        "timestamp": state.timestamp,
+        "recorded_at": state.recorded_at,
+        "metadata": state.metadata,
+        "deleted": state.deleted,
+    }
+
+
+def _event_row(event: JsonEvent) -> list[Any]:
+    changes = difference(event.from_state or {}, event.to_state or {})
+    change = ", ".join(f"{each['path'][1:]}={cell(each.get('value', 'removed'))}" for each in changes)
+    return [event.version, event.timestamp, event.action, event.metadata.changed_by, change]

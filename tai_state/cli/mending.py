@@ -1,0 +1,140 @@
+"""Commands that keep a store in order: verify, recover, snapshot, cleanup."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+
+from tai_state.cli.app import (
+    INCONSISTENT,
+    AppOption,
+    GovernorArgument,
+    JsonOption,
+    StateArgument,
+    StoreOption,
+    YesOption,
+    app,
+    confirm,
+    opened,
+    run,
+)
+from tai_state.cli.output import plain, print_json, print_table, say
+from tai_state.cli.reducers import load_reducers
+from tai_state.history.persister import StateMachinePersister
+from tai_state.history.recovery import RecoveryReport
+
+GovernorOption = Annotated[str | None, typer.Argument(metavar="[GOVERNOR]", help="Without it, all.")]
+
+_PROGRESS_EVERY = 1_000
+
+
+@app.command()
+def verify(
+    governor: GovernorOption = None,
+    *,
+    reducers: AppOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every digest, fold, state and kept snapshot. Changes nothing; ends with 4 where something is wrong."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            report = await StateMachinePersister(opened_store, load_reducers(reducers)).validate_consistency(governor)
+        if as_json:
+            print_json(report)
+        else:
+            if report.findings:
+                print_table(["kind", "path", "message"], [[f.kind, f.path, f.message] for f in report.findings])
+            say(
+                f"{report.states:,} states, {report.events:,} events: "
+                + ("consistent" if report.consistent else f"{len(report.findings):,} findings")
+                + (f", {report.unchecked:,} states unchecked (give their reducers with --app)" * bool(report.unchecked))
+            )
+        if not report.consistent:
+            raise typer.Exit(INCONSISTENT)
+
+    run(command)
+
+
+@app.command()
+def recover(
+    governor: GovernorOption = None,
+    *,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="States at a time.")] = 16,
+    reducers: AppOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make every state agree with its events: what is missing or wrong is rebuilt. Can be run again at any time."""
+
+    async def progress(report: RecoveryReport) -> None:
+        if report.checked % _PROGRESS_EVERY < concurrency:
+            say(f"{report.checked:,} states checked, {len(report.rebuilt):,} rebuilt")
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            persister = StateMachinePersister(opened_store, load_reducers(reducers))
+            report = await persister.recover(governor, concurrency=concurrency, progress=progress)
+        if as_json:
+            print_json({**plain(report), "consistent": report.consistent})
+        else:
+            rows: list[list[Any]] = [["rebuilt", path, ""] for path in report.rebuilt]
+            rows += [["unchecked", path, "needs a reducer: give it with --app"] for path in report.unchecked]
+            rows += [["failed", path, why] for path, why in report.failed]
+            if rows:
+                print_table(["outcome", "path", "why"], rows)
+            say(f"{report.checked:,} states checked, {report.sound:,} sound, {len(report.rebuilt):,} rebuilt")
+        if not report.consistent:
+            raise typer.Exit(INCONSISTENT)
+
+    run(command)
+
+
+@app.command()
+def snapshot(
+    governor: GovernorArgument,
+    state: StateArgument,
+    *,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a snapshot of a state as it is now."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            kept = await opened_store.create_snapshot(governor, state)
+            versions = await opened_store.list_snapshots(governor, state)
+        counts = {"version": kept.version, "kept": versions}
+        if as_json:
+            print_json(counts)
+        else:
+            print_table(["what", "value"], list(counts.items()))
+
+    run(command)
+
+
+@app.command()
+def cleanup(
+    governor: GovernorArgument,
+    *,
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep history younger than this.")] = 30,
+    yes: YesOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old events that a kept snapshot stands for. Two snapshots of each state stay."""
+    confirm(f"Remove the events of {governor!r} older than {keep_days:g} days for good?", yes=yes)
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            persister = StateMachinePersister(opened_store)
+            stats = await persister.cleanup_old_data(governor, keep=timedelta(days=keep_days))
+        if as_json:
+            print_json(stats)
+        else:
+            print_table(["what", "count"], list(plain(stats).items()))
+
+    run(command)

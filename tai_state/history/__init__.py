@@ -1,0 +1,1 @@
+"""The history of machines: replay, recovery, validation, cleanup, export and import."""

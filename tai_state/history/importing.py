@@ -1,0 +1,217 @@
+"""Import of a log of changes from CSV: one row is one change of one machine.
+
+Row k of a machine becomes its version k, and its event's id follows from the row's cells. So importing a file
+again, or after a kill, records nothing twice: what is there is compared, the rest is appended.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from tai_state.errors import ImportConflict, InvalidData
+from tai_state.store.appending import Append
+from tai_state.store.layout import Stream
+from tai_state.store.planning import Composition, Draft
+from tai_state.store.records import EVENT, STATE
+from tai_state.store.store import StateStore
+from tai_state.values.json import encode
+from tai_state.values.times import format_time, parse_time
+
+_NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
+_BATCH_ROWS = 250
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """Which columns of the file mean what.
+
+    Attributes:
+        machine: the machine's id.
+        states: the state's data becomes the object of these.
+        time: when the change happened; a time without an offset is read as UTC.
+        by: who made it; without one, ``import``.
+    """
+
+    machine: str
+    states: tuple[str, ...]
+    time: str
+    by: str | None = None
+
+
+class ImportStats(msgspec.Struct, frozen=True):
+    """What an import recorded; ``skipped`` rows were there already."""
+
+    events: int
+    machines: int
+    skipped: int
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One row, checked.
+
+    Attributes:
+        number: the line in the file's data, from 1.
+        machine: its id.
+        version: the how-many-eth row of its machine.
+        draft: the event to be.
+        data: the state's.
+    """
+
+    number: int
+    machine: str
+    version: int
+    draft: Draft
+    data: dict[str, str]
+
+
+Acknowledged: TypeAlias = Callable[[ImportStats], Awaitable[None]]
+
+
+class CsvImport:
+    """Imports a file into a governor.
+
+    Args:
+        store: where to.
+        governor_id: whose machines.
+        path: a CSV file in UTF-8 with a header, compressed if it ends in ``.gz``.
+        columns: what means what.
+    """
+
+    def __init__(self, store: StateStore, governor_id: str, path: Path, columns: Columns) -> None:
+        self._store = store
+        self._governor_id = governor_id
+        self._path = path
+        self._columns = columns
+
+    async def run(self, acknowledged: Acknowledged) -> ImportStats:
+        """Check the whole file, then record what is not there yet.
+
+        Args:
+            acknowledged: called after each batch that is durable, with the counts so far.
+
+        Raises:
+            InvalidData: a column is missing, or a row cannot be read; nothing was written.
+            ImportConflict: a machine has another event where a row would go.
+        """
+        machines = 0
+        for row in self.rows():
+            machines += row.version == 1
+            self._store.layout.stream(self._governor_id, row.machine)
+        rows = self.rows()
+        stats = ImportStats(0, machines, 0)
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            new = await self._unseen(batch)
+            if new:
+                await self._store.appender.append(self._appends(new))
+            stats = ImportStats(stats.events + len(new), machines, stats.skipped + len(batch) - len(new))
+            await acknowledged(stats)
+        return stats
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of the file, in its order.
+
+        Raises:
+            InvalidData: as :meth:`run`.
+        """
+        versions: dict[str, int] = {}
+        try:
+            with _open(self._path) as file:
+                reader = csv.reader(file, strict=True)
+                names = next(reader, None)
+                self._check_header(names)
+                assert names is not None
+                for number, cells in enumerate(reader, start=1):
+                    if len(cells) != len(names):
+                        raise InvalidData(f"row {number} has {len(cells)} cells and the header {len(names)}")
+                    row = self._row(number, dict(zip(names, cells, strict=True)), cells, versions)
+                    yield row
+        except OSError as error:
+            raise InvalidData(f"{self._path} cannot be read: {error.strerror or error}") from None
+        except (csv.Error, UnicodeDecodeError, EOFError) as error:
+            raise InvalidData(f"{self._path} is no CSV in UTF-8: {error}") from None
+
+    def _check_header(self, names: Sequence[str] | None) -> None:
+        if not names:
+            raise InvalidData(f"{self._path} has no header")
+        if len(set(names)) != len(names):
+            raise InvalidData(f"{self._path} has two columns of one name")
+        columns = self._columns
+        for wanted in (columns.machine, *columns.states, columns.time, *([columns.by] if columns.by else [])):
+            if wanted not in names:
+                raise InvalidData(f"{self._path} has no column {wanted!r}; it has: {', '.join(names)}")
+
+    def _row(
+        self, number: int, by_name: dict[str, str], cells: Sequence[str], versions: dict[str, int]
+    ) -> Row:
+        columns = self._columns
+        machine = by_name[columns.machine]
+        if not machine:
+            raise InvalidData(f"row {number} names no machine")
+        try:
+            timestamp = format_time(parse_time(by_name[columns.time]))
+        except InvalidData as error:
+            raise InvalidData(f"row {number}: {error.what}") from None
+        version = versions[machine] = versions.get(machine, 0) + 1
+        data = {name: by_name[name] for name in columns.states}
+        named = {columns.machine, *columns.states, columns.time, columns.by}
+        context = {name: cell for name, cell in by_name.items() if name not in named}
+        draft = Draft(
+            event_id=str(uuid.uuid5(_NAMESPACE, encode([self._governor_id, machine, *cells]))),
+            action="import",
+            timestamp=timestamp,
+            changed_by=(by_name[columns.by] if columns.by else "") or "import",
+            reason=f"row {number} of {self._path.name}",
+            context=encode(context),
+            state=encode(data),
+        )
+        return Row(number, machine, version, draft, data)
+
+    async def _unseen(self, batch: Sequence[Row]) -> list[Row]:
+        """The rows whose places are free; each taken place must hold the row's own event."""
+        streams = {row.machine: self._stream(row) for row in batch}
+        documents = (await self._store.engine.read([stream.state for stream in streams.values()])).documents
+        versions = {
+            machine: 0 if document is None else document.decode(STATE).version
+            for machine, document in zip(streams, documents, strict=True)
+        }
+        seen = [row for row in batch if row.version <= versions[row.machine]]
+        if seen:
+            places = [streams[row.machine].event(row.version) for row in seen]
+            for row, path, document in zip(
+                seen, places, (await self._store.engine.read(places)).documents, strict=True
+            ):
+                if document is None or document.decode(EVENT).event_id != row.draft.event_id:
+                    raise ImportConflict(row.number, path)
+        return [row for row in batch if row.version > versions[row.machine]]
+
+    def _appends(self, rows: Sequence[Row]) -> list[Append]:
+        """One append for each machine, with all of its rows in the batch."""
+        by_machine: dict[str, list[Row]] = {}
+        for row in rows:
+            by_machine.setdefault(row.machine, []).append(row)
+        return [self._append(each) for each in by_machine.values()]
+
+    def _append(self, rows: Sequence[Row]) -> Append:
+        composition = Composition(tuple(row.draft for row in rows), dict(rows[-1].data))
+        return Append(
+            stream=self._stream(rows[0]),
+            expected=rows[0].version - 1,
+            compose=lambda head, data: composition,  # noqa: ARG005
+            event_ids=tuple(row.draft.event_id for row in rows),
+        )
+
+    def _stream(self, row: Row) -> Stream:
+        return self._store.layout.stream(self._governor_id, row.machine)
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    binary = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")

@@ -1,0 +1,320 @@
+"""The history of machines: replay, time travel, recovery, validation, cleanup, export and import."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tai_state.errors import GovernorNotFound, InvalidData
+from tai_state.history.cleanup import AGE_MIN, Cleanup, CleanupStats
+from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
+from tai_state.history.importing import Acknowledged, Columns, CsvImport, ImportStats
+from tai_state.history.recovery import Progress, Recovery, RecoveryReport
+from tai_state.history.replay import Replay
+from tai_state.history.transfer import Export, Restore, TransferStats
+from tai_state.history.validation import ConsistencyReport, Validation
+from tai_state.store.appending import Append, Compose
+from tai_state.store.layout import Stream
+from tai_state.store.planning import Composition, Draft
+from tai_state.store.records import Head
+from tai_state.store.store import StateStore
+from tai_state.store.streams import Folded
+from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.values.events import JsonEvent, NewEvent
+from tai_state.values.expected import NO_STATE, Expected, expectation
+from tai_state.values.json import encode, normalise, normalise_object
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot
+
+
+class LoadedState(NamedTuple):
+    """A state that agrees with its stream, and whether it had to be rebuilt for that."""
+
+    snapshot: JsonSnapshot
+    recovered: bool
+
+
+class StateMachinePersister:
+    """Records transitions, and gives back any past state.
+
+    Args:
+        store: an open one.
+        reducers: by action: what folds payload-carrying events of that action into the state. Events of other
+            actions carry the state themselves or leave it as it was.
+    """
+
+    def __init__(self, store: StateStore, reducers: Reducers | None = None) -> None:
+        self._store = store
+        self._reducers: Reducers = reducers or {}
+        self._replay = Replay(store, self._reducers)
+
+    async def log_transition(
+        self,
+        governor_id: str,
+        from_state: JsonSnapshot | None,
+        to_state: JsonSnapshot,
+        action: str,
+        metadata: ChangeMetadata,
+        *,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+    ) -> JsonEvent:
+        """Record a transition: the new state and its event, in one commit.
+
+        Args:
+            governor_id: the owner and namespace.
+            from_state: the state as it was read, whose version and data must still stand; None: there was none.
+            to_state: names the state and gives its new data; make it with ``from_state.with_data(…)`` or
+                ``StateSnapshot.unsaved(…)``.
+            action: what happened.
+            metadata: who and why.
+            event_id: the caller's own, so that the same call again changes nothing.
+            timestamp: when it happened; now, if not given.
+
+        Raises:
+            InvalidData: ``from_state`` is another state, or its data is not what stands at its version.
+            Otherwise as ``StateStore.save_state``.
+        """
+        if from_state is not None and from_state.id != to_state.id:
+            raise InvalidData(f"from_state is {from_state.id!r} and to_state is {to_state.id!r}")
+        store = self._store
+        stream = store.layout.stream(governor_id, to_state.id)
+        text, data = normalise_object(to_state.data, "to_state.data")
+        before = None if from_state is None or from_state.deleted else from_state.data
+        asserted = state_hash(
+            NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0]
+        )
+        draft = store.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
+
+        def compose(head: Head, _: dict[str, Any] | None) -> Composition:
+            if store.settings.upcasting.is_current(head.schema) and asserted != head.state_hash:
+                raise InvalidData(f"from_state is not what stands at version {head.version}", stream.state)
+            return Composition((draft,), data)
+
+        append = _append(stream, NO_STATE if from_state is None else from_state, (draft,), compose)
+        [appended] = await store.appender.append([append])
+        return store.events_of(stream, appended, before)[0]
+
+    async def record(
+        self,
+        governor_id: str,
+        state_id: str,
+        events: Sequence[NewEvent],
+        metadata: ChangeMetadata,
+        *,
+        expected: Expected,
+    ) -> list[JsonEvent]:
+        """Record payload-carrying events, and the state that the reducers fold from them, in one commit.
+
+        Args:
+            governor_id: the owner and namespace.
+            state_id: the state under it.
+            events: in order; an event whose action has no reducer leaves the state as it is.
+            metadata: who and why, for all of them.
+            expected: what the writer believes the version to be.
+
+        Raises:
+            InvalidData: there are no events, or a payload or a folded state is no JSON.
+            Otherwise as ``StateStore.save_state``.
+        """
+        if not events:
+            raise InvalidData("record needs at least one event")
+        store = self._store
+        stream = store.layout.stream(governor_id, state_id)
+        drafts = tuple(
+            store.draft(
+                stream,
+                metadata,
+                event.action,
+                event.event_id,
+                event.timestamp,
+                payload=None if event.payload is None else normalise(event.payload, "payload")[0],
+                state=None,
+            )
+            for event in events
+        )
+        folded: list[Folded] = []
+
+        def compose(head: Head, data: dict[str, Any] | None) -> Composition:
+            upcasting = store.settings.upcasting
+            current = None if data is None else upcasting.state(data, head.schema, stream.state)
+            composition, folded[:] = self._fold(stream, head, current, drafts, upcasting.schema)
+            return composition
+
+        append = msgspec.structs.replace(_append(stream, expected, drafts, compose), needs_state=True)
+        [appended] = await store.appender.append([append])
+        if not folded:  # an earlier call with the same ids has recorded them
+            return store.events_of(stream, appended, None)
+        return [
+            store.streams.event(stream, event, appended.recorded_us, before, now)
+            for event, (before, now) in zip(appended.events, pairwise(folded), strict=True)
+        ]
+
+    async def load_state(self, governor_id: str, state_id: str) -> LoadedState:
+        """A state, checked against its stream and rebuilt from it where the two disagree.
+
+        Raises:
+            StateNotFound: it was never written, or is deleted.
+            EventSourcingError, NotRetained: the stream does not give the state.
+        """
+        stream = self._store.layout.stream(governor_id, state_id)
+        documents = (await self._store.engine.read([stream.state, stream.event(1)])).documents
+        recovered = documents != (None, None) and await Recovery(self._store, self._replay).recover_one(
+            stream
+        )
+        return LoadedState(await self._store.get_state(governor_id, state_id), recovered)
+
+    async def get_state_at(
+        self, governor_id: str, state_id: str, version_or_time: int | datetime
+    ) -> JsonSnapshot:
+        """The state as it was at a version, or at a time.
+
+        At a time means: the last version whose events, and all before it, had happened by then.
+
+        Raises:
+            StateNotFound: it had not been written then.
+            NotRetained: what it follows from was cleaned up.
+            ReducerMissing: it needs a reducer that was not given.
+        """
+        return await self._replay.at(self._store.layout.stream(governor_id, state_id), version_or_time)
+
+    async def replay(
+        self,
+        governor_id: str,
+        state_id: str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        reducer: Reducer | None = None,
+    ) -> AsyncGenerator[JsonEvent, None]:
+        """The events of a state, oldest first, each with the states before and after it, folded where needed.
+
+        Args:
+            governor_id: the owner and namespace.
+            state_id: the state under it.
+            after: the first event is the one after this version.
+            until: the last event is the one of this version.
+            reducer: folds the payload-carrying events whose action has none of its own.
+
+        Raises:
+            StateNotFound: the state was never written.
+            NotRetained: the events asked for were cleaned up.
+            EventSourcingError: an event is missing, needs a reducer, or does not fold to what was recorded.
+        """
+        stream = self._store.layout.stream(governor_id, state_id)
+        async for event in self._replay.events(stream, after, until, reducer):
+            yield event
+
+    async def recover(
+        self,
+        governor_id: str | None = None,
+        *,
+        concurrency: int = 8,
+        progress: Progress | None = None,
+        resume: tuple[str, str] | None = None,
+    ) -> RecoveryReport:
+        """Make every state agree with its stream: those that are missing or wrong are rebuilt.
+
+        Args:
+            governor_id: one governor; without it, all.
+            concurrency: states at a time.
+            progress: called with the report so far after each ``concurrency`` states.
+            resume: ``report.resume`` of an interrupted recovery, to go on after it.
+
+        Raises:
+            GovernorNotFound: nothing was ever written under this governor.
+        """
+        await self._require(governor_id)
+        return await Recovery(self._store, self._replay).recover(governor_id, concurrency, progress, resume)
+
+    async def validate_consistency(self, governor_id: str | None = None) -> ConsistencyReport:
+        """Check every digest, fold, state and kept snapshot of one governor, or of all. Changes nothing.
+
+        Raises:
+            GovernorNotFound: nothing was ever written under this governor.
+        """
+        await self._require(governor_id)
+        return await Validation(self._store, self._replay).run(governor_id)
+
+    async def cleanup_old_data(self, governor_id: str, *, keep: timedelta) -> CleanupStats:
+        """Remove events that a kept snapshot stands for and that are older than ``keep``, and older snapshots.
+
+        Time travel to any moment younger than ``keep`` goes on working; two kept snapshots of each state stay,
+        and no event younger than an hour goes.
+
+        Raises:
+            GovernorNotFound: nothing was ever written under this governor.
+        """
+        await self._require(governor_id)
+        return await Cleanup(self._store, max(keep, AGE_MIN)).run(governor_id)
+
+    async def export_history(self, governor_id: str, path: Path) -> TransferStats:
+        """Write the whole history of a governor to a file, lines of JSON, digests included.
+
+        Raises:
+            GovernorNotFound: nothing was ever written under this governor.
+        """
+        await self._require(governor_id)
+        return await Export(self._store).run(governor_id, path)
+
+    async def import_history(self, path: Path) -> TransferStats:
+        """Restore an exported governor, digests included, into a store that does not have it.
+
+        The whole file is checked first. Interrupted, it goes on where it stopped when run again.
+
+        Raises:
+            VersionConflict: the governor exists already; nothing was written.
+            InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours.
+        """
+        return await Restore(self._store).run(path)
+
+    async def import_csv(
+        self, governor_id: str, path: Path, columns: Columns, acknowledged: Acknowledged
+    ) -> ImportStats:
+        """Record a CSV log of changes, one row one event; see :class:`CsvImport`."""
+        return await CsvImport(self._store, governor_id, path, columns).run(acknowledged)
+
+    async def _require(self, governor_id: str | None) -> None:
+        if governor_id is None:
+            return
+        path = self._store.layout.governor(governor_id)
+        if (await self._store.engine.read([path])).documents == (None,):
+            raise GovernorNotFound(path)
+
+    def _fold(
+        self, stream: Stream, head: Head, data: dict[str, Any] | None, drafts: Sequence[Draft], schema: int
+    ) -> tuple[Composition, list[Folded]]:
+        """The drafts with the states that the reducers give, and those states one by one."""
+        is_current = head.version == 0 or self._store.settings.upcasting.is_current(head.schema)
+        text = NO_STATE_TEXT if data is None else encode(data)
+        folded: list[Folded] = [Folded(text, schema, state_hash(text))]
+        done: list[Draft] = []
+        for offset, draft in enumerate(drafts, start=1):
+            reducer = self._reducers.get(draft.action)
+            if reducer is not None:
+                text, data = fold(
+                    reducer, data, stream, seen_by_reducer(stream, head.version + offset, draft, data)
+                )
+                done.append(msgspec.structs.replace(draft, state=text))
+            elif is_current:
+                done.append(draft)
+            else:
+                done.append(msgspec.structs.replace(draft, state=text, carries_state=True))
+            is_current = True
+            folded.append(Folded(text, schema, state_hash(text)))
+        return Composition(tuple(done), data), folded
+
+
+def _append(stream: Stream, expected: Expected, drafts: Sequence[Draft], compose: Compose) -> Append:
+    return Append(
+        stream=stream,
+        expected=expectation(expected),
+        compose=compose,
+        event_ids=tuple(draft.event_id for draft in drafts),
+        marked=tuple((draft.event_id, draft.marker) for draft in drafts if draft.marker is not None),
+    )

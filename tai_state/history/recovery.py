@@ -1,0 +1,324 @@
+"""Recovery: states that agree with their streams, mended where they do not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeAlias
+
+import anyio
+import msgspec
+
+from tai_state.engines.api import ABSENT, PRESENT, At, Check, Document, Put
+from tai_state.errors import CommitRefused, EventSourcingError, Inconsistent, ReducerMissing, VersionConflict
+from tai_state.history.replay import BEGINNING, Base, Replay
+from tai_state.store.layout import Stream
+from tai_state.store.records import (
+    EVENT,
+    SNAPSHOT,
+    STATE,
+    EventRecord,
+    StateRecord,
+    head_of,
+    state_metadata,
+    state_text,
+)
+from tai_state.store.store import StateStore
+from tai_state.store.streams import Folded, Stored
+from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.values.ids import VERSION_MAX, split_versioned, unescape_id, versioned
+from tai_state.values.json import decode
+
+_logger = logging.getLogger("tai_state.history")
+
+LISTED_MAX = 1_000
+"""Paths that a report lists of each kind; it counts them all."""
+
+_ATTEMPTS_MAX = 16
+
+
+class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recovery found and did.
+
+    Attributes:
+        checked: states looked at.
+        sound: that agreed with their streams.
+        rebuilt: paths of those that did not, and now do.
+        unchecked: paths of those that need a reducer that was not given.
+        failed: path and reason of those that cannot be mended.
+        resume: pass it to go on after an interruption; None when all is done.
+    """
+
+    checked: int = 0
+    sound: int = 0
+    rebuilt: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    resume: tuple[str, str] | None = None
+
+    @property
+    def consistent(self) -> bool:
+        """Whether every state now agrees with its stream."""
+        return not self.unchecked and not self.failed
+
+
+Progress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
+
+
+class Recovery:
+    """Recovers states one by one, or all of a store.
+
+    Args:
+        store: whose states.
+        replay: the fold with the application's reducers.
+    """
+
+    def __init__(self, store: StateStore, replay: Replay) -> None:
+        self._store = store
+        self._replay = replay
+
+    async def recover(
+        self,
+        governor_id: str | None,
+        concurrency: int,
+        progress: Progress | None,
+        resume: tuple[str, str] | None,
+    ) -> RecoveryReport:
+        """Recover all states of one governor, or of all."""
+        report = RecoveryReport(resume=resume)
+        pending: list[Stream] = []
+        async for stream in self._streams(governor_id, resume):
+            pending.append(stream)
+            if len(pending) >= concurrency:
+                report = await self._recover_some(pending, report)
+                pending = []
+                if progress is not None:
+                    await progress(report)
+        report = await self._recover_some(pending, report)
+        return msgspec.structs.replace(report, resume=None)
+
+    async def recover_one(self, stream: Stream) -> bool:
+        """Make one state agree with its stream; whether it had to be rebuilt.
+
+        Raises:
+            ReducerMissing: the stream needs a reducer that was not given.
+            EventSourcingError, NotRetained, CorruptDocument: it cannot be mended.
+        """
+        for _ in range(_ATTEMPTS_MAX):
+            [document] = (await self._store.engine.read([stream.state])).documents
+            record = self._intact(document)
+            if record is not None and await self._agrees(stream, record):
+                return False
+            rebuilt = await self._rebuild(stream, record)
+            require = ABSENT if document is None else At(document.revision)
+            try:
+                committed = await self._store.engine.commit(
+                    [
+                        Put(stream.state, msgspec.to_builtins(rebuilt), require),
+                        Check(stream.event(rebuilt.version), PRESENT),
+                        Check(stream.event(rebuilt.version + 1), ABSENT),
+                    ]
+                )
+            except CommitRefused:
+                continue  # somebody wrote meanwhile: look again
+            self._store.appender.heads.put(stream.state, head_of(rebuilt, committed.revision))
+            _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
+            return True
+        raise VersionConflict(stream.state, "a quiet state", 0)
+
+    def _intact(self, document: Document | None) -> StateRecord | None:
+        """The record, if the document can be read at all."""
+        if document is None:
+            return None
+        try:
+            return document.decode(STATE)
+        except Inconsistent:
+            return None
+
+    async def _agrees(self, stream: Stream, record: StateRecord) -> bool:
+        """Whether a state is what its hash says, and its version's event is the last."""
+        reading = await self._store.engine.read(
+            [stream.event(record.version), stream.event(record.version + 1)]
+        )
+        last, beyond = reading.documents
+        if last is None or beyond is not None or state_hash(state_text(record)) != record.state_hash:
+            return False
+        event = last.decode(EVENT)
+        return not differences(record, event) and event.computed_digest(stream.governor_id) == event.digest
+
+    async def _rebuild(self, stream: Stream, record: StateRecord | None) -> StateRecord:
+        base, kept = await self._base(stream, record)
+        folding = self._replay.folding()
+        folded, as_of = base.folded, base.as_of
+        last: Stored | None = None
+        unkept_bytes = 0
+        expected = max(base.version, 1)
+        async for stored in self._store.streams.records(stream, expected):
+            event = stored.record
+            if event.version != expected:
+                raise EventSourcingError(stream.event(expected), "is missing, and no snapshot stands for it")
+            if event.computed_digest(stream.governor_id) != event.digest:
+                raise EventSourcingError(stream.event(expected), "was edited: its digest does not fit")
+            if event.version > base.version:
+                folded = folding.then(folded, stream, stored)
+                unkept_bytes += len(event.payload or "") + len(event.to_state or "")
+            as_of = max(as_of, event.timestamp)
+            last = stored
+            expected += 1
+        if last is None:
+            raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
+        if folded.text is None or state_hash(folded.text) != last.record.state_hash:
+            raise EventSourcingError(
+                stream.event(last.record.version), "does not lead to the state it recorded"
+            )
+        return _record(last, folded, as_of, base, kept, unkept_bytes, await self._floor(stream, record, kept))
+
+    async def _base(self, stream: Stream, record: StateRecord | None) -> tuple[Base, tuple[int, ...]]:
+        """The newest sound snapshot whose event agrees, and the versions of which snapshots are kept."""
+        kept = record.kept if record is not None else await self._kept(stream)
+        for version in reversed(kept):
+            snapshot = await self._store.sound_snapshot(stream, version)
+            if snapshot is None:
+                continue
+            event = await self._store.streams.one(stream, version)
+            if event is not None and event.record.digest == snapshot.digest:
+                folded = Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
+                return Base(version, folded, snapshot.as_of), kept
+        return BEGINNING, kept
+
+    async def _kept(self, stream: Stream) -> tuple[int, ...]:
+        """The versions of kept snapshots, where no state tells."""
+        start, end = stream.range(1)
+        versions: list[int] = []
+        async for document in self._store.engine.scan(stream.snapshots, start=start, end=end):
+            try:
+                versions.append(document.decode(SNAPSHOT).version)
+            except Inconsistent:
+                _logger.warning("a kept snapshot is skipped: it is damaged", extra={"path": document.path})
+        return tuple(versions)
+
+    async def _floor(self, stream: Stream, record: StateRecord | None, kept: tuple[int, ...]) -> int:
+        """The version below which events may be gone."""
+        if record is not None:
+            return record.floor
+        [first] = (await self._store.engine.read([stream.event(1)])).documents
+        return kept[0] if first is None and kept else 1
+
+    async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
+        outcomes: dict[str, bool | Inconsistent] = {}
+
+        async def one(stream: Stream) -> None:
+            try:
+                outcomes[stream.state] = await self.recover_one(stream)
+            except Inconsistent as error:
+                outcomes[stream.state] = error
+
+        async with anyio.create_task_group() as tasks:
+            for stream in streams:
+                tasks.start_soon(one, stream)
+        rebuilt = [path for path, outcome in outcomes.items() if outcome is True]
+        unchecked = [path for path, outcome in outcomes.items() if isinstance(outcome, ReducerMissing)]
+        failed = [
+            (path, outcome.what)
+            for path, outcome in outcomes.items()
+            if isinstance(outcome, Inconsistent) and not isinstance(outcome, ReducerMissing)
+        ]
+        return RecoveryReport(
+            checked=report.checked + len(streams),
+            sound=report.sound + sum(outcome is False for outcome in outcomes.values()),
+            rebuilt=(*report.rebuilt, *rebuilt)[:LISTED_MAX],
+            unchecked=(*report.unchecked, *unchecked)[:LISTED_MAX],
+            failed=(*report.failed, *failed)[:LISTED_MAX],
+            resume=(streams[-1].governor_id, streams[-1].state_id) if streams else report.resume,
+        )
+
+    async def _streams(
+        self, governor_id: str | None, resume: tuple[str, str] | None
+    ) -> AsyncGenerator[Stream, None]:
+        """Every stream that has events, and every state, each once."""
+        if governor_id is not None:
+            governors = [governor_id]
+        else:
+            governors = [each async for each in self._store.list_governors()]
+        for governor in governors:
+            if resume is not None and governor < resume[0]:
+                continue
+            begin = resume[1] if resume is not None and governor == resume[0] else None
+            async for stream in streams_with_events(self._store, governor, begin):
+                yield stream
+            async for stream in states_without_events(self._store, governor):
+                yield stream
+
+
+async def streams_with_events(
+    store: StateStore, governor_id: str, after: str | None = None
+) -> AsyncGenerator[Stream, None]:
+    """The streams of a governor, one look each: whatever their length, their events are not read."""
+    collection = store.layout.events(governor_id)
+    start = "" if after is None else store.layout.stream(governor_id, after).range(VERSION_MAX)[1]
+    while True:
+        found = None
+        async for document in store.engine.scan(collection, start=start, limit=1):
+            found = document
+        if found is None:
+            return
+        segment, _ = split_versioned(found.id)
+        yield store.layout.stream(governor_id, unescape_id(segment))
+        start = versioned(segment, VERSION_MAX) + "\x00"
+
+
+async def states_without_events(store: StateStore, governor_id: str) -> AsyncGenerator[Stream, None]:
+    """The states of a governor of whose streams no event is left at the place that the state names."""
+    async for document in store.engine.scan(store.layout.states(governor_id)):
+        stream = store.layout.stream(governor_id, unescape_id(document.id))
+        start, end = stream.range(1)
+        has_events = False
+        async for _ in store.engine.scan(stream.events, start=start, end=end, limit=1):
+            has_events = True
+        if not has_events:
+            yield stream
+
+
+def differences(record: StateRecord, event: EventRecord) -> list[str]:
+    """The fields in which a state differs from what its version's event says."""
+    pairs = {
+        "version": (record.version, event.version),
+        "timestamp": (record.timestamp, event.timestamp),
+        "metadata": (record.metadata, state_metadata(event.metadata)),
+        "causality": (record.causality, event.causality),
+        "hlc": (record.hlc, event.hlc),
+        "state_hash": (record.state_hash, event.state_hash),
+        "digest": (record.digest, event.digest),
+        "schema": (record.schema, event.schema),
+    }
+    return [name for name, (one, other) in pairs.items() if one != other]
+
+
+def _record(
+    last: Stored,
+    folded: Folded,
+    as_of: str,
+    base: Base,
+    kept: tuple[int, ...],
+    unkept_bytes: int,
+    floor: int,
+) -> StateRecord:
+    event = last.record
+    deleted = folded.text == NO_STATE_TEXT
+    return StateRecord(
+        data=None if deleted or folded.text is None else decode(folded.text),
+        version=event.version,
+        timestamp=event.timestamp,
+        as_of=as_of,
+        metadata=state_metadata(event.metadata),
+        causality=event.causality,
+        hlc=event.hlc,
+        state_hash=event.state_hash,
+        digest=event.digest,
+        schema=event.schema,
+        kept=tuple(version for version in kept if version <= event.version),
+        kept_as_of=base.as_of or event.timestamp,
+        unkept_bytes=unkept_bytes,
+        floor=floor,
+        deleted=deleted,
+    )

@@ -1,0 +1,179 @@
+"""Ending the process at every system call that changes a file."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from crew import Crew, scratch, workloads
+from oracle import Ledger
+from report import Section
+from scenarios import Scenario, copy, finish, judge, prepare
+from tracing import WRITING, Call, Fault, Run, arguments
+
+_SAYING = "saying"
+"""Stands for the calls by which the workload speaks: killed there, it has done what it cannot say."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One planned kill.
+
+    Attributes:
+        scenario: what the workload does.
+        template: the store it starts from.
+        call: the system call.
+        file: the suffix of its file.
+        when: at which call of its kind by one thread.
+        mutant: the mistake made on purpose.
+    """
+
+    scenario: Scenario
+    template: Path
+    call: str
+    file: str
+    when: int
+    mutant: str = ""
+
+    @property
+    def kind(self) -> str:
+        """For counting."""
+        return f"{self.scenario.name}: {self.call} {self.file or 'main'}"
+
+    @property
+    def fault(self) -> Fault:
+        """As strace needs it."""
+        files = None if self.file == _SAYING else (self.file,)
+        return Fault(self.call, "signal=KILL", str(self.when), files)
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What came of it.
+
+    Attributes:
+        plan: what was planned.
+        place: which call of its kind in the whole process was the last, from 1.
+        hit: the process died of it.
+        book: what the workload had said.
+        problems: what was wrong with the store then, or after running it again to the end.
+    """
+
+    plan: Kill
+    place: int
+    hit: bool
+    book: Ledger
+    problems: tuple[str, ...]
+
+
+def prove(
+    crew: Crew, scenarios: list[Scenario], *, locks: bool = False, mutant: str = "", minimum: int = 1
+) -> Section:
+    """Kill at every point of these scenarios.
+
+    Args:
+        crew: does the runs.
+        scenarios: what the workload does.
+        locks: kill at every lock call, too: other moments for the memory that processes share.
+        mutant: the mistake made on purpose.
+        minimum: kills below which too little was done.
+    """
+    section = Section("kill" + (f" [{mutant}]" if mutant else ""), minimum)
+    started = time.monotonic()
+    with scratch() as folder:
+        for scenario in scenarios:
+            (folder / scenario.name).mkdir()
+            template = prepare(scenario, folder / scenario.name)
+            [reference] = crew.map(partial(refer, template=template, locks=locks, mutant=mutant), [scenario])
+            section.runs += 1
+            section.failures += reference.problems
+            plans = plan(scenario, template, reference, mutant)
+            account(section, list(crew.map(attempt, plans)), reference)
+    section.seconds = time.monotonic() - started
+    return section
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run without a fault: the calls that there are to kill at."""
+
+    calls: tuple[Call, ...]
+    problems: tuple[str, ...]
+
+
+def refer(scenario: Scenario, template: Path, *, locks: bool, mutant: str) -> Reference:
+    """See which calls a scenario makes, and that it ends well."""
+    with scratch() as folder:
+        path = copy(template, folder)
+        calls = (*WRITING, "fcntl") if locks else WRITING
+        run = workloads().run(scenario.job(path, mutant=mutant), arguments(path, None, calls))
+        book = scenario.ledger(run.lines)
+        said = [Call(0, "write", _SAYING) for _ in run.lines]
+        return Reference((*run.calls(path), *said), tuple(_ending(run, book)))
+
+
+def _ending(run: Run, book: Ledger) -> list[str]:
+    if run.hung or run.killed or run.code or not book.ended:
+        return [f"without a fault the workload ended with {run.code}: {run.lines[-1:]}"]
+    return []
+
+
+def plan(scenario: Scenario, template: Path, reference: Reference, mutant: str) -> list[Kill]:
+    """A kill for each call of each kind, and one more of each kind that must miss.
+
+    strace counts by thread, so the largest count of any thread is as far as one must go.
+    """
+    kinds: dict[tuple[str, str], int] = {}
+    for (name, file, _), count in Counter(
+        (each.name, each.file, each.thread) for each in reference.calls
+    ).items():
+        kinds[name, file] = max(kinds.get((name, file), 0), count)
+    return [
+        Kill(scenario, template, name, file, when, mutant)
+        for (name, file), most in sorted(kinds.items())
+        for when in range(1, most + 2)
+    ]
+
+
+def attempt(plan: Kill) -> Killed:
+    """One kill, and a judgement of what it left."""
+    with scratch() as folder:
+        path = copy(plan.template, folder)
+        run = workloads().run(
+            plan.scenario.job(path, mutant=plan.mutant), arguments(path, plan.fault, (plan.call,))
+        )
+        book = plan.scenario.ledger(run.lines)
+        problems = [
+            *(["it hung"] if run.hung else []),
+            *([book.broke] if book.broke else []),
+            *judge(path, book),
+        ]
+        if not problems:
+            problems = [f"run again: {each}" for each in finish(path, plan.scenario, run.lines)]
+        place = len(run.lines) + 1 if plan.file == _SAYING else len(run.calls(path))
+        return Killed(plan, place, run.killed and not run.hung, book, tuple(problems))
+
+
+def account(section: Section, results: list[Killed], reference: Reference) -> None:
+    """Add the kills of one scenario to the section; every call of the reference run must have been hit."""
+    places: dict[tuple[str, str], set[int]] = {}
+    for result in results:
+        call = (result.plan.call, result.plan.file)
+        section.runs += 1
+        section.operations += len(result.book.attempts) - len(result.plan.scenario.before)
+        section.acknowledged += result.book.acknowledged - len(result.plan.scenario.before)
+        section.failures += [f"{result.plan.kind} {result.plan.when}: {each}" for each in result.problems]
+        if result.hit:
+            section.hit[result.plan.kind] += 1
+            places.setdefault(call, set()).add(result.place)
+    for call in sorted({(each.name, each.file) for each in reference.calls}):
+        calls = [each for each in reference.calls if (each.name, each.file) == call]
+        wanted = {place for place, each in enumerate(calls, 1) if each.changes}
+        kind = f"{results[0].plan.scenario.name}: {call[0]} {call[1] or 'main'}"
+        if wanted:
+            section.planned[kind] += len(wanted)
+        missed = set() if call[0] == "fcntl" else wanted - places.get(call, set())
+        section.failures += [f"{kind}: never killed at {sorted(missed)} of {len(calls)}"] if missed else []

@@ -1,0 +1,167 @@
+"""Loss of power at every moment: what the disk may hold then is built from one recorded run, and opened."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crew import PROCESSES, Crew, scratch, workloads
+from images import VARIANTS, Disk, Line, Recording
+from report import Section
+from scenarios import Scenario, copy, judge, prepare
+from tracing import WRITING
+
+_STRING_BYTES_MAX = 1 << 26
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of the images of one recording.
+
+    Attributes:
+        scenario: what was recorded.
+        recording: the trace.
+        seed: for all that is random.
+        draws: random images for each random variant and moment.
+        part: this share, from 0.
+        parts: how many there are.
+        every: check one image in so many.
+    """
+
+    scenario: Scenario
+    recording: Recording
+    seed: int
+    draws: int
+    part: int
+    parts: int
+    every: int
+
+
+@dataclass
+class Checked:
+    """What came of a share."""
+
+    images: int = 0
+    variants: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+def prove(
+    crew: Crew,
+    scenarios: list[Scenario],
+    *,
+    seed: int,
+    draws: int,
+    every: int = 1,
+    mutant: str = "",
+    minimum: int = 1,
+) -> Section:
+    """Check disk images of these scenarios.
+
+    Args:
+        crew: does the work.
+        scenarios: what the workload does.
+        seed: for all that is random.
+        draws: random images for each random variant and moment.
+        every: check one image in so many.
+        mutant: the mistake made on purpose.
+        minimum: images below which too little was done.
+    """
+    section = Section("power" + (f" [{mutant}]" if mutant else ""), minimum)
+    started = time.monotonic()
+    for scenario in scenarios:
+        [recording] = crew.map(_record_with(mutant), [scenario])
+        said = [entry.text for entry in recording.entries if isinstance(entry, Line)]
+        book = scenario.ledger(said)
+        section.runs += 1
+        section.operations += len(book.attempts) - len(scenario.before)
+        section.acknowledged += book.acknowledged - len(scenario.before)
+        if not book.ended:
+            section.failures.append(f"{scenario.name}: the recorded run did not end: {said[-1:]}")
+        parts = PROCESSES * 4
+        shares = [Share(scenario, recording, seed, draws, part, parts, every) for part in range(parts)]
+        for checked in crew.map(sweep, shares):
+            section.images += checked.images
+            section.hit += checked.variants
+            section.failures += checked.failures
+    section.planned = Counter({variant: section.hit[variant] for variant in VARIANTS})
+    section.seconds = time.monotonic() - started
+    return section
+
+
+@dataclass(frozen=True)
+class _record_with:  # noqa: N801 - a function that can be sent to another process
+    mutant: str
+
+    def __call__(self, scenario: Scenario) -> Recording:
+        return record(scenario, self.mutant)
+
+
+def record(scenario: Scenario, mutant: str = "") -> Recording:
+    """Everything that one run did to its folder, and said."""
+    calls = ",".join(f"?{call}" for call in (*WRITING, "mmap"))
+    tracer = ["-xx", "-s", str(_STRING_BYTES_MAX), "-e", f"trace={calls}"]
+    with scratch() as template, scratch() as folder:
+        path = copy(prepare(scenario, template), folder)
+        before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        run = workloads().run(scenario.job(path, mutant=mutant), tracer)
+        recording = Recording(folder, before)
+        recording.read(run.log)
+        recorded = tuple(entry.text for entry in recording.entries if isinstance(entry, Line))
+        if recorded != run.lines:
+            raise RuntimeError(f"the trace has {len(recorded)} lines, the workload said {len(run.lines)}")
+        return recording
+
+
+def sweep(share: Share) -> Checked:
+    """Check this share's images, each different one once."""
+    result = Checked()
+    disk = Disk(share.recording)
+    said: list[str] = []
+    seen: set[bytes] = set()
+    count = 0
+    with scratch() as folder:
+        for index, entry in enumerate(share.recording.entries):
+            if isinstance(entry, Line):
+                said.append(entry.text)
+            disk.step(index, entry)
+            for variant in VARIANTS:
+                for draw in range(share.draws if variant in ("subset", "torn", "rubbish") else 1):
+                    rng = random.Random(f"{share.seed}/{index}/{variant}/{draw}")
+                    chosen = rng.randrange(share.every) == 0
+                    count += 1
+                    if not chosen or count % share.parts != share.part:
+                        continue
+                    image = disk.image(variant, rng)
+                    key = _key(image, len(said))
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    result.images += 1
+                    result.variants[variant] += 1
+                    result.failures += [
+                        f"{share.scenario.name}: {variant} {draw} at {index}, seed {share.seed}: {problem}"
+                        for problem in open_image(folder, image, share.scenario, said)
+                    ]
+    return result
+
+
+def _key(image: dict[str, bytes], said: int) -> bytes:
+    digest = hashlib.blake2b(str(said).encode())
+    for name, content in image.items():
+        digest.update(f"\0{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.digest()
+
+
+def open_image(folder: Path, image: dict[str, bytes], scenario: Scenario, said: list[str]) -> list[str]:
+    """What is wrong with a store that comes back like this after so much was said."""
+    for file in folder.iterdir():
+        file.unlink()
+    for name, content in image.items():
+        (folder / name).write_bytes(content)
+    return judge(folder / "proof.db", scenario.ledger(said))

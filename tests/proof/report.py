@@ -1,0 +1,123 @@
+"""What was done, what was found, and what that shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Section:
+    """The account of one kind of proof.
+
+    Attributes:
+        name: of the proof.
+        runs: of the workload.
+        operations: steps tried.
+        acknowledged: steps the library said were done.
+        refused: attempts it said had failed.
+        unknown: attempts whose outcome it left open.
+        planned: faults planned, by kind.
+        hit: faults that happened, by kind.
+        images: disk images checked, no two the same.
+        seconds: taken.
+        failures: each as one line.
+        minimum: faults or images below which the proof has done too little.
+    """
+
+    name: str
+    minimum: int = 1
+    runs: int = 0
+    operations: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    unknown: int = 0
+    planned: Counter[str] = field(default_factory=Counter)
+    hit: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def trials(self) -> int:
+        """Things that could have failed."""
+        return self.images or self.hit.total()
+
+    def complaints(self) -> list[str]:
+        """The failures, and whatever makes the proof worth nothing."""
+        found = list(self.failures)
+        found += [
+            f"no planned fault of the kind {kind!r} was ever hit"
+            for kind in self.planned
+            if not self.hit[kind]
+        ]
+        if self.trials < self.minimum:
+            found.append(f"too little was done: {self.trials} trials, at least {self.minimum} are needed")
+        return found
+
+    def bound(self) -> str:
+        """What no failure in so many trials says: a failure rate below 3/N, 19 times out of 20."""
+        if self.failures or not self.trials:
+            return "-"
+        return f"< {300 / self.trials:.3g} %"
+
+    def to_json(self) -> dict[str, Any]:
+        """For files."""
+        return {
+            "proof": self.name,
+            "runs": self.runs,
+            "operations": self.operations,
+            "acknowledged": self.acknowledged,
+            "refused": self.refused,
+            "unknown": self.unknown,
+            "faults_planned": dict(self.planned),
+            "faults_hit": dict(self.hit),
+            "images": self.images,
+            "trials": self.trials,
+            "failure_rate_95": self.bound(),
+            "seconds": round(self.seconds, 1),
+            "failures": self.complaints(),
+        }
+
+
+_COLUMNS = (
+    "proof",
+    "runs",
+    "tried",
+    "acked",
+    "failed",
+    "unknown",
+    "planned",
+    "hit",
+    "images",
+    "seconds",
+    "95 %",
+    "red",
+)
+
+
+def table(sections: list[Section]) -> str:
+    """The sections as text, one a line."""
+    rows = [_COLUMNS]
+    for each in sections:
+        rows.append(
+            (
+                each.name,
+                str(each.runs),
+                str(each.operations),
+                str(each.acknowledged),
+                str(each.refused),
+                str(each.unknown),
+                str(each.planned.total()),
+                str(each.hit.total()),
+                str(each.images),
+                f"{each.seconds:.1f}",
+                each.bound(),
+                str(len(each.complaints())),
+            )  # fmt: skip
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
