@@ -63,6 +63,8 @@ logging.getLogger("tai_state").addHandler(logging.NullHandler())
 
 __all__ = [
     "ANY",
+    "EXISTS",
+    "NO_STATE",
     "AnyOf",
     "ChangeMetadata",
     "CleanupStats",
@@ -72,7 +74,6 @@ __all__ = [
     "ConsistencyReport",
     "CorruptDocument",
     "DocumentTooLarge",
-    "EXISTS",
     "Event",
     "EventSourcingError",
     "EveryBytes",
@@ -88,7 +89,6 @@ __all__ = [
     "InvalidData",
     "InvalidId",
     "LoadedState",
-    "NO_STATE",
     "Never",
     "NewEvent",
     "NotRetained",

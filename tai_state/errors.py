@@ -145,9 +145,7 @@ class DocumentTooLarge(Rejected):
     limit: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.path!r} would take {self.size:,} bytes and the limit is {self.limit:,}: split the state"
-        )
+        return f"{self.path!r} would take {self.size:,} bytes and the limit is {self.limit:,}: split the state"
 
 
 @dataclass(eq=False)
@@ -159,9 +157,7 @@ class CommitTooLarge(Rejected):
     limit: int
 
     def __str__(self) -> str:
-        return (
-            f"a commit of {self.size:,} {self.what} is over the limit of {self.limit:,}: write less at once"
-        )
+        return f"a commit of {self.size:,} {self.what} is over the limit of {self.limit:,}: write less at once"
 
 
 @dataclass(eq=False)

@@ -32,7 +32,9 @@ def demo(*, as_json: JsonOption = False) -> None:
             url = f"sqlite:///{Path(folder) / 'demo.db'}"
             versions = await anyio.to_thread.run_sync(_write_and_kill, url)
             if not as_json:
-                say(f"{sum(versions.values()):,} changes of {len(versions)} machines acknowledged; the writer was killed")
+                say(
+                    f"{sum(versions.values()):,} changes of {len(versions)} machines acknowledged; the writer was killed"
+                )
             async with open_store(url, create=False) as store:
                 persister = StateMachinePersister(store)
                 await persister.recover()

@@ -32,12 +32,12 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One JSON text on stdout."""
-    print(json.dumps(plain(value), ensure_ascii=False, allow_nan=False), flush=True)  # noqa: T201
+    print(json.dumps(plain(value), ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def say(text: str) -> None:
     """A line for people on stderr: progress, or what happened."""
-    print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def print_error(error: BaseException, *, as_json: bool) -> None:
@@ -46,7 +46,7 @@ def print_error(error: BaseException, *, as_json: bool) -> None:
     if as_json:
         fields = plain(error.fields()) if isinstance(error, TaiStateError) else {}
         body = {"error": {**fields, "type": type(error).__name__, "message": message}}
-        print(json.dumps(body, ensure_ascii=False, default=str), file=sys.stderr, flush=True)  # noqa: T201
+        print(json.dumps(body, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
     else:
         say(f"tai-state: {message}")
 

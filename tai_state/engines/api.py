@@ -50,13 +50,11 @@ Require: TypeAlias = Requirement | At
 
 def holds(require: Require, revision: int | None) -> bool:
     """Whether a document at this revision (None: absent) is what a write requires."""
+    if isinstance(require, At):
+        return require.revision == revision
     if require is ANYTHING:
         return True
-    if require is ABSENT:
-        return revision is None
-    if require is PRESENT:
-        return revision is not None
-    return isinstance(require, At) and require.revision == revision
+    return (revision is None) == (require is ABSENT)
 
 
 class Put(msgspec.Struct, frozen=True):

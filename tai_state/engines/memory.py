@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Self
 
@@ -77,9 +77,7 @@ class MemoryEngine:
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
         await anyio.lowlevel.checkpoint()
-        documents = (
-            self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
-        )
+        documents = self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
         found = 0
         for document in documents:
             if limit is not None and found >= limit:
@@ -103,18 +101,14 @@ class MemoryEngine:
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
-        encoded = {
-            write.path: msgspec.json.encode(write.fields).decode()
-            for write in writes
-            if isinstance(write, Put)
-        }
+        encoded = {write.path: msgspec.json.encode(write.fields).decode() for write in writes if isinstance(write, Put)}
         if len({write.path for write in writes}) != len(writes):
             raise ValueError("a path stands in the commit twice")
         check_budget({path: len(text.encode()) for path, text in encoded.items()}, len(writes), _CAPABILITIES)
         await anyio.lowlevel.checkpoint()
         for write in writes:
             document = self._documents.get(write.path)
-            if not holds(write.require, document and document.revision):
+            if not holds(write.require, None if document is None else document.revision):
                 raise CommitRefused(write.path)
         self._revision += 1
         now = self._clock.now_us()
@@ -131,9 +125,7 @@ class MemoryEngine:
         if before is None:
             collection, _, document_id = path.rpartition("/")
             insort(self._ids.setdefault(collection, []), document_id)
-        self._documents[path] = Document(
-            path, text, self._revision, before.created_us if before else now, now
-        )
+        self._documents[path] = Document(path, text, self._revision, before.created_us if before else now, now)
 
     def _delete(self, path: str) -> None:
         if self._documents.pop(path, None):
@@ -142,7 +134,7 @@ class MemoryEngine:
             del ids[bisect_left(ids, document_id)]
 
     @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
         async def look() -> Revisions:
             await anyio.lowlevel.checkpoint()
             present: Revisions = {}
@@ -151,7 +143,7 @@ class MemoryEngine:
                     present |= {doc.path: doc.revision for doc in self._ordered(target, "", None)}
                 else:
                     document = self._documents.get(target)
-                    present[target] = document and document.revision
+                    present[target] = None if document is None else document.revision
             return present
 
         async def wait(event: anyio.Event) -> None:

@@ -72,9 +72,7 @@ class Folding:
         now = Folded(text, self._upcasting.schema, record.state_hash)
         same_shape = before.schema == record.schema and self._upcasting.is_current(record.schema)
         if same_shape and state_hash(text) != record.state_hash:
-            raise EventSourcingError(
-                path, f"the reducer of {record.action!r} gives another state than was recorded"
-            )
+            raise EventSourcingError(path, f"the reducer of {record.action!r} gives another state than was recorded")
         return now
 
     def with_states(self, stream: Stream, stored: Stored, before: Folded, now: Folded) -> JsonEvent:
@@ -93,9 +91,7 @@ def fold(
     after = reducer(data, event)
     if after is None:
         return NO_STATE_TEXT, None
-    return normalise_object(
-        after, f"the state that the reducer of {event.action!r} returned for {stream.state}"
-    )
+    return normalise_object(after, f"the state that the reducer of {event.action!r} returned for {stream.state}")
 
 
 def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, Any] | None) -> JsonEvent:

@@ -148,9 +148,7 @@ class CsvImport:
             if wanted not in names:
                 raise InvalidData(f"{self._path} has no column {wanted!r}; it has: {', '.join(names)}")
 
-    def _row(
-        self, number: int, by_name: dict[str, str], cells: Sequence[str], versions: dict[str, int]
-    ) -> Row:
+    def _row(self, number: int, by_name: dict[str, str], cells: Sequence[str], versions: dict[str, int]) -> Row:
         columns = self._columns
         machine = by_name[columns.machine]
         if not machine:

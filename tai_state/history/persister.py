@@ -86,9 +86,7 @@ class StateMachinePersister:
         stream = store.layout.stream(governor_id, to_state.id)
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None or from_state.deleted else from_state.data
-        asserted = state_hash(
-            NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0]
-        )
+        asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
         draft = store.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
 
         def compose(head: Head, _: dict[str, Any] | None) -> Composition:
@@ -164,14 +162,10 @@ class StateMachinePersister:
         """
         stream = self._store.layout.stream(governor_id, state_id)
         documents = (await self._store.engine.read([stream.state, stream.event(1)])).documents
-        recovered = documents != (None, None) and await Recovery(self._store, self._replay).recover_one(
-            stream
-        )
+        recovered = documents != (None, None) and await Recovery(self._store, self._replay).recover_one(stream)
         return LoadedState(await self._store.get_state(governor_id, state_id), recovered)
 
-    async def get_state_at(
-        self, governor_id: str, state_id: str, version_or_time: int | datetime
-    ) -> JsonSnapshot:
+    async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
         """The state as it was at a version, or at a time.
 
         At a time means: the last version whose events, and all before it, had happened by then.
@@ -297,9 +291,7 @@ class StateMachinePersister:
         for offset, draft in enumerate(drafts, start=1):
             reducer = self._reducers.get(draft.action)
             if reducer is not None:
-                text, data = fold(
-                    reducer, data, stream, seen_by_reducer(stream, head.version + offset, draft, data)
-                )
+                text, data = fold(reducer, data, stream, seen_by_reducer(stream, head.version + offset, draft, data))
                 done.append(msgspec.structs.replace(draft, state=text))
             elif is_current:
                 done.append(draft)

@@ -137,9 +137,7 @@ class Recovery:
 
     async def _agrees(self, stream: Stream, record: StateRecord) -> bool:
         """Whether a state is what its hash says, and its version's event is the last."""
-        reading = await self._store.engine.read(
-            [stream.event(record.version), stream.event(record.version + 1)]
-        )
+        reading = await self._store.engine.read([stream.event(record.version), stream.event(record.version + 1)])
         last, beyond = reading.documents
         if last is None or beyond is not None or state_hash(state_text(record)) != record.state_hash:
             return False
@@ -168,9 +166,7 @@ class Recovery:
         if last is None:
             raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
         if folded.text is None or state_hash(folded.text) != last.record.state_hash:
-            raise EventSourcingError(
-                stream.event(last.record.version), "does not lead to the state it recorded"
-            )
+            raise EventSourcingError(stream.event(last.record.version), "does not lead to the state it recorded")
         return _record(last, folded, as_of, base, kept, unkept_bytes, await self._floor(stream, record, kept))
 
     async def _base(self, stream: Stream, record: StateRecord | None) -> tuple[Base, tuple[int, ...]]:
@@ -232,9 +228,7 @@ class Recovery:
             resume=(streams[-1].governor_id, streams[-1].state_id) if streams else report.resume,
         )
 
-    async def _streams(
-        self, governor_id: str | None, resume: tuple[str, str] | None
-    ) -> AsyncGenerator[Stream, None]:
+    async def _streams(self, governor_id: str | None, resume: tuple[str, str] | None) -> AsyncGenerator[Stream, None]:
         """Every stream that has events, and every state, each once."""
         if governor_id is not None:
             governors = [governor_id]

@@ -82,9 +82,7 @@ class Replay:
                 continue
             snapshot = await self._store.sound_snapshot(stream, kept)
             if snapshot is not None and (until is None or snapshot.as_of <= until):
-                return Base(
-                    kept, Folded(snapshot.state, snapshot.schema, snapshot.state_hash), snapshot.as_of
-                )
+                return Base(kept, Folded(snapshot.state, snapshot.schema, snapshot.state_hash), snapshot.as_of)
         return BEGINNING
 
     async def at(self, stream: Stream, version_or_time: int | datetime) -> JsonSnapshot:

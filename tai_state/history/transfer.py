@@ -149,9 +149,7 @@ class Export:
             if record.kept == read.kept and all(each is not None for each in found):
                 break
             if record.kept == read.kept:
-                raise CorruptDocument(
-                    stream.state, "lists a kept snapshot that is missing: run `tai-state verify`"
-                )
+                raise CorruptDocument(stream.state, "lists a kept snapshot that is missing: run `tai-state verify`")
         start, end = stream.range(1, record.version)
         async for event in self._store.engine.scan(stream.events, start=start, end=end):
             yield Line("event", event.id, event.fields())
@@ -270,22 +268,26 @@ def _check_file(path: Path) -> tuple[Header, _Counts]:
             number += 1
             counts.add(line.kind)
             record = msgspec.convert(line.fields, _SHAPES[line.kind])
-            what = None
-            if isinstance(record, EventRecord):
-                what = _wrong_event(header.governor_id, record, last)
-                last = record
-            elif isinstance(record, StateRecord):
-                what = _wrong_state(record, last)
-                last = None
-            elif isinstance(record, SnapshotRecord) and state_hash(record.state) != record.state_hash:
-                what = "a snapshot is not what its hash says"
-            if what is not None:
+            if what := _wrong(header.governor_id, record, last):
                 raise CorruptDocument(str(path), f"line {number}: {what}")
+            if isinstance(record, EventRecord | StateRecord):
+                last = record if isinstance(record, EventRecord) else None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptDocument(str(path), f"line {number + 1} is damaged: {error}") from None
     if last is not None:
         raise CorruptDocument(str(path), "ends in the middle of a stream")
     return header, counts
+
+
+def _wrong(governor_id: str, record: msgspec.Struct, last: EventRecord | None) -> str | None:
+    """What is wrong with a document of an export that follows this event; None where it is sound."""
+    if isinstance(record, EventRecord):
+        return _wrong_event(governor_id, record, last)
+    if isinstance(record, StateRecord):
+        return _wrong_state(record, last)
+    if isinstance(record, SnapshotRecord) and state_hash(record.state) != record.state_hash:
+        return "a snapshot is not what its hash says"
+    return None
 
 
 def _wrong_event(governor_id: str, record: EventRecord, last: EventRecord | None) -> str | None:
@@ -295,11 +297,7 @@ def _wrong_event(governor_id: str, record: EventRecord, last: EventRecord | None
         return "an event carries another state than its hash says"
     if last is None:
         return None if record.version > 1 or record.previous == GENESIS else "a stream starts in the middle"
-    if (
-        record.previous != last.digest
-        or record.version != last.version + 1
-        or record.state_id != last.state_id
-    ):
+    if record.previous != last.digest or record.version != last.version + 1 or record.state_id != last.state_id:
         return "an event does not follow the one before it"
     return None
 

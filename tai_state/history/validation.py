@@ -129,11 +129,7 @@ class Validation:
             except Inconsistent as error:
                 self._find(stream.state, "corrupt", error.what)
         kept = record.kept if record is not None else ()
-        snapshots = (
-            (await self._store.engine.read([stream.snapshot(each) for each in kept])).documents
-            if kept
-            else ()
-        )
+        snapshots = (await self._store.engine.read([stream.snapshot(each) for each in kept])).documents if kept else ()
         by_version = dict(zip(kept, snapshots, strict=True))
         return _StreamCheck(stream, self._folding, record, by_version, self._find)
 
@@ -159,9 +155,7 @@ class Validation:
         documents = (await self._store.engine.read(paths)).documents if paths else ()
         for (stream, record), document in zip(page, documents, strict=True):
             if document is None:
-                self._find(
-                    stream.event(record.version), "gap", "is missing though the state is at its version"
-                )
+                self._find(stream.event(record.version), "gap", "is missing though the state is at its version")
 
     async def _markers(self, governor_id: str) -> None:
         page: list[tuple[Document, str, Stream, int]] = []
@@ -306,8 +300,6 @@ class _StreamCheck:
         if state.deleted != (state_text(state) == NO_STATE_TEXT) or (state.data is None) != state.deleted:
             self._find(path, "state", "is deleted and has data, or has none and is not deleted")
         if self._as_of not in (None, state.as_of):
-            self._find(
-                path, "state", "its as_of is not the latest time of its events: run `tai-state recover`"
-            )
+            self._find(path, "state", "its as_of is not the latest time of its events: run `tai-state recover`")
         for version in self._snapshots:
             self._find(self.stream.snapshot(version), "snapshot", "is kept of a version that has no event")

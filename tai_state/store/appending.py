@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import anyio
 import msgspec
 
-from tai_state.engines.api import ABSENT, Document, Engine, Put
+from tai_state.engines.api import ABSENT, Committed, Document, Engine, Put
 from tai_state.errors import (
     CommitOutcomeUnknown,
     CommitRefused,
@@ -171,44 +171,42 @@ class Appender:
                 if done := await self._done_already(appends, plans, look):
                     return done
                 known = await self._judge(appends, plans, look)
-                if any(
-                    each.head.version != old.before.version for each, old in zip(known, plans, strict=False)
-                ):
+                if any(each.head.revision != old.before.revision for each, old in zip(known, plans, strict=False)):
                     unanswered = False  # every copy sent so far requires a revision that is gone for good
                 if attempt > 1:
                     await self._pause(attempt)
             plans = [self._plan(append, each, now_us) for append, each in zip(appends, known, strict=True)]
             await self._register(plans, now_us)
-            try:
-                committed = await self._engine.commit([write for each in plans for write in each.writes])
-            except CommitRefused as refusal:
-                failure = refusal
-            except Unavailable as error:
-                if not error.unknown and not unanswered:
-                    raise
-                unanswered = True
-                failure = error
-                _logger.warning(
-                    "the answer to a commit was lost: looking whether it happened", extra=error.fields()
-                )
-            except BaseException:
-                for append in appends:
-                    self.heads.drop(append.stream.state)
-                raise
-            else:
-                return [
-                    self._appended(each, was.data, committed.revision, committed.time_us)
-                    for each, was in zip(plans, known, strict=True)
-                ]
+            answer = await self._send(appends, plans, unanswered=unanswered)
+            if isinstance(answer, Committed):
+                return [self._appended(each, was.data, answer) for each, was in zip(plans, known, strict=True)]
+            unanswered = unanswered or isinstance(answer, Unavailable)
+            failure = answer
             known = None
             if anyio.current_time() >= deadline:
                 break
         if unanswered:
             raise _unknown(appends) from failure
         append = appends[0]
-        raise VersionConflict(
-            append.stream.state, _name(append.expected), plans[0].before.version
-        ) from failure
+        raise VersionConflict(append.stream.state, _name(append.expected), plans[0].before.version) from failure
+
+    async def _send(
+        self, appends: Sequence[Append], plans: Sequence[Plan], *, unanswered: bool
+    ) -> Committed | CommitRefused | Unavailable:
+        """One try. A refusal, and an answer that was lost, are returned: what they mean has to be looked up."""
+        try:
+            return await self._engine.commit([write for each in plans for write in each.writes])
+        except CommitRefused as refusal:
+            return refusal
+        except Unavailable as error:
+            if not error.unknown and not unanswered:
+                raise
+            _logger.warning("the answer to a commit was lost: looking whether it happened", extra=error.fields())
+            return error
+        except BaseException:
+            for append in appends:
+                self.heads.drop(append.stream.state)
+            raise
 
     def _remembered(self, appends: Sequence[Append]) -> list[_Known] | None:
         """The heads to build on without reading, or None where one is not known well enough."""
@@ -220,8 +218,7 @@ class Appender:
             if (
                 head is None
                 or append.needs_state
-                or not isinstance(append.expected, int)
-                and append.expected is not NO_STATE
+                or (not isinstance(append.expected, int) and append.expected is not NO_STATE)
                 or not _fits(append, head)
             ):
                 return None
@@ -242,7 +239,10 @@ class Appender:
             try:
                 await self._engine.commit([Put(path, msgspec.to_builtins(record), ABSENT)])
             except CommitRefused:
-                pass  # it is there already
+                _logger.debug("the governor is registered already", extra={"path": path})
+            except Unavailable as error:
+                error.unknown = False  # of the change itself nothing was sent
+                raise
             if len(self._governors) >= GOVERNORS_MAX:
                 self._governors.clear()
             self._governors.add(path)
@@ -279,11 +279,7 @@ class Appender:
             for each, place in zip(plans, look.places, strict=True)
             if place is not None
         ]
-        if (
-            plans
-            and len(ours) == len(plans)
-            and all(event.digest == each.events[0].digest for each, _, event in ours)
-        ):
+        if plans and len(ours) == len(plans) and all(event.digest == each.events[0].digest for each, _, event in ours):
             for append in appends:
                 self.heads.drop(append.stream.state)
             return [Appended(each.events, each.state, None, place.created_us) for each, place, _ in ours]
@@ -300,12 +296,11 @@ class Appender:
         """What an earlier call with the same ids recorded."""
         events: list[EventRecord] = []
         recorded_us = 0
-        async for record, recorded_us in self._streams.records(append.stream, first, last):
-            events.append(record)
+        async for stored in self._streams.records(append.stream, first, last):
+            events.append(stored.record)
+            recorded_us = stored.recorded_us
         if tuple(event.event_id for event in events) != append.event_ids:
-            raise NotRetained(
-                append.stream.event(first), "the change was made, and its event was cleaned up since"
-            )
+            raise NotRetained(append.stream.event(first), "the change was made, and its event was cleaned up since")
         return Appended(tuple(events), _state_after(events[-1]), None, recorded_us)
 
     async def _judge(self, appends: Sequence[Append], plans: Sequence[Plan], look: _Look) -> list[_Known]:
@@ -319,9 +314,7 @@ class Appender:
                 record = document.decode(STATE)
                 head, data = head_of(record, document.revision), record.data
             if plans and look.places[index] is not None and head.version == plans[index].before.version:
-                raise EventSourcingError(
-                    path, "its stream has events that the state lacks: run `tai-state recover`"
-                )
+                raise EventSourcingError(path, "its stream has events that the state lacks: run `tai-state recover`")
             self.heads.put(path, head)
             if not _fits(append, head):
                 raise await self._mismatch(append, head)
@@ -339,18 +332,14 @@ class Appender:
         after = append.expected if isinstance(append.expected, int) else 0
         unseen: list[JsonEvent] = []
         if after < head.version:
-            async for event in self._streams.events(
-                append.stream, after=after, until=head.version, limit=UNSEEN_MAX
-            ):
-                unseen.append(event)
+            events = self._streams.events(append.stream, after=after, until=head.version, limit=UNSEEN_MAX)
+            unseen = [event async for event in events]
         _logger.warning("version conflict", extra={"path": path, "actual": head.version})
         return VersionConflict(path, _name(append.expected), head.version, tuple(unseen))
 
-    def _appended(
-        self, done: Plan, data_before: dict[str, Any] | None, revision: int, recorded_us: int
-    ) -> Appended:
-        self.heads.put(done.stream.state, head_of(done.state, revision))
-        return Appended(done.events, done.state, data_before, recorded_us)
+    def _appended(self, done: Plan, data_before: dict[str, Any] | None, committed: Committed) -> Appended:
+        self.heads.put(done.stream.state, head_of(done.state, committed.revision))
+        return Appended(done.events, done.state, data_before, committed.time_us)
 
     async def _pause(self, attempt: int) -> None:
         """Full jitter: from nothing up to a bound that doubles each time."""

@@ -140,9 +140,7 @@ class StateHandle(Generic[D]):
 
     async def history(self, *, after: int = 0, until: int | None = None) -> AsyncGenerator[Event[D], None]:
         """The events, oldest first; see ``StateStore.get_events``."""
-        async for event in self._store.get_events(
-            self._governor_id, self._state_id, after=after, until=until
-        ):
+        async for event in self._store.get_events(self._governor_id, self._state_id, after=after, until=until):
             yield self._typed_event(event)
 
     async def watch(self) -> AsyncGenerator[StateSnapshot[D], None]:

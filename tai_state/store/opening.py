@@ -85,18 +85,14 @@ def _engine(address: str, clock: Clock, *, create: bool) -> Engine:
 
 def _memory(address: str, rest: str, clock: Clock, _create: bool) -> Engine:  # noqa: FBT001
     if rest:
-        raise UnknownStore(
-            f"{address!r} is no store's address", "the memory engine has no path: use memory://"
-        )
+        raise UnknownStore(f"{address!r} is no store's address", "the memory engine has no path: use memory://")
     return MemoryEngine(clock)
 
 
 def _sqlite(address: str, rest: str, clock: Clock, create: bool) -> Engine:  # noqa: FBT001
     path = unquote(rest[1:])
     if not rest.startswith("/") or not path:
-        raise UnknownStore(
-            f"{address!r} is no store's address", f"a file needs three slashes or four: {_FORMS}"
-        )
+        raise UnknownStore(f"{address!r} is no store's address", f"a file needs three slashes or four: {_FORMS}")
     return SqliteEngine(path, clock, create=create)
 
 

@@ -111,9 +111,7 @@ def plan(
         for draft, event in zip(composition.drafts, events, strict=True)
         if draft.marker is not None
     )
-    writes: list[Write] = [
-        Put(stream.event(event.version), msgspec.to_builtins(event), ABSENT) for event in events
-    ]
+    writes: list[Write] = [Put(stream.event(event.version), msgspec.to_builtins(event), ABSENT) for event in events]
     writes.append(Put(stream.state, msgspec.to_builtins(state), require))
     writes.extend(Put(path, msgspec.to_builtins(marker), ABSENT) for path, marker in markers)
     if kept_now:
@@ -183,9 +181,7 @@ def _state(
     """The state's record after the events, and whether a snapshot of it falls due."""
     last = events[-1]
     as_of = max(before.as_of, *(event.timestamp for event in events))
-    unkept_bytes = before.unkept_bytes + sum(
-        len(event.payload or "") + len(event.to_state or "") for event in events
-    )
+    unkept_bytes = before.unkept_bytes + sum(len(event.payload or "") + len(event.to_state or "") for event in events)
     kept_as_of = before.kept_as_of or events[0].timestamp
     progress = Progress(
         events=last.version - (before.kept[-1] if before.kept else 0),

@@ -99,11 +99,7 @@ class OnStates:
         _at_least(self.keep, 1, "keep")
 
     def due(self, progress: Progress) -> bool:  # noqa: D102
-        return (
-            progress.data is not None
-            and self.field in progress.data
-            and progress.data[self.field] in self.values
-        )
+        return progress.data is not None and self.field in progress.data and progress.data[self.field] in self.values
 
 
 class AnyOf:

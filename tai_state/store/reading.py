@@ -114,9 +114,7 @@ class StateReading(StoreCore):
             count += not document.decode(STATE).deleted
         return count
 
-    async def find_states(
-        self, governor_id: str, where: Mapping[str, Any]
-    ) -> AsyncGenerator[JsonSnapshot, None]:
+    async def find_states(self, governor_id: str, where: Mapping[str, Any]) -> AsyncGenerator[JsonSnapshot, None]:
         """The live states whose data has these values, like ``{"status": "failed"}``.
 
         Args:
@@ -129,10 +127,7 @@ class StateReading(StoreCore):
         for name in where:
             if name not in self.settings.indexed:
                 raise UnindexedField(name, self.settings.indexed)
-        filters = [
-            Where(f"data.{name}", tuple(value) if isinstance(value, list | tuple) else (value,))  # pyright: ignore
-            for name, value in where.items()
-        ]
+        filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
         async for document in self.engine.scan(self.layout.states(governor_id), where=filters):
             stream = self.layout.stream(governor_id, unescape_id(document.id))
             record = self.checked(stream, document)
@@ -219,9 +214,7 @@ class StateReading(StoreCore):
         Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
         snapshot with ``deleted``. For every single event, read the events after the version last seen.
         """
-        streams = {
-            stream.state: stream for stream in (self.layout.stream(governor_id, each) for each in state_ids)
-        }
+        streams = {stream.state: stream for stream in (self.layout.stream(governor_id, each) for each in state_ids)}
         collection = self.layout.states(governor_id)
         shown: dict[str, int] = {}
         async with self.engine.watch(*(streams or (collection,))) as changes:
@@ -229,9 +222,7 @@ class StateReading(StoreCore):
                 path = change.path
                 if change.revision is None:
                     continue
-                stream = streams.get(path) or self.layout.stream(
-                    governor_id, unescape_id(path.rpartition("/")[2])
-                )
+                stream = streams.get(path) or self.layout.stream(governor_id, unescape_id(path.rpartition("/")[2]))
                 found = await self.read_state(stream)
                 if found is not None and found[1].version > shown.get(path, 0):
                     shown[path] = found[1].version
@@ -263,7 +254,10 @@ class StateReading(StoreCore):
             previous = befores.get(stream.event(version - 1)) if version > 1 else None
             before = Folded().then(previous) if previous is not None else Folded()
             record = document.decode(EVENT)
-            events.append(
-                self.streams.event(stream, record, document.created_us, before, before.then(record))
-            )
+            events.append(self.streams.event(stream, record, document.created_us, before, before.then(record)))
         return events
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    """One value, or any of several."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

@@ -209,9 +209,7 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
         data=data,
         timestamp=parse_time(record.timestamp),
         recorded_at=from_us(recorded_us),
-        metadata=ChangeMetadata(
-            metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version
-        ),
+        metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
         causality=record.causality,
         deleted=record.deleted,
     )
@@ -245,11 +243,11 @@ def to_event(
 
 def state_metadata(metadata: EventMetadata) -> StateMetadata:
     """The metadata of the state that an event makes."""
-    context = {} if metadata.context == "{}" else decode(metadata.context)
+    context: dict[str, Any] = {} if metadata.context == "{}" else decode(metadata.context)
     return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, context)
 
 
 def change_metadata(metadata: EventMetadata) -> ChangeMetadata:
     """An event's metadata as callers get it."""
-    context = {} if metadata.context == "{}" else decode(metadata.context)
+    context: dict[str, Any] = {} if metadata.context == "{}" else decode(metadata.context)
     return ChangeMetadata(metadata.changed_by, metadata.reason, context, metadata.parent_version)

@@ -6,7 +6,7 @@ import logging
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Put
+from tai_state.engines.api import ANYTHING, At, Delete, Put, Write
 from tai_state.errors import CommitRefused, Inconsistent, StateNotFound, VersionConflict
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
@@ -43,7 +43,7 @@ class SnapshotKeeping(StoreCore):
                 return self.snapshot(stream, record, document.updated_us)
             kept = (*record.kept, version)[-self.settings.snapshots.keep :]
             after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0)
-            writes = [
+            writes: list[Write] = [
                 put_snapshot(stream, after),
                 Put(stream.state, msgspec.to_builtins(after), At(document.revision)),
                 *(Delete(stream.snapshot(old), ANYTHING) for old in record.kept if old not in kept),
@@ -68,9 +68,7 @@ class SnapshotKeeping(StoreCore):
             raise StateNotFound(stream.state)
         return list(found[1].kept)
 
-    async def load_snapshot(
-        self, governor_id: str, state_id: str, version: int | None = None
-    ) -> JsonSnapshot | None:
+    async def load_snapshot(self, governor_id: str, state_id: str, version: int | None = None) -> JsonSnapshot | None:
         """A kept snapshot, by default the newest that is sound; None where there is none.
 
         One that is damaged, or of a schema that this application does not know, is skipped with a warning.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Hashable
 from contextlib import AsyncExitStack
-from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -17,22 +17,23 @@ from tai_state.store.handle import Codec, StateHandle
 from tai_state.store.planning import Writer
 from tai_state.store.reading import StateReading
 from tai_state.store.records import STORE, StoreRecord
+from tai_state.store.shortcuts import Shortcuts
 from tai_state.store.snapshots import SnapshotKeeping
 from tai_state.store.writing import StateWriting
-from tai_state.values.states import JsonSnapshot
-
-if TYPE_CHECKING:
-    from tai_state.history.recovery import RecoveryReport
 
 D = TypeVar("D")
 
 FORMAT = 1
 """The version of the documents' format; ``docs/format.md`` describes it."""
 
-_codec = lru_cache(maxsize=256)(Codec[Any])
+
+@lru_cache(maxsize=256)
+def _codec(model: Hashable) -> Codec[Any]:
+    """Codecs are costly to make and hold nothing of a store: one for each model will do."""
+    return Codec(cast("type[Any] | None", model))
 
 
-class StateStore(StateWriting, StateReading, SnapshotKeeping):
+class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
     """Keeps the states of machines, and the events that explain them, on one engine.
 
     Made by :func:`~tai_state.open_store`; used with ``async with``, from the tasks of one event loop.
@@ -69,20 +70,6 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping):
             InvalidId: the ids cannot be stored.
         """
         return StateHandle(self, governor_id, state_id, _codec(model))
-
-    async def state_at(
-        self, governor_id: str, state_id: str, version_or_time: int | datetime
-    ) -> JsonSnapshot:
-        """A shortcut to :meth:`StateMachinePersister.get_state_at`, without reducers."""
-        from tai_state.history.persister import StateMachinePersister
-
-        return await StateMachinePersister(self).get_state_at(governor_id, state_id, version_or_time)
-
-    async def recover(self, governor_id: str | None = None, *, concurrency: int = 8) -> RecoveryReport:
-        """A shortcut to :meth:`StateMachinePersister.recover`, without reducers."""
-        from tai_state.history.persister import StateMachinePersister
-
-        return await StateMachinePersister(self).recover(governor_id, concurrency=concurrency)
 
     async def _identity(self) -> str:
         """The store's id, made when the store is.

@@ -78,9 +78,7 @@ class StreamReader:
             if record.state_id != stream.state_id or document.path != stream.event(record.version):
                 raise CorruptDocument(document.path, "holds an event of another place")
             if expected is not None and record.version != expected:
-                raise EventSourcingError(
-                    stream.event(expected), "is missing between two events: restore a backup"
-                )
+                raise EventSourcingError(stream.event(expected), "is missing between two events: restore a backup")
             expected = record.version + 1
             yield Stored(record, document.created_us)
 
@@ -106,15 +104,11 @@ class StreamReader:
                 yield self.event(stream, record, recorded_us, before, now)
             before = now
 
-    def event(
-        self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded
-    ) -> JsonEvent:
+    def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
         """One event as callers get it. Its states are decoded for it alone, so that they are the caller's own."""
         payload = None if record.payload is None else decode(record.payload)
         if not self._upcasting.is_current(record.schema):
-            payload = self._upcasting.payload(
-                record.action, payload, record.schema, stream.event(record.version)
-            )
+            payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(record.version))
         return to_event(
             stream.governor_id,
             record,

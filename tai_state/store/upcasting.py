@@ -52,9 +52,7 @@ class Upcasting:
         needed = set(range(1, self.schema))
         if needed != set(steps):
             wrong = ", ".join(str(version) for version in sorted(needed ^ set(steps)))
-            raise ValueError(
-                f"schema {self.schema} needs exactly one upcast from each version before it: see {wrong}"
-            )
+            raise ValueError(f"schema {self.schema} needs exactly one upcast from each version before it: see {wrong}")
 
     def is_current(self, schema: int) -> bool:
         """Whether data of this version is read as it is."""
@@ -88,7 +86,5 @@ class Upcasting:
         if self._as_stored:
             return range(0)
         if schema > self.schema:
-            raise IncompatibleFormat(
-                path, f"has schema {schema}, this application knows {self.schema}: upgrade it"
-            )
+            raise IncompatibleFormat(path, f"has schema {schema}, this application knows {self.schema}: upgrade it")
         return range(schema, self.schema)

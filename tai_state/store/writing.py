@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -143,27 +144,21 @@ class StateWriting(StoreCore):
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=text, state=None)
         append = msgspec.structs.replace(
             self._change(stream, expected, draft, None),
-            compose=lambda head, data: self._unchanged(stream, draft, head, data),
+            compose=partial(self._unchanged, stream, draft),
             needs_state=True,
         )
         [appended] = await self.appender.append([append])
         return self.events_of(stream, appended, appended.state.data)[0]
 
-    def _unchanged(
-        self, stream: Stream, draft: Draft, head: Head, data: dict[str, Any] | None
-    ) -> Composition:
+    def _unchanged(self, stream: Stream, draft: Draft, head: Head, data: dict[str, Any] | None) -> Composition:
         """The state as it is; where its shape is an old one, in the present shape and carried by the event."""
         upcasting = self.settings.upcasting
         if data is None or upcasting.is_current(head.schema):
             return Composition((draft,), data)
         current = upcasting.state(data, head.schema, stream.state)
-        return Composition(
-            (msgspec.structs.replace(draft, state=encode(current), carries_state=True),), current
-        )
+        return Composition((msgspec.structs.replace(draft, state=encode(current), carries_state=True),), current)
 
-    def events_of(
-        self, stream: Stream, appended: Appended, from_state: dict[str, Any] | None
-    ) -> list[JsonEvent]:
+    def events_of(self, stream: Stream, appended: Appended, from_state: dict[str, Any] | None) -> list[JsonEvent]:
         """The events that an append recorded, with the states before and after them.
 
         Args:

@@ -13,7 +13,7 @@ hang ends after a minute. Let the engine's clock move with each look, or the che
 whole examination is in this one file, long as it is, so that an author has one place to look.
 """
 
-# ruff: noqa: S101, PLR2004, PT017, PT018 - assertions about small numbers, without pytest
+# ruff: noqa: PLR2004, PT017, PT018 - assertions about small numbers, without pytest
 
 from __future__ import annotations
 
@@ -191,9 +191,7 @@ async def check_json_round_trip(engine: Engine) -> None:
         read = (await _document(engine, f"c/{name}")).fields()
         assert set(read) == set(fields), f"{name}: keys differ: {set(read) ^ set(fields)}"
         for key, value in fields.items():
-            assert _exactly(read[key]) == _exactly(value), (
-                f"{name}[{key!r}]: {value!r} came back as {read[key]!r}"
-            )
+            assert _exactly(read[key]) == _exactly(value), f"{name}[{key!r}]: {value!r} came back as {read[key]!r}"
     scanned = {document.id: document.fields() async for document in engine.scan("c")}
     assert _exactly(scanned) == _exactly(samples), "a scan gives other fields than a read"
 
@@ -203,9 +201,7 @@ async def check_json_round_trip(engine: Engine) -> None:
 
 async def _history(engine: Engine, path: str, history: str) -> tuple[int | None, int]:
     """Give a document its past. Returns its revision now (None: absent) and one that is not its own."""
-    stale = (
-        await engine.commit([Put("others/a" if history == "never made" else path, {"old": True})])
-    ).revision
+    stale = (await engine.commit([Put("others/a" if history == "never made" else path, {"old": True})])).revision
     if history == "never made":
         return None, stale
     if history != "rewritten":
@@ -790,12 +786,8 @@ async def _judge_cancelled(engine: Engine, moment: int, acknowledged: Mapping[in
         revisions = {document and document.revision for document in documents}
         assert len(revisions) == 1, f"of a commit cancelled at moment {moment} only a part is there"
         if caller in acknowledged:
-            assert revisions == {acknowledged[caller]}, (
-                f"an acknowledged commit is not there (moment {moment})"
-            )
-        assert caller in acknowledged or caller % 2 == 0, (
-            f"another caller's commit was lost (moment {moment})"
-        )
+            assert revisions == {acknowledged[caller]}, f"an acknowledged commit is not there (moment {moment})"
+        assert caller in acknowledged or caller % 2 == 0, f"another caller's commit was lost (moment {moment})"
 
 
 async def check_cancelled_commits(engine: Engine) -> None:
@@ -941,9 +933,7 @@ async def check_two_users_of_one_store(make: EngineMaker) -> None:
                 theirs = await one.commit([Put("c/a", {"n": n}), Delete("c/b")])
                 await _until(changes, Change("c/a", theirs.revision))
                 assert (await _document(other, "c/a")).revision == theirs.revision
-                ours = await other.commit(
-                    [Put("c/a", {"n": -n}, at(theirs.revision)), Put("c/b", {}, ABSENT)]
-                )
+                ours = await other.commit([Put("c/a", {"n": -n}, at(theirs.revision)), Put("c/b", {}, ABSENT)])
                 assert ours.revision > theirs.revision
                 assert (await _document(one, "c/b")).revision == ours.revision
                 try:

@@ -35,7 +35,7 @@ def escape_id(identifier: str) -> str:
     Raises:
         InvalidId: the id is empty, no text, not valid Unicode, or longer than 1,480 bytes once escaped.
     """
-    if not isinstance(identifier, str) or not identifier:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if type(identifier) is not str or not identifier:
         raise InvalidId("an id", "a text of at least one character")
     escaped = _ESCAPED.sub(_percent, identifier)
     if _DOTS.fullmatch(escaped):

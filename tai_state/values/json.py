@@ -6,6 +6,7 @@ that reads back equal) is what hashes are taken of; ``docs/format.md`` fixes it.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -55,53 +56,56 @@ def normalise(value: Any, what: str) -> tuple[str, Any]:
 def normalise_object(value: Any, what: str) -> tuple[str, dict[str, Any]]:
     """As :func:`normalise`, for data that must be a JSON object."""
     if not isinstance(value, dict):
-        raise InvalidData(f"{what} must be a JSON object, not {type(value).__name__}")  # pyright: ignore
-    return normalise(value, what)
+        raise InvalidData(f"{what} must be a JSON object, not {type(value).__name__}")
+    return normalise(value, what)  # pyright: ignore[reportUnknownArgumentType] - that is what it finds out
 
 
 def _check_depth(value: Any, what: str) -> None:
     level: list[Any] = [value]
     for _ in range(DEPTH_MAX):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)  # pyright: ignore
-        ]
+        level = [child for parent in level for _, child in _children(parent)]
         if not level:
             return
-    raise InvalidData(f"{what} is nested deeper than {DEPTH_MAX} levels")
+    raise _too_deep(what)
 
 
 def _explain(value: Any, what: str) -> InvalidData:
     """The first place in a value that is no JSON, found the slow way, without quoting the value."""
-    waiting: list[tuple[str, Any]] = [("$", value)]
+    level: list[tuple[str, Any]] = [("$", value)]
     seen: set[int] = set()
-    while waiting:
-        path, item = waiting.pop()
-        if isinstance(item, dict | list) and id(item) in seen:  # pyright: ignore[reportUnknownArgumentType]
-            continue
-        seen.add(id(item))
-        reason = _not_json(item)
-        if reason:
-            return InvalidData(f"{what} is not plain JSON: {reason}", path)
-        if len(path) > 20 * DEPTH_MAX:
-            return InvalidData(f"{what} is nested deeper than {DEPTH_MAX} levels")
-        if isinstance(item, dict):
-            waiting.extend((f"{path}.{key}", child) for key, child in item.items())  # pyright: ignore
-        elif isinstance(item, list):
-            waiting.extend((f"{path}[{index}]", child) for index, child in enumerate(item))  # pyright: ignore
-    return InvalidData(f"{what} is not plain JSON, or refers to itself")
+    for _ in range(DEPTH_MAX):
+        for path, item in level:
+            if reason := _not_json(item):
+                return InvalidData(f"{what} is not plain JSON: {reason}", path)
+        new = [(path, item) for path, item in level if id(item) not in seen]
+        seen.update(id(item) for _, item in new)
+        level = [(path + step, child) for path, item in new for step, child in _children(item)]
+        if not level:
+            return InvalidData(f"{what} refers to itself")
+    return _too_deep(what)
+
+
+def _too_deep(what: str) -> InvalidData:
+    return InvalidData(f"{what} is nested deeper than {DEPTH_MAX} levels")
+
+
+def _children(item: Any) -> list[tuple[str, Any]]:
+    """What a dict or list holds, each with the step that leads to it."""
+    found: Any = item
+    if isinstance(item, dict):
+        return [(f".{key}", child) for key, child in found.items()]
+    if isinstance(item, list):
+        return [(f"[{index}]", child) for index, child in enumerate(found)]
+    return []
 
 
 def _not_json(item: Any) -> str | None:
-    if isinstance(item, float) and not (-float("inf") < item < float("inf")):
+    if isinstance(item, float) and not isfinite(item):
         return "NaN and infinity have no JSON form"
     if isinstance(item, str):
         return _not_unicode(item)
     if isinstance(item, dict):
-        keys: Any = item.keys()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        for key in keys:
+        for key in item:  # pyright: ignore[reportUnknownVariableType]
             if not isinstance(key, str):
                 return f"a key is {type(key).__name__}, not text"
             if reason := _not_unicode(key):

@@ -52,7 +52,5 @@ def workloads() -> Workloads:
 def scratch() -> Iterator[Path]:
     """A folder for a store, in memory where the system has such a place, gone afterwards."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="tai-state-proof-", dir=memory if memory.is_dir() else None
-    ) as folder:
+    with tempfile.TemporaryDirectory(prefix="tai-state-proof-", dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)

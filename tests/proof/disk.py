@@ -154,12 +154,8 @@ def attempt(plan: Trouble) -> Endured:
 
 def _manners(plan: Trouble, book: Ledger, lines: tuple[str, ...], injected: int) -> list[str]:
     """Errors are typed and no more than the faults; and when the disk is well again, all goes on."""
-    errors = [
-        line for line in lines if line.split()[0] in ("fail", "unknown", "unread", "unopened", "unclosed")
-    ]
-    problems = [
-        f"an error of the wrong type: {line}" for line in errors if not any(kind in line for kind in _TYPED)
-    ]
+    errors = [line for line in lines if line.split()[0] in ("fail", "unknown", "unread", "unopened", "unclosed")]
+    problems = [f"an error of the wrong type: {line}" for line in errors if not any(kind in line for kind in _TYPED)]
     if len(errors) > injected:
         problems.append(f"{len(errors)} errors from {injected} faults: {errors}")
     unopened = sum(line.startswith("unopened") for line in lines)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTOR_BYTES = 512
 
-VARIANTS = ("kept", "dropped", "unnamed", "named", "subset", "torn", "rubbish")
+RANDOM = ("subset", "torn", "rubbish")
+VARIANTS = ("kept", "dropped", "unnamed", "named", *RANDOM)
 """What becomes of that which no sync has covered.
 
 kept: all of it is there. dropped: none of it, names included. unnamed: contents are there, names not. named:
@@ -56,10 +57,14 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Everything written to the file before entry ``covers`` of the recording is on the disk."""
+    """Everything written to the file before entry ``covers`` of the recording is on the disk.
+
+    Unless it failed: then the system holds those writes for done, and no later sync covers them.
+    """
 
     file: int
     covers: int
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +130,17 @@ class Recording:
 
     def _call(self, call: str, rest: str, covers: int) -> None:
         result = _RESULT.search(rest)
-        if result is None or result["value"] == "?" or int(result["value"]) < 0:
+        if result is None or result["value"] == "?":
+            return
+        failed = int(result["value"]) < 0
+        if failed and call not in ("fsync", "fdatasync"):
             return
         fd = _FD.match(rest)
         path = _decode(fd["path"]).removesuffix(" (deleted)") if fd else ""
         if call == "write" and fd and fd["fd"] == "1":
             self.entries.append(Line(_text(rest).decode().rstrip("\n")))
         elif call in ("fsync", "fdatasync") and path == str(self.folder):
-            self.entries.append(SyncFolder(covers))
+            self.entries += [] if failed else [SyncFolder(covers)]
         elif call in ("openat", "unlink"):
             self._named(call, rest)
         elif call == "mmap":
@@ -170,7 +178,7 @@ class Recording:
         elif call == "ftruncate":
             self.entries.append(Truncate(file, int(rest[: rest.rindex(") ")].rsplit(", ", 1)[1])))
         elif call in ("fsync", "fdatasync"):
-            self.entries.append(Sync(file, covers))
+            self.entries.append(Sync(file, covers, failed=result < 0))
         else:
             raise Unmodelled(f"{call}({rest[:200]}")
 
@@ -196,23 +204,33 @@ def _encode(text: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in text.encode())
 
 
+@dataclass(slots=True)
+class Pending:
+    """A change of a file, and what is known of it: ``certain`` on the disk, ``doubtful`` for good, or neither yet."""
+
+    index: int
+    change: Write | Truncate
+    certain: bool = False
+    doubtful: bool = False
+
+
 class Disk:
     """The disk as of some entry of a recording, and all that it may hold should the power go now."""
 
     def __init__(self, recording: Recording) -> None:
         self._certain: dict[int, bytearray] = {}
-        self._pending: dict[int, list[tuple[int, Write | Truncate]]] = {}
+        self._pending: dict[int, list[Pending]] = {}
         self._names: dict[str, int] = {}
         self._pending_names: list[tuple[int, Name]] = []
         for file, name in enumerate(sorted(recording.before)):
             self._certain[file] = bytearray(recording.before[name])
             self._names[name] = file
 
-    def step(self, index: int, entry: Entry) -> bool:
-        """Take in one entry; whether the disk may hold something else now."""
+    def step(self, index: int, entry: Entry) -> None:
+        """Take in one entry."""
         match entry:
             case Write() | Truncate():
-                self._pending.setdefault(entry.file, []).append((index, entry))
+                self._pending.setdefault(entry.file, []).append(Pending(index, entry))
             case Sync():
                 self._sync(entry)
             case Name():
@@ -221,15 +239,16 @@ class Disk:
                 for _, name in self._take_names(entry.covers):
                     _rename(self._names, name)
             case Line():
-                return False
-        return True
+                pass
 
     def _sync(self, entry: Sync) -> None:
         content = self._certain.setdefault(entry.file, bytearray())
         pending = self._pending.get(entry.file, [])
-        for _, change in (each for each in pending if each[0] < entry.covers):
-            _apply(content, change)
-        self._pending[entry.file] = [each for each in pending if each[0] >= entry.covers]
+        for each in pending:
+            if each.index < entry.covers and not each.doubtful:
+                each.certain, each.doubtful = not entry.failed, entry.failed
+        while pending and pending[0].certain:
+            _apply(content, pending.pop(0).change)
 
     def _take_names(self, covers: int) -> list[tuple[int, Name]]:
         done = [each for each in self._pending_names if each[0] < covers]
@@ -240,44 +259,34 @@ class Disk:
         """Names and contents that one loss of power may leave; ``-shm`` is never among them."""
         names = dict(self._names)
         for _, name in self._pending_names:
-            if variant in ("kept", "named") or (
-                variant in ("subset", "torn", "rubbish") and rng.random() < 0.5
-            ):
+            if variant in ("kept", "named") or (variant in RANDOM and rng.random() < 0.5):
                 _rename(names, name)
         return {
-            name: self._content(file, variant, rng)
-            for name, file in sorted(names.items())
-            if not name.endswith("-shm")
+            name: self._content(file, variant, rng) for name, file in sorted(names.items()) if not name.endswith("-shm")
         }
 
     def _content(self, file: int, variant: str, rng: random.Random) -> bytes:
         content = bytearray(self._certain.get(file, b""))
-        pending = [change for _, change in self._pending.get(file, [])]
-        if variant in ("dropped", "named"):
-            return bytes(content)
-        chosen = list(_chosen(pending, variant, rng))
+        chosen: list[Write | Truncate] = []
+        for each in self._pending.get(file, []):
+            chosen += [each.change] if each.certain else _chosen(each.change, variant, rng)
         if variant == "rubbish":
-            size = max(
-                (each.offset + len(each.data) for each in chosen if isinstance(each, Write)), default=0
-            )
+            size = max((each.offset + len(each.data) for each in chosen if isinstance(each, Write)), default=0)
             content += rng.randbytes(max(0, size - len(content)))
         for change in chosen:
             _apply(content, change)
         return bytes(content)
 
 
-def _chosen(
-    pending: Iterable[Write | Truncate], variant: str, rng: random.Random
-) -> Iterator[Write | Truncate]:
-    """The part of what is not yet certain that reached the disk."""
-    for change in pending:
-        if variant in ("kept", "unnamed"):
+def _chosen(change: Write | Truncate, variant: str, rng: random.Random) -> Iterator[Write | Truncate]:
+    """The part of a change not yet certain that reached the disk."""
+    if variant in ("kept", "unnamed"):
+        yield change
+    elif variant == "subset" or (variant in RANDOM and isinstance(change, Truncate)):
+        if rng.random() < 0.5:
             yield change
-        elif variant == "subset" or isinstance(change, Truncate):
-            if rng.random() < 0.5:
-                yield change
-        else:
-            yield from (sector for sector in _sectors(change) if rng.random() < 0.5)
+    elif variant in RANDOM:
+        yield from (sector for sector in _sectors(change) if rng.random() < 0.5)
 
 
 def _sectors(write: Write) -> Iterator[Write]:

@@ -10,21 +10,19 @@ from tai_state.engines.sqlite.errors import mapped
 from tai_state.errors import StoreUnavailable
 
 
-def switch_on(name: str) -> None:
-    """Make one of the mistakes from now on; an empty name makes none."""
-    if name:
-        MUTANTS[name]()
+OFTEN = "checkpoints-often"
+"""No mistake: the log is carried over into the main file every few commits, where it would take hundreds."""
 
 
-def _synchronous(level: str) -> Callable[[], None]:
-    """The file is opened with less durability than is promised."""
+def _pragma(text: str) -> Callable[[], None]:
+    """The file is opened with another setting."""
 
     def patch() -> None:
         connect = engine.connect
 
         def careless(*args: Any, **options: Any) -> Any:
             connection = connect(*args, **options)
-            connection.execute(f"PRAGMA synchronous = {level}")
+            connection.execute(f"PRAGMA {text}")
             return connection
 
         engine.connect = careless
@@ -81,10 +79,11 @@ def _sure() -> None:
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
-    "synchronous-off": _synchronous("OFF"),
-    "synchronous-normal": _synchronous("NORMAL"),
+    "synchronous-off": _pragma("synchronous = OFF"),
+    "synchronous-normal": _pragma("synchronous = NORMAL"),
     "split": _split,
     "deaf": _deaf,
     "hasty": _hasty,
     "sure": _sure,
+    OFTEN: _pragma("wal_autocheckpoint = 24"),
 }

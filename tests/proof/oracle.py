@@ -61,9 +61,7 @@ def ledger(lines: Iterable[str], steps: Sequence[Step]) -> Ledger:
         ended |= word == "end"
         broke = line if word == "broke" else broke
     return Ledger(
-        attempts=tuple(
-            Attempt(by_number[n], attempt, _verdict(words)) for (n, attempt), words in said.items()
-        ),
+        attempts=tuple(Attempt(by_number[n], attempt, _verdict(words)) for (n, attempt), words in said.items()),
         acknowledged=sum("ack" in words for words in said.values()),
         refused=sum("fail" in words for words in said.values()),
         unknown=sum("unknown" in words for words in said.values()),
@@ -134,9 +132,7 @@ def _events(state: str, attempts: Sequence[Attempt], events: Sequence[Any], gone
     if gone and found and found[0] in wanted:
         required = [each for each in required if order.index(each) >= order.index(found[0])]
     problems += [
-        f"{state}: LOST acknowledged step {wanted[each].step.number}"
-        for each in required
-        if each not in found
+        f"{state}: LOST acknowledged step {wanted[each].step.number}" for each in required if each not in found
     ]
     problems += [
         f"{state}: step {wanted[each].step.number} was reported as failed, and is stored"
@@ -161,9 +157,7 @@ def _contents(state: str, wanted: dict[str, Attempt], events: Sequence[Any]) -> 
     return problems
 
 
-async def _state(
-    store: StateStore, state: str, attempts: Sequence[Attempt], events: Sequence[Any]
-) -> list[str]:
+async def _state(store: StateStore, state: str, attempts: Sequence[Attempt], events: Sequence[Any]) -> list[str]:
     """The state is its last event; every kept snapshot is the state of its version."""
     try:
         now = await store.get_state(GOVERNOR, state)
@@ -183,9 +177,7 @@ async def _state(
         after = [event.to_state for event in events if event.version == each]
         if snapshot is None or snapshot.version != each or after != [snapshot.data]:
             problems.append(f"{state}: the snapshot kept at version {each} is not the state of that version")
-    asked = [
-        attempt for attempt in attempts if attempt.step.kind == "snapshot" and attempt.verdict == "stored"
-    ]
+    asked = [attempt for attempt in attempts if attempt.step.kind == "snapshot" and attempt.verdict == "stored"]
     if asked and not kept:
         problems.append(f"{state}: LOST the acknowledged snapshot of step {asked[-1].step.number}")
     if events[0].version > 1 and (not kept or kept[0] < events[0].version):

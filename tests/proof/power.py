@@ -10,12 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crew import PROCESSES, Crew, scratch, workloads
-from images import VARIANTS, Disk, Line, Recording
+from images import RANDOM, VARIANTS, Disk, Line, Recording
 from report import Section
 from scenarios import Scenario, copy, judge, prepare
-from tracing import WRITING
+from tracing import WRITING, Fault
 
+ATTEMPTS = 3
 _STRING_BYTES_MAX = 1 << 26
+_PARTS = 4 * PROCESSES
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which of all possible images are checked.
+
+    Attributes:
+        seed: for all that is random.
+        draws: random images for each random variant and moment.
+        every: check one image in so many.
+    """
+
+    seed: int
+    draws: int
+    every: int
 
 
 @dataclass(frozen=True)
@@ -25,20 +42,16 @@ class Share:
     Attributes:
         scenario: what was recorded.
         recording: the trace.
-        seed: for all that is random.
-        draws: random images for each random variant and moment.
+        sampling: which images.
         part: this share, from 0.
         parts: how many there are.
-        every: check one image in so many.
     """
 
     scenario: Scenario
     recording: Recording
-    seed: int
-    draws: int
+    sampling: Sampling
     part: int
     parts: int
-    every: int
 
 
 @dataclass
@@ -57,6 +70,7 @@ def prove(
     seed: int,
     draws: int,
     every: int = 1,
+    faults: tuple[Fault | None, ...] = (None,),
     mutant: str = "",
     minimum: int = 1,
 ) -> Section:
@@ -68,47 +82,63 @@ def prove(
         seed: for all that is random.
         draws: random images for each random variant and moment.
         every: check one image in so many.
+        faults: the disk's, each in a recording of its own.
         mutant: the mistake made on purpose.
         minimum: images below which too little was done.
     """
     section = Section("power" + (f" [{mutant}]" if mutant else ""), minimum)
+    section.planned = Counter(dict.fromkeys(VARIANTS, 0))
     started = time.monotonic()
     for scenario in scenarios:
-        [recording] = crew.map(_record_with(mutant), [scenario])
-        said = [entry.text for entry in recording.entries if isinstance(entry, Line)]
-        book = scenario.ledger(said)
-        section.runs += 1
-        section.operations += len(book.attempts) - len(scenario.before)
-        section.acknowledged += book.acknowledged - len(scenario.before)
-        if not book.ended:
-            section.failures.append(f"{scenario.name}: the recorded run did not end: {said[-1:]}")
-        parts = PROCESSES * 4
-        shares = [Share(scenario, recording, seed, draws, part, parts, every) for part in range(parts)]
-        for checked in crew.map(sweep, shares):
-            section.images += checked.images
-            section.hit += checked.variants
-            section.failures += checked.failures
-    section.planned = Counter({variant: section.hit[variant] for variant in VARIANTS})
+        for recording in crew.map(record, [Take(scenario, fault, mutant) for fault in faults]):
+            _examine(crew, section, scenario, recording, Sampling(seed, draws, every))
     section.seconds = time.monotonic() - started
     return section
 
 
+def _examine(crew: Crew, section: Section, scenario: Scenario, recording: Recording, sampling: Sampling) -> None:
+    """Add the images of one recording to the section."""
+    said = [entry.text for entry in recording.entries if isinstance(entry, Line)]
+    book = scenario.ledger(said)
+    section.runs += 1
+    section.operations += len(book.attempts) - len(scenario.before)
+    section.acknowledged += book.acknowledged - len(scenario.before)
+    section.refused += book.refused
+    section.unknown += book.unknown
+    if not book.ended:
+        section.failures.append(f"{scenario.name}: the recorded run did not end: {said[-1:]}")
+    shares = [Share(scenario, recording, sampling, part, _PARTS) for part in range(_PARTS)]
+    for checked in crew.map(sweep, shares):
+        section.images += checked.images
+        section.hit += checked.variants
+        section.failures += checked.failures
+
+
 @dataclass(frozen=True)
-class _record_with:  # noqa: N801 - a function that can be sent to another process
-    mutant: str
+class Take:
+    """One run to be recorded.
 
-    def __call__(self, scenario: Scenario) -> Recording:
-        return record(scenario, self.mutant)
+    Attributes:
+        scenario: what the workload does.
+        fault: what the disk does to it; None: nothing.
+        mutant: the mistake made on purpose.
+    """
+
+    scenario: Scenario
+    fault: Fault | None = None
+    mutant: str = ""
 
 
-def record(scenario: Scenario, mutant: str = "") -> Recording:
+def record(take: Take) -> Recording:
     """Everything that one run did to its folder, and said."""
     calls = ",".join(f"?{call}" for call in (*WRITING, "mmap"))
     tracer = ["-xx", "-s", str(_STRING_BYTES_MAX), "-e", f"trace={calls}"]
+    if take.fault is not None:
+        tracer += ["-e", f"inject={take.fault.call}:{take.fault.action}:when={take.fault.when}"]
     with scratch() as template, scratch() as folder:
-        path = copy(prepare(scenario, template), folder)
+        path = copy(prepare(take.scenario, template), folder)
         before = {file.name: file.read_bytes() for file in folder.iterdir()}
-        run = workloads().run(scenario.job(path, mutant=mutant), tracer)
+        run = workloads().run(take.scenario.job(path, mutant=take.mutant, attempts=ATTEMPTS), tracer)
         recording = Recording(folder, before)
         recording.read(run.log)
         recorded = tuple(entry.text for entry in recording.entries if isinstance(entry, Line))
@@ -130,9 +160,9 @@ def sweep(share: Share) -> Checked:
                 said.append(entry.text)
             disk.step(index, entry)
             for variant in VARIANTS:
-                for draw in range(share.draws if variant in ("subset", "torn", "rubbish") else 1):
-                    rng = random.Random(f"{share.seed}/{index}/{variant}/{draw}")
-                    chosen = rng.randrange(share.every) == 0
+                for draw in range(share.sampling.draws if variant in RANDOM else 1):
+                    rng = random.Random(f"{share.sampling.seed}/{index}/{variant}/{draw}")
+                    chosen = rng.randrange(share.sampling.every) == 0
                     count += 1
                     if not chosen or count % share.parts != share.part:
                         continue
@@ -144,7 +174,7 @@ def sweep(share: Share) -> Checked:
                     result.images += 1
                     result.variants[variant] += 1
                     result.failures += [
-                        f"{share.scenario.name}: {variant} {draw} at {index}, seed {share.seed}: {problem}"
+                        f"{share.scenario.name}: {variant} {draw} at {index}, seed {share.sampling.seed}: {problem}"
                         for problem in open_image(folder, image, share.scenario, said)
                     ]
     return result

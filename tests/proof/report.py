@@ -47,11 +47,7 @@ class Section:
     def complaints(self) -> list[str]:
         """The failures, and whatever makes the proof worth nothing."""
         found = list(self.failures)
-        found += [
-            f"no planned fault of the kind {kind!r} was ever hit"
-            for kind in self.planned
-            if not self.hit[kind]
-        ]
+        found += [f"no planned fault of the kind {kind!r} was ever hit" for kind in self.planned if not self.hit[kind]]
         if self.trials < self.minimum:
             found.append(f"too little was done: {self.trials} trials, at least {self.minimum} are needed")
         return found
@@ -118,6 +114,4 @@ def table(sections: list[Section]) -> str:
             )  # fmt: skip
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

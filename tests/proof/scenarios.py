@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from mutants import OFTEN
 from oracle import Ledger, check, ledger
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import SystemClock
@@ -33,6 +34,8 @@ class Scenario:
         large: bytes of every third state.
         closes: as for a job.
         bare: as for a job.
+        steady: every run makes the same calls.
+        settings: mutants that are no mistakes.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Scenario:
     large: int = 0
     closes: bool = True
     bare: bool = False
+    steady: bool = True
+    settings: tuple[str, ...] = ()
 
     @property
     def before(self) -> tuple[Step, ...]:
@@ -53,9 +58,11 @@ class Scenario:
         """The steps of the run."""
         return steps(*self.kinds, first=len(self.history) + 1, large=self.large)
 
-    def job(self, path: Path, **options: Any) -> dict[str, Any]:
+    def job(self, path: Path, mutant: str = "", **options: Any) -> dict[str, Any]:
         """The run, as the workload process takes it."""
-        return Job(str(path), self.steps, closes=self.closes, bare=self.bare, **options).to_json()
+        mutants = (*self.settings, *filter(None, [mutant]))
+        job = Job(str(path), self.steps, closes=self.closes, bare=self.bare, mutants=mutants, **options)
+        return job.to_json()
 
     def ledger(self, lines: Sequence[str]) -> Ledger:
         """What was said in the run, the steps before it counted as acknowledged."""
@@ -65,30 +72,40 @@ class Scenario:
 
 CREATE = Scenario("create", "nothing", bare=True)
 FOUND = Scenario("found", "tables", closes=False)
-APPEND = Scenario(
-    "append", "store", _HISTORY, ("save:c", "update:c", "update:a", "log:a", "update:b"), closes=False
-)
-SNAPSHOT = Scenario(
-    "snapshot", "store", _HISTORY, ("snapshot:a", "update:b", "update:b", "snapshot:b"), closes=False
-)
+APPEND = Scenario("append", "store", _HISTORY, ("save:c", "update:c", "update:a", "log:a", "update:b"), closes=False)
+SNAPSHOT = Scenario("snapshot", "store", _HISTORY, ("snapshot:a", "update:b", "update:b", "snapshot:b"), closes=False)
 DELETE = Scenario("delete", "store", _HISTORY, ("delete:a", "save:a", "delete:b"), closes=False)
-CLEANUP = Scenario(
-    "cleanup", "store", _HISTORY, ("update:a", "snapshot:a", "cleanup", "update:a"), closes=False
+CLEANUP = Scenario("cleanup", "store", _HISTORY, ("update:a", "snapshot:a", "cleanup", "update:a"), closes=False)
+SHORT = Scenario(
+    "short",
+    "store",
+    _HISTORY,
+    ("save:c", "update:a", "snapshot:a", "log:b", "delete:c", "cleanup", "update:a"),
+    closes=False,
 )
 CLOSE = Scenario("close", "crashed", _HISTORY)
+CHECKPOINT = Scenario(
+    "checkpoint",
+    "store",
+    _HISTORY,
+    tuple(f"update:{'ab'[n % 2]}" for n in range(12)),
+    closes=False,
+    settings=(OFTEN,),
+)
+TOGETHER = Scenario(
+    "together",
+    "store",
+    _HISTORY,
+    ("update:a+update:b+save:c+save:d", "update:a+log:b+delete:c+snapshot:d", "save:c+update:d+update:b"),
+    closes=False,
+    steady=False,
+)
 ALL = Scenario(
     "all",
     "nothing",
     (),
     (*_HISTORY, "save:c", "snapshot:b", "delete:c", "save:c", "cleanup", "update:a", "update:b"),
-)
-CHECKPOINT = Scenario(
-    "checkpoint",
-    "store",
-    _HISTORY,
-    tuple(f"update:{'ab'[n % 2]}" for n in range(48)),
-    large=200_000,
-    closes=False,
+    settings=(OFTEN,),
 )
 LONG = Scenario(
     "long",
@@ -152,9 +169,7 @@ def finish(path: Path, scenario: Scenario, lines: Sequence[str]) -> list[str]:
     problems = (
         []
         if book.acknowledged == len(scenario.before) + len(scenario.steps)
-        else [
-            f"running it again was answered by: {[line for line in more if not line.startswith(('try', 'ack'))]}"
-        ]
+        else [f"running it again was answered by: {[line for line in more if not line.startswith(('try', 'ack'))]}"]
     )
     return problems + judge(path, book)
 

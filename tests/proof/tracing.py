@@ -130,7 +130,6 @@ class Workloads:
     does before the traced part touches the store.
     """
 
-    mutant: str = ""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
@@ -157,7 +156,7 @@ class Workloads:
             tracer: arguments for strace; None: untraced.
         """
         assert self._process is not None
-        self._say({"mutant": self.mutant, **job})
+        self._say(job)
         pid = int(self._hear().split()[1])
         with tempfile.TemporaryDirectory(prefix="tai-state-trace-") as folder:
             log = Path(folder) / "log"

@@ -16,11 +16,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import anyio
 
-import mutants
+from mutants import MUTANTS
 from tai_state import (
     NO_STATE,
     ChangeMetadata,
@@ -32,9 +33,7 @@ from tai_state import (
     TaiStateError,
     open_store,
 )
-from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.history.cleanup import Cleanup
-from tai_state.store.core import SystemClock
 
 GOVERNOR = "proof"
 _IDS = uuid.UUID("5f0a3f0c-6f0f-4d35-9c37-2d1d0c1f6a7e")
@@ -54,12 +53,14 @@ class Step:
         kind: save, update, log, delete, snapshot or cleanup.
         state: the state concerned.
         bytes: how much text the state holds after it.
+        group: steps with the same number run side by side.
     """
 
     number: int
     kind: str
     state: str
-    bytes: int = 0
+    bytes: int
+    group: int
 
     def event_id(self, attempt: int) -> str:
         """The id that the event of this attempt carries."""
@@ -82,7 +83,7 @@ class Job:
         looks: after an error read everything, and say whether that went well.
         closes: close the store at the end; else leave as a crash would.
         bare: only open and close the engine.
-        mutant: the mistake to make on purpose.
+        mutants: the mistakes to make on purpose.
     """
 
     path: str
@@ -91,7 +92,7 @@ class Job:
     looks: bool = False
     closes: bool = True
     bare: bool = False
-    mutant: str = ""
+    mutants: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As sent to the process that serves."""
@@ -103,20 +104,21 @@ class Job:
         return cls(**{**found, "steps": tuple(Step(**step) for step in found["steps"])})
 
 
-def steps(*kinds: str, first: int = 1, large: int = 0) -> tuple[Step, ...]:
-    """Steps from words like ``save:a``; every third one that writes is as large as given."""
-    made = []
-    for number, word in enumerate(kinds, first):
-        kind, _, state = word.partition(":")
-        made.append(Step(number, kind, state, large if large and number % 3 == 0 else 40 + number))
+def steps(*words: str, first: int = 1, large: int = 0) -> tuple[Step, ...]:
+    """Steps from words like ``save:a`` or, side by side, ``save:a+save:b``; every third one is as large as given."""
+    made: list[Step] = []
+    for group, word in enumerate(words):
+        for each in word.split("+"):
+            kind, _, state = each.partition(":")
+            number = first + len(made)
+            size = large if large and number % 3 == 0 else 40 + number
+            made.append(Step(number, kind, state, size, group))
     return tuple(made)
 
 
 def store_at(path: str) -> StateStore:
     """The store as every run and every check opens it: few events to a snapshot, short of patience."""
-    return open_store(
-        f"sqlite:///{path}", snapshots=EveryEvents(4, keep=3), timeout_seconds=_PATIENCE_SECONDS
-    )
+    return open_store(f"sqlite:///{path}", snapshots=EveryEvents(4, keep=3), timeout_seconds=_PATIENCE_SECONDS)
 
 
 async def perform(store: StateStore, step: Step, attempt: int, expected: Any) -> None:
@@ -125,13 +127,9 @@ async def perform(store: StateStore, step: Step, attempt: int, expected: Any) ->
     moment = _START + timedelta(seconds=step.number)
     common: dict[str, Any] = {"event_id": step.event_id(attempt), "timestamp": moment}
     if step.kind == "save":
-        await store.save_state(
-            GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common
-        )
+        await store.save_state(GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common)
     elif step.kind == "update":
-        await store.update_state(
-            GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common
-        )
+        await store.update_state(GOVERNOR, step.state, step.data(attempt), metadata, expected=expected, **common)
     elif step.kind == "log":
         await store.log_event(GOVERNOR, step.state, "log", metadata, expected=expected, **common)
     elif step.kind == "delete":
@@ -165,10 +163,15 @@ class Worker:
 
     async def run(self) -> None:
         """All steps in order; what fails for certain is tried again as a new change, then left."""
-        for step in self._job.steps:
-            for attempt in range(1, self._job.attempts + 1):
-                if await self._settled(step, attempt):
-                    break
+        for _, group in groupby(self._job.steps, lambda step: step.group):
+            async with anyio.create_task_group() as tasks:
+                for step in group:
+                    tasks.start_soon(self._do, step)
+
+    async def _do(self, step: Step) -> None:
+        for attempt in range(1, self._job.attempts + 1):
+            if await self._settled(step, attempt):
+                break
 
     async def _settled(self, step: Step, attempt: int) -> bool:
         """One attempt; asked for again with the same id while its outcome is unknown. False: it failed."""
@@ -216,13 +219,11 @@ def say(line: str) -> None:
 
 async def work(job: Job) -> None:
     """A job from opening the store to closing it."""
-    if job.bare:
-        async with SqliteEngine(job.path, SystemClock()):
-            return
     for _ in range(job.attempts):
         opened = False
+        store = store_at(job.path)
         try:
-            async with store_at(job.path) as store:
+            async with store.engine if job.bare else store:
                 opened = True
                 await Worker(job, store, say).run()
                 if not job.closes:
@@ -231,12 +232,13 @@ async def work(job: Job) -> None:
         except TaiStateError as error:
             say(f"{'unclosed' if opened else 'unopened'} {describe(error)}")
         if opened:
-            return
+            break
 
 
 def child(job: Job) -> None:
     """The body of one child; it never returns into the process that serves."""
-    mutants.switch_on(job.mutant)
+    for mutant in job.mutants:
+        MUTANTS[mutant]()
     allow_tracing()
     sys.stdin.buffer.raw.read(len(b'"go"\n'))
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Self
@@ -116,7 +117,7 @@ class SqliteEngine:
         by: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        left = float("inf") if limit is None else limit
+        left = sys.maxsize if limit is None else limit
         sql = _by_field(by, collection) if by else _BY_ID
         place: dict[str, Any] = {
             "collection": collection,
@@ -126,9 +127,7 @@ class SqliteEngine:
             "value": "",
         }
         while left > 0:
-            rows, ended = await self._read(
-                partial(_page, sql, place, _PAGE_ROWS if where else min(left, _PAGE_ROWS))
-            )
+            rows, ended = await self._read(partial(_page, sql, place, _PAGE_ROWS if where else min(left, _PAGE_ROWS)))
             for row in rows:
                 document = Document(f"{collection}/{row[0]}", row[1], row[2], row[3], row[4])
                 if where and not passes(document.fields(), where):
@@ -147,13 +146,12 @@ class SqliteEngine:
         if len({write.path for write in writes}) != len(writes):
             raise ValueError("a path stands in the commit twice")
         check_budget(sizes, len(writes), _CAPABILITIES)
-        assert self._writer is not None, "the engine is used inside `async with`"
-        committed: Committed = await self._writer.do(prepared)
+        committed: Committed = await _opened(self._writer).do(prepared)
         self._signal.raise_()
         return committed
 
     @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
         async with aclosing(changes(self._signal, partial(self._look, targets), self._wait)) as stream:
             yield stream
 
@@ -161,13 +159,11 @@ class SqliteEngine:
         present: Revisions = {}
         for target in targets:
             if is_collection(target):
-                rows = await self._read(
-                    lambda connection, path=target: connection.execute(_REVISIONS, (path,)).fetchall()
-                )
+                rows = await self._read(partial(_revisions, target))
                 present |= {f"{target}/{document_id}": revision for document_id, revision in rows}
             else:
                 [document] = (await self.read([target])).documents
-                present[target] = document and document.revision
+                present[target] = None if document is None else document.revision
         return present
 
     async def _wait(self, event: anyio.Event) -> None:
@@ -177,14 +173,19 @@ class SqliteEngine:
                 await event.wait()
             if anyio.current_time() - self._polled >= _POLL_SECONDS:
                 self._polled = anyio.current_time()
-                version = await self._read(lambda connection: connection.pragma("data_version"))
+                version = await self._read(_data_version)
                 if version != self._data_version:
                     self._data_version = version
                     self._signal.raise_()
 
     async def _read(self, function: Callable[[apsw.Connection], Any]) -> Any:
-        assert self._reader is not None, "the engine is used inside `async with`"
-        return await self._reader.do(function)
+        return await _opened(self._reader).do(function)
+
+
+def _opened(worker: Worker | None) -> Worker:
+    if worker is None:
+        raise RuntimeError("the store is not open yet: use it inside its `async with` block")
+    return worker
 
 
 class _Reader:
@@ -214,6 +215,15 @@ class _Reader:
             self._connection.close()
 
 
+def _revisions(collection: str, connection: apsw.Connection) -> list[Any]:
+    return connection.execute(_REVISIONS, (collection,)).fetchall()
+
+
+def _data_version(connection: apsw.Connection) -> Any:
+    """Another value whenever another connection has committed."""
+    return connection.pragma("data_version")
+
+
 def _select(keys: Sequence[Sequence[str]], connection: apsw.Connection) -> list[Any]:
     """The rows of some documents in one read transaction, and so of one moment."""
     if len(keys) == 1:
@@ -225,9 +235,7 @@ def _select(keys: Sequence[Sequence[str]], connection: apsw.Connection) -> list[
         connection.execute("COMMIT")
 
 
-def _page(
-    sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection
-) -> tuple[list[Any], bool]:
+def _page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
     """The next rows, bounded in number and bytes, and whether they are the last."""
     rows: list[Any] = []
     size = 0

@@ -42,9 +42,7 @@ CORRUPT: Final = {
 }
 INCOMPATIBLE: Final = {"SQLITE_NOTADB": "is no SQLite file: check the path, or restore a backup"}
 
-MISUSE: Final = frozenset(
-    {"SQLITE_INTERNAL", "SQLITE_NOTFOUND", "SQLITE_EMPTY", "SQLITE_MISUSE", "SQLITE_RANGE"}
-)
+MISUSE: Final = frozenset({"SQLITE_INTERNAL", "SQLITE_NOTFOUND", "SQLITE_EMPTY", "SQLITE_MISUSE", "SQLITE_RANGE"})
 """Codes that only a mistake in this package could cause: not mapped, so that they are seen as what they are."""
 
 
@@ -57,7 +55,8 @@ def mapped(error: apsw.Error, operation: str, path: str, *, unknown: bool = Fals
         path: the file.
         unknown: whether a commit may have been applied.
     """
-    code = apsw.mapping_result_codes.get(error.result & 0xFF) if hasattr(error, "result") else None
+    result: int | None = getattr(error, "result", None)
+    code = None if result is None else apsw.mapping_result_codes.get(result & 0xFF)
     found: TaiStateError
     if code in UNAVAILABLE:
         found = StoreUnavailable(operation, code, UNAVAILABLE[code], unknown)

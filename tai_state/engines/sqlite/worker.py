@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -61,7 +62,7 @@ class _AsyncioWaiter:
 
 class _TrioWaiter:
     def __init__(self) -> None:
-        import trio
+        import trio  # noqa: PLC0415 - an optional dependency
 
         self.loop = trio.lowlevel.current_trio_token()
         self._event = trio.Event()
@@ -105,9 +106,7 @@ class Worker:
         close: called in the thread at the end.
     """
 
-    def __init__(
-        self, name: str, serve: Callable[[Sequence[Job[Any]]], None], close: Callable[[], None]
-    ) -> None:
+    def __init__(self, name: str, serve: Callable[[Sequence[Job[Any]]], None], close: Callable[[], None]) -> None:
         self._name = name
         self._serve = serve
         self._close = close
@@ -183,6 +182,11 @@ def _wake(jobs: Sequence[Job[Any]]) -> None:
         by_loop.setdefault(job.waiter.loop, []).append(job)
     for group in by_loop.values():
         try:
-            group[0].waiter.call_soon(lambda group=group: [job.waiter.wake() for job in group] and None)
+            group[0].waiter.call_soon(partial(_wake_all, group))
         except RuntimeError:
             continue  # that event loop has ended, and its tasks with it
+
+
+def _wake_all(jobs: Sequence[Job[Any]]) -> None:
+    for job in jobs:
+        job.waiter.wake()

@@ -9,6 +9,7 @@ makes the answer final (a stray log entry behind that write can never come back)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -105,9 +106,7 @@ class Writer:
             self._connection = self._connect()
         return self._connection
 
-    def _apply(
-        self, connection: apsw.Connection, jobs: Sequence[Job[Committed]]
-    ) -> list[Committed | BaseException]:
+    def _apply(self, connection: apsw.Connection, jobs: Sequence[Job[Committed]]) -> list[Committed | BaseException]:
         execute = connection.execute
         first = revision = execute("SELECT revision FROM counter").get
         now = self._clock.now_us()
@@ -153,10 +152,9 @@ class Writer:
         """Give a broken connection up; the next commit opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            # Nothing is lost with it: what it had not committed was acknowledged to nobody.
+            with suppress(apsw.Error):
                 connection.close(True)
-            except apsw.Error:
-                pass  # nothing is lost with it: what it had not committed was acknowledged to nobody
 
     def _settle(
         self,
@@ -170,8 +168,7 @@ class Writer:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
             applied = [
-                _is_applied(connection, job.request, outcome)
-                for job, outcome in zip(jobs, outcomes, strict=True)
+                _is_applied(connection, job.request, outcome) for job, outcome in zip(jobs, outcomes, strict=True)
             ]
             connection.execute("UPDATE counter SET revision = revision + 1")
             connection.execute("COMMIT")
@@ -188,9 +185,7 @@ class Writer:
             job.error = mapped(error, "commit", self._path)
 
 
-def _is_applied(
-    connection: apsw.Connection, writes: Sequence[Prepared], outcome: Committed | BaseException
-) -> bool:
+def _is_applied(connection: apsw.Connection, writes: Sequence[Prepared], outcome: Committed | BaseException) -> bool:
     """Whether a commit stands in the file; one that changes nothing has happened either way."""
     if not isinstance(outcome, Committed):
         return True

@@ -1,0 +1,34 @@
+"""Shortcuts on the store to what is built above it.
+
+The one place that looks up the house instead of down: each method imports what it forwards to when it is called.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, cast
+
+from tai_state.store.core import StoreCore
+from tai_state.values.states import JsonSnapshot
+
+if TYPE_CHECKING:
+    from tai_state.history.persister import StateMachinePersister
+    from tai_state.history.recovery import RecoveryReport
+    from tai_state.store.store import StateStore
+
+
+class Shortcuts(StoreCore):
+    """The part of a store that forwards to the packages above it."""
+
+    async def state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
+        """See :meth:`StateMachinePersister.get_state_at`; events that need a reducer need a persister of one's own."""
+        return await self._persister().get_state_at(governor_id, state_id, version_or_time)
+
+    async def recover(self, governor_id: str | None = None, *, concurrency: int = 8) -> RecoveryReport:
+        """See :meth:`StateMachinePersister.recover`; events that need a reducer need a persister of one's own."""
+        return await self._persister().recover(governor_id, concurrency=concurrency)
+
+    def _persister(self) -> StateMachinePersister:
+        from tai_state.history.persister import StateMachinePersister  # noqa: PLC0415
+
+        return StateMachinePersister(cast("StateStore", self))
