@@ -17,7 +17,7 @@ from tai_state.store.planning import Draft
 from tai_state.store.streams import Folded, Stored, StreamReader
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
-from tai_state.values.events import JsonEvent
+from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode, normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import parse_time
@@ -97,7 +97,7 @@ def fold(
 def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, Any] | None) -> JsonEvent:
     """An event still to be recorded as a reducer sees it: as it will see it at every replay."""
     timestamp = parse_time(draft.timestamp)
-    return JsonEvent(
+    return Event(
         governor_id=stream.governor_id,
         state_id=stream.state_id,
         version=version,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -30,8 +30,32 @@ class SystemClock:
         return time.time_ns() // 1_000
 
 
-def _new_id() -> str:
-    return str(uuid.uuid4())
+class RandomIds:
+    """Random UUIDs (version 4). Asking the system for randomness costs a thread switch: once does for 256 ids."""
+
+    def __init__(self) -> None:
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Drop what is left: a forked child must not give the ids that its parent gives."""
+        self._pool: Iterator[str] = iter(())
+
+    def __call__(self) -> str:
+        """The next id."""
+        for text in self._pool:
+            return text
+        drawn = os.urandom(16 * 256).hex()
+        self._pool = iter([_uuid(drawn[start : start + 32]) for start in range(0, len(drawn), 32)])
+        return next(self._pool)
+
+
+def _uuid(digits: str) -> str:
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+new_id = RandomIds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +79,7 @@ class Settings:
     upcasting: Upcasting = field(default_factory=partial(Upcasting, 1, {}))
     timeout_seconds: float = 30.0
     clock: Clock = field(default_factory=SystemClock)
-    new_id: Callable[[], str] = _new_id
+    new_id: Callable[[], str] = new_id
     jitter: Callable[[], float] = random.random
 
 

@@ -10,10 +10,10 @@ from tai_state.engines.api import Shape
 from tai_state.store.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest
-from tai_state.values.events import JsonEvent
+from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us, parse_time
 
 
@@ -202,7 +202,7 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
     """What callers get of a state's document."""
     metadata = record.metadata
     data: Any = record.data
-    return JsonSnapshot(
+    return StateSnapshot(
         governor_id=stream.governor_id,
         id=stream.state_id,
         version=record.version,
@@ -224,7 +224,7 @@ def to_event(
     payload: Any,
 ) -> JsonEvent:
     """What callers get of an event's document, once its states and payload are decoded."""
-    return JsonEvent(
+    return Event(
         governor_id=governor_id,
         state_id=record.state_id,
         version=record.version,

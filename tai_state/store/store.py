@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Hashable
 from contextlib import AsyncExitStack
 from functools import lru_cache
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Self, TypeVar, overload
 
 import msgspec
 
@@ -28,9 +27,9 @@ FORMAT = 1
 
 
 @lru_cache(maxsize=256)
-def _codec(model: Hashable) -> Codec[Any]:
+def _codec(model: type[Any] | None) -> Codec[Any]:
     """Codecs are costly to make and hold nothing of a store: one for each model will do."""
-    return Codec(cast("type[Any] | None", model))
+    return Codec(model)
 
 
 class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
@@ -69,7 +68,8 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
         Raises:
             InvalidId: the ids cannot be stored.
         """
-        return StateHandle(self, governor_id, state_id, _codec(model))
+        key: Any = model
+        return StateHandle(self, governor_id, state_id, _codec(key))
 
     async def _identity(self) -> str:
         """The store's id, made when the store is.

@@ -15,7 +15,7 @@ from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import JsonEvent
 from tai_state.values.json import decode
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us, parse_time
 
 
@@ -122,7 +122,7 @@ class StreamReader:
         """The state right after a stored event."""
         record = stored.record
         data: Any = self.state(folded, stream, record.version)
-        return JsonSnapshot(
+        return StateSnapshot(
             governor_id=stream.governor_id,
             id=stream.state_id,
             version=record.version,

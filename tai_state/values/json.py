@@ -107,7 +107,7 @@ def _not_json(item: Any) -> str | None:
     if isinstance(item, dict):
         for key in item:  # pyright: ignore[reportUnknownVariableType]
             if not isinstance(key, str):
-                return f"a key is {type(key).__name__}, not text"
+                return f"a key is {type(key).__name__}, not text"  # pyright: ignore[reportUnknownArgumentType]
             if reason := _not_unicode(key):
                 return reason
         return None

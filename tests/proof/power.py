@@ -87,11 +87,11 @@ def prove(
         minimum: images below which too little was done.
     """
     section = Section("power" + (f" [{mutant}]" if mutant else ""), minimum)
-    section.planned = Counter(dict.fromkeys(VARIANTS, 0))
     started = time.monotonic()
     for scenario in scenarios:
         for recording in crew.map(record, [Take(scenario, fault, mutant) for fault in faults]):
             _examine(crew, section, scenario, recording, Sampling(seed, draws, every))
+    section.planned = Counter({variant: section.hit[variant] or 1 for variant in VARIANTS})
     section.seconds = time.monotonic() - started
     return section
 

@@ -1,0 +1,76 @@
+"""Every command that keeps this project in order, in one list: ``nox -l``."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "docs", "tests", "wheel"]
+
+TESTS = ("-r", "tests/requirements.txt")
+SAFE = {"PYTHONSAFEPATH": "1"}
+
+
+def _install_wheel(session: nox.Session, *more: str) -> None:
+    """Install the package as a user gets it: built, not from the working tree."""
+    session.install(".[all]", *more)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite, against the installed package."""
+    _install_wheel(session, *TESTS)
+    session.run("python", "-m", "pytest", *session.posargs, env=SAFE)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and mistakes that can be seen without running."""
+    session.install("ruff==0.17.6")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Both type checkers, strict, over the package, the examples and a user's code."""
+    _install_wheel(session, "mypy==2.4.1", "pyright==1.1.414", *TESTS)
+    session.run("mypy")
+    session.run("pyright", "--pythonpath", f"{session.bin}/python")
+    session.run("pyright", "--pythonpath", f"{session.bin}/python", "--verifytypes", "tai_state", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Every example in the documents runs, every link leads somewhere."""
+    _install_wheel(session, *TESTS)
+    session.run("python", "-m", "pytest", "tests/test_docs.py", "tests/test_examples.py", env=SAFE)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel and use it in an environment that has nothing else."""
+    session.install("build")
+    folder = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", folder, silent=True)
+    session.run("python", "tests/check_wheel.py", folder)
+
+
+@nox.session
+def proof(session: nox.Session) -> None:
+    """The long counts: crashes, power loss, disk faults, model runs. Takes most of an hour."""
+    _install_wheel(session, *TESTS)
+    session.run("python", "tests/proof/run.py", "--tier", "full", *session.posargs, env=SAFE)
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "tests/test_store_model.py",
+        "tests/test_faults.py",
+        env={**SAFE, "TAI_STATE_PROOF": "1"},
+    )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Comparisons with other libraries and with the bare engine, in one run."""
+    _install_wheel(session, "-r", "benchmarks/requirements.txt")
+    session.run("python", "benchmarks/run.py", *session.posargs)

@@ -1,0 +1,236 @@
+"""The documentation is true: what it shows runs, what it links to is there, what it fixes is so in the code."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import io
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import apsw
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tai_state
+from tai_state.cli.app import app
+from tai_state.engines.sqlite import schema
+from tai_state.history import transfer
+from tai_state.store import records
+from tai_state.values import ids, json as values_json
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+GUIDE = DOCS / "guide.md"
+FORMAT = (DOCS / "format.md").read_text()
+
+_FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
+_CONSOLE_PROGRAMS = {"cat", "head", "ls", "tai-state"}
+"""What a console block may call; blocks that call others are of the language ``sh``, which is not run."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Attributes:
+        page: the file it stands in.
+        line: the first line of its text in the page, from 1.
+        language: the first word after the fence.
+        file: what follows ``file=`` after the fence: the block is that file's content.
+        text: between the fences.
+        output: what it must print: the ``text`` block that follows at once; None where there is none.
+    """
+
+    page: Path
+    line: int
+    language: str
+    file: str
+    text: str
+    output: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text()
+    found = list(_FENCE.finditer(text))
+    made: list[Block] = []
+    for fence, following in zip(found, [*found[1:], None], strict=True):
+        language, _, rest = fence["info"].partition(" ")
+        output = None
+        if following is not None and following["info"] == "text" and not text[fence.end() : following.start()].strip():
+            output = following["text"]
+        line = text.count("\n", 0, fence.start("text")) + 1
+        made.append(Block(page, line, language, rest.removeprefix("file="), fence["text"], output))
+    return made
+
+
+def fits(expected: str, printed: str) -> bool:
+    """Whether output is as shown: ``…`` stands for anything in a line, alone on a line for any lines."""
+    pattern = ""
+    for line in expected.rstrip("\n").split("\n"):
+        if line.strip() == "…":
+            pattern += r"(?:.*\n)*"
+        else:
+            pattern += ".*".join(re.escape(part) for part in line.rstrip().split("…")) + r"\n"
+    lines = [line.rstrip() for line in printed.rstrip("\n").split("\n")]
+    return re.fullmatch(pattern, "\n".join(lines) + "\n") is not None
+
+
+def run_python(block: Block, namespace: dict[str, Any]) -> None:
+    """Run a block, await it where it awaits, compare what it prints."""
+    if block.file:
+        Path(block.file).write_text(block.text)
+        return
+    code = compile(
+        "\n" * (block.line - 1) + block.text, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        if code.co_flags & inspect.CO_COROUTINE:
+
+            async def awaited() -> None:
+                await eval(code, namespace)
+
+            anyio.run(awaited)
+        else:
+            exec(code, namespace)
+    if block.output is not None:
+        assert fits(block.output, printed.getvalue()), f"line {block.line} printed:\n{printed.getvalue()}"
+
+
+def run_console(block: Block) -> None:
+    """Run each ``$`` line, and compare what it prints with the lines up to the next one."""
+    commands: list[tuple[str, list[str]]] = []
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            commands.append((line[2:], []))
+        elif commands[-1][0].endswith("\\"):
+            commands[-1] = (commands[-1][0][:-1] + line.strip(), [])
+        else:
+            commands[-1][1].append(line)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "COLUMNS": "120", "TERM": "dumb"}
+    environment.pop("TAI_STATE_STORE", None)
+    for command, expected in commands:
+        assert shlex.split(command)[0] in _CONSOLE_PROGRAMS, f"{command!r} is for a block of the language sh"
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"$ {command}\nended with {done.returncode}:\n{done.stdout}"
+        if expected:
+            assert fits("\n".join(expected), done.stdout), f"$ {command}\nprinted:\n{done.stdout}"
+
+
+@pytest.fixture
+def namespace(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Any]]:
+    """The namespace of one page's blocks, run in a folder of their own, from where their files are imported."""
+    module = types.ModuleType("page")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "page", module)
+    before = set(sys.modules)
+    yield module.__dict__
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == tmp_path:
+            del sys.modules[name]
+
+
+def _runs(page: Path) -> bool:
+    return any(block.language in {"python", "console"} for block in blocks(page))
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if _runs(each)], ids=lambda page: page.name)
+def test_what_a_page_shows_runs(page: Path, namespace: dict[str, Any]) -> None:
+    """The Python and console blocks of a page run, in order, and print what the page says."""
+    for block in blocks(page):
+        if block.language == "python":
+            run_python(block, namespace)
+        elif block.language == "console":
+            run_console(block)
+
+
+def test_a_wrong_output_is_seen() -> None:
+    """The comparison of outputs lets ``…`` pass, and nothing else that differs."""
+    assert fits("a … c\n…\nend", "a b c\nx\ny\nend\n")
+    assert fits("…\nend", "end\n")
+    assert not fits("a … c", "a b d\n")
+    assert not fits("a", "a\nb\n")
+    assert not fits("a.c", "abc\n")
+
+
+def _anchors(page: Path) -> set[str]:
+    text = _FENCE.sub("", page.read_text())
+    return {
+        re.sub(r"[^\w\- ]", "", heading["text"].lower()).replace(" ", "-") for heading in _HEADING.finditer(text)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file of the repository, and a heading in it where it names one."""
+    for link in _LINK.finditer(_FENCE.sub("", page.read_text())):
+        target, _, anchor = link["target"].partition("#")
+        if "://" in target:
+            continue
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), f"{link['target']} is not there"
+        assert ROOT in found.parents, f"{link['target']} is outside"
+        assert not anchor or anchor in _anchors(found), f"{link['target']} names no heading of {found.name}"
+
+
+def test_the_front_page_maps_all_pages() -> None:
+    """``docs/index.md`` links to every other page of the documentation."""
+    index = (DOCS / "index.md").read_text()
+    linked = {(DOCS / link["target"].partition("#")[0]).resolve() for link in _LINK.finditer(index)}
+    decisions = {page for page in DOCS.glob("decisions/*.md")}
+    assert {*DOCS.rglob("*.md")} - decisions - {DOCS / "index.md"} <= linked
+    assert DOCS / "decisions" in linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_a_place_on_somebodys_disk(page: Path) -> None:
+    """A page holds no absolute path of the machine it was written on."""
+    assert not re.search(r"(?<![\w.])/(?:home|opt|root|tmp|Users|work)/", page.read_text())
+
+
+def test_every_public_name_is_documented() -> None:
+    """Each name of ``tai_state.__all__`` stands in a page, marked as code."""
+    text = "\n".join(page.read_text() for page in PAGES if page.name != "CHANGELOG.md")
+    assert [name for name in tai_state.__all__ if not re.search(rf"`[^`\n]*\b{name}\b|^.*\b{name}\(", text)] == []
+
+
+def test_every_command_is_documented() -> None:
+    """The guide's list of commands is the program's."""
+    commands = {each.name or each.callback.__name__ for each in app.registered_commands if each.callback}
+    table = GUIDE.read_text().partition("## The command line")[2]
+    assert set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) == commands

@@ -1,0 +1,71 @@
+"""A user's code, which both type checkers must accept. It is checked, never run."""
+
+from datetime import UTC, datetime
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from tai_state import (
+    ANY,
+    EXISTS,
+    ChangeMetadata,
+    Event,
+    NewEvent,
+    StateHandle,
+    StateMachinePersister,
+    StateSnapshot,
+    open_store,
+)
+
+
+class Account(BaseModel):
+    """What a user stores."""
+
+    balance: int
+
+
+async def typed() -> None:
+    """A handle with a model gives models."""
+    async with open_store("memory://") as store:
+        account = store.state("bank", "alice", Account)
+        assert_type(account, StateHandle[Account])
+        snapshot = await account.save(Account(balance=1), ChangeMetadata("me", "because"))
+        assert_type(snapshot, StateSnapshot[Account])
+        assert_type(snapshot.data.balance, int)
+        await account.update(lambda value: Account(balance=value.balance + 1), ChangeMetadata("me", "because"))
+        async for event in account.history():
+            assert_type(event, Event[Account])
+            assert_type(event.to_state, Account | None)
+        async for seen in account.watch():
+            assert_type(seen.data, Account)
+        assert_type(await account.at(datetime.now(UTC)), StateSnapshot[Account])
+        await account.delete(ChangeMetadata("me", "because"), expected=snapshot)
+
+
+async def plain() -> None:
+    """A handle without a model, and the store itself, give JSON objects."""
+    async with open_store() as store:
+        pump = store.state("site", "pump")
+        assert_type(pump, StateHandle[dict[str, Any]])
+        assert_type((await pump.get()).data, dict[str, Any])
+        states = await store.batch_get_states("site", ["pump"])
+        assert_type(states, dict[str, StateSnapshot[dict[str, Any]] | None])
+        await store.save_state("site", "pump", {"on": True}, ChangeMetadata("me", "because"), expected=ANY)
+        event = await store.log_event("site", "pump", "seen", ChangeMetadata("me", "because"), expected=EXISTS)
+        assert_type(event, Event[dict[str, Any]])
+
+
+def _deposited(state: dict[str, Any] | None, event: Event[dict[str, Any]]) -> dict[str, Any]:
+    return {"balance": (state or {"balance": 0})["balance"] + event.payload["amount"]}
+
+
+async def reducers() -> None:
+    """Reducers are plain functions."""
+    async with open_store("memory://") as store:
+        persister = StateMachinePersister(store, {"deposited": _deposited})
+        events = await persister.record(
+            "bank", "bob", [NewEvent("deposited", {"amount": 5})], ChangeMetadata("me", "because"), expected=0
+        )
+        assert_type(events, list[Event[dict[str, Any]]])
+        async for event in persister.replay("bank", "bob"):
+            assert_type(event.to_state, dict[str, Any] | None)
