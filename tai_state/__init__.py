@@ -27,6 +27,7 @@ from tai_state.errors import TaiStateError as TaiStateError
 from tai_state.errors import UnindexedField as UnindexedField
 from tai_state.errors import UnknownStore as UnknownStore
 from tai_state.errors import VersionConflict as VersionConflict
+from tai_state.history.checking import Finding as Finding
 from tai_state.history.cleanup import CleanupStats as CleanupStats
 from tai_state.history.folding import Reducer as Reducer
 from tai_state.history.folding import Reducers as Reducers
@@ -37,7 +38,6 @@ from tai_state.history.persister import StateMachinePersister as StateMachinePer
 from tai_state.history.recovery import RecoveryReport as RecoveryReport
 from tai_state.history.transfer import TransferStats as TransferStats
 from tai_state.history.validation import ConsistencyReport as ConsistencyReport
-from tai_state.history.validation import Finding as Finding
 from tai_state.store.handle import StateHandle as StateHandle
 from tai_state.store.opening import open_store as open_store
 from tai_state.store.policies import AnyOf as AnyOf

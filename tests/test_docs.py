@@ -34,7 +34,7 @@ from tai_state.cli.app import app
 from tai_state.engines.sqlite import schema
 from tai_state.history import transfer
 from tai_state.store import records
-from tai_state.values import ids, json as values_json
+from tai_state.values import ids
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

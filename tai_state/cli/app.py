@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -40,11 +41,26 @@ AppOption: TypeAlias = Annotated[
 app = typer.Typer(
     name="tai-state",
     help="Look after stores of machine states: import, inspect, verify, recover, move.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class UsageError(Exception):
+    """The command line was not understood, or names a file that cannot be used."""
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+class Declined(Exception):
+    """Somebody was asked, and did not say yes."""
+
+
+class PipeClosed(Exception):
+    """Nobody reads the output any more."""
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001
@@ -53,14 +69,17 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     *,
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(USAGE)
 
 
 def opened(url: str | None, *, create: bool = False) -> StateStore:
@@ -70,62 +89,84 @@ def opened(url: str | None, *, create: bool = False) -> StateStore:
 
 def run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a command's asynchronous part."""
-    anyio.run(command)
+    try:
+        anyio.run(command)
+    except BrokenPipeError:
+        raise PipeClosed from None  # typer would end with a code of its own
 
 
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before something is destroyed.
 
     Raises:
-        typer.BadParameter: nobody can be asked, and ``--yes`` was not given.
-        typer.Abort: the answer was no.
+        UsageError: nobody can be asked, and ``--yes`` was not given.
+        Declined: the answer was not yes.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise typer.BadParameter(f"{question} Nobody can be asked here: add --yes.")
-    typer.confirm(question, abort=True, err=True)
+        raise UsageError(f"{question} Nobody can be asked here: add --yes")
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Declined("nothing was done")
 
 
 def check_file(path: Path) -> None:
-    """Raises ``typer.BadParameter`` where a file to be read is none."""
+    """Raises ``UsageError`` where a file to be read is none."""
     if not path.is_file():
-        raise typer.BadParameter(f"there is no file {str(path)!r}")
+        raise UsageError(f"{str(path)!r} is no file" if path.exists() else f"there is no file {str(path)!r}")
 
 
 def main() -> None:
     """The entry point; never returns."""
     logging.getLogger("tai_state").propagate = False
     as_json = "--json" in sys.argv
+    _prepare_streams(as_json=as_json)
     try:
-        code = app(standalone_mode=False) or 0
-    except TaiStateError as error:
-        print_error(error, as_json=as_json)
-        code = error.exit_code
-    except typer.Abort:
-        print_error(RuntimeError("aborted"), as_json=as_json)
-        code = INTERRUPTED
-    except typer.TyperException as error:
-        print_error(_usage(error), as_json=as_json)
-        code = USAGE
-    except KeyboardInterrupt:
-        print_error(RuntimeError("interrupted: run it again to go on"), as_json=as_json)
-        code = INTERRUPTED
-    except BrokenPipeError:
+        code = _run(as_json=as_json)
+    except (PipeClosed, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PIPE_CLOSED
-    except Exception as error:  # noqa: BLE001 - the program's last resort: say it, and end with the agreed code
-        print_error(error, as_json=as_json)
-        code = UNEXPECTED
     sys.exit(code)
 
 
-class UsageError(Exception):
-    """The command line was not understood."""
+def _prepare_streams(*, as_json: bool) -> None:
+    """JSON is always UTF-8; to people, what their terminal's encoding lacks is shown escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
 
 
-def _usage(error: Any) -> UsageError:
-    return UsageError(f"{error.format_message()} (see tai-state COMMAND --help)")
+def _run(*, as_json: bool) -> int:
+    """Run the command that the arguments name; the code to end with."""
+    try:
+        code: int = app(standalone_mode=False) or 0
+    except TaiStateError as error:
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except (UsageError, typer.TyperException) as error:
+        print_error(_usage(error), as_json=as_json)
+        return USAGE
+    except Declined as error:
+        print_error(error, as_json=as_json)
+        return INTERRUPTED
+    except PipeClosed:
+        raise
+    except Exception as error:  # noqa: BLE001 - the program's last resort: say it, and end with the agreed code
+        print_error(error, as_json=as_json, expected=False)
+        return UNEXPECTED
+    if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
+        print_error(Interrupted("interrupted; it can be run again"), as_json=as_json)
+    return code
+
+
+def _usage(error: UsageError | typer.TyperException) -> UsageError:
+    """The error with the way to the help, where it is about the arguments as such."""
+    if isinstance(error, UsageError):
+        return error
+    context: Any = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "tai-state COMMAND"
+    return UsageError(f"{error.format_message().rstrip('.')} (see {command} --help)")
 
 
 def _register() -> None:

@@ -14,7 +14,7 @@ import anyio.to_thread
 import typer
 
 from tai_state.cli.app import INCONSISTENT, JsonOption, app, run
-from tai_state.cli.output import print_json, say
+from tai_state.cli.output import print_json, print_line, say
 from tai_state.history.persister import StateMachinePersister
 from tai_state.store.opening import open_store
 
@@ -24,7 +24,7 @@ _GOVERNOR = "pumps"
 
 @app.command()
 def demo(*, as_json: JsonOption = False) -> None:
-    """Kill a writer in the middle of its work and show that nothing acknowledged is lost. Leaves nothing behind."""
+    """Kill a writer at work and show that nothing it wrote is lost. Leaves nothing behind."""
 
     async def command() -> None:
         started = time.monotonic()
@@ -57,7 +57,7 @@ def demo(*, as_json: JsonOption = False) -> None:
                 }
             )
         else:
-            say(f"{recovered:,} of them are in the store, every digest fits: {consistent} ({seconds} s)")
+            print_line(f"{recovered:,} of them are in the store, every digest fits: {consistent} ({seconds} s)")
         if not consistent:
             raise typer.Exit(INCONSISTENT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +13,16 @@ from tai_state.cli.app import (
     JsonOption,
     StateArgument,
     StoreOption,
+    UsageError,
     app,
     opened,
     run,
 )
-from tai_state.cli.output import cell, plain, print_json, print_table
+from tai_state.cli.output import cell, plain, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.values.events import JsonEvent
+from tai_state.values.patch import Operation
 from tai_state.values.patch import diff as difference
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import parse_time
@@ -27,7 +30,9 @@ from tai_state.values.times import parse_time
 
 @app.command("ls")
 def list_(
-    governor: Annotated[str | None, typer.Argument(help="Whose states; without it, all governors.")] = None,
+    governor: Annotated[
+        str | None, typer.Argument(metavar="GOVERNOR", help="Whose states; without it, all governors.")
+    ] = None,
     *,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -54,6 +59,8 @@ def list_(
             print_json(rows)
         elif rows:
             print_table(list(rows[0]), [list(row.values()) for row in rows])
+        else:
+            say("no governors" if governor is None else "no states")
 
     run(command)
 
@@ -71,8 +78,9 @@ def show(
 ) -> None:
     """Show a state: now, at a version, or at a time."""
     if version is not None and at is not None:
-        raise typer.BadParameter("--version and --at exclude each other")
+        raise UsageError("give --version or --at, not both")
     moment = None if at is None else parse_time(at)
+    found_reducers = load_reducers(reducers)
 
     async def command() -> None:
         async with opened(store) as opened_store:
@@ -80,7 +88,7 @@ def show(
             if when is None:
                 found = await opened_store.get_state(governor, state)
             else:
-                persister = StateMachinePersister(opened_store, load_reducers(reducers))
+                persister = StateMachinePersister(opened_store, found_reducers)
                 found = await persister.get_state_at(governor, state, when)
         fields = _state_fields(found)
         if as_json:
@@ -105,12 +113,19 @@ def history(
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            until = None if limit is None else after + limit
-            events = [event async for event in opened_store.get_events(governor, state, after=after, until=until)]
+            events: list[JsonEvent] = []
+            async with aclosing(opened_store.get_events(governor, state, after=after)) as stream:
+                while limit is None or len(events) < limit:
+                    event = await anext(stream, None)
+                    if event is None:
+                        break
+                    events.append(event)
         if as_json:
             print_json(events)
         elif events:
             print_table(["version", "timestamp", "action", "by", "change"], [_event_row(event) for event in events])
+        else:
+            say("no events")
 
     run(command)
 
@@ -126,18 +141,21 @@ def diff(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what changed between two versions of a state, as a JSON patch (RFC 6902)."""
+    """Show what changed between two versions of a state. A JSON patch (RFC 6902) that turns one into the other."""
+    found_reducers = load_reducers(reducers)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            persister = StateMachinePersister(opened_store, load_reducers(reducers))
+            persister = StateMachinePersister(opened_store, found_reducers)
             before = await persister.get_state_at(governor, state, one)
             after = await persister.get_state_at(governor, state, other)
         patch = difference(before.data, after.data)
         if as_json:
             print_json(patch)
-        else:
+        elif patch:
             print_table(["op", "path", "value"], [[each["op"], each["path"], each.get("value", "")] for each in patch])
+        else:
+            say("no difference")
 
     run(command)
 
@@ -159,7 +177,7 @@ def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 def _state_fields(state: JsonSnapshot) -> dict[str, Any]:
     return {
-        "governor_id": state.governor_id,
+        "governor": state.governor_id,
         "state_id": state.id,
         "version": state.version,
         "data": state.data,
@@ -171,6 +189,13 @@ def _state_fields(state: JsonSnapshot) -> dict[str, Any]:
 
 
 def _event_row(event: JsonEvent) -> list[Any]:
-    changes = difference(event.from_state or {}, event.to_state or {})
-    change = ", ".join(f"{each['path'][1:]}={cell(each.get('value', 'removed'))}" for each in changes)
+    if event.to_state is None:  # deleted, or known only to a reducer
+        change = "" if event.payload is None else cell(event.payload)
+    else:
+        change = ", ".join(map(_change, difference(event.from_state or {}, event.to_state)))
     return [event.version, event.timestamp, event.action, event.metadata.changed_by, change]
+
+
+def _change(operation: Operation) -> str:
+    name = operation["path"][1:]
+    return f"{name} removed" if operation["op"] == "remove" else f"{name}={cell(operation['value'])}"

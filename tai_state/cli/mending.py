@@ -20,12 +20,12 @@ from tai_state.cli.app import (
     opened,
     run,
 )
-from tai_state.cli.output import plain, print_json, print_table, say
+from tai_state.cli.output import Progress, plain, print_json, print_line, print_table
 from tai_state.cli.reducers import load_reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.recovery import RecoveryReport
 
-GovernorOption = Annotated[str | None, typer.Argument(metavar="[GOVERNOR]", help="Without it, all.")]
+GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="Which one; without it, all.")]
 
 _PROGRESS_EVERY = 1_000
 
@@ -39,20 +39,20 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every digest, fold, state and kept snapshot. Changes nothing; ends with 4 where something is wrong."""
+    found_reducers = load_reducers(reducers)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            report = await StateMachinePersister(opened_store, load_reducers(reducers)).validate_consistency(governor)
+            report = await StateMachinePersister(opened_store, found_reducers).validate_consistency(governor)
         if as_json:
             print_json(report)
         else:
             if report.findings:
                 print_table(["kind", "path", "message"], [[f.kind, f.path, f.message] for f in report.findings])
-            say(
-                f"{report.states:,} states, {report.events:,} events: "
-                + ("consistent" if report.consistent else f"{len(report.findings):,} findings")
-                + (f", {report.unchecked:,} states unchecked (give their reducers with --app)" * bool(report.unchecked))
-            )
+            outcome = "consistent" if report.consistent else _counted(len(report.findings), "finding")
+            if report.unchecked:
+                outcome += f", {report.unchecked:,} states unchecked (give their reducers with --app)"
+            print_line(f"{_counted(report.states, 'state')}, {_counted(report.events, 'event')}: {outcome}")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)
 
@@ -68,16 +68,19 @@ def recover(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make every state agree with its events: what is missing or wrong is rebuilt. Can be run again at any time."""
-
-    async def progress(report: RecoveryReport) -> None:
-        if report.checked % _PROGRESS_EVERY < concurrency:
-            say(f"{report.checked:,} states checked, {len(report.rebuilt):,} rebuilt")
+    """Make every state agree with its events. What is missing or wrong is rebuilt; can be run again at any time."""
+    found_reducers = load_reducers(reducers)
 
     async def command() -> None:
-        async with opened(store) as opened_store:
-            persister = StateMachinePersister(opened_store, load_reducers(reducers))
-            report = await persister.recover(governor, concurrency=concurrency, progress=progress)
+        with Progress() as line:
+
+            async def progress(report: RecoveryReport) -> None:
+                if not as_json and report.checked % _PROGRESS_EVERY < concurrency:
+                    line.show(f"{report.checked:,} states checked, {len(report.rebuilt):,} rebuilt")
+
+            async with opened(store) as opened_store:
+                persister = StateMachinePersister(opened_store, found_reducers)
+                report = await persister.recover(governor, concurrency=concurrency, progress=progress)
         if as_json:
             print_json({**plain(report), "consistent": report.consistent})
         else:
@@ -86,7 +89,8 @@ def recover(
             rows += [["failed", path, why] for path, why in report.failed]
             if rows:
                 print_table(["outcome", "path", "why"], rows)
-            say(f"{report.checked:,} states checked, {report.sound:,} sound, {len(report.rebuilt):,} rebuilt")
+            checked = _counted(report.checked, "state")
+            print_line(f"{checked} checked, {report.sound:,} sound, {len(report.rebuilt):,} rebuilt")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)
 
@@ -138,3 +142,7 @@ def cleanup(
             print_table(["what", "count"], list(plain(stats).items()))
 
     run(command)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Self
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tai_state.errors import TaiStateError
 from tai_state.values.times import format_time
+
+_GAP = "  "
+_WHOLE_MAX = 30
+"""Cells up to this width, such as a time, are not broken where the terminal has room for the rest."""
+_REST_MIN = 20
+_ALIGNED_MAX = 60
+"""Piped, a longer cell pushes the next ones aside instead of widening its whole column."""
+
+_INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""What JSON leaves as it is and a terminal may act on: further control characters, changes of direction."""
 
 
 def plain(value: Any) -> Any:
@@ -32,7 +45,12 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One JSON text on stdout."""
-    print(json.dumps(plain(value), ensure_ascii=False, allow_nan=False), flush=True)
+    print(_json(plain(value)), flush=True)
+
+
+def print_line(text: str) -> None:
+    """A line for people on stdout: a result."""
+    print(visible(text), flush=True)
 
 
 def say(text: str) -> None:
@@ -40,35 +58,106 @@ def say(text: str) -> None:
     print(visible(text), file=sys.stderr, flush=True)
 
 
-def print_error(error: BaseException, *, as_json: bool) -> None:
+class Progress:
+    """A line on stderr that follows long work: rewritten on a terminal, else one line each time.
+
+    The texts shown must not become shorter.
+    """
+
+    def __enter__(self) -> Self:
+        self._is_open = False
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._is_open:
+            print(file=sys.stderr, flush=True)  # noqa: T201
+
+    def show(self, text: str) -> None:
+        """The work has come this far."""
+        if sys.stderr.isatty():
+            print(f"\r{visible(text)}", end="", file=sys.stderr, flush=True)  # noqa: T201
+            self._is_open = True
+        else:
+            say(text)
+
+
+def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -> None:
     """An error on stderr, with its fields where a program reads it."""
     message = str(error) or type(error).__name__
+    if not expected:
+        message = f"an unexpected {type(error).__name__}: {message}"
     if as_json:
         fields = plain(error.fields()) if isinstance(error, TaiStateError) else {}
         body = {"error": {**fields, "type": type(error).__name__, "message": message}}
-        print(json.dumps(body, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
+        print(_json(body), file=sys.stderr, flush=True)
     else:
         say(f"tai-state: {message}")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Rows for people. Cells wrap to the terminal; piped, each row stays on one line."""
-    console = Console()
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(cell(each)) for each in row))
-    console.print(table, width=None if console.is_terminal else _WIDE, no_wrap=not console.is_terminal)
+    """Rows for people; nothing is cut off. On a terminal cells wrap; piped, each row stays on one line."""
+    table = [list(columns), *([cell(each) for each in row] for row in rows)]
+    natural = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    if sys.stdout.isatty():
+        widths = _fitted(natural, shutil.get_terminal_size().columns)
+    else:
+        widths = [min(each, _ALIGNED_MAX) for each in natural]
+    for row in table:
+        _print_row(row, widths, wrap=sys.stdout.isatty())
+    sys.stdout.flush()
 
 
 def cell(value: Any) -> str:
     """A value as text in a table: no quotes around text, no control characters."""
-    value = plain(value)
-    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return visible(value if isinstance(value, str) else _text(plain(value)))
 
 
 def visible(text: str) -> str:
-    """Text whose control characters cannot drive the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+    """One line of text, whose control characters cannot drive the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escaped(ord(char)) for char in text)
 
 
-_WIDE = 10_000
+def _json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    return _INVISIBLE.sub(lambda found: _escaped(ord(found.group())), text)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value)
+
+
+def _escaped(code: int) -> str:
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
+
+
+def _fitted(natural: Sequence[int], width: int) -> list[int]:
+    """Widths of columns that fit a terminal: short columns whole, the others share the rest."""
+    room = width - len(_GAP) * (len(natural) - 1)
+    long = [index for index, each in enumerate(natural) if each > _WHOLE_MAX]
+    rest = room - sum(each for each in natural if each <= _WHOLE_MAX)
+    if rest < _REST_MIN * len(long) or not long:
+        long = list(range(len(natural)))
+        rest = room
+    widths = list(natural)
+    for done, index in enumerate(sorted(long, key=lambda each: natural[each])):
+        widths[index] = min(natural[index], max(1, rest // (len(long) - done)))
+        rest -= widths[index]
+    return widths
+
+
+def _print_row(row: Sequence[str], widths: Sequence[int], *, wrap: bool) -> None:
+    cells = [_wrapped(each, width) if wrap else [each] for each, width in zip(row, widths, strict=True)]
+    for line in zip_longest(*cells, fillvalue=""):
+        padded = [text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)]
+        print(_GAP.join(padded).rstrip())
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if cell_len(text) <= width:
+        return [text]
+    return [line.plain for line in Text(text).wrap(_CONSOLE, width, overflow="fold")]
+
+
+_CONSOLE = Console(no_color=True)

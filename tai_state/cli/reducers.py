@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
-import typer
-
+from tai_state.cli.app import UsageError
 from tai_state.history.folding import Reducers
 
 
@@ -16,18 +16,19 @@ def load_reducers(name: str | None) -> Reducers:
     """The mapping of actions to reducers at ``module:attribute``, found from the working directory too.
 
     Raises:
-        typer.BadParameter: there is none.
+        UsageError: there is none.
     """
     if name is None:
         return {}
     module, separator, attribute = name.partition(":")
     if not separator or not module or not attribute:
-        raise typer.BadParameter(f"--app takes MODULE:ATTRIBUTE, not {name!r}")
+        raise UsageError(f"--app takes MODULE:ATTRIBUTE, not {name!r}")
     sys.path.insert(0, "")
     try:
-        found: Any = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise typer.BadParameter(f"--app {name}: {error}") from None
+        with redirect_stdout(sys.stderr):  # what the module prints is no data of ours
+            found: Any = getattr(import_module(module), attribute)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--app {name} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(found, Mapping) or not all(callable(each) for each in found.values()):  # pyright: ignore
-        raise typer.BadParameter(f"--app {name} is no mapping of actions to reducers")
+        raise UsageError(f"--app {name} is no mapping of actions to reducers")
     return found  # pyright: ignore

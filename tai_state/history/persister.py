@@ -146,8 +146,9 @@ class StateMachinePersister:
 
         append = msgspec.structs.replace(_append(stream, expected, drafts, compose), needs_state=True)
         [appended] = await store.appender.append([append])
-        if not folded:  # an earlier call with the same ids has recorded them
-            return store.events_of(stream, appended, None)
+        if appended.is_repeated:
+            first, last = appended.events[0].version, appended.events[-1].version
+            return [event async for event in self._replay.events(stream, first - 1, last, None)]
         return [
             store.streams.event(stream, event, appended.recorded_us, before, now)
             for event, (before, now) in zip(appended.events, pairwise(folded), strict=True)

@@ -10,23 +10,22 @@ import anyio
 import msgspec
 
 from tai_state.engines.api import ABSENT, PRESENT, At, Check, Document, Put
-from tai_state.errors import CommitRefused, EventSourcingError, Inconsistent, ReducerMissing, VersionConflict
+from tai_state.errors import CommitRefused, EventSourcingError, Inconsistent, ReducerMissing, TaiStateError
 from tai_state.history.replay import BEGINNING, Base, Replay
+from tai_state.store.appending import state_after
 from tai_state.store.layout import Stream
 from tai_state.store.records import (
-    EVENT,
     SNAPSHOT,
     STATE,
     EventRecord,
     StateRecord,
     head_of,
-    state_metadata,
     state_text,
 )
 from tai_state.store.store import StateStore
 from tai_state.store.streams import Folded, Stored
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
-from tai_state.values.ids import VERSION_MAX, split_versioned, unescape_id, versioned
+from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 from tai_state.values.json import decode
 
 _logger = logging.getLogger("tai_state.history")
@@ -107,14 +106,19 @@ class Recovery:
         for _ in range(_ATTEMPTS_MAX):
             [document] = (await self._store.engine.read([stream.state])).documents
             record = self._intact(document)
-            if record is not None and await self._agrees(stream, record):
+            rebuilt, is_exact = await self._rebuild(stream, record)
+            if record is not None and _agree(record, rebuilt, is_exact=is_exact):
                 return False
-            rebuilt = await self._rebuild(stream, record)
-            require = ABSENT if document is None else At(document.revision)
+            if record is not None and record.version > rebuilt.version and record.digest != rebuilt.digest:
+                raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
             try:
                 committed = await self._store.engine.commit(
                     [
-                        Put(stream.state, msgspec.to_builtins(rebuilt), require),
+                        Put(
+                            stream.state,
+                            msgspec.to_builtins(rebuilt),
+                            ABSENT if document is None else At(document.revision),
+                        ),
                         Check(stream.event(rebuilt.version), PRESENT),
                         Check(stream.event(rebuilt.version + 1), ABSENT),
                     ]
@@ -124,7 +128,7 @@ class Recovery:
             self._store.appender.heads.put(stream.state, head_of(rebuilt, committed.revision))
             _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
             return True
-        raise VersionConflict(stream.state, "a quiet state", 0)
+        raise EventSourcingError(stream.state, f"changed {_ATTEMPTS_MAX} times while it was looked at: run it again")
 
     def _intact(self, document: Document | None) -> StateRecord | None:
         """The record, if the document can be read at all."""
@@ -135,21 +139,12 @@ class Recovery:
         except Inconsistent:
             return None
 
-    async def _agrees(self, stream: Stream, record: StateRecord) -> bool:
-        """Whether a state is what its hash says, and its version's event is the last."""
-        reading = await self._store.engine.read([stream.event(record.version), stream.event(record.version + 1)])
-        last, beyond = reading.documents
-        if last is None or beyond is not None or state_hash(state_text(record)) != record.state_hash:
-            return False
-        event = last.decode(EVENT)
-        return not differences(record, event) and event.computed_digest(stream.governor_id) == event.digest
-
-    async def _rebuild(self, stream: Stream, record: StateRecord | None) -> StateRecord:
+    async def _rebuild(self, stream: Stream, record: StateRecord | None) -> tuple[StateRecord, bool]:
+        """The state that the stream gives, and whether its snapshot bookkeeping is known as exactly."""
         base, kept = await self._base(stream, record)
         folding = self._replay.folding()
-        folded, as_of = base.folded, base.as_of
+        folded, as_of, kept_as_of, unkept_bytes = base.folded, base.as_of, base.as_of, 0
         last: Stored | None = None
-        unkept_bytes = 0
         expected = max(base.version, 1)
         async for stored in self._store.streams.records(stream, expected):
             event = stored.record
@@ -157,17 +152,32 @@ class Recovery:
                 raise EventSourcingError(stream.event(expected), "is missing, and no snapshot stands for it")
             if event.computed_digest(stream.governor_id) != event.digest:
                 raise EventSourcingError(stream.event(expected), "was edited: its digest does not fit")
+            if last is not None and event.previous != last.record.digest:
+                raise EventSourcingError(stream.event(expected), "does not follow the event before it")
             if event.version > base.version:
                 folded = folding.then(folded, stream, stored)
                 unkept_bytes += len(event.payload or "") + len(event.to_state or "")
             as_of = max(as_of, event.timestamp)
+            kept_as_of = kept_as_of or event.timestamp
             last = stored
             expected += 1
         if last is None:
             raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
         if folded.text is None or state_hash(folded.text) != last.record.state_hash:
             raise EventSourcingError(stream.event(last.record.version), "does not lead to the state it recorded")
-        return _record(last, folded, as_of, base, kept, unkept_bytes, await self._floor(stream, record, kept))
+        is_exact = base.version == (kept[-1] if kept else 0)
+        floor = await self._floor(stream, record, kept)
+        rebuilt = msgspec.structs.replace(
+            state_after(last.record),
+            data=None if folded.text == NO_STATE_TEXT else decode(folded.text),
+            deleted=folded.text == NO_STATE_TEXT,
+            as_of=as_of,
+            kept=tuple(version for version in kept if version < expected),
+            kept_as_of=kept_as_of,
+            unkept_bytes=unkept_bytes,
+            floor=floor,
+        )
+        return rebuilt, is_exact
 
     async def _base(self, stream: Stream, record: StateRecord | None) -> tuple[Base, tuple[int, ...]]:
         """The newest sound snapshot whose event agrees, and the versions of which snapshots are kept."""
@@ -201,17 +211,20 @@ class Recovery:
         return kept[0] if first is None and kept else 1
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
-        outcomes: dict[str, bool | Inconsistent] = {}
+        outcomes: dict[str, bool | TaiStateError] = {}
 
         async def one(stream: Stream) -> None:
             try:
                 outcomes[stream.state] = await self.recover_one(stream)
-            except Inconsistent as error:
+            except TaiStateError as error:
                 outcomes[stream.state] = error
 
         async with anyio.create_task_group() as tasks:
             for stream in streams:
                 tasks.start_soon(one, stream)
+        for outcome in outcomes.values():
+            if isinstance(outcome, TaiStateError) and not isinstance(outcome, Inconsistent):
+                raise outcome
         rebuilt = [path for path, outcome in outcomes.items() if outcome is True]
         unchecked = [path for path, outcome in outcomes.items() if isinstance(outcome, ReducerMissing)]
         failed = [
@@ -235,7 +248,7 @@ class Recovery:
         else:
             governors = [each async for each in self._store.list_governors()]
         for governor in governors:
-            if resume is not None and governor < resume[0]:
+            if resume is not None and escape_id(governor) < escape_id(resume[0]):
                 continue
             begin = resume[1] if resume is not None and governor == resume[0] else None
             async for stream in streams_with_events(self._store, governor, begin):
@@ -262,57 +275,26 @@ async def streams_with_events(
 
 
 async def states_without_events(store: StateStore, governor_id: str) -> AsyncGenerator[Stream, None]:
-    """The states of a governor of whose streams no event is left at the place that the state names."""
+    """The states of a governor that have no event at all, so that their streams do not show them."""
     async for document in store.engine.scan(store.layout.states(governor_id)):
         stream = store.layout.stream(governor_id, unescape_id(document.id))
+        version = max(1, document.fields().get("version", 1))
+        if (await store.engine.read([stream.event(version)])).documents != (None,):
+            continue
         start, end = stream.range(1)
-        has_events = False
-        async for _ in store.engine.scan(stream.events, start=start, end=end, limit=1):
-            has_events = True
-        if not has_events:
+        if not [each async for each in store.engine.scan(stream.events, start=start, end=end, limit=1)]:
             yield stream
 
 
 def differences(record: StateRecord, event: EventRecord) -> list[str]:
     """The fields in which a state differs from what its version's event says."""
-    pairs = {
-        "version": (record.version, event.version),
-        "timestamp": (record.timestamp, event.timestamp),
-        "metadata": (record.metadata, state_metadata(event.metadata)),
-        "causality": (record.causality, event.causality),
-        "hlc": (record.hlc, event.hlc),
-        "state_hash": (record.state_hash, event.state_hash),
-        "digest": (record.digest, event.digest),
-        "schema": (record.schema, event.schema),
-    }
-    return [name for name, (one, other) in pairs.items() if one != other]
+    expected = state_after(event)
+    names = ("version", "timestamp", "metadata", "causality", "hlc", "state_hash", "digest", "schema")
+    return [name for name in names if getattr(record, name) != getattr(expected, name)]
 
 
-def _record(
-    last: Stored,
-    folded: Folded,
-    as_of: str,
-    base: Base,
-    kept: tuple[int, ...],
-    unkept_bytes: int,
-    floor: int,
-) -> StateRecord:
-    event = last.record
-    deleted = folded.text == NO_STATE_TEXT
-    return StateRecord(
-        data=None if deleted or folded.text is None else decode(folded.text),
-        version=event.version,
-        timestamp=event.timestamp,
-        as_of=as_of,
-        metadata=state_metadata(event.metadata),
-        causality=event.causality,
-        hlc=event.hlc,
-        state_hash=event.state_hash,
-        digest=event.digest,
-        schema=event.schema,
-        kept=tuple(version for version in kept if version <= event.version),
-        kept_as_of=base.as_of or event.timestamp,
-        unkept_bytes=unkept_bytes,
-        floor=floor,
-        deleted=deleted,
-    )
+def _agree(record: StateRecord, rebuilt: StateRecord, *, is_exact: bool) -> bool:
+    """Whether a state is what its stream gives."""
+    if not is_exact:
+        rebuilt = msgspec.structs.replace(rebuilt, kept_as_of=record.kept_as_of, unkept_bytes=record.unkept_bytes)
+    return record == rebuilt and state_text(record) == state_text(rebuilt)

@@ -64,16 +64,19 @@ class Replay:
         base = await self.base(stream, found[1], after)
         before = base.folded
         expected = base.version + 1
+        last = found[1].version if until is None else min(until, found[1].version)
         async with aclosing(self._store.streams.records(stream, expected, until)) as records:
             async for stored in records:
                 record = stored.record
                 if record.version != expected:
-                    raise NotRetained(stream.event(expected), "was cleaned up, and no snapshot stands for it")
+                    raise _missing(stream, expected, found[1])
                 expected += 1
                 now = folding.then(before, stream, stored)
                 if record.version > after:
                     yield folding.with_states(stream, stored, before, now)
                 before = now
+        if expected <= last:
+            raise _missing(stream, expected, found[1])
 
     async def base(self, stream: Stream, record: StateRecord, version: int, until: str | None = None) -> Base:
         """The newest sound base at or before a version (and, if given, a time)."""
@@ -100,9 +103,11 @@ class Replay:
         if version > record.version:
             raise StateNotFound(stream.event(version))
         base = await self.base(stream, record, version, until)
-        return await self._fold_to(stream, base, version, until)
+        return await self._fold_to(stream, record, base, version, until)
 
-    async def _fold_to(self, stream: Stream, base: Base, version: int, until: str | None) -> JsonSnapshot:
+    async def _fold_to(
+        self, stream: Stream, state: StateRecord, base: Base, version: int, until: str | None
+    ) -> JsonSnapshot:
         folding = self.folding()
         folded, last = base.folded, None
         expected = max(base.version, 1)
@@ -110,19 +115,26 @@ class Replay:
             async for stored in records:
                 record = stored.record
                 if record.version != expected:
-                    raise NotRetained(stream.event(expected), "was cleaned up, and no snapshot stands for it")
+                    raise _missing(stream, expected, state)
                 if until is not None and record.timestamp > until and record.version > base.version:
                     break
                 if record.version > base.version:
                     folded = folding.then(folded, stream, stored)
                 last = stored
                 expected += 1
+        if until is None and expected <= version:
+            raise _missing(stream, expected, state)
         if last is None:
-            if until is None:
-                raise EventSourcingError(stream.event(expected), "is missing: run `tai-state verify`")
             raise StateNotFound(stream.event(1))
         _check(stream, last, folded)
         return self._store.streams.snapshot(stream, last, folded)
+
+
+def _missing(stream: Stream, version: int, state: StateRecord) -> NotRetained | EventSourcingError:
+    """Why an event is not there."""
+    if version < state.floor:
+        return NotRetained(stream.event(version), "was cleaned up, and no snapshot stands for it")
+    return EventSourcingError(stream.event(version), "is missing: run `tai-state verify`")
 
 
 def _check(stream: Stream, stored: Stored, folded: Folded) -> None:

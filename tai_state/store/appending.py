@@ -34,11 +34,11 @@ from tai_state.store.records import (
     EMPTY,
     EVENT,
     MARKER,
-    STATE,
     EventRecord,
     GovernorRecord,
     Head,
     StateRecord,
+    checked_state,
     head_of,
     state_metadata,
 )
@@ -96,12 +96,14 @@ class Appended(msgspec.Struct, frozen=True):
         state: the state's record after them.
         data_before: the state's data before, where it was read; None also where there was none.
         recorded_us: the engine's time.
+        is_repeated: an earlier call with the same ids recorded it.
     """
 
     events: tuple[EventRecord, ...]
     state: StateRecord
     data_before: dict[str, Any] | None
     recorded_us: int
+    is_repeated: bool = False
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -167,12 +169,14 @@ class Appender:
         known = self._remembered(appends)
         for attempt in range(ATTEMPTS_MAX):
             if known is None:
-                look = await self._look(appends, plans, deadline, unanswered=unanswered)
+                look = await self._look(appends, plans, deadline)
                 if done := await self._done_already(appends, plans, look):
                     return done
                 known = await self._judge(appends, plans, look)
                 if any(each.head.revision != old.before.revision for each, old in zip(known, plans, strict=False)):
                     unanswered = False  # every copy sent so far requires a revision that is gone for good
+                if anyio.current_time() >= deadline:
+                    break
                 if attempt > 1:
                     await self._pause(attempt)
             plans = [self._plan(append, each, now_us) for append, each in zip(appends, known, strict=True)]
@@ -183,12 +187,10 @@ class Appender:
             unanswered = unanswered or isinstance(answer, Unavailable)
             failure = answer
             known = None
-            if anyio.current_time() >= deadline:
-                break
-        if unanswered:
+        if unanswered or known is None:
             raise _unknown(appends) from failure
         append = appends[0]
-        raise VersionConflict(append.stream.state, _name(append.expected), plans[0].before.version) from failure
+        raise VersionConflict(append.stream.state, _name(append.expected), known[0].head.version) from failure
 
     async def _send(
         self, appends: Sequence[Append], plans: Sequence[Plan], *, unanswered: bool
@@ -247,9 +249,8 @@ class Appender:
                 self._governors.clear()
             self._governors.add(path)
 
-    async def _look(
-        self, appends: Sequence[Append], plans: Sequence[Plan], deadline: float, *, unanswered: bool
-    ) -> _Look:
+    async def _look(self, appends: Sequence[Append], plans: Sequence[Plan], deadline: float) -> _Look:
+        """Read what decides. Once something was sent, not being able to look leaves its outcome unknown."""
         states = [append.stream.state for append in appends]
         places = [each.stream.event(each.before.version + 1) for each in plans]
         markers = [append.stream.marker(event_id) for append in appends for event_id, _ in append.marked]
@@ -262,9 +263,7 @@ class Appender:
                     raise
                 attempt += 1
                 if anyio.current_time() >= deadline or attempt >= ATTEMPTS_MAX:
-                    if unanswered:
-                        raise _unknown(appends) from error
-                    raise
+                    raise _unknown(appends) from error
                 await self._pause(attempt)
             else:
                 middle = len(states) + len(places)
@@ -301,7 +300,7 @@ class Appender:
             recorded_us = stored.recorded_us
         if tuple(event.event_id for event in events) != append.event_ids:
             raise NotRetained(append.stream.event(first), "the change was made, and its event was cleaned up since")
-        return Appended(tuple(events), _state_after(events[-1]), None, recorded_us)
+        return Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True)
 
     async def _judge(self, appends: Sequence[Append], plans: Sequence[Plan], look: _Look) -> list[_Known]:
         """What the streams' states are, if they are what the changes expect."""
@@ -311,7 +310,7 @@ class Appender:
             if document is None:
                 head, data = EMPTY, None
             else:
-                record = document.decode(STATE)
+                record = checked_state(document)
                 head, data = head_of(record, document.revision), record.data
             if plans and look.places[index] is not None and head.version == plans[index].before.version:
                 raise EventSourcingError(path, "its stream has events that the state lacks: run `tai-state recover`")
@@ -353,7 +352,7 @@ def _fits(append: Append, head: Head) -> bool:
     )
 
 
-def _state_after(event: EventRecord) -> StateRecord:
+def state_after(event: EventRecord) -> StateRecord:
     """The state's record right after an event that carries the state, as far as the event tells."""
     data = None if event.to_state is None or event.to_state == NO_STATE_TEXT else decode(event.to_state)
     return StateRecord(

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tai_state.engines.api import Document, Engine
-from tai_state.errors import CorruptDocument
 from tai_state.store.appending import Appender
 from tai_state.store.layout import Layout, Stream
 from tai_state.store.policies import EveryEvents, SnapshotPolicy
-from tai_state.store.records import STATE, StateRecord, head_of, state_text, to_snapshot
+from tai_state.store.records import StateRecord, checked_state, head_of, to_snapshot
 from tai_state.store.streams import StreamReader
 from tai_state.store.upcasting import Upcasting
-from tai_state.values.digests import state_hash
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import Clock
 
@@ -118,9 +116,7 @@ class StoreCore:
         Raises:
             CorruptDocument: the data is not what its hash says.
         """
-        record = document.decode(STATE)
-        if state_hash(state_text(record)) != record.state_hash:
-            raise CorruptDocument(stream.state, "its data is not what its hash says: run `tai-state recover`")
+        record = checked_state(document)
         self.appender.heads.put(stream.state, head_of(record, document.revision))
         return record
 

@@ -85,7 +85,8 @@ class StateHandle(Generic[D]):
             function: pure: it may run several times (32 at the most), each time on what was just read.
             metadata: who and why.
             action: what happened.
-            event_id: the caller's own, so that the same call again changes nothing.
+            event_id: the caller's own, so that the same call again changes nothing and returns the first result,
+                whatever the function would make of the present state.
             timestamp: when it happened; now, if not given.
 
         Raises:
@@ -99,6 +100,10 @@ class StateHandle(Generic[D]):
         )
         async for attempt in attempts:
             with attempt:
+                if event_id is not None:
+                    done = await self._store.result_of(self._governor_id, self._state_id, event_id)
+                    if done is not None:
+                        return self._typed(done)
                 before = await self.get()
                 written = await self._store.update_state(
                     self._governor_id,

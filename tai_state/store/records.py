@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from tai_state.engines.api import Shape
+from tai_state.engines.api import Document, Shape
+from tai_state.errors import CorruptDocument
 from tai_state.store.layout import Stream
 from tai_state.values.clocks import VectorClock
-from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest
+from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
@@ -174,6 +175,18 @@ EMPTY = Head(
 """The head of a stream without events."""
 
 
+def checked_state(document: Document) -> StateRecord:
+    """The record of a state's document.
+
+    Raises:
+        CorruptDocument: it does not fit, or its data is not what its hash says.
+    """
+    record = document.decode(STATE)
+    if state_hash(state_text(record)) != record.state_hash:
+        raise CorruptDocument(document.path, "its data is not what its hash says: run `tai-state recover`")
+    return record
+
+
 def head_of(record: StateRecord, revision: int) -> Head:
     """The head that a state's document shows."""
     return Head(
@@ -210,7 +223,7 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
         timestamp=parse_time(record.timestamp),
         recorded_at=from_us(recorded_us),
         metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
-        causality=record.causality,
+        causality=dict(record.causality),
         deleted=record.deleted,
     )
 
@@ -236,7 +249,7 @@ def to_event(
         timestamp=parse_time(record.timestamp),
         recorded_at=from_us(recorded_us),
         metadata=change_metadata(record.metadata),
-        causality=record.causality,
+        causality=dict(record.causality),
         digest=record.digest,
     )
 

@@ -12,7 +12,7 @@ from tai_state.errors import CorruptDocument, EventSourcingError
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, EventRecord, change_metadata, to_event
 from tai_state.store.upcasting import Upcasting
-from tai_state.values.digests import NO_STATE_TEXT
+from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import JsonEvent
 from tai_state.values.json import decode
 from tai_state.values.states import JsonSnapshot, StateSnapshot
@@ -36,7 +36,7 @@ class Folded(msgspec.Struct, frozen=True):
         """The state after one more event."""
         if record.to_state is not None:
             return Folded(record.to_state, record.schema, record.state_hash)
-        if record.version == 1:
+        if record.version == 1 and record.state_hash == NO_STATE_HASH:
             return Folded(NO_STATE_TEXT, record.schema, record.state_hash)
         if record.state_hash == self.state_hash:
             return Folded(self.text, self.schema, self.state_hash)

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
-from tai_state.store.appending import Append, Appended
+from tai_state.errors import IdempotencyConflict, NotRetained
+from tai_state.store.appending import Append, Appended, state_after
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
-from tai_state.store.records import Head
+from tai_state.store.records import MARKER, Head
 from tai_state.store.streams import Folded
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
 from tai_state.values.events import JsonEvent
@@ -148,7 +149,30 @@ class StateWriting(StoreCore):
             needs_state=True,
         )
         [appended] = await self.appender.append([append])
+        if appended.is_repeated:
+            version = appended.state.version
+            [event] = [each async for each in self.streams.events(stream, after=version - 1, until=version)]
+            return event
         return self.events_of(stream, appended, appended.state.data)[0]
+
+    async def result_of(self, governor_id: str, state_id: str, event_id: str) -> JsonSnapshot | None:
+        """What the change with this event id of the caller's made; None if it was not recorded (so far).
+
+        Raises:
+            IdempotencyConflict: the id stands for a change of another state.
+            NotRetained: the change was recorded, and its event was cleaned up.
+        """
+        stream = self.layout.stream(governor_id, state_id)
+        [document] = (await self.engine.read([stream.marker(event_id)])).documents
+        if document is None:
+            return None
+        marker = document.decode(MARKER)
+        if marker.state_id != state_id:
+            raise IdempotencyConflict(event_id, stream.state)
+        stored = await self.streams.one(stream, marker.version)
+        if stored is None:
+            raise NotRetained(stream.event(marker.version), "the change was made, and its event was cleaned up since")
+        return self.snapshot(stream, state_after(stored.record), stored.recorded_us)
 
     def _unchanged(self, stream: Stream, draft: Draft, head: Head, data: dict[str, Any] | None) -> Composition:
         """The state as it is; where its shape is an old one, in the present shape and carried by the event."""

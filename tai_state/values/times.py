@@ -29,7 +29,7 @@ def format_time(moment: datetime) -> str:
         raise InvalidData("a time needs an offset: use datetime.now(UTC) or .replace(tzinfo=UTC)")
     text = moment.isoformat(timespec="microseconds")
     if not text.endswith("+00:00"):
-        text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+        text = _in_utc(moment).isoformat(timespec="microseconds")
     return text[:-6] + "Z"
 
 
@@ -43,7 +43,14 @@ def parse_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidData(f"{text!r} is no time; write it like 2026-01-31T09:15:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else _in_utc(moment)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidData("a time must lie in the years 1 to 9999 in UTC") from None
 
 
 def from_us(microseconds: int) -> datetime:

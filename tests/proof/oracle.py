@@ -193,7 +193,13 @@ async def _verify(store: StateStore) -> list[str]:
 
 def _raw(path: Path) -> list[str]:
     """The file by itself: sound for SQLite, and every state with all events up to its version."""
-    connection = apsw.Connection(str(path))
+    try:
+        return _tables(apsw.Connection(str(path)))
+    except apsw.Error as error:
+        return [f"CORRUPT: {type(error).__name__}: {error}"]
+
+
+def _tables(connection: apsw.Connection) -> list[str]:
     try:
         if (answer := connection.execute("PRAGMA integrity_check").get) != "ok":
             return [f"integrity_check: {answer}"]

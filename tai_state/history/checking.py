@@ -1,0 +1,164 @@
+"""The check of one stream: its events, the state they lead to, the snapshots kept of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tai_state.engines.api import Document
+from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing
+from tai_state.history.folding import Folding, first_fold
+from tai_state.history.recovery import differences
+from tai_state.store.layout import Stream
+from tai_state.store.records import EVENT, SNAPSHOT, EventRecord, SnapshotRecord, StateRecord, state_text
+from tai_state.store.streams import Folded, Stored
+from tai_state.values.digests import GENESIS, state_hash
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that does not add up.
+
+    Attributes:
+        path: the document.
+        kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot`` or
+            ``marker``.
+        message: what is wrong with it, in one sentence.
+    """
+
+    path: str
+    kind: str
+    message: str
+
+
+class StreamCheck:
+    """Walks one stream, event by event, oldest first.
+
+    Args:
+        stream: which.
+        folding: the fold with the application's reducers.
+        state: the state's record; None where it is missing or damaged.
+        snapshots: the documents of the snapshots that the state lists, by version.
+    """
+
+    def __init__(
+        self, stream: Stream, folding: Folding, state: StateRecord | None, snapshots: dict[int, Document | None]
+    ) -> None:
+        self.stream = stream
+        self.findings: list[Finding] = []
+        self.events = 0
+        self.is_unchecked = False
+        self._folding = folding
+        self._state = state
+        self._snapshots = snapshots
+        self._last: EventRecord | None = None
+        self._folded = first_fold()
+        self._as_of: str | None = ""
+        self._kept_as_of: str | None = ""
+        self._unkept_bytes = 0
+
+    def find(self, path: str, kind: str, message: str) -> None:
+        """Note that something is wrong."""
+        self.findings.append(Finding(path, kind, message))
+
+    def event(self, document: Document) -> None:
+        """One more event."""
+        self.events += 1
+        try:
+            record = document.decode(EVENT)
+        except Inconsistent as error:
+            self.find(document.path, "corrupt", error.what)
+            return
+        if document.path != self.stream.event(record.version) or record.state_id != self.stream.state_id:
+            self.find(document.path, "chain", "holds an event of another place")
+            return
+        self._link(document.path, record)
+        self._fold(document, record)
+        self._count(record)
+        self._last = record
+        if record.version in self._snapshots:
+            self._snapshot(record, self._snapshots.pop(record.version))
+
+    def end(self) -> None:
+        """The state is what the last event left."""
+        state, last = self._state, self._last
+        for version in self._snapshots:
+            self.find(self.stream.snapshot(version), "snapshot", "is kept of a version that has no event")
+        if state is None or last is None:
+            return
+        path = self.stream.state
+        for name in differences(state, last):
+            self.find(path, "state", f"its {name} is not what its last event says: run `tai-state recover`")
+        if state_hash(state_text(state)) != state.state_hash or (state.data is None) != state.deleted:
+            self.find(path, "state", "its data is not what its hash says: run `tai-state recover`")
+        if self._as_of not in (None, state.as_of):
+            self.find(path, "state", "its as_of is not the latest time of its events: run `tai-state recover`")
+        if self._kept_as_of is not None and (self._kept_as_of, self._unkept_bytes) != (
+            state.kept_as_of,
+            state.unkept_bytes,
+        ):
+            self.find(path, "state", "its count of what followed the last snapshot is wrong: run `tai-state recover`")
+
+    def _link(self, path: str, record: EventRecord) -> None:
+        """The event follows the one before, and is what its digest says."""
+        if self._last is not None:
+            if record.version != self._last.version + 1:
+                self.find(self.stream.event(self._last.version + 1), "gap", "is missing between two events")
+                self._folded = Folded()
+            if record.previous != self._last.digest:
+                self.find(path, "chain", "does not follow the event before it")
+        else:
+            floor = self._state.floor if self._state is not None else 1
+            if record.version > floor:
+                self.find(self.stream.event(floor), "gap", "is missing at the start of the stream")
+            if record.version == 1 and record.previous != GENESIS:
+                self.find(path, "chain", "does not start a chain of digests")
+            if record.version > 1:
+                self._folded, self._as_of, self._kept_as_of = Folded(), None, None
+        if record.computed_digest(self.stream.governor_id) != record.digest:
+            self.find(path, "digest", "was edited: its digest does not fit")
+
+    def _fold(self, document: Document, record: EventRecord) -> None:
+        """The state after the event is what the event says."""
+        if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
+            self.find(document.path, "state_hash", "carries another state than its hash says")
+        try:
+            self._folded = self._folding.then(self._folded, self.stream, Stored(record, document.created_us))
+        except ReducerMissing:
+            self.is_unchecked = True
+            self._folded = Folded(None, record.schema, record.state_hash)
+        except EventSourcingError as error:
+            if self._folded.text is not None:
+                self.find(document.path, "fold", error.what)
+            self._folded = Folded(None, record.schema, record.state_hash)
+
+    def _count(self, record: EventRecord) -> None:
+        """What a state counts since its last kept snapshot."""
+        if self._as_of is not None:
+            self._as_of = max(self._as_of, record.timestamp)
+        if self._kept_as_of is not None:
+            self._kept_as_of = self._kept_as_of or record.timestamp
+            self._unkept_bytes += len(record.payload or "") + len(record.to_state or "")
+
+    def _snapshot(self, event: EventRecord, document: Document | None) -> None:
+        path = self.stream.snapshot(event.version)
+        if document is None:
+            self.find(path, "snapshot", "is listed by the state and missing")
+            return
+        try:
+            snapshot = document.decode(SNAPSHOT)
+        except Inconsistent as error:
+            self.find(path, "corrupt", error.what)
+            return
+        if not _fits(snapshot, event) or self._as_of not in (None, snapshot.as_of):
+            self.find(path, "snapshot", "is not the state at its version")
+            return
+        self._as_of = self._kept_as_of = snapshot.as_of
+        self._unkept_bytes = 0
+        if self._folded.text is None:
+            self._folded = Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
+
+
+def _fits(snapshot: SnapshotRecord, event: EventRecord) -> bool:
+    """Whether a snapshot is the state right after an event."""
+    names = ("state_id", "version", "timestamp", "state_hash", "digest", "schema")
+    same = all(getattr(snapshot, name) == getattr(event, name) for name in names)
+    return same and state_hash(snapshot.state) == event.state_hash

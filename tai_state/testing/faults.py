@@ -1,0 +1,349 @@
+"""Faults on purpose: an engine that fails as planned, to test what a service makes of it.
+
+Wrap any engine, say at which call what goes wrong, and run the service as ever::
+
+    faulty = FaultyEngine(MemoryEngine(clock), AtCalls({("commit", 3): Fault.LOST_AFTER}))
+    async with StateStore(faulty, Layout(), Settings(timeout_seconds=1.0)) as store:
+        ...
+    assert faulty.statistics().all_hit
+
+What should hold whatever the plan: no acknowledged change is missing, none is there twice, and none is reported
+as failed that happened.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol, Self, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from tai_state.engines.api import (
+    ANYTHING,
+    Capabilities,
+    Change,
+    Committed,
+    Document,
+    Engine,
+    Put,
+    Reading,
+    Where,
+    Write,
+)
+from tai_state.errors import CommitRefused, StoreTimeout, StoreUnavailable, TaiStateError
+
+Verb: TypeAlias = Literal["read", "scan", "commit", "watch", "any"]
+"""A verb of the engine; ``any`` counts the calls of all of them together."""
+
+_scope: ContextVar[anyio.CancelScope | None] = ContextVar("tai_state_faulty_scope", default=None)
+
+
+class Fault(Enum):
+    """What can go wrong with one call of an engine.
+
+    Of the verbs other than ``commit``, nothing is ever applied; there, the two kinds of a lost answer differ in
+    that a scan has yielded its first document before the loss.
+    """
+
+    UNAVAILABLE = "unavailable"
+    """``StoreUnavailable``, known not to be applied."""
+    REFUSED = "refused"
+    """``CommitRefused``, though every requirement held, as under contention. Commits only."""
+    LOST_BEFORE = "lost before"
+    """Never arrives. ``StoreTimeout``, for a commit with ``unknown``."""
+    LOST_AFTER = "lost after"
+    """Applied, and the answer is lost. ``StoreTimeout``, for a commit with ``unknown``."""
+    DELAYED = "delayed"
+    """``StoreTimeout`` with ``unknown`` now; applied later if its requirements hold then. Commits only."""
+    DUPLICATED = "duplicated"
+    """Arrives twice; the caller sees the second answer, mostly ``CommitRefused``. Commits only."""
+    CANCELLED_BEFORE = "cancelled before"
+    """The calling scope is cancelled before anything is sent; see :meth:`FaultyEngine.cancellable`."""
+    CANCELLED_AFTER = "cancelled after"
+    """The calling scope is cancelled when all is done, before the answer is seen."""
+
+
+_COMMITS_ONLY = frozenset({Fault.REFUSED, Fault.DELAYED, Fault.DUPLICATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an engine.
+
+    Attributes:
+        verb: which of the four.
+        number: the how-many-eth of its verb, from 1.
+        overall: the how-many-eth of all verbs, from 1.
+    """
+
+    verb: Verb
+    number: int
+    overall: int
+
+
+class FaultPlan(Protocol):
+    """Says what goes wrong, and when."""
+
+    @property
+    def planned(self) -> int:
+        """How many faults are planned; for a plan without an end, how many it has asked for so far."""
+        ...
+
+    def fault(self, call: Call) -> Fault | None:
+        """What is to happen to this call. Asked once for each call, in their order."""
+        ...
+
+
+class AtCalls:
+    """Faults at given calls.
+
+    Args:
+        faults: by verb and number from 1, like ``{("commit", 3): Fault.LOST_AFTER}``; ``("any", 5)`` is the fifth
+            call of all.
+    """
+
+    def __init__(self, faults: Mapping[tuple[Verb, int], Fault]) -> None:
+        self._faults = dict(faults)
+
+    @property
+    def planned(self) -> int:
+        """How many faults are planned."""
+        return len(self._faults)
+
+    def fault(self, call: Call) -> Fault | None:
+        """See :class:`FaultPlan`."""
+        return self._faults.get((call.verb, call.number)) or self._faults.get(("any", call.overall))
+
+
+class Randomly:
+    """Faults at random, the same ones for the same seed and the same order of calls.
+
+    Args:
+        seed: print it, so that a failure can be repeated.
+        share: of the calls, from 0 to 1.
+        faults: any of these, all equally likely.
+        verbs: only calls of these.
+    """
+
+    def __init__(self, seed: int, share: float, faults: Sequence[Fault], verbs: Sequence[Verb] = ("commit",)) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
+        self._share = share
+        self._faults = tuple(faults)
+        self._verbs = frozenset(verbs)
+        self._planned = 0
+
+    @property
+    def planned(self) -> int:
+        """How many faults were asked for so far."""
+        return self._planned
+
+    def fault(self, call: Call) -> Fault | None:
+        """See :class:`FaultPlan`."""
+        if not self._verbs & {call.verb, "any"} or self._random.random() >= self._share:
+            return None
+        self._planned += 1
+        return self._random.choice(self._faults)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultStatistics:
+    """What a faulty engine did.
+
+    Attributes:
+        calls: of all verbs.
+        planned: faults in the plan.
+        hit: faults that happened, by kind. One that does not exist for its verb never happens.
+        landed: delayed commits that were applied in the end.
+        dead: delayed commits whose requirements did not hold any more.
+    """
+
+    calls: int
+    planned: int
+    hit: Mapping[Fault, int]
+    landed: int
+    dead: int
+
+    @property
+    def all_hit(self) -> bool:
+        """Whether every planned fault has happened; a test whose faults are never hit shows nothing."""
+        return sum(self.hit.values()) == self.planned
+
+
+class FaultyEngine:
+    """An engine whose calls go wrong as planned; see :class:`~tai_state.engines.api.Engine` for the verbs.
+
+    Everything else goes to the engine inside, which it opens and closes.
+
+    Args:
+        engine: any.
+        plan: what goes wrong, and when; it may be replaced at any time.
+        delay_calls: a delayed commit arrives right before the how-many-eth call after its own.
+    """
+
+    def __init__(self, engine: Engine, plan: FaultPlan, *, delay_calls: int = 1) -> None:
+        self.plan = plan
+        self._engine = engine
+        self._delay_calls = delay_calls
+        self._numbers: Counter[Verb] = Counter()
+        self._overall = 0
+        self._hit: Counter[Fault] = Counter()
+        self._delayed: list[tuple[int, Sequence[Write]]] = []
+        self._landed = 0
+        self._dead = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The inner engine's."""
+        return self._engine.capabilities
+
+    async def __aenter__(self) -> Self:
+        await self._engine.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._engine.__aexit__(*exc)
+
+    def statistics(self) -> FaultStatistics:
+        """What happened so far."""
+        return FaultStatistics(
+            calls=self._overall,
+            planned=self.plan.planned,
+            hit=dict(self._hit),
+            landed=self._landed,
+            dead=self._dead,
+        )
+
+    @contextmanager
+    def cancellable(self) -> Generator[anyio.CancelScope]:
+        """The scope that planned cancellations of the calls inside it cancel, also in tasks started there."""
+        with anyio.CancelScope() as scope:
+            token = _scope.set(scope)
+            try:
+                yield scope
+            finally:
+                _scope.reset(token)
+
+    async def settle(self) -> None:
+        """Let every delayed commit arrive now: at the end of a test, before the final look."""
+        await self._deliver(everything=True)
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        fault = await self._begin("read")
+        await self._fail_before("read", fault)
+        reading = await self._engine.read(paths)
+        await self._fail_after("read", fault)
+        return reading
+
+    async def scan(  # noqa: D102
+        self,
+        collection: str,
+        *,
+        start: str = "",
+        end: str | None = None,
+        where: Sequence[Where] = (),
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Document]:
+        fault = await self._begin("scan")
+        await self._fail_before("scan", fault)
+        scan = self._engine.scan(collection, start=start, end=end, where=where, by=by, limit=limit)
+        try:
+            async for document in scan:
+                yield document
+                await self._fail_after("scan", fault)
+        finally:
+            if isinstance(scan, AsyncGenerator):
+                await scan.aclose()
+        await self._fail_after("scan", fault)
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        fault = await self._begin("commit")
+        if fault is Fault.DELAYED:
+            self._delayed.append((self._overall + self._delay_calls, _copied(writes)))
+        elif fault is Fault.REFUSED:
+            raise CommitRefused(_first_requiring(writes))
+        await self._fail_before("commit", fault)
+        if fault is None:
+            return await self._engine.commit(writes)
+        with anyio.CancelScope(shield=True), suppress(TaiStateError):
+            await self._engine.commit(writes)
+        await self._fail_after("commit", fault)
+        return await self._engine.commit(writes)
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change]]:  # noqa: D102
+        fault = await self._begin("watch")
+        await self._fail_before("watch", fault)
+        async with self._engine.watch(*targets) as changes:
+            await self._fail_after("watch", fault)
+            yield changes
+
+    async def _begin(self, verb: Verb) -> Fault | None:
+        """Count a call, let what was delayed until now arrive, and say what is to go wrong."""
+        self._numbers[verb] += 1
+        self._overall += 1
+        call = Call(verb, self._numbers[verb], self._overall)
+        fault = self.plan.fault(call)
+        await self._deliver()
+        if fault is None or (fault in _COMMITS_ONLY and verb != "commit"):
+            return None
+        self._hit[fault] += 1
+        return fault
+
+    async def _deliver(self, *, everything: bool = False) -> None:
+        due = [each for each in self._delayed if everything or each[0] <= self._overall]
+        self._delayed = [each for each in self._delayed if each not in due]
+        # A message under way arrives, whatever becomes of the task during whose call it does.
+        with anyio.CancelScope(shield=True):
+            for _, writes in due:
+                try:
+                    await self._engine.commit(writes)
+                except TaiStateError:
+                    self._dead += 1
+                else:
+                    self._landed += 1
+
+    async def _fail_before(self, verb: Verb, fault: Fault | None) -> None:
+        unknown = verb == "commit"
+        if fault is Fault.UNAVAILABLE:
+            raise StoreUnavailable(verb, "FAULT", "a planned fault")
+        if fault in (Fault.LOST_BEFORE, Fault.DELAYED):
+            raise StoreTimeout(verb, "FAULT", "a planned fault", unknown)
+        if fault is Fault.CANCELLED_BEFORE:
+            await _cancel()
+
+    async def _fail_after(self, verb: Verb, fault: Fault | None) -> None:
+        if fault is Fault.LOST_AFTER:
+            raise StoreTimeout(verb, "FAULT", "a planned fault", verb == "commit")
+        if fault is Fault.CANCELLED_AFTER:
+            await _cancel()
+
+
+async def _cancel() -> None:
+    scope = _scope.get()
+    if scope is None:
+        raise RuntimeError("a planned cancellation needs `with engine.cancellable():` around the call")
+    scope.cancel()
+    await anyio.lowlevel.checkpoint()
+
+
+def _copied(writes: Sequence[Write]) -> list[Write]:
+    """The writes as they are now: their fields are the caller's to change once the call has returned."""
+    return [
+        Put(each.path, msgspec.json.decode(msgspec.json.encode(each.fields)), each.require)
+        if isinstance(each, Put)
+        else each
+        for each in writes
+    ]
+
+
+def _first_requiring(writes: Sequence[Write]) -> str:
+    return next((each.path for each in writes if each.require is not ANYTHING), "")

@@ -1,0 +1,129 @@
+"""Stores and looks behind them, for the tests of everything above the waist."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+import msgspec
+
+from tai_state import ChangeMetadata, StateStore
+from tai_state.engines.api import Document, Engine, Put, Write
+from tai_state.store.core import Settings
+from tai_state.store.layout import Layout
+from tai_state.store.records import StoreRecord
+from tai_state.testing import ManualClock
+
+T = TypeVar("T")
+
+METADATA = ChangeMetadata("tester", "a test", {"ticket": 7})
+STORE_ID = "00000000000000aa"
+GOVERNOR = "bank"
+
+
+def settings(clock: ManualClock, **changes: Any) -> Settings:
+    """Settings under which nothing sleeps and ids are numbered, so that two runs give the same documents."""
+    ids = count(1)
+    return Settings(**{
+        "clock": clock,
+        "timeout_seconds": 5.0,
+        "jitter": lambda: 0.0,
+        "new_id": lambda: f"made-{next(ids)}",
+        **changes,
+    })
+
+
+def make_store(engine: Engine, clock: ManualClock, *, layout: Layout | None = None, **changes: Any) -> StateStore:
+    """A store over an engine, not yet opened."""
+    return StateStore(engine, layout or Layout(), settings(clock, **changes))
+
+
+async def fix_identity(engine: Engine, store_id: str = STORE_ID, layout: Layout | None = None) -> None:
+    """Give an empty store this id, so that its clocks and digests are the same in each run."""
+    record = StoreRecord(store_id, 1)
+    await engine.commit([Put((layout or Layout()).store, msgspec.to_builtins(record))])
+
+
+async def collected(values: AsyncIterator[T]) -> list[T]:
+    """All that an asynchronous iterator gives."""
+    return [value async for value in values]
+
+
+async def fields_at(engine: Engine, path: str) -> dict[str, Any]:
+    """The fields of a document that is there."""
+    [document] = (await engine.read([path])).documents
+    assert document is not None, path
+    return document.fields()
+
+
+async def edit(engine: Engine, path: str, **changes: Any) -> None:
+    """Change some fields of a document behind the store's back."""
+    await engine.commit([Put(path, {**await fields_at(engine, path), **changes})])
+
+
+async def dump(engine: Engine, governor_id: str = GOVERNOR) -> dict[str, dict[str, Any]]:
+    """Every document of a governor by its path, without the engine's own tokens and times."""
+    governor = Layout().governor(governor_id)
+    [own] = (await engine.read([governor])).documents
+    found = {} if own is None else {own.path: own.fields()}
+    for name in ("events", "ids", "snapshots", "states"):
+        async for document in engine.scan(f"{governor}/{name}"):
+            found[document.path] = document.fields()
+    return found
+
+
+@dataclass
+class Counts:
+    """Calls of an engine, and the documents that went through them."""
+
+    commits: list[Sequence[Write]] = field(default_factory=list)
+    reads: int = 0
+    scans: int = 0
+    documents: int = 0
+
+    @property
+    def calls(self) -> int:
+        """Calls of all verbs."""
+        return len(self.commits) + self.reads + self.scans
+
+
+class CountingEngine:
+    """Counts what goes to the engine inside, and can call a hook before each commit."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.counts = Counts()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def __aenter__(self) -> CountingEngine:
+        await self._engine.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._engine.__aexit__(*exc)
+
+    def reset(self) -> None:
+        """Count from nothing again."""
+        self.counts = Counts()
+
+    async def read(self, paths: Sequence[str]) -> Any:
+        self.counts.reads += 1
+        reading = await self._engine.read(paths)
+        self.counts.documents += sum(document is not None for document in reading.documents)
+        return reading
+
+    async def scan(self, collection: str, **bounds: Any) -> AsyncIterator[Document]:
+        self.counts.scans += 1
+        async with aclosing(self._engine.scan(collection, **bounds)) as documents:  # type: ignore[type-var]
+            async for document in documents:
+                self.counts.documents += 1
+                yield document
+
+    async def commit(self, writes: Sequence[Write]) -> Any:
+        self.counts.commits.append(writes)
+        return await self._engine.commit(writes)
