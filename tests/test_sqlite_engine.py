@@ -106,14 +106,8 @@ def test_each_code_of_sqlite_is_in_exactly_one_table():
 
 def test_each_exception_of_the_driver_stands_for_a_code():
     """An exception class that a new driver brings is noticed."""
-    named = {
-        type(apsw.exception_for(code)).__name__ for name, code in _CODES.items() if name not in _NO_ERRORS
-    }
-    classes = {
-        each.__name__
-        for each in vars(apsw).values()
-        if isinstance(each, type) and issubclass(each, apsw.Error)
-    }
+    named = {type(apsw.exception_for(code)).__name__ for name, code in _CODES.items() if name not in _NO_ERRORS}
+    classes = {each.__name__ for each in vars(apsw).values() if isinstance(each, type) and issubclass(each, apsw.Error)}
     assert classes - {"Error"} == named | _MISTAKES_IN_USING_APSW
 
 
@@ -245,6 +239,25 @@ async def test_many_may_make_one_file_at_once(file: Path):
     documents = await _all(file)
     assert len(documents) == 12
     assert len({document.revision for document in documents}) == 12
+
+
+@anyio_test
+async def test_who_else_makes_the_file_is_waited_for(file: Path):
+    """An engine that finds another one writing the new file waits for it, as for every other write."""
+    with closing(apsw.Connection(str(file))) as other:
+
+        def write_meanwhile(_: object, sql: str, __: object) -> bool:
+            if other.in_transaction:
+                other.execute("ROLLBACK")
+            elif not held and "journal_mode" in sql:
+                other.execute("BEGIN IMMEDIATE")
+                held.append(sql)
+            return True
+
+        held: list[str] = []
+        with _hooked(lambda connection: setattr(connection, "exec_trace", write_meanwhile)):
+            assert await _all(file) == []
+        assert held
 
 
 _FOREIGN = {
@@ -625,9 +638,7 @@ async def test_a_file_held_by_another_process_is_a_timeout(file: Path):
         other.execute("BEGIN IMMEDIATE")
         answers = _serve(writer, [Put("c/a", {})], [Put("c/b", {}, ABSENT)])
         assert [type(each) for each in answers] == [StoreTimeout] * 2
-        assert {(each.code, each.unknown, each.is_transient) for each in answers} == {
-            ("SQLITE_BUSY", False, True)
-        }
+        assert {(each.code, each.unknown, each.is_transient) for each in answers} == {("SQLITE_BUSY", False, True)}
         other.execute("ROLLBACK")
         [committed] = _serve(writer, [Put("c/a", {})])
         assert isinstance(committed, Committed)
@@ -644,9 +655,7 @@ async def test_a_connection_that_may_not_write_is_unavailable(file: Path):
 
     with _writer(file, open_read_only) as writer:
         answers = _serve(writer, [Put("c/a", {})], [Delete("c/a")])
-    assert {(type(each), each.code, each.unknown) for each in answers} == {
-        (StoreUnavailable, "SQLITE_READONLY", False)
-    }
+    assert {(type(each), each.code, each.unknown) for each in answers} == {(StoreUnavailable, "SQLITE_READONLY", False)}
     assert await _all(file) == []
 
 
@@ -847,9 +856,7 @@ async def test_a_scan_by_timestamp_uses_the_index(file: Path):
             statements.clear()
             found = [
                 document.fields()["timestamp"]
-                async for document in engine.scan(
-                    "g/b/events", by="timestamp", start="2026-0010", end="2026-0590"
-                )
+                async for document in engine.scan("g/b/events", by="timestamp", start="2026-0010", end="2026-0590")
             ]
     assert found == [f"2026-{n:04}" for n in range(10, 590)]
     pages = [(sql, bindings) for sql, bindings in statements if "SELECT" in sql]
@@ -885,8 +892,6 @@ async def test_the_file_is_plain_sqlite(made: Path):
         await engine.commit([Put("g/b/events/a~1", {"timestamp": "2026"}), Delete("c/000")])
     with closing(sqlite3.connect(made)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        [row] = connection.execute(
-            "SELECT collection, id, revision, fields FROM documents WHERE path = 'c/001'"
-        )
+        [row] = connection.execute("SELECT collection, id, revision, fields FROM documents WHERE path = 'c/001'")
         assert row == ("c", "001", 1, '{"n":1,"text":"' + "x" * 1_000 + '"}')
         assert connection.execute("SELECT revision FROM counter").fetchall() == [(2,)]

@@ -57,7 +57,8 @@ def demo(*, as_json: JsonOption = False) -> None:
                 }
             )
         else:
-            print_line(f"{recovered:,} of them are in the store, every digest fits: {consistent} ({seconds} s)")
+            outcome = "and every digest fits" if consistent else "which is not consistent"
+            print_line(f"{recovered:,} of them are in the store, {outcome} ({seconds} s)")
         if not consistent:
             raise typer.Exit(INCONSISTENT)
 
@@ -66,7 +67,9 @@ def demo(*, as_json: JsonOption = False) -> None:
 
 def _write_and_kill(url: str) -> dict[str, int]:
     """Start the writer, kill it in the middle of its work; the newest acknowledged version of each machine."""
-    writer = subprocess.Popen([sys.executable, "-m", "tai_state.cli.demo_writer", url], stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "tai_state.cli.demo_writer", url]
+    # In a session of its own a Ctrl-C does not reach it: it is killed below, and says nothing.
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     versions: dict[str, int] = {}
     try:
         lines = _lines(writer)

@@ -72,7 +72,7 @@ def show(
     *,
     version: Annotated[int | None, typer.Option(min=1, help="As it was at this version.")] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="As it was at this time (RFC 3339).")] = None,
-    reducers: AppOption = None,
+    reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,7 +80,7 @@ def show(
     if version is not None and at is not None:
         raise UsageError("give --version or --at, not both")
     moment = None if at is None else parse_time(at)
-    found_reducers = load_reducers(reducers)
+    reducers = load_reducers(reducers_name)
 
     async def command() -> None:
         async with opened(store) as opened_store:
@@ -88,7 +88,7 @@ def show(
             if when is None:
                 found = await opened_store.get_state(governor, state)
             else:
-                persister = StateMachinePersister(opened_store, found_reducers)
+                persister = StateMachinePersister(opened_store, reducers)
                 found = await persister.get_state_at(governor, state, when)
         fields = _state_fields(found)
         if as_json:
@@ -137,16 +137,16 @@ def diff(
     one: Annotated[int, typer.Argument(metavar="N", min=1, help="A version.")],
     other: Annotated[int, typer.Argument(metavar="M", min=1, help="Another version.")],
     *,
-    reducers: AppOption = None,
+    reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what changed between two versions of a state. A JSON patch (RFC 6902) that turns one into the other."""
-    found_reducers = load_reducers(reducers)
+    reducers = load_reducers(reducers_name)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            persister = StateMachinePersister(opened_store, found_reducers)
+            persister = StateMachinePersister(opened_store, reducers)
             before = await persister.get_state_at(governor, state, one)
             after = await persister.get_state_at(governor, state, other)
         patch = difference(before.data, after.data)

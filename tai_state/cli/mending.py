@@ -34,16 +34,16 @@ _PROGRESS_EVERY = 1_000
 def verify(
     governor: GovernorOption = None,
     *,
-    reducers: AppOption = None,
+    reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every digest, fold, state and kept snapshot. Changes nothing; ends with 4 where something is wrong."""
-    found_reducers = load_reducers(reducers)
+    reducers = load_reducers(reducers_name)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            report = await StateMachinePersister(opened_store, found_reducers).validate_consistency(governor)
+            report = await StateMachinePersister(opened_store, reducers).validate_consistency(governor)
         if as_json:
             print_json(report)
         else:
@@ -64,12 +64,12 @@ def recover(
     governor: GovernorOption = None,
     *,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="States at a time.")] = 16,
-    reducers: AppOption = None,
+    reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make every state agree with its events. What is missing or wrong is rebuilt; can be run again at any time."""
-    found_reducers = load_reducers(reducers)
+    reducers = load_reducers(reducers_name)
 
     async def command() -> None:
         with Progress() as line:
@@ -79,7 +79,7 @@ def recover(
                     line.show(f"{report.checked:,} states checked, {len(report.rebuilt):,} rebuilt")
 
             async with opened(store) as opened_store:
-                persister = StateMachinePersister(opened_store, found_reducers)
+                persister = StateMachinePersister(opened_store, reducers)
                 report = await persister.recover(governor, concurrency=concurrency, progress=progress)
         if as_json:
             print_json({**plain(report), "consistent": report.consistent})

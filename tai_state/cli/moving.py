@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from tai_state.cli.app import (
     GovernorArgument,
     JsonOption,
     StoreOption,
+    UsageError,
     YesOption,
     app,
     check_file,
@@ -18,42 +20,55 @@ from tai_state.cli.app import (
     opened,
     run,
 )
-from tai_state.cli.output import plain, print_json, print_table, say
-from tai_state.history.importing import Columns, ImportStats
+from tai_state.cli.output import Progress, plain, print_json, print_table
+from tai_state.errors import VersionConflict
+from tai_state.history.importing import Columns, CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE")]
+
+class GovernorExists(VersionConflict):
+    """A restore would write where history is already."""
+
+    def __str__(self) -> str:
+        return f"the governor exists already ({self.path!r} is there): restore into a store that does not have it"
 
 
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV in UTF-8 with a header; .gz is read too.")],
     *,
-    governor: Annotated[str, typer.Option(metavar="GOVERNOR", help="Whose machines.")],
-    machine: Annotated[str, typer.Option(metavar="COLUMN", help="The machine's id.")],
-    state: Annotated[str, typer.Option(metavar="COLUMN[,COLUMN…]", help="The state's data.")],
-    time: Annotated[str, typer.Option(metavar="COLUMN", help="When it happened.")],
-    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who changed it.")] = None,
+    governor: Annotated[str, typer.Option(metavar="GOVERNOR", help="The governor to record under.")],
+    machine: Annotated[str, typer.Option(metavar="COLUMN", help="The column of the machine's id.")],
+    state: Annotated[
+        str, typer.Option(metavar="COLUMN[,COLUMN...]", help="The columns that make up the state's data.")
+    ],
+    time: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The column of the time of the change; UTC, if it names no offset.")
+    ],
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column of who made the change; else 'import'.")
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Record a log of changes: one row, one event. Run again, it records nothing twice."""
     check_file(file)
-    columns = Columns(machine, tuple(state.split(",")), time, by)
-
-    async def acknowledged(stats: ImportStats) -> None:
-        if as_json:
-            print_json({"acknowledged": stats.events, "skipped": stats.skipped})
-        else:
-            say(f"{stats.events:,} events recorded, {stats.skipped:,} there already")
+    target = opened(store, create=True)
+    importing = CsvImport(target, governor, file, Columns(machine, tuple(state.split(",")), time, by))
+    importing.check()
 
     async def command() -> None:
-        async with opened(store, create=True) as opened_store:
-            stats = await StateMachinePersister(opened_store).import_csv(governor, file, columns, acknowledged)
-        if as_json:
-            print_json(stats)
-        else:
-            print_table(["what", "count"], list(plain(stats).items()))
+        with Progress() as line:
+
+            async def acknowledged(stats: ImportStats) -> None:
+                if as_json:
+                    print_json({"acknowledged": stats.events, "skipped": stats.skipped})
+                else:
+                    line.show(f"{stats.events:,} events recorded, {stats.skipped:,} there already")
+
+            async with target:
+                stats = await importing.run(acknowledged)
+        _print_counts(plain(stats), as_json=as_json)
 
     run(command)
 
@@ -61,7 +76,7 @@ def import_(
 @app.command()
 def export(
     governor: GovernorArgument,
-    file: FileArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write: lines of JSON.")],
     *,
     yes: YesOption = False,
     store: StoreOption = None,
@@ -69,30 +84,43 @@ def export(
 ) -> None:
     """Write a governor's whole history to a file, digests included."""
     if file.exists():
+        check_file(file)
         confirm(f"{str(file)!r} exists. Replace it?", yes=yes)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            stats = await StateMachinePersister(opened_store).export_history(governor, file)
-        if as_json:
-            print_json(stats)
-        else:
-            print_table(["what", "count"], list(plain(stats).items()))
+            try:
+                stats = await StateMachinePersister(opened_store).export_history(governor, file)
+            except OSError as error:
+                raise UsageError(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
+        _print_counts(plain(stats), as_json=as_json)
 
     run(command)
 
 
 @app.command()
-def restore(file: FileArgument, *, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `tai-state export` wrote.")],
+    *,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Write an exported governor into a store that does not have it. Interrupted, it goes on when run again."""
     check_file(file)
 
     async def command() -> None:
         async with opened(store, create=True) as opened_store:
-            stats = await StateMachinePersister(opened_store).import_history(file)
-        if as_json:
-            print_json(stats)
-        else:
-            print_table(["what", "count"], list(plain(stats).items()))
+            try:
+                stats = await StateMachinePersister(opened_store).import_history(file)
+            except VersionConflict as error:
+                raise GovernorExists(error.path, error.expected, error.actual) from error
+        _print_counts(plain(stats), as_json=as_json)
 
     run(command)
+
+
+def _print_counts(counts: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(counts)
+    else:
+        print_table(["what", "count"], list(counts.items()))

@@ -286,13 +286,16 @@ def check_budget(sizes: dict[str, int], operations: int, capabilities: Capabilit
     """Refuse a commit that the engine would not take, before anything is sent.
 
     Args:
-        sizes: the bytes of each document to be put, by path.
+        sizes: the bytes that each write puts, by its path.
         operations: the number of writes, checks and deletions included.
         capabilities: the engine's.
 
     Raises:
         CommitTooLarge, DocumentTooLarge: as they say.
+        ValueError: a path stands in the commit twice.
     """
+    if len(sizes) != operations:
+        raise ValueError("a path stands in the commit twice")
     if operations > capabilities.max_ops_per_commit:
         raise CommitTooLarge("writes", operations, capabilities.max_ops_per_commit)
     total = 0

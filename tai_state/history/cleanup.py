@@ -16,7 +16,7 @@ from tai_state.history.recovery import streams_with_events
 from tai_state.store.layout import Stream
 from tai_state.store.records import STATE, SnapshotRecord, StateRecord
 from tai_state.store.store import StateStore
-from tai_state.values.times import format_time, from_us
+from tai_state.values.times import format_us
 
 AGE_MIN = timedelta(hours=1)
 """No event younger than this goes: longer than any commit can be under way."""
@@ -67,7 +67,7 @@ class Cleanup:
             return CleanupStats()
         record = document.decode(STATE)
         cutoff_us = reading.time_us - self._keep // timedelta(microseconds=1)
-        base = await self._base(stream, record, format_time(from_us(cutoff_us)))
+        base = await self._base(stream, record, format_us(cutoff_us))
         if base is None:
             return CleanupStats()
         dropped = tuple(version for version in record.kept if version < base.version)

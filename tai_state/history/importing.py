@@ -10,14 +10,14 @@ import csv
 import gzip
 import io
 import uuid
+import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
-from tai_state.errors import ImportConflict, InvalidData
+from tai_state.errors import ImportConflict, InvalidData, InvalidId, VersionConflict
 from tai_state.store.appending import Append
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
@@ -28,6 +28,9 @@ from tai_state.values.times import format_time, parse_time
 
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
 _BATCH_ROWS = 250
+_DOCUMENTS_PER_ROW = 3
+_SIZE_BESIDE_CELLS = 8_192
+"""Ids (a machine's can take 3,000 bytes in JSON), digests, times and the causality of an event."""
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -71,6 +74,13 @@ class Row(msgspec.Struct, frozen=True):
     draft: Draft
     data: dict[str, str]
 
+    @property
+    def size(self) -> int:
+        """The bytes that its event takes at the most; its state takes no more."""
+        draft = self.draft
+        cells = (draft.state or "", draft.context, draft.changed_by, draft.reason)
+        return _SIZE_BESIDE_CELLS + sum(len(encode(each)) for each in cells)
+
 
 Acknowledged: TypeAlias = Callable[[ImportStats], Awaitable[None]]
 
@@ -90,28 +100,39 @@ class CsvImport:
         self._governor_id = governor_id
         self._path = path
         self._columns = columns
+        self._machines: int | None = None
+
+    def check(self) -> int:
+        """Check the whole file; how many machines it names. The store need not be open.
+
+        Raises:
+            InvalidId, InvalidData: a column is missing, or a row cannot be read or stored.
+        """
+        self._store.layout.governor(self._governor_id)
+        machines = 0
+        for row in self.rows():
+            machines += row.version == 1
+            self._check_row(row)
+        if not machines:
+            raise InvalidData(f"{self._path} has no rows")
+        self._machines = machines
+        return machines
 
     async def run(self, acknowledged: Acknowledged) -> ImportStats:
-        """Check the whole file, then record what is not there yet.
+        """Check the whole file, unless that is done, then record what is not there yet.
 
         Args:
             acknowledged: called after each batch that is durable, with the counts so far.
 
         Raises:
-            InvalidData: a column is missing, or a row cannot be read; nothing was written.
+            InvalidId, InvalidData: as :meth:`check`; nothing was written.
             ImportConflict: a machine has another event where a row would go.
         """
-        machines = 0
-        for row in self.rows():
-            machines += row.version == 1
-            self._store.layout.stream(self._governor_id, row.machine)
-        rows = self.rows()
+        machines = self.check() if self._machines is None else self._machines
         stats = ImportStats(0, machines, 0)
-        while batch := list(islice(rows, _BATCH_ROWS)):
-            new = await self._unseen(batch)
-            if new:
-                await self._store.appender.append(self._appends(new))
-            stats = ImportStats(stats.events + len(new), machines, stats.skipped + len(batch) - len(new))
+        for batch in self._batches():
+            recorded = await self._record(batch)
+            stats = ImportStats(stats.events + recorded, machines, stats.skipped + len(batch) - recorded)
             await acknowledged(stats)
         return stats
 
@@ -125,20 +146,22 @@ class CsvImport:
         try:
             with _open(self._path) as file:
                 reader = csv.reader(file, strict=True)
-                names = next(reader, None)
+                names = next(reader, [])
                 self._check_header(names)
-                assert names is not None
-                for number, cells in enumerate(reader, start=1):
+                for number, cells in enumerate(filter(None, reader), start=1):
                     if len(cells) != len(names):
                         raise InvalidData(f"row {number} has {len(cells)} cells and the header {len(names)}")
-                    row = self._row(number, dict(zip(names, cells, strict=True)), cells, versions)
-                    yield row
+                    yield self._row(number, dict(zip(names, cells, strict=True)), cells, versions)
         except OSError as error:
             raise InvalidData(f"{self._path} cannot be read: {error.strerror or error}") from None
-        except (csv.Error, UnicodeDecodeError, EOFError) as error:
-            raise InvalidData(f"{self._path} is no CSV in UTF-8: {error}") from None
+        except (EOFError, zlib.error):
+            raise InvalidData(f"{self._path} is damaged: its compressed data breaks off or does not fit") from None
+        except UnicodeDecodeError:
+            raise InvalidData(f"{self._path} is not UTF-8") from None
+        except csv.Error as error:
+            raise InvalidData(f"{self._path} is no CSV: {error}") from None
 
-    def _check_header(self, names: Sequence[str] | None) -> None:
+    def _check_header(self, names: Sequence[str]) -> None:
         if not names:
             raise InvalidData(f"{self._path} has no header")
         if len(set(names)) != len(names):
@@ -155,8 +178,10 @@ class CsvImport:
             raise InvalidData(f"row {number} names no machine")
         try:
             timestamp = format_time(parse_time(by_name[columns.time]))
-        except InvalidData as error:
-            raise InvalidData(f"row {number}: {error.what}") from None
+        except InvalidData:
+            raise InvalidData(
+                f"row {number} has no time in {columns.time!r}; write it like 2026-01-31T09:15:00Z"
+            ) from None
         version = versions[machine] = versions.get(machine, 0) + 1
         data = {name: by_name[name] for name in columns.states}
         named = {columns.machine, *columns.states, columns.time, columns.by}
@@ -171,6 +196,41 @@ class CsvImport:
             state=encode(data),
         )
         return Row(number, machine, version, draft, data)
+
+    def _check_row(self, row: Row) -> None:
+        """Whether the row can be stored, so that no later row is refused once earlier ones are written."""
+        try:
+            self._stream(row)
+        except InvalidId as error:
+            raise InvalidId(f"the machine of row {row.number}", error.limit) from None
+        limit = self._store.engine.capabilities.max_document_bytes
+        if row.size > limit:
+            raise InvalidData(f"row {row.number} would take {row.size:,} bytes and the limit is {limit:,}")
+
+    def _batches(self) -> Iterator[list[Row]]:
+        """The rows in batches of which each fits one commit, whatever it keeps: events, states, snapshots."""
+        size_max = self._store.engine.capabilities.max_bytes_per_commit // _DOCUMENTS_PER_ROW
+        batch: list[Row] = []
+        size = 0
+        for row in self.rows():
+            if batch and (len(batch) == _BATCH_ROWS or size + row.size > size_max):
+                yield batch
+                batch, size = [], 0
+            batch.append(row)
+            size += row.size
+        if batch:
+            yield batch
+
+    async def _record(self, batch: Sequence[Row]) -> int:
+        """Append the rows that are not there yet; how many those were."""
+        while True:
+            new = await self._unseen(batch)
+            try:
+                if new:
+                    await self._store.appender.append(self._appends(new))
+            except VersionConflict:
+                continue  # another import was faster: its rows are looked at like all that are there
+            return len(new)
 
     async def _unseen(self, batch: Sequence[Row]) -> list[Row]:
         """The rows whose places are free; each taken place must hold the row's own event."""

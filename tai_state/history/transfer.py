@@ -31,7 +31,7 @@ from tai_state.store.records import (
 from tai_state.store.store import StateStore
 from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.ids import unescape_id
-from tai_state.values.times import format_time, from_us
+from tai_state.values.times import format_us
 
 FORMAT = 1
 _BATCH_BYTES = 1024 * 1024
@@ -106,7 +106,7 @@ class Export:
         """Export a governor; the file appears under its name only when it is whole."""
         partial = path.with_name(path.name + ".partial")
         counts = _Counts()
-        now = format_time(from_us(self._store.settings.clock.now_us()))
+        now = format_us(self._store.settings.clock.now_us())
         header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._store.store_id, now)
         try:
             with partial.open("wb") as file:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, TypeAlias
 
 import anyio
@@ -47,7 +48,7 @@ from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expectation, matches
 from tai_state.values.json import decode
-from tai_state.values.times import Clock, format_time, from_us
+from tai_state.values.times import Clock, format_us
 
 _logger = logging.getLogger("tai_state.store")
 
@@ -129,7 +130,7 @@ class Appender:
         streams: reads the events that a conflict carries.
         writer: this store's id, schema and snapshot policy.
         clock: the writer's own.
-        timeout_seconds: how long to go on looking and sending again.
+        timeout_seconds: how long to go on looking and sending again after a refusal or a lost answer.
         jitter: a random number from 0 to 1, for pauses.
     """
 
@@ -162,7 +163,7 @@ class Appender:
             StoreUnavailable, StoreTimeout, CommitTooLarge, DocumentTooLarge: nothing was written.
         """
         now_us = self._clock.now_us()
-        deadline = anyio.current_time() + self._timeout_seconds
+        deadline = inf
         plans: list[Plan] = []
         failure: Exception | None = None
         unanswered = False
@@ -184,6 +185,8 @@ class Appender:
             answer = await self._send(appends, plans, unanswered=unanswered)
             if isinstance(answer, Committed):
                 return [self._appended(each, was.data, answer) for each, was in zip(plans, known, strict=True)]
+            if failure is None:
+                deadline = anyio.current_time() + self._timeout_seconds
             unanswered = unanswered or isinstance(answer, Unavailable)
             failure = answer
             known = None
@@ -237,7 +240,7 @@ class Appender:
             path = each.stream.governor
             if each.before.version > 0 or path in self._governors:
                 continue
-            record = GovernorRecord(format_time(from_us(now_us)), {})
+            record = GovernorRecord(format_us(now_us), {})
             try:
                 await self._engine.commit([Put(path, msgspec.to_builtins(record), ABSENT)])
             except CommitRefused:

@@ -21,7 +21,6 @@ from tai_state.store.records import (
 )
 from tai_state.values.clocks import next_hybrid, tick
 from tai_state.values.digests import state_hash
-from tai_state.values.times import parse_time
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +185,8 @@ def _state(
     progress = Progress(
         events=last.version - (before.kept[-1] if before.kept else 0),
         bytes=unkept_bytes,
-        age=parse_time(as_of) - parse_time(kept_as_of),
+        since=kept_as_of,
+        until=as_of,
         data=composition.data,
     )
     due = writer.policy.due(progress)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
+from tai_state.values.times import parse_time
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -18,14 +20,21 @@ class Progress:
     Attributes:
         events: how many events.
         bytes: of their payloads and states as JSON text.
-        age: from the last kept snapshot (or the first event) to now, by the events' own times.
+        since: the latest time of any event up to the last kept snapshot, or of the first event; as text.
+        until: the latest time of any event up to now, likewise.
         data: the state now; None when deleted.
     """
 
     events: int
     bytes: int
-    age: timedelta
+    since: str
+    until: str
     data: Mapping[str, Any] | None
+
+    @property
+    def age(self) -> timedelta:
+        """How much time has passed on the stream, by its events' own times."""
+        return parse_time(self.until) - parse_time(self.since)
 
 
 class SnapshotPolicy(Protocol):

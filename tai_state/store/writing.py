@@ -21,7 +21,7 @@ from tai_state.values.expected import EXISTS, NO_STATE, Expected, expectation
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
 from tai_state.values.states import JsonSnapshot
-from tai_state.values.times import format_time, from_us
+from tai_state.values.times import format_time, format_us
 
 
 class StateWriting(StoreCore):
@@ -227,7 +227,7 @@ class StateWriting(StoreCore):
         return Draft(
             event_id=event_id or self.settings.new_id(),
             action=action,
-            timestamp=said or format_time(from_us(self.settings.clock.now_us())),
+            timestamp=said or format_us(self.settings.clock.now_us()),
             changed_by=metadata.changed_by,
             reason=metadata.reason,
             context=context,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 from tai_state.errors import InvalidData
@@ -33,6 +34,18 @@ def format_time(moment: datetime) -> str:
     return text[:-6] + "Z"
 
 
+def format_us(microseconds: int) -> str:
+    """As :func:`format_time`, of the moment that many microseconds after 1970."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    """Changes come many to a second."""
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def parse_time(text: str) -> datetime:
     """The moment a text stands for; one without an offset is read as UTC.
 
@@ -43,6 +56,8 @@ def parse_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidData(f"{text!r} is no time; write it like 2026-01-31T09:15:00Z") from None
+    if moment.tzinfo is UTC:
+        return moment
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else _in_utc(moment)
 
 

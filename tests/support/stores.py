@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -127,3 +128,29 @@ class CountingEngine:
     async def commit(self, writes: Sequence[Write]) -> Any:
         self.counts.commits.append(writes)
         return await self._engine.commit(writes)
+
+
+class Place:
+    """Where documents stay when a store is closed: gives engines over the same documents, not yet opened."""
+
+    def __init__(self, kind: Any, folder: Path, clock: ManualClock) -> None:
+        self._make = lambda: kind.make(folder, clock)
+        self._memory: Engine | None = None if kind.durable else self._make()
+
+    def engine(self) -> Engine:
+        """Another engine, or the same one where documents live in it."""
+        return self._memory or self._make()
+
+
+class Places:
+    """Numbered places, each empty, in one folder."""
+
+    def __init__(self, kind: Any, folder: Path, clock: ManualClock) -> None:
+        self._kind, self._folder, self._clock = kind, folder, clock
+        self._numbers = count()
+
+    def new(self) -> Place:
+        """An empty place."""
+        folder = self._folder / str(next(self._numbers))
+        folder.mkdir()
+        return Place(self._kind, folder, self._clock)

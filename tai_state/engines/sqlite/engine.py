@@ -19,6 +19,7 @@ from tai_state.engines.api import (
     Reading,
     Where,
     Write,
+    after,
     check_budget,
 )
 from tai_state.engines.filtering import passes
@@ -47,15 +48,18 @@ _POLL_SECONDS = 0.02
 """How often a watch looks whether another process has committed."""
 
 _ONE = "SELECT fields, revision, created_us, updated_us FROM documents WHERE collection = ? AND id = ?"
+# Both go on from where the page before ended, with bounds that the index can seek: a page costs the same wherever it
+# stands. Without an end, the bound is a blob: SQLite orders every text before every blob.
 _BY_ID = """
 SELECT id, fields, revision, created_us, updated_us, id FROM documents
-WHERE collection = :collection AND id >= :start AND id > :resume AND (:end IS NULL OR id < :end) ORDER BY id
+WHERE collection = :collection AND id >= :start AND id < :end ORDER BY id
 """
 _BY_FIELD = """
 SELECT id, fields, revision, created_us, updated_us, {value} FROM documents
-WHERE collection = :collection {events} AND {value} >= :start AND ({value}, id) > (:value, :resume)
-    AND (:end IS NULL OR {value} < :end) AND typeof({value}) = 'text' ORDER BY {value}, id
+WHERE collection = :collection {events} AND ({value}, id) > (:start, :resume) AND {value} < :end
+    AND typeof({value}) = 'text' ORDER BY {value}, id
 """
+_NO_END = b""
 _REVISIONS = "SELECT id, revision FROM documents WHERE collection = ?"
 
 
@@ -119,13 +123,9 @@ class SqliteEngine:
     ) -> AsyncIterator[Document]:
         left = sys.maxsize if limit is None else limit
         sql = _by_field(by, collection) if by else _BY_ID
-        place: dict[str, Any] = {
-            "collection": collection,
-            "start": start,
-            "end": end,
-            "resume": "",
-            "value": "",
-        }
+        place: dict[str, Any] = {"collection": collection, "start": start, "end": _NO_END if end is None else end}
+        if by:
+            place["resume"] = ""
         while left > 0:
             rows, ended = await self._read(partial(_page, sql, place, _PAGE_ROWS if where else min(left, _PAGE_ROWS)))
             for row in rows:
@@ -138,14 +138,12 @@ class SqliteEngine:
                     return
             if ended:
                 return
-            place = {**place, "resume": rows[-1][0], "value": rows[-1][5]}
+            last = rows[-1]
+            place |= {"start": last[5], "resume": last[0]} if by else {"start": after(last[0])}
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         prepared = [prepare(write) for write in writes]
-        sizes = {each.path: len(each.text.encode()) for each in prepared if each.text is not None}
-        if len({write.path for write in writes}) != len(writes):
-            raise ValueError("a path stands in the commit twice")
-        check_budget(sizes, len(writes), _CAPABILITIES)
+        check_budget({each.path: each.size for each in prepared}, len(writes), _CAPABILITIES)
         committed: Committed = await _opened(self._writer).do(prepared)
         self._signal.raise_()
         return committed

@@ -19,6 +19,20 @@ import anyio
 
 R = TypeVar("R")
 
+
+class _Forks:
+    """Counts the forks between a process and its first ancestor that imported this module."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        os.register_at_fork(after_in_child=self._count)
+
+    def _count(self) -> None:
+        self.generation += 1
+
+
+_forks = _Forks()
+
 BATCH_MAX = 256
 """Jobs handed over at once."""
 
@@ -112,14 +126,14 @@ class Worker:
         self._close = close
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closed = False
-        self._pid = os.getpid()
+        self._generation = _forks.generation
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     async def do(self, request: Any) -> Any:
         """Have a request served. A caller who is cancelled before its turn comes is skipped; later it is not."""
         if self._closed:
             raise RuntimeError("the store is closed: use it inside its `async with` block")
-        if os.getpid() != self._pid:
+        if self._generation != _forks.generation:
             raise RuntimeError("the store was opened before a fork: open it again in the child process")
         job: Job[Any] = Job(request)
         self._queue.put(job)
@@ -134,7 +148,7 @@ class Worker:
 
     async def aclose(self) -> None:
         """Serve what waits, close the connection and end the thread."""
-        if self._closed or os.getpid() != self._pid:
+        if self._closed or self._generation != _forks.generation:
             return
         self._closed = True
         last: Job[None] = Job(None)

@@ -31,25 +31,36 @@ _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """One write, made ready in the caller's task: where, what it requires, and the text to put."""
+    """One write, made ready in the caller's task.
 
+    Attributes:
+        path: the document's.
+        collection: the path's part before the id.
+        id: the path's last part.
+        require: what the write requires.
+        text: the fields to put; None where nothing is put.
+        size: of the text, in bytes.
+        deletes: the document goes.
+    """
+
+    path: str
     collection: str
     id: str
     require: Require
     text: str | None
+    size: int
     deletes: bool
-
-    @property
-    def path(self) -> str:
-        """The document's."""
-        return f"{self.collection}/{self.id}"
 
 
 def prepare(write: Write) -> Prepared:
     """Encode a write and split its path."""
     collection, _, document_id = write.path.rpartition("/")
-    text = msgspec.json.encode(write.fields).decode() if isinstance(write, Put) else None
-    return Prepared(collection, document_id, write.require, text, isinstance(write, Delete))
+    if isinstance(write, Put):
+        encoded = msgspec.json.encode(write.fields)
+        return Prepared(
+            write.path, collection, document_id, write.require, encoded.decode(), len(encoded), deletes=False
+        )
+    return Prepared(write.path, collection, document_id, write.require, None, 0, isinstance(write, Delete))
 
 
 class Writer:

@@ -1,0 +1,114 @@
+"""One change under faults, and the judgement of what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tai_state import CommitOutcomeUnknown, StateMachinePersister, StateStore, TaiStateError
+from tai_state.errors import StateNotFound, Unavailable
+from tai_state.testing import ManualClock
+from tai_state.testing.faults import AtCalls, FaultPlan, FaultStatistics, FaultyEngine
+
+from .operations import EVENT_ID, POLICY, REDUCERS, STATE_ID, Change
+from .stores import GOVERNOR, Place, collected, fix_identity, make_store
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a caller saw of one call, and what the faulty engine did."""
+
+    result: Any
+    error: TaiStateError | None
+    cancelled: bool
+    calls: int
+    statistics: FaultStatistics
+
+
+async def attempt(
+    place: Place, clock: ManualClock, change: Change, make_plan: Any, event_id: str | None, **options: Any
+) -> Attempt:
+    """Prepare a store, and make the change in another one whose engine fails as planned.
+
+    Args:
+        place: an empty one.
+        clock: of all.
+        change: what to do.
+        make_plan: from the number of calls before the change, the plan.
+        event_id: the caller's, or None.
+        options: ``delay_calls`` of the engine, the rest settings of the store.
+    """
+    async with make_store(place.engine(), clock, snapshots=POLICY) as store:
+        await fix_identity(store.engine)
+    async with make_store(place.engine(), clock, snapshots=POLICY) as store:
+        await change.prepare(store)
+    delay_calls = options.pop("delay_calls", 1)
+    faulty = FaultyEngine(place.engine(), AtCalls({}), delay_calls=delay_calls)
+    async with make_store(faulty, clock, snapshots=POLICY, **options) as store:
+        if change.warm:
+            await store.get_state(GOVERNOR, STATE_ID)
+        before = faulty.statistics().calls
+        faulty.plan = make_plan(before)
+        result = error = None
+        with faulty.cancellable() as scope:
+            try:
+                result = await change.run(store, event_id)
+            except TaiStateError as raised:
+                error = raised
+        calls = faulty.statistics().calls - before
+        faulty.plan = AtCalls({})
+        # Whatever is still under way arrives now: an error reported as final must stay true.
+        await faulty.settle()
+    return Attempt(result, error, scope.cancelled_caught, calls, faulty.statistics())
+
+
+async def new_events(store: StateStore, change: Change) -> list[str]:
+    """The ids of the events after those that the change started from."""
+    try:
+        events = await collected(store.get_events(GOVERNOR, STATE_ID, after=change.versions))
+    except StateNotFound:
+        return []
+    return [event.id for event in events]
+
+
+async def judge(place: Place, clock: ManualClock, change: Change, seen: Attempt, event_id: str | None) -> None:
+    """What the caller was told is true, and with an id of the caller's own the call can be made again.
+
+    Raises:
+        AssertionError: a promise is broken.
+    """
+    async with make_store(place.engine(), clock, snapshots=POLICY) as store:
+        stored = await new_events(store, change)
+        assert len(stored) == len(set(stored)), "an event is there twice"
+        if seen.error is None and not seen.cancelled:
+            assert stored, "an acknowledged change is missing"
+        elif isinstance(seen.error, CommitOutcomeUnknown):
+            assert not stored or tuple(stored) == tuple(seen.error.event_ids)
+            assert seen.error.paths == (store.layout.stream(GOVERNOR, STATE_ID).state,)
+        elif seen.error is not None:
+            assert not stored, f"reported as failed and happened: {seen.error!r}"
+            assert isinstance(seen.error, Unavailable), f"told of what was not so: {seen.error!r}"
+            assert not seen.error.unknown, "said to be unknown, though it is known"
+        if event_id is not None:
+            await _call_again(store, change, seen, event_id, stored)
+        report = await StateMachinePersister(store, REDUCERS).validate_consistency()
+        assert report.consistent, report.findings
+
+
+async def _call_again(store: StateStore, change: Change, seen: Attempt, event_id: str, stored: list[str]) -> None:
+    again = await change.run(store, event_id)
+    if seen.result is not None:
+        assert again == seen.result, "the same call again has another result"
+    assert await change.run(store, event_id) == again
+    now = await new_events(store, change)
+    assert now, "the change is missing"
+    assert now[0] == event_id
+    assert not stored or now == stored, "the change was made twice"
+
+
+def at_call(number: int, fault: Any) -> Any:
+    """A plan for one fault at the how-many-eth call of the change."""
+    return lambda before: AtCalls({("any", before + number): fault})
+
+
+__all__ = ["EVENT_ID", "Attempt", "FaultPlan", "at_call", "attempt", "judge"]
