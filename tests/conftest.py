@@ -72,26 +72,20 @@ def engine_under_test(request: pytest.FixtureRequest) -> EngineUnderTest:
 
 
 @pytest.fixture
-async def engine(
-    engine_under_test: EngineUnderTest, tmp_path: Path, clock: ManualClock
-) -> AsyncIterator[Engine]:
+async def engine(engine_under_test: EngineUnderTest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Engine]:
     """An empty store, open."""
     async with engine_under_test.make(tmp_path, clock) as engine:
         yield engine
 
 
 @pytest.fixture(params=[each for each in ENGINES if each.durable], ids=lambda each: each.name)
-def make_durable_engine(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
-) -> Callable[[], Engine]:
+def make_durable_engine(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Callable[[], Engine]:
     """Gives an engine, not yet opened, over one and the same durable store at each call."""
     return lambda: request.param.make(tmp_path, clock)
 
 
 @pytest.fixture(params=[each for each in ENGINES if each.name != "memory"], ids=lambda each: each.name)
-def make_other_engine(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
-) -> Callable[[], Engine]:
+def make_other_engine(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Callable[[], Engine]:
     """Gives an engine, not yet opened, over another empty store at each call: any but the one in memory."""
     numbers = count()
 

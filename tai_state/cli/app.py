@@ -171,7 +171,7 @@ def _usage(error: UsageError | typer.TyperException) -> UsageError:
 
 def _register() -> None:
     """Importing a command module adds its commands, in the order they are listed."""
-    from tai_state.cli import demo, inspecting, mending, moving
+    from tai_state.cli import demo, inspecting, mending, moving  # noqa: PLC0415 - they import this module
 
     _ = demo, inspecting, mending, moving
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
@@ -29,11 +28,11 @@ def demo(*, as_json: JsonOption = False) -> None:
     async def command() -> None:
         started = time.monotonic()
         with TemporaryDirectory(prefix="tai-state-demo-") as folder:
-            url = f"sqlite:///{Path(folder) / 'demo.db'}"
+            url = f"sqlite:///{quote(folder)}/demo.db"
             versions = await anyio.to_thread.run_sync(_write_and_kill, url)
             if not as_json:
                 say(
-                    f"{sum(versions.values()):,} changes of {len(versions)} machines acknowledged; the writer was killed"
+                    f"{sum(versions.values()):,} changes of {len(versions)} machines acknowledged: the writer is killed"
                 )
             async with open_store(url, create=False) as store:
                 persister = StateMachinePersister(store)
@@ -43,7 +42,6 @@ def demo(*, as_json: JsonOption = False) -> None:
                 for machine, version in versions.items():
                     events = [event async for event in store.get_events(_GOVERNOR, machine, until=version)]
                     recovered += len(events)
-        acknowledged = sum(versions.values())
         consistent = report.consistent and recovered == acknowledged
         seconds = round(time.monotonic() - started, 3)
         if as_json:
@@ -69,25 +67,15 @@ def _write_and_kill(url: str) -> dict[str, int]:
     """Start the writer, kill it in the middle of its work; the newest acknowledged version of each machine."""
     command = [sys.executable, "-m", "tai_state.cli.demo_writer", url]
     # In a session of its own a Ctrl-C does not reach it: it is killed below, and says nothing.
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     versions: dict[str, int] = {}
-    try:
-        lines = _lines(writer)
-        for count, (machine, version) in enumerate(lines, start=1):
-            versions[machine] = version
-            if count == ACKNOWLEDGED_BEFORE_KILL:
-                writer.kill()
-    finally:
-        writer.kill()
-        writer.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as writer:
+        try:
+            for count, line in enumerate(writer.stdout or (), start=1):
+                if line.endswith(b"\n"):  # the last line may be cut off by the writer's death
+                    machine, version = line.decode().split()
+                    versions[machine] = int(version)
+                if count == ACKNOWLEDGED_BEFORE_KILL:
+                    writer.kill()
+        finally:
+            writer.kill()
     return versions
-
-
-def _lines(writer: subprocess.Popen[bytes]) -> Iterator[tuple[str, int]]:
-    """What the writer said before it ended, a line cut off by its death left out."""
-    assert writer.stdout is not None
-    with writer.stdout as pipe:
-        for line in pipe:
-            if line.endswith(b"\n"):
-                machine, version = line.decode().split()
-                yield machine, int(version)

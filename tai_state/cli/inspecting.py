@@ -41,20 +41,17 @@ def list_(
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            rows: list[dict[str, Any]] = []
+            rows: list[dict[str, Any]]
             if governor is None:
-                async for each in opened_store.list_governors():
-                    rows.append({"governor": each, "states": await opened_store.count_states(each)})
+                rows = [
+                    {"governor": each, "states": await opened_store.count_states(each)}
+                    async for each in opened_store.list_governors()
+                ]
             else:
-                async for state in opened_store.list_states(governor):
-                    rows.append(
-                        {
-                            "state_id": state.id,
-                            "version": state.version,
-                            "data": state.data,
-                            "timestamp": state.timestamp,
-                        }
-                    )
+                rows = [
+                    {"state_id": each.id, "version": each.version, "data": each.data, "timestamp": each.timestamp}
+                    async for each in opened_store.list_states(governor)
+                ]
         if as_json:
             print_json(rows)
         elif rows:

@@ -37,9 +37,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}  # pyright: ignore
+        items: Any = value.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        return {str(key): plain(each) for key, each in items}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(each) for each in value]  # pyright: ignore
+        return [plain(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
     return value
 
 
@@ -70,12 +71,12 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         if self._is_open:
-            print(file=sys.stderr, flush=True)  # noqa: T201
+            print(file=sys.stderr, flush=True)
 
     def show(self, text: str) -> None:
         """The work has come this far."""
         if sys.stderr.isatty():
-            print(f"\r{visible(text)}", end="", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"\r{visible(text)}", end="", file=sys.stderr, flush=True)
             self._is_open = True
         else:
             say(text)
@@ -87,7 +88,7 @@ def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -
     if not expected:
         message = f"an unexpected {type(error).__name__}: {message}"
     if as_json:
-        fields = plain(error.fields()) if isinstance(error, TaiStateError) else {}
+        fields: dict[str, Any] = plain(error.fields()) if isinstance(error, TaiStateError) else {}
         body = {"error": {**fields, "type": type(error).__name__, "message": message}}
         print(_json(body), file=sys.stderr, flush=True)
     else:

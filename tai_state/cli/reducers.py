@@ -27,8 +27,9 @@ def load_reducers(name: str | None) -> Reducers:
     try:
         with redirect_stdout(sys.stderr):  # what the module prints is no data of ours
             found: Any = getattr(import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the module is the user's, and may do anything
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--app {name} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(found, Mapping) or not all(callable(each) for each in found.values()):  # pyright: ignore
+    reducers: dict[Any, Any] = dict(found) if isinstance(found, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType]
+    if not reducers or not all(callable(each) for each in reducers.values()):
         raise UsageError(f"--app {name} is no mapping of actions to reducers")
-    return found  # pyright: ignore
+    return reducers

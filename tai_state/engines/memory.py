@@ -25,6 +25,7 @@ from tai_state.engines.api import (
     holds,
 )
 from tai_state.engines.filtering import field, passes
+from tai_state.engines.paging import Page, Paged
 from tai_state.engines.watching import Revisions, Signal, changes, is_collection
 from tai_state.errors import CommitRefused
 from tai_state.values.times import Clock
@@ -66,7 +67,7 @@ class MemoryEngine:
         await anyio.lowlevel.checkpoint()
         return Reading(tuple(self._documents.get(path) for path in paths), self._clock.now_us())
 
-    async def scan(  # noqa: D102
+    def scan(  # noqa: D102
         self,
         collection: str,
         *,
@@ -76,15 +77,18 @@ class MemoryEngine:
         by: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        await anyio.lowlevel.checkpoint()
-        documents = self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
-        found = 0
-        for document in documents:
-            if limit is not None and found >= limit:
-                return
-            if not where or passes(document.fields(), where):
-                found += 1
-                yield document
+        is_fetched = False
+
+        async def fetch() -> Page | None:
+            nonlocal is_fetched
+            await anyio.lowlevel.checkpoint()
+            if is_fetched:
+                return None
+            is_fetched = True
+            found = self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
+            return [document for document in found if passes(document.fields(), where)] if where else found
+
+        return Paged(fetch, limit)
 
     def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = self._ids.get(collection, [])
@@ -148,5 +152,5 @@ class MemoryEngine:
         async def wait(event: anyio.Event) -> None:
             await event.wait()
 
-        async with aclosing(changes(self._signal, look, wait)) as stream:
+        async with aclosing(changes(self._signal, await look(), look, wait)) as stream:
             yield stream

@@ -30,6 +30,7 @@ class Signal:
 
 async def changes(
     signal: Signal,
+    entered: Revisions,
     look: Callable[[], Awaitable[Revisions]],
     wait: Callable[[anyio.Event], Awaitable[None]],
 ) -> AsyncGenerator[Change, None]:
@@ -37,10 +38,13 @@ async def changes(
 
     Args:
         signal: raised at each commit.
+        entered: the first look, made when the watch was entered.
         look: the present revisions of all that is watched; None for an absent document.
         wait: returns when the event is set, or earlier when a look is due for another reason.
     """
-    seen: Revisions = {}
+    for path, revision in entered.items():
+        yield Change(path, revision)
+    seen = entered
     while True:
         event = signal.next()
         present = await look()

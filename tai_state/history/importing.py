@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import uuid
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import msgspec
 
@@ -27,6 +26,7 @@ from tai_state.values.json import encode
 from tai_state.values.times import format_time, parse_time
 
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
+_NO_HEADER: list[str] = []
 _BATCH_ROWS = 250
 _DOCUMENTS_PER_ROW = 3
 _SIZE_BESIDE_CELLS = 8_192
@@ -146,7 +146,7 @@ class CsvImport:
         try:
             with _open(self._path) as file:
                 reader = csv.reader(file, strict=True)
-                names = next(reader, [])
+                names: list[str] = next(reader, _NO_HEADER)
                 self._check_header(names)
                 for number, cells in enumerate(filter(None, reader), start=1):
                     if len(cells) != len(names):
@@ -270,6 +270,7 @@ class CsvImport:
         return self._store.layout.stream(self._governor_id, row.machine)
 
 
-def _open(path: Path) -> io.TextIOWrapper:
-    binary = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")

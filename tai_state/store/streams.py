@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tai_state.engines.api import Engine
+from tai_state.engines.api import Document, Engine
 from tai_state.errors import CorruptDocument, EventSourcingError
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, EventRecord, change_metadata, to_event
@@ -74,9 +74,7 @@ class StreamReader:
         start, end = stream.range(first, last)
         expected: int | None = None
         async for document in self._engine.scan(stream.events, start=start, end=end, limit=limit):
-            record = document.decode(EVENT)
-            if record.state_id != stream.state_id or document.path != stream.event(record.version):
-                raise CorruptDocument(document.path, "holds an event of another place")
+            record = _record(stream, document)
             if expected is not None and record.version != expected:
                 raise EventSourcingError(stream.event(expected), "is missing between two events: restore a backup")
             expected = record.version + 1
@@ -84,9 +82,8 @@ class StreamReader:
 
     async def one(self, stream: Stream, version: int) -> Stored | None:
         """The stored event of one version; None where there is none."""
-        async for stored in self.records(stream, version, version):
-            return stored
-        return None
+        [document] = (await self._engine.read([stream.event(version)])).documents
+        return None if document is None else Stored(_record(stream, document), document.created_us)
 
     async def events(
         self, stream: Stream, *, after: int = 0, until: int | None = None, limit: int | None = None
@@ -145,3 +142,11 @@ class StreamReader:
         if not self._upcasting.is_current(folded.schema):
             data = self._upcasting.state(data, folded.schema, stream.event(version))
         return data
+
+
+def _record(stream: Stream, document: Document) -> EventRecord:
+    """The record of an event, which must stand where its fields say."""
+    record = document.decode(EVENT)
+    if record.state_id != stream.state_id or document.path != stream.event(record.version):
+        raise CorruptDocument(document.path, "holds an event of another place")
+    return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -23,6 +22,7 @@ from tai_state.engines.api import (
     check_budget,
 )
 from tai_state.engines.filtering import passes
+from tai_state.engines.paging import Page, Paged
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job, Worker
@@ -57,7 +57,7 @@ WHERE collection = :collection AND id >= :start AND id < :end ORDER BY id
 _BY_FIELD = """
 SELECT id, fields, revision, created_us, updated_us, {value} FROM documents
 WHERE collection = :collection {events} AND ({value}, id) > (:start, :resume) AND {value} < :end
-    AND typeof({value}) = 'text' ORDER BY {value}, id
+    AND {is_text} ORDER BY {value}, id
 """
 _NO_END = b""
 _REVISIONS = "SELECT id, revision FROM documents WHERE collection = ?"
@@ -111,7 +111,7 @@ class SqliteEngine:
         )
         return Reading(documents, self._clock.now_us())
 
-    async def scan(  # noqa: D102
+    def scan(  # noqa: D102
         self,
         collection: str,
         *,
@@ -121,25 +121,25 @@ class SqliteEngine:
         by: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        left = sys.maxsize if limit is None else limit
         sql = _by_field(by, collection) if by else _BY_ID
+        rows_max = _PAGE_ROWS if where or limit is None else min(limit, _PAGE_ROWS)
         place: dict[str, Any] = {"collection": collection, "start": start, "end": _NO_END if end is None else end}
         if by:
             place["resume"] = ""
-        while left > 0:
-            rows, ended = await self._read(partial(_page, sql, place, _PAGE_ROWS if where else min(left, _PAGE_ROWS)))
-            for row in rows:
-                document = Document(f"{collection}/{row[0]}", row[1], row[2], row[3], row[4])
-                if where and not passes(document.fields(), where):
-                    continue
-                yield document
-                left -= 1
-                if left <= 0:
-                    return
+        ended = False
+
+        async def fetch() -> Page | None:
+            nonlocal ended
             if ended:
-                return
-            last = rows[-1]
-            place |= {"start": last[5], "resume": last[0]} if by else {"start": after(last[0])}
+                return None
+            rows, ended = await self._read(partial(_page, sql, place, rows_max))
+            if rows:
+                last = rows[-1]
+                place.update({"start": last[5], "resume": last[0]} if by else {"start": after(last[0])})
+            documents = [Document(f"{collection}/{row[0]}", row[1], row[2], row[3], row[4]) for row in rows]
+            return [each for each in documents if passes(each.fields(), where)] if where else documents
+
+        return Paged(fetch, limit)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         prepared = [prepare(write) for write in writes]
@@ -150,7 +150,8 @@ class SqliteEngine:
 
     @asynccontextmanager
     async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
-        async with aclosing(changes(self._signal, partial(self._look, targets), self._wait)) as stream:
+        look = partial(self._look, targets)
+        async with aclosing(changes(self._signal, await look(), look, self._wait)) as stream:
             yield stream
 
     async def _look(self, targets: Sequence[str]) -> Revisions:
@@ -251,4 +252,5 @@ def _by_field(dotted: str, collection: str) -> str:
         path = "$.timestamp"  # as the index has it
     literal = "'" + path.replace("'", "''") + "'"
     events = "AND collection GLOB '*/events'" if collection.endswith("/events") else ""
-    return _BY_FIELD.format(value=f"fields ->> {literal}", events=events)
+    is_text = f"json_type(fields, {literal}) = 'text'"
+    return _BY_FIELD.format(value=f"fields ->> {literal}", is_text=is_text, events=events)

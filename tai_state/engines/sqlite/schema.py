@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import apsw
 
 from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreNotFound
 
 APPLICATION_ID = 0x7A157A7E
 FORMAT = 1
+
+_PAUSE_MS = 5
 
 _COLUMNS = ("collection", "id", "revision", "created_us", "updated_us", "fields", "path")
 
@@ -26,9 +31,10 @@ CREATE INDEX documents_by_timestamp ON documents (collection, fields ->> '$.time
     WHERE collection GLOB '*/events';
 CREATE TABLE counter (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    revision INTEGER NOT NULL
+    revision INTEGER NOT NULL,
+    token INTEGER NOT NULL
 ) STRICT;
-INSERT INTO counter VALUES (1, 0);
+INSERT INTO counter VALUES (1, 0, 0);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """  # noqa: S608 - both are numbers of this file
@@ -47,7 +53,7 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
     try:
         connection = apsw.Connection(path, flags=flags)
     except apsw.CantOpenError:
-        if create:
+        if create or os.path.lexists(path):
             raise
         raise StoreNotFound(path) from None
     try:
@@ -57,6 +63,8 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
                 raise StoreNotFound(path)
             _make(connection)
         _check(connection, path)
+        if connection.pragma("journal_mode") != "wal":
+            _use_write_ahead_log(connection, busy_timeout_ms)
         connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
         connection.close()
@@ -71,7 +79,6 @@ def _is_empty(connection: apsw.Connection) -> bool:
 
 
 def _make(connection: apsw.Connection) -> None:
-    connection.pragma("journal_mode", "wal")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -82,6 +89,20 @@ def _make(connection: apsw.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _use_write_ahead_log(connection: apsw.Connection, busy_timeout_ms: int) -> None:
+    """Switch the file to its mode. For this one step SQLite does not wait for others by itself."""
+    pause = threading.Event()
+    for attempt in range(busy_timeout_ms // _PAUSE_MS + 1):
+        try:
+            if connection.pragma("journal_mode", "wal") == "wal":
+                return
+        except apsw.BusyError:
+            if (attempt + 1) * _PAUSE_MS > busy_timeout_ms:
+                raise
+        pause.wait(_PAUSE_MS / 1_000)
+    raise apsw.BusyError
 
 
 def _check(connection: apsw.Connection, path: str) -> None:
@@ -98,5 +119,3 @@ def _check(connection: apsw.Connection, path: str) -> None:
         raise CorruptDocument(path, f"the table documents has no column {', '.join(missing)}: restore a backup")
     if not isinstance(connection.execute("SELECT max(revision) FROM counter").get, int):
         raise CorruptDocument(path, "the table counter has lost its row: restore a backup")
-    if connection.pragma("journal_mode") != "wal":
-        connection.pragma("journal_mode", "wal")

@@ -8,6 +8,7 @@ makes the answer final (a stray log entry behind that write can never come back)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,7 +19,7 @@ import msgspec
 from tai_state.engines.api import Committed, Delete, Put, Require, Write, holds
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.worker import Job
-from tai_state.errors import CommitRefused
+from tai_state.errors import CommitRefused, TaiStateError
 from tai_state.values.times import Clock
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
@@ -27,6 +28,8 @@ INSERT INTO documents (collection, id, revision, created_us, updated_us, fields)
 ON CONFLICT (collection, id) DO UPDATE SET
     revision = excluded.revision, updated_us = excluded.updated_us, fields = excluded.fields
 """
+_COUNTER = "SELECT revision, token FROM counter"
+_COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
 
 
@@ -63,6 +66,20 @@ def prepare(write: Write) -> Prepared:
     return Prepared(write.path, collection, document_id, write.require, None, 0, isinstance(write, Delete))
 
 
+class _Transaction(msgspec.Struct, frozen=True):
+    """What a transaction did, were it committed.
+
+    Attributes:
+        outcomes: of its jobs, in order.
+        before: the counter's revision and token that it found.
+        token: that it left; unlike any other.
+    """
+
+    outcomes: list[Committed | BaseException]
+    before: tuple[int, int]
+    token: int
+
+
 class Writer:
     """Serves commits in the writer's thread.
 
@@ -77,6 +94,8 @@ class Writer:
         self._connect = connect
         self._clock = clock
         self._connection: apsw.Connection | None = None
+        # Each transaction leaves another token in the file; the first is drawn, so that no two processes share one.
+        self._token = int.from_bytes(os.urandom(7))
 
     def serve(self, jobs: Sequence[Job[Committed]]) -> None:
         """Commit these jobs together; where that fails, one by one."""
@@ -87,20 +106,22 @@ class Writer:
             self._answer(jobs, error)
             return
         try:
-            outcomes = self._apply(connection, jobs)
+            transaction = self._apply(connection, jobs)
         except apsw.Error as error:
             self._roll_back(connection)
-            if len(jobs) == 1:
-                self._answer(jobs, error)
-            else:
-                for job in jobs:
-                    self.serve([job])
+            self._not_applied(jobs, error)
             return
+        except BaseException:
+            self._roll_back(connection)
+            raise
         try:
             connection.execute("COMMIT")
         except apsw.Error as error:
-            outcomes = self._settle(jobs, outcomes, error)
-        for job, outcome in zip(jobs, outcomes, strict=True):
+            applied = self._is_applied(transaction)
+            if not applied:
+                self._not_applied(jobs, error, unknown=applied is None)
+                return
+        for job, outcome in zip(jobs, transaction.outcomes, strict=True):
             if isinstance(outcome, Committed):
                 job.result = outcome
             else:
@@ -117,21 +138,15 @@ class Writer:
             self._connection = self._connect()
         return self._connection
 
-    def _apply(self, connection: apsw.Connection, jobs: Sequence[Job[Committed]]) -> list[Committed | BaseException]:
+    def _apply(self, connection: apsw.Connection, jobs: Sequence[Job[Committed]]) -> _Transaction:
         execute = connection.execute
-        first = revision = execute("SELECT revision FROM counter").get
+        before: Any = execute(_COUNTER).get
+        revision: int = before[0]
         now = self._clock.now_us()
         outcomes: list[Committed | BaseException] = []
         for job in jobs:
             writes: Sequence[Prepared] = job.request
-            refused = next(
-                (
-                    write
-                    for write in writes
-                    if not holds(write.require, execute(_REVISION, (write.collection, write.id)).get)
-                ),
-                None,
-            )
+            refused = _refused(connection, writes)
             if refused is not None:
                 outcomes.append(CommitRefused(refused.path))
                 continue
@@ -147,9 +162,10 @@ class Writer:
                 if write.deletes:
                     execute(_DELETE, (write.collection, write.id))
             outcomes.append(Committed(revision, now))
-        if revision != first:
-            execute("UPDATE counter SET revision = ?", (revision,))
-        return outcomes
+        self._token += 1
+        if revision != before[0]:
+            execute(_COUNT, (revision, self._token))
+        return _Transaction(outcomes, before, self._token)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         """End a failed transaction; SQLite may have ended it already."""
@@ -167,43 +183,44 @@ class Writer:
             with suppress(apsw.Error):
                 connection.close(True)
 
-    def _settle(
-        self,
-        jobs: Sequence[Job[Committed]],
-        outcomes: Sequence[Committed | BaseException],
-        cause: apsw.Error,
-    ) -> list[Committed | BaseException]:
-        """What became of a transaction whose COMMIT failed, by looking at the file anew."""
+    def _not_applied(self, jobs: Sequence[Job[Committed]], error: apsw.Error, *, unknown: bool = False) -> None:
+        """Answer for a transaction that failed. A member alone may still succeed, so several run one by one."""
+        if len(jobs) == 1 or unknown:
+            self._answer(jobs, error, unknown=unknown)
+        else:
+            for job in jobs:
+                self.serve([job])
+
+    def _is_applied(self, transaction: _Transaction) -> bool | None:
+        """What became of a transaction whose COMMIT failed, by looking at the file anew; None: it is not known.
+
+        Its token there: it was applied. The counter as it was before: it was lost, refusals that rested on it
+        included. Anything else: others have committed since, and may have covered it.
+        """
         self._abandon()
+        found: Any = None
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
-            applied = [
-                _is_applied(connection, job.request, outcome) for job, outcome in zip(jobs, outcomes, strict=True)
-            ]
-            connection.execute("UPDATE counter SET revision = revision + 1")
+            found = connection.execute(_COUNTER).get
+            self._token += 1
+            connection.execute(_COUNT, (found[0] + 1, self._token))
             connection.execute("COMMIT")
-        except apsw.Error:
+        except (apsw.Error, TaiStateError):
             self._abandon()
-            return [mapped(cause, "commit", self._path, unknown=True) for _ in jobs]
-        return [
-            outcome if there else mapped(cause, "commit", self._path)
-            for outcome, there in zip(outcomes, applied, strict=True)
-        ]
+            return None
+        if found[1] == transaction.token:
+            return True
+        return False if found == transaction.before else None
 
-    def _answer(self, jobs: Sequence[Job[Committed]], error: apsw.Error) -> None:
+    def _answer(self, jobs: Sequence[Job[Committed]], error: apsw.Error, *, unknown: bool = False) -> None:
         for job in jobs:
-            job.error = mapped(error, "commit", self._path)
+            job.error = mapped(error, "commit", self._path, unknown=unknown)
 
 
-def _is_applied(connection: apsw.Connection, writes: Sequence[Prepared], outcome: Committed | BaseException) -> bool:
-    """Whether a commit stands in the file; one that changes nothing has happened either way."""
-    if not isinstance(outcome, Committed):
-        return True
+def _refused(connection: apsw.Connection, writes: Sequence[Prepared]) -> Prepared | None:
+    """The first write whose requirement does not hold."""
     for write in writes:
-        revision: Any = connection.execute(_REVISION, (write.collection, write.id)).get
-        if write.text is not None:
-            return bool(revision == outcome.revision)
-        if write.deletes:
-            return revision is None
-    return True
+        if not holds(write.require, connection.execute(_REVISION, (write.collection, write.id)).get):
+            return write
+    return None
