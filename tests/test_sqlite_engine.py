@@ -610,6 +610,30 @@ async def test_commits_that_wait_share_a_transaction(file: Path):
 
 
 @anyio_test
+async def test_closing_answers_the_commits_that_wait(file: Path):
+    """Commits that wait for another writer when the engine is closed are applied, and answered, first."""
+    async with _engine(file):
+        pass
+    revisions: list[int] = []
+    with closing(_open(file)) as other, anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            engine = await _engine(file).__aenter__()
+
+            async def commit(n: int) -> None:
+                revisions.append((await engine.commit([Put(f"c/{n}", {})])).revision)
+
+            other.execute("BEGIN IMMEDIATE")
+            for n in range(8):
+                tasks.start_soon(commit, n)
+                await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(engine.__aexit__, None, None, None)
+            await anyio.wait_all_tasks_blocked()
+            other.execute("ROLLBACK")
+    assert len(revisions) == 8
+    assert {each.revision for each in await _all(file)} == set(revisions)
+
+
+@anyio_test
 async def test_commits_in_one_transaction_see_each_other(file: Path):
     """Commits served together are decided one after the other, as if each had been alone."""
     with _writer(file) as writer:

@@ -30,10 +30,9 @@ def demo(*, as_json: JsonOption = False) -> None:
         with TemporaryDirectory(prefix="tai-state-demo-") as folder:
             url = f"sqlite:///{quote(folder)}/demo.db"
             versions = await anyio.to_thread.run_sync(_write_and_kill, url)
+            acknowledged = sum(versions.values())
             if not as_json:
-                say(
-                    f"{sum(versions.values()):,} changes of {len(versions)} machines acknowledged: the writer is killed"
-                )
+                say(f"{acknowledged:,} changes of {len(versions)} machines acknowledged, then the writer was killed")
             async with open_store(url, create=False) as store:
                 persister = StateMachinePersister(store)
                 await persister.recover()

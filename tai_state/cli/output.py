@@ -23,7 +23,7 @@ _GAP = "  "
 _WHOLE_MAX = 30
 """Cells up to this width, such as a time, are not broken where the terminal has room for the rest."""
 _REST_MIN = 20
-_ALIGNED_MAX = 60
+_ALIGNED_MAX = 80
 """Piped, a longer cell pushes the next ones aside instead of widening its whole column."""
 
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")

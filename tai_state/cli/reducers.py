@@ -29,7 +29,8 @@ def load_reducers(name: str | None) -> Reducers:
             found: Any = getattr(import_module(module), attribute)
     except (Exception, SystemExit) as error:
         raise UsageError(f"--app {name} cannot be loaded: {type(error).__name__}: {error}") from error
-    reducers: dict[Any, Any] = dict(found) if isinstance(found, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType]
-    if not reducers or not all(callable(each) for each in reducers.values()):
-        raise UsageError(f"--app {name} is no mapping of actions to reducers")
-    return reducers
+    if isinstance(found, Mapping):
+        reducers: dict[Any, Any] = dict(found)  # pyright: ignore[reportUnknownArgumentType]
+        if all(isinstance(action, str) and callable(reducer) for action, reducer in reducers.items()):
+            return reducers
+    raise UsageError(f"--app {name} is no mapping of actions to reducers")

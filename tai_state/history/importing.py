@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import uuid
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import IO, TypeAlias
 
 import msgspec
 
-from tai_state.errors import ImportConflict, InvalidData, InvalidId, VersionConflict
+from tai_state.errors import EventSourcingError, ImportConflict, InvalidData, InvalidId, VersionConflict
 from tai_state.store.appending import Append
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
@@ -26,7 +27,6 @@ from tai_state.values.json import encode
 from tai_state.values.times import format_time, parse_time
 
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
-_NO_HEADER: list[str] = []
 _BATCH_ROWS = 250
 _DOCUMENTS_PER_ROW = 3
 _SIZE_BESIDE_CELLS = 8_192
@@ -78,8 +78,7 @@ class Row(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """The bytes that its event takes at the most; its state takes no more."""
         draft = self.draft
-        cells = (draft.state or "", draft.context, draft.changed_by, draft.reason)
-        return _SIZE_BESIDE_CELLS + sum(len(encode(each)) for each in cells)
+        return _SIZE_BESIDE_CELLS + len(encode([draft.state, draft.context, draft.changed_by, draft.reason]).encode())
 
 
 Acknowledged: TypeAlias = Callable[[ImportStats], Awaitable[None]]
@@ -99,6 +98,7 @@ class CsvImport:
         self._store = store
         self._governor_id = governor_id
         self._path = path
+        self._name = os.fsencode(path.name).decode(errors="replace")
         self._columns = columns
         self._machines: int | None = None
 
@@ -140,15 +140,15 @@ class CsvImport:
         """The rows of the file, in its order.
 
         Raises:
-            InvalidData: as :meth:`run`.
+            InvalidData: the file or a row cannot be read.
         """
         versions: dict[str, int] = {}
         try:
             with _open(self._path) as file:
-                reader = csv.reader(file, strict=True)
-                names: list[str] = next(reader, _NO_HEADER)
-                self._check_header(names)
-                for number, cells in enumerate(filter(None, reader), start=1):
+                reader: Iterator[list[str]] = csv.reader(file, strict=True)
+                names = self._checked_header(next(reader, None))
+                rows = (cells for cells in reader if cells)  # an empty line is no row
+                for number, cells in enumerate(rows, start=1):
                     if len(cells) != len(names):
                         raise InvalidData(f"row {number} has {len(cells)} cells and the header {len(names)}")
                     yield self._row(number, dict(zip(names, cells, strict=True)), cells, versions)
@@ -161,7 +161,7 @@ class CsvImport:
         except csv.Error as error:
             raise InvalidData(f"{self._path} is no CSV: {error}") from None
 
-    def _check_header(self, names: Sequence[str]) -> None:
+    def _checked_header(self, names: list[str] | None) -> list[str]:
         if not names:
             raise InvalidData(f"{self._path} has no header")
         if len(set(names)) != len(names):
@@ -170,6 +170,7 @@ class CsvImport:
         for wanted in (columns.machine, *columns.states, columns.time, *([columns.by] if columns.by else [])):
             if wanted not in names:
                 raise InvalidData(f"{self._path} has no column {wanted!r}; it has: {', '.join(names)}")
+        return names
 
     def _row(self, number: int, by_name: dict[str, str], cells: Sequence[str], versions: dict[str, int]) -> Row:
         columns = self._columns
@@ -191,7 +192,7 @@ class CsvImport:
             action="import",
             timestamp=timestamp,
             changed_by=(by_name[columns.by] if columns.by else "") or "import",
-            reason=f"row {number} of {self._path.name}",
+            reason=f"row {number} of {self._name}",
             context=encode(context),
             state=encode(data),
         )
@@ -228,7 +229,9 @@ class CsvImport:
             try:
                 if new:
                     await self._store.appender.append(self._appends(new))
-            except VersionConflict:
+            except VersionConflict as conflict:
+                if not isinstance(conflict.expected, int) or conflict.actual <= conflict.expected:
+                    raise
                 continue  # another import was faster: its rows are looked at like all that are there
             return len(new)
 
@@ -236,19 +239,21 @@ class CsvImport:
         """The rows whose places are free; each taken place must hold the row's own event."""
         streams = {row.machine: self._stream(row) for row in batch}
         documents = (await self._store.engine.read([stream.state for stream in streams.values()])).documents
-        versions = {
-            machine: 0 if document is None else document.decode(STATE).version
+        states = {
+            machine: document.decode(STATE)
             for machine, document in zip(streams, documents, strict=True)
+            if document is not None
         }
-        seen = [row for row in batch if row.version <= versions[row.machine]]
-        if seen:
-            places = [streams[row.machine].event(row.version) for row in seen]
-            for row, path, document in zip(
-                seen, places, (await self._store.engine.read(places)).documents, strict=True
-            ):
-                if document is None or document.decode(EVENT).event_id != row.draft.event_id:
-                    raise ImportConflict(row.number, path)
-        return [row for row in batch if row.version > versions[row.machine]]
+        seen = [row for row in batch if row.machine in states and row.version <= states[row.machine].version]
+        places = [streams[row.machine].event(row.version) for row in seen]
+        found = (await self._store.engine.read(places)).documents if places else ()
+        for row, path, document in zip(seen, places, found, strict=True):
+            if document is not None and document.decode(EVENT).event_id != row.draft.event_id:
+                raise ImportConflict(row.number, path)
+            if document is None and row.version >= states[row.machine].floor:  # below, it was cleaned up
+                raise EventSourcingError(path, "is missing: run `tai-state verify`")
+        numbers = {row.number for row in seen}
+        return [row for row in batch if row.number not in numbers]
 
     def _appends(self, rows: Sequence[Row]) -> list[Append]:
         """One append for each machine, with all of its rows in the batch."""

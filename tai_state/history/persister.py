@@ -178,7 +178,7 @@ class StateMachinePersister:
         """
         return await self._replay.at(self._store.layout.stream(governor_id, state_id), version_or_time)
 
-    async def replay(
+    def replay(
         self,
         governor_id: str,
         state_id: str,
@@ -201,9 +201,7 @@ class StateMachinePersister:
             NotRetained: the events asked for were cleaned up.
             EventSourcingError: an event is missing, needs a reducer, or does not fold to what was recorded.
         """
-        stream = self._store.layout.stream(governor_id, state_id)
-        async for event in self._replay.events(stream, after, until, reducer):
-            yield event
+        return self._replay.events(self._store.layout.stream(governor_id, state_id), after, until, reducer)
 
     async def recover(
         self,

@@ -21,6 +21,7 @@ class Stream(msgspec.Struct, frozen=True):
         state: path of the state's document.
         events: collection of all events of the governor.
         snapshots: collection of all kept snapshots of the governor.
+        prefix: what the path of each of its events begins with; the version follows.
     """
 
     governor_id: str
@@ -30,10 +31,11 @@ class Stream(msgspec.Struct, frozen=True):
     state: str
     events: str
     snapshots: str
+    prefix: str
 
     def event(self, version: int) -> str:
         """Path of the event that made this version."""
-        return f"{self.events}/{versioned(self.segment, version)}"
+        return f"{self.prefix}{version:012d}"
 
     def snapshot(self, version: int) -> str:
         """Path of the snapshot kept at this version."""
@@ -99,4 +101,5 @@ class Layout:
             state=f"{governor}/states/{segment}",
             events=f"{governor}/events",
             snapshots=f"{governor}/snapshots",
+            prefix=f"{governor}/events/{segment}~",
         )

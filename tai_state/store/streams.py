@@ -74,16 +74,14 @@ class StreamReader:
         start, end = stream.range(first, last)
         expected: int | None = None
         async for document in self._engine.scan(stream.events, start=start, end=end, limit=limit):
-            record = _record(stream, document)
-            if expected is not None and record.version != expected:
-                raise EventSourcingError(stream.event(expected), "is missing between two events: restore a backup")
+            record = stored_record(stream, document, expected)
             expected = record.version + 1
             yield Stored(record, document.created_us)
 
     async def one(self, stream: Stream, version: int) -> Stored | None:
         """The stored event of one version; None where there is none."""
         [document] = (await self._engine.read([stream.event(version)])).documents
-        return None if document is None else Stored(_record(stream, document), document.created_us)
+        return None if document is None else Stored(stored_record(stream, document), document.created_us)
 
     async def events(
         self, stream: Stream, *, after: int = 0, until: int | None = None, limit: int | None = None
@@ -94,11 +92,15 @@ class StreamReader:
         persister has the reducers.
         """
         before = Folded()
+        expected: int | None = None
+        start, end = stream.range(max(after, 1), until)
         more = None if limit is None else limit + (after > 0)
-        async for record, recorded_us in self.records(stream, max(after, 1), until, more):
+        async for document in self._engine.scan(stream.events, start=start, end=end, limit=more):
+            record = stored_record(stream, document, expected)
+            expected = record.version + 1
             now = before.then(record)
             if record.version > after:
-                yield self.event(stream, record, recorded_us, before, now)
+                yield self.event(stream, record, document.created_us, before, now)
             before = now
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
@@ -144,9 +146,16 @@ class StreamReader:
         return data
 
 
-def _record(stream: Stream, document: Document) -> EventRecord:
-    """The record of an event, which must stand where its fields say."""
+def stored_record(stream: Stream, document: Document, expected: int | None = None) -> EventRecord:
+    """The record of an event, which must stand where its fields say.
+
+    Raises:
+        CorruptDocument: it does not.
+        EventSourcingError: it is not the version expected.
+    """
     record = document.decode(EVENT)
     if record.state_id != stream.state_id or document.path != stream.event(record.version):
         raise CorruptDocument(document.path, "holds an event of another place")
+    if expected is not None and record.version != expected:
+        raise EventSourcingError(stream.event(expected), "is missing between two events: restore a backup")
     return record

@@ -915,6 +915,8 @@ async def check_closing_waits_for_commits(make: EngineMaker) -> None:
         async with anyio.create_task_group() as tasks, make() as engine:
             for caller in range(_CALLERS):
                 tasks.start_soon(commit, engine, caller)
+                if caller % 3 == 1:
+                    await _let_others_run(2)
             await _let_others_run(2)
     assert len(acknowledged) == _CALLERS
     async with make() as engine:

@@ -70,7 +70,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 def from_us(microseconds: int) -> datetime:
     """The moment that many microseconds after 1970."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + timedelta(0, *divmod(microseconds, 1_000_000))
 
 
 def to_us(moment: datetime) -> int:

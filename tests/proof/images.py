@@ -245,7 +245,7 @@ class Disk:
         content = self._certain.setdefault(entry.file, bytearray())
         pending = self._pending.get(entry.file, [])
         for each in pending:
-            if each.index < entry.covers and not each.doubtful:
+            if each.index < entry.covers and not (each.certain or each.doubtful):
                 each.certain, each.doubtful = not entry.failed, entry.failed
         while pending and pending[0].certain:
             _apply(content, pending.pop(0).change)

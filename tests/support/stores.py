@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import msgspec
@@ -143,11 +145,20 @@ class Place:
 
 
 class Places:
-    """Numbered places, each empty, in one folder."""
+    """Empty places, as many as wanted; in memory where the system has a folder there: nothing here is about disks."""
 
-    def __init__(self, kind: Any, folder: Path, clock: ManualClock) -> None:
-        self._kind, self._folder, self._clock = kind, folder, clock
+    def __init__(self, kind: Any, clock: ManualClock) -> None:
+        self._kind, self._clock = kind, clock
         self._numbers = count()
+
+    def __enter__(self) -> Places:
+        shared = Path("/dev/shm")
+        self._temporary = TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None)
+        self._folder = Path(self._temporary.name)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._temporary.cleanup()
 
     def new(self) -> Place:
         """An empty place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, Self
 
 import anyio
@@ -44,6 +45,7 @@ _CAPABILITIES = Capabilities(
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
 _PAGE_BYTES = 1024 * 1024
+_FETCHED_ROWS = 16
 _POLL_SECONDS = 0.02
 """How often a watch looks whether another process has committed."""
 
@@ -51,7 +53,7 @@ _ONE = "SELECT fields, revision, created_us, updated_us FROM documents WHERE col
 # Both go on from where the page before ended, with bounds that the index can seek: a page costs the same wherever it
 # stands. Without an end, the bound is a blob: SQLite orders every text before every blob.
 _BY_ID = """
-SELECT id, fields, revision, created_us, updated_us, id FROM documents
+SELECT id, fields, revision, created_us, updated_us FROM documents
 WHERE collection = :collection AND id >= :start AND id < :end ORDER BY id
 """
 _BY_FIELD = """
@@ -238,12 +240,14 @@ def _page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Conne
     """The next rows, bounded in number and bytes, and whether they are the last."""
     rows: list[Any] = []
     size = 0
-    for row in connection.execute(sql, place):
-        rows.append(row)
-        size += len(row[1])
-        if len(rows) >= rows_max or size >= _PAGE_BYTES:
-            return rows, False
-    return rows, True
+    cursor = connection.execute(sql, place)
+    while len(rows) < rows_max and size < _PAGE_BYTES:
+        some = list(islice(cursor, min(_FETCHED_ROWS, rows_max - len(rows))))
+        if not some:
+            return rows, True
+        rows += some
+        size += sum([len(row[1]) for row in some])
+    return rows, False
 
 
 def _by_field(dotted: str, collection: str) -> str:
