@@ -394,3 +394,26 @@ def test_the_library_agrees_with_the_golden_vector() -> None:
     """The code computes the documented digests from the documented events."""
     for fields in _golden()[:2]:
         assert msgspec.convert(fields, records.EventRecord).computed_digest("bank") == fields["digest"]
+
+
+# Glossary, parity, decisions
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    """Every entry of the glossary is there once, in order within its part, with a meaning."""
+    text = (DOCS / "glossary.md").read_text()
+    words = re.findall(r"^- \*\*(.+?)\*\*: \S", text, re.MULTILINE)
+    assert len(words) == len(re.findall(r"^- ", text, re.MULTILINE))
+    assert len(words) == len(set(words))
+    for part in text.split("\n## ")[1:]:
+        entries = re.findall(r"^- \*\*(.+?)\*\*", part, re.MULTILINE)
+        assert entries == sorted(entries)
+
+
+def test_the_glossarys_words_are_the_codes() -> None:
+    """Every word of the glossary is one that the code uses."""
+    package = Path(tai_state.__file__).parent
+    code = "\n".join(path.read_text() for path in package.rglob("*.py")).lower()
+    words = re.findall(r"^- \*\*(.+?)\*\*", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    unused = [word for word in words if not re.search(word.lower().replace(" ", "[ _-]?"), code)]
+    assert unused == []

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import apsw
 import msgspec
 import pytest
@@ -305,8 +306,8 @@ async def test_a_newer_format_is_refused(made: Path):
 
 
 _DAMAGE = {
-    "no column updated_us": ("ALTER TABLE documents RENAME COLUMN updated_us TO changed", "updated_us"),
-    "no table documents": ("DROP TABLE documents", "collection"),
+    "no column updated_us": ("ALTER TABLE documents RENAME COLUMN updated_us TO changed", "no column updated_us"),
+    "no table documents": ("DROP TABLE documents", "no column collection"),
     "no table counter": ("DROP TABLE counter", "counter"),
     "no row in counter": ("DELETE FROM counter", "counter"),
 }
@@ -315,10 +316,10 @@ _DAMAGE = {
 @anyio_test
 @pytest.mark.parametrize(("sql", "named"), _DAMAGE.values(), ids=_DAMAGE.keys())
 async def test_missing_tables_and_columns_are_named(made: Path, sql: str, named: str):
-    """A store without one of its tables or columns, or its counter, is CorruptDocument, which names it."""
+    """A store without one of its tables or columns, or its counter, is CorruptDocument, which names it, at once."""
     _change(made, sql)
     with pytest.raises(CorruptDocument, match=named) as caught:
-        await _all(made)
+        await _engine(made).__aenter__()
     assert caught.value.path == str(made)
 
 
@@ -615,7 +616,7 @@ async def test_closing_answers_the_commits_that_wait(file: Path):
     async with _engine(file):
         pass
     revisions: list[int] = []
-    with closing(_open(file)) as other, anyio.fail_after(60):
+    with closing(_open(file)) as other, _statements() as statements, anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             engine = await _engine(file).__aenter__()
 
@@ -623,9 +624,12 @@ async def test_closing_answers_the_commits_that_wait(file: Path):
                 revisions.append((await engine.commit([Put(f"c/{n}", {})])).revision)
 
             other.execute("BEGIN IMMEDIATE")
-            for n in range(8):
+            tasks.start_soon(commit, 0)
+            while not any(sql.startswith("BEGIN") for sql, _ in statements):
+                await anyio.lowlevel.checkpoint()
+            for n in range(1, 8):
                 tasks.start_soon(commit, n)
-                await anyio.wait_all_tasks_blocked()
+            await anyio.wait_all_tasks_blocked()
             tasks.start_soon(engine.__aexit__, None, None, None)
             await anyio.wait_all_tasks_blocked()
             other.execute("ROLLBACK")

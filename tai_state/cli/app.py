@@ -59,10 +59,6 @@ class Declined(Exception):
     """Somebody was asked, and did not say yes."""
 
 
-class PipeClosed(Exception):
-    """Nobody reads the output any more."""
-
-
 def _show_version(wanted: bool) -> None:  # noqa: FBT001
     if wanted:
         typer.echo(f"tai-state {version('tai-state')}")
@@ -89,10 +85,7 @@ def opened(url: str | None, *, create: bool = False) -> StateStore:
 
 def run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a command's asynchronous part."""
-    try:
-        anyio.run(command)
-    except BrokenPipeError:
-        raise PipeClosed from None  # typer would end with a code of its own
+    anyio.run(command)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -124,7 +117,7 @@ def main() -> None:
     _prepare_streams(as_json=as_json)
     try:
         code = _run(as_json=as_json)
-    except (PipeClosed, BrokenPipeError):
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PIPE_CLOSED
     sys.exit(code)
@@ -150,8 +143,8 @@ def _run(*, as_json: bool) -> int:
     except Declined as error:
         print_error(error, as_json=as_json)
         return INTERRUPTED
-    except PipeClosed:
-        raise
+    except SystemExit:  # typer's own answer when nobody reads the output any more
+        return PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - the program's last resort: say it, and end with the agreed code
         print_error(error, as_json=as_json, expected=False)
         return UNEXPECTED

@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 import anyio
-import anyio.to_thread
 import typer
 
-from tai_state.cli.app import INCONSISTENT, JsonOption, app, run
+from tai_state.cli.app import INCONSISTENT, JsonOption, app
 from tai_state.cli.output import print_json, print_line, say
 from tai_state.history.persister import StateMachinePersister
 from tai_state.store.opening import open_store
@@ -24,42 +24,31 @@ _GOVERNOR = "pumps"
 @app.command()
 def demo(*, as_json: JsonOption = False) -> None:
     """Kill a writer at work and show that nothing it wrote is lost. Leaves nothing behind."""
-
-    async def command() -> None:
-        started = time.monotonic()
-        with TemporaryDirectory(prefix="tai-state-demo-") as folder:
-            url = f"sqlite:///{quote(folder)}/demo.db"
-            versions = await anyio.to_thread.run_sync(_write_and_kill, url)
-            acknowledged = sum(versions.values())
-            if not as_json:
-                say(f"{acknowledged:,} changes of {len(versions)} machines acknowledged, then the writer was killed")
-            async with open_store(url, create=False) as store:
-                persister = StateMachinePersister(store)
-                await persister.recover()
-                report = await persister.validate_consistency()
-                recovered = 0
-                for machine, version in versions.items():
-                    events = [event async for event in store.get_events(_GOVERNOR, machine, until=version)]
-                    recovered += len(events)
-        consistent = report.consistent and recovered == acknowledged
-        seconds = round(time.monotonic() - started, 3)
-        if as_json:
-            print_json(
-                {
-                    "acknowledged": acknowledged,
-                    "recovered": recovered,
-                    "machines": len(versions),
-                    "consistent": consistent,
-                    "seconds": seconds,
-                }
-            )
-        else:
-            outcome = "and every digest fits" if consistent else "which is not consistent"
-            print_line(f"{recovered:,} of them are in the store, {outcome} ({seconds} s)")
-        if not consistent:
-            raise typer.Exit(INCONSISTENT)
-
-    run(command)
+    started = time.monotonic()
+    with TemporaryDirectory(prefix="tai-state-demo-") as folder:
+        url = f"sqlite:///{quote(folder)}/demo.db"
+        versions = _write_and_kill(url)
+        acknowledged = sum(versions.values())
+        if not as_json:
+            say(f"{acknowledged:,} changes of {len(versions)} machines acknowledged, then the writer was killed")
+        recovered, consistent = anyio.run(_recover, url, versions)
+    consistent = consistent and recovered == acknowledged
+    seconds = round(time.monotonic() - started, 3)
+    if as_json:
+        print_json(
+            {
+                "acknowledged": acknowledged,
+                "recovered": recovered,
+                "machines": len(versions),
+                "consistent": consistent,
+                "seconds": seconds,
+            }
+        )
+    else:
+        outcome = "and every digest fits" if consistent else "which is not consistent"
+        print_line(f"{recovered:,} of them are in the store, {outcome} ({seconds} s)")
+    if not consistent:
+        raise typer.Exit(INCONSISTENT)
 
 
 def _write_and_kill(url: str) -> dict[str, int]:
@@ -78,3 +67,16 @@ def _write_and_kill(url: str) -> dict[str, int]:
         finally:
             writer.kill()
     return versions
+
+
+async def _recover(url: str, versions: Mapping[str, int]) -> tuple[int, bool]:
+    """Recover and verify the store: how many of the changes up to these versions are there, and whether all fits."""
+    async with open_store(url, create=False) as store:
+        persister = StateMachinePersister(store)
+        await persister.recover()
+        report = await persister.validate_consistency()
+        recovered = 0
+        for machine, version in versions.items():
+            async for _ in store.get_events(_GOVERNOR, machine, until=version):
+                recovered += 1
+    return recovered, report.consistent

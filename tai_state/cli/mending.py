@@ -51,7 +51,7 @@ def verify(
                 print_table(["kind", "path", "message"], [[f.kind, f.path, f.message] for f in report.findings])
             outcome = "consistent" if report.consistent else _counted(len(report.findings), "finding")
             if report.unchecked:
-                outcome += f", {report.unchecked:,} states unchecked (give their reducers with --app)"
+                outcome += f", {_counted(report.unchecked, 'state')} unchecked (give the reducers with --app)"
             print_line(f"{_counted(report.states, 'state')}, {_counted(report.events, 'event')}: {outcome}")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)

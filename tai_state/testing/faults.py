@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ import anyio.lowlevel
 import msgspec
 
 from tai_state.engines.api import (
-    ANYTHING,
+    At,
     Capabilities,
     Change,
     Committed,
@@ -56,7 +57,8 @@ class Fault(Enum):
     UNAVAILABLE = "unavailable"
     """``StoreUnavailable``, known not to be applied."""
     REFUSED = "refused"
-    """``CommitRefused``, though every requirement held, as under contention. Commits only."""
+    """``CommitRefused``, though every requirement held, as when a document has moved on without its content having
+    changed. Only commits that require a revision."""
     LOST_BEFORE = "lost before"
     """Never arrives. ``StoreTimeout``, for a commit with ``unknown``."""
     LOST_AFTER = "lost after"
@@ -71,7 +73,9 @@ class Fault(Enum):
     """The calling scope is cancelled when all is done, before the answer is seen."""
 
 
-_COMMITS_ONLY = frozenset({Fault.REFUSED, Fault.DELAYED, Fault.DUPLICATED})
+_COMMIT_AT_REVISION = frozenset(Fault)
+_COMMIT = _COMMIT_AT_REVISION - {Fault.REFUSED}
+_ANY_CALL = _COMMIT - {Fault.DELAYED, Fault.DUPLICATED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,7 @@ class FaultStatistics:
     Attributes:
         calls: of all verbs.
         planned: faults in the plan.
-        hit: faults that happened, by kind. One that does not exist for its verb never happens.
+        hit: faults that happened, by kind. One that is not possible for its call never happens.
         landed: delayed commits that were applied in the end.
         dead: delayed commits whose requirements did not hold any more.
     """
@@ -265,11 +269,12 @@ class FaultyEngine:
         await self._fail_after("scan", fault)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
-        fault = await self._begin("commit")
+        requiring = [write.path for write in writes if isinstance(write.require, At)]
+        fault = await self._begin("commit", _COMMIT_AT_REVISION if requiring else _COMMIT)
         if fault is Fault.DELAYED:
             self._delayed.append((self._overall + self._delay_calls, _copied(writes)))
         elif fault is Fault.REFUSED:
-            raise CommitRefused(_first_requiring(writes))
+            raise CommitRefused(requiring[0])
         await self._fail_before("commit", fault)
         if fault is None:
             return await self._engine.commit(writes)
@@ -286,14 +291,14 @@ class FaultyEngine:
             await self._fail_after("watch", fault)
             yield changes
 
-    async def _begin(self, verb: Verb) -> Fault | None:
-        """Count a call, let what was delayed until now arrive, and say what is to go wrong."""
+    async def _begin(self, verb: Verb, possible: AbstractSet[Fault] = _ANY_CALL) -> Fault | None:
+        """Count a call, let what was delayed until now arrive, and say what is to go wrong, if it is possible."""
         self._numbers[verb] += 1
         self._overall += 1
         call = Call(verb, self._numbers[verb], self._overall)
         fault = self.plan.fault(call)
         await self._deliver()
-        if fault is None or (fault in _COMMITS_ONLY and verb != "commit"):
+        if fault is None or fault not in possible:
             return None
         self._hit[fault] += 1
         return fault
@@ -343,7 +348,3 @@ def _copied(writes: Sequence[Write]) -> list[Write]:
         else each
         for each in writes
     ]
-
-
-def _first_requiring(writes: Sequence[Write]) -> str:
-    return next((each.path for each in writes if each.require is not ANYTHING), "")

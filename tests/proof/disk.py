@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,11 +80,13 @@ class Endured:
 
 def prove(
     crew: Crew,
-    scenarios: list[Scenario],
+    scenarios: Sequence[Scenario],
     *,
     lengths: tuple[str, ...] = tuple(LENGTHS),
-    mutant: str = "",
+    calls: tuple[str, ...] = tuple(ERRORS),
     minimum: int = 1,
+    mutant: str = "",
+    wanted: str = "",
 ) -> Section:
     """Let every call of these scenarios fail.
 
@@ -91,10 +94,12 @@ def prove(
         crew: does the runs.
         scenarios: what the workload does.
         lengths: how long the disk fails.
-        mutant: the mistake made on purpose.
+        calls: the system calls that fail.
         minimum: runs with a fault below which too little was done.
+        mutant: the mistake made on purpose.
+        wanted: what must then be among the failures.
     """
-    section = Section("disk" + (f" [{mutant}]" if mutant else ""), minimum)
+    section = Section("disk" + (f" [{mutant}]" if mutant else ""), minimum, wanted)
     started = time.monotonic()
     with scratch() as folder:
         for scenario in scenarios:
@@ -103,7 +108,7 @@ def prove(
             [reference] = crew.map(partial(refer, template=template, locks=False, mutant=mutant), [scenario])
             section.runs += 1
             section.failures += reference.problems
-            kinds = sorted({(each.name, each.file) for each in reference.calls if each.name in ERRORS})
+            kinds = sorted({(each.name, each.file) for each in reference.calls if each.name in calls})
             plans = [
                 Trouble(scenario, template, call, error, file, 1, length, mutant)
                 for call, file in kinds

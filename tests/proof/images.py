@@ -99,11 +99,16 @@ class Recording:
     Args:
         folder: where the store's file is.
         before: contents of its files at the start, all on the disk.
+
+    Attributes:
+        entries: the trace, understood.
+        folder_syncs_failed: how many syncs of the folder did not succeed.
     """
 
     folder: Path
     before: dict[str, bytes]
     entries: list[Entry] = field(default_factory=list)
+    folder_syncs_failed: int = 0
     _names: dict[str, int] = field(default_factory=dict)
     _files: int = 0
 
@@ -141,6 +146,7 @@ class Recording:
             self.entries.append(Line(_text(rest).decode().rstrip("\n")))
         elif call in ("fsync", "fdatasync") and path == str(self.folder):
             self.entries += [] if failed else [SyncFolder(covers)]
+            self.folder_syncs_failed += failed
         elif call in ("openat", "unlink"):
             self._named(call, rest)
         elif call == "mmap":

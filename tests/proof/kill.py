@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,17 +70,26 @@ class Killed:
     problems: tuple[str, ...]
 
 
-def prove(crew: Crew, scenarios: list[Scenario], *, locks: bool = False, mutant: str = "", minimum: int = 1) -> Section:
+def prove(
+    crew: Crew,
+    scenarios: Sequence[Scenario],
+    *,
+    locks: bool = False,
+    minimum: int = 1,
+    mutant: str = "",
+    wanted: str = "",
+) -> Section:
     """Kill at every point of these scenarios.
 
     Args:
         crew: does the runs.
         scenarios: what the workload does.
         locks: kill at every lock call, too: other moments for the memory that processes share.
-        mutant: the mistake made on purpose.
         minimum: kills below which too little was done.
+        mutant: the mistake made on purpose.
+        wanted: what must then be among the failures.
     """
-    section = Section("kill" + (f" [{mutant}]" if mutant else ""), minimum)
+    section = Section("kill" + (f" [{mutant}]" if mutant else ""), minimum, wanted)
     started = time.monotonic()
     with scratch() as folder:
         for scenario in scenarios:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tai_state.engines.sqlite import engine, writer
-from tai_state.engines.sqlite.errors import mapped
 from tai_state.errors import StoreUnavailable
 
 
@@ -71,11 +70,11 @@ def _hasty() -> None:
 def _sure() -> None:
     """An error from COMMIT is taken for a failure, without looking and without a write that makes it one."""
 
-    def settle(self: Any, jobs: Any, outcomes: Any, cause: Any) -> Any:
+    def is_applied(self: Any, _: Any) -> bool:
         self._abandon()
-        return [mapped(cause, "commit", self._path) for _ in jobs]
+        return False
 
-    writer.Writer._settle = settle
+    writer.Writer._is_applied = is_applied
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -6,6 +6,7 @@ import hashlib
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,14 +66,15 @@ class Checked:
 
 def prove(
     crew: Crew,
-    scenarios: list[Scenario],
+    scenarios: Sequence[Scenario],
     *,
     seed: int,
     draws: int,
     every: int = 1,
     faults: tuple[Fault | None, ...] = (None,),
-    mutant: str = "",
     minimum: int = 1,
+    mutant: str = "",
+    wanted: str = "",
 ) -> Section:
     """Check disk images of these scenarios.
 
@@ -83,13 +85,17 @@ def prove(
         draws: random images for each random variant and moment.
         every: check one image in so many.
         faults: the disk's, each in a recording of its own.
-        mutant: the mistake made on purpose.
         minimum: images below which too little was done.
+        mutant: the mistake made on purpose.
+        wanted: what must then be among the failures.
     """
-    section = Section("power" + (f" [{mutant}]" if mutant else ""), minimum)
+    name = "power" if faults == (None,) else "power after a failed sync"
+    section = Section(name + (f" [{mutant}]" if mutant else ""), minimum, wanted)
     started = time.monotonic()
     for scenario in scenarios:
         for recording in crew.map(record, [Take(scenario, fault, mutant) for fault in faults]):
+            if recording.folder_syncs_failed:
+                continue  # SQLite does not look at what they return, so nothing above it can
             _examine(crew, section, scenario, recording, Sampling(seed, draws, every))
     section.planned = Counter({variant: section.hit[variant] or 1 for variant in VARIANTS})
     section.seconds = time.monotonic() - started

@@ -24,10 +24,12 @@ class Section:
         seconds: taken.
         failures: each as one line.
         minimum: faults or images below which the proof has done too little.
+        wanted: where a mistake was made on purpose: what must be among the failures.
     """
 
     name: str
     minimum: int = 1
+    wanted: str = ""
     runs: int = 0
     operations: int = 0
     acknowledged: int = 0
@@ -46,6 +48,9 @@ class Section:
 
     def complaints(self) -> list[str]:
         """The failures, and whatever makes the proof worth nothing."""
+        if self.wanted:
+            caught = any(self.wanted in each for each in self.failures)
+            return [] if caught else [f"the mistake was not caught: no failure says {self.wanted!r}"]
         found = list(self.failures)
         found += [f"no planned fault of the kind {kind!r} was ever hit" for kind in self.planned if not self.hit[kind]]
         if self.trials < self.minimum:
@@ -54,6 +59,8 @@ class Section:
 
     def bound(self) -> str:
         """What no failure in so many trials says: a failure rate below 3/N, 19 times out of 20."""
+        if self.wanted:
+            return "caught" if not self.complaints() else "-"
         if self.failures or not self.trials:
             return "-"
         return f"< {300 / self.trials:.3g} %"

@@ -12,9 +12,10 @@ import anyio
 
 from mutants import OFTEN
 from oracle import Ledger, check, ledger
+from tai_state import TaiStateError
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import SystemClock
-from workload import Job, Step, Worker, steps, store_at
+from workload import Job, Step, Worker, describe, steps, store_at
 
 _HISTORY = (
     "save:a", "update:a", "update:a", "update:a", "save:b", "update:a", "log:a", "update:a", "update:a", "update:b",
@@ -92,6 +93,7 @@ CHECKPOINT = Scenario(
     closes=False,
     settings=(OFTEN,),
 )
+BRIEF = Scenario("brief", "store", _HISTORY, ("save:c", "update:a"), closes=False)
 TOGETHER = Scenario(
     "together",
     "store",
@@ -164,7 +166,10 @@ def finish(path: Path, scenario: Scenario, lines: Sequence[str]) -> list[str]:
         async with store_at(str(path)) as store:
             await Worker(Job(str(path), tuple(open_steps)), store, more.append).run()
 
-    anyio.run(go_on)
+    try:
+        anyio.run(go_on)
+    except TaiStateError as error:
+        return [f"it cannot be opened: {describe(error)}"]
     book = scenario.ledger(more)
     problems = (
         []

@@ -133,9 +133,10 @@ class Workloads:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
-        program = Path(__file__).with_name("workload.py")
+        here = str(Path(__file__).parent)
+        program = f"import sys; sys.path.insert(0, {here!r}); import workload; workload.serve()"
         self._process = subprocess.Popen(
-            [sys.executable, str(program), "serve"],
+            [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(),

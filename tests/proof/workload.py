@@ -1,6 +1,6 @@
 """The program under test: a store on an SQLite file, changed in a known order, every acknowledgement said at once.
 
-``python workload.py serve`` reads jobs, one JSON line each, and runs each in a child of its own. A child says on
+:func:`serve` reads jobs, one JSON line each, and runs each in a child of its own. A child says on
 its standard output, in one write a line: ``try STEP ATTEMPT``, then ``ack STEP ATTEMPT`` once the library has
 acknowledged the step, ``fail STEP ATTEMPT ERROR CODE`` where it said that nothing happened, ``unknown STEP
 ATTEMPT ERROR CODE`` where it said that it does not know, and ``end`` when all is done.
@@ -266,7 +266,3 @@ def serve() -> None:
         say(f"pid {pid}")
         _, status = os.waitpid(pid, 0)
         say(f"exit {status}")
-
-
-if __name__ == "__main__":
-    serve()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -30,13 +29,15 @@ GOVERNOR = "bank"
 def settings(clock: ManualClock, **changes: Any) -> Settings:
     """Settings under which nothing sleeps and ids are numbered, so that two runs give the same documents."""
     ids = count(1)
-    return Settings(**{
-        "clock": clock,
-        "timeout_seconds": 5.0,
-        "jitter": lambda: 0.0,
-        "new_id": lambda: f"made-{next(ids)}",
-        **changes,
-    })
+    return Settings(
+        **{
+            "clock": clock,
+            "timeout_seconds": 5.0,
+            "jitter": lambda: 0.0,
+            "new_id": lambda: f"made-{next(ids)}",
+            **changes,
+        }
+    )
 
 
 def make_store(engine: Engine, clock: ManualClock, *, layout: Layout | None = None, **changes: Any) -> StateStore:
@@ -94,7 +95,7 @@ class Counts:
 
 
 class CountingEngine:
-    """Counts what goes to the engine inside, and can call a hook before each commit."""
+    """Counts what goes to the engine inside, the rest is the engine's own."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -103,7 +104,7 @@ class CountingEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    async def __aenter__(self) -> CountingEngine:
+    async def __aenter__(self) -> Self:
         await self._engine.__aenter__()
         return self
 
@@ -114,44 +115,51 @@ class CountingEngine:
         """Count from nothing again."""
         self.counts = Counts()
 
-    async def read(self, paths: Sequence[str]) -> Any:
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
         self.counts.reads += 1
         reading = await self._engine.read(paths)
         self.counts.documents += sum(document is not None for document in reading.documents)
         return reading
 
-    async def scan(self, collection: str, **bounds: Any) -> AsyncIterator[Document]:
+    async def scan(self, collection: str, **bounds: Any) -> AsyncIterator[Document]:  # noqa: D102
         self.counts.scans += 1
-        async with aclosing(self._engine.scan(collection, **bounds)) as documents:  # type: ignore[type-var]
-            async for document in documents:
-                self.counts.documents += 1
-                yield document
+        async for document in self._engine.scan(collection, **bounds):
+            self.counts.documents += 1
+            yield document
 
-    async def commit(self, writes: Sequence[Write]) -> Any:
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
         self.counts.commits.append(writes)
         return await self._engine.commit(writes)
 
 
 class Place:
-    """Where documents stay when a store is closed: gives engines over the same documents, not yet opened."""
+    """Where documents stay when a store is closed: gives engines over the same documents, not yet opened.
 
-    def __init__(self, kind: Any, folder: Path, clock: ManualClock) -> None:
-        self._make = lambda: kind.make(folder, clock)
+    Its clock stands still until it is moved, so that two places in which the same happens hold the same documents.
+    """
+
+    def __init__(self, kind: Any, folder: Path) -> None:
+        self.clock = ManualClock()
+        self._make = lambda: kind.make(folder, self.clock)
         self._memory: Engine | None = None if kind.durable else self._make()
 
     def engine(self) -> Engine:
         """Another engine, or the same one where documents live in it."""
         return self._memory or self._make()
 
+    def store(self, engine: Engine | None = None, **changes: Any) -> StateStore:
+        """A store over another engine (or the one given), not yet opened."""
+        return make_store(engine or self.engine(), self.clock, **changes)
+
 
 class Places:
     """Empty places, as many as wanted; in memory where the system has a folder there: nothing here is about disks."""
 
-    def __init__(self, kind: Any, clock: ManualClock) -> None:
-        self._kind, self._clock = kind, clock
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
         self._numbers = count()
 
-    def __enter__(self) -> Places:
+    def __enter__(self) -> Self:
         shared = Path("/dev/shm")
         self._temporary = TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None)
         self._folder = Path(self._temporary.name)
@@ -164,4 +172,4 @@ class Places:
         """An empty place."""
         folder = self._folder / str(next(self._numbers))
         folder.mkdir()
-        return Place(self._kind, folder, self._clock)
+        return Place(self._kind, folder)

@@ -1,0 +1,130 @@
+"""The crash proofs: ``python tests/proof --tier ci`` or ``--tier full``.
+
+Needs strace and the right to trace. Ends with 0 when all is well, 1 when a proof failed, hit none of the faults it
+planned or did too little, and 3 when nothing can be traced here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import disk
+import kill
+import power
+import scenarios as s
+from crew import Crew, crew
+from report import Section, table
+from tracing import Fault, TracingRefused, require_strace
+
+Proof = Callable[[Crew], Section]
+
+_FAILED_SYNCS = tuple(Fault("fdatasync", "error=EIO", str(n)) for n in range(1, 31))
+_FEW_FAILED_SYNCS = tuple(Fault("fdatasync", "error=EIO", str(n)) for n in (3, 5, 7))
+_EVERY_SCENARIO = (
+    s.CREATE, s.FOUND, s.APPEND, s.SNAPSHOT, s.DELETE, s.CLEANUP, s.SHORT, s.CLOSE, s.CHECKPOINT, s.TOGETHER,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What is proven, by kind."""
+
+    kill: tuple[Proof, ...]
+    power: tuple[Proof, ...]
+    disk: tuple[Proof, ...]
+    mutants: tuple[Proof, ...]
+
+    def proofs(self, kinds: list[str]) -> Iterator[Proof]:
+        """The proofs of these kinds."""
+        for kind in kinds:
+            yield from getattr(self, kind)
+
+
+def tiers(seed: int) -> dict[str, Tier]:
+    """Both tiers; all that is random follows from the seed."""
+    mutants = (
+        partial(kill.prove, scenarios=(s.BRIEF,), mutant="split", wanted="TORN"),
+        partial(kill.prove, scenarios=(s.BRIEF,), mutant="hasty", wanted="LOST"),
+        partial(_power, seed, (s.BRIEF,), every=2, mutant="synchronous-off", wanted="LOST"),
+        partial(_power, seed, (s.BRIEF,), every=2, mutant="synchronous-normal", wanted="LOST"),
+        partial(
+            disk.prove, scenarios=(s.BRIEF,), lengths=("once",), calls=("fdatasync",), mutant="deaf", wanted="LOST"
+        ),
+        partial(
+            disk.prove,
+            scenarios=(s.BRIEF,),
+            lengths=("on",),
+            calls=("fdatasync",),
+            mutant="sure",
+            wanted="reported as failed, and is stored",
+        ),
+    )
+    ci = Tier(
+        kill=(partial(kill.prove, scenarios=(s.CREATE, s.FOUND, s.SHORT, s.CLOSE), minimum=250),),
+        power=(
+            partial(_power, seed, (s.ALL,), every=4, minimum=300),
+            partial(_power, seed, (s.BRIEF,), every=8, faults=_FEW_FAILED_SYNCS, minimum=20),
+        ),
+        disk=(partial(disk.prove, scenarios=(s.SHORT, s.BRIEF), lengths=("once",), minimum=150),),
+        mutants=mutants,
+    )
+    full = Tier(
+        kill=(partial(kill.prove, scenarios=_EVERY_SCENARIO, locks=True, minimum=1_000),),
+        power=(
+            partial(_power, seed, (*_EVERY_SCENARIO, s.ALL, s.LONG), draws=4, minimum=20_000),
+            partial(
+                _power,
+                seed,
+                (s.SHORT, s.CHECKPOINT, s.TOGETHER),
+                every=2,
+                faults=_FAILED_SYNCS,
+                minimum=2_000,
+            ),
+        ),
+        disk=(partial(disk.prove, scenarios=_EVERY_SCENARIO, minimum=2_000),),
+        mutants=mutants,
+    )
+    return {"ci": ci, "full": full}
+
+
+def _power(
+    seed: int, scenarios: tuple[s.Scenario, ...], crew: Crew, *, draws: int = 1, every: int = 1, **options: object
+) -> Section:
+    return power.prove(crew, scenarios, seed=seed, draws=draws, every=every, **options)
+
+
+def main() -> int:
+    """Run the proofs asked for, and say what came of them."""
+    parser = argparse.ArgumentParser(prog="python tests/proof", description=__doc__)
+    parser.add_argument("--tier", choices=("ci", "full"), default="ci")
+    parser.add_argument("--only", action="append", choices=("kill", "power", "disk", "mutants"))
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="repeat a run")
+    parser.add_argument("--json", type=Path, help="write the account to this file, too")
+    options = parser.parse_args()
+    try:
+        require_strace()
+    except TracingRefused as error:
+        print(f"nothing can be shown here: {error}", file=sys.stderr)
+        return 3
+    print(f"tier {options.tier}, repeat with --seed {options.seed}", flush=True)
+    kinds = options.only or ["kill", "power", "disk", "mutants"]
+    with crew() as hands:
+        sections = [proof(hands) for proof in tiers(options.seed)[options.tier].proofs(kinds)]
+    print(table(sections))
+    complaints = [f"{each.name}: {complaint}" for each in sections for complaint in each.complaints()]
+    print(*complaints[:50], sep="\n")
+    if options.json:
+        account = {"tier": options.tier, "seed": options.seed, "proofs": [each.to_json() for each in sections]}
+        options.json.write_text(json.dumps(account, indent=1) + "\n")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
