@@ -417,3 +417,64 @@ def test_the_glossarys_words_are_the_codes() -> None:
     words = re.findall(r"^- \*\*(.+?)\*\*", (DOCS / "glossary.md").read_text(), re.MULTILINE)
     unused = [word for word in words if not re.search(word.lower().replace(" ", "[ _-]?"), code)]
     assert unused == []
+
+
+def _is_there(name: str) -> bool:
+    """Whether a dotted name below ``tai_state`` leads to a module, an attribute, or a declared field."""
+    parts = name.split(".")
+    found: Any = tai_state
+    for index, part in enumerate(parts[1:], start=2):
+        declared = getattr(found, "__dataclass_fields__", {}) | getattr(found, "__annotations__", {})
+        if hasattr(found, part):
+            found = getattr(found, part)
+        elif isinstance(found, type) and part in declared:
+            return index == len(parts)
+        else:
+            try:
+                found = importlib.import_module(".".join(parts[:index]))
+            except ImportError:
+                return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_of_the_library_exist(page: Path) -> None:
+    """Whatever a page quotes as ``tai_state.something`` is there, so nothing is called built that is not."""
+    named = re.findall(r"`(tai_state(?:\.\w+)+)`", page.read_text())
+    assert [name for name in named if name not in {"tai_state.db"} and not _is_there(name)] == []
+
+
+def test_parity_accounts_for_every_row() -> None:
+    """Each row of the parity page says where the thing is, that it is not yet, or why it is different."""
+    names = (DOCS / "parity.md").read_text().partition("### Promises")[0].splitlines()
+    rows = [line for line in names if line.startswith("| ") and not line.startswith(("| ---", "| original"))]
+    assert rows
+    for row in rows:
+        assert re.search(r"\bhere\b.*`tai_state\.|not yet|different on purpose", row.split(" | ")[-1]), row
+
+
+def test_missing_names_are_seen() -> None:
+    """The look-up of names finds fields and functions, and tells those that are not there."""
+    assert _is_there("tai_state.VersionConflict.expected")
+    assert _is_there("tai_state.store.layout.Layout.states")
+    assert not _is_there("tai_state.FirestoreStore")
+    assert not _is_there("tai_state.StateSnapshot.touch")
+
+
+def test_decisions_are_short_and_whole() -> None:
+    """Decisions are numbered without a gap, have status and date, context, options and outcome, and are short."""
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+    assert [page.name[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        lines = page.read_text().splitlines()
+        assert lines[0].startswith(f"# {page.name[:4]}: ")
+        assert re.fullmatch(r"Status: \w+\. Date: \d{4}-\d\d-\d\d\.", lines[2])
+        assert [line for line in lines if line.startswith("## ")] == ["## Context", "## Options", "## Outcome"]
+        assert len(lines) <= 40
+
+
+def test_contributing_lists_the_commands_of_the_noxfile() -> None:
+    """The table of commands is that of ``noxfile.py``."""
+    sessions = set(re.findall(r"^@nox\.session\ndef (\w+)", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    listed = re.findall(r"^\| `nox -s (\w+)`", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert set(listed) == sessions

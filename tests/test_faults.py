@@ -29,10 +29,9 @@ from tai_state.engines.api import ANYTHING, Delete
 from tai_state.errors import Unavailable
 from tai_state.testing.faults import AtCalls, Call, Fault, FaultyEngine, Randomly
 
-from .conftest import ENGINES
 from .support.judging import at_call, attempt, judge
 from .support.operations import CHANGES, EVENT_ID, REDUCERS, Change
-from .support.stores import GOVERNOR, METADATA, Place, Places, collected, dump, edit, fix_identity
+from .support.stores import GOVERNOR, MEMORY, METADATA, Place, Places, collected, dump, edit, fix_identity
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +51,7 @@ def places(engine_under_test) -> Iterator[Places]:
 @pytest.fixture
 def memory_places() -> Iterator[Places]:
     """Empty places in memory, for what is decided above the engines alone."""
-    with Places(ENGINES[0]) as places:
+    with Places(MEMORY) as places:
         yield places
 
 

@@ -17,7 +17,14 @@ import anyio.to_thread
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put
-from tai_state.errors import CommitRefused, CorruptDocument, IncompatibleFormat, InvalidData, VersionConflict
+from tai_state.errors import (
+    CommitRefused,
+    CorruptDocument,
+    IncompatibleFormat,
+    InvalidData,
+    Unavailable,
+    VersionConflict,
+)
 from tai_state.store.layout import Stream
 from tai_state.store.records import (
     STATE,
@@ -36,6 +43,7 @@ from tai_state.values.times import format_us
 FORMAT = 1
 _BATCH_BYTES = 1024 * 1024
 _BATCH_LINES = 200
+_ENDINGS_MAX = 5
 
 Kind = Literal["governor", "marker", "event", "snapshot", "state"]
 _SHAPES: dict[str, type[msgspec.Struct]] = {
@@ -188,7 +196,7 @@ class Restore:
                 await self._put(batch)
                 batch, size = [], 0
         await self._put(batch)
-        await self._store.engine.commit([Delete(self._store.layout.restore(governor_id), ANYTHING)])
+        await self._end(governor_id)
         return counts.stats(governor_id)
 
     async def _begin(self, header: Header) -> None:
@@ -204,7 +212,20 @@ class Restore:
         try:
             await engine.commit([Put(note, {"export_id": header.export_id}, ABSENT)])
         except CommitRefused:
-            raise VersionConflict(note, "no other restore", 1) from None
+            [document] = (await engine.read([note])).documents
+            if document is None or document.fields().get("export_id") != header.export_id:
+                raise VersionConflict(note, "no other restore", 1) from None
+
+    async def _end(self, governor_id: str) -> None:
+        """Take the note away; where the answer is lost, again, since all is restored by now."""
+        for attempt in range(_ENDINGS_MAX):
+            try:
+                await self._store.engine.commit([Delete(self._store.layout.restore(governor_id), ANYTHING)])
+            except Unavailable as error:
+                if not error.unknown or attempt == _ENDINGS_MAX - 1:
+                    raise
+            else:
+                return
 
     async def _put(self, batch: list[Put]) -> None:
         if not batch:

@@ -25,6 +25,7 @@ from tai_state.errors import (
     IdempotencyConflict,
     NotRetained,
     StateNotFound,
+    StoreTimeout,
     Unavailable,
     VersionConflict,
 )
@@ -192,8 +193,8 @@ class Appender:
             known = None
         if unanswered or known is None:
             raise _unknown(appends) from failure
-        append = appends[0]
-        raise VersionConflict(append.stream.state, _name(append.expected), known[0].head.version) from failure
+        # Every state is as expected, and yet each try was refused: others move faster than this can follow.
+        raise StoreTimeout("commit", "CONTENTION", "others change the same states all the time") from failure
 
     async def _send(
         self, appends: Sequence[Append], plans: Sequence[Plan], *, unanswered: bool
@@ -323,13 +324,11 @@ class Appender:
             known.append(_Known(head, data))
         return known
 
-    async def _mismatch(self, append: Append, head: Head) -> StateNotFound | VersionConflict:
+    async def _mismatch(self, append: Append, head: Head) -> StateNotFound | EventSourcingError | VersionConflict:
         path = append.stream.state
-        if (
-            append.expected is EXISTS
-            or head.version == 0
-            or matches(append.expected, head.version, deleted=head.deleted)
-        ):
+        if head.version == 0:
+            return await self._streams.absence(append.stream)
+        if append.expected is EXISTS or matches(append.expected, head.version, deleted=head.deleted):
             return StateNotFound(path)
         after = append.expected if isinstance(append.expected, int) else 0
         unseen: list[JsonEvent] = []

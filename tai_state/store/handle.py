@@ -101,7 +101,7 @@ class StateHandle(Generic[D]):
         async for attempt in attempts:
             with attempt:
                 if event_id is not None:
-                    done = await self._store.result_of(self._governor_id, self._state_id, event_id)
+                    done = await self._store.result_of(self._governor_id, self._state_id, event_id, action, metadata)
                     if done is not None:
                         return self._typed(done)
                 before = await self.get()

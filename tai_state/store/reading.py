@@ -51,11 +51,14 @@ class StateReading(StoreCore):
 
         Raises:
             StateNotFound: it was never written, or is deleted.
+            EventSourcingError: it is missing though it has events; ``recover`` mends it.
             CorruptDocument: what is stored is damaged.
         """
         stream = self.layout.stream(governor_id, state_id)
         found = await self.read_state(stream)
-        if found is None or found[1].deleted:
+        if found is None:
+            raise await self.streams.absence(stream)
+        if found[1].deleted:
             raise StateNotFound(stream.state)
         return self.snapshot(stream, found[1], found[0].updated_us)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tai_state.engines.api import Document, Engine
-from tai_state.errors import CorruptDocument, EventSourcingError
+from tai_state.errors import CorruptDocument, EventSourcingError, StateNotFound
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, EventRecord, change_metadata, to_event
 from tai_state.store.upcasting import Upcasting
@@ -82,6 +82,13 @@ class StreamReader:
         """The stored event of one version; None where there is none."""
         [document] = (await self._engine.read([stream.event(version)])).documents
         return None if document is None else Stored(stored_record(stream, document), document.created_us)
+
+    async def absence(self, stream: Stream) -> StateNotFound | EventSourcingError:
+        """What it means that a state has no document: it was never written, or only its events are left."""
+        start, end = stream.range(1)
+        async for _ in self._engine.scan(stream.events, start=start, end=end, limit=1):
+            return EventSourcingError(stream.state, "is missing though it has events: run `tai-state recover`")
+        return StateNotFound(stream.state)
 
     async def events(
         self, stream: Stream, *, after: int = 0, until: int | None = None, limit: int | None = None

@@ -155,11 +155,14 @@ class StateWriting(StoreCore):
             return event
         return self.events_of(stream, appended, appended.state.data)[0]
 
-    async def result_of(self, governor_id: str, state_id: str, event_id: str) -> JsonSnapshot | None:
-        """What the change with this event id of the caller's made; None if it was not recorded (so far).
+    async def result_of(
+        self, governor_id: str, state_id: str, event_id: str, action: str, metadata: ChangeMetadata
+    ) -> JsonSnapshot | None:
+        """What the change with this event id of the caller's made of the state; None if it is not recorded (so far).
 
         Raises:
-            IdempotencyConflict: the id stands for a change of another state.
+            IdempotencyConflict: the id stands for another change: of another state, or another action, or by
+                somebody else, or for another reason.
             NotRetained: the change was recorded, and its event was cleaned up.
         """
         stream = self.layout.stream(governor_id, state_id)
@@ -172,7 +175,12 @@ class StateWriting(StoreCore):
         stored = await self.streams.one(stream, marker.version)
         if stored is None:
             raise NotRetained(stream.event(marker.version), "the change was made, and its event was cleaned up since")
-        return self.snapshot(stream, state_after(stored.record), stored.recorded_us)
+        record = stored.record
+        said = (action, metadata.changed_by, metadata.reason, check_metadata(metadata))
+        found = (record.action, record.metadata.changed_by, record.metadata.reason, record.metadata.context)
+        if said != found or record.to_state is None:
+            raise IdempotencyConflict(event_id, stream.state)
+        return self.snapshot(stream, state_after(record), stored.recorded_us)
 
     def _unchanged(self, stream: Stream, draft: Draft, head: Head, data: dict[str, Any] | None) -> Composition:
         """The state as it is; where its shape is an old one, in the present shape and carried by the event."""

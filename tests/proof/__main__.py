@@ -67,12 +67,12 @@ def tiers(seed: int) -> dict[str, Tier]:
         ),
     )
     ci = Tier(
-        kill=(partial(kill.prove, scenarios=(s.CREATE, s.FOUND, s.SHORT, s.CLOSE), minimum=250),),
+        kill=(partial(kill.prove, scenarios=(s.CREATE, s.FOUND, s.SHORT, s.CLOSE), minimum=150),),
         power=(
             partial(_power, seed, (s.ALL,), every=4, minimum=300),
             partial(_power, seed, (s.BRIEF,), every=8, faults=_FEW_FAILED_SYNCS, minimum=20),
         ),
-        disk=(partial(disk.prove, scenarios=(s.SHORT, s.BRIEF), lengths=("once",), minimum=150),),
+        disk=(partial(disk.prove, scenarios=(s.SHORT,), lengths=("once",), minimum=150),),
         mutants=mutants,
     )
     full = Tier(

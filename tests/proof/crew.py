@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -40,11 +39,9 @@ def crew() -> Iterator[Crew]:
 
 
 def workloads() -> Workloads:
-    """The workload process of this process, started when first asked for."""
+    """The workload process of this process, started when first asked for; it ends with this one."""
     if not _own:
         _own.append(Workloads())
-        _own[0].__enter__()
-        atexit.register(_own[0].__exit__)
     return _own[0]
 
 

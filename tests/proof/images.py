@@ -170,7 +170,7 @@ class Recording:
             raise Unmodelled(f"{call}({rest[:200]}")
 
     def _map(self, rest: str) -> None:
-        """Memory shared with a file changes it unseen: fine for ``-shm``, which counts as lost; else the model is blind."""
+        """Memory shared with a file changes it unseen: fine for ``-shm``, which counts as lost, else not."""
         for match in re.finditer(r"<(?P<path>(?:\\x[0-9a-f]{2})+)>", rest):
             name = self._inside(_decode(match["path"]))
             if name is not None and not name.endswith("-shm") and _SHARED_WRITABLE.search(rest):

@@ -95,7 +95,9 @@ def prove(
         for scenario in scenarios:
             (folder / scenario.name).mkdir()
             template = prepare(scenario, folder / scenario.name)
-            [reference] = crew.map(partial(refer, template=template, locks=locks, mutant=mutant), [scenario])
+            [reference] = crew.map(
+                partial(refer, template=template, also=("fcntl",) if locks else (), mutant=mutant), [scenario]
+            )
             section.runs += 1
             section.failures += reference.problems
             plans = plan(scenario, template, reference, mutant)
@@ -112,12 +114,11 @@ class Reference:
     problems: tuple[str, ...]
 
 
-def refer(scenario: Scenario, template: Path, *, locks: bool, mutant: str) -> Reference:
-    """See which calls a scenario makes, and that it ends well."""
+def refer(scenario: Scenario, template: Path, *, also: tuple[str, ...] = (), mutant: str = "") -> Reference:
+    """See which calls a scenario makes that write, or are named, and that it ends well."""
     with scratch() as folder:
         path = copy(template, folder)
-        calls = (*WRITING, "fcntl") if locks else WRITING
-        run = workloads().run(scenario.job(path, mutant=mutant), arguments(path, None, calls))
+        run = workloads().run(scenario.job(path, mutant=mutant), arguments(path, None, (*WRITING, *also)))
         book = scenario.ledger(run.lines)
         said = [Call(0, "write", _SAYING) for _ in run.lines]
         return Reference((*run.calls(path), *said), tuple(_ending(run, book)))

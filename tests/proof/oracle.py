@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import apsw
 import msgspec
-
-from tai_state import GovernorNotFound, StateMachinePersister, StateNotFound, StateStore, TaiStateError
 from workload import GOVERNOR, Step, store_at
+
+from tai_state import GovernorNotFound, StateMachinePersister, StateNotFound, StateStore
 
 Verdict = Literal["stored", "absent", "either"]
 
@@ -86,7 +86,7 @@ async def check(path: Path, book: Ledger) -> list[str]:
         async with store_at(str(path)) as store:
             problems = await _compare(store, book)
             problems += await _verify(store)
-    except TaiStateError as error:
+    except Exception as error:  # noqa: BLE001 - whatever comes out of it is a finding
         return [f"the store cannot be read: {type(error).__name__}: {error}"]
     return problems + _raw(path)
 

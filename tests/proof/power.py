@@ -6,7 +6,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,9 +57,15 @@ class Share:
 
 @dataclass
 class Checked:
-    """What came of a share."""
+    """What came of a share.
 
-    images: int = 0
+    Attributes:
+        images: digests of those checked.
+        variants: how many of each.
+        failures: what was wrong.
+    """
+
+    images: set[bytes] = field(default_factory=set)
     variants: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
@@ -114,10 +120,12 @@ def _examine(crew: Crew, section: Section, scenario: Scenario, recording: Record
     if not book.ended:
         section.failures.append(f"{scenario.name}: the recorded run did not end: {said[-1:]}")
     shares = [Share(scenario, recording, sampling, part, _PARTS) for part in range(_PARTS)]
+    images: set[bytes] = set()
     for checked in crew.map(sweep, shares):
-        section.images += checked.images
+        images |= checked.images
         section.hit += checked.variants
         section.failures += checked.failures
+    section.images += len(images)
 
 
 @dataclass(frozen=True)
@@ -156,38 +164,39 @@ def record(take: Take) -> Recording:
 def sweep(share: Share) -> Checked:
     """Check this share's images, each different one once."""
     result = Checked()
-    disk = Disk(share.recording)
-    said: list[str] = []
-    seen: set[bytes] = set()
-    count = 0
     with scratch() as folder:
-        for index, entry in enumerate(share.recording.entries):
-            if isinstance(entry, Line):
-                said.append(entry.text)
-            disk.step(index, entry)
-            for variant in VARIANTS:
-                for draw in range(share.sampling.draws if variant in RANDOM else 1):
-                    rng = random.Random(f"{share.sampling.seed}/{index}/{variant}/{draw}")
-                    chosen = rng.randrange(share.sampling.every) == 0
-                    count += 1
-                    if not chosen or count % share.parts != share.part:
-                        continue
-                    image = disk.image(variant, rng)
-                    key = _key(image, len(said))
-                    if key in seen:
-                        continue
-                    seen.add(key)
-                    result.images += 1
-                    result.variants[variant] += 1
-                    result.failures += [
-                        f"{share.scenario.name}: {variant} {draw} at {index}, seed {share.sampling.seed}: {problem}"
-                        for problem in open_image(folder, image, share.scenario, said)
-                    ]
+        for name, variant, image, said in _images(share):
+            key = _key(image, len(said))
+            if key in result.images:
+                continue
+            result.images.add(key)
+            result.variants[variant] += 1
+            problems = open_image(folder, image, share.scenario, said)
+            result.failures += [f"{share.scenario.name}: {name}: {problem}" for problem in problems]
     return result
 
 
+def _images(share: Share) -> Iterator[tuple[str, str, dict[str, bytes], list[str]]]:
+    """The images of a stretch of the recording: name, variant, files, and what had been said by then."""
+    entries = share.recording.entries
+    disk = Disk(share.recording)
+    said: list[str] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Line):
+            said.append(entry.text)
+        disk.step(index, entry)
+        if index * share.parts // len(entries) != share.part:
+            continue
+        for variant in VARIANTS:
+            for draw in range(share.sampling.draws if variant in RANDOM else 1):
+                name = f"{variant} {draw} at {index} with seed {share.sampling.seed}"
+                rng = random.Random(name)
+                if rng.randrange(share.sampling.every) == 0:
+                    yield name, variant, disk.image(variant, rng), said
+
+
 def _key(image: dict[str, bytes], said: int) -> bytes:
-    digest = hashlib.blake2b(str(said).encode())
+    digest = hashlib.blake2b(str(said).encode(), digest_size=16)
     for name, content in image.items():
         digest.update(f"\0{name}\0{len(content)}\0".encode())
         digest.update(content)

@@ -102,23 +102,13 @@ _COLUMNS = (
 
 def table(sections: list[Section]) -> str:
     """The sections as text, one a line."""
-    rows = [_COLUMNS]
-    for each in sections:
-        rows.append(
-            (
-                each.name,
-                str(each.runs),
-                str(each.operations),
-                str(each.acknowledged),
-                str(each.refused),
-                str(each.unknown),
-                str(each.planned.total()),
-                str(each.hit.total()),
-                str(each.images),
-                f"{each.seconds:.1f}",
-                each.bound(),
-                str(len(each.complaints())),
-            )  # fmt: skip
-        )
+    rows = [_COLUMNS, *(_row(each) for each in sections)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _row(section: Section) -> tuple[str, ...]:
+    counts = (section.runs, section.operations, section.acknowledged, section.refused, section.unknown)
+    faults = (section.planned.total(), section.hit.total(), section.images)
+    seconds = f"{section.seconds:.1f}"
+    return (section.name, *map(str, counts + faults), seconds, section.bound(), str(len(section.complaints())))

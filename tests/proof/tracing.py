@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,10 +48,6 @@ class Fault:
     action: str
     when: str
     files: tuple[str, ...] | None = ("", "-wal", "-shm", "-journal", "/")
-
-    def __str__(self) -> str:
-        where = "anything" if self.files is None else ",".join(name or "main" for name in self.files)
-        return f"{self.call} {self.when} {self.action} on {where}"
 
 
 @dataclass(frozen=True)
@@ -122,32 +118,23 @@ def _file(arguments: str, store: Path) -> str | None:
     return None
 
 
-@dataclass
 class Workloads:
     """A process that has the library loaded and forks one child for each run; strace joins the child.
 
     The fork saves loading the library for each run; the child opens the store by itself, and nothing that it
-    does before the traced part touches the store.
+    does before the traced part touches the store. The process ends when its input does.
     """
 
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    def __enter__(self) -> Self:
+    def __init__(self) -> None:
         here = str(Path(__file__).parent)
         program = f"import sys; sys.path.insert(0, {here!r}); import workload; workload.serve()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment(),
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
         )
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        assert self._process is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._input = process.stdin
+        self._output = process.stdout
 
     def run(self, job: dict[str, Any], tracer: list[str] | None = None) -> Run:
         """One run of the workload.
@@ -156,7 +143,6 @@ class Workloads:
             job: what the workload is to do.
             tracer: arguments for strace; None: untraced.
         """
-        assert self._process is not None
         self._say(job)
         pid = int(self._hear().split()[1])
         with tempfile.TemporaryDirectory(prefix="tai-state-trace-") as folder:
@@ -182,13 +168,11 @@ class Workloads:
         return lines, hung
 
     def _say(self, what: object) -> None:
-        assert self._process is not None
-        self._process.stdin.write(json.dumps(what).encode() + b"\n")
-        self._process.stdin.flush()
+        self._input.write(json.dumps(what).encode() + b"\n")
+        self._input.flush()
 
     def _hear(self) -> str:
-        assert self._process is not None
-        line = self._process.stdout.readline()
+        line = self._output.readline()
         if not line:
             raise RuntimeError("the workload's process has ended")
         return line.decode().rstrip("\n")
@@ -224,7 +208,7 @@ def environment() -> dict[str, str]:
 
 
 def arguments(store: Path, fault: Fault | None, calls: tuple[str, ...] = WRITING) -> list[str]:
-    """strace's arguments for a run with one fault (or none), seeing the calls on the store's files."""
+    """The arguments of strace for a run with one fault (or none), seeing the calls on the store's files."""
     files = fault.files if fault is not None else (*SUFFIXES, "/")
     result = ["-s", "0", "-e", "trace=" + ",".join(f"?{call}" for call in calls)]
     for file in files or ():

@@ -20,8 +20,8 @@ from itertools import groupby
 from typing import Any
 
 import anyio
-
 from mutants import MUTANTS
+
 from tai_state import (
     NO_STATE,
     ChangeMetadata,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import msgspec
 
 from tai_state import ChangeMetadata, StateStore
 from tai_state.engines.api import Document, Engine, Put, Write
+from tai_state.engines.memory import MemoryEngine
+from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import Settings
 from tai_state.store.layout import Layout
 from tai_state.store.records import StoreRecord
 from tai_state.testing import ManualClock
+from tai_state.values.times import Clock
 
 T = TypeVar("T")
 
@@ -132,13 +135,37 @@ class CountingEngine:
         return await self._engine.commit(writes)
 
 
+class Kind(Protocol):
+    """Which engine; as in the fixtures that all tests share."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether documents stay in the folder, and not in the engine."""
+        ...
+
+    @property
+    def make(self) -> Callable[[Path, Clock], Engine]:
+        """Gives an engine over the documents in a folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Kind:
+    durable: bool
+    make: Callable[[Path, Clock], Engine]
+
+
+MEMORY: Kind = _Kind(False, lambda _, clock: MemoryEngine(clock))
+SQLITE: Kind = _Kind(True, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock))
+
+
 class Place:
     """Where documents stay when a store is closed: gives engines over the same documents, not yet opened.
 
     Its clock stands still until it is moved, so that two places in which the same happens hold the same documents.
     """
 
-    def __init__(self, kind: Any, folder: Path) -> None:
+    def __init__(self, kind: Kind, folder: Path) -> None:
         self.clock = ManualClock()
         self._make = lambda: kind.make(folder, self.clock)
         self._memory: Engine | None = None if kind.durable else self._make()
@@ -155,7 +182,7 @@ class Place:
 class Places:
     """Empty places, as many as wanted; in memory where the system has a folder there: nothing here is about disks."""
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self._numbers = count()
 

@@ -27,7 +27,7 @@ from tai_state.engines.paging import Page, Paged
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job, Worker
-from tai_state.engines.sqlite.writer import Writer, prepare
+from tai_state.engines.sqlite.writer import Writer, is_by_time, prepare
 from tai_state.engines.watching import Revisions, Signal, changes, is_collection
 from tai_state.values.times import Clock
 
@@ -58,8 +58,8 @@ WHERE collection = :collection AND id >= :start AND id < :end ORDER BY id
 """
 _BY_FIELD = """
 SELECT id, fields, revision, created_us, updated_us, {value} FROM documents
-WHERE collection = :collection {events} AND ({value}, id) > (:start, :resume) AND {value} < :end
-    AND {is_text} ORDER BY {value}, id
+WHERE collection = :collection AND ({value}, id) > (:start, :resume) AND {value} < :end AND {is_text}
+ORDER BY {value}, id
 """
 _NO_END = b""
 _REVISIONS = "SELECT id, revision FROM documents WHERE collection = ?"
@@ -251,10 +251,9 @@ def _page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Conne
 
 
 def _by_field(dotted: str, collection: str) -> str:
+    """The scan ordered by a field: by the index where there is one, else by sorting."""
+    if dotted == "timestamp" and is_by_time(collection):
+        return _BY_FIELD.format(value="timestamp", is_text="timestamp IS NOT NULL")
     path = "$." + ".".join('"' + key.replace('"', '\\"') + '"' for key in dotted.split("."))
-    if dotted == "timestamp":
-        path = "$.timestamp"  # as the index has it
     literal = "'" + path.replace("'", "''") + "'"
-    events = "AND collection GLOB '*/events'" if collection.endswith("/events") else ""
-    is_text = f"json_type(fields, {literal}) = 'text'"
-    return _BY_FIELD.format(value=f"fields ->> {literal}", is_text=is_text, events=events)
+    return _BY_FIELD.format(value=f"fields ->> {literal}", is_text=f"json_type(fields, {literal}) = 'text'")

@@ -14,7 +14,7 @@ FORMAT = 1
 
 _PAUSE_MS = 5
 
-_COLUMNS = ("collection", "id", "revision", "created_us", "updated_us", "fields", "path")
+_COLUMNS = ("collection", "id", "revision", "created_us", "updated_us", "fields", "timestamp", "path")
 
 _TABLES = f"""
 CREATE TABLE documents (
@@ -24,11 +24,11 @@ CREATE TABLE documents (
     created_us INTEGER NOT NULL,
     updated_us INTEGER NOT NULL,
     fields TEXT NOT NULL,
+    timestamp TEXT,
     path TEXT GENERATED ALWAYS AS (collection || '/' || id) VIRTUAL,
     PRIMARY KEY (collection, id)
 ) STRICT;
-CREATE INDEX documents_by_timestamp ON documents (collection, fields ->> '$.timestamp', id)
-    WHERE collection GLOB '*/events';
+CREATE INDEX documents_by_timestamp ON documents (collection, timestamp, id) WHERE timestamp IS NOT NULL;
 CREATE TABLE counter (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     revision INTEGER NOT NULL,

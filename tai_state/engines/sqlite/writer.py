@@ -24,9 +24,11 @@ from tai_state.values.times import Clock
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
 _PUT = """
-INSERT INTO documents (collection, id, revision, created_us, updated_us, fields) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO documents (collection, id, revision, created_us, updated_us, fields, timestamp)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (collection, id) DO UPDATE SET
-    revision = excluded.revision, updated_us = excluded.updated_us, fields = excluded.fields
+    revision = excluded.revision, updated_us = excluded.updated_us, fields = excluded.fields,
+    timestamp = excluded.timestamp
 """
 _COUNTER = "SELECT revision, token FROM counter"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
@@ -43,6 +45,7 @@ class Prepared(msgspec.Struct, frozen=True):
         require: what the write requires.
         text: the fields to put; None where nothing is put.
         size: of the text, in bytes.
+        timestamp: the field of this name of an event, kept in an indexed column of its own.
         deletes: the document goes.
     """
 
@@ -52,7 +55,13 @@ class Prepared(msgspec.Struct, frozen=True):
     require: Require
     text: str | None
     size: int
+    timestamp: str | None
     deletes: bool
+
+
+def is_by_time(collection: str) -> bool:
+    """Whether the documents of a collection are indexed by their field ``timestamp``."""
+    return collection.endswith("/events")
 
 
 def prepare(write: Write) -> Prepared:
@@ -60,10 +69,11 @@ def prepare(write: Write) -> Prepared:
     collection, _, document_id = write.path.rpartition("/")
     if isinstance(write, Put):
         encoded = msgspec.json.encode(write.fields)
+        timestamp = write.fields.get("timestamp") if is_by_time(collection) else None
         return Prepared(
-            write.path, collection, document_id, write.require, encoded.decode(), len(encoded), deletes=False
+            write.path, collection, document_id, write.require, encoded.decode(), len(encoded), timestamp, deletes=False
         )
-    return Prepared(write.path, collection, document_id, write.require, None, 0, isinstance(write, Delete))
+    return Prepared(write.path, collection, document_id, write.require, None, 0, None, isinstance(write, Delete))
 
 
 class _Transaction(msgspec.Struct, frozen=True):
@@ -152,7 +162,7 @@ class Writer:
                 continue
             revision += 1
             puts = [
-                (write.collection, write.id, revision, now, now, write.text)
+                (write.collection, write.id, revision, now, now, write.text, write.timestamp)
                 for write in writes
                 if write.text is not None
             ]
