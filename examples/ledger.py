@@ -7,7 +7,7 @@ Run it, and it prints::
       2  deposited  -> balance 100
       3  withdrawn  -> balance 70
     an overdraft is refused: version still 3
-    state document destroyed: there is no state at 'governors/bank/states/alice'
+    state document destroyed: 'governors/bank/states/alice': is missing though it has events: run `tai-state recover`
     verify finds: is missing though it has events: run `tai-state recover`
     recovered: 1 rebuilt, balance 70 at version 3
     without its reducers: 1 state unchecked, 0 findings
@@ -23,10 +23,10 @@ from tai_state import (
     NO_STATE,
     ChangeMetadata,
     Event,
+    EventSourcingError,
     NewEvent,
     Reducers,
     StateMachinePersister,
-    StateNotFound,
     open_store,
 )
 
@@ -101,7 +101,7 @@ async def main() -> None:
         destroy()
         try:
             await store.get_state("bank", "alice")
-        except StateNotFound as error:
+        except EventSourcingError as error:
             print(f"state document destroyed: {error}")
         for finding in (await persister.validate_consistency()).findings:
             print(f"verify finds: {finding.message}")

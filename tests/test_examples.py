@@ -22,7 +22,7 @@ def test_an_example_prints_what_it_says(example: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", str(example)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONDEVMODE": "1"},
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from tai_state import (
     EXISTS,
     NO_STATE,
     ChangeMetadata,
+    Event,
     EventSourcingError,
     EveryEvents,
     NewEvent,
@@ -218,9 +221,7 @@ class StoreMachine(RuleBasedStateMachine):
         """One change on every engine and on the model; its answer is kept, to be asked for again."""
         before = len(self.model.calls)
         answer = self.call(call, writer)
-        new = self.compare(
-            answer, place, lambda made: self.model.change(place, wanted, who, expected, made, **options)
-        )
+        new = self.compare(answer, place, lambda made: self.model.change(place, wanted, who, expected, made, **options))
         if new is None:
             return
         value = answer[1]
@@ -268,9 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected, said, metadata = self.expected(place, kind), self.said(hours), self.metadata(who)
         self.change(
             place,
-            lambda store: store.delete_state(
-                *place, metadata, expected=expected, event_id=event_id, timestamp=said
-            ),
+            lambda store: store.delete_state(*place, metadata, expected=expected, event_id=event_id, timestamp=said),
             [m.Wanted("delete", None, None, event_id, said)],
             who,
             expected,
@@ -362,8 +361,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=st.randoms(use_true_random=False), writer=writers)
     def repeat(self, pick, writer) -> None:
         """The same call again with the same id changes nothing and has the first answer."""
-        call, _, first = pick.choice(self.marked)
-        assert self.call(call, writer) == first
+        call, _, (_, first) = pick.choice(self.marked)
+        kind, again = self.call(call, writer)
+        assert kind == "result"
+        if isinstance(first, Event) and again.to_state is None:
+            # Without reducers, the states around an event that left them alone are not always known any more.
+            again = msgspec.structs.replace(again, from_state=first.from_state, to_state=first.to_state)
+        assert again == first
 
     # Reading -------------------------------------------------------------------------------------------------
 
@@ -444,7 +448,9 @@ class StoreMachine(RuleBasedStateMachine):
         first, last = self._now() + timedelta(hours=start), self._now() + timedelta(hours=end)
         _, events = self.listed(lambda store: store.get_all_events(governor))
         streams = {state: self.model.stream((governor, state)) for state in self.model.states(governor)}
-        everything = [((governor, state), each) for state, stream in streams.items() for each in m.shown(stream, 0, None)]
+        everything = [
+            ((governor, state), each) for state, stream in streams.items() for each in m.shown(stream, 0, None)
+        ]
         assert [((each.governor_id, each.state_id), m.plain((governor, each.state_id), each)) for each in events] == (
             everything
         )
@@ -526,7 +532,7 @@ class StoreMachine(RuleBasedStateMachine):
             if is_deleted:
                 await store.engine.commit([Delete(path, ANYTHING)])
             else:
-                await edit(store.engine, path, data={"n": "damaged"})
+                await edit(store.engine, path, data={"n": "damaged"}, deleted=False)
             return before
 
         _, before = self.call(damage)
@@ -596,8 +602,9 @@ def _ids_in(value: Any) -> list[str]:
 
 
 @pytest.mark.timeout(600 if not LONG else 36_000)
-def test_store_is_the_model():
+def test_store_is_the_model(caplog: pytest.LogCaptureFixture):
     """Whatever is called in whatever order, every engine answers as the model does, errors and their fields included."""
+    caplog.set_level(logging.CRITICAL, "tai_state")
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(

@@ -13,8 +13,6 @@ from typing import Any, Self
 
 import msgspec
 from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
 
 from tai_state.errors import TaiStateError
 from tai_state.values.times import format_time
@@ -23,6 +21,7 @@ _GAP = "  "
 _WHOLE_MAX = 30
 """Cells up to this width, such as a time, are not broken where the terminal has room for the rest."""
 _REST_MIN = 20
+_WIDTH_MIN = 2
 _ALIGNED_MAX = 80
 """Piped, a longer cell pushes the next ones aside instead of widening its whole column."""
 
@@ -143,7 +142,7 @@ def _fitted(natural: Sequence[int], width: int) -> list[int]:
         rest = room
     widths = list(natural)
     for done, index in enumerate(sorted(long, key=lambda each: natural[each])):
-        widths[index] = min(natural[index], max(1, rest // (len(long) - done)))
+        widths[index] = min(natural[index], max(_WIDTH_MIN, rest // (len(long) - done)))
         rest -= widths[index]
     return widths
 
@@ -158,7 +157,8 @@ def _print_row(row: Sequence[str], widths: Sequence[int], *, wrap: bool) -> None
 def _wrapped(text: str, width: int) -> list[str]:
     if cell_len(text) <= width:
         return [text]
-    return [line.plain for line in Text(text).wrap(_CONSOLE, width, overflow="fold")]
+    # Loaded only where a cell is too long for a terminal: every command would start slower for it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-
-_CONSOLE = Console(no_color=True)
+    return [line.plain for line in Text(text).wrap(Console(), width, overflow="fold")]

@@ -162,10 +162,11 @@ def attempt(plan: Trouble) -> Endured:
 def _manners(plan: Trouble, book: Ledger, lines: tuple[str, ...], injected: int) -> list[str]:
     """Errors are typed and no more than the faults; and when the disk is well again, all goes on."""
     errors = [line for line in lines if line.split()[0] in _ERRORS]
-    first = min((index for index, line in enumerate(errors) if "Store" in line), default=len(errors))
+    first = min((index for index, line in enumerate(errors) if "StateNotFound" not in line), default=len(errors))
     # A state that could not be created, as an earlier error said, is rightly not found later.
     errors = [line for index, line in enumerate(errors) if index < first or "StateNotFound" not in line]
-    problems = [f"an error of the wrong type: {line}" for line in errors if not any(kind in line for kind in _TYPED)]
+    typed = (*_TYPED, "CorruptDocument ") if plan.call in READING else _TYPED  # SQLite calls unreadable corrupt
+    problems = [f"an error of the wrong type: {line}" for line in errors if not any(kind in line for kind in typed)]
     if len(errors) > injected:
         problems.append(f"{len(errors)} errors from {injected} faults: {errors}")
     unopened = sum(line.startswith("unopened") for line in lines)

@@ -91,13 +91,12 @@ def prove(
     """
     section = Section("kill" + (f" [{mutant}]" if mutant else ""), minimum, wanted)
     started = time.monotonic()
+    also = ("fcntl",) if locks else ()
     with scratch() as folder:
         for scenario in scenarios:
             (folder / scenario.name).mkdir()
             template = prepare(scenario, folder / scenario.name)
-            [reference] = crew.map(
-                partial(refer, template=template, also=("fcntl",) if locks else (), mutant=mutant), [scenario]
-            )
+            [reference] = crew.map(partial(refer, template=template, also=also, mutant=mutant), [scenario])
             section.runs += 1
             section.failures += reference.problems
             plans = plan(scenario, template, reference, mutant)

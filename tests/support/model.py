@@ -34,9 +34,7 @@ def clear(state: Data, payload: Any) -> Data:
 
 
 FOLDS: dict[str, Callable[[Data, Any], Data]] = {"add": add, "put": put, "clear": clear}
-REDUCERS = {
-    action: (lambda state, event, fold=fold: fold(state, event.payload)) for action, fold in FOLDS.items()
-}
+REDUCERS = {action: (lambda state, event, fold=fold: fold(state, event.payload)) for action, fold in FOLDS.items()}
 
 
 def text(data: Any) -> str:

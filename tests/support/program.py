@@ -128,7 +128,7 @@ IMPORT = ("--machine", "machine", "--state", "status,level", "--time", "when", "
 
 
 def make_rows(count: int) -> list[list[str]]:
-    """Rows of a log of changes: quotes, commas, line breaks, non-ASCII, empty cells, repeated rows, times with offsets."""
+    """Rows of a log: quotes, commas, line breaks, non-ASCII, empty cells, repeated rows, times with offsets."""
     offsets = ("Z", "+00:00", "+05:30", "-08:00", "")
     rows: list[list[str]] = []
     for number in range(count):
