@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tai_state import testing
 from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, Check, Delete, Put, Where, after, at
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CommitRefused
-from tai_state.testing import ENGINE_CHECKS, REOPEN_CHECKS, ManualClock, conformance
+from tai_state.testing import ENGINE_CHECKS, REOPEN_CHECKS, ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +43,12 @@ async def test_reopening(make_durable_engine: Callable[[], Engine], check: Reope
 
 def test_the_suite_leaves_no_check_out():
     """Every check that the suite defines is in exactly one of its lists, and says what it shows."""
-    defined = [each for name, each in vars(conformance).items() if name.startswith("check_")]
+    defined = [
+        each
+        for module in pkgutil.iter_modules(testing.__path__, "tai_state.testing.")
+        for name, each in vars(importlib.import_module(module.name)).items()
+        if name.startswith("check_") and each.__module__ == module.name
+    ]
     assert sorted((*ENGINE_CHECKS, *REOPEN_CHECKS), key=id) == sorted(defined, key=id)
     assert all((check.__doc__ or "").endswith(".") for check in defined)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -93,7 +94,13 @@ Answer = tuple[str, Any]
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Each rule makes one call on every engine, and the same one on the model."""
+    """Each rule makes one call on every engine, and the same one on the model.
+
+    Attributes:
+        told: what was answered, over all runs, so that a test that did too little is seen to have failed.
+    """
+
+    told: ClassVar[Counter[str]] = Counter()
 
     @initialize()
     def begin(self) -> None:
@@ -194,17 +201,21 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             wanted = expect(lambda: next(made, "not told"))
         except m.Refused as refused:
-            assert kind == "error", f"{refused} was wanted, {value} came"
-            assert m.plain_error(value) == (refused.name, refused.fields)
-            if refused.name == "VersionConflict":
-                number = refused.fields["expected"]
-                after = number if isinstance(number, int) else 0
-                seen = m.shown(self.model.stream(place), after, None)
-                assert m.plain(place, list(value.events)) == seen
+            self._check_refused(place, answer, refused)
             return None
         if kind == "error":
             raise AssertionError("an error was not wanted") from value
         return wanted
+
+    def _check_refused(self, place: m.Place, answer: Answer, refused: m.Refused) -> None:
+        kind, value = answer
+        assert kind == "error", f"{refused} was wanted, {value} came"
+        assert m.plain_error(value) == (refused.name, refused.fields)
+        self.told[refused.name] += 1
+        if refused.name == "VersionConflict":
+            number = refused.fields["expected"]
+            after = number if isinstance(number, int) else 0
+            assert m.plain(place, list(value.events)) == m.shown(self.model.stream(place), after, None)
 
     # Changing ------------------------------------------------------------------------------------------------
 
@@ -224,6 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
         new = self.compare(answer, place, lambda made: self.model.change(place, wanted, who, expected, made, **options))
         if new is None:
             return
+        self.told["change"] += 1
         value = answer[1]
         if isinstance(value, StateSnapshot):
             assert m.plain(place, value) == m.plain_state(new[-1])
@@ -362,6 +374,7 @@ class StoreMachine(RuleBasedStateMachine):
     def repeat(self, pick, writer) -> None:
         """The same call again with the same id changes nothing and has the first answer."""
         call, _, (_, first) = pick.choice(self.marked)
+        self.told["repetition"] += 1
         kind, again = self.call(call, writer)
         assert kind == "result"
         if isinstance(first, Event) and again.to_state is None:
@@ -393,7 +406,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert {state: found is not None for state, found in batch.items()} == {
             state: state in live for state in STATES
         }
-        kind, listed = self.listed(lambda store: store.list_states(governor))
+        _, listed = self.listed(lambda store: store.list_states(governor))
         if governor not in self.model.governors():
             assert m.plain_error(listed) == ("GovernorNotFound", {"path": f"governors/{governor}"})
             return
@@ -482,6 +495,7 @@ class StoreMachine(RuleBasedStateMachine):
         stream = self.model.stream(place)
         moment = self._now() + timedelta(hours=hours)
         version = stream.at_time(moment)
+        self.told["time travel"] += version > 0
         kind, value = self.call(lambda store: self.persister(store).get_state_at(*place, moment))
         if version == 0:
             assert kind == "error"
@@ -495,7 +509,7 @@ class StoreMachine(RuleBasedStateMachine):
     def create_snapshot(self, place, writer) -> None:
         """A snapshot kept on demand is of the present version."""
         stream = self.model.stream(place)
-        kind, value = self.call(lambda store: store.create_snapshot(*place), writer)
+        _, value = self.call(lambda store: store.create_snapshot(*place), writer)
         if stream.version == 0:
             assert m.plain_error(value) == ("StateNotFound", {"path": m.path_of(place)})
             return
@@ -506,7 +520,7 @@ class StoreMachine(RuleBasedStateMachine):
     def load_snapshot(self, place, pick) -> None:
         """The kept snapshots are the model's."""
         stream = self.model.stream(place)
-        kind, kept = self.call(lambda store: store.list_snapshots(*place))
+        _, kept = self.call(lambda store: store.list_snapshots(*place))
         if stream.version == 0:
             assert m.plain_error(kept) == ("StateNotFound", {"path": m.path_of(place)})
             return
@@ -535,6 +549,7 @@ class StoreMachine(RuleBasedStateMachine):
                 await edit(store.engine, path, data={"n": "damaged"}, deleted=False)
             return before
 
+        self.told["recovery"] += 1
         _, before = self.call(damage)
         kind, error = self.call(lambda store: store.save_state(*place, {"n": 0}, ChangeMetadata("eve", "")), writer)
         assert kind == "error"
@@ -549,6 +564,7 @@ class StoreMachine(RuleBasedStateMachine):
         """An export restored into an empty store gives the same documents, on every engine the same."""
         if governor not in self.model.governors():
             return
+        self.told["restore"] += 1
         path = Path(self._folder.name) / f"{next(self._numbers)}.jsonl"
 
         async def move(store: StateStore) -> Any:
@@ -603,7 +619,7 @@ def _ids_in(value: Any) -> list[str]:
 
 @pytest.mark.timeout(600 if not LONG else 36_000)
 def test_store_is_the_model(caplog: pytest.LogCaptureFixture):
-    """Whatever is called in whatever order, every engine answers as the model does, errors and their fields included."""
+    """Whatever is called in whatever order, every engine answers as the model does, with the same errors."""
     caplog.set_level(logging.CRITICAL, "tai_state")
     run_state_machine_as_test(
         StoreMachine,
@@ -614,3 +630,9 @@ def test_store_is_the_model(caplog: pytest.LogCaptureFixture):
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
+    told = StoreMachine.told
+    print(dict(told))
+    assert told["change"] >= 5 * EXAMPLES
+    often = ("VersionConflict", "StateNotFound", "repetition", "recovery", "restore", "time travel")
+    assert all(told[each] >= EXAMPLES // 5 for each in often), told
+    assert told["IdempotencyConflict"] + told["InvalidData"] >= EXAMPLES // 10

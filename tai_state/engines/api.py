@@ -248,7 +248,7 @@ class Engine(Protocol):
             end: the first id no longer included; None: to the end.
             where: filters, all of which must hold.
             by: a field (a dotted path) whose values are text: ``start`` and ``end`` then bound this field, the
-                order is by it and then by id, and documents without it are left out.
+                order is by it and then by id; documents without it, or where it is no text, are left out.
             limit: at most so many documents; 0 gives none.
         """
         ...

@@ -1,0 +1,122 @@
+"""This library, by its public methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from work import GOVERNOR, MACHINE, METADATA, Measured, state, timed
+
+from tai_state import Event, StateMachinePersister, StateStore, open_store
+from tai_state.engines.sqlite.schema import connect
+from tai_state.store.appending import Append
+from tai_state.store.planning import Composition
+from tai_state.values.json import normalise_object
+
+BATCH = 2_000
+"""Events that :func:`build` puts into one commit."""
+
+
+def url(path: Path) -> str:
+    """The address of a store in a file."""
+    return f"sqlite:///{path}"
+
+
+def settings(path: Path) -> dict[str, object]:
+    """The settings that decide what is durable, read back from a connection opened as the engine opens its own."""
+    connection = connect(str(path), create=False, busy_timeout_ms=1_000)
+    try:
+        return {name: connection.pragma(name) for name in ("journal_mode", "synchronous")}
+    finally:
+        connection.close()
+
+
+def one_task(path: Path, count: int) -> Measured:
+    """Transitions of one state, one after the other, each expecting the version that the one before gave."""
+
+    async def run() -> Measured:
+        async with open_store(url(path)) as store:
+            await _steps(store, MACHINE, 0, 1)
+            with timed(count) as measured:
+                await _steps(store, MACHINE, 1, count)
+        return measured
+
+    return asyncio.run(run())
+
+
+def many_tasks(path: Path, count: int, tasks: int) -> Measured:
+    """The same number of transitions by so many concurrent tasks, each with a state of its own."""
+
+    async def run() -> Measured:
+        async with open_store(url(path)) as store:
+            ids = [f"{MACHINE}-{number}" for number in range(tasks)]
+            for state_id in ids:
+                await _steps(store, state_id, 0, 1)
+            with timed(count // tasks * tasks) as measured:
+                await asyncio.gather(*(_steps(store, state_id, 1, count // tasks) for state_id in ids))
+        return measured
+
+    return asyncio.run(run())
+
+
+def get_events(path: Path, count: int) -> Measured:
+    """The events of one state, by ``StateStore.get_events``."""
+    return _read(path, count, lambda store: store.get_events(GOVERNOR, MACHINE))
+
+
+def replay(path: Path, count: int) -> Measured:
+    """The same events, checked to be complete and folded, by ``StateMachinePersister.replay``."""
+    return _read(path, count, lambda store: StateMachinePersister(store).replay(GOVERNOR, MACHINE))
+
+
+def build(path: Path, count: int) -> None:
+    """Make a store with one state of so many events, many to a commit; the last 99 have no kept snapshot yet."""
+
+    async def run() -> None:
+        async with open_store(url(path)) as store:
+            at = 0
+            for size in _sizes(count):
+                await store.appender.append([_batch(store, at, size)])
+                at += size
+
+    asyncio.run(run())
+
+
+async def _steps(store: StateStore, state_id: str, version: int, count: int) -> None:
+    for _ in range(count):
+        written = await store.update_state(GOVERNOR, state_id, state(version), METADATA, expected=version)
+        version = written.version
+
+
+def _read(path: Path, count: int, events: Callable[[StateStore], AsyncIterator[Event]]) -> Measured:
+    async def run() -> Measured:
+        async with open_store(url(path)) as store:
+            with timed(count) as measured:
+                found = 0
+                async for _ in events(store):
+                    found += 1
+        if found != count:
+            raise AssertionError(f"{found} events and not {count}")
+        return measured
+
+    return asyncio.run(run())
+
+
+def _sizes(count: int) -> list[int]:
+    last = min(count, 99)
+    whole, rest = divmod(count - last, BATCH)
+    return [*[BATCH] * whole, *([rest] if rest else []), last]
+
+
+def _batch(store: StateStore, version: int, size: int) -> Append:
+    stream = store.layout.stream(GOVERNOR, MACHINE)
+    texts = [normalise_object(state(version + offset), "data") for offset in range(size)]
+    drafts = tuple(store.draft(stream, METADATA, "update", None, None, payload=None, state=text) for text, _ in texts)
+    composition = Composition(drafts, texts[-1][1])
+    return Append(
+        stream=stream,
+        expected=version,
+        compose=lambda head, data: composition,  # noqa: ARG005
+        event_ids=tuple(draft.event_id for draft in drafts),
+    )

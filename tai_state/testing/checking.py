@@ -1,0 +1,104 @@
+"""What the checks of the examination have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from tai_state.engines.api import Change, Document, Engine, Fields, Put
+
+HANG_SECONDS: Final = 60
+MANY: Final = 1_300
+"""Documents that fill more than two of any engine's pages."""
+
+
+async def present(engine: Engine, path: str) -> Document:
+    """A document that must be there."""
+    [document] = (await engine.read([path])).documents
+    assert document is not None, f"{path} is not there"
+    return document
+
+
+async def ids_of(scan: AsyncIterator[Document]) -> list[str]:
+    """All that a scan gives, by id."""
+    return [document.id async for document in scan]
+
+
+async def fill(engine: Engine, documents: Mapping[str, Fields]) -> None:
+    """Store these documents in as few commits as the engine's limits allow."""
+    limits = engine.capabilities
+    batch: list[Put] = []
+    size = 0
+    for path, fields in documents.items():
+        more = len(msgspec.json.encode(fields))
+        if len(batch) == limits.max_ops_per_commit or size + more > limits.max_bytes_per_commit:
+            await engine.commit(batch)
+            batch, size = [], 0
+        batch.append(Put(path, fields))
+        size += more
+    await engine.commit(batch)
+
+
+async def let_others_run(times: int) -> None:
+    """Give every other task a few turns."""
+    for _ in range(times):
+        await anyio.lowlevel.checkpoint()
+
+
+async def until(changes: AsyncIterator[Change], *wanted: Change) -> list[Change]:
+    """All that a watch yields, up to the last of the changes wanted."""
+    missing = set(wanted)
+    seen: list[Change] = []
+    with anyio.fail_after(HANG_SECONDS):
+        while missing:
+            seen.append(await anext(changes))
+            missing.discard(seen[-1])
+    return seen
+
+
+def sized(size: int) -> Fields:
+    """Fields whose JSON is of exactly so many bytes."""
+    return {"text": "x" * (size - len('{"text":""}'))}
+
+
+JSON_VALUES: Final[Fields] = {
+    "ints": [0, -1, 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 2**64, -(2**64), 10**60],
+    "floats": [0.0, -0.0, 1.0, 0.1, 1e16, 5e-324, 1.7976931348623157e308, -2.5],
+    "texts": ["", " ", "é", "e\u0301", "😀", "\x00", "\x1f\x7f", "\ud7ff\ue000\uffff", '"\\/', "\u2028"],
+    "true": True,
+    "false": False,
+    "null": None,
+    "empty": {"map": {}, "list": [], "text": ""},
+    "nested": [[[]], [{}], [None, [True, {"a": [{"b": {"c": [1, [2, [3]]]}}]}]]],
+    "": "the empty key",
+    "a.b/c~d": {"__x__": 1, "😀": 2, " ": 3, "\x00": 4},
+}
+
+
+def exactly(value: Any) -> str:
+    """A text that differs where values differ, types included: 1 is not 1.0 nor true, and -0.0 is not 0.0."""
+    return json.dumps(value, sort_keys=True)
+
+
+CALLERS: Final = 8
+
+
+def batch_of(moment: int, caller: int) -> list[Put]:
+    """One caller's commit: twenty documents that no other caller writes."""
+    return [Put(f"c/{moment}-{caller}-{n:02}", {"caller": caller}) for n in range(20)]
+
+
+async def judge_batches(engine: Engine, moment: int, acknowledged: Mapping[int, int]) -> None:
+    """Each commit is there whole or not at all; those acknowledged are, and so are the odd callers', all."""
+    for caller in range(CALLERS):
+        documents = (await engine.read([put.path for put in batch_of(moment, caller)])).documents
+        revisions = {document and document.revision for document in documents}
+        assert len(revisions) == 1, f"of a commit cancelled at moment {moment} only a part is there"
+        if caller in acknowledged:
+            assert revisions == {acknowledged[caller]}, f"an acknowledged commit is not there (moment {moment})"
+        assert caller in acknowledged or caller % 2 == 0, f"another caller's commit was lost (moment {moment})"

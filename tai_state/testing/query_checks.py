@@ -1,0 +1,92 @@
+"""Checks of scanning by a field and with filters."""
+
+# ruff: noqa: PLR2004 - assertions about small numbers, without pytest
+
+from __future__ import annotations
+
+from typing import Any
+
+from tai_state.engines.api import Engine, Fields, Put, Where
+from tai_state.testing.checking import MANY, fill, ids_of
+
+
+async def check_scan_by_field(engine: Engine) -> None:
+    """A scan by a field is in its order, ties by id, within bounds, and leaves out documents without it."""
+    values = dict(e="1", d="2", c="2", b="10", a="😀", f="ﬁ", g="", h="2", i="é", j="Z")  # noqa: C408 - short
+    for collection, by in (("c", "at"), ("deep/d/c", "meta.at"), ("g/b/events", "timestamp")):
+        for each, value in values.items():
+            fields: Fields = {by.rpartition(".")[2]: value}
+            await engine.commit([Put(f"{collection}/{each}", {"meta": fields} if "." in by else fields)])
+        without: list[Fields] = [{}, {"meta": {}}, {"other": "2"}]
+        await fill(engine, {f"{collection}/{n}": fields for n, fields in enumerate(without)})
+        ordered = sorted((value, each) for each, value in values.items())
+        for start, end in (
+            ("", None),
+            ("2", None),
+            ("", "2"),
+            ("1", "2"),
+            ("2", "2"),
+            ("3", "1"),
+            ("11", "\uffff"),
+        ):
+            found = await ids_of(engine.scan(collection, by=by, start=start, end=end))
+            expected = [each for value, each in ordered if value >= start and (end is None or value < end)]
+            assert found == expected, f"{collection} by {by} from {start!r} to {end!r}: {found}"
+        assert await ids_of(engine.scan(collection, by=by, start="2", limit=2)) == ["c", "d"]
+        assert await ids_of(engine.scan(collection, by=by, limit=0)) == []
+
+
+async def check_scan_by_field_leaves_out_what_is_no_text(engine: Engine) -> None:
+    """Where the field holds a number, a truth value, null, a list or a map, the document is left out."""
+    values: list[Any] = ["text", 1, 1.5, True, False, None, [], ["text"], {}, {"at": "text"}]
+    await fill(engine, {f"c/{n}": {"at": value} for n, value in enumerate(values)})
+    found = [document.fields()["at"] async for document in engine.scan("c", by="at")]
+    assert found == ["text"], found
+
+
+async def check_scan_by_field_pages(engine: Engine) -> None:
+    """Ties that are longer than a page are neither lost nor doubled, with a filter or without."""
+    documents = {f"c/{n:05}": {"at": "b" if n % 10 else "ac"[n % 20 // 10], "n": n % 3} for n in range(MANY)}
+    await fill(engine, documents)
+    ordered = [(fields["at"], fields["n"], path[2:]) for path, fields in documents.items()]
+    ordered.sort(key=lambda each: (each[0], each[2]))
+    assert await ids_of(engine.scan("c", by="at")) == [each for _, _, each in ordered]
+    third = [each for _, n, each in ordered if n == 1]
+    for limit in (None, 1, 300):
+        assert await ids_of(engine.scan("c", by="at", where=[Where("n", (1,))], limit=limit)) == third[:limit]
+    middle = [each for at_, _, each in ordered if at_ == "b"]
+    for limit in (None, 511, 512, 513, 1_024, 1_025):
+        assert await ids_of(engine.scan("c", by="at", start="b", end="c", limit=limit)) == middle[:limit]
+
+
+async def check_where(engine: Engine) -> None:
+    """Filters take equality and membership, all must hold, and types, null and absence are kept apart."""
+    values: dict[str, Any] = {"one": 1, "true": True, "zero": 0, "false": False, "text": "1", "null": None}
+    values |= {"half": 0.5, "list": [1], "map": {"v": 1}, "empty": ""}
+    await fill(engine, {f"c/{name}": {"v": value, "deep": {"v": value}} for name, value in values.items()})
+    await fill(engine, {"c/absent": {}, "c/flat": {"deep": 1}, "c/dotted": {"deep.v": 1}})
+    scalars = [name for name in values if name not in {"list", "map"}]
+    for dotted in ("v", "deep.v"):
+        for name in scalars:
+            found = await ids_of(engine.scan("c", where=[Where(dotted, (values[name],))]))
+            assert found == [name], f"{dotted} = {values[name]!r} found {found}"
+        for members, expected in (
+            ((1, "1", None), ["null", "one", "text"]),
+            ((True, 0, "none such"), ["true", "zero"]),
+            ((), []),
+        ):
+            found = await ids_of(engine.scan("c", where=[Where(dotted, members)]))
+            assert found == expected, f"{dotted} in {members} found {found}"
+    both = [Where("v", (1, 0, "1")), Where("deep.v", (0, "1", None))]
+    assert await ids_of(engine.scan("c", where=both)) == ["text", "zero"]
+    assert await ids_of(engine.scan("c", where=both, start="u")) == ["zero"]
+    assert await ids_of(engine.scan("c", where=both, limit=1)) == ["text"]
+    assert await ids_of(engine.scan("c", where=[Where("v", (1,)), Where("v", (0,))])) == []
+
+
+async def check_where_on_few_of_many(engine: Engine) -> None:
+    """A filter finds the few that match among more documents than a page holds."""
+    await fill(engine, {f"c/{n:05}": {"n": n % 400} for n in range(MANY)})
+    expected = [f"{n:05}" for n in range(MANY) if n % 400 == 399]
+    for limit in (None, 0, 1, 2, 3, 4):
+        assert await ids_of(engine.scan("c", where=[Where("n", (399,))], limit=limit)) == expected[:limit]

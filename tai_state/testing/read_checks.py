@@ -1,0 +1,79 @@
+"""Checks of reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from tai_state.engines.api import Engine, Fields, Put
+from tai_state.testing.checking import JSON_VALUES, exactly, present
+
+
+async def check_read_keeps_order_and_absence(engine: Engine) -> None:
+    """A read answers in the order asked, None for what is missing, and twice for what is asked twice."""
+    first = await engine.commit([Put("c/a", {"n": 1})])
+    second = await engine.commit([Put("c/b", {"n": 2})])
+    reading = await engine.read(["c/b", "c/missing", "c/a", "c/b", "missing/a"])
+    found = [document and (document.path, document.id, document.revision) for document in reading.documents]
+    b = ("c/b", "b", second.revision)
+    assert found == [b, None, ("c/a", "a", first.revision), b, None], found
+    assert (await engine.read([])).documents == ()
+
+
+async def check_read_sees_acknowledged_commits(engine: Engine) -> None:
+    """Once a commit is acknowledged, every read and scan sees it."""
+    for n in range(50):
+        committed = await engine.commit([Put("c/a", {"n": n})])
+        document = await present(engine, "c/a")
+        assert (document.fields(), document.revision) == ({"n": n}, committed.revision)
+        assert [each.revision async for each in engine.scan("c")] == [committed.revision]
+
+
+async def check_read_is_one_snapshot(engine: Engine) -> None:
+    """Documents that are always written together are never read from two moments."""
+    paths = [f"c/{n:02}" for n in range(40)]
+    written = anyio.Event()
+
+    async def write() -> None:
+        for n in range(40):
+            await engine.commit([Put(path, {"n": n}) for path in paths])
+        written.set()
+
+    await engine.commit([Put(path, {"n": -1}) for path in paths])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        while not written.is_set():
+            seen = {document and document.revision for document in (await engine.read(paths)).documents}
+            assert len(seen) == 1, f"one read saw the revisions {seen}"
+
+
+async def check_fields_are_not_shared(engine: Engine) -> None:
+    """What a caller does to fields that were put, or that were read, changes nothing stored."""
+    fields: Fields = {"list": [1], "map": {"a": 1}}
+    await engine.commit([Put("c/a", fields)])
+    fields["list"].append(2)
+    fields["map"]["b"] = 2
+    for _ in range(2):
+        read = (await present(engine, "c/a")).fields()
+        assert read == {"list": [1], "map": {"a": 1}}, read
+        read["list"].append(3)
+        del read["map"]["a"]
+    [scanned] = [document.fields() async for document in engine.scan("c")]
+    assert scanned == {"list": [1], "map": {"a": 1}}, scanned
+
+
+async def check_json_round_trip(engine: Engine) -> None:
+    """Every plain JSON value comes back as it was, types included."""
+    deep: Any = 1
+    for _ in range(60):
+        deep = [{"deep": deep}]
+    samples: dict[str, Fields] = {"all": JSON_VALUES, "none": {}, "deep": {"deep": deep}}
+    await engine.commit([Put(f"c/{name}", fields) for name, fields in samples.items()])
+    for name, fields in samples.items():
+        read = (await present(engine, f"c/{name}")).fields()
+        assert set(read) == set(fields), f"{name}: keys differ: {set(read) ^ set(fields)}"
+        for key, value in fields.items():
+            assert exactly(read[key]) == exactly(value), f"{name}[{key!r}]: {value!r} came back as {read[key]!r}"
+    scanned = {document.id: document.fields() async for document in engine.scan("c")}
+    assert exactly(scanned) == exactly(samples), "a scan gives other fields than a read"

@@ -1,0 +1,94 @@
+"""Checks of opening a store again, for engines that are durable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from tai_state.engines.api import ABSENT, Change, Delete, Engine, Put, at
+from tai_state.errors import CommitRefused
+from tai_state.testing.checking import (
+    CALLERS,
+    HANG_SECONDS,
+    JSON_VALUES,
+    batch_of,
+    exactly,
+    judge_batches,
+    let_others_run,
+    present,
+    until,
+)
+
+
+async def check_commits_survive_closing(make: Callable[[], Engine]) -> None:
+    """What was committed is there, with its revision and times, when the store is opened again."""
+    async with make() as engine:
+        assert engine.capabilities.durable, "only engines that are durable are examined by opening them again"
+        await engine.commit([Put("c/a", JSON_VALUES), Put("c/b", {}), Put("c/gone", {})])
+        await engine.commit([Put("c/b", {"n": 2}), Delete("c/gone")])
+        before = [document async for document in engine.scan("c")]
+    for _ in range(2):
+        async with make() as engine:
+            assert [document async for document in engine.scan("c")] == before
+            assert (await engine.read(["c/gone", "c/a"])).documents == (None, before[0])
+            assert exactly((await present(engine, "c/a")).fields()) == exactly(JSON_VALUES)
+
+
+async def check_revisions_grow_over_reopening(make: Callable[[], Engine]) -> None:
+    """Revisions go on growing after opening again, also when the newest documents are all deleted."""
+    last = stale = 0
+    for _ in range(4):
+        async with make() as engine:
+            committed = await engine.commit([Put("c/a", {}, ABSENT)])
+            assert committed.revision > last, f"revision {committed.revision} after {last}"
+            try:
+                await engine.commit([Put("c/a", {}, at(stale))])
+            except CommitRefused:
+                pass
+            else:
+                raise AssertionError("a revision of a former life was taken for the present one")
+            stale = committed.revision
+            last = (await engine.commit([Delete("c/a")])).revision
+            assert last > committed.revision
+
+
+async def check_closing_waits_for_commits(make: Callable[[], Engine]) -> None:
+    """Commits under way when the engine is closed are applied and answered first."""
+    acknowledged: dict[int, int] = {}
+
+    async def commit(engine: Engine, caller: int) -> None:
+        acknowledged[caller] = (await engine.commit(batch_of(0, caller))).revision
+
+    with anyio.fail_after(HANG_SECONDS):
+        async with anyio.create_task_group() as tasks, make() as engine:
+            for caller in range(CALLERS):
+                tasks.start_soon(commit, engine, caller)
+                if caller % 3 == 1:
+                    await let_others_run(2)
+            await let_others_run(2)
+    assert len(acknowledged) == CALLERS
+    async with make() as engine:
+        await judge_batches(engine, 0, acknowledged)
+
+
+async def check_two_users_of_one_store(make: Callable[[], Engine]) -> None:
+    """Where several may use a store at once, each sees, watches and respects what the other commits."""
+    async with make() as one:
+        if not one.capabilities.processes:
+            return
+        made = await one.commit([Put("c/a", {"n": 1})])
+        async with make() as other, other.watch("c/a", "c/b") as changes:
+            await until(changes, Change("c/a", made.revision), Change("c/b", None))
+            for n in range(5):
+                theirs = await one.commit([Put("c/a", {"n": n}), Delete("c/b")])
+                await until(changes, Change("c/a", theirs.revision))
+                assert (await present(other, "c/a")).revision == theirs.revision
+                ours = await other.commit([Put("c/a", {"n": -n}, at(theirs.revision)), Put("c/b", {}, ABSENT)])
+                assert ours.revision > theirs.revision
+                assert (await present(one, "c/b")).revision == ours.revision
+                try:
+                    await one.commit([Put("c/a", {}, at(theirs.revision))])
+                except CommitRefused:
+                    continue
+                raise AssertionError("a commit was taken at a revision that another user had replaced")

@@ -1,0 +1,125 @@
+"""Checks of watching."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+
+from tai_state.engines.api import Change, Delete, Engine, Put
+from tai_state.testing.checking import HANG_SECONDS, let_others_run, until
+
+
+async def check_watch_begins_with_what_is(engine: Engine) -> None:
+    """A watch first yields each named document's revision or absence, and what is in the collections."""
+    first = await engine.commit(
+        [Put("c/a", {}), Put("c/b", {}), Put("c/b/below/x", {}), Put("d/a", {}), Put("e/a", {})]
+    )
+    second = await engine.commit([Put("c/b", {})])
+    expected = [Change("c/a", first.revision), Change("c/b", second.revision)]
+    expected += [Change("d/a", first.revision), Change("d/missing", None)]
+    async with engine.watch("c", "d/a", "d/missing") as changes:
+        seen = await until(changes, *expected)
+    assert len(seen) == len(expected), f"the watch also yielded something else: {seen}"
+
+
+async def check_watch_misses_nothing_after_entering(engine: Engine) -> None:
+    """What is written between entering the watch and the first wait is yielded."""
+    await engine.commit([Put("c/a", {}), Put("d/a", {})])
+    async with engine.watch("c/a", "d", "c/b") as changes:
+        gone = await engine.commit([Delete("c/a")])
+        made = await engine.commit([Put("d/a", {}), Put("d/b", {}), Put("c/b", {})])
+        last = [Change("c/a", None), *(Change(path, made.revision) for path in ("d/a", "d/b", "c/b"))]
+        await until(changes, *last)
+    assert made.revision > gone.revision
+
+
+async def check_watch_tells_of_a_deletion_right_after_entering(engine: Engine) -> None:
+    """What is deleted from a watched collection between entering and the first wait is reported gone."""
+    await engine.commit([Put("c/gone", {})])
+    seen: list[Change] = []
+    async with engine.watch("c") as changes:
+        await engine.commit([Delete("c/gone")])
+        for _ in range(5):
+            marker = await engine.commit([Put("c/marker", {})])
+            seen += await until(changes, Change("c/marker", marker.revision))
+    assert Change("c/gone", None) in seen, f"the deletion was never yielded: {seen}"
+
+
+async def check_watch_always_ends_with_the_last(engine: Engine) -> None:
+    """Changes may be joined into one, but revisions never go back, and the last always arrives."""
+    committed = await engine.commit([Put("c/a", {})])
+    async with engine.watch("c/a") as changes:
+        await until(changes, Change("c/a", committed.revision))
+        for n in range(1, 30):
+            for _ in range(n % 4 + 1):
+                committed = await engine.commit([Put("c/a", {"n": n})])
+            last = Change("c/a", committed.revision)
+            seen = [each.revision or 0 for each in await until(changes, last)]
+            assert seen == sorted(set(seen)), f"the watch went back: {seen}"
+
+
+async def check_watch_tells_of_deletions(engine: Engine) -> None:
+    """Deleted documents are yielded as absent, and those made again at their new revision."""
+    for targets in (("c/a",), ("c",), ("c", "c/a")):
+        made = await engine.commit([Put("c/a", {})])
+        async with engine.watch(*targets) as changes:
+            await until(changes, Change("c/a", made.revision))
+            await engine.commit([Delete("c/a")])
+            await until(changes, Change("c/a", None))
+            again = await engine.commit([Put("c/a", {})])
+            await until(changes, Change("c/a", again.revision))
+            await engine.commit([Delete("c/a")])
+            at_last = await engine.commit([Put("c/a", {})])
+            await until(changes, Change("c/a", at_last.revision))
+
+
+async def check_watch_wakes_everybody(engine: Engine) -> None:
+    """Several watches at once, of the same and of other targets, each learn of what concerns them."""
+    made = last = (await engine.commit([Put("c/a", {}), Put("c/b", {})])).revision
+    woken: list[Change] = []
+
+    async def wait(changes: AsyncIterator[Change]) -> None:
+        woken.append(await anext(changes))
+
+    async with (
+        engine.watch("c/a") as one,
+        engine.watch("c/a") as same,
+        engine.watch("c") as collection,
+        engine.watch("c/b", "c/a") as two,
+    ):
+        for changes in (one, same):
+            await until(changes, Change("c/a", made))
+        for changes in (collection, two):
+            await until(changes, Change("c/a", made), Change("c/b", made))
+        with anyio.fail_after(HANG_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for changes in (one, same, collection, two):
+                    tasks.start_soon(wait, changes)
+                await let_others_run(5)
+                await engine.commit([Put("e/a", {}), Put("c/a/below/x", {})])
+                last = (await engine.commit([Put("c/a", {})])).revision
+    assert woken == [Change("c/a", last)] * 4, woken
+
+
+async def check_watch_left_early(engine: Engine) -> None:
+    """A watch may be left unused, after its first change, or by cancelling; nothing is held or broken."""
+    committed = await engine.commit([Put("c/a", {})])
+    async with engine.watch("c/a"):
+        pass
+    async with engine.watch("c/a", "c") as changes:
+        assert await anext(changes) == Change("c/a", committed.revision)
+    for moment in range(6):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch_for_ever, engine)
+            await let_others_run(moment)
+            tasks.cancel_scope.cancel()
+    async with engine.watch("c/a") as changes:
+        committed = await engine.commit([Put("c/a", {})])
+        await until(changes, Change("c/a", committed.revision))
+
+
+async def _watch_for_ever(engine: Engine) -> None:
+    async with engine.watch("c/a") as changes:
+        async for _ in changes:
+            pass
