@@ -48,12 +48,12 @@ EVENT_IDS = ("e1", "e2", "e3")
 BATCHES = {"b1": 1, "b2": 2, "b3": 3}
 """Ids for several events at once, and how many: the id says it, so that two batches never overlap in part."""
 
-places = st.tuples(st.sampled_from(GOVERNORS), st.sampled_from(STATES))
+places = st.sampled_from([("g", "a"), ("g", "a"), ("g", "a"), ("g", "b"), ("h", "a"), ("h", "b")])
 data = st.fixed_dictionaries(
     {"n": st.integers(0, 3)}, optional={"kind": st.sampled_from(["x", "y", None, True, 1]), "more": st.just([{}])}
 )
 expectations = st.sampled_from(
-    ["right", "right", "right", "stale", "ahead", "snapshot", "old snapshot", NO_STATE, EXISTS, ANY, ANY]
+    ["right"] * 4 + ["stale", "ahead", "snapshot", "old snapshot", NO_STATE, EXISTS, ANY, ANY]
 )
 event_ids = st.none() | st.none() | st.sampled_from(EVENT_IDS)
 who = st.sampled_from([("ann", "why", "{}"), ("bob", "", '{"ticket": 1}')])
@@ -92,6 +92,9 @@ class Lane:
 
 Answer = tuple[str, Any]
 
+something_is_there = precondition(lambda self: bool(getattr(self, "model", None) and self.model.calls))
+"""Looking again and again at an empty store shows nothing new."""
+
 
 class StoreMachine(RuleBasedStateMachine):
     """Each rule makes one call on every engine, and the same one on the model.
@@ -102,10 +105,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     told: ClassVar[Counter[str]] = Counter()
 
-    @initialize()
-    def begin(self) -> None:
-        """An empty store on each engine, and an empty model."""
+    @initialize(growth=st.lists(st.tuples(places, st.sampled_from(["save", *m.FOLDS, "note"]), moments), max_size=12))
+    def begin(self, growth) -> None:
+        """A store on each engine and a model, with some history."""
         self._runner = asyncio.Runner()
+        self.told["run"] += 1
         self._places = [Places(kind) for kind in (MEMORY, SQLITE)]
         self._folder = TemporaryDirectory()
         self.lanes = [Lane(each.__enter__().new()) for each in self._places]
@@ -114,6 +118,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.marked: list[tuple[Callable[..., Awaitable[Any]], m.Place, Answer]] = []
         self._numbers = count()
         self._runner.run(self._open())
+        for place, action, hours in growth:
+            if action == "save":
+                self.save(place, {"n": hours}, ANY, None, hours, ("ann", "why", "{}"), "save", 0)
+            else:
+                self.record(place, [action], None, 1, ANY, ("ann", "why", "{}"), 0)
 
     async def _open(self) -> None:
         for lane in self.lanes:
@@ -369,7 +378,7 @@ class StoreMachine(RuleBasedStateMachine):
             asserted=wrong.data,
         )
 
-    @precondition(lambda self: getattr(self, "marked", []))
+    @precondition(lambda self: bool(getattr(self, "marked", [])))
     @rule(pick=st.randoms(use_true_random=False), writer=writers)
     def repeat(self, pick, writer) -> None:
         """The same call again with the same id changes nothing and has the first answer."""
@@ -384,6 +393,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Reading -------------------------------------------------------------------------------------------------
 
+    @something_is_there
     @rule(place=places, writer=writers)
     def get(self, place, writer) -> None:
         """A state is what the model has."""
@@ -397,6 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert m.plain(place, value) == m.plain_state(stream.events[-1])
         self.snapshots.setdefault(place, []).append(value)
 
+    @something_is_there
     @rule(governor=st.sampled_from(GOVERNORS), kinds=st.sampled_from(["x", None, True, 1, ["x", "y"], []]))
     def get_many(self, governor, kinds) -> None:
         """Lists, searches and counts are what the model has."""
@@ -423,6 +434,7 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         assert self.call(lambda store: store.count_states(governor)) == ("result", len(live))
 
+    @something_is_there
     @rule()
     def get_stats(self) -> None:
         """The counts are the model's."""
@@ -438,6 +450,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
         assert self.listed(lambda store: store.list_governors()) == ("result", self.model.governors())
 
+    @something_is_there
     @rule(place=places, after=st.integers(0, 8), until=st.none() | st.integers(0, 8))
     def get_events(self, place, after, until) -> None:
         """Events are the model's, with and without reducers."""
@@ -455,6 +468,7 @@ class StoreMachine(RuleBasedStateMachine):
             m.plain_event(each, each.before, each.after) for each in stream.events[after:until]
         ]
 
+    @something_is_there
     @rule(governor=st.sampled_from(GOVERNORS), start=moments, end=moments)
     def get_events_of_all(self, governor, start, end) -> None:
         """The events of a governor are the model's, all of them and those between two times."""
@@ -478,6 +492,7 @@ class StoreMachine(RuleBasedStateMachine):
             each[3] for each in sorted(wanted, key=lambda each: each[:3])
         ]
 
+    @something_is_there
     @rule(place=places, version=st.integers(1, 9))
     def get_state_at_version(self, place, version) -> None:
         """Any past version can be had back."""
@@ -489,6 +504,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert m.plain(place, value) == m.plain_state(stream.events[version - 1])
 
+    @something_is_there
     @rule(place=places, hours=st.integers(-4, 4))
     def get_state_at_time(self, place, hours) -> None:
         """The state at a time is that of the last version that had happened by then, with all before it."""
@@ -505,6 +521,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Keeping and mending ---------------------------------------------------------------------------------------
 
+    @something_is_there
     @rule(place=places, writer=writers)
     def create_snapshot(self, place, writer) -> None:
         """A snapshot kept on demand is of the present version."""
@@ -516,6 +533,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert m.plain(place, value) == m.plain_state(stream.events[-1])
         stream.keep()
 
+    @something_is_there
     @rule(place=places, pick=st.integers(0, 2))
     def load_snapshot(self, place, pick) -> None:
         """The kept snapshots are the model's."""
@@ -533,6 +551,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert m.plain(place, found) == m.plain_state(stream.events[(version or kept[-1]) - 1])
 
+    @something_is_there
     @rule(place=places, is_deleted=st.booleans(), writer=writers)
     def recover(self, place, is_deleted, writer) -> None:
         """A state's document, lost or damaged behind the store's back, is rebuilt from its events as it was."""
@@ -559,6 +578,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert (report.rebuilt, report.consistent, report.checked) == ((path,), True, len(self.model.streams))
         assert self.call(lambda store: fields_at(store.engine, path)) == ("result", before)
 
+    @something_is_there
     @rule(governor=st.sampled_from(GOVERNORS))
     def export_and_restore(self, governor) -> None:
         """An export restored into an empty store gives the same documents, on every engine the same."""
@@ -582,6 +602,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert (stats.states, stats.events) == (len(streams), sum(stream.version for stream in streams))
         assert stats.snapshots == sum(len(stream.kept) for stream in streams)
 
+    @something_is_there
     @rule()
     def validate(self) -> None:
         """Everything adds up, on every engine."""

@@ -33,12 +33,14 @@ class Change:
         versions: how many versions the state has beforehand.
         run: makes the change, with a caller's event id or none.
         warm: the store has read the state before.
+        events: how many events it records.
     """
 
     name: str
     versions: int
     run: Callable[[StateStore, str | None], Awaitable[Any]]
     warm: bool = False
+    events: int = 1
 
     async def prepare(self, store: StateStore) -> None:
         """Write what the change starts from."""
@@ -97,7 +99,7 @@ CHANGES = (
     Change("update_existing", 3, _update_existing),
     Change("delete", 3, _delete),
     Change("log_event", 3, _log_event),
-    Change("record", 3, _record),
+    Change("record", 3, _record, events=2),
     Change("record_new", 0, _record_new),
     Change("log_transition", 3, _log_transition, warm=True),
 )
