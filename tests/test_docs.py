@@ -245,6 +245,45 @@ def test_every_command_is_documented() -> None:
     assert set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) == commands
 
 
+_WHO = tai_state.ChangeMetadata("test", "the guide's table")
+_WORDS = {"NO_STATE": tai_state.NO_STATE, "EXISTS": tai_state.EXISTS, "ANY": tai_state.ANY}
+
+
+async def _outcome(store: tai_state.StateStore, state_id: str, expected: Any, version: int) -> str:
+    """What saving a state comes to, in the words of the guide's table."""
+    try:
+        saved = await store.save_state("g", state_id, {"n": 1}, _WHO, expected=expected)
+    except tai_state.TaiStateError as error:
+        return f"`{type(error).__name__}`"
+    assert saved.version == version + 1
+    return "writes version 1" if version == 0 else "writes v + 1"
+
+
+@pytest.mark.anyio
+async def test_the_table_of_expected_versions_is_true() -> None:
+    """Each cell of the guide's table of ``expected`` is what a save does, and deletes and logs need a live state."""
+    table = GUIDE.read_text().partition("| `expected` |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert len(rows) == 6
+    async with tai_state.open_store("memory://") as store:
+        for number, (said, *cells) in enumerate(rows):
+            for version, cell in zip((0, 2, 2), cells, strict=True):
+                deleted = cell is cells[2]
+                state_id = f"{number}-{version}-{deleted}"
+                if version:
+                    await store.save_state("g", state_id, {}, _WHO)
+                    change = store.delete_state if deleted else store.log_event
+                    await change("g", state_id, *([] if deleted else ["log"]), _WHO, expected=1)
+                name = said.split("`")[1] if "`" in said else said
+                expected = _WORDS.get(name, {"0": 0, "v": 2, "another number": 1}.get(name))
+                if version == 0 or deleted:
+                    for change, words in ((store.delete_state, []), (store.log_event, ["log"])):
+                        with pytest.raises((tai_state.StateNotFound, tai_state.VersionConflict)) as refused:
+                            await change("g", state_id, *words, _WHO, expected=expected)
+                        assert refused.type is tai_state.StateNotFound or not cell.startswith("writes")
+                assert await _outcome(store, state_id, expected, version) == cell, (said, version, deleted)
+
+
 # The stored format
 
 

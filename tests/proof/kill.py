@@ -29,6 +29,7 @@ class Kill:
         call: the system call.
         file: the suffix of its file.
         when: at which call of its kind by one thread.
+        beyond: no thread makes so many such calls, so that it must miss.
         mutant: the mistake made on purpose.
     """
 
@@ -37,6 +38,7 @@ class Kill:
     call: str
     file: str
     when: int
+    beyond: bool
     mutant: str = ""
 
     @property
@@ -100,7 +102,13 @@ def prove(
             section.runs += 1
             section.failures += reference.problems
             plans = plan(scenario, template, reference, mutant)
-            account(section, list(crew.map(attempt, plans)), reference)
+            results = list(crew.map(attempt, plans))
+            kinds = missed(results, reference)
+            if kinds:  # now and then strace lets a planned kill pass; the account says how often
+                again = [each for each in plans if (each.call, each.file) in kinds]
+                section.again += len(again)
+                results += crew.map(attempt, again)
+            account(section, results, reference)
     section.seconds = time.monotonic() - started
     return section
 
@@ -138,7 +146,7 @@ def plan(scenario: Scenario, template: Path, reference: Reference, mutant: str) 
     for (name, file, _), count in Counter((each.name, each.file, each.thread) for each in reference.calls).items():
         kinds[name, file] = max(kinds.get((name, file), 0), count)
     return [
-        Kill(scenario, template, name, file, when, mutant)
+        Kill(scenario, template, name, file, when, when > most, mutant)
         for (name, file), most in sorted(kinds.items())
         for when in range(1, most + 2)
     ]
@@ -161,24 +169,28 @@ def attempt(plan: Kill) -> Killed:
         return Killed(plan, place, run.killed and not run.hung, book, tuple(problems))
 
 
-def account(section: Section, results: list[Killed], reference: Reference) -> None:
+def missed(results: Sequence[Killed], reference: Reference) -> dict[tuple[str, str], list[int]]:
+    """Which calls of the reference run no kill has hit: their places by call and file."""
+    if not results[0].plan.scenario.steady:
+        return {}
+    found: dict[tuple[str, str], list[int]] = {}
+    for kind in sorted({(each.name, each.file) for each in reference.calls if each.name != "fcntl"}):
+        places = {each.place for each in results if each.hit and (each.plan.call, each.plan.file) == kind}
+        calls = [each for each in reference.calls if (each.name, each.file) == kind]
+        left = [place for place, each in enumerate(calls, 1) if each.changes and place not in places]
+        found |= {kind: left} if left else {}
+    return found
+
+
+def account(section: Section, results: Sequence[Killed], reference: Reference) -> None:
     """Add the kills of one scenario to the section; every call of the reference run must have been hit."""
-    places: dict[tuple[str, str], set[int]] = {}
-    for result in results:
-        call = (result.plan.call, result.plan.file)
-        section.runs += 1
-        section.operations += len(result.book.attempts) - len(result.plan.scenario.before)
-        section.acknowledged += result.book.acknowledged - len(result.plan.scenario.before)
-        section.failures += [f"{result.plan.kind} {result.plan.when}: {each}" for each in result.problems]
-        if result.hit:
-            section.hit[result.plan.kind] += 1
-            places.setdefault(call, set()).add(result.place)
     scenario = results[0].plan.scenario
-    for call in sorted({(each.name, each.file) for each in reference.calls}):
-        calls = [each for each in reference.calls if (each.name, each.file) == call]
-        wanted = {place for place, each in enumerate(calls, 1) if each.changes}
-        kind = f"{scenario.name}: {call[0]} {call[1] or 'main'}"
-        if wanted:
-            section.planned[kind] += len(wanted)
-        missed = set() if call[0] == "fcntl" or not scenario.steady else wanted - places.get(call, set())
-        section.failures += [f"{kind}: never killed at {sorted(missed)} of {len(calls)}"] if missed else []
+    for result in results:
+        section.runs += 1
+        section.operations += len(result.book.attempts) - len(scenario.before)
+        section.acknowledged += result.book.acknowledged - len(scenario.before)
+        section.failures += [f"{result.plan.kind} {result.plan.when}: {each}" for each in result.problems]
+        section.hit[result.plan.kind] += result.hit
+        section.planned[result.plan.kind] += result.hit or not result.plan.beyond
+    for (call, file), places in missed(results, reference).items():
+        section.failures.append(f"{scenario.name}: {call} {file or 'main'}: never killed at {places}")

@@ -18,6 +18,7 @@ class Section:
         acknowledged: steps the library said were done.
         refused: attempts it said had failed.
         unknown: attempts whose outcome it left open.
+        again: runs made because a planned fault had not come.
         planned: faults planned, by kind.
         hit: faults that happened, by kind.
         images: disk images checked, no two the same.
@@ -35,6 +36,7 @@ class Section:
     acknowledged: int = 0
     refused: int = 0
     unknown: int = 0
+    again: int = 0
     planned: Counter[str] = field(default_factory=Counter)
     hit: Counter[str] = field(default_factory=Counter)
     images: int = 0
@@ -74,6 +76,7 @@ class Section:
             "acknowledged": self.acknowledged,
             "refused": self.refused,
             "unknown": self.unknown,
+            "again": self.again,
             "faults_planned": dict(self.planned),
             "faults_hit": dict(self.hit),
             "images": self.images,
