@@ -58,7 +58,7 @@ def wheel(session: nox.Session) -> None:
 def proof(session: nox.Session) -> None:
     """The long counts: crashes, power loss, disk faults, model runs. Takes most of an hour."""
     _install_wheel(session, *TESTS)
-    session.run("python", "tests/proof/run.py", "--tier", "full", *session.posargs, env=SAFE)
+    session.run("python", "tests/proof", "--tier", "full", *session.posargs, env=SAFE)
     session.run(
         "python",
         "-m",

@@ -10,6 +10,7 @@ from tai_state.errors import CommitTooLarge as CommitTooLarge
 from tai_state.errors import CorruptDocument as CorruptDocument
 from tai_state.errors import DocumentTooLarge as DocumentTooLarge
 from tai_state.errors import EventSourcingError as EventSourcingError
+from tai_state.errors import GovernorExists as GovernorExists
 from tai_state.errors import GovernorNotFound as GovernorNotFound
 from tai_state.errors import IdempotencyConflict as IdempotencyConflict
 from tai_state.errors import ImportConflict as ImportConflict
@@ -81,6 +82,7 @@ __all__ = [
     "EveryInterval",
     "Expected",
     "Finding",
+    "GovernorExists",
     "GovernorNotFound",
     "IdempotencyConflict",
     "ImportConflict",

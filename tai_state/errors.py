@@ -17,6 +17,7 @@
     ├── Conflict                   somebody else was first; nothing was written
     │   ├── VersionConflict        the state is not at the expected version
     │   ├── IdempotencyConflict    the event id already stands for other content
+    │   ├── GovernorExists         a restore would write into what is there
     │   ├── ImportConflict         a row's place is taken by another event
     │   └── CommitRefused          a precondition failed (engines only)
     ├── CommitOutcomeUnknown       the commit may or may not have happened
@@ -222,6 +223,16 @@ class IdempotencyConflict(Conflict):
 
     def __str__(self) -> str:
         return f"event id {self.event_id!r} already stands for another change, at {self.path!r}"
+
+
+@dataclass(eq=False)
+class GovernorExists(Conflict):
+    """A governor to be restored exists already. What to do: restore it into another store, or under another root."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"the governor of {self.path!r} exists already: restore into another store"
 
 
 @dataclass(eq=False)

@@ -75,9 +75,11 @@ class Victim:
         before = {path: self.text(path) for path in texts}
         for path, text in texts.items():
             self.execute("UPDATE documents SET fields = ? WHERE path = ?", text, path)
-        yield
-        for path, text in before.items():
-            self.execute("UPDATE documents SET fields = ? WHERE path = ?", text, path)
+        try:
+            yield
+        finally:
+            for path, text in before.items():
+                self.execute("UPDATE documents SET fields = ? WHERE path = ?", text, path)
 
     @contextmanager
     def moved(self, path: str, collection: str, document_id: str) -> Iterator[None]:
@@ -85,8 +87,10 @@ class Victim:
         place = path.rpartition("/")[::2]
         move = "UPDATE documents SET collection = ?, id = ? WHERE path = ?"
         self.execute(move, collection, document_id, path)
-        yield
-        self.execute(move, *place, f"{collection}/{document_id}")
+        try:
+            yield
+        finally:
+            self.execute(move, *place, f"{collection}/{document_id}")
 
 
 @pytest.fixture(scope="module")

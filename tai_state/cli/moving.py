@@ -21,16 +21,9 @@ from tai_state.cli.app import (
     run,
 )
 from tai_state.cli.output import Progress, plain, print_json, print_table
-from tai_state.errors import VersionConflict
 from tai_state.history.importing import Columns, CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
-
-
-class GovernorExists(VersionConflict):
-    """A restore would write where history is already."""
-
-    def __str__(self) -> str:
-        return f"the governor exists already ({self.path!r} is there): restore into a store that does not have it"
+from tai_state.history.transfer import check_export
 
 
 @app.command("import")
@@ -107,13 +100,11 @@ def restore(
 ) -> None:
     """Write an exported governor into a store that does not have it. Interrupted, it goes on when run again."""
     check_file(file)
+    check_export(file)
 
     async def command() -> None:
         async with opened(store, create=True) as opened_store:
-            try:
-                stats = await StateMachinePersister(opened_store).import_history(file)
-            except VersionConflict as error:
-                raise GovernorExists(error.path, error.expected, error.actual) from error
+            stats = await StateMachinePersister(opened_store).import_history(file)
         _print_counts(plain(stats), as_json=as_json)
 
     run(command)

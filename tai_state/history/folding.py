@@ -68,7 +68,11 @@ class Folding:
             raise EventSourcingError(path, "cannot be folded: the state before it is not retained")
         data = self._streams.state(before, stream, record.version - 1)
         event = self._streams.event(stream, record, stored.recorded_us, before, Folded())
-        text, _ = fold(reducer, data, stream, _blank(event))
+        try:
+            text, _ = fold(reducer, data, stream, _blank(event))
+        except Exception as error:
+            what = f"the reducer of {record.action!r} failed with {type(error).__name__}"
+            raise EventSourcingError(path, what) from error
         now = Folded(text, self._upcasting.schema, record.state_hash)
         same_shape = before.schema == record.schema and self._upcasting.is_current(record.schema)
         if same_shape and state_hash(text) != record.state_hash:

@@ -29,7 +29,7 @@ from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected, expectation
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonSnapshot, StateSnapshot
 
 
 class LoadedState(NamedTuple):
@@ -80,6 +80,9 @@ class StateMachinePersister:
             InvalidData: ``from_state`` is another state, or its data is not what stands at its version.
             Otherwise as ``StateStore.save_state``.
         """
+        for given in (to_state,) if from_state is None else (from_state, to_state):
+            if type(given) is not StateSnapshot:
+                raise InvalidData("from_state and to_state must be StateSnapshots (from_state may be None)")
         if from_state is not None and from_state.id != to_state.id:
             raise InvalidData(f"from_state is {from_state.id!r} and to_state is {to_state.id!r}")
         store = self._store
@@ -120,8 +123,11 @@ class StateMachinePersister:
             InvalidData: there are no events, or a payload or a folded state is no JSON.
             Otherwise as ``StateStore.save_state``.
         """
-        if not events:
-            raise InvalidData("record needs at least one event")
+        if not events or any(type(event) is not NewEvent for event in events):
+            raise InvalidData("record needs at least one event, each a NewEvent")
+        given = [event.event_id for event in events if event.event_id is not None]
+        if len(set(given)) != len(given):
+            raise InvalidData("two events of one record have the same event id")
         store = self._store
         stream = store.layout.stream(governor_id, state_id)
         drafts = tuple(

@@ -20,10 +20,10 @@ from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put
 from tai_state.errors import (
     CommitRefused,
     CorruptDocument,
+    GovernorExists,
     IncompatibleFormat,
     InvalidData,
     Unavailable,
-    VersionConflict,
 )
 from tai_state.store.layout import Stream
 from tai_state.store.records import (
@@ -45,13 +45,22 @@ _BATCH_BYTES = 1024 * 1024
 _BATCH_LINES = 200
 _ENDINGS_MAX = 5
 
-Kind = Literal["governor", "marker", "event", "snapshot", "state"]
+Kind = Literal["governor", "marker", "event", "snapshot", "state", "end"]
+
+
+class End(msgspec.Struct, frozen=True):
+    """The fields of the last line: how many lines of documents came before it."""
+
+    lines: int
+
+
 _SHAPES: dict[str, type[msgspec.Struct]] = {
     "governor": GovernorRecord,
     "marker": MarkerRecord,
     "event": EventRecord,
     "snapshot": SnapshotRecord,
     "state": StateRecord,
+    "end": End,
 }
 
 
@@ -86,8 +95,10 @@ class TransferStats(msgspec.Struct, frozen=True, kw_only=True):
 class _Counts:
     def __init__(self) -> None:
         self.by_kind: dict[str, int] = {}
+        self.lines = 0
 
     def add(self, kind: str) -> None:
+        self.lines += 1
         self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
 
     def stats(self, governor_id: str) -> TransferStats:
@@ -125,7 +136,8 @@ class Export:
                     if len(buffer) >= _BATCH_BYTES:
                         await anyio.to_thread.run_sync(file.write, bytes(buffer))
                         buffer.clear()
-                await anyio.to_thread.run_sync(_finish, file, bytes(buffer))
+                end = Line("end", "", msgspec.to_builtins(End(counts.lines)))
+                await anyio.to_thread.run_sync(_finish, file, bytes(buffer) + msgspec.json.encode(end) + b"\n")
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -181,15 +193,17 @@ class Restore:
         """Restore a file. Interrupted, it goes on where it stopped when run again with the same file.
 
         Raises:
-            VersionConflict: the governor exists already.
+            GovernorExists: it is there already; nothing was written.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours; nothing was written.
         """
-        header, counts = await anyio.to_thread.run_sync(_check_file, path)
+        header, counts = await anyio.to_thread.run_sync(check_export, path)
         governor_id = header.governor_id
         await self._begin(header)
         batch: list[Put] = []
         size = 0
         for line, length in _lines_of(path):
+            if line.kind == "end":
+                break
             batch.append(Put(self._path(governor_id, line), line.fields, ABSENT))
             size += length
             if size >= _BATCH_BYTES or len(batch) >= _BATCH_LINES:
@@ -208,13 +222,13 @@ class Restore:
             return
         for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
             async for found in engine.scan(collection, limit=1):
-                raise VersionConflict(found.path, "no governor of this name", 1)
+                raise GovernorExists(found.path)
         try:
             await engine.commit([Put(note, {"export_id": header.export_id}, ABSENT)])
         except CommitRefused:
             [document] = (await engine.read([note])).documents
             if document is None or document.fields().get("export_id") != header.export_id:
-                raise VersionConflict(note, "no other restore", 1) from None
+                raise GovernorExists(note) from None
 
     async def _end(self, governor_id: str) -> None:
         """Take the note away; where the answer is lost, again, since all is restored by now."""
@@ -239,7 +253,7 @@ class Restore:
                 if document is None:
                     await self._store.engine.commit([put])
                 elif document.fields() != put.fields:
-                    raise VersionConflict(put.path, "no state", 1) from None
+                    raise GovernorExists(put.path) from None
 
     def _path(self, governor_id: str, line: Line) -> str:
         layout = self._store.layout
@@ -267,7 +281,7 @@ def _lines_of(path: Path) -> Iterator[tuple[Line, int]]:
             yield msgspec.json.decode(text, type=Line), len(text)
 
 
-def _check_file(path: Path) -> tuple[Header, _Counts]:
+def check_export(path: Path) -> tuple[Header, _Counts]:
     """Read the whole file and check each chain of digests in it, before anything is written."""
     counts = _Counts()
     try:
@@ -284,19 +298,24 @@ def _check_file(path: Path) -> tuple[Header, _Counts]:
         )
     last: EventRecord | None = None
     number = 1
+    is_whole = False
     try:
         for line, _ in _lines_of(path):
             number += 1
-            counts.add(line.kind)
             record = msgspec.convert(line.fields, _SHAPES[line.kind])
+            if isinstance(record, End):
+                is_whole = record.lines == counts.lines and last is None
+                continue
+            is_whole = False
+            counts.add(line.kind)
             if what := _wrong(header.governor_id, record, last):
                 raise CorruptDocument(str(path), f"line {number}: {what}")
             if isinstance(record, EventRecord | StateRecord):
                 last = record if isinstance(record, EventRecord) else None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptDocument(str(path), f"line {number + 1} is damaged: {error}") from None
-    if last is not None:
-        raise CorruptDocument(str(path), "ends in the middle of a stream")
+    if not is_whole:
+        raise CorruptDocument(str(path), "is cut off: its last line is missing")
     return header, counts
 
 
@@ -312,7 +331,7 @@ def _wrong(governor_id: str, record: msgspec.Struct, last: EventRecord | None) -
 
 
 def _wrong_event(governor_id: str, record: EventRecord, last: EventRecord | None) -> str | None:
-    if record.computed_digest(governor_id) != record.digest:
+    if not record.is_genuine(governor_id):
         return "an event was edited: its digest does not fit"
     if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
         return "an event carries another state than its hash says"

@@ -293,16 +293,22 @@ class Appender:
         for (append, event_id, content), document in zip(wanted, look.markers, strict=True):
             if document is None or document.decode(MARKER).content != content:
                 raise IdempotencyConflict(event_id, append.stream.state)
-        return [await self._repeated(appends[0], found[0].version, found[-1].version)]
+        return [await self._repeated(appends[0], [marker.version for marker in found])]
 
-    async def _repeated(self, append: Append, first: int, last: int) -> Appended:
-        """What an earlier call with the same ids recorded."""
+    async def _repeated(self, append: Append, versions: Sequence[int]) -> Appended:
+        """What an earlier call with the same ids recorded, given where the caller's own ids stand."""
+        places = {append.event_ids.index(event_id): event_id for event_id, _ in append.marked}
+        firsts = {version - place for version, place in zip(versions, places, strict=True)}
+        if len(firsts) > 1:
+            raise IdempotencyConflict(append.marked[0][0], append.stream.state)
+        [first] = firsts
+        last = first + len(append.event_ids) - 1
         events: list[EventRecord] = []
         recorded_us = 0
         async for stored in self._streams.records(append.stream, first, last):
             events.append(stored.record)
             recorded_us = stored.recorded_us
-        if tuple(event.event_id for event in events) != append.event_ids:
+        if len(events) != len(append.event_ids):
             raise NotRetained(append.stream.event(first), "the change was made, and its event was cleaned up since")
         return Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True)
 

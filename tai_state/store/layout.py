@@ -64,7 +64,7 @@ class Layout:
         prefix = f"{escape_id(root)}/{escape_id(namespace)}/" if root else ""
         self.governors = f"{prefix}governors"
         self.store = f"{prefix}meta/store"
-        self.stream = lru_cache(maxsize=8192)(self._stream)
+        self._streams = lru_cache(maxsize=8192)(self._stream)
 
     def governor(self, governor_id: str) -> str:
         """Path of a governor's document."""
@@ -89,6 +89,16 @@ class Layout:
     def restore(self, governor_id: str) -> str:
         """Path of the note that a restore of this governor is under way."""
         return f"{self.store}/restores/{escape_id(governor_id)}"
+
+    def stream(self, governor_id: str, state_id: str) -> Stream:
+        """The paths of one state.
+
+        Raises:
+            InvalidId: an id cannot be stored.
+        """
+        if type(governor_id) is not str or type(state_id) is not str:
+            raise InvalidId("an id", "a plain str of at least one character")
+        return self._streams(governor_id, state_id)
 
     def _stream(self, governor_id: str, state_id: str) -> Stream:
         governor = self.governor(governor_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from tai_state.engines.api import Engine
 from tai_state.engines.memory import MemoryEngine
@@ -55,6 +55,10 @@ def open_store(
         ValueError: upcasters do not fit the schema.
     """
     address = url or os.environ.get(ENVIRONMENT) or DEFAULT_URL
+    if type(address) is not str:
+        raise UnknownStore(f"{address!r} is no store's address", f"use {_FORMS}")
+    if isinstance(indexed, str):
+        indexed = (indexed,)
     options = _options(address)
     settings = Settings(
         create=create,
@@ -68,7 +72,7 @@ def open_store(
 
 
 def _options(address: str) -> dict[str, str]:
-    options = dict(parse_qsl(urlsplit(address).query, keep_blank_values=True))
+    options = dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
     for name in options:
         if name not in ("root", "namespace", "indexed"):
             raise UnknownStore(f"the option {name!r} in {address!r}", "use root, namespace or indexed")
@@ -91,7 +95,9 @@ def _memory(address: str, rest: str, clock: Clock, _create: bool) -> Engine:  # 
 
 def _sqlite(address: str, rest: str, clock: Clock, create: bool) -> Engine:  # noqa: FBT001
     path = unquote(rest[1:])
-    if not rest.startswith("/") or not path:
+    if path == ":memory:":
+        raise UnknownStore(f"{address!r} is no store's address", "for a store in memory use memory://")
+    if not rest.startswith("/") or not path or "\0" in path:
         raise UnknownStore(f"{address!r} is no store's address", f"a file needs three slashes or four: {_FORMS}")
     return SqliteEngine(path, clock, create=create)
 

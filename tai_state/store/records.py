@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from tai_state.engines.api import Document, Shape
-from tai_state.errors import CorruptDocument
+from tai_state.errors import CorruptDocument, InvalidData
 from tai_state.store.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
 from tai_state.values.events import Event, JsonEvent
-from tai_state.values.json import decode, encode
+from tai_state.values.json import encode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us, parse_time
@@ -74,8 +76,19 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     payload: str | None = None
     to_state: str | None = None
 
+    def is_genuine(self, governor_id: str) -> bool:
+        """Whether the digest fits the fields; otherwise something was edited."""
+        try:
+            return self.computed_digest(governor_id) == self.digest
+        except ValueError:  # a hash that is no hex
+            return False
+
     def computed_digest(self, governor_id: str) -> str:
-        """The digest that the fields give; another one than ``digest`` means that something was edited."""
+        """The digest that the fields give.
+
+        Raises:
+            ValueError: ``previous`` or ``state_hash`` is no hex.
+        """
         header = {
             "governor_id": governor_id,
             "state_id": self.state_id,
@@ -157,6 +170,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     floor: int
 
 
+_HASH = re.compile("[0-9a-f]{64}")
+
 EMPTY = Head(
     revision=None,
     version=0,
@@ -182,7 +197,7 @@ def checked_state(document: Document) -> StateRecord:
         CorruptDocument: it does not fit, or its data is not what its hash says.
     """
     record = document.decode(STATE)
-    if state_hash(state_text(record)) != record.state_hash:
+    if state_hash(state_text(record)) != record.state_hash or not _HASH.fullmatch(record.digest):
         raise CorruptDocument(document.path, "its data is not what its hash says: run `tai-state recover`")
     return record
 
@@ -220,7 +235,7 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
         id=stream.state_id,
         version=record.version,
         data=data,
-        timestamp=parse_time(record.timestamp),
+        timestamp=moment(record.timestamp),
         recorded_at=from_us(recorded_us),
         metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
         causality=dict(record.causality),
@@ -246,7 +261,7 @@ def to_event(
         payload=payload,
         from_state=from_state,
         to_state=to_state,
-        timestamp=parse_time(record.timestamp),
+        timestamp=moment(record.timestamp),
         recorded_at=from_us(recorded_us),
         metadata=change_metadata(record.metadata),
         causality=dict(record.causality),
@@ -255,12 +270,39 @@ def to_event(
 
 
 def state_metadata(metadata: EventMetadata) -> StateMetadata:
-    """The metadata of the state that an event makes."""
-    context: dict[str, Any] = {} if metadata.context == "{}" else decode(metadata.context)
-    return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, context)
+    """The metadata of the state that an event makes.
+
+    Raises:
+        CorruptDocument: the context is no JSON object.
+    """
+    return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, _context(metadata))
 
 
 def change_metadata(metadata: EventMetadata) -> ChangeMetadata:
-    """An event's metadata as callers get it."""
-    context: dict[str, Any] = {} if metadata.context == "{}" else decode(metadata.context)
-    return ChangeMetadata(metadata.changed_by, metadata.reason, context, metadata.parent_version)
+    """An event's metadata as callers get it.
+
+    Raises:
+        CorruptDocument: the context is no JSON object.
+    """
+    return ChangeMetadata(metadata.changed_by, metadata.reason, _context(metadata), metadata.parent_version)
+
+
+def moment(text: str) -> datetime:
+    """The time that a stored text stands for.
+
+    Raises:
+        CorruptDocument: it is none.
+    """
+    try:
+        return parse_time(text)
+    except InvalidData:
+        raise CorruptDocument("a timestamp", "is no time: run `tai-state verify`") from None
+
+
+def _context(metadata: EventMetadata) -> dict[str, Any]:
+    if metadata.context == "{}":
+        return {}
+    try:
+        return msgspec.json.decode(metadata.context, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        raise CorruptDocument("a context", "is no JSON object: run `tai-state verify`") from None

@@ -10,13 +10,13 @@ import msgspec
 from tai_state.engines.api import Document, Engine
 from tai_state.errors import CorruptDocument, EventSourcingError, StateNotFound
 from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, EventRecord, change_metadata, to_event
+from tai_state.store.records import EVENT, EventRecord, change_metadata, moment, to_event
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import JsonEvent
 from tai_state.values.json import decode
 from tai_state.values.states import JsonSnapshot, StateSnapshot
-from tai_state.values.times import from_us, parse_time
+from tai_state.values.times import from_us
 
 
 class Folded(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ class StreamReader:
             id=stream.state_id,
             version=record.version,
             data=data,
-            timestamp=parse_time(record.timestamp),
+            timestamp=moment(record.timestamp),
             recorded_at=from_us(stored.recorded_us),
             metadata=change_metadata(record.metadata),
             causality=record.causality,

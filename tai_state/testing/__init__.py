@@ -3,5 +3,8 @@
 from tai_state.testing.clocks import ManualClock as ManualClock
 from tai_state.testing.conformance import ENGINE_CHECKS as ENGINE_CHECKS
 from tai_state.testing.conformance import REOPEN_CHECKS as REOPEN_CHECKS
+from tai_state.testing.faults import AtCalls as AtCalls
+from tai_state.testing.faults import Fault as Fault
+from tai_state.testing.faults import FaultyEngine as FaultyEngine
 
-__all__ = ["ENGINE_CHECKS", "REOPEN_CHECKS", "ManualClock"]
+__all__ = ["ENGINE_CHECKS", "REOPEN_CHECKS", "AtCalls", "Fault", "FaultyEngine", "ManualClock"]

@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
-from tai_state.errors import InvalidId
+from tai_state.errors import CorruptDocument, InvalidId
 
 ID_BYTES_MAX = 1_480
 """UTF-8 bytes of one escaped id: an engine's 1,500 less the ``~`` and the digits of an event's version."""
@@ -28,7 +28,6 @@ def _percent(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match.group().encode())
 
 
-@lru_cache(maxsize=4096)
 def escape_id(identifier: str) -> str:
     """One path segment for an id, injective and reversible by :func:`unescape_id`.
 
@@ -36,7 +35,12 @@ def escape_id(identifier: str) -> str:
         InvalidId: the id is empty, no text, not valid Unicode, or longer than 1,480 bytes once escaped.
     """
     if type(identifier) is not str or not identifier:
-        raise InvalidId("an id", "a text of at least one character")
+        raise InvalidId("an id", "a plain str of at least one character")
+    return _escape(identifier)
+
+
+@lru_cache(maxsize=4096)
+def _escape(identifier: str) -> str:
     escaped = _ESCAPED.sub(_percent, identifier)
     if _DOTS.fullmatch(escaped):
         escaped = escaped.replace(".", "%2E")
@@ -52,8 +56,15 @@ def escape_id(identifier: str) -> str:
 
 
 def unescape_id(segment: str) -> str:
-    """The id that a path segment stands for."""
-    return unquote(segment, errors="strict") if "%" in segment else segment
+    """The id that a path segment stands for.
+
+    Raises:
+        CorruptDocument: the segment is no escaped id.
+    """
+    try:
+        return unquote(segment, errors="strict") if "%" in segment else segment
+    except UnicodeDecodeError:
+        raise CorruptDocument(segment, "is no escaped id") from None
 
 
 def versioned(segment: str, version: int) -> str:

@@ -19,6 +19,11 @@ DEPTH_MAX = 200
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder()
 
+_CONTROLS = dict.fromkeys([*range(32), 127], "?")
+_PATH_MAX = 200
+_INTEGER_BITS_MAX = 14_284
+"""Bits of the largest integer that Python turns into text without being asked to."""
+
 decode = _decoder.decode
 """The value of a JSON text; ``msgspec.DecodeError`` when it is none."""
 
@@ -76,13 +81,18 @@ def _explain(value: Any, what: str) -> InvalidData:
     for _ in range(DEPTH_MAX):
         for path, item in level:
             if reason := _not_json(item):
-                return InvalidData(f"{what} is not plain JSON: {reason}", path)
+                return InvalidData(f"{what} is not plain JSON: {reason}", _shown(path))
         new = [(path, item) for path, item in level if id(item) not in seen]
         seen.update(id(item) for _, item in new)
         level = [(path + step, child) for path, item in new for step, child in _children(item)]
         if not level:
             return InvalidData(f"{what} refers to itself")
     return _too_deep(what)
+
+
+def _shown(path: str) -> str:
+    """A path as an error shows it: bounded, and without characters that could drive a terminal."""
+    return path.encode("ascii", "backslashreplace").decode().translate(_CONTROLS)[:_PATH_MAX]
 
 
 def _too_deep(what: str) -> InvalidData:
@@ -103,7 +113,7 @@ def _not_json(item: Any) -> str | None:
     if isinstance(item, float) and not isfinite(item):
         return "NaN and infinity have no JSON form"
     if isinstance(item, str):
-        return _not_unicode(item)
+        return _not_unicode(item) or (None if type(item) is str else f"{type(item).__name__} is no plain str")
     if isinstance(item, dict):
         for key in item:  # pyright: ignore[reportUnknownVariableType]
             if not isinstance(key, str):
@@ -111,6 +121,8 @@ def _not_json(item: Any) -> str | None:
             if reason := _not_unicode(key):
                 return reason
         return None
+    if isinstance(item, int) and item.bit_length() > _INTEGER_BITS_MAX:
+        return "an integer has more than 4,300 digits"
     if item is None or isinstance(item, bool | int | float | list):
         return None
     return f"{type(item).__name__} has no JSON form"

@@ -36,7 +36,9 @@ def check_metadata(metadata: ChangeMetadata) -> str:
         raise InvalidData(f"metadata must be ChangeMetadata, not {type(metadata).__name__}")
     for name, text in (("changed_by", metadata.changed_by), ("reason", metadata.reason)):
         check_text(text, f"metadata.{name}")
-    return normalise_object(metadata.context, "metadata.context")[0] if metadata.context else "{}"
+    if type(metadata.context) is dict and not metadata.context:
+        return "{}"
+    return normalise_object(metadata.context, "metadata.context")[0]
 
 
 def check_text(text: object, what: str) -> str:

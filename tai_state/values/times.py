@@ -26,6 +26,8 @@ def format_time(moment: datetime) -> str:
     Raises:
         InvalidData: the time has no offset, so it could mean any moment of a day.
     """
+    if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidData(f"a time must be a datetime, not {type(moment).__name__}")
     if moment.tzinfo is None:
         raise InvalidData("a time needs an offset: use datetime.now(UTC) or .replace(tzinfo=UTC)")
     text = moment.isoformat(timespec="microseconds")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crew import PROCESSES, Crew, scratch, workloads
-from images import RANDOM, VARIANTS, Disk, Line, Recording
+from images import RANDOM, VARIANTS, Disk, Line, Recording, Sync
 from report import Section
 from scenarios import Scenario, copy, judge, prepare
 from tracing import WRITING, Fault
@@ -100,8 +100,11 @@ def prove(
     started = time.monotonic()
     for scenario in scenarios:
         for recording in crew.map(record, [Take(scenario, fault, mutant) for fault in faults]):
-            if recording.folder_syncs_failed:
-                continue  # SQLite does not look at what they return, so nothing above it can
+            failed = any(isinstance(entry, Sync) and entry.failed for entry in recording.entries)
+            if faults != (None,) and (recording.folder_syncs_failed or not failed):
+                # No file's sync has failed: too few were made, or it was the folder's. SQLite does not look at what
+                # syncs of folders return, so nothing above it can.
+                continue
             _examine(crew, section, scenario, recording, Sampling(seed, draws, every))
     section.planned = Counter({variant: section.hit[variant] or 1 for variant in VARIANTS})
     section.seconds = time.monotonic() - started

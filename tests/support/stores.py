@@ -162,11 +162,13 @@ SQLITE: Kind = _Kind(True, lambda folder, clock: SqliteEngine(str(folder / "stor
 class Place:
     """Where documents stay when a store is closed: gives engines over the same documents, not yet opened.
 
-    Its clock stands still until it is moved, so that two places in which the same happens hold the same documents.
+    Its clock stands still until it is moved, and ids are numbered, so that two places in which the same happens hold
+    the same documents.
     """
 
     def __init__(self, kind: Kind, folder: Path) -> None:
         self.clock = ManualClock()
+        self._ids = count(1)
         self._make = lambda: kind.make(folder, self.clock)
         self._memory: Engine | None = None if kind.durable else self._make()
 
@@ -176,7 +178,9 @@ class Place:
 
     def store(self, engine: Engine | None = None, **changes: Any) -> StateStore:
         """A store over another engine (or the one given), not yet opened."""
-        return make_store(engine or self.engine(), self.clock, **changes)
+        return make_store(
+            engine or self.engine(), self.clock, **{"new_id": lambda: f"made-{next(self._ids)}", **changes}
+        )
 
 
 class Places:
