@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 FAULTS = [
     *(pytest.param(fault, 1, id=fault.value.replace(" ", "_")) for fault in Fault if fault is not Fault.DELAYED),
-    *(pytest.param(Fault.DELAYED, calls, id=f"delayed_{calls}") for calls in (1, 2, 3, 1_000)),
+    *(pytest.param(Fault.DELAYED, calls, id=f"delayed_{calls}") for calls in (1, 2, 1_000)),
 ]
 
 
@@ -241,6 +241,7 @@ async def _stored_at_the_end(place: Place, work: Work, folder: Path) -> dict[str
         return await dump(store.engine)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 @pytest.mark.parametrize(("fault", "delay_calls"), FAULTS)
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
 async def test_fault_at_every_call_of_longer_work(

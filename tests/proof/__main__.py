@@ -69,24 +69,24 @@ def tiers(seed: int) -> dict[str, Tier]:
     ci = Tier(
         kill=(partial(kill.prove, scenarios=(s.CREATE, s.FOUND, s.SHORT, s.CLOSE), minimum=150),),
         power=(
-            partial(_power, seed, (s.ALL,), every=4, minimum=300),
+            partial(_power, seed, (s.ALL,), every=3, minimum=300),
             partial(_power, seed, (s.BRIEF,), every=8, faults=_FEW_FAILED_SYNCS, minimum=20),
         ),
         disk=(partial(disk.prove, scenarios=(s.SHORT,), lengths=("once",), minimum=150),),
         mutants=mutants,
     )
     full = Tier(
-        kill=(partial(kill.prove, scenarios=_EVERY_SCENARIO, locks=True, minimum=1_000),),
+        kill=(partial(kill.prove, scenarios=(*_EVERY_SCENARIO, s.WORK), locks=True, minimum=2_000),),
         power=(
-            partial(_power, seed, (*_EVERY_SCENARIO, s.ALL), draws=4, minimum=10_000),
-            partial(_power, seed, (s.LONG,), draws=2, every=3, minimum=5_000),
+            partial(_power, seed, (*_EVERY_SCENARIO, s.ALL), draws=8, minimum=10_000),
+            partial(_power, seed, (s.LONG,), draws=2, minimum=10_000),
             partial(
                 _power,
                 seed,
                 (s.SHORT, s.CHECKPOINT, s.TOGETHER),
                 every=2,
                 faults=_FAILED_SYNCS,
-                minimum=2_000,
+                minimum=5_000,
             ),
         ),
         disk=(partial(disk.prove, scenarios=_EVERY_SCENARIO, minimum=2_000),),

@@ -61,7 +61,7 @@ class Checked:
 
     Attributes:
         images: digests of those checked.
-        variants: how many of each.
+        variants: how many of each there were, those like another included.
         failures: what was wrong.
     """
 
@@ -169,11 +169,11 @@ def sweep(share: Share) -> Checked:
     result = Checked()
     with scratch() as folder:
         for name, variant, image, said in _images(share):
+            result.variants[variant] += 1
             key = _key(image, len(said))
             if key in result.images:
                 continue
             result.images.add(key)
-            result.variants[variant] += 1
             problems = open_image(folder, image, share.scenario, said)
             result.failures += [f"{share.scenario.name}: {name}: {problem}" for problem in problems]
     return result

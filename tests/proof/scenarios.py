@@ -108,16 +108,9 @@ ALL = Scenario(
     (*_HISTORY, "save:c", "snapshot:b", "delete:c", "save:c", "cleanup", "update:a", "update:b"),
     settings=(OFTEN,),
 )
-LONG = Scenario(
-    "long",
-    "nothing",
-    (),
-    (
-        *_HISTORY,
-        *(("update:a", "update:b", "log:a", "update:b", "snapshot:b", "save:c", "delete:c", "cleanup") * 8),
-    ),
-    large=60_000,
-)
+_ROUND = ("update:a", "update:b", "log:a", "update:b", "snapshot:b", "save:c", "delete:c", "cleanup")
+LONG = Scenario("long", "nothing", (), (*_HISTORY, *(_ROUND * 8)), large=60_000)
+WORK = Scenario("work", "store", _HISTORY, _ROUND * 8, closes=False, settings=(OFTEN,))
 
 
 def prepare(scenario: Scenario, folder: Path) -> Path:
