@@ -324,9 +324,21 @@ def test_restore_into_what_exists(program: Program) -> None:
     """Restoring a governor that is there changes nothing, ends with 3, and says in plain words why."""
     program("export", "bank", "bank.jsonl")
     refused = program("restore", "bank.jsonl", "--json").error(3)
-    assert "the governor exists already" in refused["message"]
-    assert refused["path"] == "governors/bank/states/alice"
+    assert refused["type"] == "GovernorExists"
+    assert "exists already" in refused["message"]
     assert program("verify", "bank").code == 0
+
+
+def test_a_damaged_export_leaves_no_trace(program: Program) -> None:
+    """An export that was cut off or edited is refused before a store is made for it."""
+    program("export", "bank", "bank.jsonl")
+    lines = (program.folder / "bank.jsonl").read_text().splitlines(keepends=True)
+    for damaged in ("".join(lines[:-1]), "".join(lines).replace('"step 2"', '"step 9"'), "".join(lines)[:-20]):
+        (program.folder / "bank.jsonl").write_text(damaged)
+        error = program("restore", "bank.jsonl", "--store", "sqlite:///new.db", "--json").error(4)
+        assert error["type"] == "CorruptDocument"
+        assert error["path"] == "bank.jsonl"
+    assert not (program.folder / "new.db").exists()
 
 
 def test_export_replaces_a_file_only_when_told_to(program: Program) -> None:

@@ -10,7 +10,7 @@ from tai_state.history.folding import Folding, first_fold
 from tai_state.history.recovery import differences
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, SNAPSHOT, EventRecord, SnapshotRecord, StateRecord, state_text
-from tai_state.store.streams import Folded, Stored
+from tai_state.store.streams import Folded
 from tai_state.values.digests import GENESIS, state_hash
 
 
@@ -121,7 +121,7 @@ class StreamCheck:
         if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
             self.find(document.path, "state_hash", "carries another state than its hash says")
         try:
-            self._folded = self._folding.then(self._folded, self.stream, Stored(record, document.created_us))
+            self._folded = self._folding.then(self._folded, self.stream, record)
         except ReducerMissing:
             self.is_unchecked = True
             self._folded = Folded(None, record.schema, record.state_hash)

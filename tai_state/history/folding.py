@@ -14,7 +14,8 @@ import msgspec
 from tai_state.errors import EventSourcingError, ReducerMissing
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Draft
-from tai_state.store.streams import Folded, Stored, StreamReader
+from tai_state.store.records import EventRecord
+from tai_state.store.streams import Folded, StreamReader
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import Event, JsonEvent
@@ -47,14 +48,13 @@ class Folding:
         self._reducers = reducers
         self._fallback = fallback
 
-    def then(self, before: Folded, stream: Stream, stored: Stored) -> Folded:
+    def then(self, before: Folded, stream: Stream, record: EventRecord) -> Folded:
         """The state after one more event.
 
         Raises:
             ReducerMissing: the event changed the state, and no reducer folds its action.
             EventSourcingError: the reducer gives another state than the one recorded.
         """
-        record = stored.record
         now = before.then(record)
         if now.text is not None:
             return now
@@ -67,7 +67,7 @@ class Folding:
         if before.text is None:
             raise EventSourcingError(path, "cannot be folded: the state before it is not retained")
         data = self._streams.state(before, stream, record.version - 1)
-        event = self._streams.event(stream, record, stored.recorded_us, before, Folded())
+        event = self._streams.event(stream, record, 0, before, Folded())
         try:
             text, _ = fold(reducer, data, stream, _blank(event))
         except Exception as error:
@@ -78,10 +78,6 @@ class Folding:
         if same_shape and state_hash(text) != record.state_hash:
             raise EventSourcingError(path, f"the reducer of {record.action!r} gives another state than was recorded")
         return now
-
-    def with_states(self, stream: Stream, stored: Stored, before: Folded, now: Folded) -> JsonEvent:
-        """The event with the states before and after it."""
-        return self._streams.event(stream, stored.record, stored.recorded_us, before, now)
 
 
 def fold(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tai_state.errors import GovernorNotFound, InvalidData
+from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
 from tai_state.history.cleanup import AGE_MIN, Cleanup, CleanupStats
 from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
 from tai_state.history.importing import Acknowledged, Columns, CsvImport, ImportStats
@@ -156,7 +156,13 @@ class StateMachinePersister:
             first, last = appended.events[0].version, appended.events[-1].version
             return [event async for event in self._replay.events(stream, first - 1, last, None)]
         return [
-            store.streams.event(stream, event, appended.recorded_us, before, now)
+            store.streams.event(
+                stream,
+                msgspec.structs.replace(event, causality=dict(event.causality)),
+                appended.recorded_us,
+                before,
+                now,
+            )
             for event, (before, now) in zip(appended.events, pairwise(folded), strict=True)
         ]
 
@@ -168,9 +174,10 @@ class StateMachinePersister:
             EventSourcingError, NotRetained: the stream does not give the state.
         """
         stream = self._store.layout.stream(governor_id, state_id)
-        documents = (await self._store.engine.read([stream.state, stream.event(1)])).documents
-        recovered = documents != (None, None) and await Recovery(self._store, self._replay).recover_one(stream)
-        return LoadedState(await self._store.get_state(governor_id, state_id), recovered)
+        record, recorded_us, is_rebuilt = await Recovery(self._store, self._replay).recover_one(stream)
+        if record.deleted:
+            raise StateNotFound(stream.state)
+        return LoadedState(self._store.snapshot(stream, record, recorded_us), is_rebuilt)
 
     async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
         """The state as it was at a version, or at a time.

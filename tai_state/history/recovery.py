@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import anyio
 import msgspec
 
 from tai_state.engines.api import ABSENT, PRESENT, At, Check, Document, Put
-from tai_state.errors import CommitRefused, EventSourcingError, Inconsistent, ReducerMissing, TaiStateError
+from tai_state.errors import (
+    CommitRefused,
+    EventSourcingError,
+    Inconsistent,
+    ReducerMissing,
+    StateNotFound,
+    TaiStateError,
+)
 from tai_state.history.replay import BEGINNING, Base, Replay
 from tai_state.store.appending import state_after
 from tai_state.store.layout import Stream
@@ -64,6 +71,14 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
 Progress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
 
 
+class Recovered(NamedTuple):
+    """A state that agrees with its stream, the engine's time of it, and whether it had to be rebuilt."""
+
+    record: StateRecord
+    recorded_us: int
+    is_rebuilt: bool
+
+
 class Recovery:
     """Recovers states one by one, or all of a store.
 
@@ -96,19 +111,25 @@ class Recovery:
         report = await self._recover_some(pending, report)
         return msgspec.structs.replace(report, resume=None)
 
-    async def recover_one(self, stream: Stream) -> bool:
-        """Make one state agree with its stream; whether it had to be rebuilt.
+    async def recover_one(self, stream: Stream) -> Recovered:
+        """Make one state agree with its stream. Reads at most three documents more than follow a kept snapshot.
 
         Raises:
+            StateNotFound: the state was never written.
             ReducerMissing: the stream needs a reducer that was not given.
             EventSourcingError, NotRetained, CorruptDocument: it cannot be mended.
         """
         for _ in range(_ATTEMPTS_MAX):
             [document] = (await self._store.engine.read([stream.state])).documents
             record = self._intact(document)
-            rebuilt, is_exact = await self._rebuild(stream, record)
-            if record is not None and _agree(record, rebuilt, is_exact=is_exact):
-                return False
+            found = await self._rebuild(stream, record)
+            if found is None:
+                if document is None:
+                    raise StateNotFound(stream.state)
+                raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
+            rebuilt, is_exact = found
+            if document is not None and record is not None and _agree(record, rebuilt, is_exact=is_exact):
+                return Recovered(record, document.updated_us, is_rebuilt=False)
             if record is not None and record.version > rebuilt.version and record.digest != rebuilt.digest:
                 raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
             try:
@@ -127,7 +148,7 @@ class Recovery:
                 continue  # somebody wrote meanwhile: look again
             self._store.appender.heads.put(stream.state, head_of(rebuilt, committed.revision))
             _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
-            return True
+            return Recovered(rebuilt, committed.time_us, is_rebuilt=True)
         raise EventSourcingError(stream.state, f"changed {_ATTEMPTS_MAX} times while it was looked at: run it again")
 
     def _intact(self, document: Document | None) -> StateRecord | None:
@@ -139,8 +160,11 @@ class Recovery:
         except Inconsistent:
             return None
 
-    async def _rebuild(self, stream: Stream, record: StateRecord | None) -> tuple[StateRecord, bool]:
-        """The state that the stream gives, and whether its snapshot bookkeeping is known as exactly."""
+    async def _rebuild(self, stream: Stream, record: StateRecord | None) -> tuple[StateRecord, bool] | None:
+        """The state that the stream gives, and whether its snapshot bookkeeping is known as exactly.
+
+        None where the stream has no events.
+        """
         base, kept = await self._base(stream, record)
         folding = self._replay.folding()
         folded, as_of, kept_as_of, unkept_bytes = base.folded, base.as_of, base.as_of, 0
@@ -155,14 +179,14 @@ class Recovery:
             if last is not None and event.previous != last.record.digest:
                 raise EventSourcingError(stream.event(expected), "does not follow the event before it")
             if event.version > base.version:
-                folded = folding.then(folded, stream, stored)
+                folded = folding.then(folded, stream, event)
                 unkept_bytes += len(event.payload or "") + len(event.to_state or "")
             as_of = max(as_of, event.timestamp)
             kept_as_of = kept_as_of or event.timestamp
             last = stored
             expected += 1
         if last is None:
-            raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
+            return None
         if folded.text is None or state_hash(folded.text) != last.record.state_hash:
             raise EventSourcingError(stream.event(last.record.version), "does not lead to the state it recorded")
         is_exact = base.version == (kept[-1] if kept else 0)
@@ -215,7 +239,7 @@ class Recovery:
 
         async def one(stream: Stream) -> None:
             try:
-                outcomes[stream.state] = await self.recover_one(stream)
+                outcomes[stream.state] = (await self.recover_one(stream)).is_rebuilt
             except TaiStateError as error:
                 outcomes[stream.state] = error
 

@@ -13,7 +13,7 @@ from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.store.layout import Stream
 from tai_state.store.records import StateRecord
 from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded, Stored
+from tai_state.store.streams import Folded, Stored, stored_record
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
 from tai_state.values.states import JsonSnapshot
@@ -65,16 +65,17 @@ class Replay:
         before = base.folded
         expected = base.version + 1
         last = found[1].version if until is None else min(until, found[1].version)
-        async with aclosing(self._store.streams.records(stream, expected, until)) as records:
-            async for stored in records:
-                record = stored.record
-                if record.version != expected:
-                    raise _missing(stream, expected, found[1])
-                expected += 1
-                now = folding.then(before, stream, stored)
-                if record.version > after:
-                    yield folding.with_states(stream, stored, before, now)
-                before = now
+        streams = self._store.streams
+        start, end = stream.range(expected, until)
+        async for document in self._store.engine.scan(stream.events, start=start, end=end):
+            record = stored_record(stream, document)
+            if record.version != expected:
+                raise _missing(stream, expected, found[1])
+            expected += 1
+            now = folding.then(before, stream, record)
+            if record.version > after:
+                yield streams.event(stream, record, document.created_us, before, now)
+            before = now
         if expected <= last:
             raise _missing(stream, expected, found[1])
 
@@ -119,7 +120,7 @@ class Replay:
                 if until is not None and record.timestamp > until and record.version > base.version:
                     break
                 if record.version > base.version:
-                    folded = folding.then(folded, stream, stored)
+                    folded = folding.then(folded, stream, record)
                 last = stored
                 expected += 1
         if until is None and expected <= version:

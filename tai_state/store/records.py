@@ -13,7 +13,6 @@ from tai_state.errors import CorruptDocument, InvalidData
 from tai_state.store.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
-from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import encode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
@@ -240,32 +239,6 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
         metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
         causality=dict(record.causality),
         deleted=record.deleted,
-    )
-
-
-def to_event(
-    governor_id: str,
-    record: EventRecord,
-    recorded_us: int,
-    from_state: dict[str, Any] | None,
-    to_state: dict[str, Any] | None,
-    payload: Any,
-) -> JsonEvent:
-    """What callers get of an event's document, once its states and payload are decoded."""
-    return Event(
-        governor_id=governor_id,
-        state_id=record.state_id,
-        version=record.version,
-        id=record.event_id,
-        action=record.action,
-        payload=payload,
-        from_state=from_state,
-        to_state=to_state,
-        timestamp=moment(record.timestamp),
-        recorded_at=from_us(recorded_us),
-        metadata=change_metadata(record.metadata),
-        causality=dict(record.causality),
-        digest=record.digest,
     )
 
 

@@ -10,10 +10,10 @@ import msgspec
 from tai_state.engines.api import Document, Engine
 from tai_state.errors import CorruptDocument, EventSourcingError, StateNotFound
 from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, EventRecord, change_metadata, moment, to_event
+from tai_state.store.records import EVENT, EventRecord, change_metadata, moment
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
-from tai_state.values.events import JsonEvent
+from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us
@@ -112,16 +112,24 @@ class StreamReader:
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
         """One event as callers get it. Its states are decoded for it alone, so that they are the caller's own."""
+        version = record.version
         payload = None if record.payload is None else decode(record.payload)
         if not self._upcasting.is_current(record.schema):
-            payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(record.version))
-        return to_event(
-            stream.governor_id,
-            record,
-            recorded_us,
-            self.state(before, stream, record.version - 1),
-            self.state(now, stream, record.version),
-            payload,
+            payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(version))
+        return Event(
+            governor_id=stream.governor_id,
+            state_id=stream.state_id,
+            version=version,
+            id=record.event_id,
+            action=record.action,
+            payload=payload,
+            from_state=self.state(before, stream, version - 1),
+            to_state=self.state(now, stream, version),
+            timestamp=moment(record.timestamp),
+            recorded_at=from_us(recorded_us),
+            metadata=change_metadata(record.metadata),
+            causality=record.causality,
+            digest=record.digest,
         )
 
     def snapshot(self, stream: Stream, stored: Stored, folded: Folded) -> JsonSnapshot:

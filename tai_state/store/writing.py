@@ -203,7 +203,9 @@ class StateWriting(StoreCore):
         events: list[JsonEvent] = []
         for record in appended.events:
             now = before.then(record)
-            events.append(self.streams.event(stream, record, appended.recorded_us, before, now))
+            # The record stays in use as the head: the caller gets a clock of its own.
+            given = msgspec.structs.replace(record, causality=dict(record.causality))
+            events.append(self.streams.event(stream, given, appended.recorded_us, before, now))
             before = now
         return events
 
