@@ -9,7 +9,16 @@ from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing
 from tai_state.history.folding import Folding, first_fold
 from tai_state.history.recovery import differences
 from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, SNAPSHOT, EventRecord, SnapshotRecord, StateRecord, state_text
+from tai_state.store.records import (
+    EVENT,
+    SNAPSHOT,
+    EventRecord,
+    SnapshotRecord,
+    StateRecord,
+    change_metadata,
+    moment,
+    state_text,
+)
 from tai_state.store.streams import Folded
 from tai_state.values.digests import GENESIS, state_hash
 
@@ -64,8 +73,10 @@ class StreamCheck:
         self.events += 1
         try:
             record = document.decode(EVENT)
+            change_metadata(record.metadata)
+            moment(record.timestamp)
         except Inconsistent as error:
-            self.find(document.path, "corrupt", error.what)
+            self.find(document.path, "corrupt", f"{error.path} {error.what}")
             return
         if document.path != self.stream.event(record.version) or record.state_id != self.stream.state_id:
             self.find(document.path, "chain", "holds an event of another place")
@@ -85,7 +96,11 @@ class StreamCheck:
         if state is None or last is None:
             return
         path = self.stream.state
-        for name in differences(state, last):
+        try:
+            different = differences(state, last)
+        except Inconsistent:  # the event cannot be read, which was found with it
+            return
+        for name in different:
             self.find(path, "state", f"its {name} is not what its last event says: run `tai-state recover`")
         if state_hash(state_text(state)) != state.state_hash or (state.data is None) != state.deleted:
             self.find(path, "state", "its data is not what its hash says: run `tai-state recover`")

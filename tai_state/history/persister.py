@@ -27,6 +27,7 @@ from tai_state.store.streams import Folded
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected, expectation
+from tai_state.values.ids import escape_id
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
@@ -125,7 +126,7 @@ class StateMachinePersister:
         """
         if not events or any(type(event) is not NewEvent for event in events):
             raise InvalidData("record needs at least one event, each a NewEvent")
-        given = [event.event_id for event in events if event.event_id is not None]
+        given = [escape_id(event.event_id) for event in events if event.event_id is not None]
         if len(set(given)) != len(given):
             raise InvalidData("two events of one record have the same event id")
         store = self._store

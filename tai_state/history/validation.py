@@ -96,10 +96,11 @@ class Validation:
         async for document in self._store.engine.scan(self._store.layout.events(governor_id)):
             try:
                 segment, _ = split_versioned(document.id)
-            except ValueError:
+                state_id = unescape_id(segment)
+            except (ValueError, CorruptDocument):
                 self._find(document.path, "corrupt", "is no place of an event")
                 continue
-            yield self._store.layout.stream(governor_id, unescape_id(segment)), document
+            yield self._store.layout.stream(governor_id, state_id), document
 
     async def _start(self, stream: Stream) -> tuple[StreamCheck, int | None]:
         """The check of one stream, with its state and kept snapshots read beforehand, and the state's revision."""

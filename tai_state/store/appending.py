@@ -21,6 +21,7 @@ from tai_state.engines.api import ABSENT, Committed, Document, Engine, Put
 from tai_state.errors import (
     CommitOutcomeUnknown,
     CommitRefused,
+    CorruptDocument,
     EventSourcingError,
     IdempotencyConflict,
     NotRetained,
@@ -362,7 +363,14 @@ def _fits(append: Append, head: Head) -> bool:
 
 def state_after(event: EventRecord) -> StateRecord:
     """The state's record right after an event that carries the state, as far as the event tells."""
-    data = None if event.to_state is None or event.to_state == NO_STATE_TEXT else decode(event.to_state)
+    data = None
+    if event.to_state is not None and event.to_state != NO_STATE_TEXT:
+        try:
+            data = decode(event.to_state)
+        except msgspec.DecodeError:
+            raise CorruptDocument(
+                f"event {event.version} of {event.state_id}", "holds a state that is no JSON"
+            ) from None
     return StateRecord(
         data=data,
         version=event.version,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -145,13 +146,16 @@ class StateHandle(Generic[D]):
 
     async def history(self, *, after: int = 0, until: int | None = None) -> AsyncGenerator[Event[D], None]:
         """The events, oldest first; see ``StateStore.get_events``."""
-        async for event in self._store.get_events(self._governor_id, self._state_id, after=after, until=until):
-            yield self._typed_event(event)
+        stream = self._store.get_events(self._governor_id, self._state_id, after=after, until=until)
+        async with aclosing(stream) as events:
+            async for event in events:
+                yield self._typed_event(event)
 
     async def watch(self) -> AsyncGenerator[StateSnapshot[D], None]:
         """The state as it is now, and again each time it changed; see ``StateStore.watch``."""
-        async for snapshot in self._store.watch(self._governor_id, self._state_id):
-            yield self._typed(snapshot)
+        async with aclosing(self._store.watch(self._governor_id, self._state_id)) as snapshots:
+            async for snapshot in snapshots:
+                yield self._typed(snapshot)
 
     def _typed(self, snapshot: JsonSnapshot) -> StateSnapshot[D]:
         if snapshot.deleted:

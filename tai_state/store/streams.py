@@ -116,6 +116,10 @@ class StreamReader:
         payload = None if record.payload is None else decode(record.payload)
         if not self._upcasting.is_current(record.schema):
             payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(version))
+        try:
+            timestamp, metadata = moment(record.timestamp), change_metadata(record.metadata)
+        except CorruptDocument as error:
+            raise CorruptDocument(stream.event(version), f"{error.path} {error.what}") from None
         return Event(
             governor_id=stream.governor_id,
             state_id=stream.state_id,
@@ -125,9 +129,9 @@ class StreamReader:
             payload=payload,
             from_state=self.state(before, stream, version - 1),
             to_state=self.state(now, stream, version),
-            timestamp=moment(record.timestamp),
+            timestamp=timestamp,
             recorded_at=from_us(recorded_us),
-            metadata=change_metadata(record.metadata),
+            metadata=metadata,
             causality=record.causality,
             digest=record.digest,
         )

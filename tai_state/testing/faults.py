@@ -39,6 +39,7 @@ from tai_state.engines.api import (
     Where,
     Write,
 )
+from tai_state.engines.paging import Page, Paged
 from tai_state.errors import CommitRefused, StoreTimeout, StoreUnavailable, TaiStateError
 
 Verb: TypeAlias = Literal["read", "scan", "commit", "watch", "any"]
@@ -246,7 +247,7 @@ class FaultyEngine:
         await self._fail_after("read", fault)
         return reading
 
-    async def scan(  # noqa: D102
+    def scan(  # noqa: D102
         self,
         collection: str,
         *,
@@ -256,17 +257,24 @@ class FaultyEngine:
         by: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        fault = await self._begin("scan")
-        await self._fail_before("scan", fault)
         scan = self._engine.scan(collection, start=start, end=end, where=where, by=by, limit=limit)
-        try:
-            async for document in scan:
-                yield document
+        is_begun = False
+        fault: Fault | None = None
+
+        async def fetch() -> Page | None:
+            nonlocal is_begun, fault
+            if is_begun:
                 await self._fail_after("scan", fault)
-        finally:
-            if isinstance(scan, AsyncGenerator):
-                await scan.aclose()
-        await self._fail_after("scan", fault)
+            else:
+                is_begun = True
+                fault = await self._begin("scan")
+                await self._fail_before("scan", fault)
+            async for document in scan:
+                return [document]
+            await self._fail_after("scan", fault)
+            return None
+
+        return Paged(fetch, None)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         requiring = [write.path for write in writes if isinstance(write.require, At)]

@@ -15,6 +15,7 @@ import msgspec
 from tai_state import ChangeMetadata, StateStore
 from tai_state.engines.api import Document, Engine, Put, Write
 from tai_state.engines.memory import MemoryEngine
+from tai_state.engines.paging import Page, Paged
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import Settings
 from tai_state.store.layout import Layout
@@ -124,11 +125,17 @@ class CountingEngine:
         self.counts.documents += sum(document is not None for document in reading.documents)
         return reading
 
-    async def scan(self, collection: str, **bounds: Any) -> AsyncIterator[Document]:  # noqa: D102
+    def scan(self, collection: str, **bounds: Any) -> AsyncIterator[Document]:  # noqa: D102
         self.counts.scans += 1
-        async for document in self._engine.scan(collection, **bounds):
-            self.counts.documents += 1
-            yield document
+        scan = self._engine.scan(collection, **bounds)
+
+        async def fetch() -> Page | None:
+            async for document in scan:
+                self.counts.documents += 1
+                return [document]
+            return None
+
+        return Paged(fetch, None)
 
     async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
         self.counts.commits.append(writes)
