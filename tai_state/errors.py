@@ -56,7 +56,7 @@ class TaiStateError(Exception):
 
     def __post_init__(self) -> None:
         # Exception.__reduce__ rebuilds from args: with the fields in there, errors pickle.
-        self.args = tuple(getattr(self, field.name) for field in fields(self))
+        self.args: tuple[Any, ...] = tuple(getattr(self, field.name) for field in fields(self))
 
     def fields(self) -> dict[str, Any]:
         """The error's facts by name, as the command line prints them with ``--json``."""

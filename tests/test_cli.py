@@ -18,7 +18,7 @@ import typer.main
 from tai_state import ChangeMetadata, EveryEvents, NewEvent, StateMachinePersister, StateStore, open_store
 from tai_state.cli.app import app
 
-from .support.program import Ended, Program, interrupt
+from .support.program import Ended, Inside, Program, interrupt
 
 METADATA = ChangeMetadata("ana", "a test", {"ticket": 7})
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
@@ -96,6 +96,12 @@ def program(filled: Path, tmp_path: Path) -> Program:
     return Program(tmp_path)
 
 
+@pytest.fixture
+def inside(there: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+    """The program in this process, in the folder of the filled store, which must not change it."""
+    return Inside(there.folder, monkeypatch, capsys)
+
+
 def fits(found: dict[str, Any], **expected: Any) -> None:
     """The found object has exactly these keys, in this order; ``...`` stands for any value."""
     assert list(found) == list(expected)
@@ -150,7 +156,7 @@ def test_ls_lists_states(there: Program) -> None:
     fits(state, state_id="alice", version=5, data={"balance": 40, "tags": []}, timestamp="2026-03-01T10:00:00.000000Z")
 
 
-def test_show(there: Program) -> None:
+def test_show(there: Program, inside: Inside) -> None:
     """``show --json`` is one state, now, at a version or at a time, with exactly the agreed keys."""
     now = there("show", "bank", "alice", "--json").json()
     fits(
@@ -166,16 +172,16 @@ def test_show(there: Program) -> None:
     )
     assert datetime.fromisoformat(now["recorded_at"]).tzinfo is not None
     assert now["recorded_at"].endswith("Z")
-    at_version = there("show", "bank", "alice", "--version", "2", "--json").json()
+    at_version = inside("show", "bank", "alice", "--version", "2", "--json").json()
     assert (at_version["version"], at_version["data"]) == (2, {"balance": 10, "tags": ["new"]})
     for time in ("2026-03-01T08:30:00Z", "2026-03-01T14:00:00+05:30", "2026-03-01T08:30"):
-        assert there("show", "bank", "alice", "--at", time, "--json").json()["version"] == 3
+        assert inside("show", "bank", "alice", "--at", time, "--json").json()["version"] == 3
 
 
-def test_show_what_is_deleted(there: Program) -> None:
+def test_show_what_is_deleted(inside: Inside) -> None:
     """A deleted state is not found, and its versions are still there to be shown."""
-    fits(there("show", "bank", "bob", "--json").error(1), path=..., type="StateNotFound", message=...)
-    shown = there("show", "bank", "bob", "--version", "2", "--json").json()
+    fits(inside("show", "bank", "bob", "--json").error(1), path=..., type="StateNotFound", message=...)
+    shown = inside("show", "bank", "bob", "--version", "2", "--json").json()
     assert (shown["deleted"], shown["data"]) == (True, None)
 
 
@@ -213,10 +219,10 @@ def test_history(there: Program) -> None:
     ]
 
 
-def test_history_of_nothing(there: Program) -> None:
+def test_history_of_nothing(inside: Inside) -> None:
     """No events are an empty array; no state is an error."""
-    assert there("history", "bank", "alice", "--after", "5", "--json").json() == []
-    assert there("history", "bank", "carol", "--json").error(1)["type"] == "StateNotFound"
+    assert inside("history", "bank", "alice", "--after", "5", "--json").json() == []
+    assert inside("history", "bank", "carol", "--json").error(1)["type"] == "StateNotFound"
 
 
 def test_diff(there: Program) -> None:
@@ -365,9 +371,9 @@ def test_export_replaces_a_file_only_when_told_to(program: Program) -> None:
         ["restore", "shop.py"],
     ],
 )
-def test_files_that_cannot_be_used(program: Program, arguments: list[str]) -> None:
+def test_files_that_cannot_be_used(inside: Inside, arguments: list[str]) -> None:
     """A file that cannot be read or written, or is no export, is a bad input, named in the message."""
-    error = program(*arguments, "--json").error(2)
+    error = inside(*arguments, "--json").error(2)
     assert arguments[-1] in error["message"]
 
 
@@ -484,9 +490,9 @@ def test_where_the_store_is(program: Program) -> None:
         (5, "StoreUnavailable", ["ls", "--store", "sqlite:///."]),
     ],
 )
-def test_exit_codes(there: Program, code: int, kind: str, arguments: list[str]) -> None:
+def test_exit_codes(inside: Inside, code: int, kind: str, arguments: list[str]) -> None:
     """Each kind of failure has its code, and with ``--json`` one JSON error on stderr and nothing on stdout."""
-    assert there(*arguments, "--json").error(code)["type"] == kind
+    assert inside(*arguments, "--json").error(code)["type"] == kind
 
 
 def test_errors_for_people(there: Program) -> None:

@@ -27,7 +27,18 @@ from tai_state import (
 )
 from tai_state.values.times import format_time
 
-from .support.program import COLUMNS, IMPORT, MACHINES, Ended, Program, csv_text, interrupt, make_rows, write_csv
+from .support.program import (
+    COLUMNS,
+    IMPORT,
+    MACHINES,
+    Ended,
+    Inside,
+    Program,
+    csv_text,
+    interrupt,
+    make_rows,
+    write_csv,
+)
 
 BATCH = 250
 FIELDS = Columns("machine", ("status", "level"), "when", "who")
@@ -262,15 +273,21 @@ BAD: dict[str, tuple[str, bytes, str]] = {
 }
 
 
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+    """The program in this process and an empty folder."""
+    return Inside(tmp_path, monkeypatch, capsys)
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_leaves_no_trace(program: Program, name: str) -> None:
+def test_a_bad_file_leaves_no_trace(inside: Inside, name: str) -> None:
     """A file that cannot be imported to its last row is refused with 2, and not even a store is made."""
     file, content, message = BAD[name]
-    (program.folder / file).write_bytes(content)
-    error = program("import", file, "--governor", "g", *IMPORT, "--json").error(2)
+    (inside.folder / file).write_bytes(content)
+    error = inside("import", file, "--governor", "g", *IMPORT, "--json").error(2)
     assert message in error["message"]
     assert len(error["message"]) < 300
-    assert [path.name for path in program.folder.iterdir()] == [file]
+    assert [path.name for path in inside.folder.iterdir()] == [file]
 
 
 def test_a_bad_row_leaves_an_existing_store_as_it_was(program: Program) -> None:
@@ -291,11 +308,11 @@ def test_a_bad_row_leaves_an_existing_store_as_it_was(program: Program) -> None:
         (["--governor", "g", *IMPORT, "--state", "status,nothing"], "no column 'nothing'"),
     ],
 )
-def test_bad_arguments_leave_no_trace(program: Program, arguments: list[str], message: str) -> None:
+def test_bad_arguments_leave_no_trace(inside: Inside, arguments: list[str], message: str) -> None:
     """What is wrong with the command line is said before anything is opened."""
-    write_csv(program.folder / "log.csv", GOOD[:10])
-    assert message in program("import", "log.csv", *arguments, "--json").error(2)["message"]
-    assert [path.name for path in program.folder.iterdir()] == ["log.csv"]
+    write_csv(inside.folder / "log.csv", GOOD[:10])
+    assert message in inside("import", "log.csv", *arguments, "--json").error(2)["message"]
+    assert [path.name for path in inside.folder.iterdir()] == ["log.csv"]
 
 
 def test_a_file_that_is_not_there(program: Program) -> None:

@@ -25,8 +25,9 @@ from tai_state import (
     TaiStateError,
     VersionConflict,
 )
-from tai_state.engines.api import ANYTHING, Delete
-from tai_state.errors import Unavailable
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Engine, Put
+from tai_state.errors import StoreTimeout, StoreUnavailable, Unavailable
+from tai_state.testing import ENGINE_CHECKS
 from tai_state.testing.faults import AtCalls, Call, Fault, FaultyEngine, Randomly
 
 from .support.judging import at_call, attempt, judge
@@ -344,3 +345,136 @@ async def test_random_faults(places: Places):
             assert state.data == {"n": added}
         report = await StateMachinePersister(store, REDUCERS).validate_consistency(GOVERNOR)
         assert report.consistent, report.findings
+
+
+# The faulty engine itself --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+async def test_an_engine_without_faults_is_like_the_one_inside(places: Places, check: Callable[[Any], Awaitable[None]]):
+    """With an empty plan, a faulty engine passes the examination of engines."""
+    async with FaultyEngine(places.new().engine(), AtCalls({})) as engine:
+        await check(engine)
+
+
+PUT = [Put("c/a", {"n": 1})]
+
+SHAPES: dict[Fault, tuple[str, bool, int]] = {
+    Fault.UNAVAILABLE: ("StoreUnavailable", False, 0),
+    Fault.REFUSED: ("CommitRefused", False, 0),
+    Fault.LOST_BEFORE: ("StoreTimeout", True, 0),
+    Fault.LOST_AFTER: ("StoreTimeout", True, 1),
+    Fault.DELAYED: ("StoreTimeout", True, 0),
+    Fault.DUPLICATED: ("CommitRefused", False, 1),
+    Fault.CANCELLED_BEFORE: ("cancelled", False, 0),
+    Fault.CANCELLED_AFTER: ("cancelled", False, 1),
+}
+"""What the caller sees of a commit, whether it is said to be unknown, and how often it is applied by then."""
+
+
+@pytest.mark.parametrize("fault", SHAPES, ids=lambda fault: fault.name.lower())
+async def test_what_a_fault_does_to_a_commit(memory_places: Places, fault: Fault):
+    """Each fault of a commit shows to the caller, and happens underneath, as it is described."""
+    name, is_unknown, applied = SHAPES[fault]
+    inner = memory_places.new().engine()
+    first = await inner.commit([Put("c/a", {"n": 0})])
+    async with FaultyEngine(inner, AtCalls({("commit", 1): fault})) as engine:
+        seen: TaiStateError | None = None
+        fields = {"n": 1}
+        with engine.cancellable() as scope:
+            try:
+                await engine.commit([Put("c/a", fields, At(first.revision)), Put("c/b", {}, ABSENT)])
+            except TaiStateError as error:
+                seen = error
+        fields["n"] = 99
+        assert ("cancelled" if scope.cancelled_caught else type(seen).__name__) == name
+        assert getattr(seen, "unknown", False) == is_unknown
+        assert await _stored(inner) == {"n": applied}
+        await engine.settle()
+        late = applied + (fault is Fault.DELAYED)
+        assert await _stored(inner) == {"n": late}
+        statistics = engine.statistics()
+        assert (statistics.calls, statistics.planned, statistics.hit) == (1, 1, {fault: 1})
+        assert (statistics.landed, statistics.dead, statistics.all_hit) == (fault is Fault.DELAYED, 0, True)
+
+
+async def _stored(engine: Engine) -> Any:
+    [document] = (await engine.read(["c/a"])).documents
+    assert document is not None
+    return document.fields()
+
+
+async def test_a_delayed_commit_that_comes_too_late(memory_places: Places):
+    """A delayed commit arrives before the call it was told to, and only if its requirements still hold then."""
+    inner = memory_places.new().engine()
+    plan = AtCalls({("commit", 1): Fault.DELAYED, ("commit", 3): Fault.DELAYED})
+    async with FaultyEngine(inner, plan, delay_calls=2) as engine:
+
+        def arrived() -> tuple[int, int]:
+            statistics = engine.statistics()
+            return statistics.landed, statistics.dead
+
+        with pytest.raises(StoreTimeout):
+            await engine.commit([Put("c/a", {"n": 1}, ABSENT)])
+        await engine.commit([Put("c/b", {})])
+        assert (arrived(), (await inner.read(["c/a"])).documents) == ((0, 0), (None,))
+        with pytest.raises(StoreTimeout):
+            await engine.commit([Put("c/a", {"n": 3}, ABSENT)])
+        assert (arrived(), await _stored(inner)) == ((1, 0), {"n": 1})
+        await engine.read(["c/a"])
+        assert arrived() == (1, 0)
+        await engine.read(["c/a"])
+        assert (arrived(), await _stored(inner)) == ((1, 1), {"n": 1})
+
+
+async def test_faults_of_other_verbs(memory_places: Places):
+    """Reads, scans and watches fail as well; a scan whose answer is lost breaks off after its first document."""
+    inner = memory_places.new().engine()
+    await inner.commit([Put("c/a", {}), Put("c/b", {})])
+    plan = AtCalls({("read", 1): Fault.UNAVAILABLE, ("scan", 2): Fault.LOST_AFTER, ("watch", 1): Fault.LOST_BEFORE})
+    async with FaultyEngine(inner, plan) as engine:
+        with pytest.raises(StoreUnavailable):
+            await engine.read(["c/a"])
+        assert len(await collected(engine.scan("c"))) == 2
+        scan = engine.scan("c")
+        assert (await anext(scan)).path == "c/a"
+        with pytest.raises(StoreTimeout) as error:
+            await anext(scan)
+        assert not error.value.unknown
+        with pytest.raises(StoreTimeout):
+            async with engine.watch("c"):
+                raise AssertionError
+        async with engine.watch("c") as changes:
+            assert (await anext(changes)).path == "c/a"
+        assert engine.statistics().all_hit
+
+
+async def test_a_fault_that_is_not_possible_is_not_hit(memory_places: Places):
+    """A plan that cannot come true is seen in the statistics; the calls go through."""
+    plan = AtCalls({("read", 1): Fault.DUPLICATED, ("commit", 1): Fault.REFUSED, ("any", 99): Fault.UNAVAILABLE})
+    async with FaultyEngine(memory_places.new().engine(), plan) as engine:
+        await engine.read(["c/a"])
+        await engine.commit(PUT)
+        assert (engine.statistics().planned, engine.statistics().hit) == (3, {})
+        assert not engine.statistics().all_hit
+
+
+async def test_a_cancellation_needs_a_scope(memory_places: Places):
+    """Without a scope to cancel, a planned cancellation is the test's mistake and says so."""
+    async with FaultyEngine(memory_places.new().engine(), AtCalls({("any", 1): Fault.CANCELLED_BEFORE})) as engine:
+        with pytest.raises(RuntimeError, match="cancellable"):
+            await engine.read(["c/a"])
+
+
+def test_random_faults_are_repeatable():
+    """The same seed gives the same faults, about as many as asked for, for the verbs asked for."""
+
+    def drawn(seed: int) -> list[Fault | None]:
+        plan = Randomly(seed, 0.3, tuple(Fault), verbs=("commit", "read"))
+        faults = [plan.fault(Call(verb, 1, 1)) for _ in range(500) for verb in ("commit", "read", "scan")]
+        assert plan.planned == sum(fault is not None for fault in faults)
+        assert faults[2::3] == [None] * 500
+        return faults
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert 200 < sum(fault is not None for fault in drawn(3)) < 400

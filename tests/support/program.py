@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import os
 import pty
 import signal
@@ -18,6 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import pytest
+
+from tai_state.cli.app import main
 
 SCRIPT = Path(sys.executable).parent / "tai-state"
 
@@ -112,6 +117,29 @@ class Program:
             finally:
                 process.kill()
                 process.communicate()
+
+
+@dataclass
+class Inside:
+    """Runs commands in this process, for what needs many of them. Made by the test from its own fixtures."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str) -> Ended:
+        """Run a command to its end."""
+        with self.monkeypatch.context() as patch:
+            for name in _SET_BY_USERS:
+                patch.delenv(name, raising=False)
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["tai-state", *arguments])
+            patch.setattr(logging.getLogger("tai_state"), "propagate", True)  # the program sets it; this puts it back
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = self.capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, out, err)
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
