@@ -30,7 +30,7 @@ from tai_state.store.appending import Appender
 from tai_state.store.planning import Plan
 from tai_state.testing.faults import Fault
 
-from .support.judging import at_call, attempt, judge
+from .support.judging import at_call, attempt, judge, prepared
 from .support.operations import CHANGES, EVENT_ID, REDUCERS
 from .support.stores import GOVERNOR, MEMORY, METADATA, SQLITE, Places
 
@@ -85,7 +85,7 @@ async def check_faults(places: Places) -> None:
         for event_id in (EVENT_ID, None):
             for fault in Fault:
                 for number in range(1, 7):
-                    place = places.new()
+                    place = await prepared(places, change)
                     seen = await attempt(place, change, at_call(number, fault), event_id)
                     await judge(place, change, seen, event_id)
 

@@ -38,7 +38,7 @@ AppOption: TypeAlias = Annotated[
     typer.Option("--app", metavar="MODULE:ATTRIBUTE", help="The reducers by action, for events that need them."),
 ]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="tai-state",
     help="Look after stores of machine states: import, inspect, verify, recover, move.",
     add_completion=False,

@@ -9,7 +9,7 @@ closed and opened again. All documents written by one commit carry the commit's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -87,7 +87,7 @@ class Shape(Generic[S]):
 
     def __init__(self, struct: type[S]) -> None:
         self.struct = struct
-        self.from_json = msgspec.json.Decoder(struct).decode
+        self.from_json: Callable[[str], S] = msgspec.json.Decoder(struct).decode
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -53,8 +53,8 @@ class StreamCheck:
     ) -> None:
         self.stream = stream
         self.findings: list[Finding] = []
-        self.events = 0
-        self.is_unchecked = False
+        self.events: int = 0
+        self.is_unchecked: bool = False
         self._folding = folding
         self._state = state
         self._snapshots = snapshots

@@ -145,7 +145,7 @@ class Appender:
         timeout_seconds: float,
         jitter: Callable[[], float],
     ) -> None:
-        self.heads = Heads()
+        self.heads: Heads = Heads()
         self._engine = engine
         self._streams = streams
         self._writer = writer

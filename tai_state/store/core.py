@@ -53,7 +53,7 @@ def _uuid(digits: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-new_id = RandomIds()
+new_id: Callable[[], str] = RandomIds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +98,8 @@ class StoreCore:
         self.engine = engine
         self.layout = layout
         self.settings = settings
-        self.streams = StreamReader(engine, settings.upcasting)
-        self.store_id = ""
+        self.streams: StreamReader = StreamReader(engine, settings.upcasting)
+        self.store_id: str = ""
 
     async def read_state(self, stream: Stream) -> tuple[Document, StateRecord] | None:
         """A state's document and record, deleted or not, its hash checked; None where there is none.

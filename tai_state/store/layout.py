@@ -62,8 +62,8 @@ class Layout:
         if bool(root) != bool(namespace):
             raise InvalidId("root and namespace", "given both or neither")
         prefix = f"{escape_id(root)}/{escape_id(namespace)}/" if root else ""
-        self.governors = f"{prefix}governors"
-        self.store = f"{prefix}meta/store"
+        self.governors: str = f"{prefix}governors"
+        self.store: str = f"{prefix}meta/store"
         self._streams = lru_cache(maxsize=8192)(self._stream)
 
     def governor(self, governor_id: str) -> str:

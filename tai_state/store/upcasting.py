@@ -46,7 +46,7 @@ class Upcasting:
     """
 
     def __init__(self, schema: int | None, steps: Mapping[int, Upcast]) -> None:
-        self.schema = schema or 1
+        self.schema: int = schema or 1
         self._as_stored = schema is None
         self._steps = steps
         needed = set(range(1, self.schema))

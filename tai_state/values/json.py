@@ -6,6 +6,7 @@ that reads back equal) is what hashes are taken of; ``docs/format.md`` fixes it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -24,7 +25,7 @@ _PATH_MAX = 200
 _INTEGER_BITS_MAX = 14_284
 """Bits of the largest integer that Python turns into text without being asked to."""
 
-decode = _decoder.decode
+decode: Callable[[str | bytes], Any] = _decoder.decode
 """The value of a JSON text; ``msgspec.DecodeError`` when it is none."""
 
 

@@ -38,9 +38,9 @@ from tai_state.history.cleanup import Cleanup
 GOVERNOR = "proof"
 _IDS = uuid.UUID("5f0a3f0c-6f0f-4d35-9c37-2d1d0c1f6a7e")
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_SAME_ID_TRIES = 4
+_SAME_ID_TRIES = 2
 """How often a step of unknown outcome is asked for again with the same event id."""
-_PATIENCE_SECONDS = 0.05
+_PATIENCE_SECONDS = 0.02
 """How long the library goes on by itself when answers are lost."""
 
 

@@ -10,7 +10,7 @@ from tai_state.errors import StateNotFound, Unavailable
 from tai_state.testing.faults import AtCalls, FaultPlan, FaultStatistics, FaultyEngine
 
 from .operations import EVENT_ID, POLICY, REDUCERS, STATE_ID, Change
-from .stores import GOVERNOR, Place, collected, fix_identity
+from .stores import GOVERNOR, Place, Places, collected
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,26 @@ class Attempt:
     statistics: FaultStatistics
 
 
+async def prepared(places: Places, change: Change) -> Place:
+    """A place with what the change starts from."""
+
+    async def prepare(place: Place) -> None:
+        async with place.store(snapshots=POLICY) as store:
+            await change.prepare(store)
+
+    return await places.prepared(change.name, prepare)
+
+
 async def attempt(place: Place, change: Change, make_plan: Any, event_id: str | None, **options: Any) -> Attempt:
-    """Prepare a store, and make the change in another one whose engine fails as planned.
+    """Make a change in a store whose engine fails as planned.
 
     Args:
-        place: an empty one.
+        place: where the change was prepared.
         change: what to do.
         make_plan: from the number of calls before the change, the plan.
         event_id: the caller's, or None.
         options: ``delay_calls`` of the engine, the rest settings of the store.
     """
-    async with place.store(snapshots=POLICY) as store:
-        await fix_identity(store.engine)
-    async with place.store(snapshots=POLICY) as store:
-        await change.prepare(store)
     delay_calls = options.pop("delay_calls", 1)
     faulty = FaultyEngine(place.engine(), AtCalls({}), delay_calls=delay_calls)
     async with place.store(faulty, snapshots=POLICY, **options) as store:
@@ -116,4 +122,4 @@ def at_call(number: int, fault: Any) -> Any:
     return lambda before: AtCalls({("any", before + number): fault})
 
 
-__all__ = ["EVENT_ID", "Attempt", "FaultPlan", "at_call", "attempt", "judge"]
+__all__ = ["EVENT_ID", "Attempt", "FaultPlan", "at_call", "attempt", "judge", "prepared"]

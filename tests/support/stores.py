@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self, TypeVar
 
@@ -175,9 +176,14 @@ class Place:
 
     def __init__(self, kind: Kind, folder: Path) -> None:
         self.clock = ManualClock()
+        self.folder = folder
         self._ids = count(1)
         self._make = lambda: kind.make(folder, self.clock)
         self._memory: Engine | None = None if kind.durable else self._make()
+
+    def skip_ids(self) -> None:
+        """Give other ids from now on than the ones that what was copied here may hold."""
+        self._ids = count(1_001)
 
     def engine(self) -> Engine:
         """Another engine, or the same one where documents live in it."""
@@ -196,6 +202,7 @@ class Places:
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self._numbers = count()
+        self._templates: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
         shared = Path("/dev/shm")
@@ -211,3 +218,19 @@ class Places:
         folder = self._folder / str(next(self._numbers))
         folder.mkdir()
         return Place(self._kind, folder)
+
+    async def prepared(self, name: str, prepare: Callable[[Place], Awaitable[None]]) -> Place:
+        """A place with something in it. What stays in a folder is written once for each name and then copied."""
+        if not self._kind.durable:
+            place = self.new()
+            await prepare(place)
+            return place
+        if name not in self._templates:
+            template = self.new()
+            await prepare(template)
+            self._templates[name] = template.folder
+        folder = self._folder / str(next(self._numbers))
+        copytree(self._templates[name], folder)
+        place = Place(self._kind, folder)
+        place.skip_ids()
+        return place

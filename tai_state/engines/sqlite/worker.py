@@ -104,11 +104,11 @@ class Job(Generic[R]):
     __slots__ = ("abandoned", "error", "request", "result", "waiter")
 
     def __init__(self, request: Any) -> None:
-        self.request = request
+        self.request: Any = request
         self.result: R | None = None
         self.error: BaseException | None = None
-        self.abandoned = False
-        self.waiter = _waiter()
+        self.abandoned: bool = False
+        self.waiter: Waiter = _waiter()
 
 
 class Worker:
