@@ -6,6 +6,7 @@ of the chain. Events go in ascending order, so that an interruption leaves a sho
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import timedelta
 
 import msgspec
@@ -50,14 +51,15 @@ class Cleanup:
     async def run(self, governor_id: str) -> CleanupStats:
         """Clean all streams of a governor."""
         total = CleanupStats()
-        async for stream in streams_with_events(self._store, governor_id):
-            done = await self._stream(stream)
-            total = CleanupStats(
-                states=total.states + (done.events_deleted > 0),
-                events_deleted=total.events_deleted + done.events_deleted,
-                snapshots_deleted=total.snapshots_deleted + done.snapshots_deleted,
-                bytes_deleted=total.bytes_deleted + done.bytes_deleted,
-            )
+        async with aclosing(streams_with_events(self._store, governor_id)) as streams:
+            async for stream in streams:
+                done = await self._stream(stream)
+                total = CleanupStats(
+                    states=total.states + (done.events_deleted > 0),
+                    events_deleted=total.events_deleted + done.events_deleted,
+                    snapshots_deleted=total.snapshots_deleted + done.snapshots_deleted,
+                    bytes_deleted=total.bytes_deleted + done.bytes_deleted,
+                )
         return total
 
     async def _stream(self, stream: Stream) -> CleanupStats:

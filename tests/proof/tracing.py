@@ -129,7 +129,7 @@ class Workloads:
         here = str(Path(__file__).parent)
         program = f"import sys; sys.path.insert(0, {here!r}); import workload; workload.serve()"
         process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+            [sys.executable, "-P", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
         )
         assert process.stdin is not None
         assert process.stdout is not None

@@ -57,6 +57,10 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
             raise
         raise StoreNotFound(path) from None
     try:
+        if connection.readonly("main"):
+            raise apsw.exception_for(
+                apsw.SQLITE_READONLY
+            )  # SQLite falls back to reading where it cannot open for writing
         connection.set_busy_timeout(busy_timeout_ms)
         if _is_empty(connection):
             if not create:
