@@ -831,7 +831,7 @@ async def test_budget_of_time_travel(counted: tuple[StateStore, CountingEngine])
 
 @pytest.mark.parametrize("length", [1_099, pytest.param(100_099, id="long")])
 async def test_recovery_reads_no_more_of_a_long_stream(length: int):
-    """At the worst moment, right before a snapshot, a state is checked against one interval, however long its stream."""
+    """At the worst moment, right before a snapshot, a state is checked by one interval, however long its stream."""
     with Places(MEMORY) as places:
         place = places.new()
         engine = CountingEngine(place.engine())
