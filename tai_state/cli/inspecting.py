@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +19,7 @@ from tai_state.cli.app import (
 )
 from tai_state.cli.output import cell, plain, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
+from tai_state.engines.paging import taken
 from tai_state.history.persister import StateMachinePersister
 from tai_state.values.events import JsonEvent
 from tai_state.values.patch import Operation
@@ -110,13 +110,7 @@ def history(
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            events: list[JsonEvent] = []
-            async with aclosing(opened_store.get_events(governor, state, after=after)) as stream:
-                while limit is None or len(events) < limit:
-                    event = await anext(stream, None)
-                    if event is None:
-                        break
-                    events.append(event)
+            events = await taken(opened_store.get_events(governor, state, after=after), limit)
         if as_json:
             print_json(events)
         elif events:

@@ -58,10 +58,13 @@ def holds(require: Require, revision: int | None) -> bool:
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Store these fields as the whole document. The engine takes the fields as they are now, and keeps no reference."""
+    """Store these fields as the whole document. The engine takes the fields as they are now, and keeps no reference.
+
+    A struct stands for the fields it has.
+    """
 
     path: str
-    fields: Fields
+    fields: Fields | msgspec.Struct
     require: Require = ANYTHING
 
 
@@ -111,6 +114,11 @@ class Document(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """The last segment of the path, escaped as stored."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def size(self) -> int:
+        """The bytes of its fields as JSON text."""
+        return len(self.content.encode() if isinstance(self.content, str) else msgspec.json.encode(self.content))
 
     def fields(self) -> Fields:
         """The fields as plain JSON, the caller's to change.

@@ -25,7 +25,7 @@ from tai_state.engines.api import (
     holds,
 )
 from tai_state.engines.filtering import field, passes
-from tai_state.engines.paging import Page, Paged
+from tai_state.engines.paging import Paged
 from tai_state.engines.watching import Revisions, Signal, changes, is_collection
 from tai_state.errors import CommitRefused
 from tai_state.values.times import Clock
@@ -79,7 +79,7 @@ class MemoryEngine:
     ) -> AsyncIterator[Document]:
         is_fetched = False
 
-        async def fetch() -> Page | None:
+        async def fetch() -> Sequence[Document] | None:
             nonlocal is_fetched
             await anyio.lowlevel.checkpoint()
             if is_fetched:

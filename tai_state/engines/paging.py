@@ -1,40 +1,49 @@
-"""Scans that come in pages, as plain iterators: breaking one off leaves nothing behind that must be closed."""
+"""Iteration in pages, as plain iterators: breaking one off leaves nothing behind that must be closed."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Generic, TypeVar
 
-from tai_state.engines.api import Document
-
-Page: TypeAlias = Sequence[Document]
+T = TypeVar("T")
 
 
-class Paged(AsyncIterator[Document]):
-    """The documents of one page after the other.
+class Paged(AsyncIterator[T], Generic[T]):
+    """The items of one page after the other.
 
     Args:
         fetch: gives the next page, or None where there is no more; an empty page is not the end.
-        limit: at most so many documents.
+        limit: at most so many items.
     """
 
-    def __init__(self, fetch: Callable[[], Awaitable[Page | None]], limit: int | None) -> None:
+    def __init__(self, fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | None) -> None:
         self._fetch = fetch
         self._left = limit
-        self._page: Iterator[Document] = iter(())
+        self._page: Iterator[T] = iter(())
 
-    async def __anext__(self) -> Document:
+    async def __anext__(self) -> T:
         if self._left is not None:
             if self._left <= 0:
                 raise StopAsyncIteration
             self._left -= 1
-        for document in self._page:
-            return document
+        for item in self._page:
+            return item
         return await self._next_page()
 
-    async def _next_page(self) -> Document:
+    async def _next_page(self) -> T:
         while (page := await self._fetch()) is not None:
             self._page = iter(page)
-            for document in self._page:
-                return document
+            for item in self._page:
+                return item
         raise StopAsyncIteration
+
+
+async def taken(items: AsyncIterator[T], count: int | None) -> list[T]:
+    """The next items, so many at most; None: all."""
+    page: list[T] = []
+    while count is None or len(page) < count:
+        try:
+            page.append(await anext(items))
+        except StopAsyncIteration:
+            break
+    return page

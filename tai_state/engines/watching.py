@@ -16,16 +16,19 @@ class Signal:
     """Wakes everybody who waits, each time it is raised."""
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None  # made only when somebody waits: raising is part of every commit
 
     def next(self) -> anyio.Event:
         """The event that the next :meth:`raise_` sets. Take it before looking, or a change is missed."""
+        if self._event is None:
+            self._event = anyio.Event()
         return self._event
 
     def raise_(self) -> None:
         """Wake all who wait."""
-        self._event.set()
-        self._event = anyio.Event()
+        event, self._event = self._event, None
+        if event is not None:
+            event.set()
 
 
 async def changes(

@@ -13,12 +13,12 @@ from tai_state.store.records import (
     EVENT,
     SNAPSHOT,
     EventRecord,
-    SnapshotRecord,
     StateRecord,
     change_metadata,
     moment,
     state_text,
 )
+from tai_state.store.snapshots import is_state_after
 from tai_state.store.streams import Folded
 from tai_state.values.digests import GENESIS, state_hash
 
@@ -151,7 +151,7 @@ class StreamCheck:
             self._as_of = max(self._as_of, record.timestamp)
         if self._kept_as_of is not None:
             self._kept_as_of = self._kept_as_of or record.timestamp
-            self._unkept_bytes += len(record.payload or "") + len(record.to_state or "")
+            self._unkept_bytes += record.unkept_bytes
 
     def _snapshot(self, event: EventRecord, document: Document | None) -> None:
         path = self.stream.snapshot(event.version)
@@ -163,17 +163,10 @@ class StreamCheck:
         except Inconsistent as error:
             self.find(path, "corrupt", error.what)
             return
-        if not _fits(snapshot, event) or self._as_of not in (None, snapshot.as_of):
+        if not is_state_after(snapshot, event) or self._as_of not in (None, snapshot.as_of):
             self.find(path, "snapshot", "is not the state at its version")
             return
         self._as_of = self._kept_as_of = snapshot.as_of
         self._unkept_bytes = 0
         if self._folded.text is None:
             self._folded = Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
-
-
-def _fits(snapshot: SnapshotRecord, event: EventRecord) -> bool:
-    """Whether a snapshot is the state right after an event."""
-    names = ("state_id", "version", "timestamp", "state_hash", "digest", "schema")
-    same = all(getattr(snapshot, name) == getattr(event, name) for name in names)
-    return same and state_hash(snapshot.state) == event.state_hash

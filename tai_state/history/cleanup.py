@@ -80,7 +80,7 @@ class Cleanup:
             try:
                 await self._store.engine.commit(
                     [
-                        Put(stream.state, msgspec.to_builtins(after), At(document.revision)),
+                        Put(stream.state, after, At(document.revision)),
                         *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
                     ]
                 )
@@ -93,12 +93,9 @@ class Cleanup:
     async def _base(self, stream: Stream, record: StateRecord, cutoff: str) -> SnapshotRecord | None:
         """The oldest snapshot to stay: the newest that is sound and as old as the cutoff, with another after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
-            snapshot = await self._store.sound_snapshot(stream, version)
-            event = await self._store.streams.one(stream, version)
-            if snapshot is None or event is None or event.record.digest != snapshot.digest:
-                continue
-            if snapshot.as_of <= cutoff:
-                return snapshot
+            kept = await self._store.sound_snapshot(stream, version)
+            if kept is not None and kept.record.as_of <= cutoff:
+                return kept.record
         return None
 
     async def _delete_events(self, stream: Stream, before: int, cutoff_us: int) -> tuple[int, int]:
@@ -109,7 +106,7 @@ class Cleanup:
         async for document in self._store.engine.scan(stream.events, start=start, end=end):
             if document.created_us > cutoff_us:
                 break
-            size += len(document.content)
+            size += document.size
             batch.append(Delete(document.path, ANYTHING))
             if len(batch) == _BATCH:
                 await self._store.engine.commit(batch)

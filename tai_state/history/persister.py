@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -200,7 +200,7 @@ class StateMachinePersister:
         after: int = 0,
         until: int | None = None,
         reducer: Reducer | None = None,
-    ) -> AsyncGenerator[JsonEvent, None]:
+    ) -> AsyncIterator[JsonEvent]:
         """The events of a state, oldest first, each with the states before and after it, folded where needed.
 
         Args:

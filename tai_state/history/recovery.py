@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import anyio
 import msgspec
 
-from tai_state.engines.api import ABSENT, PRESENT, At, Check, Document, Put
+from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Document, Put
+from tai_state.engines.paging import taken
 from tai_state.errors import (
     CommitRefused,
     EventSourcingError,
@@ -18,33 +21,33 @@ from tai_state.errors import (
     StateNotFound,
     TaiStateError,
 )
-from tai_state.history.replay import BEGINNING, Base, Replay
+from tai_state.history.folding import first_fold
+from tai_state.history.replay import Replay
 from tai_state.store.appending import state_after
 from tai_state.store.layout import Stream
 from tai_state.store.records import (
-    SNAPSHOT,
     STATE,
     EventRecord,
     StateRecord,
     head_of,
     state_text,
 )
+from tai_state.store.snapshots import Kept
 from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded, Stored
-from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.values.digests import GENESIS, NO_STATE_TEXT, state_hash
 from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 from tai_state.values.json import decode
 
 _logger = logging.getLogger("tai_state.history")
 
 LISTED_MAX = 1_000
-"""Paths that a report lists of each kind; it counts them all."""
+"""Paths that a report lists of each kind."""
 
 _ATTEMPTS_MAX = 16
 
 
 class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recovery found and did.
+    """What a recovery found and did. Of each kind of path it lists the first 1,000.
 
     Attributes:
         checked: states looked at.
@@ -79,6 +82,13 @@ class Recovered(NamedTuple):
     is_rebuilt: bool
 
 
+class _Rebuilt(NamedTuple):
+    """A state as its stream gives it, and the versions of the snapshots that are kept and cannot be relied on."""
+
+    record: StateRecord
+    unsound: tuple[int, ...]
+
+
 class Recovery:
     """Recovers states one by one, or all of a store.
 
@@ -101,18 +111,22 @@ class Recovery:
         """Recover all states of one governor, or of all."""
         report = RecoveryReport(resume=resume)
         pending: list[Stream] = []
-        async for stream in self._streams(governor_id, resume):
-            pending.append(stream)
-            if len(pending) >= concurrency:
-                report = await self._recover_some(pending, report)
-                pending = []
-                if progress is not None:
-                    await progress(report)
+        async with aclosing(self._streams(governor_id, resume)) as streams:
+            async for stream in streams:
+                pending.append(stream)
+                if len(pending) >= concurrency:
+                    report = await self._recover_some(pending, report)
+                    pending = []
+                    if progress is not None:
+                        await progress(report)
         report = await self._recover_some(pending, report)
         return msgspec.structs.replace(report, resume=None)
 
     async def recover_one(self, stream: Stream) -> Recovered:
-        """Make one state agree with its stream. Reads at most three documents more than follow a kept snapshot.
+        """Make one state agree with its stream.
+
+        That reads the state, the newest kept snapshot, the snapshot's event and the events after it. Where the
+        state's document is gone, or wrong about which snapshots are kept, it also reads those and the first event.
 
         Raises:
             StateNotFound: the state was never written.
@@ -121,118 +135,125 @@ class Recovery:
         """
         for _ in range(_ATTEMPTS_MAX):
             [document] = (await self._store.engine.read([stream.state])).documents
-            record = self._intact(document)
-            found = await self._rebuild(stream, record)
-            if found is None:
-                if document is None:
-                    raise StateNotFound(stream.state)
-                raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
-            rebuilt, is_exact = found
-            if document is not None and record is not None and _agree(record, rebuilt, is_exact=is_exact):
+            record = _intact(document)
+            rebuilt = None if record is None else await self._by_its_own_list(stream, record)
+            if document is not None and record is not None and rebuilt is not None and _agree(record, rebuilt.record):
                 return Recovered(record, document.updated_us, is_rebuilt=False)
-            if record is not None and record.version > rebuilt.version and record.digest != rebuilt.digest:
-                raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
-            try:
-                committed = await self._store.engine.commit(
-                    [
-                        Put(
-                            stream.state,
-                            msgspec.to_builtins(rebuilt),
-                            ABSENT if document is None else At(document.revision),
-                        ),
-                        Check(stream.event(rebuilt.version), PRESENT),
-                        Check(stream.event(rebuilt.version + 1), ABSENT),
-                    ]
-                )
-            except CommitRefused:
-                continue  # somebody wrote meanwhile: look again
-            self._store.appender.heads.put(stream.state, head_of(rebuilt, committed.revision))
-            _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
-            return Recovered(rebuilt, committed.time_us, is_rebuilt=True)
+            if rebuilt is None:
+                rebuilt = await self._rebuild(stream, await self._kept(stream), await self._floor(stream))
+            recovered = await self._mend(stream, document, record, rebuilt)
+            if recovered is not None:
+                return recovered
         raise EventSourcingError(stream.state, f"changed {_ATTEMPTS_MAX} times while it was looked at: run it again")
 
-    def _intact(self, document: Document | None) -> StateRecord | None:
-        """The record, if the document can be read at all."""
-        if document is None:
-            return None
+    async def _by_its_own_list(self, stream: Stream, record: StateRecord) -> _Rebuilt | None:
+        """The state by the snapshots that its document lists; None where that list proves wrong itself."""
         try:
-            return document.decode(STATE)
+            rebuilt = await self._rebuild(stream, record.kept, record.floor)
+        except ReducerMissing:
+            raise
         except Inconsistent:
             return None
+        names = ("kept", "kept_as_of", "unkept_bytes")
+        if rebuilt is None or any(getattr(rebuilt.record, name) != getattr(record, name) for name in names):
+            return None
+        return rebuilt
 
-    async def _rebuild(self, stream: Stream, record: StateRecord | None) -> tuple[StateRecord, bool] | None:
-        """The state that the stream gives, and whether its snapshot bookkeeping is known as exactly.
+    async def _mend(
+        self, stream: Stream, document: Document | None, record: StateRecord | None, rebuilt: _Rebuilt | None
+    ) -> Recovered | None:
+        """Store a rebuilt state; None where somebody wrote meanwhile."""
+        if rebuilt is None:
+            if document is None:
+                raise StateNotFound(stream.state)
+            raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
+        after = rebuilt.record
+        if record is not None and record.version > after.version and record.digest != after.digest:
+            raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
+        require = ABSENT if document is None else At(document.revision)
+        try:
+            committed = await self._store.engine.commit(
+                [
+                    Put(stream.state, after, require),
+                    Check(stream.event(after.version), PRESENT),
+                    Check(stream.event(after.version + 1), ABSENT),
+                    *(Delete(stream.snapshot(version), ANYTHING) for version in rebuilt.unsound),
+                ]
+            )
+        except CommitRefused:
+            return None
+        self._store.appender.heads.put(stream.state, head_of(after, committed.revision))
+        _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
+        return Recovered(after, committed.time_us, is_rebuilt=True)
 
-        None where the stream has no events.
+    async def _rebuild(self, stream: Stream, kept: Sequence[int], floor: int) -> _Rebuilt | None:
+        """The state that the stream gives; None where the stream has no events.
+
+        Args:
+            stream: which.
+            kept: the versions of which snapshots are kept.
+            floor: the version below which events may be gone.
         """
-        base, kept = await self._base(stream, record)
+        base, sound = await self._base(stream, kept)
         folding = self._replay.folding()
-        folded, as_of, kept_as_of, unkept_bytes = base.folded, base.as_of, base.as_of, 0
-        last: Stored | None = None
-        expected = max(base.version, 1)
-        async for stored in self._store.streams.records(stream, expected):
+        folded, last = first_fold(), None
+        as_of = kept_as_of = ""
+        unkept_bytes = 0
+        if base is not None:
+            folded, last = base.folded, base.stored
+            as_of = kept_as_of = base.record.as_of
+        async for stored in self._store.streams.records(stream, base.record.version + 1 if base else 1):
             event = stored.record
-            if event.version != expected:
-                raise EventSourcingError(stream.event(expected), "is missing, and no snapshot stands for it")
+            path = stream.event(event.version)
+            if last is None and event.version > 1:
+                raise EventSourcingError(stream.event(1), "is missing, and no snapshot stands for it")
             if not event.is_genuine(stream.governor_id):
-                raise EventSourcingError(stream.event(expected), "was edited: its digest does not fit")
-            if last is not None and event.previous != last.record.digest:
-                raise EventSourcingError(stream.event(expected), "does not follow the event before it")
-            if event.version > base.version:
-                folded = folding.then(folded, stream, event)
-                unkept_bytes += len(event.payload or "") + len(event.to_state or "")
+                raise EventSourcingError(path, "was edited: its digest does not fit")
+            if event.previous != (last.record.digest if last else GENESIS):
+                raise EventSourcingError(path, "does not follow the event before it")
+            folded = folding.then(folded, stream, event)
             as_of = max(as_of, event.timestamp)
             kept_as_of = kept_as_of or event.timestamp
+            unkept_bytes += event.unkept_bytes
             last = stored
-            expected += 1
         if last is None:
             return None
+        if not last.record.is_genuine(stream.governor_id):
+            raise EventSourcingError(stream.event(last.record.version), "was edited: its digest does not fit")
         if folded.text is None or state_hash(folded.text) != last.record.state_hash:
             raise EventSourcingError(stream.event(last.record.version), "does not lead to the state it recorded")
-        is_exact = base.version == (kept[-1] if kept else 0)
-        floor = await self._floor(stream, record, kept)
-        rebuilt = msgspec.structs.replace(
+        record = msgspec.structs.replace(
             state_after(last.record),
             data=None if folded.text == NO_STATE_TEXT else decode(folded.text),
             deleted=folded.text == NO_STATE_TEXT,
             as_of=as_of,
-            kept=tuple(version for version in kept if version < expected),
+            kept=sound,
             kept_as_of=kept_as_of,
             unkept_bytes=unkept_bytes,
             floor=floor,
         )
-        return rebuilt, is_exact
+        return _Rebuilt(record, tuple(version for version in kept if version not in sound))
 
-    async def _base(self, stream: Stream, record: StateRecord | None) -> tuple[Base, tuple[int, ...]]:
-        """The newest sound snapshot whose event agrees, and the versions of which snapshots are kept."""
-        kept = record.kept if record is not None else await self._kept(stream)
-        for version in reversed(kept):
-            snapshot = await self._store.sound_snapshot(stream, version)
-            if snapshot is None:
-                continue
-            event = await self._store.streams.one(stream, version)
-            if event is not None and event.record.digest == snapshot.digest:
-                folded = Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
-                return Base(version, folded, snapshot.as_of), kept
-        return BEGINNING, kept
+    async def _base(self, stream: Stream, kept: Sequence[int]) -> tuple[Kept | None, tuple[int, ...]]:
+        """The newest sound snapshot, and its version with those of all older ones."""
+        for index in reversed(range(len(kept))):
+            found = await self._store.sound_snapshot(stream, kept[index])
+            if found is not None:
+                return found, tuple(kept[: index + 1])
+        return None, ()
 
-    async def _kept(self, stream: Stream) -> tuple[int, ...]:
-        """The versions of kept snapshots, where no state tells."""
+    async def _kept(self, stream: Stream) -> list[int]:
+        """The versions of the snapshots that are there."""
         start, end = stream.range(1)
-        versions: list[int] = []
-        async for document in self._store.engine.scan(stream.snapshots, start=start, end=end):
-            try:
-                versions.append(document.decode(SNAPSHOT).version)
-            except Inconsistent:
-                _logger.warning("a kept snapshot is skipped: it is damaged", extra={"path": document.path})
-        return tuple(versions)
+        documents = self._store.engine.scan(stream.snapshots, start=start, end=end)
+        return [split_versioned(document.id)[1] async for document in documents]
 
-    async def _floor(self, stream: Stream, record: StateRecord | None, kept: tuple[int, ...]) -> int:
-        """The version below which events may be gone."""
-        if record is not None:
-            return record.floor
-        [first] = (await self._store.engine.read([stream.event(1)])).documents
-        return kept[0] if first is None and kept else 1
+    async def _floor(self, stream: Stream) -> int:
+        """The version of the first event that is there."""
+        start, end = stream.range(1)
+        for document in await taken(self._store.engine.scan(stream.events, start=start, end=end, limit=1), 1):
+            return split_versioned(document.id)[1]
+        return 1
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
         outcomes: dict[str, bool | TaiStateError] = {}
@@ -249,11 +270,12 @@ class Recovery:
         for outcome in outcomes.values():
             if isinstance(outcome, TaiStateError) and not isinstance(outcome, Inconsistent):
                 raise outcome
-        rebuilt = [path for path, outcome in outcomes.items() if outcome is True]
-        unchecked = [path for path, outcome in outcomes.items() if isinstance(outcome, ReducerMissing)]
+        in_order = [(stream.state, outcomes[stream.state]) for stream in streams]
+        rebuilt = [path for path, outcome in in_order if outcome is True]
+        unchecked = [path for path, outcome in in_order if isinstance(outcome, ReducerMissing)]
         failed = [
             (path, outcome.what)
-            for path, outcome in outcomes.items()
+            for path, outcome in in_order
             if isinstance(outcome, Inconsistent) and not isinstance(outcome, ReducerMissing)
         ]
         return RecoveryReport(
@@ -275,10 +297,10 @@ class Recovery:
             if resume is not None and escape_id(governor) < escape_id(resume[0]):
                 continue
             begin = resume[1] if resume is not None and governor == resume[0] else None
-            async for stream in streams_with_events(self._store, governor, begin):
-                yield stream
-            async for stream in states_without_events(self._store, governor):
-                yield stream
+            for find in (partial(streams_with_events, after=begin), states_without_events):
+                async with aclosing(find(self._store, governor)) as streams:
+                    async for stream in streams:
+                        yield stream
 
 
 async def streams_with_events(
@@ -302,11 +324,8 @@ async def states_without_events(store: StateStore, governor_id: str) -> AsyncGen
     """The states of a governor that have no event at all, so that their streams do not show them."""
     async for document in store.engine.scan(store.layout.states(governor_id)):
         stream = store.layout.stream(governor_id, unescape_id(document.id))
-        version = max(1, document.fields().get("version", 1))
-        if (await store.engine.read([stream.event(version)])).documents != (None,):
-            continue
         start, end = stream.range(1)
-        if not [each async for each in store.engine.scan(stream.events, start=start, end=end, limit=1)]:
+        if not await taken(store.engine.scan(stream.events, start=start, end=end, limit=1), 1):
             yield stream
 
 
@@ -317,8 +336,14 @@ def differences(record: StateRecord, event: EventRecord) -> list[str]:
     return [name for name in names if getattr(record, name) != getattr(expected, name)]
 
 
-def _agree(record: StateRecord, rebuilt: StateRecord, *, is_exact: bool) -> bool:
-    """Whether a state is what its stream gives."""
-    if not is_exact:
-        rebuilt = msgspec.structs.replace(rebuilt, kept_as_of=record.kept_as_of, unkept_bytes=record.unkept_bytes)
+def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:
+    """Whether a state is what its stream gives: the same values, and the same text (1 and 1.0 are equal)."""
     return record == rebuilt and state_text(record) == state_text(rebuilt)
+
+
+def _intact(document: Document | None) -> StateRecord | None:
+    """The record, if the document can be read at all."""
+    try:
+        return None if document is None else document.decode(STATE)
+    except Inconsistent:
+        return None

@@ -1,19 +1,21 @@
-"""Replay and time travel: any past state, from the nearest kept snapshot and the events after it."""
+"""Replay and time travel: any past state, from the nearest sound base and the events after it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 import msgspec
 
+from tai_state.engines.api import Document
 from tai_state.errors import EventSourcingError, InvalidData, NotRetained, StateNotFound
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.store.layout import Stream
 from tai_state.store.records import StateRecord
+from tai_state.store.results import Results
+from tai_state.store.snapshots import sound, where_kept
 from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded, Stored, stored_record
+from tai_state.store.streams import Folded, InOrder, Stored
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
 from tai_state.values.states import JsonSnapshot
@@ -26,15 +28,15 @@ class Base(msgspec.Struct, frozen=True):
     Attributes:
         version: of the state; 0 before the first event.
         folded: the state there.
-        as_of: the latest time of any event up to there.
+        stored: the event that made it; None before the first.
     """
 
     version: int
     folded: Folded
-    as_of: str
+    stored: Stored | None
 
 
-BEGINNING = Base(0, first_fold(), "")
+BEGINNING = Base(0, first_fold(), None)
 
 
 class Replay:
@@ -53,82 +55,114 @@ class Replay:
         """The fold with this application's reducers."""
         return Folding(self._store.streams, self._store.settings.upcasting, self._reducers, fallback)
 
-    async def events(
+    def events(
         self, stream: Stream, after: int, until: int | None, reducer: Reducer | None
-    ) -> AsyncGenerator[JsonEvent, None]:
+    ) -> AsyncIterator[JsonEvent]:
         """The events after one version and up to another, each with the states before and after it."""
-        found = await self._store.read_state(stream)
-        if found is None:
-            raise StateNotFound(stream.state)
         folding = self.folding(reducer)
-        base = await self.base(stream, found[1], after)
-        before = base.folded
-        expected = base.version + 1
-        last = found[1].version if until is None else min(until, found[1].version)
-        streams = self._store.streams
-        start, end = stream.range(expected, until)
-        async for document in self._store.engine.scan(stream.events, start=start, end=end):
-            record = stored_record(stream, document)
-            if record.version != expected:
-                raise _missing(stream, expected, found[1])
-            expected += 1
-            now = folding.then(before, stream, record)
-            if record.version > after:
-                yield streams.event(stream, record, document.created_us, before, now)
-            before = now
-        if expected <= last:
-            raise _missing(stream, expected, found[1])
+        order = InOrder(stream)
+        state: StateRecord
+        before: Folded
+        reached: int
 
-    async def base(self, stream: Stream, record: StateRecord, version: int, until: str | None = None) -> Base:
-        """The newest sound base at or before a version (and, if given, a time)."""
-        for kept in reversed(record.kept):
-            if kept > version:
-                continue
-            snapshot = await self._store.sound_snapshot(stream, kept)
-            if snapshot is not None and (until is None or snapshot.as_of <= until):
-                return Base(kept, Folded(snapshot.state, snapshot.schema, snapshot.state_hash), snapshot.as_of)
-        return BEGINNING
+        async def begin() -> AsyncIterator[Document]:
+            nonlocal state, before, reached
+            state, base = await self.begin(stream, after)
+            before, reached = base.folded, base.version
+            start, end = stream.range(reached + 1, until)
+            return self._store.engine.scan(stream.events, start=start, end=end)
+
+        def take(document: Document) -> JsonEvent | None:
+            nonlocal before, reached
+            record = order.record(document)
+            if record.version != reached + 1:
+                raise _missing(stream, reached + 1, state)
+            reached += 1
+            was, before = before, folding.then(before, stream, record)
+            if reached <= after:
+                return None
+            return self._store.streams.event(stream, record, document.created_us, was, before)
+
+        async def end(_: bool) -> None:  # noqa: FBT001
+            if reached < (state.version if until is None else min(until, state.version)):
+                raise _missing(stream, reached + 1, state)
+
+        return Results(begin, take, end)
+
+    async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
+        """A state's record, and the newest sound base at or before a version (or, without one, a time).
+
+        One read where the event of that version carries the state, or where this store knows which snapshots are
+        kept; else two.
+
+        Raises:
+            StateNotFound: the state was never written.
+        """
+        head = self._store.appender.heads.get(stream.state)
+        hinted = next(iter(_rounds(head.kept if head else (), version)), ())
+        exact = [stream.event(version)] if version else []
+        document, *others = await self._read([stream.state, *exact, *_places(stream, hinted)])
+        if document is None:
+            raise StateNotFound(stream.state)
+        record = self._store.checked(stream, document)
+        if exact and (event := others.pop(0)) is not None:
+            stored = Stored(InOrder(stream).record(event), event.created_us)
+            folded = Folded().then(stored.record)
+            if folded.text is not None:
+                return record, Base(stored.record.version, folded, stored)
+        base = self._newest(stream, hinted, others, until)
+        for versions in _rounds([each for each in record.kept if each not in hinted], version):
+            if base is None:
+                base = self._newest(stream, versions, await self._read(_places(stream, versions)), until)
+        return record, base or BEGINNING
+
+    async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
+        return (await self._store.engine.read(paths)).documents
+
+    def _newest(
+        self, stream: Stream, versions: Sequence[int], documents: Sequence[Document | None], until: str | None
+    ) -> Base | None:
+        """The newest sound snapshot among those read (the newest first), and not of a later time."""
+        for version, (snapshot, event) in zip(versions, zip(documents[::2], documents[1::2], strict=True), strict=True):
+            kept = sound(stream, version, snapshot, event, self._store.settings.upcasting)
+            if kept is not None and (until is None or kept.record.as_of <= until):
+                return Base(version, kept.folded, kept.stored)
+        return None
 
     async def at(self, stream: Stream, version_or_time: int | datetime) -> JsonSnapshot:
         """The state at a version, or at a time: the last version whose events had all happened by then."""
-        found = await self._store.read_state(stream)
-        if found is None:
-            raise StateNotFound(stream.state)
-        record = found[1]
         if isinstance(version_or_time, datetime):
-            until, version = format_time(version_or_time), record.version
+            until, version = format_time(version_or_time), None
         elif type(version_or_time) is int and version_or_time >= 1:
             until, version = None, version_or_time
         else:
             raise InvalidData("a version must be 1 or more, or a time with an offset")
-        if version > record.version:
-            raise StateNotFound(stream.event(version))
-        base = await self.base(stream, record, version, until)
-        return await self._fold_to(stream, record, base, version, until)
+        state, base = await self.begin(stream, version, until)
+        last = state.version if version is None else version
+        if last > state.version:
+            raise StateNotFound(stream.state)
+        return await self._fold_to(stream, state, base, last, until)
 
     async def _fold_to(
         self, stream: Stream, state: StateRecord, base: Base, version: int, until: str | None
     ) -> JsonSnapshot:
         folding = self.folding()
-        folded, last = base.folded, None
-        expected = max(base.version, 1)
-        async with aclosing(self._store.streams.records(stream, expected, version)) as records:
-            async for stored in records:
-                record = stored.record
-                if record.version != expected:
-                    raise _missing(stream, expected, state)
-                if until is not None and record.timestamp > until and record.version > base.version:
+        folded, stored = base.folded, base.stored
+        reached = base.version
+        if reached < version:
+            async for each in self._store.streams.records(stream, reached + 1, version):
+                if each.record.version != reached + 1:
+                    raise _missing(stream, reached + 1, state)
+                if until is not None and each.record.timestamp > until:
                     break
-                if record.version > base.version:
-                    folded = folding.then(folded, stream, record)
-                last = stored
-                expected += 1
-        if until is None and expected <= version:
-            raise _missing(stream, expected, state)
-        if last is None:
-            raise StateNotFound(stream.event(1))
-        _check(stream, last, folded)
-        return self._store.streams.snapshot(stream, last, folded)
+                folded, stored = folding.then(folded, stream, each.record), each
+                reached += 1
+        if until is None and reached < version:
+            raise _missing(stream, reached + 1, state)
+        if stored is None:
+            raise StateNotFound(stream.state)
+        _check(stream, stored, folded)
+        return self._store.streams.snapshot(stream, stored, folded)
 
 
 def _missing(stream: Stream, version: int, state: StateRecord) -> NotRetained | EventSourcingError:
@@ -145,3 +179,14 @@ def _check(stream: Stream, stored: Stored, folded: Folded) -> None:
         text is not None and folded.schema == record.schema and state_hash(text) != record.state_hash
     ):
         raise EventSourcingError(stream.event(record.version), "does not lead to the state it recorded")
+
+
+def _rounds(kept: Sequence[int], version: int | None) -> list[list[int]]:
+    """Which snapshots to read together, the newest first: the nearest to a version, then all older; or all."""
+    versions = [each for each in reversed(kept) if version is None or each <= version]
+    rounds = [versions] if version is None else [versions[:1], versions[1:]]
+    return [each for each in rounds if each]
+
+
+def _places(stream: Stream, versions: Sequence[int]) -> list[str]:
+    return [path for version in versions for path in where_kept(stream, version)]

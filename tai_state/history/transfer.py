@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -130,12 +131,13 @@ class Export:
         try:
             with partial.open("wb") as file:
                 buffer = bytearray(msgspec.json.encode(header) + b"\n")
-                async for line in self._lines(governor_id):
-                    counts.add(line.kind)
-                    buffer += msgspec.json.encode(line) + b"\n"
-                    if len(buffer) >= _BATCH_BYTES:
-                        await anyio.to_thread.run_sync(file.write, bytes(buffer))
-                        buffer.clear()
+                async with aclosing(self._lines(governor_id)) as lines:
+                    async for line in lines:
+                        counts.add(line.kind)
+                        buffer += msgspec.json.encode(line) + b"\n"
+                        if len(buffer) >= _BATCH_BYTES:
+                            await anyio.to_thread.run_sync(file.write, bytes(buffer))
+                            buffer.clear()
                 end = Line("end", "", msgspec.to_builtins(End(counts.lines)))
                 await anyio.to_thread.run_sync(_finish, file, bytes(buffer) + msgspec.json.encode(end) + b"\n")
             partial.replace(path)
@@ -153,8 +155,9 @@ class Export:
         async for document in engine.scan(layout.ids(governor_id)):
             yield Line("marker", document.id, document.fields())
         async for document in engine.scan(layout.states(governor_id)):
-            async for line in self._stream(layout.stream(governor_id, unescape_id(document.id)), document):
-                yield line
+            async with aclosing(self._stream(layout.stream(governor_id, unescape_id(document.id)), document)) as lines:
+                async for line in lines:
+                    yield line
 
     async def _stream(self, stream: Stream, document: Document) -> AsyncGenerator[Line, None]:
         """One state's documents as of one version, whatever is written meanwhile."""

@@ -7,12 +7,13 @@ was set back to fit, and a stream rewritten as a whole by somebody who recompute
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from tai_state.engines.api import Document
-from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.engines.paging import taken
+from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.replay import Replay
 from tai_state.store.layout import Stream
@@ -83,7 +84,10 @@ class Validation:
     async def _streams(self, governor_id: str) -> None:
         check: StreamCheck | None = None
         revision: int | None = None
-        async for stream, document in self._events_of(governor_id):
+        async for document in self._store.engine.scan(self._store.layout.events(governor_id)):
+            stream = self._stream_of(governor_id, document)
+            if stream is None:
+                continue
             if check is None or check.stream.segment != stream.segment:
                 if check is not None:
                     await self._finish(check, revision)
@@ -92,15 +96,14 @@ class Validation:
         if check is not None:
             await self._finish(check, revision)
 
-    async def _events_of(self, governor_id: str) -> AsyncGenerator[tuple[Stream, Document], None]:
-        async for document in self._store.engine.scan(self._store.layout.events(governor_id)):
-            try:
-                segment, _ = split_versioned(document.id)
-                state_id = unescape_id(segment)
-            except (ValueError, CorruptDocument):
-                self._find(document.path, "corrupt", "is no place of an event")
-                continue
-            yield self._store.layout.stream(governor_id, state_id), document
+    def _stream_of(self, governor_id: str, document: Document) -> Stream | None:
+        """The stream that an event's place names; None where it names none."""
+        try:
+            segment, _ = split_versioned(document.id)
+            return self._store.layout.stream(governor_id, unescape_id(segment))
+        except (ValueError, CorruptDocument, InvalidId):
+            self._find(document.path, "corrupt", "is no place of an event")
+            return None
 
     async def _start(self, stream: Stream) -> tuple[StreamCheck, int | None]:
         """The check of one stream, with its state and kept snapshots read beforehand, and the state's revision."""
@@ -142,7 +145,8 @@ class Validation:
             self._find(finding.path, finding.kind, finding.message)
 
     async def _states_without_events(self, governor_id: str) -> None:
-        async for page in _pages(self._store, self._store.layout.states(governor_id)):
+        documents = self._store.engine.scan(self._store.layout.states(governor_id))
+        while page := await taken(documents, _PAGE):
             records = [(self._stream(governor_id, document), _intact(document)) for document in page]
             present = [(stream, record) for stream, record in records if record is not None]
             events = await self._read([stream.event(record.version) for stream, record in present])
@@ -153,38 +157,39 @@ class Validation:
 
     async def _snapshots(self, governor_id: str) -> None:
         """Every snapshot is one that its state lists."""
-        async for page in _pages(self._store, self._store.layout.snapshots(governor_id)):
-            for document in page:
-                try:
-                    segment, version = split_versioned(document.id)
-                except ValueError:
-                    self._find(document.path, "corrupt", "is no place of a snapshot")
-                    continue
-                stream = self._store.layout.stream(governor_id, unescape_id(segment))
-                state, snapshot = await self._read([stream.state, document.path])
-                record = None if state is None else _intact(state)
-                if snapshot is not None and record is not None and version not in record.kept:
-                    self._find(document.path, "snapshot", "is not listed by its state")
+        async for document in self._store.engine.scan(self._store.layout.snapshots(governor_id)):
+            try:
+                segment, version = split_versioned(document.id)
+            except ValueError:
+                self._find(document.path, "corrupt", "is no place of a snapshot")
+                continue
+            stream = self._store.layout.stream(governor_id, unescape_id(segment))
+            state, snapshot = await self._read([stream.state, document.path])
+            record = None if state is None else _intact(state)
+            if snapshot is not None and (state is None or (record is not None and version not in record.kept)):
+                self._find(document.path, "snapshot", "is not listed by its state: run `tai-state recover`")
 
     async def _markers(self, governor_id: str) -> None:
         """Every id marker names the event that has its id and its content."""
-        async for page in _pages(self._store, self._store.layout.ids(governor_id)):
-            for document in page:
-                try:
-                    marker = document.decode(MARKER)
-                    stream = self._store.layout.stream(governor_id, marker.state_id)
-                    state, event = await self._read([stream.state, stream.event(marker.version)])
-                    record = None if event is None else event.decode(EVENT)
-                except Inconsistent as error:
-                    self._find(document.path, "corrupt", error.what)
-                    continue
-                if record is None:
-                    intact = None if state is None else _intact(state)
-                    fits = intact is not None and marker.version < intact.floor
-                else:
-                    fits = record.event_id == unescape_id(document.id) and _stands_for(marker, record)
-                if not fits:
-                    self._find(document.path, "marker", "names an event that is not there, or another one")
+        async for document in self._store.engine.scan(self._store.layout.ids(governor_id)):
+            try:
+                marker = document.decode(MARKER)
+                stream = self._store.layout.stream(governor_id, marker.state_id)
+                state, event = await self._read([stream.state, stream.event(marker.version)])
+                record = None if event is None else event.decode(EVENT)
+            except InvalidId:
+                self._find(document.path, "corrupt", "names a state that cannot be")
+                continue
+            except Inconsistent as error:
+                self._find(document.path, "corrupt", error.what)
+                continue
+            if record is None:
+                intact = None if state is None else _intact(state)
+                fits = intact is not None and marker.version < intact.floor
+            else:
+                fits = record.event_id == unescape_id(document.id) and _stands_for(marker, record)
+            if not fits:
+                self._find(document.path, "marker", "names an event that is not there, or another one")
 
     def _stream(self, governor_id: str, document: Document) -> Stream:
         return self._store.layout.stream(governor_id, unescape_id(document.id))
@@ -195,17 +200,6 @@ class Validation:
     def _find(self, path: str, kind: str, message: str) -> None:
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(Finding(path, kind, message))
-
-
-async def _pages(store: StateStore, collection: str) -> AsyncGenerator[list[Document], None]:
-    page: list[Document] = []
-    async for document in store.engine.scan(collection):
-        page.append(document)
-        if len(page) == _PAGE:
-            yield page
-            page = []
-    if page:
-        yield page
 
 
 def _intact(document: Document) -> StateRecord | None:

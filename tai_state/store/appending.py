@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 from math import inf
 from typing import Any, TypeAlias
 
@@ -117,9 +118,17 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class _Look(msgspec.Struct, frozen=True):
-    """One read of all that decides: per stream the state, the first event's place, the markers."""
+    """One read of all that decides.
+
+    Attributes:
+        states: of each stream.
+        befores: of each stream for which something was sent, the event that it was to follow.
+        places: and the place of its first event.
+        markers: of each id that a caller gave.
+    """
 
     states: tuple[Document | None, ...]
+    befores: tuple[Document | None, ...]
     places: tuple[Document | None, ...]
     markers: tuple[Document | None, ...]
 
@@ -244,7 +253,7 @@ class Appender:
                 continue
             record = GovernorRecord(format_us(now_us), {})
             try:
-                await self._engine.commit([Put(path, msgspec.to_builtins(record), ABSENT)])
+                await self._engine.commit([Put(path, record, ABSENT)])
             except CommitRefused:
                 _logger.debug("the governor is registered already", extra={"path": path})
             except Unavailable as error:
@@ -257,12 +266,13 @@ class Appender:
     async def _look(self, appends: Sequence[Append], plans: Sequence[Plan], deadline: float) -> _Look:
         """Read what decides. Once something was sent, not being able to look leaves its outcome unknown."""
         states = [append.stream.state for append in appends]
+        befores = [each.stream.event(each.before.version) for each in plans]
         places = [each.stream.event(each.before.version + 1) for each in plans]
         markers = [append.stream.marker(event_id) for append in appends for event_id, _ in append.marked]
         attempt = 0
         while True:
             try:
-                documents = (await self._engine.read([*states, *places, *markers])).documents
+                documents = iter((await self._engine.read([*states, *befores, *places, *markers])).documents)
             except Unavailable as error:
                 if not plans:
                     raise
@@ -271,8 +281,7 @@ class Appender:
                     raise _unknown(appends) from error
                 await self._pause(attempt)
             else:
-                middle = len(states) + len(places)
-                return _Look(documents[: len(states)], documents[len(states) : middle], documents[middle:])
+                return _Look(*(tuple(islice(documents, len(each))) for each in (states, befores, places, markers)))
 
     async def _done_already(
         self, appends: Sequence[Append], plans: Sequence[Plan], look: _Look
@@ -327,11 +336,21 @@ class Appender:
                 raise EventSourcingError(path, "its stream has events that the state lacks: run `tai-state recover`")
             self.heads.put(path, head)
             if not _fits(append, head):
-                raise await self._mismatch(append, head)
+                neighbours = [each for each in (look.befores[index], look.places[index]) if each] if plans else []
+                raise await self._mismatch(append, head, neighbours)
             known.append(_Known(head, data))
         return known
 
-    async def _mismatch(self, append: Append, head: Head) -> StateNotFound | EventSourcingError | VersionConflict:
+    async def _mismatch(
+        self, append: Append, head: Head, neighbours: Sequence[Document]
+    ) -> StateNotFound | EventSourcingError | VersionConflict:
+        """What to raise where a state is not as expected, with the events that its writer has not seen.
+
+        Args:
+            append: what was to happen.
+            head: what stands.
+            neighbours: the documents around the place of the first event, as far as they were read.
+        """
         path = append.stream.state
         if head.version == 0:
             return await self._streams.absence(append.stream)
@@ -339,7 +358,10 @@ class Appender:
             return StateNotFound(path)
         after = append.expected if isinstance(append.expected, int) else 0
         unseen: list[JsonEvent] = []
-        if after < head.version:
+        if neighbours and head.version == after + 1:
+            take = self._streams.taker(append.stream, after)
+            unseen = [event for document in neighbours if (event := take(document)) is not None]
+        elif after < head.version:
             events = self._streams.events(append.stream, after=after, until=head.version, limit=UNSEEN_MAX)
             unseen = [event async for event in events]
         _logger.warning("version conflict", extra={"path": path, "actual": head.version})

@@ -110,9 +110,9 @@ def plan(
         for draft, event in zip(composition.drafts, events, strict=True)
         if draft.marker is not None
     )
-    writes: list[Write] = [Put(stream.event(event.version), msgspec.to_builtins(event), ABSENT) for event in events]
-    writes.append(Put(stream.state, msgspec.to_builtins(state), require))
-    writes.extend(Put(path, msgspec.to_builtins(marker), ABSENT) for path, marker in markers)
+    writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
+    writes.append(Put(stream.state, state, require))
+    writes.extend(Put(path, marker, ABSENT) for path, marker in markers)
     if kept_now:
         writes.append(put_snapshot(stream, state))
         writes.extend(Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept)
@@ -131,7 +131,7 @@ def put_snapshot(stream: Stream, state: StateRecord) -> Put:
         digest=state.digest,
         schema=state.schema,
     )
-    return Put(stream.snapshot(state.version), msgspec.to_builtins(record), ANYTHING)
+    return Put(stream.snapshot(state.version), record, ANYTHING)
 
 
 def _events(
@@ -180,7 +180,7 @@ def _state(
     """The state's record after the events, and whether a snapshot of it falls due."""
     last = events[-1]
     as_of = max(before.as_of, *(event.timestamp for event in events))
-    unkept_bytes = before.unkept_bytes + sum(len(event.payload or "") + len(event.to_state or "") for event in events)
+    unkept_bytes = before.unkept_bytes + sum(event.unkept_bytes for event in events)
     kept_as_of = before.kept_as_of or events[0].timestamp
     progress = Progress(
         events=last.version - (before.kept[-1] if before.kept else 0),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from tai_state.engines.api import Document, Where, after
+from tai_state.engines.paging import Paged, taken
 from tai_state.errors import CorruptDocument, GovernorNotFound, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, STATE, EventRecord
+from tai_state.store.results import Results
 from tai_state.store.streams import Folded
 from tai_state.values.events import JsonEvent
 from tai_state.values.ids import escape_id, split_versioned, unescape_id
@@ -81,9 +83,9 @@ class StateReading(StoreCore):
             )
         return states
 
-    async def list_states(
+    def list_states(
         self, governor_id: str, *, start: str | None = None, deleted: bool = False
-    ) -> AsyncGenerator[JsonSnapshot, None]:
+    ) -> AsyncIterator[JsonSnapshot]:
         """The states of a governor in the order of their ids.
 
         Args:
@@ -94,21 +96,23 @@ class StateReading(StoreCore):
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
-        any_found = False
-        begin = "" if start is None else escape_id(start)
-        async for document in self.engine.scan(self.layout.states(governor_id), start=begin):
-            any_found = True
-            stream = self.layout.stream(governor_id, unescape_id(document.id))
-            record = self.checked(stream, document)
-            if deleted or not record.deleted:
-                yield self.snapshot(stream, record, document.updated_us)
-        if not any_found:
-            await self._require_governor(governor_id)
 
-    async def list_governors(self) -> AsyncGenerator[str, None]:
+        async def end(is_empty: bool) -> None:  # noqa: FBT001
+            if is_empty:
+                await self._require_governor(governor_id)
+
+        documents = self.engine.scan(self.layout.states(governor_id), start="" if start is None else escape_id(start))
+        return Results(documents, partial(self._listed, governor_id, deleted=deleted), end)
+
+    def _listed(self, governor_id: str, document: Document, *, deleted: bool = False) -> JsonSnapshot | None:
+        """A state's document as it is listed; None where it is deleted and deleted ones are not asked for."""
+        stream = self.layout.stream(governor_id, unescape_id(document.id))
+        record = self.checked(stream, document)
+        return self.snapshot(stream, record, document.updated_us) if deleted or not record.deleted else None
+
+    def list_governors(self) -> AsyncIterator[str]:
         """The ids of all governors, in order."""
-        async for document in self.engine.scan(self.layout.governors):
-            yield unescape_id(document.id)
+        return Results(self.engine.scan(self.layout.governors), lambda document: unescape_id(document.id))
 
     async def count_states(self, governor_id: str) -> int:
         """How many live states a governor has; reads them all."""
@@ -117,7 +121,7 @@ class StateReading(StoreCore):
             count += not document.decode(STATE).deleted
         return count
 
-    async def find_states(self, governor_id: str, where: Mapping[str, Any]) -> AsyncGenerator[JsonSnapshot, None]:
+    def find_states(self, governor_id: str, where: Mapping[str, Any]) -> AsyncIterator[JsonSnapshot]:
         """The live states whose data has these values, like ``{"status": "failed"}``.
 
         Args:
@@ -131,15 +135,12 @@ class StateReading(StoreCore):
             if name not in self.settings.indexed:
                 raise UnindexedField(name, self.settings.indexed)
         filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
-        async for document in self.engine.scan(self.layout.states(governor_id), where=filters):
-            stream = self.layout.stream(governor_id, unescape_id(document.id))
-            record = self.checked(stream, document)
-            if not record.deleted:
-                yield self.snapshot(stream, record, document.updated_us)
+        documents = self.engine.scan(self.layout.states(governor_id), where=filters)
+        return Results(documents, partial(self._listed, governor_id))
 
-    async def get_events(
+    def get_events(
         self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
-    ) -> AsyncGenerator[JsonEvent, None]:
+    ) -> AsyncIterator[JsonEvent]:
         """The events of one state, oldest first, from version ``after + 1`` to ``until`` (included).
 
         Where old events were cleaned up, it starts with the oldest that is left.
@@ -149,46 +150,39 @@ class StateReading(StoreCore):
             EventSourcingError: an event is missing between two others.
         """
         stream = self.layout.stream(governor_id, state_id)
-        any_found = False
-        async with aclosing(self.streams.events(stream, after=after, until=until)) as events:
-            async for event in events:
-                any_found = True
-                yield event
-        if not any_found and await self.read_state(stream) is None:
-            raise StateNotFound(stream.state)
 
-    async def get_all_events(self, governor_id: str) -> AsyncGenerator[JsonEvent, None]:
+        async def end(is_empty: bool) -> None:  # noqa: FBT001
+            if is_empty and await self.read_state(stream) is None:
+                raise StateNotFound(stream.state)
+
+        return self.streams.events(stream, after=after, until=until, end=end)
+
+    def get_all_events(self, governor_id: str) -> AsyncIterator[JsonEvent]:
         """All events of a governor: state by state in the order of their ids, each oldest first."""
         before = Folded()
         segment = ""
-        async for document in self.engine.scan(self.layout.events(governor_id)):
+
+        def take(document: Document) -> JsonEvent:
+            nonlocal before, segment
             record = document.decode(EVENT)
             stream, _ = self._place(governor_id, document)
-            if stream.segment != segment:
-                segment, before = stream.segment, Folded()
-            now = before.then(record)
-            yield self.streams.event(stream, record, document.created_us, before, now)
-            before = now
+            was = before if stream.segment == segment else Folded()
+            segment, before = stream.segment, was.then(record)
+            return self.streams.event(stream, record, document.created_us, was, before)
 
-    async def get_events_between(
-        self, governor_id: str, start: datetime, end: datetime
-    ) -> AsyncGenerator[JsonEvent, None]:
+        return Results(self.engine.scan(self.layout.events(governor_id)), take)
+
+    def get_events_between(self, governor_id: str, start: datetime, end: datetime) -> AsyncIterator[JsonEvent]:
         """The events of a governor that happened from one time to another, both included, in order of time."""
-        page: list[Document] = []
-        scan = self.engine.scan(
-            self.layout.events(governor_id),
-            by="timestamp",
-            start=format_time(start),
-            end=after(format_time(end)),
+        documents = self.engine.scan(
+            self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end))
         )
-        async for document in scan:
-            page.append(document)
-            if len(page) == _PAGE:
-                for event in await self._with_states_before(governor_id, page):
-                    yield event
-                page = []
-        for event in await self._with_states_before(governor_id, page):
-            yield event
+
+        async def fetch() -> Sequence[JsonEvent] | None:
+            page = await taken(documents, _PAGE)
+            return await self._with_states_before(governor_id, page) if page else None
+
+        return Paged(fetch, None)
 
     async def get_stats(self) -> StoreStats:
         """Counts over the whole store; reads every state."""

@@ -6,19 +6,67 @@ import logging
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Put, Write
+from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Write
 from tai_state.errors import CommitRefused, Inconsistent, StateNotFound, VersionConflict
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import put_snapshot
-from tai_state.store.records import SNAPSHOT, SnapshotRecord, head_of
-from tai_state.store.streams import Folded
+from tai_state.store.records import SNAPSHOT, EventRecord, SnapshotRecord, head_of
+from tai_state.store.streams import Folded, InOrder, Stored
+from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import state_hash
 from tai_state.values.states import JsonSnapshot
 
 _logger = logging.getLogger("tai_state.store")
 
 _ATTEMPTS_MAX = 64
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A kept snapshot that is sound, and the event that it is the state after."""
+
+    record: SnapshotRecord
+    stored: Stored
+
+    @property
+    def folded(self) -> Folded:
+        """The state, as a fold goes on from it."""
+        return Folded(self.record.state, self.record.schema, self.record.state_hash)
+
+
+def where_kept(stream: Stream, version: int) -> tuple[str, str]:
+    """The paths of a snapshot and of its event, to be read together and given to :func:`sound`."""
+    return stream.snapshot(version), stream.event(version)
+
+
+def sound(
+    stream: Stream, version: int, snapshot: Document | None, event: Document | None, upcasting: Upcasting
+) -> Kept | None:
+    """The snapshot kept at a version, if it can be relied on; else None, and a warning that says why."""
+    try:
+        if snapshot is None:
+            what = "is missing"
+        elif event is None:
+            what = "is of a version that has no event"
+        else:
+            record, stored = snapshot.decode(SNAPSHOT), Stored(InOrder(stream).record(event), event.created_us)
+            if record.version != version or not is_state_after(record, stored.record):
+                what = "is not the state at its version"
+            elif not upcasting.knows(record.schema):
+                what = "has an unknown schema"
+            else:
+                return Kept(record, stored)
+    except Inconsistent as error:
+        what = error.what
+    _logger.warning("a kept snapshot is skipped: it %s", what, extra={"path": stream.snapshot(version)})
+    return None
+
+
+def is_state_after(snapshot: SnapshotRecord, event: EventRecord) -> bool:
+    """Whether a snapshot is the state right after an event."""
+    names = ("state_id", "version", "timestamp", "state_hash", "digest", "schema")
+    same = all(getattr(snapshot, name) == getattr(event, name) for name in names)
+    return same and state_hash(snapshot.state) == event.state_hash
 
 
 class SnapshotKeeping(StoreCore):
@@ -45,7 +93,7 @@ class SnapshotKeeping(StoreCore):
             after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0)
             writes: list[Write] = [
                 put_snapshot(stream, after),
-                Put(stream.state, msgspec.to_builtins(after), At(document.revision)),
+                Put(stream.state, after, At(document.revision)),
                 *(Delete(stream.snapshot(old), ANYTHING) for old in record.kept if old not in kept),
             ]
             try:
@@ -78,31 +126,12 @@ class SnapshotKeeping(StoreCore):
         for each in reversed(kept):
             if version is not None and each != version:
                 continue
-            record = await self.sound_snapshot(stream, each)
-            event = await self.streams.one(stream, each)
-            if record is not None and event is not None:
-                folded = Folded(record.state, record.schema, record.state_hash)
-                return self.streams.snapshot(stream, event, folded)
+            found = await self.sound_snapshot(stream, each)
+            if found is not None:
+                return self.streams.snapshot(stream, found.stored, found.folded)
         return None
 
-    async def sound_snapshot(self, stream: Stream, version: int) -> SnapshotRecord | None:
-        """The snapshot kept at a version, if it is there and undamaged and of a known schema; else a warning."""
-        path = stream.snapshot(version)
-        [document] = (await self.engine.read([path])).documents
-        if document is None:
-            _logger.warning("a kept snapshot is missing", extra={"path": path})
-            return None
-        try:
-            record = document.decode(SNAPSHOT)
-            if record.version != version or record.state_id != stream.state_id:
-                what = "stands in the wrong place"
-            elif state_hash(record.state) != record.state_hash:
-                what = "is not what its hash says"
-            elif not self.settings.upcasting.knows(record.schema):
-                what = "has an unknown schema"
-            else:
-                return record
-        except Inconsistent as error:
-            what = error.what
-        _logger.warning("a kept snapshot is skipped: it %s", what, extra={"path": path})
-        return None
+    async def sound_snapshot(self, stream: Stream, version: int) -> Kept | None:
+        """The snapshot kept at a version, if it can be relied on; else None, and a warning. One read."""
+        snapshot, event = (await self.engine.read(where_kept(stream, version))).documents
+        return sound(stream, version, snapshot, event, self.settings.upcasting)

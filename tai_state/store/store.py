@@ -7,8 +7,6 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Any, Self, TypeVar, overload
 
-import msgspec
-
 from tai_state.engines.api import ABSENT, Put
 from tai_state.errors import CommitRefused, IncompatibleFormat, StoreNotFound
 from tai_state.store.appending import Appender
@@ -93,7 +91,7 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
                 raise StoreNotFound(path)
             record = StoreRecord(uuid.uuid4().hex[:16], FORMAT)
             try:
-                await self.engine.commit([Put(path, msgspec.to_builtins(record), ABSENT)])
+                await self.engine.commit([Put(path, record, ABSENT)])
             except CommitRefused:
                 continue  # another process was first: its id is the store's
             return record.store_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +11,7 @@ from tai_state.engines.api import Document, Engine
 from tai_state.errors import CorruptDocument, EventSourcingError, StateNotFound
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, EventRecord, change_metadata, moment
+from tai_state.store.results import Results
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import Event, JsonEvent
@@ -62,9 +63,7 @@ class StreamReader:
         self._engine = engine
         self._upcasting = upcasting
 
-    async def records(
-        self, stream: Stream, first: int, last: int | None = None, limit: int | None = None
-    ) -> AsyncGenerator[Stored, None]:
+    def records(self, stream: Stream, first: int, last: int | None = None) -> AsyncIterator[Stored]:
         """The stored events of versions first to last, both included; where some were cleaned up, from a later one.
 
         Raises:
@@ -72,16 +71,16 @@ class StreamReader:
             EventSourcingError: there is a gap between two events.
         """
         start, end = stream.range(first, last)
-        expected: int | None = None
-        async for document in self._engine.scan(stream.events, start=start, end=end, limit=limit):
-            record = stored_record(stream, document, expected)
-            expected = record.version + 1
-            yield Stored(record, document.created_us)
+        order = InOrder(stream)
+        return Results(
+            self._engine.scan(stream.events, start=start, end=end),
+            lambda document: Stored(order.record(document), document.created_us),
+        )
 
     async def one(self, stream: Stream, version: int) -> Stored | None:
         """The stored event of one version; None where there is none."""
         [document] = (await self._engine.read([stream.event(version)])).documents
-        return None if document is None else Stored(stored_record(stream, document), document.created_us)
+        return None if document is None else Stored(InOrder(stream).record(document), document.created_us)
 
     async def absence(self, stream: Stream) -> StateNotFound | EventSourcingError:
         """What it means that a state has no document: it was never written, or only its events are left."""
@@ -90,25 +89,38 @@ class StreamReader:
             return EventSourcingError(stream.state, "is missing though it has events: run `tai-state recover`")
         return StateNotFound(stream.state)
 
-    async def events(
-        self, stream: Stream, *, after: int = 0, until: int | None = None, limit: int | None = None
-    ) -> AsyncGenerator[JsonEvent, None]:
+    def events(
+        self,
+        stream: Stream,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        limit: int | None = None,
+        end: Callable[[bool], Awaitable[None]] | None = None,
+    ) -> AsyncIterator[JsonEvent]:
         """The events after one version and up to another, each with the states before and after it.
 
         An event that a reducer folds has no states here, unless it left the state as it was; ``replay`` of the
         persister has the reducers.
         """
-        before = Folded()
-        expected: int | None = None
-        start, end = stream.range(max(after, 1), until)
+        first, last = stream.range(max(after, 1), until)
         more = None if limit is None else limit + (after > 0)
-        async for document in self._engine.scan(stream.events, start=start, end=end, limit=more):
-            record = stored_record(stream, document, expected)
-            expected = record.version + 1
+        scan = self._engine.scan(stream.events, start=first, end=last, limit=more)
+        return Results(scan, self.taker(stream, after), end)
+
+    def taker(self, stream: Stream, after: int) -> Callable[[Document], JsonEvent | None]:
+        """A function to be called with the documents of one event after the other; None for those up to a version."""
+        order, before = InOrder(stream), Folded()
+
+        def take(document: Document) -> JsonEvent | None:
+            nonlocal before
+            record = order.record(document)
             now = before.then(record)
-            if record.version > after:
-                yield self.event(stream, record, document.created_us, before, now)
+            event = self.event(stream, record, document.created_us, before, now) if record.version > after else None
             before = now
+            return event
+
+        return take
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
         """One event as callers get it. Its states are decoded for it alone, so that they are the caller's own."""
@@ -165,16 +177,30 @@ class StreamReader:
         return data
 
 
-def stored_record(stream: Stream, document: Document, expected: int | None = None) -> EventRecord:
-    """The record of an event, which must stand where its fields say.
+class InOrder:
+    """Decodes the events of one stream as a scan gives them.
 
-    Raises:
-        CorruptDocument: it does not.
-        EventSourcingError: it is not the version expected.
+    Args:
+        stream: whose events they are.
     """
-    record = document.decode(EVENT)
-    if record.state_id != stream.state_id or document.path != stream.event(record.version):
-        raise CorruptDocument(document.path, "holds an event of another place")
-    if expected is not None and record.version != expected:
-        raise EventSourcingError(stream.event(expected), "is missing between two events: restore a backup")
-    return record
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._expected: int | None = None
+
+    def record(self, document: Document) -> EventRecord:
+        """The record of the next event, which must stand where its fields say, right after the one before.
+
+        Raises:
+            CorruptDocument: it does not stand there.
+            EventSourcingError: there is a gap before it.
+        """
+        record = document.decode(EVENT)
+        stream, version = self._stream, record.version
+        if record.state_id != stream.state_id or document.path != f"{stream.prefix}{version:012d}":
+            raise CorruptDocument(document.path, "holds an event of another place")
+        if self._expected is not None and version != self._expected:
+            path = stream.event(self._expected)
+            raise EventSourcingError(path, "is missing between two events: restore a backup")
+        self._expected = version + 1
+        return record

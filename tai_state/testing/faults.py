@@ -39,7 +39,7 @@ from tai_state.engines.api import (
     Where,
     Write,
 )
-from tai_state.engines.paging import Page, Paged
+from tai_state.engines.paging import Paged
 from tai_state.errors import CommitRefused, StoreTimeout, StoreUnavailable, TaiStateError
 
 Verb: TypeAlias = Literal["read", "scan", "commit", "watch", "any"]
@@ -261,7 +261,7 @@ class FaultyEngine:
         is_begun = False
         fault: Fault | None = None
 
-        async def fetch() -> Page | None:
+        async def fetch() -> Sequence[Document] | None:
             nonlocal is_begun, fault
             if is_begun:
                 await self._fail_after("scan", fault)

@@ -26,7 +26,7 @@ def state_hash(text: str) -> str:
 NO_STATE_HASH = state_hash(NO_STATE_TEXT)
 
 
-def event_digest(previous: str, header: dict[str, Any], payload: str | None, after: str) -> str:
+def event_digest(previous: str, header: Any, payload: str | None, after: str) -> str:
     """The digest of one event, in hex: it stands for the event and, through ``previous``, for all before it.
 
     Args:

@@ -26,7 +26,7 @@ from tracing import Fault, TracingRefused, require_strace
 Proof = Callable[[Crew], Section]
 
 _FAILED_SYNCS = tuple(Fault("fdatasync", "error=EIO", str(n)) for n in range(1, 21))
-_FEW_FAILED_SYNCS = tuple(Fault("fdatasync", "error=EIO", str(n)) for n in (3, 5, 7))
+_FEW_FAILED_SYNCS = tuple(Fault("fdatasync", "error=EIO", str(n)) for n in (1, 3, 4))
 _EVERY_SCENARIO = (
     s.CREATE, s.FOUND, s.APPEND, s.SNAPSHOT, s.DELETE, s.CLEANUP, s.SHORT, s.CLOSE, s.CHECKPOINT, s.TOGETHER,
 )  # fmt: skip
@@ -70,7 +70,7 @@ def tiers(seed: int) -> dict[str, Tier]:
         kill=(partial(kill.prove, scenarios=(s.CREATE, s.FOUND, s.SHORT, s.CLOSE), minimum=150),),
         power=(
             partial(_power, seed, (s.ALL,), every=3, minimum=300),
-            partial(_power, seed, (s.BRIEF,), every=8, faults=_FEW_FAILED_SYNCS, minimum=20),
+            partial(_power, seed, (s.BRIEF,), every=4, faults=_FEW_FAILED_SYNCS, minimum=20),
         ),
         disk=(partial(disk.prove, scenarios=(s.SHORT,), lengths=("once",), minimum=150),),
         mutants=mutants,

@@ -16,7 +16,7 @@ import msgspec
 from tai_state import ChangeMetadata, StateStore
 from tai_state.engines.api import Document, Engine, Put, Write
 from tai_state.engines.memory import MemoryEngine
-from tai_state.engines.paging import Page, Paged
+from tai_state.engines.paging import Paged
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import Settings
 from tai_state.store.layout import Layout
@@ -130,7 +130,7 @@ class CountingEngine:
         self.counts.scans += 1
         scan = self._engine.scan(collection, **bounds)
 
-        async def fetch() -> Page | None:
+        async def fetch() -> Sequence[Document] | None:
             async for document in scan:
                 self.counts.documents += 1
                 return [document]

@@ -23,7 +23,7 @@ from tai_state.engines.api import (
     check_budget,
 )
 from tai_state.engines.filtering import passes
-from tai_state.engines.paging import Page, Paged
+from tai_state.engines.paging import Paged
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job, Worker
@@ -130,7 +130,7 @@ class SqliteEngine:
             place["resume"] = ""
         ended = False
 
-        async def fetch() -> Page | None:
+        async def fetch() -> Sequence[Document] | None:
             nonlocal ended
             if ended:
                 return None

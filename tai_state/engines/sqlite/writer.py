@@ -16,11 +16,13 @@ from typing import Any
 import apsw
 import msgspec
 
-from tai_state.engines.api import Committed, Delete, Put, Require, Write, holds
+from tai_state.engines.api import Committed, Delete, Fields, Put, Require, Write, holds
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.worker import Job
 from tai_state.errors import CommitRefused, TaiStateError
 from tai_state.values.times import Clock
+
+_encode = msgspec.json.Encoder().encode
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
 _PUT = """
@@ -64,12 +66,16 @@ def is_by_time(collection: str) -> bool:
     return collection.endswith("/events")
 
 
+def _timestamp(fields: Fields | msgspec.Struct) -> Any:
+    return fields.get("timestamp") if isinstance(fields, dict) else getattr(fields, "timestamp", None)
+
+
 def prepare(write: Write) -> Prepared:
     """Encode a write and split its path."""
     collection, _, document_id = write.path.rpartition("/")
     if isinstance(write, Put):
-        encoded = msgspec.json.encode(write.fields)
-        timestamp = write.fields.get("timestamp") if is_by_time(collection) else None
+        encoded = _encode(write.fields)
+        timestamp = _timestamp(write.fields) if is_by_time(collection) else None
         return Prepared(
             write.path, collection, document_id, write.require, encoded.decode(), len(encoded), timestamp, deletes=False
         )
