@@ -27,7 +27,10 @@ from tai_state.engines.sqlite.writer import Writer
 from tai_state.errors import Unavailable
 from tai_state.store import appending, planning
 from tai_state.store.appending import Appender
+from tai_state.store.changes import Appended
 from tai_state.store.planning import Plan
+from tai_state.store.records import state_after
+from tai_state.store.settling import Settling
 from tai_state.testing.faults import Fault
 
 from .support.judging import at_call, attempt, judge, prepared
@@ -204,7 +207,7 @@ def own_commit_taken_for_a_conflict(patch: pytest.MonkeyPatch) -> None:
     async def done_already(*_: object) -> None:
         return None
 
-    patch.setattr(Appender, "_done_already", done_already)
+    patch.setattr(Settling, "done_already", done_already)
 
 
 def unknown_taken_for_failed(patch: pytest.MonkeyPatch) -> None:
@@ -247,16 +250,16 @@ def no_marker(patch: pytest.MonkeyPatch) -> None:
 
 def any_marker_will_do(patch: pytest.MonkeyPatch) -> None:
     """A batch counts as done as soon as one of its ids is known."""
-    original = Appender._done_already
+    original = Settling.done_already
 
-    async def done_already(self: Appender, appends: Any, plans: Any, look: Any) -> Any:
+    async def done_already(self: Settling, appends: Any, plans: Any, look: Any) -> Any:
         try:
             return await original(self, appends, plans, look)
         except IdempotencyConflict:
             last = [each.record async for each in self._streams.records(appends[0].stream, 1)][-1]
-            return [appending.Appended((last,), appending.state_after(last), None, 0, is_repeated=True)]
+            return [Appended((last,), state_after(last), None, 0, is_repeated=True)]
 
-    patch.setattr(Appender, "_done_already", done_already)
+    patch.setattr(Settling, "done_already", done_already)
 
 
 def snapshot_one_version_early(patch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ from tai_state import (
 from tai_state.engines.api import ANYTHING, Delete
 from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
-from tai_state.store.appending import Append
+from tai_state.store.changes import Append
 from tai_state.store.layout import Layout
 from tai_state.store.planning import Composition, Draft
 from tai_state.values.times import from_us

@@ -18,7 +18,7 @@ from typing import IO, TypeAlias
 import msgspec
 
 from tai_state.errors import EventSourcingError, ImportConflict, InvalidData, InvalidId, VersionConflict
-from tai_state.store.appending import Append
+from tai_state.store.changes import Append
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import EVENT, STATE

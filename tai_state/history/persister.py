@@ -18,7 +18,7 @@ from tai_state.history.recovery import Progress, Recovery, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore, TransferStats
 from tai_state.history.validation import ConsistencyReport, Validation
-from tai_state.store.appending import Append, Compose
+from tai_state.store.changes import Append, Compose
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import Head

@@ -23,13 +23,13 @@ from tai_state.errors import (
 )
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
-from tai_state.store.appending import state_after
 from tai_state.store.layout import Stream
 from tai_state.store.records import (
     STATE,
     EventRecord,
     StateRecord,
     head_of,
+    state_after,
     state_text,
 )
 from tai_state.store.snapshots import Kept

@@ -13,7 +13,7 @@ from tai_state.errors import CorruptDocument, InvalidData
 from tai_state.store.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
-from tai_state.values.json import encode
+from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us, parse_time
@@ -270,6 +270,34 @@ def state_metadata(metadata: EventMetadata) -> StateMetadata:
         CorruptDocument: the context is no JSON object.
     """
     return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, _context(metadata))
+
+
+def state_after(event: EventRecord) -> StateRecord:
+    """The state's record right after an event that carries the state, as far as the event tells."""
+    data = None
+    if event.to_state is not None and event.to_state != NO_STATE_TEXT:
+        try:
+            data = decode(event.to_state)
+        except msgspec.DecodeError:
+            raise CorruptDocument(
+                f"event {event.version} of {event.state_id}", "holds a state that is no JSON"
+            ) from None
+    return StateRecord(
+        data=data,
+        version=event.version,
+        timestamp=event.timestamp,
+        as_of=event.timestamp,
+        metadata=state_metadata(event.metadata),
+        causality=event.causality,
+        hlc=event.hlc,
+        state_hash=event.state_hash,
+        digest=event.digest,
+        schema=event.schema,
+        kept=(),
+        kept_as_of="",
+        unkept_bytes=0,
+        deleted=event.to_state == NO_STATE_TEXT,
+    )
 
 
 def change_metadata(metadata: EventMetadata) -> ChangeMetadata:

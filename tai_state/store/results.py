@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+Begin: TypeAlias = Callable[[], Awaitable[AsyncIterator[S]]]
 
 
 class Results(AsyncIterator[T], Generic[S, T]):
@@ -20,19 +22,24 @@ class Results(AsyncIterator[T], Generic[S, T]):
 
     def __init__(
         self,
-        items: AsyncIterator[S] | Callable[[], Awaitable[AsyncIterator[S]]],
+        items: AsyncIterator[S] | Begin[S],
         take: Callable[[S], T | None],
         end: Callable[[bool], Awaitable[None]] | None = None,
     ) -> None:
-        self._items = items
+        self._items: AsyncIterator[S] | None = None
+        if callable(items):
+            self._begin = items
+        else:
+            self._items = items
         self._take = take
         self._end = end
         self._is_empty = True
 
     async def __anext__(self) -> T:
-        if not isinstance(self._items, AsyncIterator):
-            self._items = await self._items()
-        async for item in self._items:
+        items = self._items
+        if items is None:
+            items = self._items = await self._begin()
+        async for item in items:
             self._is_empty = False
             if (result := self._take(item)) is not None:
                 return result

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import IdempotencyConflict, NotRetained
-from tai_state.store.appending import Append, Appended, state_after
+from tai_state.store.changes import Append, Appended
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
-from tai_state.store.records import MARKER, Head
+from tai_state.store.records import MARKER, Head, state_after
 from tai_state.store.streams import Folded
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
 from tai_state.values.events import JsonEvent

@@ -71,7 +71,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def from_us(microseconds: int) -> datetime:
-    """The moment that many microseconds after 1970; by a float, which is exact to the microsecond until 2242."""
+    """The moment that many microseconds after 1970; exact until 2242, as the floats it goes by are."""
     return datetime.fromtimestamp(microseconds / 1_000_000, UTC)
 
 

@@ -1,0 +1,69 @@
+"""One change of one state: what is asked for, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from tai_state.store.layout import Stream
+from tai_state.store.planning import Composition
+from tai_state.store.records import EventRecord, Head, StateRecord
+from tai_state.values.expected import Expectation, matches
+
+Compose: TypeAlias = Callable[[Head, dict[str, Any] | None], Composition]
+"""Says what is to happen, given the head and the state's data before. Pure: it may be called again."""
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of one state.
+
+    Attributes:
+        stream: which.
+        expected: the version the caller believes in.
+        compose: what is to happen.
+        needs_state: compose looks at the data, so that a remembered head is not enough.
+        must_live: the state must be there and not deleted, whatever else is expected.
+        event_ids: the ids that compose uses, fixed before the first send.
+        marked: the ids that the caller gave, each with the digest of the content it stands for.
+    """
+
+    stream: Stream
+    expected: int | Expectation
+    compose: Compose
+    needs_state: bool = False
+    must_live: bool = False
+    event_ids: tuple[str, ...]
+    marked: tuple[tuple[str, str], ...] = ()
+
+    def fits(self, head: Head) -> bool:
+        """Whether the state is as the change expects it."""
+        return matches(self.expected, head.version, deleted=head.deleted) and not (
+            self.must_live and (head.version == 0 or head.deleted)
+        )
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What an append recorded.
+
+    Attributes:
+        events: the records, oldest first.
+        state: the state's record after them.
+        data_before: the state's data before, where it was read; None also where there was none.
+        recorded_us: the engine's time.
+        is_repeated: an earlier call with the same ids recorded it.
+    """
+
+    events: tuple[EventRecord, ...]
+    state: StateRecord
+    data_before: dict[str, Any] | None
+    recorded_us: int
+    is_repeated: bool = False
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is known of a stream: its head and, where it was read just now, the state's data."""
+
+    head: Head
+    data: dict[str, Any] | None = None
