@@ -10,7 +10,7 @@ from work import GOVERNOR, MACHINE, METADATA, Measured, state, timed
 
 from tai_state import Event, StateMachinePersister, StateStore, open_store
 from tai_state.engines.sqlite.schema import connect
-from tai_state.store.appending import Append
+from tai_state.store.changes import Append
 from tai_state.store.planning import Composition
 from tai_state.values.json import normalise_object
 

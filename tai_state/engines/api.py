@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import msgspec
 
+from tai_state.engines.paging import Paged
 from tai_state.errors import CommitTooLarge, CorruptDocument, DocumentTooLarge
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -139,9 +140,8 @@ class Document(msgspec.Struct, frozen=True):
             CorruptDocument: a field is missing or has the wrong type; the message names it, not its value.
         """
         try:
-            if isinstance(self.content, str):
-                return shape.from_json(self.content)
-            return msgspec.convert(self.content, shape.struct)
+            content = self.content
+            return shape.from_json(content) if type(content) is str else msgspec.convert(content, shape.struct)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptDocument(self.path, f"does not fit {shape.struct.__name__}: {error}") from None
 
@@ -243,7 +243,7 @@ class Engine(Protocol):
         where: Sequence[Where] = (),
         by: str | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[Document]:
+    ) -> Paged[Document]:
         """The documents of one collection, streamed in ascending order of their ids (by code point).
 
         A scan is not one snapshot: what is written while it runs may be missed or seen. What was there before

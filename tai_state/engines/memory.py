@@ -25,7 +25,7 @@ from tai_state.engines.api import (
     holds,
 )
 from tai_state.engines.filtering import field, passes
-from tai_state.engines.paging import Paged
+from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import Revisions, Signal, changes, is_collection
 from tai_state.errors import CommitRefused
 from tai_state.values.times import Clock
@@ -76,7 +76,7 @@ class MemoryEngine:
         where: Sequence[Where] = (),
         by: str | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[Document]:
+    ) -> Paged[Document]:
         is_fetched = False
 
         async def fetch() -> Sequence[Document] | None:
@@ -88,7 +88,7 @@ class MemoryEngine:
             found = self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
             return [document for document in found if passes(document.fields(), where)] if where else found
 
-        return Paged(fetch, limit)
+        return Paged(limited(fetch, limit))
 
     def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = self._ids.get(collection, [])

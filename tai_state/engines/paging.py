@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+Fetch: TypeAlias = Callable[[], Awaitable[Iterable[T] | None]]
+"""Gives the next page, or None where there is no more; an empty page is not the end."""
 
 
 class Paged(AsyncIterator[T], Generic[T]):
     """The items of one page after the other.
 
     Args:
-        fetch: gives the next page, or None where there is no more; an empty page is not the end.
-        limit: at most so many items.
+        fetch: gives the pages.
     """
 
-    def __init__(self, fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | None) -> None:
+    def __init__(self, fetch: Fetch[T]) -> None:
         self._fetch = fetch
-        self._left = limit
-        self._page: Iterator[T] = iter(())
+        self._items: Iterator[T] = iter(())
+
+    async def page(self) -> Iterable[T] | None:
+        """The next page as it is, for those who take items faster than one by one; None where there is no more."""
+        return await self._fetch()
 
     async def __anext__(self) -> T:
-        if self._left is not None:
-            if self._left <= 0:
-                raise StopAsyncIteration
-            self._left -= 1
-        for item in self._page:
+        for item in self._items:
             return item
-        return await self._next_page()
-
-    async def _next_page(self) -> T:
         while (page := await self._fetch()) is not None:
-            self._page = iter(page)
-            for item in self._page:
+            self._items = iter(page)
+            for item in self._items:
                 return item
         raise StopAsyncIteration
+
+
+def limited(fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | None) -> Fetch[T]:
+    """The same pages, but no more than so many items."""
+    left = limit
+
+    async def fetch_limited() -> Sequence[T] | None:
+        nonlocal left
+        page = None if left == 0 else await fetch()
+        if page is not None and left is not None:
+            page = page[:left]
+            left -= len(page)
+        return page
+
+    return fetch_limited
+
+
+def mapped(
+    items: Paged[S] | Callable[[], Awaitable[Paged[S]]],
+    take: Callable[[S], T | None],
+    end: Callable[[], Awaitable[None]] | None = None,
+) -> Paged[T]:
+    """What each item stands for, taken as it is asked for.
+
+    Args:
+        items: the items, or what gives them at the first use.
+        take: what an item stands for; None passes it over.
+        end: called after the last item; may raise.
+    """
+    source = None if callable(items) else items
+
+    async def fetch() -> Iterable[T] | None:
+        nonlocal source
+        if source is None:
+            source = await items() if callable(items) else items
+        page = await source.page()
+        if page is not None:
+            return filter(None, map(take, page))
+        if end is not None:
+            await end()
+        return None
+
+    return Paged(fetch)
 
 
 async def taken(items: AsyncIterator[T], count: int | None) -> list[T]:

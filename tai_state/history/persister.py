@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tai_state.engines.paging import Paged
 from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
 from tai_state.history.cleanup import AGE_MIN, Cleanup, CleanupStats
 from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
@@ -200,7 +201,7 @@ class StateMachinePersister:
         after: int = 0,
         until: int | None = None,
         reducer: Reducer | None = None,
-    ) -> AsyncIterator[JsonEvent]:
+    ) -> Paged[JsonEvent]:
         """The events of a state, oldest first, each with the states before and after it, folded where needed.
 
         Args:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
 from tai_state.engines.api import Document
+from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import EventSourcingError, InvalidData, NotRetained, StateNotFound
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.store.layout import Stream
 from tai_state.store.records import StateRecord
-from tai_state.store.results import Results
 from tai_state.store.snapshots import sound, where_kept
 from tai_state.store.store import StateStore
 from tai_state.store.streams import Folded, InOrder, Stored
@@ -55,9 +55,7 @@ class Replay:
         """The fold with this application's reducers."""
         return Folding(self._store.streams, self._store.settings.upcasting, self._reducers, fallback)
 
-    def events(
-        self, stream: Stream, after: int, until: int | None, reducer: Reducer | None
-    ) -> AsyncIterator[JsonEvent]:
+    def events(self, stream: Stream, after: int, until: int | None, reducer: Reducer | None) -> Paged[JsonEvent]:
         """The events after one version and up to another, each with the states before and after it."""
         folding = self.folding(reducer)
         order = InOrder(stream)
@@ -65,7 +63,7 @@ class Replay:
         before: Folded
         reached: int
 
-        async def begin() -> AsyncIterator[Document]:
+        async def begin() -> Paged[Document]:
             nonlocal state, before, reached
             state, base = await self.begin(stream, after)
             before, reached = base.folded, base.version
@@ -78,16 +76,18 @@ class Replay:
             if record.version != reached + 1:
                 raise _missing(stream, reached + 1, state)
             reached += 1
-            was, before = before, folding.then(before, stream, record)
+            was, before = before, before.then(record)
+            if before.text is None:
+                before = folding.then(was, stream, record)
             if reached <= after:
                 return None
             return self._store.streams.event(stream, record, document.created_us, was, before)
 
-        async def end(_: bool) -> None:  # noqa: FBT001
+        async def end() -> None:
             if reached < (state.version if until is None else min(until, state.version)):
                 raise _missing(stream, reached + 1, state)
 
-        return Results(begin, take, end)
+        return mapped(begin, take, end)
 
     async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
         """A state's record, and the newest sound base at or before a version (or, without one, a time).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -11,8 +11,8 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import InvalidData, SerializationError, VersionConflict
-from tai_state.store.results import Results
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.expected import NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata
@@ -145,10 +145,10 @@ class StateHandle(Generic[D]):
         """The state as it was at a version, or at a time; see ``StateMachinePersister.get_state_at``."""
         return self._typed(await self._store.state_at(self._governor_id, self._state_id, version_or_time))
 
-    def history(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[Event[D]]:
+    def history(self, *, after: int = 0, until: int | None = None) -> Paged[Event[D]]:
         """The events, oldest first; see ``StateStore.get_events``."""
         events = self._store.get_events(self._governor_id, self._state_id, after=after, until=until)
-        return Results(events, self._typed_event)
+        return mapped(events, self._typed_event)
 
     async def watch(self) -> AsyncGenerator[StateSnapshot[D], None]:
         """The state as it is now, and again each time it changed; see ``StateStore.watch``."""

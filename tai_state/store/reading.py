@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 
 from tai_state.engines.api import Document, Where, after
-from tai_state.engines.paging import Paged, taken
+from tai_state.engines.paging import Paged, mapped, taken
 from tai_state.errors import CorruptDocument, GovernorNotFound, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, STATE, EventRecord
-from tai_state.store.results import Results
 from tai_state.store.streams import Folded
 from tai_state.values.events import JsonEvent
 from tai_state.values.ids import escape_id, split_versioned, unescape_id
@@ -83,9 +82,7 @@ class StateReading(StoreCore):
             )
         return states
 
-    def list_states(
-        self, governor_id: str, *, start: str | None = None, deleted: bool = False
-    ) -> AsyncIterator[JsonSnapshot]:
+    def list_states(self, governor_id: str, *, start: str | None = None, deleted: bool = False) -> Paged[JsonSnapshot]:
         """The states of a governor in the order of their ids.
 
         Args:
@@ -96,13 +93,19 @@ class StateReading(StoreCore):
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
+        documents = self.engine.scan(self.layout.states(governor_id), start="" if start is None else escape_id(start))
+        is_empty = True
 
-        async def end(is_empty: bool) -> None:  # noqa: FBT001
+        def take(document: Document) -> JsonSnapshot | None:
+            nonlocal is_empty
+            is_empty = False
+            return self._listed(governor_id, document, deleted=deleted)
+
+        async def end() -> None:
             if is_empty:
                 await self._require_governor(governor_id)
 
-        documents = self.engine.scan(self.layout.states(governor_id), start="" if start is None else escape_id(start))
-        return Results(documents, partial(self._listed, governor_id, deleted=deleted), end)
+        return mapped(documents, take, end)
 
     def _listed(self, governor_id: str, document: Document, *, deleted: bool = False) -> JsonSnapshot | None:
         """A state's document as it is listed; None where it is deleted and deleted ones are not asked for."""
@@ -110,9 +113,9 @@ class StateReading(StoreCore):
         record = self.checked(stream, document)
         return self.snapshot(stream, record, document.updated_us) if deleted or not record.deleted else None
 
-    def list_governors(self) -> AsyncIterator[str]:
+    def list_governors(self) -> Paged[str]:
         """The ids of all governors, in order."""
-        return Results(self.engine.scan(self.layout.governors), lambda document: unescape_id(document.id))
+        return mapped(self.engine.scan(self.layout.governors), lambda document: unescape_id(document.id))
 
     async def count_states(self, governor_id: str) -> int:
         """How many live states a governor has; reads them all."""
@@ -121,7 +124,7 @@ class StateReading(StoreCore):
             count += not document.decode(STATE).deleted
         return count
 
-    def find_states(self, governor_id: str, where: Mapping[str, Any]) -> AsyncIterator[JsonSnapshot]:
+    def find_states(self, governor_id: str, where: Mapping[str, Any]) -> Paged[JsonSnapshot]:
         """The live states whose data has these values, like ``{"status": "failed"}``.
 
         Args:
@@ -136,11 +139,11 @@ class StateReading(StoreCore):
                 raise UnindexedField(name, self.settings.indexed)
         filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
         documents = self.engine.scan(self.layout.states(governor_id), where=filters)
-        return Results(documents, partial(self._listed, governor_id))
+        return mapped(documents, partial(self._listed, governor_id))
 
     def get_events(
         self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
-    ) -> AsyncIterator[JsonEvent]:
+    ) -> Paged[JsonEvent]:
         """The events of one state, oldest first, from version ``after + 1`` to ``until`` (included).
 
         Where old events were cleaned up, it starts with the oldest that is left.
@@ -151,13 +154,13 @@ class StateReading(StoreCore):
         """
         stream = self.layout.stream(governor_id, state_id)
 
-        async def end(is_empty: bool) -> None:  # noqa: FBT001
-            if is_empty and await self.read_state(stream) is None:
+        async def if_empty() -> None:
+            if await self.read_state(stream) is None:
                 raise StateNotFound(stream.state)
 
-        return self.streams.events(stream, after=after, until=until, end=end)
+        return self.streams.events(stream, after=after, until=until, if_empty=if_empty)
 
-    def get_all_events(self, governor_id: str) -> AsyncIterator[JsonEvent]:
+    def get_all_events(self, governor_id: str) -> Paged[JsonEvent]:
         """All events of a governor: state by state in the order of their ids, each oldest first."""
         before = Folded()
         segment = ""
@@ -170,9 +173,9 @@ class StateReading(StoreCore):
             segment, before = stream.segment, was.then(record)
             return self.streams.event(stream, record, document.created_us, was, before)
 
-        return Results(self.engine.scan(self.layout.events(governor_id)), take)
+        return mapped(self.engine.scan(self.layout.events(governor_id)), take)
 
-    def get_events_between(self, governor_id: str, start: datetime, end: datetime) -> AsyncIterator[JsonEvent]:
+    def get_events_between(self, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
         """The events of a governor that happened from one time to another, both included, in order of time."""
         documents = self.engine.scan(
             self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end))
@@ -182,7 +185,7 @@ class StateReading(StoreCore):
             page = await taken(documents, _PAGE)
             return await self._with_states_before(governor_id, page) if page else None
 
-        return Paged(fetch, None)
+        return Paged(fetch)
 
     async def get_stats(self) -> StoreStats:
         """Counts over the whole store; reads every state."""

@@ -306,7 +306,8 @@ def change_metadata(metadata: EventMetadata) -> ChangeMetadata:
     Raises:
         CorruptDocument: the context is no JSON object.
     """
-    return ChangeMetadata(metadata.changed_by, metadata.reason, _context(metadata), metadata.parent_version)
+    context = {} if metadata.context == "{}" else _context(metadata)
+    return ChangeMetadata(metadata.changed_by, metadata.reason, context, metadata.parent_version)
 
 
 def moment(text: str) -> datetime:
@@ -322,8 +323,6 @@ def moment(text: str) -> datetime:
 
 
 def _context(metadata: EventMetadata) -> dict[str, Any]:
-    if metadata.context == "{}":
-        return {}
     try:
         return msgspec.json.decode(metadata.context, type=dict[str, Any])
     except msgspec.MsgspecError:

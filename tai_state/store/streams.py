@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tai_state.engines.api import Document, Engine
+from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import CorruptDocument, EventSourcingError, StateNotFound
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, EventRecord, change_metadata, moment
-from tai_state.store.results import Results
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import Event, JsonEvent
@@ -63,7 +63,7 @@ class StreamReader:
         self._engine = engine
         self._upcasting = upcasting
 
-    def records(self, stream: Stream, first: int, last: int | None = None) -> AsyncIterator[Stored]:
+    def records(self, stream: Stream, first: int, last: int | None = None) -> Paged[Stored]:
         """The stored events of versions first to last, both included; where some were cleaned up, from a later one.
 
         Raises:
@@ -72,7 +72,7 @@ class StreamReader:
         """
         start, end = stream.range(first, last)
         order = InOrder(stream)
-        return Results(
+        return mapped(
             self._engine.scan(stream.events, start=start, end=end),
             lambda document: Stored(order.record(document), document.created_us),
         )
@@ -96,21 +96,27 @@ class StreamReader:
         after: int = 0,
         until: int | None = None,
         limit: int | None = None,
-        end: Callable[[bool], Awaitable[None]] | None = None,
-    ) -> AsyncIterator[JsonEvent]:
+        if_empty: Callable[[], Awaitable[None]] | None = None,
+    ) -> Paged[JsonEvent]:
         """The events after one version and up to another, each with the states before and after it.
 
         An event that a reducer folds has no states here, unless it left the state as it was; ``replay`` of the
         persister has the reducers.
         """
-        first, last = stream.range(max(after, 1), until)
+        start, end = stream.range(max(after, 1), until)
         more = None if limit is None else limit + (after > 0)
-        scan = self._engine.scan(stream.events, start=first, end=last, limit=more)
-        return Results(scan, self.taker(stream, after), end)
+        scan = self._engine.scan(stream.events, start=start, end=end, limit=more)
+        order = InOrder(stream)
 
-    def taker(self, stream: Stream, after: int) -> Callable[[Document], JsonEvent | None]:
+        async def finish() -> None:
+            if if_empty is not None and order.is_empty:
+                await if_empty()
+
+        return mapped(scan, self.taker(stream, after, order), finish)
+
+    def taker(self, stream: Stream, after: int, order: InOrder) -> Callable[[Document], JsonEvent | None]:
         """A function to be called with the documents of one event after the other; None for those up to a version."""
-        order, before = InOrder(stream), Folded()
+        before = Folded()
 
         def take(document: Document) -> JsonEvent | None:
             nonlocal before
@@ -139,8 +145,8 @@ class StreamReader:
             id=record.event_id,
             action=record.action,
             payload=payload,
-            from_state=self.state(before, stream, version - 1),
-            to_state=self.state(now, stream, version),
+            from_state=None if before.text is None else self.state(before, stream, version - 1),
+            to_state=None if now.text is None else self.state(now, stream, version),
             timestamp=timestamp,
             recorded_at=from_us(recorded_us),
             metadata=metadata,
@@ -188,6 +194,11 @@ class InOrder:
         self._stream = stream
         self._expected: int | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no event came so far."""
+        return self._expected is None
+
     def record(self, document: Document) -> EventRecord:
         """The record of the next event, which must stand where its fields say, right after the one before.
 
@@ -197,7 +208,7 @@ class InOrder:
         """
         record = document.decode(EVENT)
         stream, version = self._stream, record.version
-        if record.state_id != stream.state_id or document.path != f"{stream.prefix}{version:012d}":
+        if record.state_id != stream.state_id or document.path != stream.event(version):
             raise CorruptDocument(document.path, "holds an event of another place")
         if self._expected is not None and version != self._expected:
             path = stream.event(self._expected)

@@ -256,7 +256,7 @@ class FaultyEngine:
         where: Sequence[Where] = (),
         by: str | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[Document]:
+    ) -> Paged[Document]:
         scan = self._engine.scan(collection, start=start, end=end, where=where, by=by, limit=limit)
         is_begun = False
         fault: Fault | None = None
@@ -274,7 +274,7 @@ class FaultyEngine:
             await self._fail_after("scan", fault)
             return None
 
-        return Paged(fetch, None)
+        return Paged(fetch)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         requiring = [write.path for write in writes if isinstance(write.require, At)]

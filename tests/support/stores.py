@@ -126,7 +126,7 @@ class CountingEngine:
         self.counts.documents += sum(document is not None for document in reading.documents)
         return reading
 
-    def scan(self, collection: str, **bounds: Any) -> AsyncIterator[Document]:  # noqa: D102
+    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:  # noqa: D102
         self.counts.scans += 1
         scan = self._engine.scan(collection, **bounds)
 
@@ -136,7 +136,7 @@ class CountingEngine:
                 return [document]
             return None
 
-        return Paged(fetch, None)
+        return Paged(fetch)
 
     async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
         self.counts.commits.append(writes)

@@ -23,7 +23,7 @@ from tai_state.engines.api import (
     check_budget,
 )
 from tai_state.engines.filtering import passes
-from tai_state.engines.paging import Paged
+from tai_state.engines.paging import Paged, limited
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job, Worker
@@ -122,7 +122,7 @@ class SqliteEngine:
         where: Sequence[Where] = (),
         by: str | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[Document]:
+    ) -> Paged[Document]:
         sql = _by_field(by, collection) if by else _BY_ID
         rows_max = _PAGE_ROWS if where or limit is None else min(limit, _PAGE_ROWS)
         place: dict[str, Any] = {"collection": collection, "start": start, "end": _NO_END if end is None else end}
@@ -141,7 +141,7 @@ class SqliteEngine:
             documents = [Document(f"{collection}/{row[0]}", row[1], row[2], row[3], row[4]) for row in rows]
             return [each for each in documents if passes(each.fields(), where)] if where else documents
 
-        return Paged(fetch, limit)
+        return Paged(limited(fetch, limit))
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         prepared = [prepare(write) for write in writes]
