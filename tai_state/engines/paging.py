@@ -54,14 +54,14 @@ def limited(fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | Non
 
 def mapped(
     items: Paged[S] | Callable[[], Awaitable[Paged[S]]],
-    take: Callable[[S], T | None],
+    take: Callable[[Iterable[S]], Iterable[T]],
     end: Callable[[], Awaitable[None]] | None = None,
 ) -> Paged[T]:
-    """What each item stands for, taken as it is asked for.
+    """What the items stand for, taken as it is asked for.
 
     Args:
         items: the items, or what gives them at the first use.
-        take: what an item stands for; None passes it over.
+        take: a generator of what the items of one page stand for.
         end: called after the last item; may raise.
     """
     source = None if callable(items) else items
@@ -72,7 +72,7 @@ def mapped(
             source = await items() if callable(items) else items
         page = await source.page()
         if page is not None:
-            return filter(None, map(take, page))
+            return take(page)
         if end is not None:
             await end()
         return None

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 import msgspec
 
 from tai_state.engines.api import Document
 from tai_state.engines.paging import Paged, mapped
-from tai_state.errors import EventSourcingError, InvalidData, NotRetained, StateNotFound
+from tai_state.errors import EventSourcingError, InvalidData, StateNotFound
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.store.layout import Stream
 from tai_state.store.records import StateRecord
 from tai_state.store.snapshots import sound, where_kept
 from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded, InOrder, Stored
+from tai_state.store.streams import Folded, Stored, missing, stored_record
+from tai_state.store.walking import Walk
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
 from tai_state.values.states import JsonSnapshot
@@ -57,37 +58,34 @@ class Replay:
 
     def events(self, stream: Stream, after: int, until: int | None, reducer: Reducer | None) -> Paged[JsonEvent]:
         """The events after one version and up to another, each with the states before and after it."""
-        folding = self.folding(reducer)
-        order = InOrder(stream)
+        walk: Walk
         state: StateRecord
-        before: Folded
-        reached: int
 
         async def begin() -> Paged[Document]:
-            nonlocal state, before, reached
+            nonlocal walk, state
             state, base = await self.begin(stream, after)
-            before, reached = base.folded, base.version
-            start, end = stream.range(reached + 1, until)
+            fold = self.folding(reducer).then
+            walk = Walk(
+                self._store.streams,
+                stream,
+                after=after,
+                before=base.folded,
+                reached=base.version,
+                floor=state.floor,
+                fold=fold,
+            )
+            start, end = stream.range(base.version + 1, until)
             return self._store.engine.scan(stream.events, start=start, end=end)
 
-        def take(document: Document) -> JsonEvent | None:
-            nonlocal before, reached
-            record = order.record(document)
-            if record.version != reached + 1:
-                raise _missing(stream, reached + 1, state)
-            reached += 1
-            was, before = before, before.then(record)
-            if before.text is None:
-                before = folding.then(was, stream, record)
-            if reached <= after:
-                return None
-            return self._store.streams.event(stream, record, document.created_us, was, before)
-
         async def end() -> None:
+            reached = walk.reached or 0
             if reached < (state.version if until is None else min(until, state.version)):
-                raise _missing(stream, reached + 1, state)
+                raise missing(stream, reached + 1, state.floor)
 
-        return mapped(begin, take, end)
+        def events(page: Iterable[Document]) -> Iterator[JsonEvent]:
+            return walk.events(page)
+
+        return mapped(begin, events, end)
 
     async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
         """A state's record, and the newest sound base at or before a version (or, without one, a time).
@@ -106,7 +104,7 @@ class Replay:
             raise StateNotFound(stream.state)
         record = self._store.checked(stream, document)
         if exact and (event := others.pop(0)) is not None:
-            stored = Stored(InOrder(stream).record(event), event.created_us)
+            stored = stored_record(stream, event)
             folded = Folded().then(stored.record)
             if folded.text is not None:
                 return record, Base(stored.record.version, folded, stored)
@@ -152,24 +150,17 @@ class Replay:
         if reached < version:
             async for each in self._store.streams.records(stream, reached + 1, version):
                 if each.record.version != reached + 1:
-                    raise _missing(stream, reached + 1, state)
+                    raise missing(stream, reached + 1, state.floor)
                 if until is not None and each.record.timestamp > until:
                     break
                 folded, stored = folding.then(folded, stream, each.record), each
                 reached += 1
         if until is None and reached < version:
-            raise _missing(stream, reached + 1, state)
+            raise missing(stream, reached + 1, state.floor)
         if stored is None:
             raise StateNotFound(stream.state)
         _check(stream, stored, folded)
         return self._store.streams.snapshot(stream, stored, folded)
-
-
-def _missing(stream: Stream, version: int, state: StateRecord) -> NotRetained | EventSourcingError:
-    """Why an event is not there."""
-    if version < state.floor:
-        return NotRetained(stream.event(version), "was cleaned up, and no snapshot stands for it")
-    return EventSourcingError(stream.event(version), "is missing: run `tai-state verify`")
 
 
 def _check(stream: Stream, stored: Stored, folded: Folded) -> None:

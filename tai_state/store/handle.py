@@ -148,7 +148,7 @@ class StateHandle(Generic[D]):
     def history(self, *, after: int = 0, until: int | None = None) -> Paged[Event[D]]:
         """The events, oldest first; see ``StateStore.get_events``."""
         events = self._store.get_events(self._governor_id, self._state_id, after=after, until=until)
-        return mapped(events, self._typed_event)
+        return mapped(events, lambda page: map(self._typed_event, page))
 
     async def watch(self) -> AsyncGenerator[StateSnapshot[D], None]:
         """The state as it is now, and again each time it changed; see ``StateStore.watch``."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, STATE, EventRecord
 from tai_state.store.streams import Folded
+from tai_state.store.walking import Walk
 from tai_state.values.events import JsonEvent
 from tai_state.values.ids import escape_id, split_versioned, unescape_id
 from tai_state.values.states import JsonSnapshot
@@ -96,10 +96,11 @@ class StateReading(StoreCore):
         documents = self.engine.scan(self.layout.states(governor_id), start="" if start is None else escape_id(start))
         is_empty = True
 
-        def take(document: Document) -> JsonSnapshot | None:
+        def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
             nonlocal is_empty
-            is_empty = False
-            return self._listed(governor_id, document, deleted=deleted)
+            for document in page:
+                is_empty = False
+                yield from self._listed(governor_id, document, deleted=deleted)
 
         async def end() -> None:
             if is_empty:
@@ -107,15 +108,18 @@ class StateReading(StoreCore):
 
         return mapped(documents, take, end)
 
-    def _listed(self, governor_id: str, document: Document, *, deleted: bool = False) -> JsonSnapshot | None:
-        """A state's document as it is listed; None where it is deleted and deleted ones are not asked for."""
+    def _listed(self, governor_id: str, document: Document, *, deleted: bool) -> Iterator[JsonSnapshot]:
+        """A state's document as it is listed; nothing where it is deleted and deleted ones are not asked for."""
         stream = self.layout.stream(governor_id, unescape_id(document.id))
         record = self.checked(stream, document)
-        return self.snapshot(stream, record, document.updated_us) if deleted or not record.deleted else None
+        if deleted or not record.deleted:
+            yield self.snapshot(stream, record, document.updated_us)
 
     def list_governors(self) -> Paged[str]:
         """The ids of all governors, in order."""
-        return mapped(self.engine.scan(self.layout.governors), lambda document: unescape_id(document.id))
+        return mapped(
+            self.engine.scan(self.layout.governors), lambda page: (unescape_id(document.id) for document in page)
+        )
 
     async def count_states(self, governor_id: str) -> int:
         """How many live states a governor has; reads them all."""
@@ -139,7 +143,12 @@ class StateReading(StoreCore):
                 raise UnindexedField(name, self.settings.indexed)
         filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
         documents = self.engine.scan(self.layout.states(governor_id), where=filters)
-        return mapped(documents, partial(self._listed, governor_id))
+
+        def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
+            for document in page:
+                yield from self._listed(governor_id, document, deleted=False)
+
+        return mapped(documents, take)
 
     def get_events(
         self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
@@ -154,24 +163,26 @@ class StateReading(StoreCore):
         """
         stream = self.layout.stream(governor_id, state_id)
 
-        async def if_empty() -> None:
-            if await self.read_state(stream) is None:
+        start, end = stream.range(max(after, 1), until)
+        walk = Walk(self.streams, stream, after=after)
+
+        async def finish() -> None:
+            if walk.reached is None and await self.read_state(stream) is None:
                 raise StateNotFound(stream.state)
 
-        return self.streams.events(stream, after=after, until=until, if_empty=if_empty)
+        return mapped(self.engine.scan(stream.events, start=start, end=end), walk.events, finish)
 
     def get_all_events(self, governor_id: str) -> Paged[JsonEvent]:
         """All events of a governor: state by state in the order of their ids, each oldest first."""
-        before = Folded()
-        segment = ""
+        walk: Walk | None = None
 
-        def take(document: Document) -> JsonEvent:
-            nonlocal before, segment
-            record = document.decode(EVENT)
-            stream, _ = self._place(governor_id, document)
-            was = before if stream.segment == segment else Folded()
-            segment, before = stream.segment, was.then(record)
-            return self.streams.event(stream, record, document.created_us, was, before)
+        def take(page: Iterable[Document]) -> Iterator[JsonEvent]:
+            nonlocal walk
+            for document in page:
+                stream, _ = self._place(governor_id, document)
+                if walk is None or walk.stream.segment != stream.segment:
+                    walk = Walk(self.streams, stream)
+                yield from walk.events([document])
 
         return mapped(self.engine.scan(self.layout.events(governor_id)), take)
 

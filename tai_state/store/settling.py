@@ -26,7 +26,8 @@ from tai_state.store.changes import Append, Appended, Known
 from tai_state.store.heads import Heads
 from tai_state.store.planning import Plan
 from tai_state.store.records import EMPTY, EVENT, MARKER, EventRecord, Head, checked_state, head_of, state_after
-from tai_state.store.streams import InOrder, StreamReader
+from tai_state.store.streams import StreamReader
+from tai_state.store.walking import Walk
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, Expectation, matches
 
@@ -154,11 +155,10 @@ class Settling:
         after = append.expected if isinstance(append.expected, int) else 0
         unseen: list[JsonEvent] = []
         if neighbours and head.version == after + 1:
-            take = self._streams.taker(append.stream, after, InOrder(append.stream))
-            unseen = [event for document in neighbours if (event := take(document)) is not None]
+            unseen = list(Walk(self._streams, append.stream, after=after).events(neighbours))
         elif after < head.version:
-            events = self._streams.events(append.stream, after=after, until=head.version, limit=UNSEEN_MAX)
-            unseen = [event async for event in events]
+            walk = Walk(self._streams, append.stream, after=after)
+            unseen = [event async for event in walk.over(self._engine, head.version, UNSEEN_MAX)]
         _logger.warning("version conflict", extra={"path": path, "actual": head.version})
         return VersionConflict(path, _name(append.expected), head.version, tuple(unseen))
 

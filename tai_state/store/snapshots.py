@@ -12,7 +12,7 @@ from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import put_snapshot
 from tai_state.store.records import SNAPSHOT, EventRecord, SnapshotRecord, head_of
-from tai_state.store.streams import Folded, InOrder, Stored
+from tai_state.store.streams import Folded, Stored, stored_record
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import state_hash
 from tai_state.values.states import JsonSnapshot
@@ -49,7 +49,7 @@ def sound(
         elif event is None:
             what = "is of a version that has no event"
         else:
-            record, stored = snapshot.decode(SNAPSHOT), Stored(InOrder(stream).record(event), event.created_us)
+            record, stored = snapshot.decode(SNAPSHOT), stored_record(stream, event)
             if record.version != version or not is_state_after(record, stored.record):
                 what = "is not the state at its version"
             elif not upcasting.knows(record.schema):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tai_state.engines.api import Document, Engine
 from tai_state.engines.paging import Paged, mapped
-from tai_state.errors import CorruptDocument, EventSourcingError, StateNotFound
+from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, EventRecord, change_metadata, moment
 from tai_state.store.upcasting import Upcasting
@@ -52,7 +52,10 @@ class Stored(NamedTuple):
 
 
 class StreamReader:
-    """Reads the events of streams.
+    """Reads streams.
+
+    Attributes:
+        schema: the present shape of the application's data.
 
     Args:
         engine: the waist.
@@ -60,6 +63,7 @@ class StreamReader:
     """
 
     def __init__(self, engine: Engine, upcasting: Upcasting) -> None:
+        self.schema: int = upcasting.schema
         self._engine = engine
         self._upcasting = upcasting
 
@@ -71,16 +75,21 @@ class StreamReader:
             EventSourcingError: there is a gap between two events.
         """
         start, end = stream.range(first, last)
-        order = InOrder(stream)
-        return mapped(
-            self._engine.scan(stream.events, start=start, end=end),
-            lambda document: Stored(order.record(document), document.created_us),
-        )
+        reached: int | None = None
+
+        def take(page: Iterable[Document]) -> Iterator[Stored]:
+            nonlocal reached
+            for document in page:
+                stored = stored_record(stream, document, reached)
+                reached = stored.record.version
+                yield stored
+
+        return mapped(self._engine.scan(stream.events, start=start, end=end), take)
 
     async def one(self, stream: Stream, version: int) -> Stored | None:
         """The stored event of one version; None where there is none."""
         [document] = (await self._engine.read([stream.event(version)])).documents
-        return None if document is None else Stored(InOrder(stream).record(document), document.created_us)
+        return None if document is None else stored_record(stream, document)
 
     async def absence(self, stream: Stream) -> StateNotFound | EventSourcingError:
         """What it means that a state has no document: it was never written, or only its events are left."""
@@ -88,45 +97,6 @@ class StreamReader:
         async for _ in self._engine.scan(stream.events, start=start, end=end, limit=1):
             return EventSourcingError(stream.state, "is missing though it has events: run `tai-state recover`")
         return StateNotFound(stream.state)
-
-    def events(
-        self,
-        stream: Stream,
-        *,
-        after: int = 0,
-        until: int | None = None,
-        limit: int | None = None,
-        if_empty: Callable[[], Awaitable[None]] | None = None,
-    ) -> Paged[JsonEvent]:
-        """The events after one version and up to another, each with the states before and after it.
-
-        An event that a reducer folds has no states here, unless it left the state as it was; ``replay`` of the
-        persister has the reducers.
-        """
-        start, end = stream.range(max(after, 1), until)
-        more = None if limit is None else limit + (after > 0)
-        scan = self._engine.scan(stream.events, start=start, end=end, limit=more)
-        order = InOrder(stream)
-
-        async def finish() -> None:
-            if if_empty is not None and order.is_empty:
-                await if_empty()
-
-        return mapped(scan, self.taker(stream, after, order), finish)
-
-    def taker(self, stream: Stream, after: int, order: InOrder) -> Callable[[Document], JsonEvent | None]:
-        """A function to be called with the documents of one event after the other; None for those up to a version."""
-        before = Folded()
-
-        def take(document: Document) -> JsonEvent | None:
-            nonlocal before
-            record = order.record(document)
-            now = before.then(record)
-            event = self.event(stream, record, document.created_us, before, now) if record.version > after else None
-            before = now
-            return event
-
-        return take
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
         """One event as callers get it. Its states are decoded for it alone, so that they are the caller's own."""
@@ -183,35 +153,33 @@ class StreamReader:
         return data
 
 
-class InOrder:
-    """Decodes the events of one stream as a scan gives them.
+def stored_record(stream: Stream, document: Document, reached: int | None = None) -> Stored:
+    """The event in a document, which must stand where its fields say.
 
     Args:
-        stream: whose events they are.
+        stream: whose event it is.
+        document: as read.
+        reached: the version before, if it is known.
+
+    Raises:
+        CorruptDocument: it does not stand there.
+        EventSourcingError: there is a gap before it.
     """
+    record = document.decode(EVENT)
+    check_place(stream, document, record, reached)
+    return Stored(record, document.created_us)
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._expected: int | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no event came so far."""
-        return self._expected is None
+def check_place(stream: Stream, document: Document, record: EventRecord, reached: int | None, floor: int = 1) -> None:
+    """As :func:`stored_record`, of a record; below the floor, events may have been cleaned up."""
+    if record.state_id != stream.state_id or document.path != stream.event(record.version):
+        raise CorruptDocument(document.path, "holds an event of another place")
+    if reached is not None and record.version != reached + 1:
+        raise missing(stream, reached + 1, floor)
 
-    def record(self, document: Document) -> EventRecord:
-        """The record of the next event, which must stand where its fields say, right after the one before.
 
-        Raises:
-            CorruptDocument: it does not stand there.
-            EventSourcingError: there is a gap before it.
-        """
-        record = document.decode(EVENT)
-        stream, version = self._stream, record.version
-        if record.state_id != stream.state_id or document.path != stream.event(version):
-            raise CorruptDocument(document.path, "holds an event of another place")
-        if self._expected is not None and version != self._expected:
-            path = stream.event(self._expected)
-            raise EventSourcingError(path, "is missing between two events: restore a backup")
-        self._expected = version + 1
-        return record
+def missing(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
+    """Why an event is not there."""
+    if version < floor:
+        return NotRetained(stream.event(version), "was cleaned up, and no snapshot stands for it")
+    return EventSourcingError(stream.event(version), "is missing: restore a backup")

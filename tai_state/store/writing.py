@@ -15,6 +15,7 @@ from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import MARKER, Head, state_after
 from tai_state.store.streams import Folded
+from tai_state.store.walking import Walk
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expected, expectation
@@ -151,7 +152,8 @@ class StateWriting(StoreCore):
         [appended] = await self.appender.append([append])
         if appended.is_repeated:
             version = appended.state.version
-            [event] = [each async for each in self.streams.events(stream, after=version - 1, until=version)]
+            walk = Walk(self.streams, stream, after=version - 1)
+            [event] = [each async for each in walk.over(self.engine, version)]
             return event
         return self.events_of(stream, appended, appended.state.data)[0]
 
