@@ -13,6 +13,7 @@ from work import GOVERNOR, MACHINE
 
 from tai_state import StateMachinePersister, StateStore
 from tai_state.engines.api import ANYTHING, Capabilities, Change, Committed, Delete, Document, Put, Reading, Write
+from tai_state.engines.paging import Paged, taken
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import Settings, SystemClock
 from tai_state.store.layout import Layout
@@ -25,7 +26,7 @@ class Counting:
         engine: the one that does the work.
 
     Attributes:
-        documents: asked for by ``read``, there or not, and given by ``scan``.
+        documents: given by ``read`` and ``scan``.
     """
 
     def __init__(self, engine: SqliteEngine) -> None:
@@ -44,13 +45,19 @@ class Counting:
         await self._engine.__aexit__(*exc)
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
-        self.documents += len(paths)
-        return await self._engine.read(paths)
+        reading = await self._engine.read(paths)
+        self.documents += sum(document is not None for document in reading.documents)
+        return reading
 
-    async def scan(self, collection: str, **bounds: Any) -> AsyncIterator[Document]:  # noqa: D102
-        async for document in self._engine.scan(collection, **bounds):
-            self.documents += 1
-            yield document
+    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:  # noqa: D102
+        documents = self._engine.scan(collection, **bounds)
+
+        async def fetch() -> list[Document] | None:
+            page = await taken(documents, 1)
+            self.documents += len(page)
+            return page or None
+
+        return Paged(fetch)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         return await self._engine.commit(writes)
@@ -85,8 +92,8 @@ async def _recover(path: Path) -> dict[str, int]:
         for name, write in cases.items():
             await engine.commit([write])
             engine.documents = 0
-            report = await StateMachinePersister(store).recover(GOVERNOR)
+            loaded = await StateMachinePersister(store).load_state(GOVERNOR, MACHINE)
             found[name] = engine.documents
-            if not report.consistent or bool(report.rebuilt) is (name == "sound"):
-                raise AssertionError(f"{name}: {report}")
+            if loaded.recovered is (name == "sound") or loaded.snapshot.version != edited["version"]:
+                raise AssertionError(f"{name}: {loaded}")
     return found
