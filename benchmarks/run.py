@@ -34,8 +34,8 @@ from work import Measured
 TASKS = 64
 MEMORY_MIB_MAX = 64
 DOCUMENTS_MAX = {"sound": 103, "edited": 103, "lost": 108}
-"""The 100 events that the default policy lets pass between two kept snapshots and three more; where the state's document
-is gone, also the five kept snapshots, since it alone says which there are."""
+"""The 100 events that the default policy lets pass between two kept snapshots, and three more. Where the state's
+document is gone, also the five kept snapshots: it alone says which there are."""
 
 
 @dataclass(frozen=True)

@@ -373,12 +373,15 @@ def test_ticking_counts_the_stores_own_events():
 def test_what_fits_an_expectation(expected: Any, fitting: set[tuple[int, bool]]):
     """Which states each expectation means."""
     standings = {(0, False), (1, False), (1, True), (2, False), (2, True)}
-    assert {each for each in standings if matches(expectation(expected), each[0], deleted=each[1])} == fitting
+    assert {each for each in standings if matches(expectation(expected, "g", "s"), each[0], deleted=each[1])} == fitting
 
 
 def test_a_snapshot_is_expected_by_its_version():
     """A snapshot that was read stands for the version inside it."""
-    assert expectation(StateSnapshot.unsaved("g", "s", {})) == 0
+    assert expectation(StateSnapshot.unsaved("g", "s", {}), "g", "s") == 0
+    for other in (("g", "t"), ("h", "s")):
+        with pytest.raises(InvalidData, match="another state"):
+            expectation(StateSnapshot.unsaved("g", "s", {}), *other)
 
 
 # Patches -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tai_state.history.recovery import Progress, Recovery, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore, TransferStats
 from tai_state.history.validation import ConsistencyReport, Validation
-from tai_state.store.changes import Append, Compose
+from tai_state.store.changes import append_of
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import Head
@@ -27,7 +27,7 @@ from tai_state.store.store import StateStore
 from tai_state.store.streams import Folded
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
-from tai_state.values.expected import NO_STATE, Expected, expectation
+from tai_state.values.expected import NO_STATE, Expected
 from tai_state.values.ids import escape_id
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata
@@ -99,7 +99,7 @@ class StateMachinePersister:
                 raise InvalidData(f"from_state is not what stands at version {head.version}", stream.state)
             return Composition((draft,), data)
 
-        append = _append(stream, NO_STATE if from_state is None else from_state, (draft,), compose)
+        append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,), compose)
         [appended] = await store.appender.append([append])
         return store.events_of(stream, appended, before)[0]
 
@@ -152,7 +152,7 @@ class StateMachinePersister:
             composition, folded[:] = self._fold(stream, head, current, drafts, upcasting.schema)
             return composition
 
-        append = msgspec.structs.replace(_append(stream, expected, drafts, compose), needs_state=True)
+        append = append_of(stream, expected, drafts, compose, needs_state=True)
         [appended] = await store.appender.append([append])
         if appended.is_repeated:
             first, last = appended.events[0].version, appended.events[-1].version
@@ -314,13 +314,3 @@ class StateMachinePersister:
             is_current = True
             folded.append(Folded(text, schema, state_hash(text)))
         return Composition(tuple(done), data), folded
-
-
-def _append(stream: Stream, expected: Expected, drafts: Sequence[Draft], compose: Compose) -> Append:
-    return Append(
-        stream=stream,
-        expected=expectation(expected),
-        compose=compose,
-        event_ids=tuple(draft.event_id for draft in drafts),
-        marked=tuple((draft.event_id, draft.marker) for draft in drafts if draft.marker is not None),
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -21,6 +22,8 @@ from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import format_time
+
+_logger = logging.getLogger("tai_state.history")
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -112,7 +115,9 @@ class Replay:
         for versions in _rounds([each for each in record.kept if each not in hinted], version):
             if base is None:
                 base = self._newest(stream, versions, await self._read(_places(stream, versions)), until)
-        return record, base or BEGINNING
+        base = base or BEGINNING
+        _logger.debug("a fold begins", extra={"path": stream.state, "version": base.version})
+        return record, base
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._store.engine.read(paths)).documents

@@ -189,6 +189,10 @@ class Appender:
 
     def _appended(self, done: Plan, data_before: dict[str, Any] | None, committed: Committed) -> Appended:
         self.heads.put(done.stream.state, head_of(done.state, committed.revision))
+        if _logger.isEnabledFor(logging.INFO):
+            for event in done.events:
+                facts = {"path": done.stream.state, "version": event.version, "event_id": event.event_id}
+                _logger.info("recorded", extra=facts)
         return Appended(done.events, done.state, data_before, committed.time_us)
 
     async def _pause(self, attempt: int) -> None:
@@ -198,7 +202,9 @@ class Appender:
 
 
 def _unknown(appends: Sequence[Append]) -> CommitOutcomeUnknown:
-    return CommitOutcomeUnknown(
+    error = CommitOutcomeUnknown(
         tuple(event_id for append in appends for event_id in append.event_ids),
         tuple(append.stream.state for append in appends),
     )
+    _logger.error("the outcome of a commit is not known", extra=error.fields())
+    return error

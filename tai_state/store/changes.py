@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tai_state.store.layout import Stream
-from tai_state.store.planning import Composition
+from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import EventRecord, Head, StateRecord
-from tai_state.values.expected import Expectation, matches
+from tai_state.values.expected import Expectation, Expected, expectation, matches
 
 Compose: TypeAlias = Callable[[Head, dict[str, Any] | None], Composition]
 """Says what is to happen, given the head and the state's data before. Pure: it may be called again."""
@@ -42,6 +42,31 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
         return matches(self.expected, head.version, deleted=head.deleted) and not (
             self.must_live and (head.version == 0 or head.deleted)
         )
+
+
+def append_of(
+    stream: Stream,
+    expected: Expected,
+    drafts: tuple[Draft, ...],
+    compose: Compose,
+    *,
+    needs_state: bool = False,
+    must_live: bool = False,
+) -> Append:
+    """The change that records these drafts, whose ids it fixes.
+
+    Raises:
+        InvalidData: what is expected is no expectation for this state.
+    """
+    return Append(
+        stream=stream,
+        expected=expectation(expected, stream.governor_id, stream.state_id),
+        compose=compose,
+        needs_state=needs_state,
+        must_live=must_live,
+        event_ids=tuple([draft.event_id for draft in drafts]),
+        marked=tuple([(draft.event_id, draft.marker) for draft in drafts if draft.marker is not None]),
+    )
 
 
 class Appended(msgspec.Struct, frozen=True):

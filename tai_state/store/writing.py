@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import IdempotencyConflict, NotRetained
-from tai_state.store.changes import Append, Appended
+from tai_state.store.changes import Append, Appended, append_of
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
@@ -18,7 +18,7 @@ from tai_state.store.streams import Folded
 from tai_state.store.walking import Walk
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
 from tai_state.values.events import JsonEvent
-from tai_state.values.expected import EXISTS, NO_STATE, Expected, expectation
+from tai_state.values.expected import EXISTS, NO_STATE, Expected
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
 from tai_state.values.states import JsonSnapshot
@@ -65,7 +65,8 @@ class StateWriting(StoreCore):
         stream = self.layout.stream(governor_id, state_id)
         text, copy = normalise_object(data, "state data")
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
-        return await self._written(self._change(stream, expected, draft, copy))
+        composition = Composition((draft,), copy)
+        return await self._written(append_of(stream, expected, (draft,), lambda *_: composition))
 
     async def update_state(
         self,
@@ -112,7 +113,8 @@ class StateWriting(StoreCore):
         """
         stream = self.layout.stream(governor_id, state_id)
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=NO_STATE_TEXT)
-        return await self._written(self._change(stream, expected, draft, None))
+        composition = Composition((draft,), None)
+        return await self._written(append_of(stream, expected, (draft,), lambda *_: composition, must_live=True))
 
     async def log_event(
         self,
@@ -144,11 +146,8 @@ class StateWriting(StoreCore):
         stream = self.layout.stream(governor_id, state_id)
         text = None if payload is None else normalise(payload, "payload")[0]
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=text, state=None)
-        append = msgspec.structs.replace(
-            self._change(stream, expected, draft, None),
-            compose=partial(self._unchanged, stream, draft),
-            needs_state=True,
-        )
+        compose = partial(self._unchanged, stream, draft)
+        append = append_of(stream, expected, (draft,), compose, needs_state=True, must_live=True)
         [appended] = await self.appender.append([append])
         if appended.is_repeated:
             version = appended.state.version
@@ -247,23 +246,6 @@ class StateWriting(StoreCore):
             state=state,
             carries_state=state is not None,
             marker=marker,
-        )
-
-    def _change(
-        self,
-        stream: Stream,
-        expected: Expected,
-        draft: Draft,
-        data: dict[str, Any] | None,
-    ) -> Append:
-        composition = Composition((draft,), data)
-        return Append(
-            stream=stream,
-            expected=expectation(expected),
-            compose=lambda head, before: composition,  # noqa: ARG005
-            must_live=data is None,
-            event_ids=(draft.event_id,),
-            marked=() if draft.marker is None else ((draft.event_id, draft.marker),),
         )
 
     async def _written(self, append: Append) -> JsonSnapshot:

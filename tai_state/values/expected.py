@@ -29,13 +29,15 @@ Expected: TypeAlias = int | StateSnapshot[Any] | Expectation
 """A version, the snapshot that was read, or one of NO_STATE, EXISTS, ANY."""
 
 
-def expectation(expected: Expected) -> int | Expectation:
-    """The expectation without the snapshot around it.
+def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Expectation:
+    """The expectation for a state, without the snapshot around it.
 
     Raises:
-        InvalidData: it is none.
+        InvalidData: it is none, or a snapshot of another state.
     """
     if isinstance(expected, StateSnapshot):
+        if (expected.governor_id, expected.id) != (governor_id, state_id):
+            raise InvalidData(f"expected is a snapshot of another state, {expected.governor_id!r} {expected.id!r}")
         return expected.version
     if isinstance(expected, Expectation):
         return expected
