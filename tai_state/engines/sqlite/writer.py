@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import apsw
 import msgspec
@@ -23,6 +23,9 @@ from tai_state.errors import CommitRefused, TaiStateError
 from tai_state.values.times import Clock
 
 _encode = msgspec.json.Encoder().encode
+
+RESERVED = 1_000
+"""Revisions that a process reserves at a time: so most commits write one page less."""
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
 _PUT = """
@@ -82,18 +85,26 @@ def prepare(write: Write) -> Prepared:
     return Prepared(write.path, collection, document_id, write.require, None, 0, None, isinstance(write, Delete))
 
 
+Counter: TypeAlias = tuple[int, int]
+"""What the counter holds: the last revision reserved, and the token of the transaction that reserved it."""
+
+
 class _Transaction(msgspec.Struct, frozen=True):
     """What a transaction did, were it committed.
 
     Attributes:
         outcomes: of its jobs, in order.
-        before: the counter's revision and token that it found.
-        token: that it left; unlike any other.
+        before: the counter that it found.
+        after: the counter that it left.
+        revision: the last that it gave.
+        witness: a document that its last job put.
     """
 
     outcomes: list[Committed | BaseException]
-    before: tuple[int, int]
-    token: int
+    before: Counter
+    after: Counter
+    revision: int
+    witness: Prepared | None
 
 
 class Writer:
@@ -110,8 +121,10 @@ class Writer:
         self._connect = connect
         self._clock = clock
         self._connection: apsw.Connection | None = None
-        # Each transaction leaves another token in the file; the first is drawn, so that no two processes share one.
+        # Each reservation leaves another token in the file; the first is drawn, so that no two processes share one.
         self._token = int.from_bytes(os.urandom(7))
+        self._reserved: Counter | None = None
+        self._revision = 0
 
     def serve(self, jobs: Sequence[Job[Committed]]) -> None:
         """Commit these jobs together; where that fails, one by one."""
@@ -121,8 +134,9 @@ class Writer:
         except apsw.Error as error:
             self._answer(jobs, error)
             return
+        reserved, self._reserved = self._reserved, None  # to be had again once the transaction is committed
         try:
-            transaction = self._apply(connection, jobs)
+            transaction = self._apply(connection, jobs, reserved)
         except apsw.Error as error:
             self._roll_back(connection)
             self._not_applied(jobs, error)
@@ -137,6 +151,7 @@ class Writer:
             if not applied:
                 self._not_applied(jobs, error, unknown=applied is None)
                 return
+        self._reserved, self._revision = transaction.after, transaction.revision
         for job, outcome in zip(jobs, transaction.outcomes, strict=True):
             if isinstance(outcome, Committed):
                 job.result = outcome
@@ -154,10 +169,16 @@ class Writer:
             self._connection = self._connect()
         return self._connection
 
-    def _apply(self, connection: apsw.Connection, jobs: Sequence[Job[Committed]]) -> _Transaction:
+    def _apply(
+        self, connection: apsw.Connection, jobs: Sequence[Job[Committed]], reserved: Counter | None
+    ) -> _Transaction:
         execute = connection.execute
         before: Any = execute(_COUNTER).get
-        revision: int = before[0]
+        # As long as the counter is as this process left it, nobody else has given a revision above the last one here.
+        revision: int = self._revision if before == reserved else before[0]
+        last = before[0] if before == reserved else 0
+        first = revision + 1
+        witness: Prepared | None = None
         now = self._clock.now_us()
         outcomes: list[Committed | BaseException] = []
         for job in jobs:
@@ -167,21 +188,21 @@ class Writer:
                 outcomes.append(CommitRefused(refused.path))
                 continue
             revision += 1
-            puts = [
-                (write.collection, write.id, revision, now, now, write.text, write.timestamp)
-                for write in writes
-                if write.text is not None
-            ]
-            if puts:
-                connection.executemany(_PUT, puts)
+            put = [write for write in writes if write.text is not None]
+            witness = put[0] if put else None
+            if put:
+                rows = [(each.collection, each.id, revision, now, now, each.text, each.timestamp) for each in put]
+                connection.executemany(_PUT, rows)
             for write in writes:
                 if write.deletes:
                     execute(_DELETE, (write.collection, write.id))
             outcomes.append(Committed(revision, now))
-        self._token += 1
-        if revision != before[0]:
-            execute(_COUNT, (revision, self._token))
-        return _Transaction(outcomes, before, self._token)
+        after: Counter = before
+        if revision >= first and (revision > last or witness is None):
+            self._token += 1
+            after = (revision + RESERVED, self._token)
+            execute(_COUNT, after)
+        return _Transaction(outcomes, before, after, revision, witness)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         """End a failed transaction; SQLite may have ended it already."""
@@ -210,22 +231,28 @@ class Writer:
     def _is_applied(self, transaction: _Transaction) -> bool | None:
         """What became of a transaction whose COMMIT failed, by looking at the file anew; None: it is not known.
 
-        Its token there: it was applied. The counter as it was before: it was lost, refusals that rested on it
-        included. Anything else: others have committed since, and may have covered it.
+        Its token there or, if it left none, its document: it was applied. Else, with the counter as it was before: it
+        was lost, refusals that rested on it included. Anything else: others have committed since, and may have covered
+        it.
         """
         self._abandon()
         found: Any = None
+        witness = transaction.witness
+        stands = False
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
             found = connection.execute(_COUNTER).get
+            if witness is not None:
+                there = connection.execute(_REVISION, (witness.collection, witness.id)).get
+                stands = there == transaction.revision
             self._token += 1
-            connection.execute(_COUNT, (found[0] + 1, self._token))
+            connection.execute(_COUNT, (max(found[0], transaction.revision) + 1, self._token))
             connection.execute("COMMIT")
         except (apsw.Error, TaiStateError):
             self._abandon()
             return None
-        if found[1] == transaction.token:
+        if stands if transaction.after == transaction.before else found == transaction.after:
             return True
         return False if found == transaction.before else None
 
