@@ -177,7 +177,7 @@ def surroundings(folder: Path) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "load": list(os.getloadavg()),
         "tai-state": version("tai-state"),
         "apsw": version("apsw"),
@@ -256,9 +256,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--events", type=int, help="length of the stream whose replay is watched for memory")
     parser.add_argument("--folder", type=Path, help="where the files go; by default a temporary folder")
+    parser.add_argument("--cores", type=int, help="run on so many of the machine's cores; by default on all")
     parser.add_argument("--quick", action="store_true", help="one small round: does everything run?")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a promise is not kept")
     arguments = parser.parse_args()
+    if arguments.cores is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     size = QUICK if arguments.quick else FULL
     if arguments.events:
         size = Size(size.writes, size.events, arguments.events, size.recovered)
