@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.errors import EmulatorNotFound
 from tai_state.testing import ManualClock
+from tai_state.testing.emulator import running_emulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,17 +34,66 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 @dataclass(frozen=True)
 class EngineUnderTest:
-    """One engine: ``make`` gives it over the store in a folder; the same folder, the same store."""
+    """One engine: ``make`` gives it over the store in a folder; the same folder, the same store.
+
+    Attributes:
+        name: of the engine.
+        durable: its stores can be opened again.
+        loops: the event loops that it runs under.
+        make: see above.
+    """
 
     name: str
     durable: bool
+    loops: tuple[str, ...]
     make: Callable[[Path, Clock], Engine]
 
 
+_RUNNING = ExitStack()
+_SECRET = secrets.token_hex(8)
+
+
+@cache
+def emulator_host() -> str:
+    """The address of the emulator that all tests share, started when the first one asks."""
+    try:
+        return _RUNNING.enter_context(running_emulator()).host
+    except EmulatorNotFound as error:
+        pytest.skip(str(error))
+
+
+def _firestore(folder: Path, _: Clock) -> Engine:
+    """The engine on a project that belongs to a folder: the emulator makes it when it is first named."""
+    project = f"test-{hashlib.sha256(f'{_SECRET} {folder}'.encode()).hexdigest()[:20]}"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(EMULATOR, emulator_host())
+        return FirestoreEngine(project)
+
+
+_BOTH = ("asyncio", "trio")
 ENGINES = (
-    EngineUnderTest("memory", False, lambda _, clock: MemoryEngine(clock)),
-    EngineUnderTest("sqlite", True, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)),
+    EngineUnderTest("memory", False, _BOTH, lambda _, clock: MemoryEngine(clock)),
+    EngineUnderTest("sqlite", True, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)),
+    EngineUnderTest("firestore", True, ("asyncio",), _firestore),
 )
+
+
+def pytest_unconfigure() -> None:
+    """End the emulator."""
+    _RUNNING.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests of an engine under an event loop that it does not run under."""
+    kept = [item for item in items if _can_run(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not _can_run(item)])
+    items[:] = kept
+
+
+def _can_run(item: pytest.Item) -> bool:
+    parameters = getattr(item, "callspec").params.values() if hasattr(item, "callspec") else ()
+    loops = {each for each in parameters if isinstance(each, str)} & set(_BOTH)
+    return all(loops <= set(each.loops) for each in parameters if isinstance(each, EngineUnderTest))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,215 @@
+"""The four verbs on an open connection. Importing this loads Google's libraries: the engine does when it is opened."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import anyio
+
+from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
+from tai_state.engines.filtering import passes
+from tai_state.engines.firestore import driver
+from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
+from tai_state.engines.firestore.errors import mapped
+from tai_state.engines.firestore.listening import Listener, Watch
+from tai_state.engines.firestore.messages import (
+    Names,
+    commit_request,
+    document,
+    microseconds,
+    read_request,
+    required,
+)
+from tai_state.engines.firestore.queries import Plan, is_within, plan, query
+from tai_state.engines.firestore.watching import Target, Watched
+from tai_state.engines.paging import Page, Paged
+from tai_state.engines.watching import is_collection
+
+DEADLINE_SECONDS: Final = 15.0
+"""For each call: shorter than a store looks after a change, so that it can still find out what became of it."""
+
+_PAGE_DOCUMENTS: Final = 512
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+_DOCUMENTS_PER_TARGET: Final = 100
+_NOWHERE: Final = "meta/store"
+"""Read where only the time is asked for, which comes with any answer."""
+
+
+class Connection:
+    """See :class:`~tai_state.engines.api.Engine` for the verbs.
+
+    Args:
+        address: of the database.
+        channels: to it.
+        capabilities: the engine's.
+        request_bytes_max: what the server takes in one message.
+
+    Attributes:
+        names: of the database's documents.
+    """
+
+    def __init__(
+        self, address: Address, channels: Channels, capabilities: Capabilities, request_bytes_max: int
+    ) -> None:
+        self.names: Names = Names(address.project, address.database)
+        self._channels = channels
+        self._capabilities = capabilities
+        self._request_bytes_max = request_bytes_max
+        self._by_database = metadata(address, self.names.database, "database")
+        self._by_parent = metadata(address, self.names.root, "parent")
+        self._listener = Listener(self.names, channels, self._by_database)
+        self._commits = 0
+        self._no_commits = asyncio.Event()
+        self._no_commits.set()
+
+    async def aclose(self) -> None:
+        """Wait for the commits under way, then end everything."""
+        try:
+            await self._no_commits.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._listener.aclose()
+                await self._channels.aclose()
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        found: dict[str, Document] = {}
+        time_us = 0
+        request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]))
+        with _translated("read"), self._channels.borrow() as channel:
+            call = channel.batch_get(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
+            async for response in call:
+                time_us = max(time_us, microseconds(response.read_time))
+                if response.WhichOneof("result") == "found":
+                    path = self.names.path(response.found.name)
+                    found[path] = document(path, response.found)
+        return Reading(tuple([found.get(path) for path in paths]), time_us)
+
+    def scan(  # noqa: D102
+        self, collection: str, start: str, end: str | None, where: Sequence[Where], by: str | None, limit: int | None
+    ) -> AsyncIterator[Document]:
+        pages = _Pages(self, plan(self.names, collection, start, end, where, by), limit)
+        is_empty = end == "" or not all(each.values for each in where)
+        return Paged(pages.fetch, 0 if is_empty else limit)
+
+    async def query(self, request: Any) -> tuple[list[Any], bool]:
+        """The next documents' messages of a query, bounded in number and bytes, and whether more may follow."""
+        found: list[Any] = []
+        size = 0
+        with _translated("scan"), self._channels.borrow() as channel:
+            call = channel.run_query(request, metadata=self._by_parent, timeout=DEADLINE_SECONDS)
+            try:
+                async for response_bytes, response in call:
+                    if response.document.name:
+                        found.append(response.document)
+                        size += response_bytes
+                        if size >= _PAGE_BYTES:
+                            return found, True
+            finally:
+                call.cancel()
+        return found, len(found) >= request.structured_query.limit.value
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        # The nonce only has to differ from the one before it in each document.
+        nonce = random.getrandbits(63)
+        request = commit_request(self.names, writes, nonce, self._capabilities, self._request_bytes_max)
+        if not request.writes:
+            time_us = (await self.read([])).time_us
+            return Committed(time_us, time_us)
+        with self._committing(), _translated("commit", required(writes)), self._channels.borrow() as channel:
+            response = await _answer(channel.commit(request, metadata=self._by_database, timeout=DEADLINE_SECONDS))
+        time_us = microseconds(response.commit_time)
+        return Committed(time_us, time_us)
+
+    @contextmanager
+    def _committing(self) -> Generator[None, None, None]:
+        self._commits += 1
+        self._no_commits.clear()
+        try:
+            yield
+        finally:
+            self._commits -= 1
+            if not self._commits:
+                self._no_commits.set()
+
+    @asynccontextmanager
+    async def watch(self, targets: Sequence[str]) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
+        collections = [each for each in targets if is_collection(each)]
+        documents = [each for each in targets if not is_collection(each)]
+        groups = [documents[n : n + _DOCUMENTS_PER_TARGET] for n in range(0, len(documents), _DOCUMENTS_PER_TARGET)]
+        watch = Watch(Watched([*map(Target, groups), *(Target(collection=each) for each in collections)]))
+        self._listener.add(watch)
+        try:
+            with _translated("watch"):
+                await asyncio.wait_for(watch.established(), DEADLINE_SECONDS)
+            yield watch
+        finally:
+            await self._listener.remove(watch)
+
+
+class _Pages:
+    """The pages of one scan, each by a query of its own that goes on where the last one ended."""
+
+    def __init__(self, connection: Connection, scan: Plan, limit: int | None) -> None:
+        self._connection = connection
+        self._scan = scan
+        self._rows_max = _PAGE_DOCUMENTS if limit is None or scan.is_narrowed_here else min(limit, _PAGE_DOCUMENTS)
+        self._last: Any | None = None
+        self._ended = False
+
+    async def fetch(self) -> Page | None:
+        if self._ended:
+            return None
+        messages, more = await self._connection.query(query(self._scan, self._last, self._rows_max))
+        if messages:
+            self._last = messages[-1]
+        self._ended = not more
+        page = [document(self._connection.names.path(message.name), message) for message in messages]
+        return self._narrowed(page) if self._scan.is_narrowed_here else page
+
+    def _narrowed(self, page: Page) -> Page:
+        """Without what the server could not be asked to leave out."""
+        scan = self._scan
+        if scan.by is None and scan.end is not None and page and page[-1].id >= scan.end:
+            self._ended = True
+        return [each for each in page if is_within(scan, each.id) and passes(each.fields(), scan.left)]
+
+
+async def open_connection(address: Address, capabilities: Capabilities, request_bytes_max: int) -> Connection:
+    """A connection to a database; nothing is sent yet.
+
+    Raises:
+        StoreUnavailable: there are no credentials.
+        RuntimeError: this process was forked from one that used Firestore.
+    """
+    driver.check_process()
+    with _translated("open"):
+        channels = await connect(address)
+    return Connection(address, channels, capabilities, request_bytes_max)
+
+
+async def _answer(call: Any) -> Any:
+    """The answer to a call. The driver turns a caller's cancellation into one of its own, which anyio does not know."""
+    try:
+        return await asyncio.shield(asyncio.ensure_future(call))
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+
+
+@contextmanager
+def _translated(operation: str, required: str | None = None) -> Generator[None, None, None]:
+    """Errors of the driver as errors of the tree."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        # The driver raises it also where the engine was closed meanwhile.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise mapped(error, operation, required=required) from error
+    except Exception as error:
+        raise mapped(error, operation, required=required) from error
