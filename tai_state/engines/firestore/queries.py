@@ -12,9 +12,9 @@ import msgspec
 from tai_state.engines.api import Where
 from tai_state.engines.firestore.codec import COMPRESSED, INT_MAX, INT_MIN, NATIVE_DEPTH_MAX, is_odd
 from tai_state.engines.firestore.driver import RunQueryRequest
+from tai_state.engines.firestore.fieldpaths import quoted
 from tai_state.engines.firestore.messages import Names
 
-_SIMPLE: Final = re.compile("[A-Za-z_][A-Za-z_0-9]*")
 _RESERVED_ID: Final = re.compile(r"\.|\.\.|__.*__", re.DOTALL)
 _NAME: Final = "__name__"
 
@@ -102,7 +102,7 @@ def query(each: Plan, last: Any | None, rows_max: int) -> Any:
     structured.limit.value = rows_max
     filters = [_filter(where) for where in each.asked]
     if each.by is not None:
-        field = _quoted(each.by)
+        field = quoted(each.by)
         filters += _between(field, each.start, each.end)
         _ascending(structured.order_by.add(), field)
     _ascending(structured.order_by.add(), _NAME)
@@ -176,7 +176,7 @@ def _compare(to: Any, field: str, operator: int) -> Any:
 
 def _filter(where: Where) -> Any:
     """Equality or membership. Null has an operator of its own, and is in no list."""
-    field = _quoted(where.field)
+    field = quoted(where.field)
     values = [value for value in where.values if value is not None]
 
     def is_null(to: Any) -> None:
@@ -225,12 +225,3 @@ def _is_indexed(value: str | float | bool | None) -> bool:  # noqa: FBT001
     if isinstance(value, str):
         return len(value.encode()) <= _INDEXED_BYTES_MAX
     return value is None or INT_MIN <= value <= INT_MAX
-
-
-def _quoted(dotted: str) -> str:
-    return ".".join([key if _SIMPLE.fullmatch(key) else _in_quotes(key) for key in dotted.split(".")])
-
-
-def _in_quotes(key: str) -> str:
-    escaped = key.replace("\\", "\\\\").replace("`", "\\`")
-    return f"`{escaped}`"
