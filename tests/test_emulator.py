@@ -16,7 +16,14 @@ import pytest
 
 from tai_state.errors import EmulatorNotFound, StoreUnavailable
 from tai_state.testing import emulator as launcher
-from tai_state.testing.emulator import VARIABLE, answers, find_emulator, fresh_project, running_emulator
+from tai_state.testing.emulator import (
+    VARIABLE,
+    answers,
+    find_emulator,
+    fresh_project,
+    running_emulator,
+    started_emulator,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +34,9 @@ HANG_SECONDS = 60
 
 PARENT = """
 import sys
-from tai_state.testing.emulator import running_emulator
-with running_emulator(port=None) as emulator:
-    print(emulator.host, emulator.pid, flush=True)
+from tai_state.testing.emulator import started_emulator
+with started_emulator() as emulator:
+    print(emulator.host, emulator.process.pid, flush=True)
     sys.stdin.read()
 """
 
@@ -102,12 +109,12 @@ def test_an_emulator_answers_for_as_long_as_the_block_runs(monkeypatch: pytest.M
     with running_emulator() as emulator:
         assert re.fullmatch(r"127\.0\.0\.1:\d+", emulator.host)
         assert answers(emulator.host)
-        assert emulator.pid is not None
-        assert "java" in _members(emulator.pid).values()
+        assert emulator.process is not None
+        assert "java" in _members(emulator.process.pid).values()
         connection = _connected(emulator.host)
     _wait_until_closed(connection)
     assert not answers(emulator.host)
-    assert "java" not in _members(emulator.pid).values()
+    assert "java" not in _members(emulator.process.pid).values()
 
 
 @pytest.mark.usefixtures("firestore_emulator")
@@ -125,11 +132,8 @@ def test_an_error_in_the_block_ends_it(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("firestore_emulator")
 def test_java_goes_with_the_process_that_started_it(number: signal.Signals):
     """Also when that process is killed and can clean nothing up, neither Java nor its shell is left."""
-    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     command = [sys.executable, "-c", PARENT]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as parent:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
         assert parent.stdout is not None
         host, group = parent.stdout.readline().decode().split()
         connection = _connected(host)
@@ -142,7 +146,7 @@ def test_java_goes_with_the_process_that_started_it(number: signal.Signals):
 @pytest.mark.usefixtures("firestore_emulator")
 def test_a_taken_port_is_an_error(taken: int):
     """Where somebody else listens on the port asked for, the error says so, and nothing is left running."""
-    with pytest.raises(StoreUnavailable) as caught, running_emulator(port=taken):
+    with pytest.raises(StoreUnavailable) as caught, started_emulator(port=taken):
         pass
     assert caught.value.code == "PORT_TAKEN"
     assert str(taken) in str(caught.value)
@@ -165,7 +169,7 @@ def test_it_can_be_started_again_at_its_port(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(VARIABLE)
     with running_emulator() as first:
         connection = _connected(first.host)
-    with running_emulator(port=int(first.host.rpartition(":")[2])) as second:
+    with started_emulator(port=int(first.host.rpartition(":")[2])) as second:
         assert second.host == first.host
         assert answers(second.host)
     connection.close()
@@ -174,7 +178,7 @@ def test_it_can_be_started_again_at_its_port(monkeypatch: pytest.MonkeyPatch):
 def test_another_emulator_at_the_port_is_not_taken_for_ours(firestore_emulator: Emulator):
     """Answers at the port asked for prove nothing: they may be another emulator's."""
     port = int(firestore_emulator.host.rpartition(":")[2])
-    with pytest.raises(StoreUnavailable, match="PORT_TAKEN"), running_emulator(port=port):
+    with pytest.raises(StoreUnavailable, match="PORT_TAKEN"), started_emulator(port=port):
         pass
 
 
@@ -182,7 +186,7 @@ def test_an_address_that_is_given_is_used(firestore_emulator: Emulator):
     """With FIRESTORE_EMULATOR_HOST set nothing is started, and what runs there goes on after the block."""
     with running_emulator() as given:
         assert given.host == firestore_emulator.host
-        assert given.pid is None
+        assert given.process is None
     assert answers(firestore_emulator.host)
 
 

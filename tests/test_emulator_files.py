@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tai_state.engines.firestore.indexes import COLLECTIONS, index_config
-from tai_state.testing.emulator import fresh_project, running_emulator
+from tai_state.testing.emulator import fresh_project, started_emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def test_a_prefix_stands_before_every_collection():
 def guarded(firestore_emulator: Emulator) -> Iterator[Emulator]:
     """An emulator with these rules; the one that all tests share has none."""
     _ = firestore_emulator
-    with running_emulator(rules=FILES / "firestore.rules") as emulator:
+    with started_emulator(rules=FILES / "firestore.rules") as emulator:
         yield emulator
 
 

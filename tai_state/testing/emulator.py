@@ -68,11 +68,11 @@ class Emulator(msgspec.Struct, frozen=True):
 
     Attributes:
         host: its address, like ``127.0.0.1:8080``: what ``FIRESTORE_EMULATOR_HOST`` is to be.
-        pid: the process group that runs it; None where somebody else started it.
+        process: runs it, in a process group of its own; None where somebody else started it.
     """
 
     host: str
-    pid: int | None = None
+    process: subprocess.Popen[bytes] | None = None
 
 
 def fresh_project() -> str:
@@ -112,29 +112,44 @@ def find_emulator(environment: Mapping[str, str] | None = None) -> list[str]:
 
 
 @contextmanager
-def running_emulator(*, port: int | None = None, rules: Path | None = None) -> Generator[Emulator]:
-    """An emulator for as long as the block runs: the one whose address is given in the environment, else a new one.
-
-    A new one listens on the loopback address only, and it ends with the block or with this process, however that
-    ends. (A child forked without exec keeps it up as long as the child lives.)
-
-    Args:
-        port: start a new one on this port, whatever the environment says; else it takes a free one.
-        rules: a file of security rules; without one, all is allowed.
+def running_emulator() -> Generator[Emulator]:
+    """The emulator whose address is given in the environment, else a new one for as long as the block runs.
 
     Raises:
         EmulatorNotFound: none is installed.
         StoreUnavailable: it does not start, or the one in the environment does not answer.
     """
     given = os.environ.get(VARIABLE)
-    if given and port is None and rules is None:
-        _wait_for_given(given)
+    if given:
+        if not answers(given):
+            raise StoreUnavailable(
+                "emulator", "UNREACHABLE", f"nothing answers at {VARIABLE}={given}: start it, or unset the variable"
+            )
         yield Emulator(given)
-        return
+    else:
+        with started_emulator() as emulator:
+            yield emulator
+
+
+@contextmanager
+def started_emulator(*, port: int | None = None, rules: Path | None = None) -> Generator[Emulator]:
+    """A new emulator for as long as the block runs, whatever the environment says.
+
+    It listens on the loopback address only, and ends with the block or with this process, however that ends. (A
+    child forked without exec keeps it up as long as the child lives.)
+
+    Args:
+        port: where it listens; without one, on a free port.
+        rules: a file of security rules; without one, all is allowed.
+
+    Raises:
+        EmulatorNotFound: none is installed.
+        StoreUnavailable: it does not start.
+    """
     with tempfile.TemporaryFile() as log:
         process, host = _started(find_emulator(), port, rules, log)
         try:
-            yield Emulator(host, process.pid)
+            yield Emulator(host, process)
         finally:
             _end(process)
 
@@ -149,13 +164,6 @@ def answers(host: str, seconds: float = _ANSWER_SECONDS) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _wait_for_given(host: str) -> None:
-    if not answers(host):
-        raise StoreUnavailable(
-            "emulator", "UNREACHABLE", f"nothing answers at {VARIABLE}={host}: start it, or unset the variable"
-        )
 
 
 def _started(
