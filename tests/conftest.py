@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from mockfirestore import MockFirestore
 
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
@@ -20,6 +21,7 @@ from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import EmulatorNotFound
 from tai_state.testing import ManualClock
 from tai_state.testing.emulator import running_emulator
+from tai_state.testing.mockfirestore import MockFirestoreEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,12 +41,14 @@ class EngineUnderTest:
     Attributes:
         name: of the engine.
         durable: its stores can be opened again.
+        in_files: its documents are in the folder.
         loops: the event loops that it runs under.
         make: see above.
     """
 
     name: str
     durable: bool
+    in_files: bool
     loops: tuple[str, ...]
     make: Callable[[Path, Clock], Engine]
 
@@ -72,9 +76,10 @@ def _firestore(folder: Path, _: Clock) -> Engine:
 
 _BOTH = ("asyncio", "trio")
 ENGINES = (
-    EngineUnderTest("memory", False, _BOTH, lambda _, clock: MemoryEngine(clock)),
-    EngineUnderTest("sqlite", True, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)),
-    EngineUnderTest("firestore", True, ("asyncio",), _firestore),
+    EngineUnderTest("memory", False, False, _BOTH, lambda _, clock: MemoryEngine(clock)),
+    EngineUnderTest("sqlite", True, True, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)),
+    EngineUnderTest("firestore", True, False, ("asyncio",), _firestore),
+    EngineUnderTest("mockfirestore", False, False, _BOTH, lambda _, clock: MockFirestoreEngine(MockFirestore(), clock)),
 )
 
 
@@ -91,7 +96,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _can_run(item: pytest.Item) -> bool:
-    parameters = getattr(item, "callspec").params.values() if hasattr(item, "callspec") else ()
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     loops = {each for each in parameters if isinstance(each, str)} & set(_BOTH)
     return all(loops <= set(each.loops) for each in parameters if isinstance(each, EngineUnderTest))
 

@@ -58,8 +58,7 @@ def encode(fields: Fields, to: Any) -> None:
     """Write fields into a message's empty map of values.
 
     Raises:
-        ValueError: a float is no number.
-        TypeError: a value is not plain JSON.
+        TypeError: a value is not plain JSON, or a float is no number.
     """
     for name in COMPRESSED:
         text = fields.get(name)
@@ -72,7 +71,7 @@ def encode(fields: Fields, to: Any) -> None:
 def _encode_map(fields: Fields, to: Any, depth: int) -> None:
     odd: Fields = {}
     for key, value in fields.items():
-        kind = type(value)
+        kind: type[Any] = type(value)
         if is_odd(key):
             odd[key] = value
         elif kind is str:
@@ -87,35 +86,36 @@ def _encode(kind: type[Any], value: Any, to: Any, depth: int) -> None:
     """Write one value that stands in a map of this depth (the document's own fields: 1)."""
     if kind is str:
         to.string_value = value
+    elif kind is int and INT_MIN <= value <= INT_MAX:
+        to.integer_value = value
+    elif kind is int:
+        _encode_text(value, to)
+    elif kind is dict or kind is list or kind is tuple:
+        _encode_container(kind, value, to, depth)
     elif kind is bool:
         to.boolean_value = value
-    elif kind is int:
-        if INT_MIN <= value <= INT_MAX:
-            to.integer_value = value
-        else:
-            _encode_text(value, to)
     elif value is None:
         to.null_value = 0
-    elif kind is float:
-        if not math.isfinite(value):
-            raise ValueError("a float that is no number cannot be stored")
+    elif kind is float and math.isfinite(value):
         to.double_value = value
-    elif kind is dict or kind is list or kind is tuple:
-        if depth > NATIVE_DEPTH_MAX:
-            _encode_text(value, to)
-        elif kind is dict:
-            to.map_value.SetInParent()
-            _encode_map(value, to.map_value.fields, depth + 1)
-        else:
-            to.array_value.SetInParent()
-            _encode_array(value, to.array_value.values, depth + 1)
     else:
-        raise TypeError(f"a {kind.__name__} is not plain JSON")
+        raise TypeError(f"a {kind.__name__} that is not plain JSON cannot be stored")
+
+
+def _encode_container(kind: type[Any], value: Any, to: Any, depth: int) -> None:
+    if depth > NATIVE_DEPTH_MAX:
+        _encode_text(value, to)
+    elif kind is dict:
+        to.map_value.SetInParent()
+        _encode_map(value, to.map_value.fields, depth + 1)
+    else:
+        to.array_value.SetInParent()
+        _encode_array(value, to.array_value.values, depth + 1)
 
 
 def _encode_array(values: list[Any] | tuple[Any, ...], to: Any, depth: int) -> None:
     for value in values:
-        kind = type(value)
+        kind: type[Any] = type(value)
         if kind is list or kind is tuple:
             _encode_text(value, to.add())
         else:
@@ -185,7 +185,7 @@ def _from_text(text: Any) -> Any:
         return _refuse("a text that is no JSON")
 
 
-def _decompressed(data: bytes) -> str:
+def _decompressed(data: bytes) -> Any:
     unpacking = zlib.decompressobj()
     try:
         text = unpacking.decompress(data, _TEXT_BYTES_MAX).decode()

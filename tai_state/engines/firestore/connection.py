@@ -62,14 +62,13 @@ class Connection:
         self._by_database = metadata(address, self.names.database, "database")
         self._by_parent = metadata(address, self.names.root, "parent")
         self._listener = Listener(self.names, channels, self._by_database)
-        self._commits = 0
-        self._no_commits = asyncio.Event()
-        self._no_commits.set()
+        self._commits: set[asyncio.Task[Committed]] = set()
 
     async def aclose(self) -> None:
         """Wait for the commits under way, then end everything."""
         try:
-            await self._no_commits.wait()
+            if self._commits:
+                await asyncio.wait(self._commits)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._listener.aclose()
@@ -81,7 +80,7 @@ class Connection:
         request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]))
         with _translated("read"), self._channels.borrow() as channel:
             call = channel.batch_get(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
-            async for response in call:
+            async for response in self._channels.tracked(call):
                 time_us = max(time_us, microseconds(response.read_time))
                 if response.WhichOneof("result") == "found":
                     path = self.names.path(response.found.name)
@@ -102,7 +101,7 @@ class Connection:
         with _translated("scan"), self._channels.borrow() as channel:
             call = channel.run_query(request, metadata=self._by_parent, timeout=DEADLINE_SECONDS)
             try:
-                async for response_bytes, response in call:
+                async for response_bytes, response in self._channels.tracked(call):
                     if response.document.name:
                         found.append(response.document)
                         size += response_bytes
@@ -119,21 +118,17 @@ class Connection:
         if not request.writes:
             time_us = (await self.read([])).time_us
             return Committed(time_us, time_us)
-        with self._committing(), _translated("commit", required(writes)), self._channels.borrow() as channel:
-            response = await _answer(channel.commit(request, metadata=self._by_database, timeout=DEADLINE_SECONDS))
+        # In a task of its own: a caller's cancellation does not break it off, and closing waits for it.
+        task = asyncio.create_task(self._commit(request, required(writes)))
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        return await asyncio.shield(task)
+
+    async def _commit(self, request: Any, required_path: str | None) -> Committed:
+        with _translated("commit", required_path), self._channels.borrow() as channel:
+            response = await channel.commit(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
         time_us = microseconds(response.commit_time)
         return Committed(time_us, time_us)
-
-    @contextmanager
-    def _committing(self) -> Generator[None, None, None]:
-        self._commits += 1
-        self._no_commits.clear()
-        try:
-            yield
-        finally:
-            self._commits -= 1
-            if not self._commits:
-                self._no_commits.set()
 
     @asynccontextmanager
     async def watch(self, targets: Sequence[str]) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
@@ -189,15 +184,6 @@ async def open_connection(address: Address, capabilities: Capabilities, request_
     with _translated("open"):
         channels = await connect(address)
     return Connection(address, channels, capabilities, request_bytes_max)
-
-
-async def _answer(call: Any) -> Any:
-    """The answer to a call. The driver turns a caller's cancellation into one of its own, which anyio does not know."""
-    try:
-        return await asyncio.shield(asyncio.ensure_future(call))
-    except asyncio.CancelledError:
-        call.cancel()
-        raise
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class Listener:
         for target_id, (target, _) in self._targets.items():
             requests.put_nowait(self._request(target_id, target))
         self._requests = requests
-        call = channel.listen(metadata=self._metadata)
+        call = self._channels.tracked(channel.listen(metadata=self._metadata))
         sending = asyncio.create_task(_send(call, requests))
         heard = False
         try:

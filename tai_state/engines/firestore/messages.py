@@ -74,7 +74,8 @@ def commit_request(
     Raises:
         CommitRefused: a write requires a revision that none can have.
         CommitTooLarge, DocumentTooLarge: over a limit.
-        ValueError: a path stands in it twice, or a float is no number.
+        ValueError: a path stands in it twice.
+        TypeError: fields are not plain JSON.
     """
     sizes: dict[str, int] = {}
     request = CommitRequest(database=names.database)
