@@ -29,6 +29,7 @@ _SKEW_SECONDS_MAX: Final = 10.0
 """Tokens fail at five minutes; long before, the times of changes from two machines tell nothing of their order."""
 _CREDENTIALS: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "DefaultCredentialsError", "RefreshError"})
 _DATABASE: Final = frozenset({"NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"})
+_NO_INDEX: Final = "FAILED_PRECONDITION"
 _NOBODY: Final = "doctor"
 """The governor in whose collections trial queries are made; it need not exist."""
 
@@ -69,8 +70,9 @@ class Examination:
         try:
             async with self._store.engine:
                 await self._reach()
-                await self._try("permissions", self._permissions)
-                await self._try("indexes", self._indexes)
+                if self._name == "firestore":
+                    await self._try("permissions", self._permissions)
+                    await self._try("indexes", self._indexes)
         except TaiStateError as error:
             self._fail(_part(error), error)
         else:
@@ -90,10 +92,12 @@ class Examination:
             self._fail(check, error)
 
     async def _reach(self) -> None:
-        """One read, whose answer tells most: somebody answers, lets us in, has the database, and knows the time."""
+        """A read, whose answer tells most: somebody answers, lets us in, has the database, and knows the time."""
+        paths = [self._store.layout.store]
+        await self._store.engine.read(paths)  # also connects, so that the next one is a round trip and no more
         before = time.time()
         started = time.monotonic()
-        reading = await self._store.engine.read([self._store.layout.store])
+        reading = await self._store.engine.read(paths)
         seconds = time.monotonic() - started
         where = f"the emulator at {self._emulator}" if self._emulator else f"the engine {self._name!r}"
         self._find("reachable", "ok", f"{where} answered in {seconds * 1_000:.1f} ms")
@@ -104,7 +108,7 @@ class Examination:
         self._find(*_clock(reading.time_us / 1e6 - before - seconds / 2))
 
     async def _permissions(self) -> str:
-        """Try to write, without changing anything."""
+        """Try to write without changing anything; only Firestore can."""
         path = self._store.layout.store
         [document] = (await self._store.engine.read([path])).documents
         if document is None:
@@ -114,20 +118,19 @@ class Examination:
 
     async def _indexes(self) -> str:
         """Ask what needs an index; where it is missing, Firestore refuses even if there is nothing to be found."""
-        if self._name != "firestore":
-            return "none are needed here"
         engine, layout = self._store.engine, self._store.layout
         fields = self._store.settings.indexed
-        scans = [engine.scan(layout.events(_NOBODY), by="timestamp", limit=1)]
-        scans += [engine.scan(layout.states(_NOBODY), where=[Where(f"data.{each}", ("",))], limit=1) for each in fields]
         try:
-            for scan in scans:
-                async for _ in scan:
+            async for _ in engine.scan(layout.events(_NOBODY), by="timestamp", limit=1):
+                pass
+            for each in fields:
+                async for _ in engine.scan(layout.states(_NOBODY), where=[Where(f"data.{each}", ("",))], limit=1):
                     pass
-        except (StoreUnavailable, InvalidData) as error:
-            raise StoreUnavailable(
-                "indexes", "MISSING", f"deploy what `tai-state indexes` prints, and wait until it is built ({error})"
-            ) from error
+        except StoreUnavailable as error:
+            if error.code != _NO_INDEX:
+                raise
+            what = f"deploy what `tai-state indexes` prints, and wait until it is built ({error})"
+            raise StoreUnavailable("a query", "MISSING_INDEX", what) from error
         if self._emulator:
             return "the emulator needs none: this shows nothing about a database at Google"
         return f"events can be found by time, and states by {', '.join(fields) or 'nothing (no field is indexed)'}"
