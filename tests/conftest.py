@@ -15,16 +15,17 @@ import pytest
 from hypothesis import settings
 from mockfirestore import MockFirestore
 
+from pytest_tai_state import without_emulator
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import EmulatorNotFound
 from tai_state.testing import ManualClock
-from tai_state.testing.emulator import running_emulator
+from tai_state.testing.emulator import Emulator, running_emulator
 from tai_state.testing.mockfirestore import MockFirestoreEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from tai_state.engines.api import Engine
@@ -63,7 +64,15 @@ def emulator_host() -> str:
     try:
         return _RUNNING.enter_context(running_emulator()).host
     except EmulatorNotFound as error:
-        pytest.skip(str(error))
+        without_emulator(error)
+
+
+@pytest.fixture(scope="session")
+def firestore_emulator() -> Iterator[Emulator]:
+    """The shared emulator, its address in the environment, in place of one of the plugin's own."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(EMULATOR, emulator_host())
+        yield Emulator(emulator_host())
 
 
 def _firestore(folder: Path, _: Clock) -> Engine:
