@@ -110,8 +110,9 @@ class EmulatorNotFound(NotFound):
     def __str__(self) -> str:
         return (
             f"no Firestore emulator: there is no {self.path}; install Java and one of"
-            " `gcloud components install cloud-firestore-emulator`, `apt-get install google-cloud-cli-firestore-emulator`,"
-            " `firebase setup:emulators:firestore`, or set FIRESTORE_EMULATOR_HOST to one that runs"
+            " `gcloud components install cloud-firestore-emulator`,"
+            " `apt-get install google-cloud-cli-firestore-emulator`, `firebase setup:emulators:firestore`,"
+            " or set FIRESTORE_EMULATOR_HOST to one that runs"
         )
 
 
