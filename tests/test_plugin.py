@@ -45,6 +45,9 @@ def test_other(): pass
 """
 
 
+STORES_ON_FIRESTORE = STORES.replace("tai_state_store", "firestore_store")
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
     """An environment in which no emulator can be found."""
@@ -95,6 +98,14 @@ def test_an_emulator_that_runs_is_used(tmp_path: Path, firestore_emulator: Emula
     code, output = _run_suite(tmp_path, EMULATOR)
     assert code == 0, output
     assert f"HOST {firestore_emulator.host}" in output
+
+
+@pytest.mark.usefixtures("firestore_emulator")
+def test_each_test_has_a_store_of_its_own_on_firestore(tmp_path: Path):
+    """The emulator is shared, what one test writes is not."""
+    code, output = _run_suite(tmp_path, STORES_ON_FIRESTORE)
+    assert code == 0, output
+    assert "2 passed" in output
 
 
 def test_without_an_emulator_tests_are_skipped_aloud(tmp_path: Path, bare: dict[str, str]):
