@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +268,7 @@ def test_emulator_runs_until_it_is_interrupted(program: Program):
     assert not answers(host)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes as Linux shows them")
 @pytest.mark.usefixtures("firestore_emulator")
 def test_emulator_ends_when_its_java_does(program: Program):
     """When the emulator dies the program does not wait for ever: it ends with 5 and says so."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 HANG_SECONDS = 60
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes as Linux shows them")
+
 PARENT = """
 import sys
 from tai_state.testing.emulator import started_emulator
@@ -102,6 +104,7 @@ def _fake(path: Path, text: str = "") -> Path:
     return path
 
 
+@on_linux
 @pytest.mark.usefixtures("unset", "firestore_emulator")
 def test_an_emulator_answers_for_as_long_as_the_block_runs(monkeypatch: pytest.MonkeyPatch):
     """It listens on the loopback address, answers requests, and is gone with its Java after the block."""
@@ -128,6 +131,7 @@ def test_an_error_in_the_block_ends_it(monkeypatch: pytest.MonkeyPatch):
     _wait_until_closed(connections[0])
 
 
+@on_linux
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.usefixtures("firestore_emulator")
 def test_java_goes_with_the_process_that_started_it(number: signal.Signals):
@@ -208,6 +212,7 @@ def test_what_ends_at_once_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         pass
 
 
+@on_linux
 @pytest.mark.usefixtures("unset")
 def test_what_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A program that starts and says nothing is ended after a bounded time."""
