@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -15,8 +15,6 @@ _SERVICE: Final = "/google.firestore.v1.Firestore/"
 _CALLS_PER_CHANNEL: Final = 64
 """An HTTP/2 connection to Google carries about a hundred calls at once; those beyond it wait unseen."""
 _CHANNELS_MAX: Final = 8
-
-_END_SECONDS: Final = 5.0
 
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
@@ -88,8 +86,6 @@ class Channels:
         self._credentials = credentials
         self._quota_project = quota_project
         self._channels: list[Channel] = []
-        self._streams: set[Any] = set()
-        self._no_streams = asyncio.Event()
 
     @contextmanager
     def borrow(self) -> Generator[Channel, None, None]:
@@ -114,28 +110,9 @@ class Channels:
             credentials=self._credentials, quota_project_id=self._quota_project, options=(*_OPTIONS, _KEEPALIVE)
         )
 
-    def tracked(self, call: Any) -> Any:
-        """A call that streams answers, noted so that closing can wait for its end."""
-        self._streams.add(call)
-        call.add_done_callback(self._ended)
-        return call
-
-    def _ended(self, call: Any) -> None:
-        self._streams.discard(call)
-        if not self._streams:
-            self._no_streams.set()
-
     async def aclose(self) -> None:
-        """End all channels, and the calls still on them."""
+        """End all channels."""
         channels, self._channels = self._channels, []
-        for call in list(self._streams):
-            call.cancel()
-        # The end of a call that was broken off arrives later. It must find this event loop, or the driver fails in
-        # the next one.
-        self._no_streams.clear()
-        if self._streams:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._no_streams.wait(), _END_SECONDS)
         for each in channels:
             await each.connection.close()
 
@@ -151,6 +128,11 @@ async def connect(address: Address) -> Channels:
     # Finding them reads files, and may ask the machine's metadata server.
     credentials, _ = await asyncio.to_thread(driver.auth.default, scopes=driver.Transport.AUTH_SCOPES)
     return Channels(address, credentials, getattr(credentials, "quota_project_id", None))
+
+
+def break_off(call: Any) -> None:
+    """Have a call with one answer end soon. Its own ``cancel`` would also stop waiting for that end."""
+    call._cython_call.cancel("the caller was cancelled")  # noqa: SLF001
 
 
 def metadata(address: Address, database: str, parameter: str) -> tuple[tuple[str, str], ...]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
 from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
 from tai_state.engines.filtering import passes
 from tai_state.engines.firestore import driver
-from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
+from tai_state.engines.firestore.channels import Address, Channels, break_off, connect, metadata
 from tai_state.engines.firestore.errors import mapped
 from tai_state.engines.firestore.listening import Listener, Watch
 from tai_state.engines.firestore.messages import (
@@ -28,6 +28,9 @@ from tai_state.engines.firestore.queries import Plan, is_within, plan, query
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.engines.paging import Page, Paged
 from tai_state.engines.watching import is_collection
+from tai_state.errors import StoreTimeout
+
+T = TypeVar("T")
 
 DEADLINE_SECONDS: Final = 15.0
 """For each call: shorter than a store looks after a change, so that it can still find out what became of it."""
@@ -62,25 +65,28 @@ class Connection:
         self._by_database = metadata(address, self.names.database, "database")
         self._by_parent = metadata(address, self.names.root, "parent")
         self._listener = Listener(self.names, channels, self._by_database)
-        self._commits: set[asyncio.Task[Committed]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def aclose(self) -> None:
-        """Wait for the commits under way, then end everything."""
+        """Wait for the calls under way, then end everything."""
         try:
-            if self._commits:
-                await asyncio.wait(self._commits)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._listener.aclose()
                 await self._channels.aclose()
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        return await self._finished(self._read(paths))
+
+    async def _read(self, paths: Sequence[str]) -> Reading:
         found: dict[str, Document] = {}
         time_us = 0
         request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]))
         with _translated("read"), self._channels.borrow() as channel:
             call = channel.batch_get(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
-            async for response in self._channels.tracked(call):
+            async for response in call:
                 time_us = max(time_us, microseconds(response.read_time))
                 if response.WhichOneof("result") == "found":
                     path = self.names.path(response.found.name)
@@ -96,19 +102,21 @@ class Connection:
 
     async def query(self, request: Any) -> tuple[list[Any], bool]:
         """The next documents' messages of a query, bounded in number and bytes, and whether more may follow."""
+        return await self._finished(self._query(request))
+
+    async def _query(self, request: Any) -> tuple[list[Any], bool]:
         found: list[Any] = []
         size = 0
         with _translated("scan"), self._channels.borrow() as channel:
             call = channel.run_query(request, metadata=self._by_parent, timeout=DEADLINE_SECONDS)
-            try:
-                async for response_bytes, response in self._channels.tracked(call):
-                    if response.document.name:
-                        found.append(response.document)
-                        size += response_bytes
-                        if size >= _PAGE_BYTES:
-                            return found, True
-            finally:
-                call.cancel()
+            async for response_bytes, response in call:
+                if response.document.name:
+                    found.append(response.document)
+                    size += response_bytes
+                if size >= _PAGE_BYTES:
+                    call.cancel()
+                    await call.code()
+                    return found, True
         return found, len(found) >= request.structured_query.limit.value
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
@@ -118,15 +126,22 @@ class Connection:
         if not request.writes:
             time_us = (await self.read([])).time_us
             return Committed(time_us, time_us)
-        # In a task of its own: a caller's cancellation does not break it off, and closing waits for it.
-        task = asyncio.create_task(self._commit(request, required(writes)))
-        self._commits.add(task)
-        task.add_done_callback(self._commits.discard)
-        return await asyncio.shield(task)
+        sent: list[Any] = []
+        task = self._begun(self._commit(request, required(writes), sent))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if sent:
+                break_off(sent[0])
+            else:
+                task.cancel()
+            raise
 
-    async def _commit(self, request: Any, required_path: str | None) -> Committed:
+    async def _commit(self, request: Any, required_path: str | None, sent: list[Any]) -> Committed:
         with _translated("commit", required_path), self._channels.borrow() as channel:
-            response = await channel.commit(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
+            call = channel.commit(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
+            sent.append(call)
+            response = await call
         time_us = microseconds(response.commit_time)
         return Committed(time_us, time_us)
 
@@ -138,11 +153,32 @@ class Connection:
         watch = Watch(Watched([*map(Target, groups), *(Target(collection=each) for each in collections)]))
         self._listener.add(watch)
         try:
-            with _translated("watch"):
+            try:
                 await asyncio.wait_for(watch.established(), DEADLINE_SECONDS)
+            except TimeoutError as error:
+                raise StoreTimeout("watch", "DEADLINE_EXCEEDED", "no answer in time") from error
             yield watch
         finally:
             await self._listener.remove(watch)
+
+    async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a call, which goes on when the caller is cancelled, until its deadline at most."""
+        return await asyncio.shield(self._begun(work))
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A call, made in a task of the engine's.
+
+        It is never left before its end, or the driver fails in the next event loop: that is where the end arrives.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whose caller was cancelled, its failure concerns nobody
 
 
 class _Pages:
@@ -191,11 +227,5 @@ def _translated(operation: str, required: str | None = None) -> Generator[None, 
     """Errors of the driver as errors of the tree."""
     try:
         yield
-    except asyncio.CancelledError as error:
-        # The driver raises it also where the engine was closed meanwhile.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise mapped(error, operation, required=required) from error
     except Exception as error:
         raise mapped(error, operation, required=required) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import msgspec
@@ -61,21 +60,19 @@ OTHER: Final = Meaning("the connection failed", unknown=True)
 _DETAILS_MAX: Final = 300
 
 
-def code_of(error: BaseException) -> str:
+def code_of(error: Exception) -> str:
     """The status code's name; where the error has none, the name of its class."""
-    if isinstance(error, asyncio.CancelledError):
-        return "CANCELLED"
     code = getattr(error, "code", None)
     name = getattr(code(), "name", None) if callable(code) else None
     return name if isinstance(name, str) else type(error).__name__
 
 
-def is_lasting(error: BaseException) -> bool:
+def is_lasting(error: Exception) -> bool:
     """Whether trying again by itself is of no use."""
     return MEANINGS.get(code_of(error), OTHER).lasting
 
 
-def mapped(error: BaseException, operation: str, *, required: str | None = None) -> TaiStateError:
+def mapped(error: Exception, operation: str, *, required: str | None = None) -> TaiStateError:
     """The error of the tree that a driver's error stands for.
 
     Args:
@@ -99,7 +96,7 @@ def mapped(error: BaseException, operation: str, *, required: str | None = None)
     return found
 
 
-def _details(error: BaseException) -> str:
+def _details(error: Exception) -> str:
     """What the server says: the first line, cut short."""
     details = getattr(error, "details", None)
     text = details() if callable(details) else str(error)

@@ -119,16 +119,11 @@ class Listener:
     async def _listen(self) -> None:
         pause = _PAUSE_SECONDS_MIN
         while True:
-            error: BaseException | None = None
+            error: Exception | None = None
             try:
                 with self._channels.borrow() as channel:
                     if await self._stream(channel):
                         pause = _PAUSE_SECONDS_MIN
-            except asyncio.CancelledError as failure:
-                # The driver raises it also where the call was broken off in another way.
-                if (task := asyncio.current_task()) is None or task.cancelling():
-                    raise
-                error = failure
             except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
                 error = failure
             if error is not None:
@@ -136,7 +131,7 @@ class Listener:
             await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - spreads the load of many processes
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
-    def _tell(self, error: BaseException) -> None:
+    def _tell(self, error: Exception) -> None:
         _log.warning("watching is interrupted: %s", type(error).__name__)
         found = mapped(error, "watch")
         if is_lasting(error):
@@ -161,10 +156,11 @@ class Listener:
         for target_id, (target, _) in self._targets.items():
             requests.put_nowait(self._request(target_id, target))
         self._requests = requests
-        call = self._channels.tracked(channel.listen(metadata=self._metadata))
+        call = channel.listen(metadata=self._metadata)
         sending = asyncio.create_task(_send(call, requests))
         heard = False
         try:
+            await asyncio.sleep(0)  # a call that has not begun does not end either
             while (response := await call.read()) is not driver.aio.EOF:
                 heard = True
                 self._apply(response)
@@ -173,7 +169,7 @@ class Listener:
                 self._requests = None
             sending.cancel()
             call.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            await asyncio.gather(sending, call.code(), return_exceptions=True)
         return heard
 
     def _request(self, target_id: int, target: Target) -> Any:
