@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -87,7 +88,9 @@ class Listener:
         self._ids = count(1)
         self._targets: dict[int, tuple[Target, Watch]] = {}
         self._requests: asyncio.Queue[Any] | None = None  # of the present stream
-        self._task: asyncio.Task[None] | None = None
+        self._call: Any | None = None  # likewise
+        self._stop: asyncio.Event | None = None  # of the present task
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, watch: Watch) -> None:
         """Have a watch's targets told from now on."""
@@ -96,8 +99,11 @@ class Listener:
             self._targets[target_id] = (target, watch)
             if self._requests is not None:
                 self._requests.put_nowait(self._request(target_id, target))
-        if self._task is None and self._targets:
-            self._task = asyncio.create_task(self._listen(), name="tai-state firestore listener")
+        if self._stop is None and self._targets:
+            self._stop = asyncio.Event()
+            task = asyncio.create_task(self._listen(self._stop), name="tai-state firestore listener")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def remove(self, watch: Watch) -> None:
         """Have its targets told no longer; the last one's leaving ends the stream."""
@@ -110,25 +116,31 @@ class Listener:
 
     async def aclose(self) -> None:
         """End the stream, and with it all watches."""
-        task, self._task = self._task, None
         self._fail_all(StoreUnavailable("watch", "CLOSED", "the store was closed"))
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if self._stop is not None:
+            self._stop.set()
+            self._stop = None
+        if self._call is not None:
+            # Not the task: what the driver waits for must arrive, or it fails in the next event loop.
+            self._call.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
-    async def _listen(self) -> None:
+    async def _listen(self, stop: asyncio.Event) -> None:
         pause = _PAUSE_SECONDS_MIN
-        while True:
-            error: Exception | None = None
+        while not stop.is_set():
             try:
                 with self._channels.borrow() as channel:
-                    if await self._stream(channel):
+                    if await self._stream(channel, stop):
                         pause = _PAUSE_SECONDS_MIN
+            except asyncio.CancelledError:
+                if not stop.is_set():
+                    raise
             except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
-                error = failure
-            if error is not None:
-                self._tell(error)
-            await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - spreads the load of many processes
+                self._tell(failure)
+            with suppress(TimeoutError):
+                # The chance spreads the load of many processes.
+                await asyncio.wait_for(stop.wait(), pause * (1 + random.random()))  # noqa: S311
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
     def _tell(self, error: Exception) -> None:
@@ -150,23 +162,22 @@ class Listener:
             del self._targets[target_id]
         watch.fail(error)
 
-    async def _stream(self, channel: Channel) -> bool:
+    async def _stream(self, channel: Channel, stop: asyncio.Event) -> bool:
         """One stream from its first request to its end. Returns whether anything came."""
         requests: asyncio.Queue[Any] = asyncio.Queue()
         for target_id, (target, _) in self._targets.items():
             requests.put_nowait(self._request(target_id, target))
-        self._requests = requests
         call = channel.listen(metadata=self._metadata)
+        self._requests, self._call = requests, call
         sending = asyncio.create_task(_send(call, requests))
         heard = False
         try:
-            await asyncio.sleep(0)  # a call that has not begun does not end either
-            while (response := await call.read()) is not driver.aio.EOF:
+            while not stop.is_set() and (response := await call.read()) is not driver.aio.EOF:
                 heard = True
                 self._apply(response)
         finally:
-            if self._requests is requests:  # the next stream may have begun already
-                self._requests = None
+            if self._call is call:  # the next stream may have begun already
+                self._requests = self._call = None
             sending.cancel()
             call.cancel()
             await asyncio.gather(sending, call.code(), return_exceptions=True)
