@@ -77,10 +77,25 @@ def firestore_emulator() -> Iterator[Emulator]:
 
 def _firestore(folder: Path, _: Clock) -> Engine:
     """The engine on a project that belongs to a folder: the emulator makes it when it is first named."""
-    project = f"test-{hashlib.sha256(f'{_SECRET} {folder}'.encode()).hexdigest()[:20]}"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(EMULATOR, emulator_host())
-        return FirestoreEngine(project)
+        return FirestoreEngine(_project(folder))
+
+
+@pytest.fixture
+def firestore(tmp_path: Path) -> Callable[..., FirestoreEngine]:
+    """Gives an engine, not yet opened, over a project of this test's own, or the one that is named."""
+
+    def make(project: str = "", database: str = "(default)") -> FirestoreEngine:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv(EMULATOR, emulator_host())
+            return FirestoreEngine(project or _project(tmp_path), database)
+
+    return make
+
+
+def _project(folder: Path) -> str:
+    return f"test-{hashlib.sha256(f'{_SECRET} {folder}'.encode()).hexdigest()[:20]}"
 
 
 _BOTH = ("asyncio", "trio")

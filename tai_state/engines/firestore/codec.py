@@ -31,7 +31,8 @@ INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 NATIVE_DEPTH_MAX: Final = 19
 """Firestore nests 20 deep, and the map that holds a text needs one of them."""
-_KEY_BYTES_MAX: Final = 1_500
+PATH_BYTES_MAX: Final = 1_500 - len("._json")
+"""Firestore's limit for the keys above a value and its own, joined by dots; beneath, a text must find room."""
 _UTF8_BYTES_MAX: Final = 4
 
 COMPRESSED: Final = frozenset({"payload", "to_state", "state"})
@@ -65,33 +66,33 @@ def encode(fields: Fields, to: Any) -> None:
         if type(text) is str and len(text) >= COMPRESSED_FROM:
             to[name].bytes_value = zlib.compress(text.encode(), _COMPRESSION_LEVEL)
             fields = {key: value for key, value in fields.items() if key != name}
-    _encode_map(fields, to, 1)
+    _encode_map(fields, to, 1, 0)
 
 
-def _encode_map(fields: Fields, to: Any, depth: int) -> None:
+def _encode_map(fields: Fields, to: Any, depth: int, above: int) -> None:
+    """Write a map of this depth (the document's own fields: 1), so many bytes of path above its keys."""
     odd: Fields = {}
     for key, value in fields.items():
-        kind: type[Any] = type(value)
-        if is_odd(key):
+        kind: Any = type(value)
+        if is_odd(key, above):
             odd[key] = value
         elif kind is str:
             to[key].string_value = value
+        elif kind is dict or kind is list or kind is tuple:
+            _encode_container(kind, value, to[key], depth, above + len(key.encode()) + 1)
         else:
-            _encode(kind, value, to[key], depth)
+            _encode_scalar(kind, value, to[key])
     if odd:
         to[_KEYS].string_value = msgspec.json.encode(odd).decode()
 
 
-def _encode(kind: type[Any], value: Any, to: Any, depth: int) -> None:
-    """Write one value that stands in a map of this depth (the document's own fields: 1)."""
+def _encode_scalar(kind: type[Any], value: Any, to: Any) -> None:
     if kind is str:
         to.string_value = value
     elif kind is int and INT_MIN <= value <= INT_MAX:
         to.integer_value = value
     elif kind is int:
         _encode_text(value, to)
-    elif kind is dict or kind is list or kind is tuple:
-        _encode_container(kind, value, to, depth)
     elif kind is bool:
         to.boolean_value = value
     elif value is None:
@@ -102,35 +103,44 @@ def _encode(kind: type[Any], value: Any, to: Any, depth: int) -> None:
         raise TypeError(f"a {kind.__name__} that is not plain JSON cannot be stored")
 
 
-def _encode_container(kind: type[Any], value: Any, to: Any, depth: int) -> None:
+def _encode_container(kind: type[Any], value: Any, to: Any, depth: int, above: int) -> None:
     if depth > NATIVE_DEPTH_MAX:
         _encode_text(value, to)
     elif kind is dict:
         to.map_value.SetInParent()
-        _encode_map(value, to.map_value.fields, depth + 1)
+        _encode_map(value, to.map_value.fields, depth + 1, above)
     else:
         to.array_value.SetInParent()
-        _encode_array(value, to.array_value.values, depth + 1)
+        _encode_array(value, to.array_value.values, depth + 1, above)
 
 
-def _encode_array(values: list[Any] | tuple[Any, ...], to: Any, depth: int) -> None:
+def _encode_array(values: list[Any] | tuple[Any, ...], to: Any, depth: int, above: int) -> None:
     for value in values:
-        kind: type[Any] = type(value)
+        kind: Any = type(value)
         if kind is list or kind is tuple:
             _encode_text(value, to.add())
+        elif kind is dict:
+            _encode_container(kind, value, to.add(), depth, above)
         else:
-            _encode(kind, value, to.add(), depth)
+            _encode_scalar(kind, value, to.add())
 
 
 def _encode_text(value: Any, to: Any) -> None:
     to.map_value.fields[_JSON].string_value = msgspec.json.encode(value).decode()
 
 
-def is_odd(key: str) -> bool:
-    """Whether a map's entry of this key stands as text: Firestore refuses the key, or this module uses it."""
-    if not key or key[0] == "_":
-        return not key or key in _RESERVED or (key[1:2] == "_" and key[-2:] == "__" and len(key) > 3)  # noqa: PLR2004
-    return len(key) * _UTF8_BYTES_MAX > _KEY_BYTES_MAX and len(key.encode()) > _KEY_BYTES_MAX
+def is_odd(key: str, above: int = 0) -> bool:
+    """Whether a map's entry of this key stands as text: Firestore refuses the key, or this module uses it.
+
+    Args:
+        key: of the entry.
+        above: the bytes of the keys above it, each with a dot behind it.
+    """
+    if not key or (
+        key[0] == "_" and (key in _RESERVED or (key[1:2] == "_" and key[-2:] == "__" and len(key) > 3))  # noqa: PLR2004
+    ):
+        return True
+    return above + len(key) * _UTF8_BYTES_MAX > PATH_BYTES_MAX and above + len(key.encode()) > PATH_BYTES_MAX
 
 
 def decode(values: Any) -> Fields:

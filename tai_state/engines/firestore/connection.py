@@ -12,7 +12,6 @@ import anyio
 
 from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
 from tai_state.engines.filtering import passes
-from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Address, Channels, break_off, connect, metadata
 from tai_state.engines.firestore.errors import mapped
 from tai_state.engines.firestore.listening import Listener, Watch
@@ -214,9 +213,7 @@ async def open_connection(address: Address, capabilities: Capabilities, request_
 
     Raises:
         StoreUnavailable: there are no credentials.
-        RuntimeError: this process was forked from one that used Firestore.
     """
-    driver.check_process()
     with _translated("open"):
         channels = await connect(address)
     return Connection(address, channels, capabilities, request_bytes_max)

@@ -67,15 +67,16 @@ class FirestoreEngine:
             StoreUnavailable: there are no credentials.
             RuntimeError: not under asyncio, or in a process forked from one that used Firestore.
         """
-        self._loop = _running_loop()
         try:
-            from tai_state.engines.firestore import channels, connection  # noqa: PLC0415 - half a second
+            from tai_state.engines.firestore import channels, connection, driver  # noqa: PLC0415 - half a second
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in {"google", "grpc"}:
                 raise
             raise UnknownStore(
                 "the store on Firestore is an extra", 'install it by: pip install "tai-state[firestore]"'
             ) from error
+        driver.check_process()
+        self._loop = _running_loop()
         address = channels.Address(self._project, self._database, self._emulator)
         self._connection = await connection.open_connection(address, self._capabilities, self._request_bytes_max)
         self._process = os.getpid()

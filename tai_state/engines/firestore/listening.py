@@ -109,7 +109,7 @@ class Listener:
         """Have its targets told no longer; the last one's leaving ends the stream."""
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
-            if self._requests is not None:
+            if self._requests is not None and self._targets:
                 self._requests.put_nowait(watch_no_longer(self._names, target_id))
         if not self._targets:
             await self.aclose()
@@ -178,9 +178,11 @@ class Listener:
         finally:
             if self._call is call:  # the next stream may have begun already
                 self._requests = self._call = None
-            sending.cancel()
             call.cancel()
-            await asyncio.gather(sending, call.code(), return_exceptions=True)
+            requests.put_nowait(None)
+            await asyncio.gather(call.code(), return_exceptions=True)
+            sending.cancel()  # it may wait for a beginning that never came
+            await asyncio.gather(sending, return_exceptions=True)
         return heard
 
     def _request(self, target_id: int, target: Target) -> Any:
@@ -241,5 +243,6 @@ class Listener:
 
 
 async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:
-    while True:
-        await call.write(await requests.get())
+    """Send requests until there is a None."""
+    while (request := await requests.get()) is not None:
+        await call.write(request)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from tai_state.engines.api import Where
-from tai_state.engines.firestore.codec import COMPRESSED, INT_MAX, INT_MIN, NATIVE_DEPTH_MAX, is_odd
+from tai_state.engines.firestore.codec import COMPRESSED, INT_MAX, INT_MIN, NATIVE_DEPTH_MAX, PATH_BYTES_MAX, is_odd
 from tai_state.engines.firestore.driver import RunQueryRequest
 from tai_state.engines.firestore.fieldpaths import quoted
 from tai_state.engines.firestore.messages import Names
@@ -217,7 +217,8 @@ def _set(to: Any, value: str | int | float | bool) -> None:  # noqa: FBT001
 def _is_native(dotted: str) -> bool:
     """Whether the field at this path, where there is one, is stored as a value of Firestore's own."""
     keys = dotted.split(".")
-    return len(keys) <= NATIVE_DEPTH_MAX and not any(map(is_odd, keys)) and keys[0] not in COMPRESSED
+    is_short = len(keys) <= NATIVE_DEPTH_MAX and len(dotted.encode()) <= PATH_BYTES_MAX
+    return is_short and not any(map(is_odd, keys)) and keys[0] not in COMPRESSED
 
 
 def _is_indexed(value: str | float | bool | None) -> bool:  # noqa: FBT001
