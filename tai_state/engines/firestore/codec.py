@@ -73,7 +73,7 @@ def _encode_map(fields: Fields, to: Any, depth: int, above: int) -> None:
     """Write a map of this depth (the document's own fields: 1), so many bytes of path above its keys."""
     odd: Fields = {}
     for key, value in fields.items():
-        kind: Any = type(value)
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
         if is_odd(key, above):
             odd[key] = value
         elif kind is str:
@@ -116,7 +116,7 @@ def _encode_container(kind: type[Any], value: Any, to: Any, depth: int, above: i
 
 def _encode_array(values: list[Any] | tuple[Any, ...], to: Any, depth: int, above: int) -> None:
     for value in values:
-        kind: Any = type(value)
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind is list or kind is tuple:
             _encode_text(value, to.add())
         elif kind is dict:
