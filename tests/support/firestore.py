@@ -13,5 +13,5 @@ async def everything(engine: FirestoreEngine) -> list[str]:
     request = RunQueryRequest(parent=connection.names.root)
     request.structured_query.from_.add().all_descendants = True
     request.structured_query.limit.value = 10_000
-    messages, _ = await connection.query(request)
-    return sorted(connection.names.path(message.name) for message in messages)
+    documents, _, _ = await connection.query(request)
+    return sorted(document.path for document in documents)

@@ -99,24 +99,28 @@ class Connection:
         is_empty = end == "" or not all(each.values for each in where)
         return Paged(pages.fetch, 0 if is_empty else limit)
 
-    async def query(self, request: Any) -> tuple[list[Any], bool]:
-        """The next documents' messages of a query, bounded in number and bytes, and whether more may follow."""
+    async def query(self, request: Any) -> tuple[list[Document], Any, bool]:
+        """The next documents of a query, bounded in number and bytes; the last one's message; whether more follow."""
         return await self._finished(self._query(request))
 
-    async def _query(self, request: Any) -> tuple[list[Any], bool]:
-        found: list[Any] = []
+    async def _query(self, request: Any) -> tuple[list[Document], Any, bool]:
+        found: list[Document] = []
+        last: Any = None
         size = 0
         with _translated("scan"), self._channels.borrow() as channel:
             call = channel.run_query(request, metadata=self._by_parent, timeout=DEADLINE_SECONDS)
             async for response_bytes, response in call:
-                if response.document.name:
-                    found.append(response.document)
+                message = response.document
+                if name := message.name:
+                    # Each at once: many messages kept are many objects that the garbage collector goes through.
+                    found.append(document(self.names.path(name), message))
+                    last = message
                     size += response_bytes
                 if size >= _PAGE_BYTES:
                     call.cancel()
                     await call.code()
-                    return found, True
-        return found, len(found) >= request.structured_query.limit.value
+                    return found, last, True
+        return found, last, len(found) >= request.structured_query.limit.value
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         # The nonce only has to differ from the one before it in each document.
@@ -193,11 +197,9 @@ class _Pages:
     async def fetch(self) -> Page | None:
         if self._ended:
             return None
-        messages, more = await self._connection.query(query(self._scan, self._last, self._rows_max))
-        if messages:
-            self._last = messages[-1]
+        page, last, more = await self._connection.query(query(self._scan, self._last, self._rows_max))
+        self._last = last
         self._ended = not more
-        page = [document(self._connection.names.path(message.name), message) for message in messages]
         return self._narrowed(page) if self._scan.is_narrowed_here else page
 
     def _narrowed(self, page: Page) -> Page:

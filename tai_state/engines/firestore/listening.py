@@ -28,6 +28,7 @@ _log = logging.getLogger("tai_state")
 
 _PAUSE_SECONDS_MIN: Final = 0.1
 _PAUSE_SECONDS_MAX: Final = 5.0
+_SENDING_SECONDS: Final = 0.1
 
 # The kinds of a target's change, as ListenResponse numbers them.
 _ADD: Final = 1
@@ -181,6 +182,7 @@ class Listener:
             call.cancel()
             requests.put_nowait(None)
             await asyncio.gather(call.code(), return_exceptions=True)
+            await asyncio.wait([sending], timeout=_SENDING_SECONDS)
             sending.cancel()  # it may wait for a beginning that never came
             await asyncio.gather(sending, return_exceptions=True)
         return heard
