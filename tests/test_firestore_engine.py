@@ -14,6 +14,7 @@ import anyio
 import pytest
 import trio
 
+from tai_state import ChangeMetadata, FirestoreStore, open_store
 from tai_state.engines.api import ABSENT, ANYTHING, Change, Check, Put, Where, at
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.firestore.errors import MEANINGS, mapped
@@ -445,3 +446,17 @@ def test_changes_are_coalesced():
         watched.look("c/a")
     assert watched.pop() == Change("c/a", 3)
     assert watched.pop() is None
+
+
+async def test_the_store_by_its_original_name(
+    monkeypatch: pytest.MonkeyPatch, firestore: Callable[[], FirestoreEngine]
+):
+    monkeypatch: pytest.MonkeyPatch, firestore: Callable[[], FirestoreEngine]
+):
+    """``FirestoreStore`` opens what ``open_store`` opens at the same address."""
+    monkeypatch.setenv(EMULATOR, str(firestore()._emulator))
+    project, metadata = fresh_project(), ChangeMetadata("tester", "a test")
+    async with FirestoreStore(project, "other", indexed=("status",)) as store:
+        await store.save_state("bank", "alice", {"status": "open"}, metadata)
+    async with open_store(f"firestore://{project}/other") as store:
+        assert (await store.get_state("bank", "alice")).data == {"status": "open"}

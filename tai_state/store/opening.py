@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import parse_qsl, unquote
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
 
 from tai_state.engines.api import Engine
 from tai_state.engines.firestore.engine import FirestoreEngine
@@ -74,6 +75,22 @@ def open_store(
     )
     layout = Layout(root or options.get("root", ""), namespace or options.get("namespace", ""))
     return StateStore(_engine(address, settings.clock, create=create), layout, settings)
+
+
+def FirestoreStore(  # noqa: N802 - the original's name
+    project_id: str, database: str = "(default)", **options: Any
+) -> StateStore:
+    """A store on a Firestore database: :func:`open_store` with its address, by the original's name.
+
+    Args:
+        project_id: the id of the Google Cloud project.
+        database: the id of the database in it.
+        options: those of :func:`open_store`.
+
+    Raises:
+        UnknownStore: an id is none.
+    """
+    return open_store(f"firestore://{quote(project_id, safe='')}/{quote(database, safe='')}", **options)
 
 
 def _options(address: str) -> dict[str, str]:
