@@ -451,8 +451,6 @@ def test_changes_are_coalesced():
 async def test_the_store_by_its_original_name(
     monkeypatch: pytest.MonkeyPatch, firestore: Callable[[], FirestoreEngine]
 ):
-    monkeypatch: pytest.MonkeyPatch, firestore: Callable[[], FirestoreEngine]
-):
     """``FirestoreStore`` opens what ``open_store`` opens at the same address."""
     monkeypatch.setenv(EMULATOR, str(firestore()._emulator))
     project, metadata = fresh_project(), ChangeMetadata("tester", "a test")
