@@ -40,6 +40,7 @@ from tai_state.history.recovery import RecoveryReport as RecoveryReport
 from tai_state.history.transfer import TransferStats as TransferStats
 from tai_state.history.validation import ConsistencyReport as ConsistencyReport
 from tai_state.store.handle import StateHandle as StateHandle
+from tai_state.store.opening import FirestoreStore as FirestoreStore
 from tai_state.store.opening import open_store as open_store
 from tai_state.store.policies import AnyOf as AnyOf
 from tai_state.store.policies import EveryBytes as EveryBytes
@@ -82,6 +83,7 @@ __all__ = [
     "EveryInterval",
     "Expected",
     "Finding",
+    "FirestoreStore",
     "GovernorExists",
     "GovernorNotFound",
     "IdempotencyConflict",

@@ -6,7 +6,8 @@
     ├── NotFound
     │   ├── StateNotFound          no such state, or it is deleted
     │   ├── GovernorNotFound       no such governor
-    │   └── StoreNotFound          no store at that address
+    │   ├── StoreNotFound          no store at that address
+    │   └── EmulatorNotFound       no Firestore emulator is installed here
     ├── Rejected                   refused before anything was sent
     │   ├── InvalidId              an id that cannot be stored
     │   ├── InvalidData            data that is not plain JSON
@@ -100,6 +101,19 @@ class StoreNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"there is no store at {self.path!r}; check the address (reading does not create one)"
+
+
+@dataclass(eq=False)
+class EmulatorNotFound(NotFound):
+    """No Firestore emulator can be started here; ``path`` names what was looked for. What to do: install one."""
+
+    def __str__(self) -> str:
+        return (
+            f"no Firestore emulator: there is no {self.path}; install Java and one of"
+            " `gcloud components install cloud-firestore-emulator`,"
+            " `apt-get install google-cloud-cli-firestore-emulator`, `firebase setup:emulators:firestore`,"
+            " or set FIRESTORE_EMULATOR_HOST to one that runs"
+        )
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ def main(folder: Path) -> None:
     [wheel] = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "tai_state/py.typed" in names, "the wheel does not say that it is typed"
-    strays = [name for name in names if not name.startswith(("tai_state/", "tai_state-"))]
+    strays = [name for name in names if not name.startswith(("tai_state/", "tai_state-", "pytest_tai_state.py"))]
     assert not strays, f"the wheel holds {strays}"
     with tempfile.TemporaryDirectory() as place:
         venv.create(place, with_pip=True)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from mockfirestore import MockFirestore
 
+from pytest_tai_state import without_emulator
+from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.errors import EmulatorNotFound
 from tai_state.testing import ManualClock
+from tai_state.testing.emulator import Emulator, running_emulator
+from tai_state.testing.mockfirestore import MockFirestoreEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from tai_state.engines.api import Engine
@@ -28,17 +37,98 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 @dataclass(frozen=True)
 class EngineUnderTest:
-    """One engine: ``make`` gives it over the store in a folder; the same folder, the same store."""
+    """One engine: ``make`` gives it over the store in a folder; the same folder, the same store.
+
+    Attributes:
+        name: of the engine.
+        durable: its stores can be opened again.
+        in_files: its documents are in the folder.
+        loops: the event loops that it runs under.
+        make: see above.
+    """
 
     name: str
     durable: bool
+    in_files: bool
+    loops: tuple[str, ...]
     make: Callable[[Path, Clock], Engine]
 
 
+_RUNNING = ExitStack()
+_SECRET = secrets.token_hex(8)
+
+
+@cache
+def emulator_host() -> str:
+    """The address of the emulator that all tests share, started when the first one asks."""
+    try:
+        return _RUNNING.enter_context(running_emulator()).host
+    except EmulatorNotFound as error:
+        without_emulator(error)
+
+
+@pytest.fixture(scope="session")
+def firestore_emulator() -> Iterator[Emulator]:
+    """The shared emulator, its address in the environment, in place of one of the plugin's own."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(EMULATOR, emulator_host())
+        yield Emulator(emulator_host())
+
+
+def _firestore(folder: Path, _: Clock) -> Engine:
+    """The engine on a project that belongs to a folder: the emulator makes it when it is first named."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(EMULATOR, emulator_host())
+        return FirestoreEngine(_project(folder))
+
+
+@pytest.fixture
+def firestore(tmp_path: Path) -> Callable[..., FirestoreEngine]:
+    """Gives an engine, not yet opened, over a project of this test's own, or the one that is named."""
+
+    def make(project: str = "", database: str = "(default)") -> FirestoreEngine:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv(EMULATOR, emulator_host())
+            return FirestoreEngine(project or _project(tmp_path), database)
+
+    return make
+
+
+def _project(folder: Path) -> str:
+    return f"test-{hashlib.sha256(f'{_SECRET} {folder}'.encode()).hexdigest()[:20]}"
+
+
+_BOTH = ("asyncio", "trio")
 ENGINES = (
-    EngineUnderTest("memory", False, lambda _, clock: MemoryEngine(clock)),
-    EngineUnderTest("sqlite", True, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)),
+    EngineUnderTest("memory", False, False, _BOTH, lambda _, clock: MemoryEngine(clock)),
+    EngineUnderTest("sqlite", True, True, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)),
+    EngineUnderTest("firestore", True, False, ("asyncio",), _firestore),
+    EngineUnderTest("mockfirestore", False, False, _BOTH, lambda _, clock: MockFirestoreEngine(MockFirestore(), clock)),
 )
+
+
+def pytest_unconfigure() -> None:
+    """End the emulator."""
+    _RUNNING.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests of an engine under an event loop that it does not run under."""
+    for item in items:
+        if "firestore-read_is_one_snapshot" in item.nodeid.replace("mockfirestore", "mock"):
+            item.add_marker(pytest.mark.skip(reason=_EMULATOR_TEARS))
+    kept = [item for item in items if _can_run(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not _can_run(item)])
+    items[:] = kept
+
+
+_EMULATOR_TEARS = "the emulator shows a commit document by document; Firestore shows it at one moment"
+
+
+def _can_run(item: pytest.Item) -> bool:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    loops = {each for each in parameters if isinstance(each, str)} & set(_BOTH)
+    return all(loops <= set(each.loops) for each in parameters if isinstance(each, EngineUnderTest))
 
 
 @pytest.hookimpl(tryfirst=True)

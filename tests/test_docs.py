@@ -496,7 +496,7 @@ def test_missing_names_are_seen() -> None:
     """The look-up of names finds fields and functions, and tells those that are not there."""
     assert _is_there("tai_state.VersionConflict.expected")
     assert _is_there("tai_state.store.layout.Layout.states")
-    assert not _is_there("tai_state.FirestoreStore")
+    assert not _is_there("tai_state.EtcdStore")
     assert not _is_there("tai_state.StateSnapshot.touch")
 
 

@@ -41,8 +41,11 @@ from tai_state import (
     UnknownStore,
     open_store,
 )
+from tai_state.engines.firestore.engine import FirestoreEngine
 from tai_state.errors import DocumentTooLarge, Inconsistent
+from tai_state.testing.mockfirestore import OWN_FIELD, MockFirestoreEngine
 
+from .support.firestore import everything
 from .support.stores import GOVERNOR, METADATA, CountingEngine, Place, Places, collected, dump
 
 pytestmark = pytest.mark.anyio
@@ -369,13 +372,25 @@ async def test_an_id_that_looks_dangerous(places: Places, identifier: str) -> No
 async def _documents(store: StateStore) -> list[str]:
     """The paths of all documents in the store's engine, wherever they are."""
     engine: Any = store.engine
+    if isinstance(engine, MockFirestoreEngine):
+        return sorted(_in_mock(engine._root(), ""))
     if isinstance(getattr(engine, "_documents", None), dict):
         return sorted(engine._documents)
+    if isinstance(engine, FirestoreEngine):
+        return await everything(engine)
     connection = apsw.Connection(engine._path, flags=apsw.SQLITE_OPEN_READONLY)
     try:
         return sorted(path for (path,) in connection.execute("SELECT path FROM documents"))
     finally:
         connection.close()
+
+
+def _in_mock(entry: dict[str, Any], path: str) -> Iterator[str]:
+    if OWN_FIELD in entry:
+        yield path
+    for name, below in entry.items():
+        if isinstance(below, dict):
+            yield from _in_mock(below, f"{path}/{name}".removeprefix("/"))
 
 
 async def test_no_two_ids_are_one(places: Places, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class MemoryEngine:
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
         await anyio.lowlevel.checkpoint()
-        return Reading(tuple(self._documents.get(path) for path in paths), self._clock.now_us())
+        return Reading(tuple(self._get(path) for path in paths), self._clock.now_us())
 
     def scan(  # noqa: D102
         self,
@@ -107,28 +107,36 @@ class MemoryEngine:
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         encoded = {write.path: msgspec.json.encode(write.fields).decode() for write in writes if isinstance(write, Put)}
         sizes = {write.path: len(encoded.get(write.path, "").encode()) for write in writes}
-        check_budget(sizes, len(writes), _CAPABILITIES)
+        check_budget(sizes, len(writes), self.capabilities)
         await anyio.lowlevel.checkpoint()
         for write in writes:
-            document = self._documents.get(write.path)
+            document = self._get(write.path)
             if not holds(write.require, None if document is None else document.revision):
                 raise CommitRefused(write.path)
-        self._revision += 1
+        revision = self._next_revision()
         now = self._clock.now_us()
         for write in writes:
             if isinstance(write, Put):
-                self._put(write.path, encoded[write.path], now)
+                before = self._get(write.path)
+                created = now if before is None else before.created_us
+                self._put(Document(write.path, encoded[write.path], revision, created, now))
             elif isinstance(write, Delete):
                 self._delete(write.path)
         self._signal.raise_()
-        return Committed(self._revision, now)
+        return Committed(revision, now)
 
-    def _put(self, path: str, text: str, now: int) -> None:
-        before = self._documents.get(path)
-        if before is None:
-            collection, _, document_id = path.rpartition("/")
+    def _next_revision(self) -> int:
+        self._revision += 1
+        return self._revision
+
+    def _get(self, path: str) -> Document | None:
+        return self._documents.get(path)
+
+    def _put(self, document: Document) -> None:
+        if document.path not in self._documents:
+            collection, _, document_id = document.path.rpartition("/")
             insort(self._ids.setdefault(collection, []), document_id)
-        self._documents[path] = Document(path, text, self._revision, before.created_us if before else now, now)
+        self._documents[document.path] = document
 
     def _delete(self, path: str) -> None:
         if self._documents.pop(path, None):
@@ -145,7 +153,7 @@ class MemoryEngine:
                 if is_collection(target):
                     present |= {doc.path: doc.revision for doc in self._ordered(target, "", None)}
                 else:
-                    document = self._documents.get(target)
+                    document = self._get(target)
                     present[target] = None if document is None else document.revision
             return present
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import parse_qsl, unquote
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
 
 from tai_state.engines.api import Engine
+from tai_state.engines.firestore.engine import FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import UnknownStore
@@ -20,7 +22,9 @@ from tai_state.values.times import Clock
 ENVIRONMENT = "TAI_STATE_STORE"
 DEFAULT_URL = "sqlite:///tai-state.db"
 
-_FORMS = "memory://, sqlite:///relative.db or sqlite:////absolute.db"
+PROJECT = "GOOGLE_CLOUD_PROJECT"
+
+_FORMS = "memory://, sqlite:///relative.db, sqlite:////absolute.db or firestore://project/database"
 
 
 def open_store(
@@ -38,8 +42,10 @@ def open_store(
     """A store at an address; nothing is opened before ``async with``.
 
     Args:
-        url: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; without one the environment's
-            ``TAI_STATE_STORE``, else ``sqlite:///tai-state.db``. ``?root=…&namespace=…&indexed=a,b`` may follow.
+        url: ``memory://``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``firestore://project`` or
+            ``firestore://project/database`` (without a project: the environment's ``GOOGLE_CLOUD_PROJECT``); without
+            one the environment's ``TAI_STATE_STORE``, else ``sqlite:///tai-state.db``.
+            ``?root=…&namespace=…&indexed=a,b`` may follow.
         root: with ``namespace``, the documents the store lives under, where it shares its engine.
         namespace: see ``root``.
         indexed: state fields that ``find_states`` may ask for.
@@ -69,6 +75,22 @@ def open_store(
     )
     layout = Layout(root or options.get("root", ""), namespace or options.get("namespace", ""))
     return StateStore(_engine(address, settings.clock, create=create), layout, settings)
+
+
+def FirestoreStore(  # noqa: N802 - the original's name
+    project_id: str, database: str = "(default)", **options: Any
+) -> StateStore:
+    """A store on a Firestore database: :func:`open_store` with its address, by the original's name.
+
+    Args:
+        project_id: the id of the Google Cloud project.
+        database: the id of the database in it.
+        options: those of :func:`open_store`.
+
+    Raises:
+        UnknownStore: an id is none.
+    """
+    return open_store(f"firestore://{quote(project_id, safe='')}/{quote(database, safe='')}", **options)
 
 
 def _options(address: str) -> dict[str, str]:
@@ -102,4 +124,17 @@ def _sqlite(address: str, rest: str, clock: Clock, create: bool) -> Engine:  # n
     return SqliteEngine(path, clock, create=create)
 
 
-_ENGINES: Mapping[str, Callable[[str, str, Clock, bool], Engine]] = {"memory": _memory, "sqlite": _sqlite}
+def _firestore(address: str, rest: str, _clock: Clock, _create: bool) -> Engine:  # noqa: FBT001
+    project, _, database = rest.partition("/")
+    project = unquote(project) or os.environ.get(PROJECT, "")
+    database = unquote(database) or "(default)"
+    if not project or "/" in project or "/" in database:
+        raise UnknownStore(f"{address!r} is no store's address", f"use firestore://project/database, or set {PROJECT}")
+    return FirestoreEngine(project, database)
+
+
+_ENGINES: Mapping[str, Callable[[str, str, Clock, bool], Engine]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "firestore": _firestore,
+}

@@ -148,7 +148,12 @@ class Kind(Protocol):
 
     @property
     def durable(self) -> bool:
-        """Whether documents stay in the folder, and not in the engine."""
+        """Whether documents stay when the engine is closed."""
+        ...
+
+    @property
+    def in_files(self) -> bool:
+        """Whether they stay in the folder, so that its copy holds them too."""
         ...
 
     @property
@@ -160,11 +165,12 @@ class Kind(Protocol):
 @dataclass(frozen=True)
 class _Kind:
     durable: bool
+    in_files: bool
     make: Callable[[Path, Clock], Engine]
 
 
-MEMORY: Kind = _Kind(False, lambda _, clock: MemoryEngine(clock))
-SQLITE: Kind = _Kind(True, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock))
+MEMORY: Kind = _Kind(False, False, lambda _, clock: MemoryEngine(clock))
+SQLITE: Kind = _Kind(True, True, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock))
 
 
 class Place:
@@ -220,8 +226,8 @@ class Places:
         return Place(self._kind, folder)
 
     async def prepared(self, name: str, prepare: Callable[[Place], Awaitable[None]]) -> Place:
-        """A place with something in it. What stays in a folder is written once for each name and then copied."""
-        if not self._kind.durable:
+        """A place with something in it. What stays in files is written once for each name and then copied."""
+        if not self._kind.in_files:
             place = self.new()
             await prepare(place)
             return place

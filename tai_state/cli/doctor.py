@@ -1,0 +1,184 @@
+"""The doctor: looks at a store's surroundings, says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+import typer
+
+from tai_state.cli.app import JsonOption, StoreOption, app, opened, run
+from tai_state.cli.output import print_json, print_line, print_table
+from tai_state.engines.api import PRESENT, Check, Where
+from tai_state.engines.firestore.engine import EMULATOR
+from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, TaiStateError
+from tai_state.store.store import StateStore
+
+Status: TypeAlias = Literal["ok", "warning", "failed"]
+
+_DRIVERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sqlite": ("apsw",),
+    "firestore": ("google-cloud-firestore", "grpcio", "protobuf"),
+}
+_SKEW_SECONDS_MAX: Final = 10.0
+"""Tokens fail at five minutes; long before, the times of changes from two machines tell nothing of their order."""
+_CREDENTIALS: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "DefaultCredentialsError", "RefreshError"})
+_DATABASE: Final = frozenset({"NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"})
+_NO_INDEX: Final = "FAILED_PRECONDITION"
+_NOBODY: Final = "doctor"
+"""The governor in whose collections trial queries are made; it need not exist."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What came of one check.
+
+    Attributes:
+        check: its name.
+        status: ``warning`` is worth a look, with ``failed`` the store cannot be used as it is.
+        message: what was seen, and what to do.
+    """
+
+    check: str
+    status: Status
+    message: str
+
+
+class Examination:
+    """The checks of one store, one after the other; ``findings`` grow meanwhile.
+
+    Attributes:
+        findings: so far.
+        exit_code: of the first check that failed, 0 where none did.
+    """
+
+    def __init__(self, url: str | None) -> None:
+        self.findings: list[Finding] = []
+        self.exit_code = 0
+        self._url = url
+        self._store: StateStore = opened(url)
+        self._name = self._store.engine.capabilities.name
+        self._emulator = os.environ.get(EMULATOR) if self._name == "firestore" else None
+
+    async def examine(self) -> None:
+        """Run the checks, as far as each one allows the next."""
+        self._find("versions", "ok", _versions(self._name))
+        try:
+            async with self._store.engine:
+                await self._reach()
+                if self._name == "firestore":
+                    await self._try("permissions", self._permissions)
+                    await self._try("indexes", self._indexes)
+        except TaiStateError as error:
+            self._fail(_part(error), error)
+        else:
+            await self._try("store", self._stored)
+
+    def _find(self, check: str, status: Status, message: str) -> None:
+        self.findings.append(Finding(check, status, message))
+
+    def _fail(self, check: str, error: TaiStateError) -> None:
+        self._find(check, "failed", str(error))
+        self.exit_code = self.exit_code or error.exit_code
+
+    async def _try(self, check: str, examine: Callable[[], Awaitable[str]]) -> None:
+        try:
+            self._find(check, "ok", await examine())
+        except TaiStateError as error:
+            self._fail(check, error)
+
+    async def _reach(self) -> None:
+        """A read, whose answer tells most: somebody answers, lets us in, has the database, and knows the time."""
+        paths = [self._store.layout.store]
+        await self._store.engine.read(paths)  # also connects, so that the next one is a round trip and no more
+        before = time.time()
+        started = time.monotonic()
+        reading = await self._store.engine.read(paths)
+        seconds = time.monotonic() - started
+        where = f"the emulator at {self._emulator}" if self._emulator else f"the engine {self._name!r}"
+        self._find("reachable", "ok", f"{where} answered in {seconds * 1_000:.1f} ms")
+        if self._name == "firestore":
+            how = "none are needed by the emulator" if self._emulator else "they are accepted"
+            self._find("credentials", "ok", how)
+            self._find("database", "ok", "it is in native mode")
+        self._find(*_clock(reading.time_us / 1e6 - before - seconds / 2))
+
+    async def _permissions(self) -> str:
+        """Try to write without changing anything; only Firestore can."""
+        path = self._store.layout.store
+        [document] = (await self._store.engine.read([path])).documents
+        if document is None:
+            return "reading is allowed; writing can be tried when the store has been made"
+        await self._store.engine.commit([Check(path, PRESENT)])
+        return "reading and writing are allowed"
+
+    async def _indexes(self) -> str:
+        """Ask what needs an index; where it is missing, Firestore refuses even if there is nothing to be found."""
+        engine, layout = self._store.engine, self._store.layout
+        fields = self._store.settings.indexed
+        try:
+            async for _ in engine.scan(layout.events(_NOBODY), by="timestamp", limit=1):
+                pass
+            for each in fields:
+                async for _ in engine.scan(layout.states(_NOBODY), where=[Where(f"data.{each}", ("",))], limit=1):
+                    pass
+        except StoreUnavailable as error:
+            if error.code != _NO_INDEX:
+                raise
+            what = f"deploy what `tai-state indexes` prints, and wait until it is built ({error})"
+            raise StoreUnavailable("a query", "MISSING_INDEX", what) from error
+        if self._emulator:
+            return "the emulator needs none: this shows nothing about a database at Google"
+        return f"events can be found by time, and states by {', '.join(fields) or 'nothing (no field is indexed)'}"
+
+    async def _stored(self) -> str:
+        if not self._store.engine.capabilities.durable:
+            return f"a store on {self._name!r} begins empty and ends with its process"
+        async with opened(self._url) as store:
+            return f"it is there, with the id {store.store_id}"
+
+
+def _part(error: TaiStateError) -> str:
+    """Which check an error of the first read belongs to."""
+    code = str(error.fields().get("code", ""))
+    if isinstance(error, StoreNotFound):
+        return "store"
+    if code in _CREDENTIALS:
+        return "credentials"
+    return "database" if code in _DATABASE or isinstance(error, InvalidData) else "reachable"
+
+
+def _clock(skew_seconds: float) -> tuple[str, Status, str]:
+    text = f"the engine's clock differs from this machine's by {abs(skew_seconds):.1f} s"
+    if abs(skew_seconds) > _SKEW_SECONDS_MAX:
+        return "clock", "warning", f"{text}: set this machine's clock, or let NTP do it"
+    return "clock", "ok", text
+
+
+def _versions(engine: str) -> str:
+    drivers = ", ".join(f"{each} {version(each)}" for each in _DRIVERS.get(engine, ()))
+    own = f"tai-state {version('tai-state')}, Python {platform.python_version()}"
+    return f"{own}, {drivers}" if drivers else own
+
+
+@app.command()
+def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Look at a store's surroundings and say what to do: reachable, credentials, database, indexes, clock, versions."""
+
+    async def command() -> None:
+        examination = Examination(store)
+        await examination.examine()
+        healthy = examination.exit_code == 0
+        if as_json:
+            print_json({"healthy": healthy, "checks": examination.findings})
+        else:
+            print_table(["check", "status", "message"], [[f.check, f.status, f.message] for f in examination.findings])
+            print_line("nothing stands in the way" if healthy else "see above for what to do")
+        if not healthy:
+            raise typer.Exit(examination.exit_code)
+
+    run(command)

@@ -1,0 +1,39 @@
+"""Commands for stores on Firestore: emulator, indexes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tai_state.cli.app import JsonOption, StoreOption, app, opened
+from tai_state.cli.output import print_json, print_line, say
+from tai_state.engines.firestore.indexes import index_config
+from tai_state.errors import StoreUnavailable
+
+
+@app.command()
+def emulator(
+    *,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Where it listens; else on a free port.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a Firestore emulator. Prints the line that tells other programs of it, and runs until Ctrl-C."""
+    from tai_state.testing.emulator import VARIABLE, started_emulator  # noqa: PLC0415 - a later room
+
+    with started_emulator(port=port) as running:
+        if as_json:
+            print_json({"host": running.host})
+        else:
+            print_line(f"export {VARIABLE}={running.host}")
+            say("the emulator runs until Ctrl-C, and keeps everything in memory")
+        code = None if running.process is None else running.process.wait()
+        raise StoreUnavailable("emulator", "ENDED", f"it ended by itself with {code}")
+
+
+@app.command()
+def indexes(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Print the indexes that a store needs on Firestore. Those of the state fields in its address are among them."""
+    print_json(index_config(opened(store).settings.indexed))
+    if not as_json:
+        say("save it as firestore.indexes.json, then: firebase deploy --only firestore:indexes")

@@ -1,0 +1,149 @@
+"""The connections to Firestore: one where that is enough, more where many calls are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+
+from tai_state.engines.firestore import driver
+
+_SERVICE: Final = "/google.firestore.v1.Firestore/"
+_CALLS_PER_CHANNEL: Final = 64
+"""An HTTP/2 connection to Google carries about a hundred calls at once; those beyond it wait unseen."""
+_CHANNELS_MAX: Final = 8
+
+_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # else all channels share one connection
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+_KEEPALIVE: Final = ("grpc.keepalive_time_ms", 30_000)
+"""Finds out that a silent connection is dead; Google's servers allow it, the emulator does not."""
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a database is.
+
+    Attributes:
+        project: its project's id.
+        database: its id in the project.
+        emulator: host and port of an emulator that stands in for Google; None for Google.
+    """
+
+    project: str
+    database: str
+    emulator: str | None
+
+
+class Channel:
+    """One connection and the calls on it.
+
+    Attributes:
+        busy: calls under way.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.busy = 0
+        self.commit: Any = connection.unary_unary(
+            f"{_SERVICE}Commit",
+            request_serializer=driver.CommitRequest.SerializeToString,
+            response_deserializer=driver.CommitResponse.FromString,
+        )
+        self.batch_get: Any = connection.unary_stream(
+            f"{_SERVICE}BatchGetDocuments",
+            request_serializer=driver.BatchGetDocumentsRequest.SerializeToString,
+            response_deserializer=driver.BatchGetDocumentsResponse.FromString,
+        )
+        self.run_query: Any = connection.unary_stream(
+            f"{_SERVICE}RunQuery",
+            request_serializer=driver.RunQueryRequest.SerializeToString,
+            response_deserializer=_sized_query_response,
+        )
+        self.listen: Any = connection.stream_stream(
+            f"{_SERVICE}Listen",
+            request_serializer=driver.ListenRequest.SerializeToString,
+            response_deserializer=driver.ListenResponse.FromString,
+        )
+
+
+def _sized_query_response(data: bytes) -> tuple[int, Any]:
+    return len(data), driver.RunQueryResponse.FromString(data)
+
+
+class Channels:
+    """A few channels to one address, of one event loop in one process."""
+
+    def __init__(self, address: Address, credentials: Any, quota_project: str | None) -> None:
+        self._address = address
+        self._credentials = credentials
+        self._quota_project = quota_project
+        self._channels: list[Channel] = []
+
+    @contextmanager
+    def borrow(self) -> Generator[Channel, None, None]:
+        """The channel for one call: the first that is not full, else a new one, else the one with the fewest calls."""
+        channel = next((each for each in self._channels if each.busy < _CALLS_PER_CHANNEL), None)
+        if channel is None:
+            if len(self._channels) < _CHANNELS_MAX:
+                channel = Channel(self._connect())
+                self._channels.append(channel)
+            else:
+                channel = min(self._channels, key=lambda each: each.busy)
+        channel.busy += 1
+        try:
+            yield channel
+        finally:
+            channel.busy -= 1
+
+    def _connect(self) -> Any:
+        if self._address.emulator is not None:
+            return driver.aio.insecure_channel(self._address.emulator, options=_OPTIONS)
+        return driver.Transport.create_channel(
+            credentials=self._credentials, quota_project_id=self._quota_project, options=(*_OPTIONS, _KEEPALIVE)
+        )
+
+    async def aclose(self) -> None:
+        """End all channels."""
+        channels, self._channels = self._channels, []
+        for each in channels:
+            await each.connection.close()
+
+
+async def connect(address: Address) -> Channels:
+    """Channels with the credentials that Google's library finds; with an emulator none are needed.
+
+    Raises:
+        google.auth.exceptions.GoogleAuthError: there are no credentials.
+    """
+    if address.emulator is not None:
+        return Channels(address, None, None)
+    # Finding them reads files, and may ask the machine's metadata server.
+    credentials, _ = await asyncio.to_thread(driver.auth.default, scopes=driver.Transport.AUTH_SCOPES)
+    return Channels(address, credentials, getattr(credentials, "quota_project_id", None))
+
+
+def break_off(call: Any) -> None:
+    """Have a call with one answer end soon. Its own ``cancel`` would also stop waiting for that end."""
+    call._cython_call.cancel("the caller was cancelled")  # noqa: SLF001
+
+
+def metadata(address: Address, database: str, parameter: str) -> tuple[tuple[str, str], ...]:
+    """What goes with each call of a kind.
+
+    Args:
+        address: of the database.
+        database: the name of its resource.
+        parameter: the request's field by which Google routes it.
+    """
+    routing = driver.routing_header.to_grpc_metadata(((parameter, database),))
+    prefix = ("google-cloud-resource-prefix", database)
+    # The emulator lets its owner pass the rules.
+    return (routing, prefix, ("authorization", "Bearer owner")) if address.emulator else (routing, prefix)

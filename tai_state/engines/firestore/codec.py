@@ -1,0 +1,226 @@
+"""Fields to Firestore's values and back, exactly: ``docs/format.md`` fixes how what Firestore cannot hold is stored.
+
+Firestore's own types hold nearly all of JSON. What they cannot hold stands as JSON text, in two places that no
+user's key can collide with, because a key of that name is itself stored as text:
+
+* ``{"_json": text}`` in place of a value: an integer past 64 bits, an array in an array, a map or an array deeper
+  than Firestore nests;
+* ``"_keys": text`` beside a map's other keys: an object of those entries whose keys Firestore refuses.
+
+The messages are passed in, so that nothing here needs the driver.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any, Final
+
+import msgspec
+
+from tai_state.engines.api import Fields
+
+NONCE: Final = "_w"
+"""A number beside the document's own fields, another in each write: Firestore ignores a write that changes nothing."""
+
+_JSON: Final = "_json"
+_KEYS: Final = "_keys"
+_RESERVED: Final = frozenset({NONCE, _JSON, _KEYS})
+
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**63 - 1
+NATIVE_DEPTH_MAX: Final = 19
+"""Firestore nests 20 deep, and the map that holds a text needs one of them."""
+PATH_BYTES_MAX: Final = 1_500 - len("._json")
+"""Firestore's limit for the keys above a value and its own, joined by dots; beneath, a text must find room."""
+_UTF8_BYTES_MAX: Final = 4
+
+COMPRESSED: Final = frozenset({"payload", "to_state", "state"})
+"""Fields of events and snapshots that hold JSON text, which nobody queries."""
+COMPRESSED_FROM: Final = 1_024
+"""Characters from which a text is compressed: below, it saves no index entry, no page and hardly a byte."""
+_COMPRESSION_LEVEL: Final = 1
+_TEXT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A compressed text that grows beyond this was not written here: no document is so large."""
+
+_WORDS: Final = {
+    "timestamp_value": "a timestamp",
+    "reference_value": "a reference",
+    "geo_point_value": "a place",
+    None: "nothing",
+}
+
+
+class NotJson(ValueError):
+    """A stored value is none that this module writes."""
+
+
+def encode(fields: Fields, to: Any) -> None:
+    """Write fields into a message's empty map of values.
+
+    Raises:
+        TypeError: a value is not plain JSON, or a float is no number.
+    """
+    for name in COMPRESSED:
+        text = fields.get(name)
+        if type(text) is str and len(text) >= COMPRESSED_FROM:
+            to[name].bytes_value = zlib.compress(text.encode(), _COMPRESSION_LEVEL)
+            fields = {key: value for key, value in fields.items() if key != name}
+    _encode_map(fields, to, 1, 0)
+
+
+def _encode_map(fields: Fields, to: Any, depth: int, above: int) -> None:
+    """Write a map of this depth (the document's own fields: 1), so many bytes of path above its keys."""
+    odd: Fields = {}
+    for key, value in fields.items():
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
+        if is_odd(key, above):
+            odd[key] = value
+        elif kind is str:
+            to[key].string_value = value
+        elif kind is dict or kind is list or kind is tuple:
+            _encode_container(kind, value, to[key], depth, above + len(key.encode()) + 1)
+        else:
+            _encode_scalar(kind, value, to[key])
+    if odd:
+        to[_KEYS].string_value = msgspec.json.encode(odd).decode()
+
+
+def _encode_scalar(kind: type[Any], value: Any, to: Any) -> None:
+    if kind is str:
+        to.string_value = value
+    elif kind is int and INT_MIN <= value <= INT_MAX:
+        to.integer_value = value
+    elif kind is int:
+        _encode_text(value, to)
+    elif kind is bool:
+        to.boolean_value = value
+    elif value is None:
+        to.null_value = 0
+    elif kind is float and math.isfinite(value):
+        to.double_value = value
+    else:
+        raise TypeError(f"a {kind.__name__} that is not plain JSON cannot be stored")
+
+
+def _encode_container(kind: type[Any], value: Any, to: Any, depth: int, above: int) -> None:
+    if depth > NATIVE_DEPTH_MAX:
+        _encode_text(value, to)
+    elif kind is dict:
+        to.map_value.SetInParent()
+        _encode_map(value, to.map_value.fields, depth + 1, above)
+    else:
+        to.array_value.SetInParent()
+        _encode_array(value, to.array_value.values, depth + 1, above)
+
+
+def _encode_array(values: list[Any] | tuple[Any, ...], to: Any, depth: int, above: int) -> None:
+    for value in values:
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
+        if kind is list or kind is tuple:
+            _encode_text(value, to.add())
+        elif kind is dict:
+            _encode_container(kind, value, to.add(), depth, above)
+        else:
+            _encode_scalar(kind, value, to.add())
+
+
+def _encode_text(value: Any, to: Any) -> None:
+    to.map_value.fields[_JSON].string_value = msgspec.json.encode(value).decode()
+
+
+def is_odd(key: str, above: int = 0) -> bool:
+    """Whether a map's entry of this key stands as text: Firestore refuses the key, or this module uses it.
+
+    Args:
+        key: of the entry.
+        above: the bytes of the keys above it, each with a dot behind it.
+    """
+    if not key or (
+        key[0] == "_" and (key in _RESERVED or (key[1:2] == "_" and key[-2:] == "__" and len(key) > 3))  # noqa: PLR2004
+    ):
+        return True
+    return above + len(key) * _UTF8_BYTES_MAX > PATH_BYTES_MAX and above + len(key.encode()) > PATH_BYTES_MAX
+
+
+def decode(values: Any) -> Fields:
+    """The fields that a document's map of values holds.
+
+    Raises:
+        NotJson: there is something that :func:`encode` never writes; the message names its kind, not its value.
+    """
+    fields: Fields = {}
+    for key, value in values.items():
+        kind = value.WhichOneof("value_type")
+        if kind == "string_value":
+            fields[key] = value.string_value
+        elif kind == "bytes_value" and key in COMPRESSED:
+            fields[key] = _decompressed(value.bytes_value)
+        else:
+            fields[key] = _decode(kind, value)
+    fields.pop(NONCE, None)
+    return _with_odd_keys(fields) if _KEYS in fields else fields
+
+
+def _decode(kind: str | None, value: Any) -> Any:
+    if kind == "string_value" or kind == "integer_value" or kind == "boolean_value":  # noqa: PLR1714 - the fastest
+        return getattr(value, kind)
+    if kind == "map_value":
+        fields = {
+            key: each.string_value if (kind := each.WhichOneof("value_type")) == "string_value" else _decode(kind, each)
+            for key, each in value.map_value.fields.items()
+        }
+        if _JSON in fields:
+            return _from_text(fields[_JSON]) if len(fields) == 1 else _refuse("a map with a key that is reserved")
+        return _with_odd_keys(fields) if _KEYS in fields else fields
+    if kind == "array_value":
+        return [_decode(each.WhichOneof("value_type"), each) for each in value.array_value.values]
+    if kind == "null_value":
+        return None
+    if kind == "double_value":
+        number = value.double_value
+        return number if math.isfinite(number) else _refuse("a float that is no number")
+    return _refuse(_WORDS.get(kind, "a value of another kind"))
+
+
+def _with_odd_keys(fields: Fields) -> Fields:
+    odd = _from_text(fields.pop(_KEYS))
+    return fields | odd if isinstance(odd, dict) else _refuse("a text that is no object")
+
+
+def _from_text(text: Any) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, TypeError):
+        return _refuse("a text that is no JSON")
+
+
+def _decompressed(data: bytes) -> Any:
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(data, _TEXT_BYTES_MAX).decode()
+    except (zlib.error, UnicodeDecodeError):
+        return _refuse("a compressed text that is damaged")
+    return text if unpacking.eof else _refuse("a compressed text that is cut off or too long")
+
+
+def _refuse(what: str) -> Any:
+    raise NotJson(f"it holds {what}")
+
+
+def stored_bytes(values: Any) -> int:
+    """What Firestore counts for a map of values towards the limit of a document."""
+    return sum([len(key.encode()) + 1 + _value_bytes(value) for key, value in values.items()])
+
+
+def _value_bytes(value: Any) -> int:
+    kind = value.WhichOneof("value_type")
+    if kind == "string_value":
+        return len(value.string_value.encode()) + 1
+    if kind == "map_value":
+        return stored_bytes(value.map_value.fields)
+    if kind == "array_value":
+        return sum([_value_bytes(each) for each in value.array_value.values])
+    if kind == "bytes_value":
+        return len(value.bytes_value)
+    return 8 if kind in {"integer_value", "double_value"} else 1

@@ -1,0 +1,230 @@
+"""The four verbs on an open connection. Importing this loads Google's libraries: the engine does when it is opened."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
+from tai_state.engines.filtering import passes
+from tai_state.engines.firestore.channels import Address, Channels, break_off, connect, metadata
+from tai_state.engines.firestore.errors import mapped
+from tai_state.engines.firestore.listening import Listener, Watch
+from tai_state.engines.firestore.messages import (
+    Names,
+    commit_request,
+    document,
+    microseconds,
+    read_request,
+    required,
+)
+from tai_state.engines.firestore.queries import Plan, is_within, plan, query
+from tai_state.engines.firestore.watching import Target, Watched
+from tai_state.engines.paging import Page, Paged
+from tai_state.engines.watching import is_collection
+from tai_state.errors import StoreTimeout
+
+T = TypeVar("T")
+
+DEADLINE_SECONDS: Final = 15.0
+"""For each call: shorter than a store looks after a change, so that it can still find out what became of it."""
+
+_PAGE_DOCUMENTS: Final = 512
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+_DOCUMENTS_PER_TARGET: Final = 100
+_NOWHERE: Final = "meta/store"
+"""Read where only the time is asked for, which comes with any answer."""
+
+
+class Connection:
+    """See :class:`~tai_state.engines.api.Engine` for the verbs.
+
+    Args:
+        address: of the database.
+        channels: to it.
+        capabilities: the engine's.
+        request_bytes_max: what the server takes in one message.
+
+    Attributes:
+        names: of the database's documents.
+    """
+
+    def __init__(
+        self, address: Address, channels: Channels, capabilities: Capabilities, request_bytes_max: int
+    ) -> None:
+        self.names: Names = Names(address.project, address.database)
+        self._channels = channels
+        self._capabilities = capabilities
+        self._request_bytes_max = request_bytes_max
+        self._by_database = metadata(address, self.names.database, "database")
+        self._by_parent = metadata(address, self.names.root, "parent")
+        self._listener = Listener(self.names, channels, self._by_database)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def aclose(self) -> None:
+        """Wait for the calls under way, then end everything."""
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._listener.aclose()
+                await self._channels.aclose()
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        return await self._finished(self._read(paths))
+
+    async def _read(self, paths: Sequence[str]) -> Reading:
+        found: dict[str, Document] = {}
+        time_us = 0
+        request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]))
+        with _translated("read"), self._channels.borrow() as channel:
+            call = channel.batch_get(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
+            async for response in call:
+                time_us = max(time_us, microseconds(response.read_time))
+                if response.WhichOneof("result") == "found":
+                    path = self.names.path(response.found.name)
+                    found[path] = document(path, response.found)
+        return Reading(tuple([found.get(path) for path in paths]), time_us)
+
+    def scan(  # noqa: D102
+        self, collection: str, start: str, end: str | None, where: Sequence[Where], by: str | None, limit: int | None
+    ) -> AsyncIterator[Document]:
+        pages = _Pages(self, plan(self.names, collection, start, end, where, by), limit)
+        is_empty = end == "" or not all(each.values for each in where)
+        return Paged(pages.fetch, 0 if is_empty else limit)
+
+    async def query(self, request: Any) -> tuple[list[Document], Any, bool]:
+        """The next documents of a query, bounded in number and bytes; the last one's message; whether more follow."""
+        return await self._finished(self._query(request))
+
+    async def _query(self, request: Any) -> tuple[list[Document], Any, bool]:
+        found: list[Document] = []
+        last: Any = None
+        size = 0
+        with _translated("scan"), self._channels.borrow() as channel:
+            call = channel.run_query(request, metadata=self._by_parent, timeout=DEADLINE_SECONDS)
+            async for response_bytes, response in call:
+                message = response.document
+                if name := message.name:
+                    # Each at once: many messages kept are many objects that the garbage collector goes through.
+                    found.append(document(self.names.path(name), message))
+                    last = message
+                    size += response_bytes
+                if size >= _PAGE_BYTES:
+                    call.cancel()
+                    await call.code()
+                    return found, last, True
+        return found, last, len(found) >= request.structured_query.limit.value
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        # The nonce only has to differ from the one before it in each document.
+        nonce = random.getrandbits(63)
+        request = commit_request(self.names, writes, nonce, self._capabilities, self._request_bytes_max)
+        if not request.writes:
+            time_us = (await self.read([])).time_us
+            return Committed(time_us, time_us)
+        sent: list[Any] = []
+        task = self._begun(self._commit(request, required(writes), sent))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if sent:
+                break_off(sent[0])
+            else:
+                task.cancel()
+            raise
+
+    async def _commit(self, request: Any, required_path: str | None, sent: list[Any]) -> Committed:
+        with _translated("commit", required_path), self._channels.borrow() as channel:
+            call = channel.commit(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
+            sent.append(call)
+            response = await call
+        time_us = microseconds(response.commit_time)
+        return Committed(time_us, time_us)
+
+    @asynccontextmanager
+    async def watch(self, targets: Sequence[str]) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
+        collections = [each for each in targets if is_collection(each)]
+        documents = [each for each in targets if not is_collection(each)]
+        groups = [documents[n : n + _DOCUMENTS_PER_TARGET] for n in range(0, len(documents), _DOCUMENTS_PER_TARGET)]
+        watch = Watch(Watched([*map(Target, groups), *(Target(collection=each) for each in collections)]))
+        self._listener.add(watch)
+        try:
+            try:
+                await asyncio.wait_for(watch.established(), DEADLINE_SECONDS)
+            except TimeoutError as error:
+                raise StoreTimeout("watch", "DEADLINE_EXCEEDED", "no answer in time") from error
+            yield watch
+        finally:
+            await self._listener.remove(watch)
+
+    async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a call, which goes on when the caller is cancelled, until its deadline at most."""
+        return await asyncio.shield(self._begun(work))
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A call, made in a task of the engine's.
+
+        It is never left before its end, or the driver fails in the next event loop: that is where the end arrives.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whose caller was cancelled, its failure concerns nobody
+
+
+class _Pages:
+    """The pages of one scan, each by a query of its own that goes on where the last one ended."""
+
+    def __init__(self, connection: Connection, scan: Plan, limit: int | None) -> None:
+        self._connection = connection
+        self._scan = scan
+        self._rows_max = _PAGE_DOCUMENTS if limit is None or scan.is_narrowed_here else min(limit, _PAGE_DOCUMENTS)
+        self._last: Any | None = None
+        self._ended = False
+
+    async def fetch(self) -> Page | None:
+        if self._ended:
+            return None
+        page, last, more = await self._connection.query(query(self._scan, self._last, self._rows_max))
+        self._last = last
+        self._ended = not more
+        return self._narrowed(page) if self._scan.is_narrowed_here else page
+
+    def _narrowed(self, page: Page) -> Page:
+        """Without what the server could not be asked to leave out."""
+        scan = self._scan
+        if scan.by is None and scan.end is not None and page and page[-1].id >= scan.end:
+            self._ended = True
+        return [each for each in page if is_within(scan, each.id) and passes(each.fields(), scan.left)]
+
+
+async def open_connection(address: Address, capabilities: Capabilities, request_bytes_max: int) -> Connection:
+    """A connection to a database; nothing is sent yet.
+
+    Raises:
+        StoreUnavailable: there are no credentials.
+    """
+    with _translated("open"):
+        channels = await connect(address)
+    return Connection(address, channels, capabilities, request_bytes_max)
+
+
+@contextmanager
+def _translated(operation: str, required: str | None = None) -> Generator[None, None, None]:
+    """Errors of the driver as errors of the tree."""
+    try:
+        yield
+    except Exception as error:
+        raise mapped(error, operation, required=required) from error

@@ -1,0 +1,130 @@
+"""The four verbs on a Firestore database: when it is opened and closed, and by whom it may be used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final, Self
+
+from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
+from tai_state.errors import UnknownStore
+
+if TYPE_CHECKING:
+    from tai_state.engines.firestore.connection import Connection
+
+EMULATOR: Final = "FIRESTORE_EMULATOR_HOST"
+"""The environment variable with an emulator's host and port; Google's libraries know it too."""
+
+_MIB: Final = 1024 * 1024
+_REQUEST_BYTES_MAX: Final = 10 * _MIB
+_REQUEST_BYTES_MAX_EMULATOR: Final = 4 * _MIB
+_ROOM_BYTES: Final = _MIB // 2
+"""For the names of documents and fields in a request, beside their JSON."""
+_DOCUMENT_BYTES_MAX: Final = _MIB - 8 * 1024
+"""Firestore counts a document's name, up to 6 KiB, towards its MiB."""
+_OPERATIONS_MAX: Final = 5_000
+"""Firestore sets no number; this many are shown to work."""
+
+
+class FirestoreEngine:
+    """See :class:`~tai_state.engines.api.Engine`. Runs under asyncio only.
+
+    Args:
+        project: the id of the project.
+        database: the id of the database in it.
+    """
+
+    def __init__(self, project: str, database: str = "(default)") -> None:
+        self._project = project
+        self._database = database
+        self._emulator = os.environ.get(EMULATOR) or None
+        self._request_bytes_max = _REQUEST_BYTES_MAX_EMULATOR if self._emulator else _REQUEST_BYTES_MAX
+        self._capabilities = Capabilities(
+            name="firestore",
+            durable=True,
+            processes=True,
+            shared_clock=True,
+            reads_at_time=False,
+            max_ops_per_commit=_OPERATIONS_MAX,
+            max_bytes_per_commit=self._request_bytes_max - _ROOM_BYTES,
+            max_document_bytes=_DOCUMENT_BYTES_MAX,
+        )
+        self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+
+    @property
+    def capabilities(self) -> Capabilities:  # noqa: D102
+        return self._capabilities
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            UnknownStore: the extra is not installed.
+            StoreUnavailable: there are no credentials.
+            RuntimeError: not under asyncio, or in a process forked from one that used Firestore.
+        """
+        try:
+            from tai_state.engines.firestore import channels, connection, driver  # noqa: PLC0415 - half a second
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in {"google", "grpc"}:
+                raise
+            raise UnknownStore(
+                "the store on Firestore is an extra", 'install it by: pip install "tai-state[firestore]"'
+            ) from error
+        driver.check_process()
+        self._loop = _running_loop()
+        address = channels.Address(self._project, self._database, self._emulator)
+        self._connection = await connection.open_connection(address, self._capabilities, self._request_bytes_max)
+        self._process = os.getpid()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and self._process == os.getpid():
+            await connection.aclose()
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        return await self._opened().read(paths)
+
+    def scan(  # noqa: D102
+        self,
+        collection: str,
+        *,
+        start: str = "",
+        end: str | None = None,
+        where: Sequence[Where] = (),
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Document]:
+        return self._opened().scan(collection, start, end, where, by, limit)
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        return await self._opened().commit(writes)
+
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:  # noqa: D102
+        return self._opened().watch(targets)
+
+    def _opened(self) -> Connection:
+        """The connection, if it may be used from here.
+
+        Raises:
+            RuntimeError: it may not, and why.
+        """
+        if self._connection is None:
+            raise RuntimeError("the store is not open: use it inside its `async with` block")
+        if self._process != os.getpid():
+            raise RuntimeError("the store was opened before this process was forked: open another one here")
+        if self._loop is not _running_loop():
+            raise RuntimeError("the store was opened in another event loop: open one in each")
+        return self._connection
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError("the store on Firestore runs under asyncio only, as Google's library does") from None

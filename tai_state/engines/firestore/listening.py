@@ -1,0 +1,250 @@
+"""Listening to Firestore: one stream carries the targets of all watches, and is made again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from itertools import count
+from typing import Any, Final
+
+from tai_state.engines.api import Change
+from tai_state.engines.firestore import driver
+from tai_state.engines.firestore.channels import Channel, Channels
+from tai_state.engines.firestore.errors import is_lasting, mapped
+from tai_state.engines.firestore.messages import (
+    Names,
+    microseconds,
+    watch_collection,
+    watch_documents,
+    watch_no_longer,
+)
+from tai_state.engines.firestore.watching import Target, Watched
+from tai_state.errors import StoreUnavailable, TaiStateError
+
+_log = logging.getLogger("tai_state")
+
+_PAUSE_SECONDS_MIN: Final = 0.1
+_PAUSE_SECONDS_MAX: Final = 5.0
+_SENDING_SECONDS: Final = 0.1
+
+# The kinds of a target's change, as ListenResponse numbers them.
+_ADD: Final = 1
+_REMOVE: Final = 2
+_CURRENT: Final = 3
+_RESET: Final = 4
+
+
+class Watch(AsyncIterator[Change]):
+    """One watch as its user sees it. Yields changes; waits where there are none."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.watched = watched
+        self._error: TaiStateError | None = None
+        self._moved = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something was told."""
+        self._moved.set()
+
+    def fail(self, error: TaiStateError) -> None:
+        """It cannot go on."""
+        self._error = error
+        self._moved.set()
+
+    async def established(self) -> None:
+        """Wait until every target has been told.
+
+        Raises:
+            TaiStateError: it cannot be.
+        """
+        while not self.watched.is_established:
+            await self._wait()
+
+    async def __anext__(self) -> Change:
+        while (change := self.watched.pop()) is None:
+            await self._wait()
+        return change
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._moved.clear()
+        await self._moved.wait()
+
+
+class Listener:
+    """Keeps the stream as long as there is a watch.
+
+    A broken stream is made again, with growing pauses, for as long as somebody watches; only what cannot get
+    better by itself ends the watches, and those that were not established yet are told at once.
+    """
+
+    def __init__(self, names: Names, channels: Channels, metadata: Any) -> None:
+        self._names = names
+        self._channels = channels
+        self._metadata = metadata
+        self._ids = count(1)
+        self._targets: dict[int, tuple[Target, Watch]] = {}
+        self._requests: asyncio.Queue[Any] | None = None  # of the present stream
+        self._call: Any | None = None  # likewise
+        self._stop: asyncio.Event | None = None  # of the present task
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, watch: Watch) -> None:
+        """Have a watch's targets told from now on."""
+        for target in watch.watched.targets:
+            target_id = next(self._ids)
+            self._targets[target_id] = (target, watch)
+            if self._requests is not None:
+                self._requests.put_nowait(self._request(target_id, target))
+        if self._stop is None and self._targets:
+            self._stop = asyncio.Event()
+            task = asyncio.create_task(self._listen(self._stop), name="tai-state firestore listener")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def remove(self, watch: Watch) -> None:
+        """Have its targets told no longer; the last one's leaving ends the stream."""
+        for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
+            del self._targets[target_id]
+            if self._requests is not None and self._targets:
+                self._requests.put_nowait(watch_no_longer(self._names, target_id))
+        if not self._targets:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the stream, and with it all watches."""
+        self._fail_all(StoreUnavailable("watch", "CLOSED", "the store was closed"))
+        if self._stop is not None:
+            self._stop.set()
+            self._stop = None
+        if self._call is not None:
+            # Not the task: what the driver waits for must arrive, or it fails in the next event loop.
+            self._call.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _listen(self, stop: asyncio.Event) -> None:
+        pause = _PAUSE_SECONDS_MIN
+        while not stop.is_set():
+            try:
+                with self._channels.borrow() as channel:
+                    if await self._stream(channel, stop):
+                        pause = _PAUSE_SECONDS_MIN
+            except asyncio.CancelledError:
+                if not stop.is_set():
+                    raise
+            except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
+                self._tell(failure)
+            with suppress(TimeoutError):
+                # The chance spreads the load of many processes.
+                await asyncio.wait_for(stop.wait(), pause * (1 + random.random()))  # noqa: S311
+            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+    def _tell(self, error: Exception) -> None:
+        _log.warning("watching is interrupted: %s", type(error).__name__)
+        found = mapped(error, "watch")
+        if is_lasting(error):
+            self._fail_all(found)
+            return
+        for _, watch in list(self._targets.values()):
+            if not watch.watched.is_established:
+                self._drop(watch, found)
+
+    def _fail_all(self, error: TaiStateError) -> None:
+        for _, watch in list(self._targets.values()):
+            self._drop(watch, error)
+
+    def _drop(self, watch: Watch, error: TaiStateError) -> None:
+        for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
+            del self._targets[target_id]
+        watch.fail(error)
+
+    async def _stream(self, channel: Channel, stop: asyncio.Event) -> bool:
+        """One stream from its first request to its end. Returns whether anything came."""
+        requests: asyncio.Queue[Any] = asyncio.Queue()
+        for target_id, (target, _) in self._targets.items():
+            requests.put_nowait(self._request(target_id, target))
+        call = channel.listen(metadata=self._metadata)
+        self._requests, self._call = requests, call
+        sending = asyncio.create_task(_send(call, requests))
+        heard = False
+        try:
+            while not stop.is_set() and (response := await call.read()) is not driver.aio.EOF:
+                heard = True
+                self._apply(response)
+        finally:
+            if self._call is call:  # the next stream may have begun already
+                self._requests = self._call = None
+            call.cancel()
+            requests.put_nowait(None)
+            await asyncio.gather(call.code(), return_exceptions=True)
+            await asyncio.wait([sending], timeout=_SENDING_SECONDS)
+            sending.cancel()  # it may wait for a beginning that never came
+            await asyncio.gather(sending, return_exceptions=True)
+        return heard
+
+    def _request(self, target_id: int, target: Target) -> Any:
+        if target.collection:
+            return watch_collection(self._names, target_id, target.collection)
+        return watch_documents(self._names, target_id, target.documents)
+
+    def _apply(self, response: Any) -> None:
+        kind = response.WhichOneof("response_type")
+        if kind == "document_change":
+            change = response.document_change
+            revision = microseconds(change.document.update_time)
+            self._told(change.document.name, revision, change.target_ids)
+            self._told(change.document.name, None, change.removed_target_ids)
+        elif kind == "document_delete":
+            self._told(response.document_delete.document, None, response.document_delete.removed_target_ids)
+        elif kind == "document_remove":
+            self._told(response.document_remove.document, None, response.document_remove.removed_target_ids)
+        elif kind == "target_change":
+            self._target_changed(response.target_change)
+        elif kind == "filter":
+            self._check_count(response.filter)
+
+    def _told(self, name: str, revision: int | None, target_ids: Any) -> None:
+        path = self._names.path(name)
+        for target_id in target_ids:
+            if target_id in self._targets:
+                target, watch = self._targets[target_id]
+                target.tell(path, revision)
+                watch.watched.look(path)
+                watch.wake()
+
+    def _target_changed(self, change: Any) -> None:
+        kind = change.target_change_type
+        ids = list(change.target_ids) or list(self._targets)
+        for target, watch in [self._targets[each] for each in ids if each in self._targets]:
+            if kind in {_ADD, _RESET}:
+                target.begin()
+            elif kind == _CURRENT:
+                for path in target.end():
+                    watch.watched.look(path)
+                watch.wake()
+            elif kind == _REMOVE:
+                self._drop(watch, StoreUnavailable("watch", str(change.cause.code), change.cause.message))
+
+    def _check_count(self, filter_: Any) -> None:
+        """Firestore says how many documents match; where that is another number, all must be told anew."""
+        if filter_.target_id not in self._targets or self._requests is None:
+            return
+        target, watch = self._targets.pop(filter_.target_id)
+        if filter_.count == sum(each is not None for each in target.revisions.values()):
+            self._targets[filter_.target_id] = (target, watch)
+            return
+        self._requests.put_nowait(watch_no_longer(self._names, filter_.target_id))
+        target_id = next(self._ids)
+        self._targets[target_id] = (target, watch)
+        self._requests.put_nowait(self._request(target_id, target))
+
+
+async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:
+    """Send requests until there is a None."""
+    while (request := await requests.get()) is not None:
+        await call.write(request)

@@ -1,0 +1,188 @@
+"""The waist's words as Firestore's messages, and back. Nothing here waits or keeps anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from tai_state.engines.api import (
+    ABSENT,
+    ANYTHING,
+    PRESENT,
+    At,
+    Capabilities,
+    Check,
+    Delete,
+    Document,
+    Fields,
+    Put,
+    Require,
+    Write,
+    check_budget,
+)
+from tai_state.engines.firestore.codec import NONCE, NotJson, decode, encode, stored_bytes
+from tai_state.engines.firestore.driver import BatchGetDocumentsRequest, CommitRequest, ListenRequest
+from tai_state.errors import CommitRefused, CommitTooLarge, DocumentTooLarge
+
+_STORED_BYTES_MAX: Final = 1024 * 1024
+"""Firestore's limit of a document, counted its way: :func:`stored_bytes`, its name, and 32 bytes."""
+_STORED_OVERHEAD: Final = 32
+_NAME_OVERHEAD: Final = 16
+
+
+class Names:
+    """Paths as the names of resources in one database, and back.
+
+    Attributes:
+        database: its name.
+        root: the name of its root document, under which all paths are.
+    """
+
+    def __init__(self, project: str, database: str) -> None:
+        self.database: str = f"projects/{project}/databases/{database}"
+        self.root: str = f"{self.database}/documents"
+        self._prefix = f"{self.root}/"
+
+    def name(self, path: str) -> str:
+        """The resource of a document's path."""
+        return self._prefix + path
+
+    def path(self, name: str) -> str:
+        """The path of a document's resource."""
+        return name[len(self._prefix) :]
+
+    def parent(self, collection: str) -> tuple[str, str]:
+        """The resource that a collection is in, and the collection's id."""
+        above, _, collection_id = collection.rpartition("/")
+        return (self.name(above) if above else self.root), collection_id
+
+
+def commit_request(
+    names: Names, writes: Sequence[Write], nonce: int, capabilities: Capabilities, request_bytes_max: int
+) -> Any:
+    """The request that makes all of these writes.
+
+    Args:
+        names: of the database.
+        writes: in the waist's words. One that requires and does nothing is left out.
+        nonce: is written into each document, and must differ from the last one there.
+        capabilities: the engine's.
+        request_bytes_max: what the server takes in one message.
+
+    Raises:
+        CommitRefused: a write requires a revision that none can have.
+        CommitTooLarge, DocumentTooLarge: over a limit.
+        ValueError: a path stands in it twice.
+        TypeError: fields are not plain JSON.
+    """
+    sizes: dict[str, int] = {}
+    request = CommitRequest(database=names.database)
+    for write in writes:
+        sizes[write.path] = 0
+        if isinstance(write, Check) and write.require is ANYTHING:
+            continue
+        name = names.name(write.path)
+        message = request.writes.add()
+        if isinstance(write, Put):
+            fields = plain(write.fields)
+            sizes[write.path] = len(msgspec.json.encode(fields))
+            message.update.name = name
+            if sizes[write.path] <= capabilities.max_document_bytes:
+                encode(fields, message.update.fields)
+                message.update.fields[NONCE].integer_value = nonce
+                _check_stored(write.path, name, message.update)
+        elif isinstance(write, Delete) or write.require is ABSENT:
+            message.delete = name  # what must be absent can be checked by deleting it
+        else:
+            message.update.name = name
+            message.update_mask.SetInParent()  # changes nothing; without a mask it would empty the document
+        _require(write.require, message.current_document)
+    check_budget(sizes, len(writes), capabilities)
+    for write in writes:
+        if isinstance(write.require, At) and write.require.revision <= 0:
+            raise CommitRefused(write.path)  # Firestore takes the time 0 for no requirement
+    size = request.ByteSize()
+    if size > request_bytes_max:
+        raise CommitTooLarge("bytes", size, request_bytes_max)
+    return request
+
+
+def plain(fields: Fields | msgspec.Struct) -> Fields:
+    """The fields as a dict, whether they come as one or as a struct."""
+    return msgspec.to_builtins(fields) if isinstance(fields, msgspec.Struct) else fields
+
+
+def required(writes: Iterable[Write]) -> str | None:
+    """The path of the one document that writes require something of; empty for several, None for none."""
+    paths = [write.path for write in writes if write.require is not ANYTHING]
+    return None if not paths else paths[0] if len(paths) == 1 else ""
+
+
+def _require(require: Require, to: Any) -> None:
+    if isinstance(require, At):
+        to.update_time.FromMicroseconds(require.revision)
+    elif require is not ANYTHING:
+        to.exists = require is PRESENT
+
+
+def _check_stored(path: str, name: str, document: Any) -> None:
+    # No value counts for more than twice its bytes in the message, so that most need no closer look.
+    if document.ByteSize() * 2 > _STORED_BYTES_MAX:
+        relative = name.partition("/documents/")[2]
+        size = stored_bytes(document.fields) + len(relative.encode()) + 1 + _NAME_OVERHEAD + _STORED_OVERHEAD
+        if size > _STORED_BYTES_MAX:
+            raise DocumentTooLarge(path, size, _STORED_BYTES_MAX)
+
+
+def read_request(names: Names, paths: Iterable[str]) -> Any:
+    """The request for these documents, each named once.
+
+    Google answers for one moment: where a later answer names a later time, those before it hold for it too. (The
+    emulator shows a commit document by document; neither a transaction nor a time to read at makes it exact.)
+    """
+    return BatchGetDocumentsRequest(database=names.database, documents=[names.name(path) for path in paths])
+
+
+def document(path: str, message: Any) -> Document:
+    """A document as the waist has it.
+
+    What holds something that was never written here is handed on as a text that is no JSON: it is then reported
+    as corrupt when it is looked at, and no other document with it.
+    """
+    content: str | Fields
+    try:
+        content = decode(message.fields)
+    except NotJson as error:
+        content = str(error)
+    updated = microseconds(message.update_time)
+    return Document(path, content, updated, microseconds(message.create_time), updated)
+
+
+def microseconds(timestamp: Any) -> int:
+    """A timestamp in microseconds since 1970: what Firestore's times are exact to."""
+    return int(timestamp.seconds) * 1_000_000 + int(timestamp.nanos) // 1_000
+
+
+def watch_documents(names: Names, target_id: int, paths: Iterable[str]) -> Any:
+    """The request to watch these documents."""
+    request = ListenRequest(database=names.database)
+    request.add_target.target_id = target_id
+    request.add_target.documents.documents.extend([names.name(path) for path in paths])
+    return request
+
+
+def watch_collection(names: Names, target_id: int, collection: str) -> Any:
+    """The request to watch the documents of a collection."""
+    parent, collection_id = names.parent(collection)
+    request = ListenRequest(database=names.database)
+    request.add_target.target_id = target_id
+    request.add_target.query.parent = parent
+    request.add_target.query.structured_query.from_.add().collection_id = collection_id
+    return request
+
+
+def watch_no_longer(names: Names, target_id: int) -> Any:
+    """The request to end a target."""
+    return ListenRequest(database=names.database, remove_target=target_id)

@@ -1,0 +1,228 @@
+"""Scans as Firestore's queries: what the server can be asked, and what is left to this process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Final
+
+import msgspec
+
+from tai_state.engines.api import Where
+from tai_state.engines.firestore.codec import COMPRESSED, INT_MAX, INT_MIN, NATIVE_DEPTH_MAX, PATH_BYTES_MAX, is_odd
+from tai_state.engines.firestore.driver import RunQueryRequest
+from tai_state.engines.firestore.fieldpaths import quoted
+from tai_state.engines.firestore.messages import Names
+
+_RESERVED_ID: Final = re.compile(r"\.|\.\.|__.*__", re.DOTALL)
+_NAME: Final = "__name__"
+
+# The numbers that StructuredQuery gives these.
+_ASCENDING: Final = 1
+_AND: Final = 1
+_OR: Final = 2
+_LESS_THAN: Final = 1
+_GREATER_THAN_OR_EQUAL: Final = 4
+_EQUAL: Final = 5
+_IN: Final = 8
+_IS_NULL: Final = 3
+
+_ALTERNATIVES_MAX: Final = 30
+"""Firestore's limit for a query, all filters multiplied out."""
+_INDEXED_BYTES_MAX: Final = 1_500
+"""Longer texts are cut off in an index, and a query cannot tell them apart."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One scan, split between the server and this process.
+
+    Attributes:
+        names: of the database.
+        collection: its path.
+        start: the first id, or with ``by`` the first value.
+        end: the first id or value that is no longer included.
+        by: the field that the order is by.
+        asked: filters that the server is asked for.
+        left: filters that this process applies.
+        is_narrowed_here: whether this process leaves out some of what the server gives.
+    """
+
+    names: Names
+    collection: str
+    start: str
+    end: str | None
+    by: str | None
+    asked: tuple[Where, ...]
+    left: tuple[Where, ...]
+    is_narrowed_here: bool
+
+
+def plan(names: Names, collection: str, start: str, end: str | None, where: Sequence[Where], by: str | None) -> Plan:
+    """How a scan is done.
+
+    With ``by`` the filters are this process's: every combination of them would need an index of its own.
+
+    Raises:
+        ValueError: Firestore cannot order by this field.
+    """
+    if by is not None and not _is_native(by):
+        raise ValueError(f"documents cannot be ordered by the field {by!r} on Firestore")
+    asked: list[Where] = []
+    left: list[Where] = []
+    for each in where:
+        alternatives = prod([len(other.values) for other in (*asked, each)])
+        can_ask = by is None and _is_native(each.field) and all(map(_is_indexed, each.values))
+        (asked if can_ask and alternatives <= _ALTERNATIVES_MAX else left).append(each)
+    odd_bounds = by is None and not all(_is_bound(each) for each in (start, end) if each)
+    return Plan(
+        names=names,
+        collection=collection,
+        start=start,
+        end=end,
+        by=by,
+        asked=tuple(asked),
+        left=tuple(left),
+        is_narrowed_here=bool(left) or odd_bounds,
+    )
+
+
+def query(each: Plan, last: Any | None, rows_max: int) -> Any:
+    """The request for the next page.
+
+    Args:
+        each: the scan.
+        last: the last document's message of the page before; None for the first page.
+        rows_max: documents in the page.
+    """
+    parent, collection_id = each.names.parent(each.collection)
+    request = RunQueryRequest(parent=parent)
+    structured = request.structured_query
+    structured.from_.add().collection_id = collection_id
+    structured.limit.value = rows_max
+    filters = [_filter(where) for where in each.asked]
+    if each.by is not None:
+        field = quoted(each.by)
+        filters += _between(field, each.start, each.end)
+        _ascending(structured.order_by.add(), field)
+    _ascending(structured.order_by.add(), _NAME)
+    if len(filters) == 1:
+        filters[0](structured.where)
+    elif filters:
+        _all(structured.where.composite_filter, _AND, filters)
+    if each.by is None:
+        _between_ids(each, structured, is_first=last is None)
+    if last is not None:
+        if each.by is not None:
+            structured.start_at.values.add().CopyFrom(value_at(last.fields, each.by))
+        structured.start_at.values.add().reference_value = last.name
+    return request
+
+
+def value_at(values: Any, dotted: str) -> Any:
+    """The value at a dotted path of keys, which is there."""
+    *above, key = dotted.split(".")
+    for each in above:
+        values = values[each].map_value.fields
+    return values[key]
+
+
+def is_within(each: Plan, document_id: str) -> bool:
+    """Whether a document is within the bounds of a scan by id, of which the server may not know."""
+    return each.by is not None or (document_id >= each.start and (each.end is None or document_id < each.end))
+
+
+def _between_ids(each: Plan, structured: Any, *, is_first: bool) -> None:
+    """Bounds by id, as far as they can be said to the server; to the others ``is_within`` sees."""
+    prefix = f"{each.names.name(each.collection)}/"
+    if is_first and each.start and _is_bound(each.start):
+        # The smallest id after another is no id of a document, but "start behind the other" says the same.
+        is_after = each.start[-1] == "\x00"
+        structured.start_at.values.add().reference_value = prefix + each.start.removesuffix("\x00")
+        structured.start_at.before = not is_after
+    if each.end and _is_bound(each.end):
+        structured.end_at.values.add().reference_value = prefix + each.end.removesuffix("\x00")
+        structured.end_at.before = each.end[-1] != "\x00"
+
+
+def _is_bound(text: str) -> bool:
+    """Whether a bound can be said as an id, or as the place right behind one."""
+    name = text.removesuffix("\x00")
+    return bool(name) and not {"/", "\x00"} & set(name) and not _RESERVED_ID.fullmatch(name)
+
+
+def _ascending(order: Any, field: str) -> None:
+    order.field.field_path = field
+    order.direction = _ASCENDING
+
+
+def _between(field: str, start: str, end: str | None) -> list[Any]:
+    """From start to end; bounds that are texts leave out whatever is no text."""
+
+    def from_start(to: Any) -> None:
+        _compare(to.field_filter, field, _GREATER_THAN_OR_EQUAL).string_value = start
+
+    def to_end(to: Any) -> None:
+        _compare(to.field_filter, field, _LESS_THAN).string_value = end
+
+    return [from_start] if end is None else [from_start, to_end]
+
+
+def _compare(to: Any, field: str, operator: int) -> Any:
+    to.field.field_path = field
+    to.op = operator
+    return to.value
+
+
+def _filter(where: Where) -> Any:
+    """Equality or membership. Null has an operator of its own, and is in no list."""
+    field = quoted(where.field)
+    values = [value for value in where.values if value is not None]
+
+    def is_null(to: Any) -> None:
+        to.unary_filter.field.field_path = field
+        to.unary_filter.op = _IS_NULL
+
+    def is_one(to: Any) -> None:
+        if len(values) == 1:
+            _set(_compare(to.field_filter, field, _EQUAL), values[0])
+        else:
+            members = _compare(to.field_filter, field, _IN).array_value.values
+            for value in values:
+                _set(members.add(), value)
+
+    def either(to: Any) -> None:
+        _all(to.composite_filter, _OR, [is_null, is_one])
+
+    return is_one if len(values) == len(where.values) else either if values else is_null
+
+
+def _all(to: Any, operator: int, filters: Sequence[Any]) -> None:
+    to.op = operator
+    for each in filters:
+        each(to.filters.add())
+
+
+def _set(to: Any, value: str | int | float | bool) -> None:  # noqa: FBT001
+    if isinstance(value, str):
+        to.string_value = value
+    elif isinstance(value, bool):
+        to.boolean_value = value
+    elif isinstance(value, int):
+        to.integer_value = value
+    else:
+        to.double_value = value
+
+
+def _is_native(dotted: str) -> bool:
+    """Whether the field at this path, where there is one, is stored as a value of Firestore's own."""
+    keys = dotted.split(".")
+    is_short = len(keys) <= NATIVE_DEPTH_MAX and len(dotted.encode()) <= PATH_BYTES_MAX
+    return is_short and not any(map(is_odd, keys)) and keys[0] not in COMPRESSED
+
+
+def _is_indexed(value: str | float | bool | None) -> bool:  # noqa: FBT001
+    """Whether the server can look for the value."""
+    if isinstance(value, str):
+        return len(value.encode()) <= _INDEXED_BYTES_MAX
+    return value is None or INT_MIN <= value <= INT_MAX
