@@ -43,6 +43,7 @@ class EngineUnderTest:
         name: of the engine.
         durable: its stores can be opened again.
         in_files: its documents are in the folder.
+        has_own_clock: it goes by a clock that nobody here can set.
         loops: the event loops that it runs under.
         make: see above.
     """
@@ -50,6 +51,7 @@ class EngineUnderTest:
     name: str
     durable: bool
     in_files: bool
+    has_own_clock: bool
     loops: tuple[str, ...]
     make: Callable[[Path, Clock], Engine]
 
@@ -100,10 +102,14 @@ def _project(folder: Path) -> str:
 
 _BOTH = ("asyncio", "trio")
 ENGINES = (
-    EngineUnderTest("memory", False, False, _BOTH, lambda _, clock: MemoryEngine(clock)),
-    EngineUnderTest("sqlite", True, True, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)),
-    EngineUnderTest("firestore", True, False, ("asyncio",), _firestore),
-    EngineUnderTest("mockfirestore", False, False, _BOTH, lambda _, clock: MockFirestoreEngine(MockFirestore(), clock)),
+    EngineUnderTest("memory", False, False, False, _BOTH, lambda _, clock: MemoryEngine(clock)),
+    EngineUnderTest(
+        "sqlite", True, True, False, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)
+    ),
+    EngineUnderTest("firestore", True, False, True, ("asyncio",), _firestore),
+    EngineUnderTest(
+        "mockfirestore", False, False, False, _BOTH, lambda _, clock: MockFirestoreEngine(MockFirestore(), clock)
+    ),
 )
 
 

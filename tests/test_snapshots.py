@@ -188,8 +188,9 @@ async def test_create_snapshot(place: Place):
             await add(store, 2)
             state = await store.get_state(GOVERNOR, "alice")
             assert await store.create_snapshot(GOVERNOR, "alice") == state
-            assert await store.create_snapshot(GOVERNOR, "alice") == state
-            assert await store.get_state(GOVERNOR, "alice") == state
+            again = await store.create_snapshot(GOVERNOR, "alice")
+            assert (again.version, again.data, again.timestamp) == (state.version, state.data, state.timestamp)
+            assert await store.get_state(GOVERNOR, "alice") == again
         assert await store.list_snapshots(GOVERNOR, "alice") == [4, 6]
         assert [event.version for event in await collected(store.get_events(GOVERNOR, "alice"))] == [1, 2, 3, 4, 5, 6]
         assert (await StateMachinePersister(store, REDUCERS).validate_consistency(GOVERNOR)).consistent

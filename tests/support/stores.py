@@ -14,9 +14,9 @@ from typing import Any, Protocol, Self, TypeVar
 import msgspec
 
 from tai_state import ChangeMetadata, StateStore
-from tai_state.engines.api import Document, Engine, Put, Write
+from tai_state.engines.api import Committed, Delete, Document, Engine, Put, Reading, Write
 from tai_state.engines.memory import MemoryEngine
-from tai_state.engines.paging import Paged
+from tai_state.engines.paging import Paged, mapped
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import Settings
 from tai_state.store.layout import Layout
@@ -157,6 +157,11 @@ class Kind(Protocol):
         ...
 
     @property
+    def has_own_clock(self) -> bool:
+        """Whether the engine goes by a clock that nobody here can set."""
+        ...
+
+    @property
     def make(self) -> Callable[[Path, Clock], Engine]:
         """Gives an engine over the documents in a folder."""
         ...
@@ -166,11 +171,59 @@ class Kind(Protocol):
 class _Kind:
     durable: bool
     in_files: bool
+    has_own_clock: bool
     make: Callable[[Path, Clock], Engine]
 
 
-MEMORY: Kind = _Kind(False, False, lambda _, clock: MemoryEngine(clock))
-SQLITE: Kind = _Kind(True, True, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock))
+MEMORY: Kind = _Kind(False, False, False, lambda _, clock: MemoryEngine(clock))
+SQLITE: Kind = _Kind(True, True, False, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock))
+
+
+class Dated:
+    """An engine that says the times of a clock that can be set, in place of its own; all else is the engine's.
+
+    Args:
+        engine: the one that does the work.
+        clock: whose times are said.
+        dates: when each document was first and last written through such an engine, by its path.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock, dates: dict[str, tuple[int, int]]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._dates = dates
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def __aenter__(self) -> Self:
+        await self._engine.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._engine.__aexit__(*exc)
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        found = (await self._engine.read(paths)).documents
+        return Reading(tuple(each and self._dated(each) for each in found), self._clock.now_us())
+
+    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:  # noqa: D102
+        return mapped(self._engine.scan(collection, **bounds), lambda page: map(self._dated, page))
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        committed = await self._engine.commit(writes)
+        now = self._clock.now_us()
+        for write in writes:
+            if isinstance(write, Put):
+                created, _ = self._dates.get(write.path, (now, now))
+                self._dates[write.path] = (created, now)
+            elif isinstance(write, Delete):
+                self._dates.pop(write.path, None)
+        return Committed(committed.revision, now)
+
+    def _dated(self, document: Document) -> Document:
+        created, updated = self._dates.get(document.path, (document.created_us, document.updated_us))
+        return msgspec.structs.replace(document, created_us=created, updated_us=updated)
 
 
 class Place:
@@ -184,7 +237,12 @@ class Place:
         self.clock = ManualClock()
         self.folder = folder
         self._ids = count(1)
-        self._make = lambda: kind.make(folder, self.clock)
+        dates: dict[str, tuple[int, int]] = {}
+        self._make = lambda: (
+            Dated(kind.make(folder, self.clock), self.clock, dates)  # type: ignore[return-value]
+            if kind.has_own_clock
+            else kind.make(folder, self.clock)
+        )
         self._memory: Engine | None = None if kind.durable else self._make()
 
     def skip_ids(self) -> None:

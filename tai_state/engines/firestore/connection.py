@@ -25,7 +25,7 @@ from tai_state.engines.firestore.messages import (
 )
 from tai_state.engines.firestore.queries import Plan, is_within, plan, query
 from tai_state.engines.firestore.watching import Target, Watched
-from tai_state.engines.paging import Page, Paged
+from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import is_collection
 from tai_state.errors import StoreTimeout
 
@@ -94,10 +94,10 @@ class Connection:
 
     def scan(  # noqa: D102
         self, collection: str, start: str, end: str | None, where: Sequence[Where], by: str | None, limit: int | None
-    ) -> AsyncIterator[Document]:
+    ) -> Paged[Document]:
         pages = _Pages(self, plan(self.names, collection, start, end, where, by), limit)
         is_empty = end == "" or not all(each.values for each in where)
-        return Paged(pages.fetch, 0 if is_empty else limit)
+        return Paged(limited(pages.fetch, 0 if is_empty else limit))
 
     async def query(self, request: Any) -> tuple[list[Document], Any, bool]:
         """The next documents of a query, bounded in number and bytes; the last one's message; whether more follow."""
@@ -194,7 +194,7 @@ class _Pages:
         self._last: Any | None = None
         self._ended = False
 
-    async def fetch(self) -> Page | None:
+    async def fetch(self) -> Sequence[Document] | None:
         if self._ended:
             return None
         page, last, more = await self._connection.query(query(self._scan, self._last, self._rows_max))
@@ -202,7 +202,7 @@ class _Pages:
         self._ended = not more
         return self._narrowed(page) if self._scan.is_narrowed_here else page
 
-    def _narrowed(self, page: Page) -> Page:
+    def _narrowed(self, page: Sequence[Document]) -> Sequence[Document]:
         """Without what the server could not be asked to leave out."""
         scan = self._scan
         if scan.by is None and scan.end is not None and page and page[-1].id >= scan.end:

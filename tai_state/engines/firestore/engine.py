@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, Self
 
 from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
+from tai_state.engines.paging import Paged
 from tai_state.errors import UnknownStore
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class FirestoreEngine:
         where: Sequence[Where] = (),
         by: str | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[Document]:
+    ) -> Paged[Document]:
         return self._opened().scan(collection, start, end, where, by, limit)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
