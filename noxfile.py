@@ -35,6 +35,7 @@ def types(session: nox.Session) -> None:
     _install_wheel(session, "mypy==2.4.1", "pyright==1.1.414", *TESTS)
     session.run("mypy")
     session.run("pyright", "--pythonpath", f"{session.bin}/python")
+    session.run("pyright", "--pythonpath", f"{session.bin}/python", "--verifytypes", "tai_state", "--ignoreexternal")
 
 
 @nox.session

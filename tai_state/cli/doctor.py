@@ -58,7 +58,7 @@ class Examination:
 
     def __init__(self, url: str | None) -> None:
         self.findings: list[Finding] = []
-        self.exit_code = 0
+        self.exit_code: int = 0
         self._url = url
         self._store: StateStore = opened(url)
         self._name = self._store.engine.capabilities.name

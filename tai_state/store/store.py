@@ -40,9 +40,9 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
         self._open = AsyncExitStack()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.engine)
-            self.store_id = await self._identity()
+            self.store_id: str = await self._identity()
             settings = self.settings
-            self.appender = Appender(
+            self.appender: Appender = Appender(
                 self.engine,
                 self.streams,
                 Writer(self.store_id, settings.upcasting.schema, settings.snapshots),

@@ -18,9 +18,9 @@ class Target:
     """
 
     def __init__(self, documents: Iterable[str] = (), collection: str = "") -> None:
-        self.documents = tuple(documents)
+        self.documents: tuple[str, ...] = tuple(documents)
         self.collection = collection
-        self.is_current = False
+        self.is_current: bool = False
         self.revisions: dict[str, int | None] = {}
         self._told: set[str] | None = None  # while everything is told anew: what was told already
 
@@ -54,7 +54,7 @@ class Watched:
     """
 
     def __init__(self, targets: Iterable[Target]) -> None:
-        self.targets = tuple(targets)
+        self.targets: tuple[Target, ...] = tuple(targets)
         self._news: OrderedDict[str, Change] = OrderedDict()
         self._newest: dict[str, int] = {}
         self._last: dict[str, int | None] = {}
