@@ -121,6 +121,9 @@ class AnyOf:
         self.policies = policies
         self.keep = keep
 
+    def __repr__(self) -> str:
+        return f"AnyOf({', '.join(map(repr, self.policies))}, keep={self.keep})"
+
     def due(self, progress: Progress) -> bool:  # noqa: D102
         return any(policy.due(progress) for policy in self.policies)
 
