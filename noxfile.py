@@ -65,6 +65,7 @@ def proof(session: nox.Session) -> None:
         "pytest",
         "tests/test_store_model.py",
         "tests/test_faults.py",
+        "tests/test_firestore_faults.py",
         env={**SAFE, "TAI_STATE_PROOF": "1"},
     )
 

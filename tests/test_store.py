@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from pydantic import BaseModel
 from typing_extensions import TypedDict
@@ -94,6 +96,28 @@ async def test_two_stores_with_stale_heads(place: Place):
         assert (written.version, written.data) == (4, {"n": 9})
         assert written.causality == {one.store_id: 4}
         assert (await one.update_state(GOVERNOR, "alice", {"n": 10}, METADATA, expected=written)).version == 5
+
+
+async def test_a_commit_that_is_seen_in_part(place: Place):
+    """Where an engine shows a commit document by document, as an emulator may, a conflict is not taken for damage."""
+    async with place.store() as one, place.store() as other:
+        await one.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
+        seen = await other.get_state(GOVERNOR, "alice")
+        [before] = (await one.engine.read(["governors/bank/states/alice"])).documents
+        await one.update_state(GOVERNOR, "alice", {"n": 1}, METADATA, expected=1)
+        read, old = other.engine.read, [before]
+
+        async def torn(paths: Any) -> Any:
+            reading = await read(paths)
+            return (
+                reading if not old else msgspec.structs.replace(reading, documents=(old.pop(), *reading.documents[1:]))
+            )
+
+        other.appender._settling._engine = SimpleNamespace(read=torn)
+        with pytest.raises(VersionConflict) as conflict:
+            await other.update_state(GOVERNOR, "alice", {"n": 9}, METADATA, expected=seen)
+        assert not old
+        assert conflict.value.actual == 2
 
 
 async def test_a_conflict_carries_a_bounded_number_of_events(store: StateStore):

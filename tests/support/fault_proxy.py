@@ -97,20 +97,22 @@ class FaultProxy:
         self._relay.cut()
 
     def settle(self) -> None:
-        """Let every stray call arrive now: at the end of a test, before the final look."""
+        """Let every call that was given up arrive now: at the end of a test, before the final look."""
+        self._account.wait_until_idle(HANG_SECONDS)
         self._deliver(None)
 
     def one_answer(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
         """Pass on a unary call."""
-        call, fault = self._begin(method)
-        self._account.sent(method, request)
-        forward = self._channel.unary_unary(SERVICE + method)
-        send = partial(_sent, forward, request, _metadata(context))
-        if fault is not None:
-            answer = self._go_wrong(call, fault, send, context)
-        else:
-            answer = send(context.time_remaining())
-        return self._account.received(method, _given(answer, context))
+        with self._account.under_way():
+            call, fault = self._begin(method)
+            self._account.sent(method, request)
+            forward = self._channel.unary_unary(SERVICE + method)
+            send = partial(_sent, forward, request, _metadata(context))
+            if fault is not None:
+                answer = self._go_wrong(call, fault, send, context)
+            else:
+                answer = send(context.time_remaining())
+            return self._account.received(method, _given(answer, context))
 
     def many_answers(
         self, method: str, request: bytes | Iterator[bytes], context: grpc.ServicerContext

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import TypeAlias
 
@@ -101,6 +102,7 @@ class Account:
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
+        self._under_way = 0
         self.reset()
 
     def reset(self) -> None:
@@ -137,6 +139,23 @@ class Account:
         with self._lock:
             self._injected.append(injected)
             self._lock.notify_all()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Around a call, from its beginning until it has reached the server for the last time or never will."""
+        with self._lock:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._lock.notify_all()
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Until no call is under way; an error where that takes longer."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self._under_way == 0, seconds), f"{self._under_way} calls do not end"
 
     def wait_for_faults(self, count: int, seconds: float) -> None:
         """Until so many faults are over; an error where that takes longer."""
