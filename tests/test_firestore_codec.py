@@ -121,7 +121,9 @@ def test_long_texts_of_records_are_compressed(name: str, is_compressed: bool):  
         assert decode(message.fields) == {name: "x" * length}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"bytes", object()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), {1, 2}, b"bytes", object()], ids=lambda each: type(each).__name__
+)
 def test_what_is_no_json_is_refused(value: Any):
     """NaN, infinities and other types are a TypeError, and never stored."""
     with pytest.raises(TypeError):
