@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from google.cloud import firestore
 from google.cloud.firestore_v1.types import ListenRequest, ListenResponse
 
 from .support.fault_proxy import SERVICE, FaultProxy
-from .support.wire_faults import Call, Fault, at_calls, nothing, randomly
+from .support.wire_faults import Account, Call, Fault, at_calls, nothing, randomly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +162,16 @@ def test_a_stray_call_arrives_later(proxy: FaultProxy, client: firestore.Client,
     proxy.settle()
     assert _stored(direct, "e")
     assert [each.answers for each in proxy.statistics().injected] == [("OK",), ("OK",)]
+
+
+def test_a_call_under_way_is_waited_for():
+    """There is no quiet while a call is under way, however it ends."""
+    account = Account()
+    with contextlib.suppress(RuntimeError), account.under_way():
+        with pytest.raises(AssertionError):
+            account.wait_until_idle(0)
+        raise RuntimeError
+    account.wait_until_idle(0)
 
 
 @pytest.mark.parametrize("fault", [Fault.LOST, Fault.RESET_AFTER], ids=lambda each: each.value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from tai_state import ANY, EveryEvents, NewEvent, StateMachinePersister, StateStore, VersionConflict
+from tai_state import ANY, NO_STATE, EveryEvents, NewEvent, StateMachinePersister, StateStore, VersionConflict
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.testing import ManualClock
 
@@ -103,6 +103,17 @@ async def _grow(store: StateStore, state_id: str, events: int) -> None:
         await store.save_state(GOVERNOR, state_id, {"n": version}, METADATA, expected=version)
 
 
+async def test_budget_of_opening(connect: Callable[[], StateStore], meter: Meter):
+    """The first time ever, a store looks for its own document and writes it; later it reads it."""
+
+    async def opened() -> None:
+        async with connect():
+            """Nothing more."""
+
+    assert await _cost(meter, opened()) == (READ | COMMIT, [1])
+    assert await _cost(meter, opened()) == (READ, [])
+
+
 async def test_budget_of_reads(store: StateStore, meter: Meter):
     """One state or many are one call, and nothing is written."""
     await _grow(store, "alice", 3)
@@ -176,6 +187,14 @@ async def test_budget_of_history(store: StateStore, meter: Meter):
     await _grow(store, "alice", 30)
     assert await _cost(meter, collected(store.get_events(GOVERNOR, "alice"))) == (QUERY, [])
     assert await _cost(meter, collected(store.get_events(GOVERNOR, "alice", after=20))) == (QUERY, [])
+
+
+async def test_budget_of_a_long_history(store: StateStore, meter: Meter):
+    """Of a long stream, each call brings 512 events."""
+    persister = StateMachinePersister(store, REDUCERS)
+    events = [NewEvent("add", 1) for _ in range(600)]
+    await persister.record(GOVERNOR, "alice", events, METADATA, expected=NO_STATE)
+    assert await _cost(meter, collected(store.get_events(GOVERNOR, "alice"))) == ({"RunQuery": 2}, [])
 
 
 async def test_budget_of_replay_and_time_travel(store: StateStore, meter: Meter):

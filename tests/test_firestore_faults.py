@@ -51,9 +51,9 @@ STORES = 4
 KINDS = ("any", "exact", "own")
 """What the writers of each store do; see :class:`Writer`."""
 
-SHARE = 0.2
+SHARE = 0.15
 METHODS = ("Commit", "BatchGetDocuments", "RunQuery")
-CALL_SECONDS = 0.5
+CALL_SECONDS = 0.3
 """So long a call waits for its answer, here."""
 STORE_SECONDS = (5.0, 0.0)
 """So long a change is looked after, by every other store: the impatient ones leave much unknown."""
