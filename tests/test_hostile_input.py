@@ -46,7 +46,7 @@ from tai_state.errors import DocumentTooLarge, Inconsistent
 from tai_state.testing.mockfirestore import OWN_FIELD, MockFirestoreEngine
 
 from .support.firestore import everything
-from .support.stores import GOVERNOR, METADATA, CountingEngine, Place, Places, collected, dump
+from .support.stores import GOVERNOR, METADATA, CountingEngine, Dated, Place, Places, collected, dump
 
 pytestmark = pytest.mark.anyio
 
@@ -371,7 +371,7 @@ async def test_an_id_that_looks_dangerous(places: Places, identifier: str) -> No
 
 async def _documents(store: StateStore) -> list[str]:
     """The paths of all documents in the store's engine, wherever they are."""
-    engine: Any = store.engine
+    engine: Any = store.engine._engine if isinstance(store.engine, Dated) else store.engine
     if isinstance(engine, MockFirestoreEngine):
         return sorted(_in_mock(engine._root(), ""))
     if isinstance(getattr(engine, "_documents", None), dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tai_state.engines.api import Document
-from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing
+from tai_state.errors import Inconsistent, ReducerMissing
 from tai_state.history.folding import Folding, first_fold
 from tai_state.history.recovery import differences
 from tai_state.store.layout import Stream
@@ -140,7 +140,7 @@ class StreamCheck:
         except ReducerMissing:
             self.is_unchecked = True
             self._folded = Folded(None, record.schema, record.state_hash)
-        except EventSourcingError as error:
+        except Inconsistent as error:
             if self._folded.text is not None:
                 self.find(document.path, "fold", error.what)
             self._folded = Folded(None, record.schema, record.state_hash)
