@@ -30,12 +30,13 @@ _SKIPPED: Final = "needs the Firestore emulator: "
 def firestore_emulator() -> Iterator[Emulator]:
     """The Firestore emulator: the one of ``FIRESTORE_EMULATOR_HOST``, else started for this run."""
     # Imported here, as in every fixture, so that a run that uses none pays nothing.
+    from tai_state.engines.firestore.engine import EMULATOR  # noqa: PLC0415
     from tai_state.errors import EmulatorNotFound  # noqa: PLC0415
-    from tai_state.testing.emulator import VARIABLE, running_emulator  # noqa: PLC0415
+    from tai_state.testing.emulator import running_emulator  # noqa: PLC0415
 
     try:
         with running_emulator() as emulator, pytest.MonkeyPatch.context() as patch:
-            patch.setenv(VARIABLE, emulator.host)
+            patch.setenv(EMULATOR, emulator.host)
             yield emulator
     except EmulatorNotFound as error:
         without_emulator(error)

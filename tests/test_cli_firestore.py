@@ -16,6 +16,7 @@ import pytest
 from tai_state import ChangeMetadata, StateStore, open_store
 from tai_state.cli import doctor
 from tai_state.cli.doctor import Examination
+from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.firestore.indexes import index_config
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import StoreUnavailable
@@ -23,7 +24,7 @@ from tai_state.store.core import Settings, SystemClock
 from tai_state.store.layout import Layout
 from tai_state.testing import ManualClock
 from tai_state.testing import emulator as launcher
-from tai_state.testing.emulator import VARIABLE, answers, fresh_project, started_emulator
+from tai_state.testing.emulator import answers, fresh_project, started_emulator
 
 from .support.program import Program, interrupt
 
@@ -41,7 +42,7 @@ ONLINE = ["credentials", "database", "permissions", "indexes"]
 def program(tmp_path: Path) -> Program:
     """The program in an empty folder, without a word of emulators or credentials around."""
     program = Program(tmp_path, HOME=str(tmp_path), NO_GCE_CHECK="true")
-    for name in (VARIABLE, "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"):
+    for name in (EMULATOR, "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"):
         program.environment.pop(name, None)
     return program
 
@@ -99,7 +100,7 @@ def test_an_address_that_means_nothing_is_a_usage_error(program: Program):
 
 def test_the_emulator_is_examined(program: Program, firestore_emulator: Emulator):
     """Before the first write there is no store; after it everything is well, and it says that it is an emulator."""
-    program.environment[VARIABLE] = firestore_emulator.host
+    program.environment[EMULATOR] = firestore_emulator.host
     url = f"firestore://{fresh_project()}?indexed=status"
     ended = program("doctor", "--json", "--store", url)
     assert ended.code == 1
@@ -115,7 +116,7 @@ def test_the_emulator_is_examined(program: Program, firestore_emulator: Emulator
 
 def test_an_emulator_that_is_gone_is_unreachable(program: Program):
     """Where nothing answers the check of that fails, with exit code 5."""
-    program.environment[VARIABLE] = f"127.0.0.1:{launcher._free_port()}"
+    program.environment[EMULATOR] = f"127.0.0.1:{launcher._free_port()}"
     ended = program("doctor", "--json", "--store", "firestore://p")
     assert ended.code == 5
     assert _checks(json.loads(ended.out)) == {"versions": "ok", "reachable": "failed"}
@@ -134,7 +135,7 @@ def test_a_database_of_the_wrong_mode_is_named(program: Program, monkeypatch: py
     command = launcher.find_emulator()
     monkeypatch.setattr(launcher, "find_emulator", lambda: [*command, "--database-mode", "datastore-mode"])
     with started_emulator() as emulator:
-        program.environment[VARIABLE] = emulator.host
+        program.environment[EMULATOR] = emulator.host
         ended = program("doctor", "--json", "--store", f"firestore://{fresh_project()}")
     assert ended.code == 2
     assert _checks(json.loads(ended.out)) == {"versions": "ok", "database": "failed"}
@@ -181,7 +182,7 @@ class _Named:
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[MemoryEngine], Examination]:
     """Gives the examination of a store that is there, on an engine."""
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(EMULATOR, raising=False)
 
     def examine(engine: MemoryEngine) -> Examination:
         def opened(_: str | None) -> StateStore:
@@ -260,7 +261,7 @@ def test_emulator_runs_until_it_is_interrupted(program: Program):
     with process:
         assert process.stdout is not None
         line = process.stdout.readline().decode().strip()
-        assert line.startswith(f"export {VARIABLE}=127.0.0.1:")
+        assert line.startswith(f"export {EMULATOR}=127.0.0.1:")
         host = line.partition("=")[2]
         assert answers(host)
         interrupt(process)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.errors import EmulatorNotFound, StoreUnavailable
 from tai_state.testing import emulator as launcher
 from tai_state.testing.emulator import (
-    VARIABLE,
     answers,
     find_emulator,
     fresh_project,
@@ -46,7 +46,7 @@ with started_emulator() as emulator:
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
     """No emulator's address in the environment."""
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(EMULATOR, raising=False)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def _fake(path: Path, text: str = "") -> Path:
 @pytest.mark.usefixtures("unset", "firestore_emulator")
 def test_an_emulator_answers_for_as_long_as_the_block_runs(monkeypatch: pytest.MonkeyPatch):
     """It listens on the loopback address, answers requests, and is gone with its Java after the block."""
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(EMULATOR, raising=False)
     with running_emulator() as emulator:
         assert re.fullmatch(r"127\.0\.0\.1:\d+", emulator.host)
         assert answers(emulator.host)
@@ -123,7 +123,7 @@ def test_an_emulator_answers_for_as_long_as_the_block_runs(monkeypatch: pytest.M
 @pytest.mark.usefixtures("firestore_emulator")
 def test_an_error_in_the_block_ends_it(monkeypatch: pytest.MonkeyPatch):
     """The block's error comes out as it is, and the emulator is gone."""
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(EMULATOR)
     connections = []
     with pytest.raises(KeyboardInterrupt), running_emulator() as emulator:  # noqa: PT012 - raised in the block
         connections.append(_connected(emulator.host))
@@ -159,7 +159,7 @@ def test_a_taken_port_is_an_error(taken: int):
 @pytest.mark.usefixtures("firestore_emulator")
 def test_a_port_that_another_took_meanwhile_is_left_to_it(monkeypatch: pytest.MonkeyPatch, taken: int):
     """Where the free port found is taken before the emulator has it, it takes another one."""
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(EMULATOR)
     free = launcher._free_port()
     ports = iter([taken, free])
     monkeypatch.setattr(launcher, "_free_port", lambda: next(ports))
@@ -170,7 +170,7 @@ def test_a_port_that_another_took_meanwhile_is_left_to_it(monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("firestore_emulator")
 def test_it_can_be_started_again_at_its_port(monkeypatch: pytest.MonkeyPatch):
     """When the block is left the port is free, so that a client can meet the next emulator at the same address."""
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(EMULATOR)
     with running_emulator() as first:
         connection = _connected(first.host)
     with started_emulator(port=int(first.host.rpartition(":")[2])) as second:
@@ -196,8 +196,8 @@ def test_an_address_that_is_given_is_used(firestore_emulator: Emulator):
 
 def test_an_address_where_nothing_answers_is_an_error(monkeypatch: pytest.MonkeyPatch):
     """It is not replaced by an emulator of one's own: the tests would run against another one than asked."""
-    monkeypatch.setenv(VARIABLE, f"127.0.0.1:{launcher._free_port()}")
-    with pytest.raises(StoreUnavailable, match=VARIABLE), running_emulator():
+    monkeypatch.setenv(EMULATOR, f"127.0.0.1:{launcher._free_port()}")
+    with pytest.raises(StoreUnavailable, match=EMULATOR), running_emulator():
         pass
 
 
@@ -258,7 +258,7 @@ def test_where_nothing_is_installed_the_error_says_what_to_install(tmp_path: Pat
     with pytest.raises(EmulatorNotFound) as caught:
         find_emulator(environment)
     assert "gcloud components install cloud-firestore-emulator" in str(caught.value)
-    assert VARIABLE in str(caught.value)
+    assert EMULATOR in str(caught.value)
     assert ("java on the PATH" in str(caught.value)) is not java
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tai_state.testing.emulator import VARIABLE, answers
+from tai_state.engines.firestore.engine import EMULATOR
+from tai_state.testing.emulator import answers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ test_second = test_first
 from tai_state import ChangeMetadata
 """
 
-EMULATOR = """
+SUITE_ON_EMULATOR = """
 import os
 
 def test_address(firestore_emulator):
@@ -86,8 +87,8 @@ def test_each_test_has_a_store_of_its_own(tmp_path: Path):
 @pytest.mark.usefixtures("firestore_emulator")
 def test_one_emulator_serves_the_run_and_ends_with_it(tmp_path: Path):
     """It is started at the first use, its address stands in the environment, and it is gone with the run."""
-    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    code, output = _run_suite(tmp_path, EMULATOR, environment)
+    environment = {name: value for name, value in os.environ.items() if name != EMULATOR}
+    code, output = _run_suite(tmp_path, SUITE_ON_EMULATOR, environment)
     assert code == 0, output
     [host] = [line.split()[-1] for line in output.splitlines() if "HOST" in line]
     assert not answers(host)
@@ -95,7 +96,7 @@ def test_one_emulator_serves_the_run_and_ends_with_it(tmp_path: Path):
 
 def test_an_emulator_that_runs_is_used(tmp_path: Path, firestore_emulator: Emulator):
     """With FIRESTORE_EMULATOR_HOST set no other emulator is started."""
-    code, output = _run_suite(tmp_path, EMULATOR)
+    code, output = _run_suite(tmp_path, SUITE_ON_EMULATOR)
     assert code == 0, output
     assert f"HOST {firestore_emulator.host}" in output
 
@@ -110,7 +111,7 @@ def test_each_test_has_a_store_of_its_own_on_firestore(tmp_path: Path):
 
 def test_without_an_emulator_tests_are_skipped_aloud(tmp_path: Path, bare: dict[str, str]):
     """The tests that need it are skipped, the others run, and one line at the end says what to install."""
-    code, output = _run_suite(tmp_path, EMULATOR, bare)
+    code, output = _run_suite(tmp_path, SUITE_ON_EMULATOR, bare)
     assert code == 0, output
     assert "1 passed, 2 skipped" in output
     [line] = [line for line in output.splitlines() if "NOT RUN" in line]
@@ -120,7 +121,7 @@ def test_without_an_emulator_tests_are_skipped_aloud(tmp_path: Path, bare: dict[
 
 def test_without_an_emulator_ci_fails(tmp_path: Path, bare: dict[str, str]):
     """With CI=true nothing is skipped: a machine that lacks the emulator does not pass."""
-    code, output = _run_suite(tmp_path, EMULATOR, {**bare, "CI": "true"})
+    code, output = _run_suite(tmp_path, SUITE_ON_EMULATOR, {**bare, "CI": "true"})
     assert code == 1
     assert "1 passed, 2 errors" in output
     assert "gcloud components install" in output

@@ -19,13 +19,14 @@ def emulator(
     as_json: JsonOption = False,
 ) -> None:
     """Start a Firestore emulator. Prints the line that tells other programs of it, and runs until Ctrl-C."""
-    from tai_state.testing.emulator import VARIABLE, started_emulator  # noqa: PLC0415 - a later room
+    from tai_state.engines.firestore.engine import EMULATOR  # noqa: PLC0415
+    from tai_state.testing.emulator import started_emulator  # noqa: PLC0415 - a later room
 
     with started_emulator(port=port) as running:
         if as_json:
             print_json({"host": running.host})
         else:
-            print_line(f"export {VARIABLE}={running.host}")
+            print_line(f"export {EMULATOR}={running.host}")
             say("the emulator runs until Ctrl-C, and keeps everything in memory")
         code = None if running.process is None else running.process.wait()
         raise StoreUnavailable("emulator", "ENDED", f"it ended by itself with {code}")

@@ -29,10 +29,8 @@ from typing import IO, Final
 
 import msgspec
 
+from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.errors import EmulatorNotFound, StoreUnavailable
-
-VARIABLE: Final = "FIRESTORE_EMULATOR_HOST"
-"""The environment variable by which Google's clients, and this library, are told of an emulator."""
 
 _LOOPBACK: Final = "127.0.0.1"
 _START_SECONDS: Final = 60.0
@@ -119,11 +117,11 @@ def running_emulator() -> Generator[Emulator]:
         EmulatorNotFound: none is installed.
         StoreUnavailable: it does not start, or the one in the environment does not answer.
     """
-    given = os.environ.get(VARIABLE)
+    given = os.environ.get(EMULATOR)
     if given:
         if not answers(given):
             raise StoreUnavailable(
-                "emulator", "UNREACHABLE", f"nothing answers at {VARIABLE}={given}: start it, or unset the variable"
+                "emulator", "UNREACHABLE", f"nothing answers at {EMULATOR}={given}: start it, or unset the variable"
             )
         yield Emulator(given)
     else:
