@@ -10,7 +10,7 @@ from work import GOVERNOR, MACHINE, METADATA, Measured, state, timed
 
 from tai_state import Event, StateMachinePersister, StateStore, open_store
 from tai_state.engines.sqlite.schema import connect
-from tai_state.store.changes import Append
+from tai_state.store.changes import Append, always, append_of
 from tai_state.store.planning import Composition
 from tai_state.values.json import normalise_object
 
@@ -113,10 +113,4 @@ def _batch(store: StateStore, version: int, size: int) -> Append:
     stream = store.layout.stream(GOVERNOR, MACHINE)
     texts = [normalise_object(state(version + offset), "data") for offset in range(size)]
     drafts = tuple(store.draft(stream, METADATA, "update", None, None, payload=None, state=text) for text, _ in texts)
-    composition = Composition(drafts, texts[-1][1])
-    return Append(
-        stream=stream,
-        expected=version,
-        compose=lambda head, data: composition,  # noqa: ARG005
-        event_ids=tuple(draft.event_id for draft in drafts),
-    )
+    return append_of(stream, version, drafts, always(Composition(drafts, texts[-1][1])))

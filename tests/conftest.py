@@ -24,6 +24,8 @@ from tai_state.testing import ManualClock
 from tai_state.testing.emulator import Emulator, running_emulator
 from tai_state.testing.mockfirestore import MockFirestoreEngine
 
+from .support.stores import MEMORY, Place, Places
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
@@ -44,6 +46,7 @@ class EngineUnderTest:
         durable: its stores can be opened again.
         in_files: its documents are in the folder.
         has_own_clock: it goes by a clock that nobody here can set.
+        tears: it can show one document of a commit before another, as the emulator does and Firestore does not.
         loops: the event loops that it runs under.
         make: see above.
     """
@@ -52,6 +55,7 @@ class EngineUnderTest:
     durable: bool
     in_files: bool
     has_own_clock: bool
+    tears: bool
     loops: tuple[str, ...]
     make: Callable[[Path, Clock], Engine]
 
@@ -102,13 +106,13 @@ def _project(folder: Path) -> str:
 
 _BOTH = ("asyncio", "trio")
 ENGINES = (
-    EngineUnderTest("memory", False, False, False, _BOTH, lambda _, clock: MemoryEngine(clock)),
+    EngineUnderTest("memory", False, False, False, False, _BOTH, lambda _, clock: MemoryEngine(clock)),
     EngineUnderTest(
-        "sqlite", True, True, False, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)
+        "sqlite", True, True, False, False, _BOTH, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock)
     ),
-    EngineUnderTest("firestore", True, False, True, ("asyncio",), _firestore),
+    EngineUnderTest("firestore", True, False, True, True, ("asyncio",), _firestore),
     EngineUnderTest(
-        "mockfirestore", False, False, False, _BOTH, lambda _, clock: MockFirestoreEngine(MockFirestore(), clock)
+        "mockfirestore", False, False, False, False, _BOTH, lambda _, clock: MockFirestoreEngine(MockFirestore(), clock)
     ),
 )
 
@@ -120,15 +124,9 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests of an engine under an event loop that it does not run under."""
-    for item in items:
-        if "firestore-read_is_one_snapshot" in item.nodeid.replace("mockfirestore", "mock"):
-            item.add_marker(pytest.mark.skip(reason=_EMULATOR_TEARS))
     kept = [item for item in items if _can_run(item)]
     config.hook.pytest_deselected(items=[item for item in items if not _can_run(item)])
     items[:] = kept
-
-
-_EMULATOR_TEARS = "the emulator shows a commit document by document; Firestore shows it at one moment"
 
 
 def _can_run(item: pytest.Item) -> bool:
@@ -191,3 +189,23 @@ def make_other_engine(request: pytest.FixtureRequest, tmp_path: Path, clock: Man
         return request.param.make(folder, clock)
 
     return make
+
+
+@pytest.fixture
+def places(engine_under_test: EngineUnderTest) -> Iterator[Places]:
+    """Empty places for stores on each engine, as many as wanted."""
+    with Places(engine_under_test) as places:
+        yield places
+
+
+@pytest.fixture
+def place(places: Places) -> Place:
+    """An empty place on each engine."""
+    return places.new()
+
+
+@pytest.fixture
+def memory_places() -> Iterator[Places]:
+    """Empty places in memory, for what is decided above the engines alone."""
+    with Places(MEMORY) as places:
+        yield places

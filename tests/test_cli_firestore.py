@@ -219,18 +219,18 @@ def test_a_refusal_fails_the_check_it_is_about(
 ):
     """Each of Google's refusals fails one check, with exit code 5; what does not rest on it is examined."""
     examination = examined(_AtGoogle(failing, code))
-    failed = [each for each in examination.findings if each.status == "failed"]
+    failed = [each for each in examination.checks if each.status == "failed"]
     assert [each.check for each in failed] == [check]
     assert examination.exit_code == 5
     assert check != "indexes" or "tai-state indexes" in failed[0].message
-    assert failing == "read" or examination.findings[-1].check == "store"
+    assert failing == "read" or examination.checks[-1].check == "store"
 
 
 def test_a_healthy_database_at_google(examined: Callable[[MemoryEngine], Examination]):
     """Where nothing is refused, it says what is indexed, and that writing is allowed."""
     examination = examined(_AtGoogle())
-    assert {each.status for each in examination.findings} == {"ok"}
-    messages = {each.check: each.message for each in examination.findings}
+    assert {each.status for each in examination.checks} == {"ok"}
+    messages = {each.check: each.message for each in examination.checks}
     assert "status" in messages["indexes"]
     assert "writing" in messages["permissions"]
 
@@ -238,7 +238,7 @@ def test_a_healthy_database_at_google(examined: Callable[[MemoryEngine], Examina
 def test_a_wrong_clock_is_a_warning(examined: Callable[[MemoryEngine], Examination]):
     """A machine whose clock is far from the engine's is told so; the store can be used all the same."""
     examination = examined(_AtGoogle(clock=ManualClock()))
-    [clock] = [each for each in examination.findings if each.check == "clock"]
+    [clock] = [each for each in examination.checks if each.check == "clock"]
     assert (clock.status, examination.exit_code) == ("warning", 0)
     assert "NTP" in clock.message
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -32,7 +32,7 @@ from tai_state.testing.faults import AtCalls, Call, Fault, FaultyEngine, Randoml
 
 from .support.judging import at_call, attempt, judge, prepared
 from .support.operations import CHANGES, EVENT_ID, REDUCERS, Change
-from .support.stores import GOVERNOR, MEMORY, METADATA, Place, Places, collected, dump, edit, fix_identity
+from .support.stores import GOVERNOR, METADATA, Place, Places, collected, dump, edit, fix_identity
 
 pytestmark = pytest.mark.anyio
 
@@ -40,20 +40,6 @@ FAULTS = [
     *(pytest.param(fault, 1, id=fault.value.replace(" ", "_")) for fault in Fault if fault is not Fault.DELAYED),
     *(pytest.param(Fault.DELAYED, calls, id=f"delayed_{calls}") for calls in (1, 2, 1_000)),
 ]
-
-
-@pytest.fixture
-def places(engine_under_test) -> Iterator[Places]:
-    """Empty places, as many as wanted."""
-    with Places(engine_under_test) as places:
-        yield places
-
-
-@pytest.fixture
-def memory_places() -> Iterator[Places]:
-    """Empty places in memory, for what is decided above the engines alone."""
-    with Places(MEMORY) as places:
-        yield places
 
 
 @pytest.fixture

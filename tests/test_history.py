@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -37,11 +37,12 @@ from tai_state import (
 )
 from tai_state.engines.api import ANYTHING, Delete, Put
 from tai_state.errors import Conflict, Unavailable
+from tai_state.store.streams import Folded
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 from tai_state.values.times import from_us
 
 from .support.operations import REDUCERS
-from .support.stores import GOVERNOR, MEMORY, METADATA, Place, Places, collected, dump, edit, fields_at, fix_identity
+from .support.stores import GOVERNOR, METADATA, Place, Places, collected, dump, edit, fields_at, fix_identity
 
 pytestmark = pytest.mark.anyio
 
@@ -57,13 +58,6 @@ def event_path(version: int, state_id: str = "alice") -> str:
 def snapshot_path(version: int, state_id: str = "alice") -> str:
     """The path of a kept snapshot."""
     return f"governors/bank/snapshots/{state_id}~{version:012d}"
-
-
-@pytest.fixture
-def place(engine_under_test) -> Iterator[Place]:
-    """An empty place on each engine."""
-    with Places(engine_under_test) as places:
-        yield places.new()
 
 
 @pytest.fixture
@@ -109,6 +103,25 @@ async def test_replay_folds_payloads(store: StateStore, persister: StateMachineP
         assert (await persister.get_state_at(GOVERNOR, "alice", version)).data == state
     between = await collected(persister.replay(GOVERNOR, "alice", after=3, until=5))
     assert between == events[3:5]
+
+
+async def test_both_ways_of_making_events_give_the_same(place: Place):
+    """The events that the walk makes in its loop are those that the reader makes from the same records."""
+    plain, with_context = ChangeMetadata("tester", "a test"), METADATA
+    async with place.store() as store:
+        for version, metadata in enumerate([plain, plain, with_context, plain]):
+            await store.save_state(GOVERNOR, "alice", {"n": version, "deep": [{"x": None}]}, metadata, expected=version)
+        await store.log_event(GOVERNOR, "alice", "ping", plain, payload={"a": [1]})
+        await store.delete_state(GOVERNOR, "alice", plain, expected=5)
+        await store.save_state(GOVERNOR, "alice", {"n": "again"}, plain, expected=6)
+        stream = store.layout.stream(GOVERNOR, "alice")
+        before, careful = Folded(), []
+        for record, recorded_us in await collected(store.streams.records(stream, 1)):
+            now = before.then(record)
+            careful.append(store.streams.event(stream, record, recorded_us, before, now))
+            before = now
+        assert await collected(store.get_events(GOVERNOR, "alice")) == careful
+        assert [event.to_state for event in careful[-3:]] == [careful[3].to_state, None, {"n": "again"}]
 
 
 async def test_replay_with_a_reducer_of_ones_own(store: StateStore, persister: StateMachinePersister):
@@ -489,12 +502,12 @@ async def test_cleanup_without_a_sound_snapshot(place: Place, store: StateStore,
     assert (await persister.get_state_at(GOVERNOR, "alice", 7)).data == {"n": 7}
 
 
-async def test_interrupted_cleanup(places_in_memory: Places):
+async def test_interrupted_cleanup(memory_places: Places):
     """Stopped at any call and run again, a cleanup leaves what it would have left, and never a hole on the way."""
-    done = places_in_memory.new()
+    done = memory_places.new()
     expected: dict[str, Any] = {}
     for number in range(30):
-        place = places_in_memory.new() if number else done
+        place = memory_places.new() if number else done
         async with place.store() as store:
             await fix_identity(store.engine)
         async with place.store(snapshots=EveryEvents(3, keep=9)) as store:
@@ -515,13 +528,6 @@ async def test_interrupted_cleanup(places_in_memory: Places):
             expected = expected or await dump(store.engine)
             assert await dump(store.engine) == expected
     assert number > 4
-
-
-@pytest.fixture
-def places_in_memory() -> Iterator[Places]:
-    """Empty places in memory."""
-    with Places(MEMORY) as places:
-        yield places
 
 
 # Verification --------------------------------------------------------------------------------------------------
@@ -709,14 +715,14 @@ async def test_streams_that_need_a_reducer_are_unchecked(written: StateStore):
 # Export and restore --------------------------------------------------------------------------------------------
 
 
-async def test_an_export_is_the_whole_history(written: StateStore, places_in_memory: Places, tmp_path: Path):
+async def test_an_export_is_the_whole_history(written: StateStore, memory_places: Places, tmp_path: Path):
     """Restored elsewhere, a governor has the same documents, digests included, and goes on from there."""
     file = tmp_path / "export.jsonl"
     exported = await StateMachinePersister(written).export_history(GOVERNOR, file)
     assert (exported.governor, exported.states, exported.events, exported.snapshots, exported.markers) == (
         (GOVERNOR, 3, 12, 2, 5)
     )
-    async with places_in_memory.new().store() as fresh:
+    async with memory_places.new().store() as fresh:
         persister = StateMachinePersister(fresh, REDUCERS)
         assert await persister.import_history(file) == exported
         assert await dump(fresh.engine) == await dump(written.engine)
@@ -735,13 +741,13 @@ async def test_an_export_is_the_whole_history(written: StateStore, places_in_mem
         await StateMachinePersister(written).import_history(file)
 
 
-async def test_an_export_after_cleanup(place: Place, store: StateStore, places_in_memory: Places, tmp_path: Path):
+async def test_an_export_after_cleanup(place: Place, store: StateStore, memory_places: Places, tmp_path: Path):
     """A stream that begins with its anchor can be exported, restored and verified as well."""
     await _old(place, store)
     persister = StateMachinePersister(store)
     await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=1))
     await persister.export_history(GOVERNOR, tmp_path / "export.jsonl")
-    async with places_in_memory.new().store() as fresh:
+    async with memory_places.new().store() as fresh:
         other = StateMachinePersister(fresh)
         await other.import_history(tmp_path / "export.jsonl")
         assert await dump(fresh.engine) == await dump(store.engine)
@@ -821,13 +827,13 @@ def _index(lines: Lines, kind: str) -> int:
     ],
 )
 async def test_a_damaged_export_is_refused_whole(
-    written: StateStore, places_in_memory: Places, tmp_path: Path, damage: Callable[[Lines], None]
+    written: StateStore, memory_places: Places, tmp_path: Path, damage: Callable[[Lines], None]
 ):
     """The whole file is checked before anything is written."""
     file = tmp_path / "export.jsonl"
     await StateMachinePersister(written).export_history(GOVERNOR, file)
     _rewrite(file, damage)
-    async with places_in_memory.new().store() as fresh:
+    async with memory_places.new().store() as fresh:
         with pytest.raises((CorruptDocument, InvalidData)) as error:
             await StateMachinePersister(fresh).import_history(file)
         assert file.name in str(error.value)
@@ -867,9 +873,7 @@ def _write(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
-async def test_a_restore_goes_on_where_it_was_interrupted(
-    written: StateStore, places_in_memory: Places, tmp_path: Path
-):
+async def test_a_restore_goes_on_where_it_was_interrupted(written: StateStore, memory_places: Places, tmp_path: Path):
     """Stopped at any call, a restore of the same file completes; another file is not let in between."""
     persister = StateMachinePersister(written)
     file, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
@@ -877,7 +881,7 @@ async def test_a_restore_goes_on_where_it_was_interrupted(
     await persister.export_history(GOVERNOR, other)
     expected = await dump(written.engine)
     for number in range(1, 30):
-        place = places_in_memory.new()
+        place = memory_places.new()
         faulty = FaultyEngine(place.engine(), AtCalls({}))
         async with place.store(faulty) as store:
             restoring = StateMachinePersister(store)
@@ -895,13 +899,11 @@ async def test_a_restore_goes_on_where_it_was_interrupted(
     assert number > 4
 
 
-async def test_a_governor_that_exists_is_not_restored_over(
-    written: StateStore, places_in_memory: Places, tmp_path: Path
-):
+async def test_a_governor_that_exists_is_not_restored_over(written: StateStore, memory_places: Places, tmp_path: Path):
     """A governor of the same name with a single state is enough to refuse, and nothing is mixed in."""
     file = tmp_path / "export.jsonl"
     await StateMachinePersister(written).export_history(GOVERNOR, file)
-    async with places_in_memory.new().store() as fresh:
+    async with memory_places.new().store() as fresh:
         await grow(fresh, 1, "zoe")
         before = await dump(fresh.engine)
         with pytest.raises(Conflict):

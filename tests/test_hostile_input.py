@@ -60,13 +60,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def places(engine_under_test) -> Iterator[Places]:
-    """Empty places, as many as wanted."""
-    with Places(engine_under_test) as places:
-        yield places
-
-
 VALID_IDS: dict[str, str] = {
     "plain": "alice",
     "one_character": "a",

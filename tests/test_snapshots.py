@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,7 +29,7 @@ from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import state_hash
 
 from .support.operations import REDUCERS
-from .support.stores import GOVERNOR, METADATA, Place, Places, collected, dump, edit, fields_at
+from .support.stores import GOVERNOR, METADATA, Place, collected, dump, edit, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -37,13 +37,6 @@ pytestmark = pytest.mark.anyio
 def snapshot_path(version: int) -> str:
     """The path of a kept snapshot."""
     return f"governors/bank/snapshots/alice~{version:012d}"
-
-
-@pytest.fixture
-def place(engine_under_test) -> Iterator[Place]:
-    """An empty place on each engine."""
-    with Places(engine_under_test) as places:
-        yield places.new()
 
 
 @pytest.fixture

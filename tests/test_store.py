@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -56,13 +56,6 @@ from .support.operations import REDUCERS
 from .support.stores import GOVERNOR, MEMORY, METADATA, CountingEngine, Place, Places, collected, edit
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def place(engine_under_test) -> Iterator[Place]:
-    """An empty place on each engine."""
-    with Places(engine_under_test) as places:
-        yield places.new()
 
 
 @pytest.fixture

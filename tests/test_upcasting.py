@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tai_state import (
 from tai_state.engines.api import ANYTHING, Delete
 from tai_state.store.upcasting import Upcasting
 
-from .support.stores import GOVERNOR, METADATA, Place, Places, collected, dump
+from .support.stores import GOVERNOR, METADATA, Place, collected, dump
 
 pytestmark = pytest.mark.anyio
 
@@ -58,13 +57,6 @@ REDUCERS: dict[int, dict[str, Any]] = {
     3: {"add": lambda state, event: {"cents": (state or {"cents": 0})["cents"] + event.payload["cents"]}},
 }
 """What each release of the application makes of its events."""
-
-
-@pytest.fixture
-def place(engine_under_test) -> Iterator[Place]:
-    """An empty place on each engine."""
-    with Places(engine_under_test) as places:
-        yield places.new()
 
 
 def release(place: Place, schema: int | None, **options: Any) -> Any:

@@ -34,7 +34,7 @@ _NOBODY: Final = "doctor"
 """The governor in whose collections trial queries are made; it need not exist."""
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Checked(msgspec.Struct, frozen=True):
     """What came of one check.
 
     Attributes:
@@ -49,15 +49,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Examination:
-    """The checks of one store, one after the other; ``findings`` grow meanwhile.
+    """The checks of one store, one after the other; ``checks`` grow meanwhile.
 
     Attributes:
-        findings: so far.
+        checks: so far.
         exit_code: of the first check that failed, 0 where none did.
     """
 
     def __init__(self, url: str | None) -> None:
-        self.findings: list[Finding] = []
+        self.checks: list[Checked] = []
         self.exit_code: int = 0
         self._url = url
         self._store: StateStore = opened(url)
@@ -79,7 +79,7 @@ class Examination:
             await self._try("store", self._stored)
 
     def _find(self, check: str, status: Status, message: str) -> None:
-        self.findings.append(Finding(check, status, message))
+        self.checks.append(Checked(check, status, message))
 
     def _fail(self, check: str, error: TaiStateError) -> None:
         self._find(check, "failed", str(error))
@@ -174,9 +174,10 @@ def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
         await examination.examine()
         healthy = examination.exit_code == 0
         if as_json:
-            print_json({"healthy": healthy, "checks": examination.findings})
+            print_json({"healthy": healthy, "checks": examination.checks})
         else:
-            print_table(["check", "status", "message"], [[f.check, f.status, f.message] for f in examination.findings])
+            rows = [[each.check, each.status, each.message] for each in examination.checks]
+            print_table(["check", "status", "message"], rows)
             print_line("nothing stands in the way" if healthy else "see above for what to do")
         if not healthy:
             raise typer.Exit(examination.exit_code)

@@ -53,24 +53,20 @@ def limited(fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | Non
 
 
 def mapped(
-    items: Paged[S] | Callable[[], Awaitable[Paged[S]]],
+    items: Paged[S],
     take: Callable[[Iterable[S]], Iterable[T]],
     end: Callable[[], Awaitable[None]] | None = None,
 ) -> Paged[T]:
     """What the items stand for, taken as it is asked for.
 
     Args:
-        items: the items, or what gives them at the first use.
+        items: the items.
         take: a generator of what the items of one page stand for.
         end: called after the last item; may raise.
     """
-    source = None if callable(items) else items
 
     async def fetch() -> Iterable[T] | None:
-        nonlocal source
-        if source is None:
-            source = await items() if callable(items) else items
-        page = await source.page()
+        page = await items.page()
         if page is not None:
             return take(page)
         if end is not None:

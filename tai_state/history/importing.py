@@ -18,7 +18,7 @@ from typing import IO, TypeAlias
 import msgspec
 
 from tai_state.errors import EventSourcingError, ImportConflict, InvalidData, InvalidId, VersionConflict
-from tai_state.store.changes import Append
+from tai_state.store.changes import Append, always, append_of
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import EVENT, STATE
@@ -263,13 +263,9 @@ class CsvImport:
         return [self._append(each) for each in by_machine.values()]
 
     def _append(self, rows: Sequence[Row]) -> Append:
-        composition = Composition(tuple(row.draft for row in rows), dict(rows[-1].data))
-        return Append(
-            stream=self._stream(rows[0]),
-            expected=rows[0].version - 1,
-            compose=lambda head, data: composition,  # noqa: ARG005
-            event_ids=tuple(row.draft.event_id for row in rows),
-        )
+        first, last = rows[0], rows[-1]
+        drafts = tuple(row.draft for row in rows)
+        return append_of(self._stream(first), first.version - 1, drafts, always(Composition(drafts, dict(last.data))))
 
     def _stream(self, row: Row) -> Stream:
         return self._store.layout.stream(self._governor_id, row.machine)

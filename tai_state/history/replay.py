@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
 from tai_state.engines.api import Document
-from tai_state.engines.paging import Paged, mapped
+from tai_state.engines.paging import Paged
 from tai_state.errors import EventSourcingError, InvalidData, StateNotFound
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.store.layout import Stream
@@ -30,17 +30,20 @@ class Base(msgspec.Struct, frozen=True):
     """Where a fold starts.
 
     Attributes:
-        version: of the state; 0 before the first event.
         folded: the state there.
         stored: the event that made it; None before the first.
     """
 
-    version: int
     folded: Folded
     stored: Stored | None
 
+    @property
+    def version(self) -> int:
+        """Of the state; 0 before the first event."""
+        return 0 if self.stored is None else self.stored.record.version
 
-BEGINNING = Base(0, first_fold(), None)
+
+BEGINNING = Base(first_fold(), None)
 
 
 class Replay:
@@ -61,34 +64,35 @@ class Replay:
 
     def events(self, stream: Stream, after: int, until: int | None, reducer: Reducer | None) -> Paged[JsonEvent]:
         """The events after one version and up to another, each with the states before and after it."""
-        walk: Walk
-        state: StateRecord
+        begun: tuple[StateRecord, Walk, Paged[JsonEvent]] | None = None
 
-        async def begin() -> Paged[Document]:
-            nonlocal walk, state
-            state, base = await self.begin(stream, after)
-            fold = self.folding(reducer).then
-            walk = Walk(
-                self._store.streams,
-                stream,
-                after=after,
-                before=base.folded,
-                reached=base.version,
-                floor=state.floor,
-                fold=fold,
-            )
-            start, end = stream.range(base.version + 1, until)
-            return self._store.engine.scan(stream.events, start=start, end=end)
-
-        async def end() -> None:
+        async def fetch() -> Iterable[JsonEvent] | None:
+            nonlocal begun
+            begun = begun or await self._walk(stream, after, until, reducer)
+            state, walk, events = begun
+            page = await events.page()
             reached = walk.reached or 0
-            if reached < (state.version if until is None else min(until, state.version)):
+            if page is None and reached < (state.version if until is None else min(until, state.version)):
                 raise missing(stream, reached + 1, state.floor)
+            return page
 
-        def events(page: Iterable[Document]) -> Iterator[JsonEvent]:
-            return walk.events(page)
+        return Paged(fetch)
 
-        return mapped(begin, events, end)
+    async def _walk(
+        self, stream: Stream, after: int, until: int | None, reducer: Reducer | None
+    ) -> tuple[StateRecord, Walk, Paged[JsonEvent]]:
+        """A state's record, and the walk to it from the nearest base."""
+        state, base = await self.begin(stream, after)
+        walk = Walk(
+            self._store.streams,
+            stream,
+            after=after,
+            before=base.folded,
+            reached=base.version,
+            floor=state.floor,
+            fold=self.folding(reducer).then,
+        )
+        return state, walk, walk.over(self._store.engine, until)
 
     async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
         """A state's record, and the newest sound base at or before a version (or, without one, a time).
@@ -110,7 +114,7 @@ class Replay:
             stored = stored_record(stream, event)
             folded = Folded().then(stored.record)
             if folded.text is not None:
-                return record, Base(stored.record.version, folded, stored)
+                return record, Base(folded, stored)
         base = self._newest(stream, hinted, others, until)
         for versions in _rounds([each for each in record.kept if each not in hinted], version):
             if base is None:
@@ -129,7 +133,7 @@ class Replay:
         for version, (snapshot, event) in zip(versions, zip(documents[::2], documents[1::2], strict=True), strict=True):
             kept = sound(stream, version, snapshot, event, self._store.settings.upcasting)
             if kept is not None and (until is None or kept.record.as_of <= until):
-                return Base(version, kept.folded, kept.stored)
+                return Base(kept.folded, kept.stored)
         return None
 
     async def at(self, stream: Stream, version_or_time: int | datetime) -> JsonSnapshot:

@@ -69,6 +69,15 @@ def append_of(
     )
 
 
+def always(composition: Composition) -> Compose:
+    """What is to happen, whatever stands."""
+
+    def compose(_head: Head, _data: dict[str, Any] | None) -> Composition:
+        return composition
+
+    return compose
+
+
 class Appended(msgspec.Struct, frozen=True):
     """What an append recorded.
 

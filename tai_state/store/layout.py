@@ -35,7 +35,7 @@ class Stream(msgspec.Struct, frozen=True):
 
     def event(self, version: int) -> str:
         """Path of the event that made this version."""
-        return "%s%012d" % (self.prefix, version)  # noqa: UP031 - half the time of an f-string
+        return "%s%012d" % (self.prefix, version)  # noqa: UP031 - a quarter less time than an f-string
 
     def snapshot(self, version: int) -> str:
         """Path of the snapshot kept at this version."""

@@ -162,15 +162,13 @@ class StateReading(StoreCore):
             EventSourcingError: an event is missing between two others.
         """
         stream = self.layout.stream(governor_id, state_id)
-
-        start, end = stream.range(max(after, 1), until)
         walk = Walk(self.streams, stream, after=after)
 
-        async def finish() -> None:
+        async def end() -> None:
             if walk.reached is None and await self.read_state(stream) is None:
                 raise StateNotFound(stream.state)
 
-        return mapped(self.engine.scan(stream.events, start=start, end=end), walk.events, finish)
+        return walk.over(self.engine, until, end=end)
 
     def get_all_events(self, governor_id: str) -> Paged[JsonEvent]:
         """All events of a governor: state by state in the order of their ids, each oldest first."""

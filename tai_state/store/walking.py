@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from tai_state.engines.api import Document, Engine
@@ -24,7 +24,7 @@ class Walk:
     """One pass over a stream.
 
     Nearly every event of nearly every stream has its data in the present shape, and nothing in its context. Such an
-    event is made in the loop itself, which takes a third less time; any other is made by :meth:`StreamReader.event`,
+    event is made in the loop itself, which takes an eighth less time; any other is made by :meth:`StreamReader.event`,
     and the two give the same.
 
     Args:
@@ -107,8 +107,21 @@ class Walk:
             before = now
         self._before, self.reached = before, reached
 
-    def over(self, engine: Engine, until: int | None, limit: int | None = None) -> Paged[JsonEvent]:
-        """The whole walk: the events after the given version up to another (included), at most so many."""
-        start, end = self.stream.range(max(self._after, 1), until)
+    def over(
+        self,
+        engine: Engine,
+        until: int | None,
+        limit: int | None = None,
+        end: Callable[[], Awaitable[None]] | None = None,
+    ) -> Paged[JsonEvent]:
+        """The whole walk: the events after the given version up to another (included), at most so many.
+
+        Args:
+            engine: the waist.
+            until: the last version; None: the newest.
+            limit: how many events at most.
+            end: called after the last event; may raise.
+        """
+        first, last = self.stream.range(max(self._after, 1) if self.reached is None else self.reached + 1, until)
         documents = None if limit is None else limit + (self._after > 0)
-        return mapped(engine.scan(self.stream.events, start=start, end=end, limit=documents), self.events)
+        return mapped(engine.scan(self.stream.events, start=first, end=last, limit=documents), self.events, end)

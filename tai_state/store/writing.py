@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import IdempotencyConflict, NotRetained
-from tai_state.store.changes import Append, Appended, Compose, append_of
+from tai_state.store.changes import Append, Appended, always, append_of
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
@@ -65,7 +65,7 @@ class StateWriting(StoreCore):
         stream = self.layout.stream(governor_id, state_id)
         text, copy = normalise_object(data, "state data")
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
-        compose = _always(Composition((draft,), copy))
+        compose = always(Composition((draft,), copy))
         return await self._written(append_of(stream, expected, (draft,), compose))
 
     async def update_state(
@@ -113,7 +113,7 @@ class StateWriting(StoreCore):
         """
         stream = self.layout.stream(governor_id, state_id)
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=NO_STATE_TEXT)
-        compose = _always(Composition((draft,), None))
+        compose = always(Composition((draft,), None))
         return await self._written(append_of(stream, expected, (draft,), compose, must_live=True))
 
     async def log_event(
@@ -251,12 +251,3 @@ class StateWriting(StoreCore):
     async def _written(self, append: Append) -> JsonSnapshot:
         [appended] = await self.appender.append([append])
         return self.snapshot(append.stream, appended.state, appended.recorded_us)
-
-
-def _always(composition: Composition) -> Compose:
-    """What is to happen, whatever stands."""
-
-    def compose(_head: Head, _data: dict[str, Any] | None) -> Composition:
-        return composition
-
-    return compose

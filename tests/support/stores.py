@@ -99,12 +99,11 @@ class Counts:
         return len(self.commits) + self.reads + self.scans
 
 
-class CountingEngine:
-    """Counts what goes to the engine inside, the rest is the engine's own."""
+class AroundEngine:
+    """An engine around another one: what it does not do itself, the other one does."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.counts = Counts()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -115,6 +114,14 @@ class CountingEngine:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._engine.__aexit__(*exc)
+
+
+class CountingEngine(AroundEngine):
+    """Counts what goes to the engine inside."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.counts = Counts()
 
     def reset(self) -> None:
         """Count from nothing again."""
@@ -179,8 +186,8 @@ MEMORY: Kind = _Kind(False, False, False, lambda _, clock: MemoryEngine(clock))
 SQLITE: Kind = _Kind(True, True, False, lambda folder, clock: SqliteEngine(str(folder / "store.db"), clock))
 
 
-class Dated:
-    """An engine that says the times of a clock that can be set, in place of its own; all else is the engine's.
+class Dated(AroundEngine):
+    """Says the times of a clock that can be set, in place of the engine's own.
 
     Args:
         engine: the one that does the work.
@@ -189,19 +196,9 @@ class Dated:
     """
 
     def __init__(self, engine: Engine, clock: Clock, dates: dict[str, tuple[int, int]]) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
         self._dates = dates
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def __aenter__(self) -> Self:
-        await self._engine.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._engine.__aexit__(*exc)
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
         found = (await self._engine.read(paths)).documents
