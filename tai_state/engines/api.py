@@ -94,27 +94,35 @@ class Shape(Generic[S]):
         self.from_json: Callable[[str], S] = msgspec.json.Decoder(struct).decode
 
 
+def split(path: str) -> tuple[str, str]:
+    """The collection and the id that a document's path is made of."""
+    collection, _, document_id = path.rpartition("/")
+    return collection, document_id
+
+
 class Document(msgspec.Struct, frozen=True):
     """One stored document, as read.
 
     Attributes:
-        path: where it is stored.
+        collection: that it is in.
+        id: the last segment of its path, escaped as stored.
         content: its fields, or the JSON text of them, as the engine has it.
         revision: the engine's token for the write that made it so.
         created_us: when it was first stored, in microseconds since 1970 by the engine's clock.
         updated_us: when it was last written, likewise.
     """
 
-    path: str
+    collection: str
+    id: str
     content: str | Fields
     revision: int
     created_us: int
     updated_us: int
 
     @property
-    def id(self) -> str:
-        """The last segment of the path, escaped as stored."""
-        return self.path.rpartition("/")[2]
+    def path(self) -> str:
+        """Where it is stored."""
+        return f"{self.collection}/{self.id}"
 
     @property
     def size(self) -> int:

@@ -23,6 +23,7 @@ from tai_state.engines.api import (
     Write,
     check_budget,
     holds,
+    split,
 )
 from tai_state.engines.filtering import field, passes
 from tai_state.engines.paging import Paged, limited
@@ -119,7 +120,7 @@ class MemoryEngine:
             if isinstance(write, Put):
                 before = self._get(write.path)
                 created = now if before is None else before.created_us
-                self._put(Document(write.path, encoded[write.path], revision, created, now))
+                self._put(Document(*split(write.path), encoded[write.path], revision, created, now))
             elif isinstance(write, Delete):
                 self._delete(write.path)
         self._signal.raise_()
@@ -133,14 +134,14 @@ class MemoryEngine:
         return self._documents.get(path)
 
     def _put(self, document: Document) -> None:
-        if document.path not in self._documents:
-            collection, _, document_id = document.path.rpartition("/")
-            insort(self._ids.setdefault(collection, []), document_id)
-        self._documents[document.path] = document
+        path = document.path
+        if path not in self._documents:
+            insort(self._ids.setdefault(document.collection, []), document.id)
+        self._documents[path] = document
 
     def _delete(self, path: str) -> None:
         if self._documents.pop(path, None):
-            collection, _, document_id = path.rpartition("/")
+            collection, document_id = split(path)
             ids = self._ids[collection]
             del ids[bisect_left(ids, document_id)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tai_state.engines.api import Document, Where, after
+from tai_state.engines.api import Document, Where, after, split
 from tai_state.engines.paging import Paged, mapped, taken
 from tai_state.errors import CorruptDocument, GovernorNotFound, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
@@ -231,7 +231,7 @@ class StateReading(StoreCore):
                 path = change.path
                 if change.revision is None:
                     continue
-                stream = streams.get(path) or self.layout.stream(governor_id, unescape_id(path.rpartition("/")[2]))
+                stream = streams.get(path) or self.layout.stream(governor_id, unescape_id(split(path)[1]))
                 found = await self.read_state(stream)
                 if found is not None and found[1].version > shown.get(path, 0):
                     shown[path] = found[1].version

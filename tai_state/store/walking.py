@@ -64,12 +64,12 @@ class Walk:
             EventSourcingError, NotRetained: the event that should stand before it is not there.
         """
         stream, before, reached = self.stream, self._before, self.reached
-        state_id, digits, schema = stream.state_id, len(stream.prefix), self._streams.schema
+        state_id, segment, schema = stream.state_id, stream.segment, self._streams.schema
         recorded_us, recorded_at = 0, from_us(0)
         for document in page:
             record = document.decode(EVENT)
             version, text, metadata = record.version, record.to_state, record.metadata
-            if reached != version - 1 or record.state_id != state_id or document.path[digits:] != "%012d" % version:  # noqa: UP031 - faster
+            if reached != version - 1 or record.state_id != state_id or document.id != "%s~%012d" % (segment, version):  # noqa: UP031 - faster
                 check_place(stream, document, record, reached, self._floor)
             reached = version
             if text is not None:

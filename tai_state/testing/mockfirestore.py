@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.engines.api import Capabilities, Document
+from tai_state.engines.api import Capabilities, Document, split
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CorruptDocument
 from tai_state.store.core import SystemClock
@@ -98,7 +98,7 @@ class MockFirestoreEngine(MemoryEngine):
             text = msgspec.json.encode(fields).decode()
         except (TypeError, ValueError) as error:
             raise CorruptDocument(path, f"is no JSON object: {error}") from None
-        return Document(path, text, own.revision, own.created_us, own.updated_us)
+        return Document(*split(path), text, own.revision, own.created_us, own.updated_us)
 
     def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = sorted(each for each in self._entry(collection) or {} if each >= start and (end is None or each < end))
@@ -120,7 +120,7 @@ class MockFirestoreEngine(MemoryEngine):
         if entry is None:
             return
         _remove_fields(entry)
-        collection, _, document_id = path.rpartition("/")
+        collection, document_id = split(path)
         if not entry:
             (self._entry(collection) or {}).pop(document_id, None)
 

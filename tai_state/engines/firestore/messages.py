@@ -21,6 +21,7 @@ from tai_state.engines.api import (
     Require,
     Write,
     check_budget,
+    split,
 )
 from tai_state.engines.firestore.codec import NONCE, NotJson, decode, encode, stored_bytes
 from tai_state.engines.firestore.driver import BatchGetDocumentsRequest, CommitRequest, ListenRequest
@@ -157,7 +158,7 @@ def document(path: str, message: Any) -> Document:
     except NotJson as error:
         content = str(error)
     updated = microseconds(message.update_time)
-    return Document(path, content, updated, microseconds(message.create_time), updated)
+    return Document(*split(path), content, updated, microseconds(message.create_time), updated)
 
 
 def microseconds(timestamp: Any) -> int:

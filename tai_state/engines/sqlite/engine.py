@@ -21,6 +21,7 @@ from tai_state.engines.api import (
     Write,
     after,
     check_budget,
+    split,
 )
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, limited
@@ -106,10 +107,10 @@ class SqliteEngine:
                 await worker.aclose()
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
-        keys = [path.rpartition("/")[::2] for path in paths]
+        keys = [split(path) for path in paths]
         rows = await self._read(partial(_select, keys))
         documents = tuple(
-            Document(path, *row) if row is not None else None for path, row in zip(paths, rows, strict=True)
+            Document(*key, *row) if row is not None else None for key, row in zip(keys, rows, strict=True)
         )
         return Reading(documents, self._clock.now_us())
 
@@ -138,7 +139,7 @@ class SqliteEngine:
             if rows:
                 last = rows[-1]
                 place.update({"start": last[5], "resume": last[0]} if by else {"start": after(last[0])})
-            documents = [Document(f"{collection}/{row[0]}", row[1], row[2], row[3], row[4]) for row in rows]
+            documents = [Document(collection, row[0], row[1], row[2], row[3], row[4]) for row in rows]
             return [each for each in documents if passes(each.fields(), where)] if where else documents
 
         return Paged(limited(fetch, limit))
@@ -225,7 +226,7 @@ def _data_version(connection: apsw.Connection) -> Any:
     return connection.pragma("data_version")
 
 
-def _select(keys: Sequence[Sequence[str]], connection: apsw.Connection) -> list[Any]:
+def _select(keys: Sequence[tuple[str, str]], connection: apsw.Connection) -> list[Any]:
     """The rows of some documents in one read transaction, and so of one moment."""
     if len(keys) == 1:
         return [connection.execute(_ONE, keys[0]).fetchone()]

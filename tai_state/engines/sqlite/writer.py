@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import apsw
 import msgspec
 
-from tai_state.engines.api import Committed, Delete, Fields, Put, Require, Write, holds
+from tai_state.engines.api import Committed, Delete, Fields, Put, Require, Write, holds, split
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.worker import Job
 from tai_state.errors import CommitRefused, TaiStateError
@@ -75,7 +75,7 @@ def _timestamp(fields: Fields | msgspec.Struct) -> Any:
 
 def prepare(write: Write) -> Prepared:
     """Encode a write and split its path."""
-    collection, _, document_id = write.path.rpartition("/")
+    collection, document_id = split(write.path)
     if isinstance(write, Put):
         encoded = _encode(write.fields)
         timestamp = _timestamp(write.fields) if is_by_time(collection) else None
