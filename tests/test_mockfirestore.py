@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 from mockfirestore import MockFirestore
 
-from tai_state import ChangeMetadata, StateStore
+from tai_state import ChangeMetadata, StateStore, open_store
 from tai_state.engines.api import ABSENT, PRESENT, Delete, Put
 from tai_state.errors import CommitRefused, CorruptDocument
-from tai_state.store.core import Settings
-from tai_state.store.layout import Layout
 from tai_state.testing.mockfirestore import OWN_FIELD, MockFirestoreEngine
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +22,7 @@ def client() -> MockFirestore:
 
 
 def _store(client: MockFirestore) -> StateStore:
-    return StateStore(MockFirestoreEngine(client), Layout(), Settings())
+    return open_store(MockFirestoreEngine(client))
 
 
 async def test_a_suite_sees_states_with_the_mocks_own_api(client: MockFirestore):

@@ -50,6 +50,7 @@ from tai_state.history.replay import Replay
 from tai_state.store.changes import Append
 from tai_state.store.layout import Layout
 from tai_state.store.planning import Composition, Draft
+from tai_state.testing import ManualClock, MemoryEngine
 from tai_state.values.times import from_us
 
 from .support.operations import REDUCERS
@@ -969,3 +970,23 @@ async def test_a_store_keeps_its_identity(tmp_path: Path):
         first = store.store_id
     async with open_store(address) as one, open_store(address) as other:
         assert one.store_id == other.store_id == first
+
+
+# Opening on an engine ------------------------------------------------------------------------------------------
+
+
+async def test_a_store_on_an_engine_that_is_given():
+    """The engine is the one that was made, and both go by the clock that was set."""
+    clock = ManualClock(start_us=1_000_000)
+    engine = MemoryEngine(clock)
+    async with open_store(engine, clock=clock, snapshots=EveryEvents(1)) as store:
+        saved = await store.save_state(GOVERNOR, "alice", {}, METADATA)
+        assert saved.timestamp == saved.recorded_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert [each.id async for each in engine.scan("governors/bank/states")] == ["alice"]
+
+
+@pytest.mark.parametrize("nonsense", [5, object(), b"memory://"], ids=["number", "object", "bytes"])
+def test_what_is_neither_address_nor_engine(nonsense: Any):
+    """It is refused before anything is opened."""
+    with pytest.raises(UnknownStore, match="is no store's address"):
+        open_store(nonsense)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -217,6 +217,7 @@ class Capabilities:
     max_document_bytes: int
 
 
+@runtime_checkable
 class Engine(Protocol):
     """The four verbs. Opened and closed by ``async with``; closing waits for commits under way.
 

@@ -12,7 +12,7 @@ from tai_state.engines.firestore.engine import FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import UnknownStore
-from tai_state.store.core import Settings
+from tai_state.store.core import Settings, SystemClock
 from tai_state.store.layout import Layout
 from tai_state.store.policies import EveryEvents, SnapshotPolicy
 from tai_state.store.store import StateStore
@@ -28,7 +28,7 @@ _FORMS = "memory://, sqlite:///relative.db, sqlite:////absolute.db or firestore:
 
 
 def open_store(
-    url: str | None = None,
+    url: str | Engine | None = None,
     *,
     root: str = "",
     namespace: str = "",
@@ -38,6 +38,7 @@ def open_store(
     upcasters: Mapping[int, Upcast] | None = None,
     create: bool = True,
     timeout_seconds: float = 30.0,
+    clock: Clock | None = None,
 ) -> StateStore:
     """A store at an address; nothing is opened before ``async with``.
 
@@ -45,7 +46,7 @@ def open_store(
         url: ``memory://``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``firestore://project`` or
             ``firestore://project/database`` (without a project: the environment's ``GOOGLE_CLOUD_PROJECT``); without
             one the environment's ``TAI_STATE_STORE``, else ``sqlite:///tai-state.db``.
-            ``?root=…&namespace=…&indexed=a,b`` may follow.
+            ``?root=…&namespace=…&indexed=a,b`` may follow. Tests also give an engine, such as a ``FaultyEngine``.
         root: with ``namespace``, the documents the store lives under, where it shares its engine.
         namespace: see ``root``.
         indexed: state fields that ``find_states`` may ask for.
@@ -54,6 +55,8 @@ def open_store(
         upcasters: for each version before ``schema``, the step to the next.
         create: make the store where there is none; else that is ``StoreNotFound``.
         timeout_seconds: how long one change is looked after when answers are lost.
+        clock: the time of changes that come without one, and of an engine that has no time of its own; the system's,
+            if not given.
 
     Raises:
         UnknownStore: the address or an option in it means nothing here.
@@ -61,20 +64,22 @@ def open_store(
         ValueError: upcasters do not fit the schema.
     """
     address = url or os.environ.get(ENVIRONMENT) or DEFAULT_URL
-    if type(address) is not str:
+    if not isinstance(address, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise UnknownStore(f"{address!r} is no store's address", f"use {_FORMS}")
     if isinstance(indexed, str):
         indexed = (indexed,)
-    options = _options(address)
+    options = _options(address) if isinstance(address, str) else {}
     settings = Settings(
         create=create,
         indexed=tuple(indexed) or tuple(filter(None, options.get("indexed", "").split(","))),
         snapshots=snapshots or EveryEvents(),
         upcasting=Upcasting(schema, upcasters or {}),
         timeout_seconds=timeout_seconds,
+        clock=clock or SystemClock(),
     )
     layout = Layout(root or options.get("root", ""), namespace or options.get("namespace", ""))
-    return StateStore(_engine(address, settings.clock, create=create), layout, settings)
+    engine = _engine(address, settings.clock, create=create) if isinstance(address, str) else address
+    return StateStore(engine, layout, settings)
 
 
 def FirestoreStore(  # noqa: N802 - the original's name

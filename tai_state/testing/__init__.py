@@ -1,10 +1,21 @@
-"""For tests: the examination that every engine passes, and a clock set by hand."""
+"""For tests: the examination that every engine passes, faults as planned, and a clock set by hand."""
 
+from tai_state.engines.memory import MemoryEngine as MemoryEngine
 from tai_state.testing.clocks import ManualClock as ManualClock
 from tai_state.testing.conformance import ENGINE_CHECKS as ENGINE_CHECKS
 from tai_state.testing.conformance import REOPEN_CHECKS as REOPEN_CHECKS
 from tai_state.testing.faults import AtCalls as AtCalls
 from tai_state.testing.faults import Fault as Fault
 from tai_state.testing.faults import FaultyEngine as FaultyEngine
+from tai_state.testing.faults import Randomly as Randomly
 
-__all__ = ["ENGINE_CHECKS", "REOPEN_CHECKS", "AtCalls", "Fault", "FaultyEngine", "ManualClock"]
+__all__ = [
+    "ENGINE_CHECKS",
+    "REOPEN_CHECKS",
+    "AtCalls",
+    "Fault",
+    "FaultyEngine",
+    "ManualClock",
+    "MemoryEngine",
+    "Randomly",
+]

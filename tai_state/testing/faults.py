@@ -3,7 +3,7 @@
 Wrap any engine, say at which call what goes wrong, and run the service as ever::
 
     faulty = FaultyEngine(MemoryEngine(clock), AtCalls({("commit", 3): Fault.LOST_AFTER}))
-    async with StateStore(faulty, Layout(), Settings(timeout_seconds=1.0)) as store:
+    async with open_store(faulty, timeout_seconds=1.0) as store:
         ...
     assert faulty.statistics().all_hit
 

@@ -3,7 +3,7 @@
 ::
 
     client = MockFirestore()
-    async with StateStore(MockFirestoreEngine(client), Layout(), Settings()) as store:
+    async with open_store(MockFirestoreEngine(client)) as store:
         await store.save_state("bank", "alice", {"balance": 100}, metadata)
     assert client.document("governors/bank/states/alice").get().to_dict()["data"] == {"balance": 100}
 

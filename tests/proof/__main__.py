@@ -78,7 +78,7 @@ def tiers(seed: int) -> dict[str, Tier]:
     full = Tier(
         kill=(partial(kill.prove, scenarios=(*_EVERY_SCENARIO, s.WORK), locks=True, minimum=2_000),),
         power=(
-            partial(_power, seed, (*_EVERY_SCENARIO, s.ALL), draws=8, minimum=10_000),
+            partial(_power, seed, (*_EVERY_SCENARIO, s.ALL), draws=10, minimum=10_000),
             partial(_power, seed, (s.LONG,), draws=2, minimum=10_000),
             partial(
                 _power,
