@@ -232,7 +232,7 @@ def _free_port() -> int:
 
 
 async def test_a_watch_outlives_its_connection(monkeypatch: pytest.MonkeyPatch, firestore: Any):
-    """When the server goes away and comes back, a watch goes on and tells what is different then."""
+    """When the server goes away and comes back, a watch goes on and tells what is different then, and calls work."""
     port = _free_port()
     monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
     project = fresh_project()
@@ -252,6 +252,9 @@ async def test_a_watch_outlives_its_connection(monkeypatch: pytest.MonkeyPatch, 
         async with FirestoreEngine(project) as other:
             made = await other.commit([Put("c/a", {})])
         await until(changes, Change("c/a", made.revision))
+        made = await engine.commit([Put("c/a", {"n": 2}, at(made.revision))])
+        await until(changes, Change("c/a", made.revision))
+        assert (await present(engine, "c/a")).fields() == {"n": 2}
         await watch.__aexit__(None, None, None)
         await engine.__aexit__(None, None, None)
 

@@ -42,7 +42,7 @@ from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 from tai_state.values.times import from_us
 
 from .support.operations import REDUCERS
-from .support.stores import GOVERNOR, METADATA, Place, Places, collected, dump, edit, fields_at, fix_identity
+from .support.stores import GOVERNOR, METADATA, SQLITE, Place, Places, collected, dump, edit, fields_at, fix_identity
 
 pytestmark = pytest.mark.anyio
 
@@ -739,6 +739,30 @@ async def test_an_export_is_the_whole_history(written: StateStore, memory_places
             await persister.import_history(file)
     with pytest.raises(Conflict):
         await StateMachinePersister(written).import_history(file)
+
+
+async def test_a_governor_moved_to_another_engine_and_back(place: Place, tmp_path: Path):
+    """From a SQLite file to each engine and to a SQLite file again: every document is the same, digests included."""
+    there, back_again = tmp_path / "there.jsonl", tmp_path / "back.jsonl"
+    with Places(SQLITE) as files:
+        async with files.new().store(snapshots=EveryEvents(3, keep=2)) as first:
+            persister = StateMachinePersister(first, REDUCERS)
+            await grow(first, 7)
+            await add(persister, 5, "bob")
+            await first.save_state(GOVERNOR, "carol", {"deep": [{"x": None}], "__odd__": 2**70}, METADATA, event_id="c")
+            await first.delete_state(GOVERNOR, "carol", METADATA, expected=1)
+            await persister.export_history(GOVERNOR, there)
+            expected = await dump(first.engine)
+        async with place.store() as away:
+            persister = StateMachinePersister(away, REDUCERS)
+            await persister.import_history(there)
+            assert (await persister.validate_consistency()).consistent
+            assert await dump(away.engine) == expected
+            await persister.export_history(GOVERNOR, back_again)
+        async with files.new().store() as back:
+            persister = StateMachinePersister(back, REDUCERS)
+            await persister.import_history(back_again)
+            assert await dump(back.engine) == expected
 
 
 async def test_an_export_after_cleanup(place: Place, store: StateStore, memory_places: Places, tmp_path: Path):
