@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from tai_state import ANY, NO_STATE, EveryEvents, NewEvent, StateMachinePersister, StateStore, VersionConflict
+from tai_state import ANY, EveryEvents, NewEvent, StateMachinePersister, StateStore, VersionConflict
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.testing import ManualClock
 
@@ -190,10 +190,11 @@ async def test_budget_of_history(store: StateStore, meter: Meter):
 
 
 async def test_budget_of_a_long_history(store: StateStore, meter: Meter):
-    """Of a long stream, each call brings 512 events."""
+    """Of a long stream, the first call brings 512 events, the second one as many as fit."""
     persister = StateMachinePersister(store, REDUCERS)
-    events = [NewEvent("add", 1) for _ in range(600)]
-    await persister.record(GOVERNOR, "alice", events, METADATA, expected=NO_STATE)
+    for version in (0, 900):
+        events = [NewEvent("add", 1) for _ in range(900)]
+        await persister.record(GOVERNOR, "alice", events, METADATA, expected=version)
     assert await _cost(meter, collected(store.get_events(GOVERNOR, "alice"))) == ({"RunQuery": 2}, [])
 
 

@@ -35,6 +35,9 @@ DEADLINE_SECONDS: Final = 15.0
 """For each call: shorter than a store looks after a change, so that it can still find out what became of it."""
 
 _PAGE_DOCUMENTS: Final = 512
+"""In a scan's first page: who wants a few documents pays for no more than these."""
+_LATER_PAGE_DOCUMENTS: Final = 8_192
+"""In each page after it, so that a long scan takes few calls; most pages end by their bytes."""
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _DOCUMENTS_PER_TARGET: Final = 100
 _NOWHERE: Final = "meta/store"
@@ -190,16 +193,20 @@ class _Pages:
     def __init__(self, connection: Connection, scan: Plan, limit: int | None) -> None:
         self._connection = connection
         self._scan = scan
-        self._rows_max = _PAGE_DOCUMENTS if limit is None or scan.is_narrowed_here else min(limit, _PAGE_DOCUMENTS)
+        self._page_max = _PAGE_DOCUMENTS
+        self._left = None if scan.is_narrowed_here else limit
         self._last: Any | None = None
         self._ended = False
 
     async def fetch(self) -> Sequence[Document] | None:
         if self._ended:
             return None
-        page, last, more = await self._connection.query(query(self._scan, self._last, self._rows_max))
+        rows_max = self._page_max if self._left is None else min(self._left, self._page_max)
+        page, last, more = await self._connection.query(query(self._scan, self._last, rows_max))
+        self._page_max = _LATER_PAGE_DOCUMENTS
+        self._left = None if self._left is None else self._left - len(page)
         self._last = last
-        self._ended = not more
+        self._ended = not more or self._left == 0
         return self._narrowed(page) if self._scan.is_narrowed_here else page
 
     def _narrowed(self, page: Sequence[Document]) -> Sequence[Document]:
