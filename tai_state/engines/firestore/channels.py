@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import msgspec
 
 from tai_state.engines.firestore import driver
 
-_SERVICE: Final = "/google.firestore.v1.Firestore/"
+SERVICE: Final = "/google.firestore.v1.Firestore/"
 _CALLS_PER_CHANNEL: Final = 64
 """An HTTP/2 connection to Google carries about a hundred calls at once; those beyond it wait unseen."""
 _CHANNELS_MAX: Final = 8
@@ -53,29 +53,20 @@ class Channel:
         self.connection = connection
         self.busy = 0
         self.commit: Any = connection.unary_unary(
-            f"{_SERVICE}Commit",
+            f"{SERVICE}Commit",
             request_serializer=driver.CommitRequest.SerializeToString,
             response_deserializer=driver.CommitResponse.FromString,
         )
         self.batch_get: Any = connection.unary_stream(
-            f"{_SERVICE}BatchGetDocuments",
+            f"{SERVICE}BatchGetDocuments",
             request_serializer=driver.BatchGetDocumentsRequest.SerializeToString,
             response_deserializer=driver.BatchGetDocumentsResponse.FromString,
         )
-        self.run_query: Any = connection.unary_stream(
-            f"{_SERVICE}RunQuery",
-            request_serializer=driver.RunQueryRequest.SerializeToString,
-            response_deserializer=_sized_query_response,
-        )
         self.listen: Any = connection.stream_stream(
-            f"{_SERVICE}Listen",
+            f"{SERVICE}Listen",
             request_serializer=driver.ListenRequest.SerializeToString,
             response_deserializer=driver.ListenResponse.FromString,
         )
-
-
-def _sized_query_response(data: bytes) -> tuple[int, Any]:
-    return len(data), driver.RunQueryResponse.FromString(data)
 
 
 class Channels:
@@ -106,8 +97,18 @@ class Channels:
     def _connect(self) -> Any:
         if self._address.emulator is not None:
             return driver.aio.insecure_channel(self._address.emulator, options=_OPTIONS)
-        return driver.Transport.create_channel(
-            credentials=self._credentials, quota_project_id=self._quota_project, options=(*_OPTIONS, _KEEPALIVE)
+        return self._connect_to_google(driver.Transport, _OPTIONS)
+
+    def connect_blocking(self) -> Any:
+        """A channel whose calls are made by threads; the caller closes it."""
+        options = (*_OPTIONS, driver.ONE_THREAD_PER_STREAM)
+        if self._address.emulator is not None:
+            return driver.grpc.insecure_channel(self._address.emulator, options=options)
+        return self._connect_to_google(driver.BlockingTransport, options)
+
+    def _connect_to_google(self, transport: Any, options: Sequence[tuple[str, int]]) -> Any:
+        return transport.create_channel(
+            credentials=self._credentials, quota_project_id=self._quota_project, options=(*options, _KEEPALIVE)
         )
 
     async def aclose(self) -> None:

@@ -24,6 +24,7 @@ from tai_state.engines.firestore.messages import (
     required,
 )
 from tai_state.engines.firestore.queries import Plan, is_within, plan, query
+from tai_state.engines.firestore.streaming import Queries
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import is_collection
@@ -38,7 +39,6 @@ _PAGE_DOCUMENTS: Final = 512
 """In a scan's first page: who wants a few documents pays for no more than these."""
 _LATER_PAGE_DOCUMENTS: Final = 8_192
 """In each page after it, so that a long scan takes few calls; most pages end by their bytes."""
-_PAGE_BYTES: Final = 4 * 1024 * 1024
 _DOCUMENTS_PER_TARGET: Final = 100
 _NOWHERE: Final = "meta/store"
 """Read where only the time is asked for, which comes with any answer."""
@@ -65,7 +65,7 @@ class Connection:
         self._capabilities = capabilities
         self._request_bytes_max = request_bytes_max
         self._by_database = metadata(address, self.names.database, "database")
-        self._by_parent = metadata(address, self.names.root, "parent")
+        self._queries = Queries(self.names, channels, metadata(address, self.names.root, "parent"))
         self._listener = Listener(self.names, channels, self._by_database)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -77,6 +77,7 @@ class Connection:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._listener.aclose()
+                await self._queries.aclose()
                 await self._channels.aclose()
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
@@ -104,26 +105,8 @@ class Connection:
 
     async def query(self, request: Any) -> tuple[list[Document], Any, bool]:
         """The next documents of a query, bounded in number and bytes; the last one's message; whether more follow."""
-        return await self._finished(self._query(request))
-
-    async def _query(self, request: Any) -> tuple[list[Document], Any, bool]:
-        found: list[Document] = []
-        last: Any = None
-        size = 0
-        with _translated("scan"), self._channels.borrow() as channel:
-            call = channel.run_query(request, metadata=self._by_parent, timeout=DEADLINE_SECONDS)
-            async for response_bytes, response in call:
-                message = response.document
-                if name := message.name:
-                    # Each at once: many messages kept are many objects that the garbage collector goes through.
-                    found.append(document(self.names.path(name), message))
-                    last = message
-                    size += response_bytes
-                if size >= _PAGE_BYTES:
-                    call.cancel()
-                    await call.code()
-                    return found, last, True
-        return found, last, len(found) >= request.structured_query.limit.value
+        with _translated("scan"):
+            return await self._finished(self._queries.page(request, DEADLINE_SECONDS))
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         # The nonce only has to differ from the one before it in each document.

@@ -9,15 +9,20 @@ import os
 from importlib import import_module
 from typing import Any, Final
 
+grpc: Any = import_module("grpc")
 aio: Any = import_module("grpc.aio")
 auth: Any = import_module("google.auth")
 auth_errors: Any = import_module("google.auth.exceptions")
 routing_header: Any = import_module("google.api_core.gapic_v1.routing_header")
 
 _types: Any = import_module("google.cloud.firestore_v1.types")
-_transport: Any = import_module("google.cloud.firestore_v1.services.firestore.transports.grpc_asyncio")
+_transports: Any = import_module("google.cloud.firestore_v1.services.firestore.transports")
 
-Transport: Any = _transport.FirestoreGrpcAsyncIOTransport
+Transport: Any = _transports.FirestoreGrpcAsyncIOTransport
+BlockingTransport: Any = _transports.FirestoreGrpcTransport
+
+ONE_THREAD_PER_STREAM: Final = (import_module("grpc.experimental").ChannelOptions.SingleThreadedUnaryStream, 1)
+"""The thread that asks for a message also fetches it: without, another thread does, and wakes it for each."""
 
 # The plain protobuf classes: their wrappers cost 45 to 90 times as much for each document.
 BatchGetDocumentsRequest: Any = _types.BatchGetDocumentsRequest.pb()
