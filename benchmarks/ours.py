@@ -77,7 +77,7 @@ def build(path: Path, count: int) -> None:
         async with open_store(url(path)) as store:
             at = 0
             for size in _sizes(count):
-                await store.appender.append([_batch(store, at, size)])
+                await store.appender.append([batch(store, at, size)])
                 at += size
 
     asyncio.run(run())
@@ -109,7 +109,8 @@ def _sizes(count: int) -> list[int]:
     return [*[BATCH] * whole, *([rest] if rest else []), last]
 
 
-def _batch(store: StateStore, version: int, size: int) -> Append:
+def batch(store: StateStore, version: int, size: int) -> Append:
+    """So many transitions of the machine in one commit."""
     stream = store.layout.stream(GOVERNOR, MACHINE)
     texts = [normalise_object(state(version + offset), "data") for offset in range(size)]
     drafts = tuple(store.draft(stream, METADATA, "update", None, None, payload=None, state=text) for text, _ in texts)
