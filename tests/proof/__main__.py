@@ -72,7 +72,10 @@ def tiers(seed: int) -> dict[str, Tier]:
             partial(_power, seed, (s.ALL,), every=3, minimum=300),
             partial(_power, seed, (s.BRIEF,), every=4, faults=_FEW_FAILED_SYNCS, minimum=20),
         ),
-        disk=(partial(disk.prove, scenarios=(s.SHORT,), lengths=("once",), minimum=150),),
+        disk=(
+            partial(disk.prove, scenarios=(s.SHORT,), lengths=("once",), minimum=150),
+            partial(disk.prove, scenarios=(s.CLOSE,), lengths=("a while",), calls=("openat",), minimum=8),
+        ),
         mutants=mutants,
     )
     full = Tier(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from oracle import Ledger
 from report import Section
 from scenarios import Scenario, copy, judge, prepare
 from tracing import Fault, arguments
+from workload import IMPATIENCE_SECONDS
 
 READING = ("pread64",)
 ERRORS = {
@@ -149,7 +151,7 @@ def attempt(plan: Trouble) -> Endured:
     """One fault, and a judgement of how it was borne."""
     with scratch() as folder:
         path = copy(plan.template, folder)
-        job = plan.scenario.job(path, mutant=plan.mutant, attempts=ATTEMPTS, looks=True)
+        job = plan.scenario.job(path, mutant=plan.mutant, attempts=ATTEMPTS, patience=IMPATIENCE_SECONDS, looks=True)
         run = workloads().run(job, arguments(path, plan.fault, (plan.call,)))
         book = plan.scenario.ledger(run.lines)
         injected = run.injected()
@@ -162,12 +164,14 @@ def attempt(plan: Trouble) -> Endured:
 def _manners(plan: Trouble, book: Ledger, lines: tuple[str, ...], injected: int) -> list[str]:
     """Errors are typed and no more than the faults; and when the disk is well again, all goes on."""
     errors = [line for line in lines if line.split()[0] in _ERRORS]
-    first = min((index for index, line in enumerate(errors) if "StateNotFound" not in line), default=len(errors))
-    # A state that could not be created, as an earlier error said, is rightly not found later.
-    errors = [line for index, line in enumerate(errors) if index < first or "StateNotFound" not in line]
+    # A state that could not be created, as an earlier error said, is rightly not found later; one that could not be
+    # deleted is rightly in the way.
+    first = min((index for index, line in enumerate(errors) if not _follows(line)), default=len(errors))
+    errors = [line for index, line in enumerate(errors) if index < first or not _follows(line)]
     typed = (*_TYPED, "CorruptDocument ") if plan.call in READING else _TYPED  # SQLite calls unreadable corrupt
     problems = [f"an error of the wrong type: {line}" for line in errors if not any(kind in line for kind in typed)]
-    if len(errors) > injected:
+    together = max(Counter(step.group for step in plan.scenario.steps).values(), default=1)
+    if len(errors) > injected * together:
         problems.append(f"{len(errors)} errors from {injected} faults: {errors}")
     unopened = sum(line.startswith("unopened") for line in lines)
     wanted = len(plan.scenario.before) + len(plan.scenario.steps)
@@ -176,6 +180,10 @@ def _manners(plan: Trouble, book: Ledger, lines: tuple[str, ...], injected: int)
     if not book.ended and not book.broke:
         problems.append(f"it never ended: {lines[-1:]}")
     return problems
+
+
+def _follows(line: str) -> bool:
+    return "StateNotFound" in line or "VersionConflict" in line
 
 
 def account(section: Section, results: list[Endured]) -> None:

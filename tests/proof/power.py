@@ -15,6 +15,7 @@ from images import RANDOM, VARIANTS, Disk, Line, Recording, Sync
 from report import Section
 from scenarios import Scenario, copy, judge, prepare
 from tracing import WRITING, Fault
+from workload import IMPATIENCE_SECONDS, PATIENCE_SECONDS
 
 ATTEMPTS = 3
 _STRING_BYTES_MAX = 1 << 26
@@ -155,7 +156,9 @@ def record(take: Take) -> Recording:
     with scratch() as template, scratch() as folder:
         path = copy(prepare(take.scenario, template), folder)
         before = {file.name: file.read_bytes() for file in folder.iterdir()}
-        run = workloads().run(take.scenario.job(path, mutant=take.mutant, attempts=ATTEMPTS), tracer)
+        patience = PATIENCE_SECONDS if take.fault is None else IMPATIENCE_SECONDS
+        job = take.scenario.job(path, mutant=take.mutant, attempts=ATTEMPTS, patience=patience)
+        run = workloads().run(job, tracer)
         recording = Recording(folder, before)
         recording.read(run.log)
         recorded = tuple(entry.text for entry in recording.entries if isinstance(entry, Line))

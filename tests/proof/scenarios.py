@@ -110,7 +110,7 @@ ALL = Scenario(
 )
 _ROUND = ("update:a", "update:b", "log:a", "update:b", "snapshot:b", "save:c", "delete:c", "cleanup")
 LONG = Scenario("long", "nothing", (), (*_HISTORY, *(_ROUND * 8)), large=60_000)
-WORK = Scenario("work", "store", _HISTORY, _ROUND * 14, closes=False, settings=(OFTEN,))
+WORK = Scenario("work", "store", _HISTORY, _ROUND * 10, closes=False, settings=(OFTEN,))
 
 
 def prepare(scenario: Scenario, folder: Path) -> Path:

@@ -40,7 +40,9 @@ _IDS = uuid.UUID("5f0a3f0c-6f0f-4d35-9c37-2d1d0c1f6a7e")
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _SAME_ID_TRIES = 2
 """How often a step of unknown outcome is asked for again with the same event id."""
-_PATIENCE_SECONDS = 0.02
+PATIENCE_SECONDS = 10.0
+IMPATIENCE_SECONDS = 0.02
+"""For runs on a disk that stays broken: there is nothing to wait for."""
 """How long the library goes on by itself when answers are lost."""
 
 
@@ -83,6 +85,7 @@ class Job:
         looks: after an error read everything, and say whether that went well.
         closes: close the store at the end; else leave as a crash would.
         bare: only open and close the engine.
+        patience: seconds that the store looks after one change.
         mutants: the mistakes to make on purpose.
     """
 
@@ -92,6 +95,7 @@ class Job:
     looks: bool = False
     closes: bool = True
     bare: bool = False
+    patience: float = PATIENCE_SECONDS
     mutants: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -116,9 +120,9 @@ def steps(*words: str, first: int = 1, large: int = 0) -> tuple[Step, ...]:
     return tuple(made)
 
 
-def store_at(path: str) -> StateStore:
-    """The store as every run and every check opens it: few events to a snapshot, short of patience."""
-    return open_store(f"sqlite:///{path}", snapshots=EveryEvents(4, keep=3), timeout_seconds=_PATIENCE_SECONDS)
+def store_at(path: str, patience: float = PATIENCE_SECONDS) -> StateStore:
+    """The store as every run and every check opens it: few events to a snapshot."""
+    return open_store(f"sqlite:///{path}", snapshots=EveryEvents(4, keep=3), timeout_seconds=patience)
 
 
 async def perform(store: StateStore, step: Step, attempt: int, expected: Any) -> None:
@@ -221,7 +225,7 @@ async def work(job: Job) -> None:
     """A job from opening the store to closing it."""
     for _ in range(job.attempts):
         opened = False
-        store = store_at(job.path)
+        store = store_at(job.path, job.patience)
         try:
             async with store.engine if job.bare else store:
                 opened = True

@@ -57,6 +57,9 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
             raise
         raise StoreNotFound(path) from None
     try:
+        # Where the log's shared memory cannot be opened at first and then can, closing takes a full log for an empty
+        # one and deletes it (SQLite 3.54.1). So what could not be opened leaves the log alone.
+        leave_log(connection)
         if connection.readonly("main"):
             raise apsw.exception_for(
                 apsw.SQLITE_READONLY
@@ -70,10 +73,16 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         if connection.pragma("journal_mode") != "wal":
             _use_write_ahead_log(connection, busy_timeout_ms)
         connection.execute("PRAGMA synchronous = FULL")
+        leave_log(connection, yes=False)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def leave_log(connection: apsw.Connection, *, yes: bool = True) -> None:
+    """Whether closing this connection leaves the log as it is; else the last one folds it in and deletes it."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(yes))
 
 
 def _is_empty(connection: apsw.Connection) -> bool:

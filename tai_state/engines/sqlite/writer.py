@@ -18,6 +18,7 @@ import msgspec
 
 from tai_state.engines.api import Committed, Delete, Fields, Put, Require, Write, holds, split
 from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
 from tai_state.errors import CommitRefused, TaiStateError
 from tai_state.values.times import Clock
@@ -216,8 +217,9 @@ class Writer:
         """Give a broken connection up; the next commit opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            # Nothing is lost with it: what it had not committed was acknowledged to nobody.
+            # Nothing is lost with it: what it had not committed was acknowledged to nobody, and the log stays.
             with suppress(apsw.Error):
+                leave_log(connection)
                 connection.close(True)
 
     def _not_applied(self, jobs: Sequence[Job[Committed]], error: apsw.Error, *, unknown: bool = False) -> None:
