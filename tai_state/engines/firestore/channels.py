@@ -26,6 +26,8 @@ _OPTIONS: Final = (
 )
 _KEEPALIVE: Final = ("grpc.keepalive_time_ms", 30_000)
 """Finds out that a silent connection is dead; Google's servers allow it, the emulator does not."""
+_LOOKAHEAD: Final = ("grpc.http2.lookahead_bytes", 1024 * 1024)
+"""How far a query's answer may arrive ahead of the thread that reads it."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -101,7 +103,7 @@ class Channels:
 
     def connect_blocking(self) -> Any:
         """A channel whose calls are made by threads; the caller closes it."""
-        options = (*_OPTIONS, driver.ONE_THREAD_PER_STREAM)
+        options = (*_OPTIONS, _LOOKAHEAD, driver.ONE_THREAD_PER_STREAM)
         if self._address.emulator is not None:
             return driver.grpc.insecure_channel(self._address.emulator, options=options)
         return self._connect_to_google(driver.BlockingTransport, options)
