@@ -15,15 +15,12 @@ from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, Check, Delete, Put,
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CommitRefused
 from tai_state.testing import ENGINE_CHECKS, REOPEN_CHECKS, ManualClock
-from tai_state.testing.read_checks import check_read_is_one_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tai_state.engines.api import Engine, Write
     from tai_state.testing.conformance import EngineCheck, ReopenCheck
-
-    from .conftest import EngineUnderTest
 
 pytestmark = pytest.mark.anyio
 
@@ -33,10 +30,8 @@ def _named(checks: tuple) -> list:
 
 
 @pytest.mark.parametrize("check", _named(ENGINE_CHECKS))
-async def test_engine(engine: Engine, engine_under_test: EngineUnderTest, check: EngineCheck):
+async def test_engine(engine: Engine, check: EngineCheck):
     """The engine keeps the promise that the check is about."""
-    if engine_under_test.tears and check is check_read_is_one_snapshot:
-        pytest.skip("the emulator shows a commit document by document; Firestore shows it at one moment")
     await check(engine)
 
 

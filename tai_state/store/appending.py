@@ -28,7 +28,7 @@ from tai_state.store.records import (
     GovernorRecord,
     head_of,
 )
-from tai_state.store.settling import Look, Settling
+from tai_state.store.settling import Look, Settling, shows_damage
 from tai_state.store.streams import StreamReader
 from tai_state.values.expected import NO_STATE
 from tai_state.values.times import Clock, format_us
@@ -37,6 +37,8 @@ _logger = logging.getLogger("tai_state.store")
 
 ATTEMPTS_MAX = 64
 """How often one change is sent, because others were faster or an answer was lost."""
+
+LOOKS_AT_DAMAGE = 8
 
 GOVERNORS_MAX = 10_000
 
@@ -118,16 +120,23 @@ class Appender:
         raise StoreTimeout("commit", "CONTENTION", "others change the same states all the time") from failure
 
     async def _look(self, appends: Sequence[Append], plans: Sequence[Plan], deadline: float) -> Look:
-        """See what stands. Once something was sent, not being able to look leaves its outcome unknown."""
+        """See what stands. Once something was sent, not being able to look leaves its outcome unknown.
+
+        Damage is looked at again and again before anybody is told of it: the emulator of Firestore shows a commit
+        document by document, and for a while an event may seem to have no state.
+        """
         for attempt in count(1):
             try:
-                return await self._settling.look(appends, plans)
+                look = await self._settling.look(appends, plans)
             except Unavailable as error:
                 if not plans:
                     raise
                 if attempt == ATTEMPTS_MAX or anyio.current_time() >= deadline:
                     raise _unknown(appends) from error
-                await self._pause(attempt)
+            else:
+                if attempt >= LOOKS_AT_DAMAGE or not shows_damage(plans, look):
+                    return look
+            await self._pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
     async def _send(

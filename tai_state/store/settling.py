@@ -70,9 +70,6 @@ class Settling:
     async def look(self, appends: Sequence[Append], plans: Sequence[Plan]) -> Look:
         """Read what decides.
 
-        An event without its state is damage, and looked at twice before anybody is told so: the emulator of Firestore
-        shows a commit document by document.
-
         Args:
             appends: the changes.
             plans: what was sent for them; empty where nothing was.
@@ -82,10 +79,6 @@ class Settling:
         places = [each.stream.event(each.before.version + 1) for each in plans]
         markers = [append.stream.marker(event_id) for append in appends for event_id, _ in append.marked]
         groups = (states, befores, places, markers)
-        look = await self._read(groups)
-        return await self._read(groups) if _lacks_events(plans, look) else look
-
-    async def _read(self, groups: Sequence[Sequence[str]]) -> Look:
         documents = iter((await self._engine.read(list(chain(*groups)))).documents)
         return Look(*(tuple(islice(documents, len(each))) for each in groups))
 
@@ -171,7 +164,7 @@ class Settling:
         return VersionConflict(path, _name(append.expected), head.version, tuple(unseen))
 
 
-def _lacks_events(plans: Sequence[Plan], look: Look) -> bool:
+def shows_damage(plans: Sequence[Plan], look: Look) -> bool:
     """Whether an event stands on a state that has not moved."""
     return any(
         place is not None and plan.before.revision == (None if state is None else state.revision)
