@@ -99,7 +99,7 @@ async def test_a_commit_that_is_seen_in_part(place: Place):
         seen = await other.get_state(GOVERNOR, "alice")
         [before] = (await one.engine.read(["governors/bank/states/alice"])).documents
         await one.update_state(GOVERNOR, "alice", {"n": 1}, METADATA, expected=1)
-        read, old = other.engine.read, [before]
+        read, old = other.engine.read, [before] * 5
 
         async def torn(paths: Any) -> Any:
             reading = await read(paths)
