@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -111,35 +111,6 @@ class Job(Generic[R]):
         self.waiter: Waiter = _waiter()
 
 
-class _Bell:
-    """Wakes a thread that has nothing to do: by a pipe, which takes half the time that a lock takes."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        self._waits = False
-
-    def ring(self) -> None:
-        """Called once there is something to do. Costs next to nothing while the thread is busy."""
-        if self._waits:
-            self._waits = False
-            os.write(self._write, b"!")
-
-    def wait(self, queue: deque[Any]) -> None:
-        """Until there is something in the queue."""
-        while not queue:
-            self._waits = True
-            # Looked at again: what came before the line above has not rung. A ring too many only wakes for nothing.
-            if queue and self._waits:
-                self._waits = False
-            else:
-                os.read(self._read, 1)
-
-    def __del__(self) -> None:
-        # Not earlier: who rings late must not write into a file that has got the number since.
-        os.close(self._read)
-        os.close(self._write)
-
-
 class Worker:
     """The thread. Jobs run in the order they were given; those that wait together are handed over together.
 
@@ -153,8 +124,7 @@ class Worker:
         self._name = name
         self._serve = serve
         self._close = close
-        self._queue: deque[Job[Any] | None] = deque()
-        self._bell = _Bell()
+        self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closed = False
         self._generation = _forks.generation
         threading.Thread(target=self._run, name=name, daemon=True).start()
@@ -166,7 +136,7 @@ class Worker:
         if self._generation != _forks.generation:
             raise RuntimeError("the store was opened before a fork: open it again in the child process")
         job: Job[Any] = Job(request)
-        self._put(job)
+        self._queue.put(job)
         try:
             await job.waiter.wait()
         except BaseException:
@@ -182,31 +152,29 @@ class Worker:
             return
         self._closed = True
         last: Job[None] = Job(None)
-        self._put(None)
-        self._put(last)
+        self._queue.put(None)
+        self._queue.put(last)
         with anyio.CancelScope(shield=True):
             await last.waiter.wait()
 
-    def _put(self, job: Job[Any] | None) -> None:
-        self._queue.append(job)
-        self._bell.ring()
-
     def _run(self) -> None:
-        queue = self._queue
-        ended = False
-        while not ended:
-            self._bell.wait(queue)
-            jobs: list[Job[Any]] = []
-            while queue and len(jobs) < BATCH_MAX and not ended:
-                job = queue.popleft()
+        while (first := self._queue.get()) is not None:
+            jobs = [first]
+            ended = False
+            while len(jobs) < BATCH_MAX:
+                try:
+                    job = self._queue.get_nowait()
+                except Empty:
+                    break
                 if job is None:
                     ended = True
-                elif not job.abandoned:
-                    jobs.append(job)
-            self._serve_and_wake(jobs)
+                    break
+                jobs.append(job)
+            self._serve_and_wake([job for job in jobs if not job.abandoned])
+            if ended:
+                break
         self._close()
-        self._bell.wait(queue)
-        last = queue.popleft()
+        last = self._queue.get()
         if last is not None:
             _wake([last])
 
