@@ -103,7 +103,8 @@ def prove(
         mutant: the mistake made on purpose.
         wanted: what must then be among the failures.
     """
-    section = Section("disk" + (f" [{mutant}]" if mutant else ""), minimum, wanted)
+    some = "" if calls == tuple(ERRORS) else f" ({', '.join(calls)})"
+    section = Section(f"disk{some}" + (f" [{mutant}]" if mutant else ""), minimum, wanted)
     started = time.monotonic()
     with scratch() as folder:
         for scenario in scenarios:
