@@ -177,7 +177,9 @@ class FaultProxy:
         context.abort(grpc.StatusCode.UNAVAILABLE, "planned: its answer was lost")
 
     def _reset(self, context: grpc.ServicerContext) -> NoReturn:
-        self._relay.cut(int(context.peer().rpartition(":")[2]))
+        port = context.peer().rpartition(":")[2]
+        if port.isdigit():  # of a connection that is gone already, gRPC knows none
+            self._relay.cut(int(port))
         context.abort(grpc.StatusCode.UNAVAILABLE, "nobody hears this: the connection is gone")
 
     def _begin(self, method: str) -> tuple[Call, Fault | None]:
