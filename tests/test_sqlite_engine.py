@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -383,6 +384,16 @@ async def test_fields_that_do_not_fit_their_shape_are_reported(made: Path):
             document.decode(Shape(Shaped))
         assert "123" not in caught.value.what
 
+@anyio_test
+async def test_an_engine_belongs_to_one_event_loop(file: Path, anyio_backend_name: str):
+    """In another one it says so, before anything is written."""
+    async with _engine(file) as engine:
+        commit = partial(anyio.run, engine.commit, [Put("c/a", {})], backend=anyio_backend_name)
+        with pytest.raises(RuntimeError, match="opened in another event loop"):
+            await anyio.to_thread.run_sync(commit)
+        assert (await engine.read(["c/a"])).documents == (None,)
+
+
 
 @anyio_test
 async def test_a_closed_engine_says_so(file: Path):
@@ -557,7 +568,7 @@ def _writer(file: Path, open_: Callable[[], Any] | None = None, clock: Any = Non
 
 def _serve(writer: Writer, *commits: Sequence[Write]) -> list[Any]:
     """What the writer answers to commits that it gets together."""
-    jobs = [Job([prepare(write) for write in commit]) for commit in commits]
+    jobs = [Job([prepare(write) for write in commit], None) for commit in commits]
     writer.serve(jobs)
     return [job.error if job.error is not None else job.result for job in jobs]
 

@@ -142,7 +142,7 @@ class Recording:
             return
         fd = _FD.match(rest)
         path = _decode(fd["path"]).removesuffix(" (deleted)") if fd else ""
-        if call == "write" and fd and fd["fd"] == "1":
+        if call == "writev" and fd and fd["fd"] == "1":
             self.entries.append(Line(_text(rest).decode().rstrip("\n")))
         elif call in ("fsync", "fdatasync") and path == str(self.folder):
             self.entries += [] if failed else [SyncFolder(covers)]

@@ -127,7 +127,7 @@ def refer(scenario: Scenario, template: Path, *, also: tuple[str, ...] = (), mut
         path = copy(template, folder)
         run = workloads().run(scenario.job(path, mutant=mutant), arguments(path, None, (*WRITING, *also)))
         book = scenario.ledger(run.lines)
-        said = [Call(0, "write", _SAYING) for _ in run.lines]
+        said = [Call(0, "writev", _SAYING) for _ in run.lines]
         return Reference((*run.calls(path), *said), tuple(_ending(run, book)))
 
 

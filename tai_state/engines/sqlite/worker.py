@@ -1,4 +1,4 @@
-"""A thread that owns a connection and serves any number of tasks.
+"""A thread that owns a connection and serves any number of tasks of one event loop.
 
 Why not apsw's own asynchronous connections: there, cancelling a task interrupts the whole function in the
 thread, and here one function serves many tasks; a connection must be replaceable after a disk error; and one
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
-from queue import Empty, SimpleQueue
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -37,65 +37,123 @@ BATCH_MAX = 256
 """Jobs handed over at once."""
 
 
-class Waiter(Protocol):
-    """One task's wait for its job, in the event loop it came from."""
+class _Bell:
+    """Wakes a thread by a pipe, which takes half the time that a lock takes. It rings once until it is heard."""
 
-    async def wait(self) -> None:
-        """Until the job is done."""
-        ...
-
-    def wake(self) -> None:
-        """Called in the event loop once the job is done."""
-        ...
-
-    def call_soon(self, function: Callable[[], None]) -> None:
-        """From any thread: run the function in the task's event loop."""
-        ...
-
-    @property
-    def loop(self) -> object:
-        """The event loop; jobs of one loop are woken together."""
-        ...
-
-
-class _AsyncioWaiter:
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._future = self.loop.create_future()
+        self.pipe, self._cord = os.pipe()
+        self._rung = False
 
-    async def wait(self) -> None:
-        await self._future
+    def ring(self) -> None:
+        """Called whenever there is more to do."""
+        if not self._rung:
+            self._rung = True
+            os.write(self._cord, b"!")
 
-    def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+    def hear(self) -> None:
+        """Wait for a ring; what there is to do is looked up after it."""
+        os.read(self.pipe, 1)
+        self._rung = False
 
-    def call_soon(self, function: Callable[[], None]) -> None:
-        self.loop.call_soon_threadsafe(function)
+    def __del__(self) -> None:
+        # Not earlier: who rings late must not write into a file that has got the number since.
+        os.close(self.pipe)
+        os.close(self._cord)
 
 
-class _TrioWaiter:
-    def __init__(self) -> None:
+class Home(Protocol):
+    """The event loop whose tasks a worker serves."""
+
+    def waiter(self) -> Any:
+        """What a task can wait for.
+
+        Raises:
+            RuntimeError: the task runs in another event loop.
+        """
+        ...
+
+    async def wait(self, waiter: Any) -> None:
+        """Until it is woken."""
+        ...
+
+    def wake(self, waiter: Any) -> None:
+        """From the event loop: let its task go on, if it still waits."""
+        ...
+
+    def notify(self) -> None:
+        """From the worker's thread: there is something to collect."""
+        ...
+
+    def leave(self) -> None:
+        """From the event loop: nothing more will be collected."""
+        ...
+
+
+class _AsyncioHome:
+    def __init__(self, loop: asyncio.AbstractEventLoop, collect: Callable[[], None]) -> None:
+        self._loop = loop
+        self._collect = collect
+        self._bell = _Bell()
+        loop.add_reader(self._bell.pipe, self._heard)
+
+    def waiter(self) -> asyncio.Future[None]:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(_ELSEWHERE)
+        return self._loop.create_future()
+
+    async def wait(self, waiter: asyncio.Future[None]) -> None:
+        await waiter
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def notify(self) -> None:
+        self._bell.ring()
+
+    def _heard(self) -> None:
+        self._bell.hear()
+        self._collect()
+
+    def leave(self) -> None:
+        self._loop.remove_reader(self._bell.pipe)
+
+
+class _TrioHome:
+    def __init__(self, collect: Callable[[], None]) -> None:
         import trio  # noqa: PLC0415 - an optional dependency
 
-        self.loop = trio.lowlevel.current_trio_token()
-        self._event = trio.Event()
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        self._collect = collect
 
-    async def wait(self) -> None:
-        await self._event.wait()
+    def waiter(self) -> Any:
+        if self._trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError(_ELSEWHERE)
+        return self._trio.Event()
 
-    def wake(self) -> None:
-        self._event.set()
+    async def wait(self, waiter: Any) -> None:
+        await waiter.wait()
 
-    def call_soon(self, function: Callable[[], None]) -> None:
-        self.loop.run_sync_soon(function)
+    def wake(self, waiter: Any) -> None:
+        waiter.set()
+
+    def notify(self) -> None:
+        with suppress(self._trio.RunFinishedError):  # that event loop has ended, and its tasks with it
+            self._token.run_sync_soon(self._collect)
+
+    def leave(self) -> None:
+        pass
 
 
-def _waiter() -> Waiter:
+_ELSEWHERE = "the store was opened in another event loop: open one in each"
+
+
+def _home(collect: Callable[[], None]) -> Home:
     try:
-        return _AsyncioWaiter()
+        return _AsyncioHome(asyncio.get_running_loop(), collect)
     except RuntimeError:  # no asyncio loop runs here
-        return _TrioWaiter()
+        return _TrioHome(collect)
 
 
 class Job(Generic[R]):
@@ -103,12 +161,12 @@ class Job(Generic[R]):
 
     __slots__ = ("abandoned", "error", "request", "result", "waiter")
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, waiter: Any) -> None:
         self.request: Any = request
         self.result: R | None = None
         self.error: BaseException | None = None
         self.abandoned: bool = False
-        self.waiter: Waiter = _waiter()
+        self.waiter: Any = waiter
 
 
 class Worker:
@@ -124,21 +182,25 @@ class Worker:
         self._name = name
         self._serve = serve
         self._close = close
-        self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
-        self._closed = False
+        self._home = _home(self._collect)
+        self._bell = _Bell()
+        self._queue: deque[Job[Any]] = deque()
+        self._done: deque[Job[Any]] = deque()
+        self._last: Job[None] | None = None
         self._generation = _forks.generation
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     async def do(self, request: Any) -> Any:
         """Have a request served. A caller who is cancelled before its turn comes is skipped; later it is not."""
-        if self._closed:
+        if self._last is not None:
             raise RuntimeError("the store is closed: use it inside its `async with` block")
         if self._generation != _forks.generation:
             raise RuntimeError("the store was opened before a fork: open it again in the child process")
-        job: Job[Any] = Job(request)
-        self._queue.put(job)
+        job: Job[Any] = Job(request, self._home.waiter())
+        self._queue.append(job)
+        self._bell.ring()
         try:
-            await job.waiter.wait()
+            await self._home.wait(job.waiter)
         except BaseException:
             job.abandoned = True
             raise
@@ -148,59 +210,40 @@ class Worker:
 
     async def aclose(self) -> None:
         """Serve what waits, close the connection and end the thread."""
-        if self._closed or self._generation != _forks.generation:
+        if self._last is not None or self._generation != _forks.generation:
             return
-        self._closed = True
-        last: Job[None] = Job(None)
-        self._queue.put(None)
-        self._queue.put(last)
+        self._last = Job(None, self._home.waiter())
+        self._queue.append(self._last)
+        self._bell.ring()
         with anyio.CancelScope(shield=True):
-            await last.waiter.wait()
+            await self._home.wait(self._last.waiter)
+        self._home.leave()
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            jobs = [first]
-            ended = False
-            while len(jobs) < BATCH_MAX:
-                try:
-                    job = self._queue.get_nowait()
-                except Empty:
-                    break
-                if job is None:
-                    ended = True
-                    break
-                jobs.append(job)
-            self._serve_and_wake([job for job in jobs if not job.abandoned])
-            if ended:
-                break
+        while self._last is None or self._queue:
+            self._bell.hear()
+            while self._queue:
+                waiting = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
+                jobs = [job for job in waiting if not job.abandoned and job is not self._last]
+                if jobs:
+                    self._serve_all(jobs)
+                    self._answer(jobs)
         self._close()
-        last = self._queue.get()
-        if last is not None:
-            _wake([last])
+        self._answer([self._last])
 
-    def _serve_and_wake(self, jobs: Sequence[Job[Any]]) -> None:
-        if not jobs:
-            return
+    def _serve_all(self, jobs: Sequence[Job[Any]]) -> None:
         try:
             self._serve(jobs)
         except BaseException as error:  # noqa: BLE001 - every task must be answered, whatever went wrong
             for job in jobs:
                 if job.result is None and job.error is None:
                     job.error = error
-        _wake(jobs)
 
+    def _answer(self, jobs: Sequence[Job[Any]]) -> None:
+        self._done.extend(jobs)
+        self._home.notify()
 
-def _wake(jobs: Sequence[Job[Any]]) -> None:
-    by_loop: dict[object, list[Job[Any]]] = {}
-    for job in jobs:
-        by_loop.setdefault(job.waiter.loop, []).append(job)
-    for group in by_loop.values():
-        try:
-            group[0].waiter.call_soon(partial(_wake_all, group))
-        except RuntimeError:
-            continue  # that event loop has ended, and its tasks with it
-
-
-def _wake_all(jobs: Sequence[Job[Any]]) -> None:
-    for job in jobs:
-        job.waiter.wake()
+    def _collect(self) -> None:
+        """In the event loop: wake the tasks whose jobs are done."""
+        while self._done:
+            self._home.wake(self._done.popleft().waiter)
