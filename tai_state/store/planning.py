@@ -74,7 +74,6 @@ class Plan(msgspec.Struct, frozen=True):
         before: the head that the plan stands on.
         events: the records to create, in order.
         state: the state's record after them.
-        markers: path and record of each id marker.
         writes: all of it, for the engine.
     """
 
@@ -82,7 +81,6 @@ class Plan(msgspec.Struct, frozen=True):
     before: Head
     events: tuple[EventRecord, ...]
     state: StateRecord
-    markers: tuple[tuple[str, MarkerRecord], ...]
     writes: tuple[Write, ...]
 
 
@@ -105,18 +103,18 @@ def plan(
     events = _events(stream, before, composition.drafts, writer, now_us)
     state, kept_now = _state(before, composition, events, writer)
     require = ABSENT if before.revision is None else At(before.revision)
-    markers = tuple(
+    markers = [
         (stream.marker(draft.event_id), MarkerRecord(stream.state_id, event.version, draft.marker))
         for draft, event in zip(composition.drafts, events, strict=True)
         if draft.marker is not None
-    )
+    ]
     writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
     writes.append(Put(stream.state, state, require))
-    writes.extend(Put(path, marker, ABSENT) for path, marker in markers)
+    writes += [Put(path, marker, ABSENT) for path, marker in markers]
     if kept_now:
         writes.append(put_snapshot(stream, state))
-        writes.extend(Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept)
-    return Plan(stream, before, events, state, markers, tuple(writes))
+        writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept]
+    return Plan(stream, before, events, state, tuple(writes))
 
 
 def put_snapshot(stream: Stream, state: StateRecord) -> Put:
@@ -149,7 +147,7 @@ def _events(
         hlc = next_hybrid(hlc, now_us)
         if draft.state is not None:
             after = state_hash(draft.state)
-        unsigned = EventRecord(
+        event = EventRecord(
             event_id=draft.event_id,
             state_id=stream.state_id,
             version=version + 1,
@@ -165,8 +163,9 @@ def _events(
             payload=draft.payload,
             to_state=draft.state if draft.carries_state else None,
         )
-        digest = unsigned.computed_digest(stream.governor_id)
-        events.append(msgspec.structs.replace(unsigned, digest=digest))
+        digest = event.computed_digest(stream.governor_id)
+        msgspec.structs.force_setattr(event, "digest", digest)
+        events.append(event)
         version += 1
     return tuple(events)
 
@@ -179,8 +178,8 @@ def _state(
 ) -> tuple[StateRecord, bool]:
     """The state's record after the events, and whether a snapshot of it falls due."""
     last = events[-1]
-    as_of = max(before.as_of, *(event.timestamp for event in events))
-    unkept_bytes = before.unkept_bytes + sum(event.unkept_bytes for event in events)
+    as_of = max([before.as_of, *[event.timestamp for event in events]])
+    unkept_bytes = before.unkept_bytes + sum([event.unkept_bytes for event in events])
     kept_as_of = before.kept_as_of or events[0].timestamp
     progress = Progress(
         events=last.version - (before.kept[-1] if before.kept else 0),

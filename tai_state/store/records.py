@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -190,6 +191,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     floor: int
 
 
+_to_object: Callable[[str], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
 _HASH = re.compile("[0-9a-f]{64}")
 
 EMPTY = Head(
@@ -306,8 +308,7 @@ def change_metadata(metadata: EventMetadata) -> ChangeMetadata:
     Raises:
         CorruptDocument: the context is no JSON object.
     """
-    context = {} if metadata.context == "{}" else _context(metadata)
-    return ChangeMetadata(metadata.changed_by, metadata.reason, context, metadata.parent_version)
+    return ChangeMetadata(metadata.changed_by, metadata.reason, _context(metadata), metadata.parent_version)
 
 
 def moment(text: str) -> datetime:
@@ -323,7 +324,9 @@ def moment(text: str) -> datetime:
 
 
 def _context(metadata: EventMetadata) -> dict[str, Any]:
+    if metadata.context == "{}":
+        return {}
     try:
-        return msgspec.json.decode(metadata.context, type=dict[str, Any])
+        return _to_object(metadata.context)
     except msgspec.MsgspecError:
         raise CorruptDocument("a context", "is no JSON object: run `tai-state verify`") from None

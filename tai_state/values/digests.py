@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
-from tai_state.values.json import encode
+from tai_state.values.json import to_bytes
 
 GENESIS = "0" * 64
 """The digest before the first event."""
@@ -37,7 +37,7 @@ def event_digest(previous: str, header: Any, payload: str | None, after: str) ->
     """
     chain = sha256(_EVENT_DOMAIN)
     chain.update(bytes.fromhex(previous))
-    chain.update(sha256(encode(header).encode()).digest())
+    chain.update(sha256(to_bytes(header)).digest())
     chain.update(_NO_PAYLOAD if payload is None else sha256(payload.encode()).digest())
     chain.update(bytes.fromhex(after))
     return chain.hexdigest()
@@ -45,4 +45,4 @@ def event_digest(previous: str, header: Any, payload: str | None, after: str) ->
 
 def content_digest(*content: Any) -> str:
     """What a caller's event id stands for: the same call again has the same content."""
-    return sha256(_CONTENT_DOMAIN + encode(content).encode()).hexdigest()
+    return sha256(_CONTENT_DOMAIN + to_bytes(content)).hexdigest()

@@ -29,9 +29,13 @@ decode: Callable[[str | bytes], Any] = _decoder.decode
 """The value of a JSON text; ``msgspec.DecodeError`` when it is none."""
 
 
+to_bytes: Callable[[Any], bytes] = _encoder.encode
+"""The canonical text of a value that is known to be plain JSON, in UTF-8."""
+
+
 def encode(value: Any) -> str:
     """The canonical text of a value that is known to be plain JSON."""
-    return _encoder.encode(value).decode()
+    return to_bytes(value).decode()
 
 
 def normalise(value: Any, what: str) -> tuple[str, Any]:
