@@ -384,6 +384,7 @@ async def test_fields_that_do_not_fit_their_shape_are_reported(made: Path):
             document.decode(Shape(Shaped))
         assert "123" not in caught.value.what
 
+
 @anyio_test
 async def test_an_engine_belongs_to_one_event_loop(file: Path, anyio_backend_name: str):
     """In another one it says so, before anything is written."""
@@ -392,7 +393,6 @@ async def test_an_engine_belongs_to_one_event_loop(file: Path, anyio_backend_nam
         with pytest.raises(RuntimeError, match="opened in another event loop"):
             await anyio.to_thread.run_sync(commit)
         assert (await engine.read(["c/a"])).documents == (None,)
-
 
 
 @anyio_test

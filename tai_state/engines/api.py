@@ -100,7 +100,7 @@ def split(path: str) -> tuple[str, str]:
     return collection, document_id
 
 
-class Document(msgspec.Struct, frozen=True):
+class Document(msgspec.Struct, frozen=True, gc=False):
     """One stored document, as read.
 
     Attributes:

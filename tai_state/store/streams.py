@@ -20,7 +20,7 @@ from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us
 
 
-class Folded(msgspec.Struct, frozen=True):
+class Folded(msgspec.Struct, frozen=True, gc=False):
     """The state after some event, as text.
 
     Attributes:

@@ -45,6 +45,8 @@ _CAPABILITIES = Capabilities(
 
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
+"""In a scan's first page: who wants a few documents waits for no more than these."""
+_LATER_PAGE_ROWS = 2_048
 _PAGE_BYTES = 1024 * 1024
 _FETCHED_ROWS = 16
 _POLL_SECONDS = 0.02
@@ -125,17 +127,22 @@ class SqliteEngine:
         limit: int | None = None,
     ) -> Paged[Document]:
         sql = _by_field(by, collection) if by else _BY_ID
-        rows_max = _PAGE_ROWS if where or limit is None else min(limit, _PAGE_ROWS)
+        left = None if where else limit
+        page_rows = _PAGE_ROWS
         place: dict[str, Any] = {"collection": collection, "start": start, "end": _NO_END if end is None else end}
         if by:
             place["resume"] = ""
         ended = False
 
         async def fetch() -> Sequence[Document] | None:
-            nonlocal ended
+            nonlocal ended, left, page_rows
             if ended:
                 return None
-            rows, ended = await self._read(partial(_page, sql, place, rows_max))
+            rows, ended = await self._read(
+                partial(_page, sql, place, page_rows if left is None else min(left, page_rows))
+            )
+            page_rows = _LATER_PAGE_ROWS
+            left = None if left is None else left - len(rows)
             if rows:
                 last = rows[-1]
                 place.update({"start": last[5], "resume": last[0]} if by else {"start": after(last[0])})
