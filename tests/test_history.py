@@ -232,6 +232,16 @@ async def test_log_transition(store: StateStore, persister: StateMachinePersiste
     assert (again.version, again.from_state) == (4, None)
 
 
+async def test_a_transition_recorded_before(store: StateStore, persister: StateMachinePersister):
+    """The same id again gives the first event, with the state it started from then, whatever the second call says."""
+    await grow(store, 1)
+    before = await store.get_state(GOVERNOR, "alice")
+    after = before.with_data({"s": "paid"})
+    first = await persister.log_transition(GOVERNOR, before, after, "pay", METADATA, event_id="e")
+    assert first.from_state == before.data
+    assert await persister.log_transition(GOVERNOR, None, after, "pay", METADATA, event_id="e") == first
+
+
 # Recovery ------------------------------------------------------------------------------------------------------
 
 

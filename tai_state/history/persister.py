@@ -19,7 +19,7 @@ from tai_state.history.recovery import Progress, Recovery, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore, TransferStats
 from tai_state.history.validation import ConsistencyReport, Validation
-from tai_state.store.changes import append_of
+from tai_state.store.changes import Appended, append_of
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import Head
@@ -101,6 +101,8 @@ class StateMachinePersister:
 
         append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,), compose)
         [appended] = await store.appender.append([append])
+        if appended.is_repeated:
+            return (await self._recorded(stream, appended))[0]
         return store.events_of(stream, appended, before)[0]
 
     async def record(
@@ -155,8 +157,7 @@ class StateMachinePersister:
         append = append_of(stream, expected, drafts, compose, needs_state=True)
         [appended] = await store.appender.append([append])
         if appended.is_repeated:
-            first, last = appended.events[0].version, appended.events[-1].version
-            return [event async for event in self._replay.events(stream, first - 1, last, None)]
+            return await self._recorded(stream, appended)
         return [
             store.streams.event(
                 stream,
@@ -167,6 +168,11 @@ class StateMachinePersister:
             )
             for event, (before, now) in zip(appended.events, pairwise(folded), strict=True)
         ]
+
+    async def _recorded(self, stream: Stream, appended: Appended) -> list[JsonEvent]:
+        """The events of an earlier call with the same ids, with the states that stood before and after them then."""
+        first, last = appended.events[0].version, appended.events[-1].version
+        return [event async for event in self._replay.events(stream, first - 1, last, None)]
 
     async def load_state(self, governor_id: str, state_id: str) -> LoadedState:
         """A state, checked against its stream and rebuilt from it where the two disagree.
