@@ -19,7 +19,7 @@ from tai_state.history.recovery import Progress, Recovery, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore, TransferStats
 from tai_state.history.validation import ConsistencyReport, Validation
-from tai_state.store.changes import Appended, append_of
+from tai_state.store.changes import Appended, Fence, append_of
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import Head
@@ -65,6 +65,7 @@ class StateMachinePersister:
         *,
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> JsonEvent:
         """Record a transition: the new state and its event, in one commit.
 
@@ -77,6 +78,7 @@ class StateMachinePersister:
             metadata: who and why.
             event_id: the caller's own, so that the same call again changes nothing.
             timestamp: when it happened; now, if not given.
+            fence: a lease; the change happens only as long as its lock is held.
 
         Raises:
             InvalidData: ``from_state`` is another state, or its data is not what stands at its version.
@@ -100,7 +102,7 @@ class StateMachinePersister:
             return Composition((draft,), data)
 
         append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,), compose)
-        [appended] = await store.appender.append([append])
+        [appended] = await store.appender.append([append], store.guards(fence))
         if appended.is_repeated:
             return (await self._recorded(stream, appended))[0]
         return store.events_of(stream, appended, before)[0]
@@ -113,6 +115,7 @@ class StateMachinePersister:
         metadata: ChangeMetadata,
         *,
         expected: Expected,
+        fence: Fence | None = None,
     ) -> list[JsonEvent]:
         """Record payload-carrying events, and the state that the reducers fold from them, in one commit.
 
@@ -122,6 +125,7 @@ class StateMachinePersister:
             events: in order; an event whose action has no reducer leaves the state as it is.
             metadata: who and why, for all of them.
             expected: what the writer believes the version to be.
+            fence: as for :meth:`log_transition`.
 
         Raises:
             InvalidData: there are no events, or a payload or a folded state is no JSON.
@@ -155,7 +159,7 @@ class StateMachinePersister:
             return composition
 
         append = append_of(stream, expected, drafts, compose, needs_state=True)
-        [appended] = await store.appender.append([append])
+        [appended] = await store.appender.append([append], store.guards(fence))
         if appended.is_repeated:
             return await self._recorded(stream, appended)
         return [

@@ -20,7 +20,7 @@ from tai_state.errors import (
     StoreTimeout,
     Unavailable,
 )
-from tai_state.store.changes import Append, Appended, Known
+from tai_state.store.changes import Append, Appended, Guard, Known
 from tai_state.store.heads import Heads
 from tai_state.store.planning import Plan, Writer, plan
 from tai_state.store.records import (
@@ -28,7 +28,7 @@ from tai_state.store.records import (
     GovernorRecord,
     head_of,
 )
-from tai_state.store.settling import Look, Settling, shows_damage
+from tai_state.store.settling import Look, Settling, check_guards, shows_damage
 from tai_state.store.streams import StreamReader
 from tai_state.values.expected import NO_STATE
 from tai_state.values.times import Clock, format_us
@@ -76,13 +76,14 @@ class Appender:
         self._jitter = jitter
         self._governors: set[str] = set()
 
-    async def append(self, appends: Sequence[Append]) -> list[Appended]:
-        """Record these changes of different states, all or none.
+    async def append(self, appends: Sequence[Append], guards: Sequence[Guard] = ()) -> list[Appended]:
+        """Record these changes of different states, all or none, and only where all guards hold.
 
         Raises:
             VersionConflict, StateNotFound: a state is not what its change expects; nothing was written.
             IdempotencyConflict: a caller's event id already stands for something else.
             CommitOutcomeUnknown: no answer in time; call again with the same ids.
+            TaiStateError: the error of a guard that does not hold; nothing was written.
             EventSourcingError: events without their state's document; ``recover`` mends it.
             StoreUnavailable, StoreTimeout, CommitTooLarge, DocumentTooLarge: nothing was written.
         """
@@ -94,9 +95,10 @@ class Appender:
         known = self._remembered(appends)
         for attempt in range(ATTEMPTS_MAX):
             if known is None:
-                look = await self._look(appends, plans, deadline)
+                look = await self._look(appends, plans, guards, deadline)
                 if done := await self._settling.done_already(appends, plans, look):
                     return done
+                check_guards(guards, look)
                 known = await self._settling.judge(appends, plans, look)
                 if any(each.head.revision != old.before.revision for each, old in zip(known, plans, strict=False)):
                     unanswered = False  # every copy sent so far requires a revision that is gone for good
@@ -106,7 +108,7 @@ class Appender:
                     await self._pause(attempt)
             plans = [self._plan(append, each, now_us) for append, each in zip(appends, known, strict=True)]
             await self._register(plans, now_us)
-            answer = await self._send(appends, plans, unanswered=unanswered)
+            answer = await self._send(appends, plans, guards, unanswered=unanswered)
             if isinstance(answer, Committed):
                 return [self._appended(each, was.data, answer) for each, was in zip(plans, known, strict=True)]
             if failure is None:
@@ -119,7 +121,9 @@ class Appender:
         # Every state is as expected, and yet each try was refused: others move faster than this can follow.
         raise StoreTimeout("commit", "CONTENTION", "others change the same states all the time") from failure
 
-    async def _look(self, appends: Sequence[Append], plans: Sequence[Plan], deadline: float) -> Look:
+    async def _look(
+        self, appends: Sequence[Append], plans: Sequence[Plan], guards: Sequence[Guard], deadline: float
+    ) -> Look:
         """See what stands. Once something was sent, not being able to look leaves its outcome unknown.
 
         Damage is looked at again and again before anybody is told of it: the emulator of Firestore shows a commit
@@ -127,7 +131,7 @@ class Appender:
         """
         for attempt in count(1):
             try:
-                look = await self._settling.look(appends, plans)
+                look = await self._settling.look(appends, plans, guards)
             except Unavailable as error:
                 if not plans:
                     raise
@@ -140,11 +144,12 @@ class Appender:
         raise AssertionError("the last attempt returns or raises")
 
     async def _send(
-        self, appends: Sequence[Append], plans: Sequence[Plan], *, unanswered: bool
+        self, appends: Sequence[Append], plans: Sequence[Plan], guards: Sequence[Guard], *, unanswered: bool
     ) -> Committed | CommitRefused | Unavailable:
         """One try. A refusal, and an answer that was lost, are returned: what they mean has to be looked up."""
         try:
-            return await self._engine.commit([write for each in plans for write in each.writes])
+            writes = [write for each in plans for write in each.writes]
+            return await self._engine.commit([*writes, *[guard.check for guard in guards]])
         except CommitRefused as refusal:
             return refusal
         except Unavailable as error:

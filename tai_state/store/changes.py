@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from tai_state.engines.api import Check, Document, Require, holds
+from tai_state.errors import TaiStateError
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import EventRecord, Head, StateRecord
@@ -14,6 +16,48 @@ from tai_state.values.expected import Expectation, Expected, expectation, matche
 
 Compose: TypeAlias = Callable[[Head, dict[str, Any] | None], Composition]
 """Says what is to happen, given the head and the state's data before. Pure: it may be called again."""
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """A document that a commit checks and leaves as it is.
+
+    Where the requirement does not hold once, it must never hold again: the refusal is final.
+
+    Attributes:
+        path: the document's.
+        require: what must hold of it.
+        broken: the error where it does not, given the document that stands there.
+    """
+
+    path: str
+    require: Require
+    broken: Callable[[Document | None], TaiStateError]
+
+    @property
+    def check(self) -> Check:
+        """The write that makes the commit fail where the requirement does not hold."""
+        return Check(self.path, self.require)
+
+    def holds(self, document: Document | None) -> bool:
+        """Whether the requirement holds of what stands there."""
+        return holds(self.require, None if document is None else document.revision)
+
+
+class Fence(Protocol):
+    """What lets a change happen only as long as a lock is held. A lease is one.
+
+    It protects what is written through the store. What the holder does to the world outside, it does not: hand on the
+    fencing number there, and refuse smaller ones.
+    """
+
+    @property
+    def store_id(self) -> str:
+        """The identity of the store that gave it."""
+        ...
+
+    def guard(self) -> Guard:
+        """The check of the lock's document, at the revision of this tenure."""
+        ...
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tai_state.engines.api import Document, Engine
+from tai_state.errors import InvalidData
 from tai_state.store.appending import Appender
+from tai_state.store.changes import Fence, Guard
 from tai_state.store.layout import Layout, Stream
 from tai_state.store.policies import EveryEvents, SnapshotPolicy
 from tai_state.store.records import StateRecord, checked_state, head_of, to_snapshot
@@ -100,6 +102,18 @@ class StoreCore:
         self.settings = settings
         self.streams: StreamReader = StreamReader(engine, settings.upcasting)
         self.store_id: str = ""
+
+    def guards(self, fence: Fence | None) -> tuple[Guard, ...]:
+        """What a change checks besides its own state.
+
+        Raises:
+            InvalidData: the fence is of another store.
+        """
+        if fence is None:
+            return ()
+        if fence.store_id != self.store_id:
+            raise InvalidData("the lease given as fence is of another store")
+        return (fence.guard(),)
 
     async def read_state(self, stream: Stream) -> tuple[Document, StateRecord] | None:
         """A state's document and record, deleted or not, its hash checked; None where there is none.

@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import InvalidData, SerializationError, VersionConflict
+from tai_state.store.changes import Fence
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.expected import NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata
@@ -58,6 +59,7 @@ class StateHandle(Generic[D]):
         action: str = "save",
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> StateSnapshot[D]:
         """Write the state, by default one that is not there yet; see ``StateStore.save_state``."""
         written = await self._store.save_state(
@@ -69,6 +71,7 @@ class StateHandle(Generic[D]):
             action=action,
             event_id=event_id,
             timestamp=timestamp,
+            fence=fence,
         )
         return self._typed(written)
 
@@ -80,6 +83,7 @@ class StateHandle(Generic[D]):
         action: str = "update",
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> StateSnapshot[D]:
         """Read the state, change it, write it; again from the start when somebody else was faster.
 
@@ -90,6 +94,7 @@ class StateHandle(Generic[D]):
             event_id: the caller's own, so that the same call again changes nothing and returns the first result,
                 whatever the function would make of the present state.
             timestamp: when it happened; now, if not given.
+            fence: a lease; the change happens only as long as its lock is held.
 
         Raises:
             VersionConflict: others were faster 32 times. Otherwise as ``StateStore.update_state``.
@@ -116,6 +121,7 @@ class StateHandle(Generic[D]):
                     action=action,
                     event_id=event_id,
                     timestamp=timestamp,
+                    fence=fence,
                 )
                 return self._typed(written)
         raise AssertionError("the last attempt returns or raises")
@@ -128,6 +134,7 @@ class StateHandle(Generic[D]):
         action: str = "delete",
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> StateSnapshot[None]:
         """Delete the state; see ``StateStore.delete_state``."""
         deleted = await self._store.delete_state(
@@ -138,6 +145,7 @@ class StateHandle(Generic[D]):
             action=action,
             event_id=event_id,
             timestamp=timestamp,
+            fence=fence,
         )
         return cast("StateSnapshot[None]", deleted)
 

@@ -22,7 +22,7 @@ from tai_state.errors import (
     StateNotFound,
     VersionConflict,
 )
-from tai_state.store.changes import Append, Appended, Known
+from tai_state.store.changes import Append, Appended, Guard, Known
 from tai_state.store.heads import Heads
 from tai_state.store.planning import Plan
 from tai_state.store.records import EMPTY, EVENT, MARKER, EventRecord, Head, checked_state, head_of, state_after
@@ -45,12 +45,14 @@ class Look(msgspec.Struct, frozen=True):
         befores: of each stream for which something was sent, the event that it was to follow.
         places: and the place of its first event.
         markers: of each id that a caller gave.
+        guarded: what each guard checks.
     """
 
     states: tuple[Document | None, ...]
     befores: tuple[Document | None, ...]
     places: tuple[Document | None, ...]
     markers: tuple[Document | None, ...]
+    guarded: tuple[Document | None, ...]
 
 
 class Settling:
@@ -67,18 +69,19 @@ class Settling:
         self._streams = streams
         self._heads = heads
 
-    async def look(self, appends: Sequence[Append], plans: Sequence[Plan]) -> Look:
+    async def look(self, appends: Sequence[Append], plans: Sequence[Plan], guards: Sequence[Guard]) -> Look:
         """Read what decides.
 
         Args:
             appends: the changes.
             plans: what was sent for them; empty where nothing was.
+            guards: what else must hold.
         """
         states = [append.stream.state for append in appends]
         befores = [each.stream.event(each.before.version) for each in plans]
         places = [each.stream.event(each.before.version + 1) for each in plans]
         markers = [append.stream.marker(event_id) for append in appends for event_id, _ in append.marked]
-        groups = (states, befores, places, markers)
+        groups = (states, befores, places, markers, [guard.path for guard in guards])
         documents = iter((await self._engine.read(list(chain(*groups)))).documents)
         return Look(*(tuple(islice(documents, len(each))) for each in groups))
 
@@ -162,6 +165,13 @@ class Settling:
             unseen = [event async for event in walk.over(self._engine, head.version, UNSEEN_MAX)]
         _logger.warning("version conflict", extra={"path": path, "actual": head.version})
         return VersionConflict(path, _name(append.expected), head.version, tuple(unseen))
+
+
+def check_guards(guards: Sequence[Guard], look: Look) -> None:
+    """Raise the error of the first guard that does not hold."""
+    for guard, document in zip(guards, look.guarded, strict=True):
+        if not guard.holds(document):
+            raise guard.broken(document)
 
 
 def shows_damage(plans: Sequence[Plan], look: Look) -> bool:

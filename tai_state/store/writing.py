@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import IdempotencyConflict, NotRetained
-from tai_state.store.changes import Append, Appended, always, append_of
+from tai_state.store.changes import Append, Appended, Fence, always, append_of
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
@@ -39,6 +39,7 @@ class StateWriting(StoreCore):
         action: str = "save",
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Write a state, by default one that is not there yet.
 
@@ -51,11 +52,13 @@ class StateWriting(StoreCore):
             action: what happened; the event's name.
             event_id: the caller's own, so that the same call again changes nothing and returns the first result.
             timestamp: when it happened; now, if not given.
+            fence: a lease; the change happens only as long as its lock is held.
 
         Returns:
             The state as written, its new version inside.
 
         Raises:
+            LockLost: the lease given as fence is over; nothing was written.
             VersionConflict, StateNotFound: the state is not what was expected; nothing was written.
             IdempotencyConflict: the event id already stands for something else.
             CommitOutcomeUnknown: no answer in time; call again with the same ``event_id``.
@@ -66,7 +69,7 @@ class StateWriting(StoreCore):
         text, copy = normalise_object(data, "state data")
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
         compose = always(Composition((draft,), copy))
-        return await self._written(append_of(stream, expected, (draft,), compose))
+        return await self._written(append_of(stream, expected, (draft,), compose), fence)
 
     async def update_state(
         self,
@@ -79,6 +82,7 @@ class StateWriting(StoreCore):
         action: str = "update",
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Write a state anew. As :meth:`save_state`, but what is expected must be said."""
         return await self.save_state(
@@ -90,6 +94,7 @@ class StateWriting(StoreCore):
             action=action,
             event_id=event_id,
             timestamp=timestamp,
+            fence=fence,
         )
 
     async def delete_state(
@@ -102,6 +107,7 @@ class StateWriting(StoreCore):
         action: str = "delete",
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Delete a state: one more event. Its history stays, and writing it again goes on at the next version.
 
@@ -114,7 +120,7 @@ class StateWriting(StoreCore):
         stream = self.layout.stream(governor_id, state_id)
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=NO_STATE_TEXT)
         compose = always(Composition((draft,), None))
-        return await self._written(append_of(stream, expected, (draft,), compose, must_live=True))
+        return await self._written(append_of(stream, expected, (draft,), compose, must_live=True), fence)
 
     async def log_event(
         self,
@@ -127,6 +133,7 @@ class StateWriting(StoreCore):
         expected: Expected = EXISTS,
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        fence: Fence | None = None,
     ) -> JsonEvent:
         """Record that something happened to a state and left it as it is. The version moves all the same.
 
@@ -139,6 +146,7 @@ class StateWriting(StoreCore):
             expected: what the writer believes the version to be.
             event_id: as for :meth:`save_state`.
             timestamp: when it happened; now, if not given.
+            fence: as for :meth:`save_state`.
 
         Raises:
             StateNotFound: there is no state to log about. Otherwise as :meth:`save_state`.
@@ -148,7 +156,7 @@ class StateWriting(StoreCore):
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=text, state=None)
         compose = partial(self._unchanged, stream, draft)
         append = append_of(stream, expected, (draft,), compose, needs_state=True, must_live=True)
-        [appended] = await self.appender.append([append])
+        [appended] = await self.appender.append([append], self.guards(fence))
         if appended.is_repeated:
             version = appended.state.version
             walk = Walk(self.streams, stream, after=version - 1)
@@ -248,6 +256,6 @@ class StateWriting(StoreCore):
             marker=marker,
         )
 
-    async def _written(self, append: Append) -> JsonSnapshot:
-        [appended] = await self.appender.append([append])
+    async def _written(self, append: Append, fence: Fence | None) -> JsonSnapshot:
+        [appended] = await self.appender.append([append], self.guards(fence))
         return self.snapshot(append.stream, appended.state, appended.recorded_us)
