@@ -25,6 +25,7 @@ from tai_state.errors import StoreNotFound as StoreNotFound
 from tai_state.errors import StoreTimeout as StoreTimeout
 from tai_state.errors import StoreUnavailable as StoreUnavailable
 from tai_state.errors import TaiStateError as TaiStateError
+from tai_state.errors import TransactionFailed as TransactionFailed
 from tai_state.errors import UnindexedField as UnindexedField
 from tai_state.errors import UnknownStore as UnknownStore
 from tai_state.errors import VersionConflict as VersionConflict
@@ -39,6 +40,7 @@ from tai_state.history.persister import StateMachinePersister as StateMachinePer
 from tai_state.history.recovery import RecoveryReport as RecoveryReport
 from tai_state.history.transfer import TransferStats as TransferStats
 from tai_state.history.validation import ConsistencyReport as ConsistencyReport
+from tai_state.store.changes import Fence as Fence
 from tai_state.store.handle import StateHandle as StateHandle
 from tai_state.store.opening import FirestoreStore as FirestoreStore
 from tai_state.store.opening import open_store as open_store
@@ -52,6 +54,11 @@ from tai_state.store.policies import SnapshotPolicy as SnapshotPolicy
 from tai_state.store.reading import StoreStats as StoreStats
 from tai_state.store.store import StateStore as StateStore
 from tai_state.store.upcasting import Upcast as Upcast
+from tai_state.transactions.manager import TransactionManager as TransactionManager
+from tai_state.transactions.records import StateVersion as StateVersion
+from tai_state.transactions.records import TransactionRecord as TransactionRecord
+from tai_state.transactions.records import TransactionStatus as TransactionStatus
+from tai_state.transactions.transaction import Transaction as Transaction
 from tai_state.values.events import Event as Event
 from tai_state.values.events import NewEvent as NewEvent
 from tai_state.values.expected import ANY as ANY
@@ -82,6 +89,7 @@ __all__ = [
     "EveryEvents",
     "EveryInterval",
     "Expected",
+    "Fence",
     "Finding",
     "FirestoreStore",
     "GovernorExists",
@@ -108,11 +116,17 @@ __all__ = [
     "StateNotFound",
     "StateSnapshot",
     "StateStore",
+    "StateVersion",
     "StoreNotFound",
     "StoreStats",
     "StoreTimeout",
     "StoreUnavailable",
     "TaiStateError",
+    "Transaction",
+    "TransactionFailed",
+    "TransactionManager",
+    "TransactionRecord",
+    "TransactionStatus",
     "TransferStats",
     "UnindexedField",
     "UnknownStore",

@@ -20,6 +20,10 @@
     │   ├── IdempotencyConflict    the event id already stands for other content
     │   ├── GovernorExists         a restore would write into what is there
     │   ├── ImportConflict         a row's place is taken by another event
+    │   ├── StaleRead              what was read is older than what is known
+    │   ├── CausalityViolation     what was read lacks what the reader has seen
+    │   ├── ConflictResolutionFailed  rival versions, and nothing decides between them
+    │   ├── TransactionFailed      others were faster each time
     │   └── CommitRefused          a precondition failed (engines only)
     ├── CommitOutcomeUnknown       the commit may or may not have happened
     ├── Inconsistent               what is stored does not add up
@@ -44,7 +48,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(eq=False)
@@ -261,6 +265,68 @@ class ImportConflict(Conflict):
 
     def __str__(self) -> str:
         return f"row {self.row} does not fit: {self.path!r} holds another event"
+
+
+@dataclass(eq=False)
+class TransactionFailed(Conflict):
+    """A transaction's function ran again and again, and each time others were faster; nothing was written.
+
+    You do not get it for an error of the function's own, nor where an answer was lost (``CommitOutcomeUnknown``).
+    What to do: try later, or let the writers of hot states take turns with a lock.
+    """
+
+    attempts: int
+    cause: str
+    is_transient: ClassVar[bool] = True
+    backoff_seconds: ClassVar[float] = 0.05
+
+    def __str__(self) -> str:
+        return f"others were faster {self.attempts} times: {self.cause}"
+
+
+@dataclass(eq=False)
+class StaleRead(Conflict):
+    """What was read is older than a version that is known to exist; ``clocks`` are its clock and the known one's.
+
+    You do not get it for versions that are concurrent, nor from the store's own reads, which see every acknowledged
+    change. What to do: read again, or let ``EventualConsistency.read_repair`` bring the store up to date.
+    """
+
+    path: str
+    clocks: Sequence[Mapping[str, int]]
+    is_transient: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return f"what was read of {self.path!r} is older than a version known: read again, or repair it"
+
+
+@dataclass(eq=False)
+class CausalityViolation(Conflict):
+    """What was read does not include what its reader has seen; ``clocks`` are its clock and the reader's.
+
+    Unlike for ``StaleRead``, it may hold changes that the reader has not seen. What to do: read where those changes
+    were made, or sync the two stores first.
+    """
+
+    path: str
+    clocks: Sequence[Mapping[str, int]]
+
+    def __str__(self) -> str:
+        return f"what was read of {self.path!r} does not include what its reader has seen: sync the stores first"
+
+
+@dataclass(eq=False)
+class ConflictResolutionFailed(Conflict):
+    """Two versions are concurrent and the resolver has no rule to decide between them; ``clocks`` are theirs.
+
+    You do not get it where one version knew of the other. What to do: give ``Causal`` a fallback.
+    """
+
+    path: str
+    clocks: Sequence[Mapping[str, int]]
+
+    def __str__(self) -> str:
+        return f"versions of {self.path!r} are concurrent and nothing decides between them: give a fallback resolver"
 
 
 @dataclass(eq=False)

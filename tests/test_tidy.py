@@ -13,7 +13,7 @@ import tai_state
 PACKAGE = Path(tai_state.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ROOMS = ("errors", "values", "engines", "store", "history", "cli", "testing")
+ROOMS = ("errors", "values", "engines", "store", "history", "locks", "transactions", "conflicts", "cli", "testing")
 """The order of imports: a room imports from those before it."""
 
 PURE = ("values",)

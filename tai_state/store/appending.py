@@ -167,7 +167,7 @@ class Appender:
         known: list[Known] = []
         for append in appends:
             head = self.heads.get(append.stream.state)
-            if head is None and append.expected is NO_STATE:
+            if head is None and append.expected in (NO_STATE, 0):
                 head = EMPTY
             if (
                 head is None

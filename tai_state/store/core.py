@@ -17,6 +17,7 @@ from tai_state.store.layout import Layout, Stream
 from tai_state.store.policies import EveryEvents, SnapshotPolicy
 from tai_state.store.records import StateRecord, checked_state, head_of, to_snapshot
 from tai_state.store.streams import StreamReader
+from tai_state.store.turns import Turns
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import Clock
@@ -91,6 +92,7 @@ class StoreCore:
         layout: where documents live.
         settings: how the store is used.
         streams: reads streams.
+        turns: taken by the tasks of this process that change the same states.
         store_id: this store's identity, known once it is open.
     """
 
@@ -100,6 +102,7 @@ class StoreCore:
         self.engine = engine
         self.layout = layout
         self.settings = settings
+        self.turns: Turns = Turns()
         self.streams: StreamReader = StreamReader(engine, settings.upcasting)
         self.store_id: str = ""
 

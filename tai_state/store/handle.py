@@ -32,13 +32,19 @@ class StateHandle(Generic[D]):
     """One state, its data as a model. Made by ``store.state``; making it reads nothing.
 
     Methods take and return what the store's methods of the same names do, with models instead of JSON.
+
+    Attributes:
+        store: that the state is in.
+        governor_id: the owner and namespace.
+        state_id: the state under it.
+        codec: between the model and JSON.
     """
 
     def __init__(self, store: StateStore, governor_id: str, state_id: str, codec: Codec[D]) -> None:
-        self._store = store
-        self._governor_id = governor_id
-        self._state_id = state_id
-        self._codec = codec
+        self.store: StateStore = store
+        self.governor_id: str = governor_id
+        self.state_id: str = state_id
+        self.codec: Codec[D] = codec
         self._path = store.layout.stream(governor_id, state_id).state
 
     async def get(self) -> StateSnapshot[D]:
@@ -48,7 +54,7 @@ class StateHandle(Generic[D]):
             StateNotFound: there is none.
             SerializationError: what is stored does not fit the model.
         """
-        return self._typed(await self._store.get_state(self._governor_id, self._state_id))
+        return self.typed(await self.store.get_state(self.governor_id, self.state_id))
 
     async def save(
         self,
@@ -62,10 +68,10 @@ class StateHandle(Generic[D]):
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
         """Write the state, by default one that is not there yet; see ``StateStore.save_state``."""
-        written = await self._store.save_state(
-            self._governor_id,
-            self._state_id,
-            self._codec.to_json(value),
+        written = await self.store.save_state(
+            self.governor_id,
+            self.state_id,
+            self.codec.to_json(value),
             metadata,
             expected=expected,
             action=action,
@@ -73,7 +79,7 @@ class StateHandle(Generic[D]):
             timestamp=timestamp,
             fence=fence,
         )
-        return self._typed(written)
+        return self.typed(written)
 
     async def update(
         self,
@@ -108,22 +114,23 @@ class StateHandle(Generic[D]):
         async for attempt in attempts:
             with attempt:
                 if event_id is not None:
-                    done = await self._store.result_of(self._governor_id, self._state_id, event_id, action, metadata)
+                    done = await self.store.result_of(self.governor_id, self.state_id, event_id, action, metadata)
                     if done is not None:
-                        return self._typed(done)
-                before = await self.get()
-                written = await self._store.update_state(
-                    self._governor_id,
-                    self._state_id,
-                    self._codec.to_json(function(before.data)),
-                    metadata,
-                    expected=before.version,
-                    action=action,
-                    event_id=event_id,
-                    timestamp=timestamp,
-                    fence=fence,
-                )
-                return self._typed(written)
+                        return self.typed(done)
+                async with self.store.turns.of([self._path]):
+                    before = await self.get()
+                    written = await self.store.update_state(
+                        self.governor_id,
+                        self.state_id,
+                        self.codec.to_json(function(before.data)),
+                        metadata,
+                        expected=before.version,
+                        action=action,
+                        event_id=event_id,
+                        timestamp=timestamp,
+                        fence=fence,
+                    )
+                return self.typed(written)
         raise AssertionError("the last attempt returns or raises")
 
     async def delete(
@@ -137,9 +144,9 @@ class StateHandle(Generic[D]):
         fence: Fence | None = None,
     ) -> StateSnapshot[None]:
         """Delete the state; see ``StateStore.delete_state``."""
-        deleted = await self._store.delete_state(
-            self._governor_id,
-            self._state_id,
+        deleted = await self.store.delete_state(
+            self.governor_id,
+            self.state_id,
             metadata,
             expected=expected,
             action=action,
@@ -151,26 +158,31 @@ class StateHandle(Generic[D]):
 
     async def at(self, version_or_time: int | datetime) -> StateSnapshot[D]:
         """The state as it was at a version, or at a time; see ``StateMachinePersister.get_state_at``."""
-        return self._typed(await self._store.state_at(self._governor_id, self._state_id, version_or_time))
+        return self.typed(await self.store.state_at(self.governor_id, self.state_id, version_or_time))
 
     def history(self, *, after: int = 0, until: int | None = None) -> Paged[Event[D]]:
         """The events, oldest first; see ``StateStore.get_events``."""
-        events = self._store.get_events(self._governor_id, self._state_id, after=after, until=until)
+        events = self.store.get_events(self.governor_id, self.state_id, after=after, until=until)
         return mapped(events, lambda page: map(self._typed_event, page))
 
     async def watch(self) -> AsyncGenerator[StateSnapshot[D], None]:
         """The state as it is now, and again each time it changed; see ``StateStore.watch``."""
-        async with aclosing(self._store.watch(self._governor_id, self._state_id)) as snapshots:
+        async with aclosing(self.store.watch(self.governor_id, self.state_id)) as snapshots:
             async for snapshot in snapshots:
-                yield self._typed(snapshot)
+                yield self.typed(snapshot)
 
-    def _typed(self, snapshot: JsonSnapshot) -> StateSnapshot[D]:
+    def typed(self, snapshot: JsonSnapshot) -> StateSnapshot[D]:
+        """A snapshot with its data as the model.
+
+        Raises:
+            SerializationError: the data does not fit it.
+        """
         if snapshot.deleted:
             return cast("StateSnapshot[D]", snapshot)
         typed: Any = snapshot
         return cast(
             "StateSnapshot[D]",
-            msgspec.structs.replace(typed, data=self._codec.from_json(snapshot.data, self._path)),
+            msgspec.structs.replace(typed, data=self.codec.from_json(snapshot.data, self._path)),
         )
 
     def _typed_event(self, event: JsonEvent) -> Event[D]:
@@ -180,8 +192,8 @@ class StateHandle(Generic[D]):
             "Event[D]",
             msgspec.structs.replace(
                 typed,
-                from_state=None if before is None else self._codec.from_json(before, self._path),
-                to_state=None if now is None else self._codec.from_json(now, self._path),
+                from_state=None if before is None else self.codec.from_json(before, self._path),
+                to_state=None if now is None else self.codec.from_json(now, self._path),
             ),
         )
 

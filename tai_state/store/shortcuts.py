@@ -5,16 +5,24 @@ The one place that looks up the house instead of down: each method imports what 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from tai_state.store.changes import Fence
 from tai_state.store.core import StoreCore
+from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot
 
 if TYPE_CHECKING:
     from tai_state.history.persister import StateMachinePersister
     from tai_state.history.recovery import RecoveryReport
     from tai_state.store.store import StateStore
+    from tai_state.transactions.manager import TransactionManager
+    from tai_state.transactions.transaction import Transaction
+
+R = TypeVar("R")
 
 
 class Shortcuts(StoreCore):
@@ -27,6 +35,23 @@ class Shortcuts(StoreCore):
     async def recover(self, governor_id: str | None = None, *, concurrency: int = 8) -> RecoveryReport:
         """See :meth:`StateMachinePersister.recover`; events that need a reducer need a persister of one's own."""
         return await self._persister().recover(governor_id, concurrency=concurrency)
+
+    async def transact(
+        self,
+        function: Callable[[Transaction], Awaitable[R]],
+        metadata: ChangeMetadata | None = None,
+        *,
+        fence: Fence | None = None,
+    ) -> R:
+        """See :meth:`TransactionManager.transact`."""
+        return await self.transactions.transact(function, metadata, fence=fence)
+
+    @cached_property
+    def transactions(self) -> TransactionManager:
+        """The manager of this store's transactions; it remembers what became of the last ones."""
+        from tai_state.transactions.manager import TransactionManager  # noqa: PLC0415
+
+        return TransactionManager(cast("StateStore", self))
 
     def _persister(self) -> StateMachinePersister:
         from tai_state.history.persister import StateMachinePersister  # noqa: PLC0415

@@ -1,0 +1,1 @@
+"""Optimistic transactions over states."""

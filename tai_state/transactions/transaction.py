@@ -1,0 +1,290 @@
+"""One attempt at a transaction: what it read, and what it is to write."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar, cast, overload
+
+import msgspec
+
+from tai_state.engines.api import ABSENT, At, Document
+from tai_state.errors import InvalidData, StateNotFound, VersionConflict
+from tai_state.store.changes import Append, Appended, Fence, Guard, always, append_of
+from tai_state.store.handle import StateHandle
+from tai_state.store.layout import Stream
+from tai_state.store.planning import Composition, Draft
+from tai_state.store.records import STATE
+from tai_state.store.store import StateStore
+from tai_state.transactions.records import StateVersion
+from tai_state.values.digests import NO_STATE_TEXT
+from tai_state.values.expected import ANY, Expected
+from tai_state.values.json import normalise_object
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot, StateSnapshot
+
+D = TypeVar("D")
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """A state as this transaction read it; without a snapshot where it was never written."""
+
+    revision: int | None
+    snapshot: JsonSnapshot | None
+
+    @property
+    def version(self) -> int:
+        return 0 if self.snapshot is None else self.snapshot.version
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """A state as this transaction is to write it; without data it is deleted."""
+
+    stream: Stream
+    draft: Draft
+    metadata: ChangeMetadata
+    data: dict[str, Any] | None
+    expected: Expected
+
+
+class Transaction:
+    """Reads and writes of states that take effect at one moment, or not at all.
+
+    What it reads is one snapshot of all the states that it names: a state that has moved by the time of a later read
+    ends the attempt. Its writes wait in memory, where its own reads see them, and are sent in one commit, which also
+    checks every state that was only read, present or absent. So transactions are serializable for states read by id.
+    What a query finds is not checked: states that appear afterwards are missed.
+
+    Made by :class:`~tai_state.TransactionManager`; for one task, or for tasks that end before it does.
+    """
+
+    def __init__(self, store: StateStore, metadata: ChangeMetadata | None, governor_id: str | None) -> None:
+        self.store: StateStore = store
+        self.conflict: VersionConflict | None = None
+        self._metadata = metadata
+        self._governor_id = governor_id
+        self._seen: dict[str, _Seen] = {}
+        self._written: dict[str, _Written] = {}
+        self._is_open = True
+
+    # What its function uses ------------------------------------------------------------------------------------
+
+    @overload
+    async def get(self, state: StateHandle[D]) -> StateSnapshot[D]: ...
+    @overload
+    async def get(self, state: str) -> JsonSnapshot: ...
+    async def get(self, state: StateHandle[Any] | str) -> StateSnapshot[Any]:
+        """A state as it is, or as this transaction is to write it (then at the version that it will have).
+
+        Args:
+            state: a handle, or the id of a state of the governor that the transaction was begun for.
+
+        Raises:
+            StateNotFound: there is none. That, too, is checked at the end: nobody may have written it meanwhile.
+            VersionConflict: a state read before has moved. Let it pass: the attempt is over.
+            RuntimeError: the transaction has ended.
+        """
+        found = await self.find(state)
+        if found is None:
+            raise StateNotFound(self._stream(state).state)
+        return found
+
+    @overload
+    async def find(self, state: StateHandle[D]) -> StateSnapshot[D] | None: ...
+    @overload
+    async def find(self, state: str) -> JsonSnapshot | None: ...
+    async def find(self, state: StateHandle[Any] | str) -> StateSnapshot[Any] | None:
+        """As :meth:`get`; None where there is no state."""
+        return (await self.get_all(state))[0]
+
+    async def get_all(self, *states: StateHandle[Any] | str) -> list[StateSnapshot[Any] | None]:
+        """Several states in one read; None where there is none."""
+        self._check_open()
+        streams = [self._stream(state) for state in states]
+        await self._read({stream.state: stream for stream in streams})
+        return [self._present(state, stream) for state, stream in zip(states, streams, strict=True)]
+
+    def put(
+        self,
+        state: StateHandle[D] | str,
+        value: D | dict[str, Any],
+        metadata: ChangeMetadata | None = None,
+        *,
+        expected: Expected | None = None,
+        action: str = "update",
+        timestamp: datetime | None = None,
+    ) -> None:
+        """Write a state at the end, by one event. Of several writes of one state, the last one counts.
+
+        A state that this transaction has read is written only at the version it had then. Any other is written
+        whatever stands there, unless it is said what is expected.
+
+        Args:
+            state: a handle, or the id of a state of the governor that the transaction was begun for.
+            value: the new data, a model or a JSON object as the handle has it.
+            metadata: who and why; that of the whole transaction, if not given.
+            expected: what the writer believes the version to be, of a state that this transaction does not read.
+            action: what happens.
+            timestamp: when it happened; now, if not given.
+
+        Raises:
+            InvalidData: it cannot be stored, or there is no metadata.
+            RuntimeError: the transaction has ended.
+        """
+        encoded = value if isinstance(state, str) else state.codec.to_json(cast("D", value))
+        text, data = normalise_object(encoded, "state data")
+        self._write(state, text, data, metadata, expected, action, timestamp)
+
+    def delete(
+        self,
+        state: StateHandle[Any] | str,
+        metadata: ChangeMetadata | None = None,
+        *,
+        expected: Expected | None = None,
+        action: str = "delete",
+        timestamp: datetime | None = None,
+    ) -> None:
+        """Delete a state at the end, by one event; see :meth:`put`. That there is none to delete shows then."""
+        self._write(state, NO_STATE_TEXT, None, metadata, expected, action, timestamp)
+
+    # What its manager uses -------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be used."""
+        return self._is_open
+
+    def end(self) -> None:
+        """Nothing more can be read or written."""
+        self._is_open = False
+
+    @property
+    def paths(self) -> set[str]:
+        """The states that it has named."""
+        return {*self._seen, *self._written}
+
+    @property
+    def reads(self) -> tuple[StateVersion, ...]:
+        """The states that it has read."""
+        return tuple([StateVersion(path, seen.version) for path, seen in self._seen.items()])
+
+    async def commit(self, fence: Fence | None) -> tuple[StateVersion, ...]:
+        """Write all of it at once, and say what was written.
+
+        Raises:
+            VersionConflict: something that it read has moved; nothing was written.
+            Otherwise as ``StateStore.save_state``.
+        """
+        if self.conflict is not None:
+            raise self.conflict
+        if not self._written:
+            return ()
+        guards = [*self._guards(), *self.store.guards(fence)]
+        try:
+            done = await self.store.appender.append([self._append(each) for each in self._written.values()], guards)
+        except VersionConflict as error:
+            self.conflict = error
+            raise
+        return tuple(map(_named, self._written, done))
+
+    # Its inside ------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("the transaction has ended: read and write inside its function or block")
+
+    def _stream(self, state: StateHandle[Any] | str) -> Stream:
+        if isinstance(state, str):
+            if self._governor_id is None:
+                raise InvalidData("a state's id alone names no state here: give a handle, store.state(governor, id)")
+            return self.store.layout.stream(self._governor_id, state)
+        if state.store is not self.store:
+            raise InvalidData("the handle is of another store than the transaction")
+        return self.store.layout.stream(state.governor_id, state.state_id)
+
+    async def _read(self, streams: dict[str, Stream]) -> None:
+        """See these states, and that those seen before have not moved meanwhile: all of one moment."""
+        new = {path: stream for path, stream in streams.items() if path not in self._seen}
+        if not new:
+            return
+        documents = (await self.store.engine.read([*new, *self._seen])).documents
+        for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
+            if seen.revision != (None if document is None else document.revision):
+                self.conflict = _moved(path, seen, document)
+                raise self.conflict
+        for (path, stream), document in zip(new.items(), documents, strict=False):
+            self._seen[path] = self._as_seen(stream, document)
+
+    def _as_seen(self, stream: Stream, document: Document | None) -> _Seen:
+        if document is None:
+            return _Seen(None, None)
+        record = self.store.checked(stream, document)
+        return _Seen(document.revision, self.store.snapshot(stream, record, document.updated_us))
+
+    def _present(self, state: StateHandle[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
+        """A state as this transaction sees it: as it was read, with its own write on top."""
+        snapshot = self._seen[stream.state].snapshot
+        written = self._written.get(stream.state)
+        if written is not None:
+            snapshot = _overlaid(snapshot, written)
+        if snapshot is None or snapshot.deleted:
+            return None
+        own = snapshot.with_data(normalise_object(snapshot.data, "state data")[1])
+        return own if isinstance(state, str) else state.typed(own)
+
+    def _write(
+        self,
+        state: StateHandle[Any] | str,
+        text: str,
+        data: dict[str, Any] | None,
+        metadata: ChangeMetadata | None,
+        expected: Expected | None,
+        action: str,
+        timestamp: datetime | None,
+    ) -> None:
+        self._check_open()
+        stream = self._stream(state)
+        who = metadata or self._metadata
+        if who is None:
+            raise InvalidData("who makes the change, and why? Give metadata with the write or with the transaction")
+        draft = self.store.draft(stream, who, action, None, timestamp, payload=None, state=text)
+        self._written.pop(stream.state, None)
+        self._written[stream.state] = _Written(stream, draft, who, data, ANY if expected is None else expected)
+
+    def _append(self, written: _Written) -> Append:
+        seen = self._seen.get(written.stream.state)
+        return append_of(
+            written.stream,
+            written.expected if seen is None else seen.version,
+            (written.draft,),
+            always(Composition((written.draft,), written.data)),
+            must_live=written.data is None,
+        )
+
+    def _guards(self) -> list[Guard]:
+        """What checks the states that were only read."""
+        return [
+            Guard(path, ABSENT if seen.revision is None else At(seen.revision), partial(_moved, path, seen))
+            for path, seen in self._seen.items()
+            if path not in self._written
+        ]
+
+
+def _moved(path: str, seen: _Seen, document: Document | None) -> VersionConflict:
+    """What it means that a state that was read stands elsewhere now."""
+    return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)
+
+
+def _overlaid(snapshot: JsonSnapshot | None, written: _Written) -> JsonSnapshot:
+    """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
+    stream = written.stream
+    data: Any = written.data
+    before = snapshot or StateSnapshot[Any].unsaved(stream.governor_id, stream.state_id, data)
+    metadata = msgspec.structs.replace(written.metadata, parent_version=before.version)
+    return msgspec.structs.replace(
+        before, data=data, version=before.version + 1, metadata=metadata, deleted=written.data is None
+    )
+
+
+def _named(path: str, done: Appended) -> StateVersion:
+    return StateVersion(path, done.state.version)
