@@ -19,8 +19,26 @@ from tai_state.store.records import (
     state_metadata,
     state_text,
 )
-from tai_state.values.clocks import next_hybrid, tick
+from tai_state.values.clocks import VectorClock, next_hybrid, tick
 from tai_state.values.digests import state_hash
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event has from the store that it comes from, or from the two stores whose streams it joins.
+
+    Attributes:
+        causality: the vector clock.
+        hlc: the hybrid clock.
+        schema: the shape of its data.
+        state_hash: of the state after it.
+        origin: the id of the store that recorded it first.
+    """
+
+    causality: VectorClock
+    hlc: int
+    schema: int
+    state_hash: str
+    origin: str
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +55,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         state: canonical text of the state after it; None: the same as before.
         carries_state: the event holds that state; else a reducer folds it.
         marker: digest of the content that a caller's own id stands for; None for an id of ours.
+        given: what it has from elsewhere; None for an event that happens here.
     """
 
     event_id: str
@@ -49,6 +68,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None = None
     carries_state: bool = True
     marker: str | None = None
+    given: Given | None = None
 
 
 class Composition(msgspec.Struct, frozen=True):
@@ -143,10 +163,14 @@ def _events(
     causality, hlc = before.causality, before.hlc
     events: list[EventRecord] = []
     for draft in drafts:
-        causality = tick(causality, writer.store_id)
-        hlc = next_hybrid(hlc, now_us)
-        if draft.state is not None:
-            after = state_hash(draft.state)
+        given = draft.given
+        if given is not None:
+            causality, hlc, after = given.causality, given.hlc, given.state_hash
+        else:
+            causality = tick(causality, writer.store_id)
+            hlc = next_hybrid(hlc, now_us)
+            if draft.state is not None:
+                after = state_hash(draft.state)
         event = EventRecord(
             event_id=draft.event_id,
             state_id=stream.state_id,
@@ -156,12 +180,13 @@ def _events(
             causality=causality,
             hlc=hlc,
             metadata=EventMetadata(draft.changed_by, draft.reason, version, draft.context),
-            schema=writer.schema,
+            schema=writer.schema if given is None else given.schema,
             state_hash=after,
             previous=digest,
             digest="",
             payload=draft.payload,
             to_state=draft.state if draft.carries_state else None,
+            origin=None if given is None else given.origin,
         )
         digest = event.computed_digest(stream.governor_id)
         msgspec.structs.force_setattr(event, "digest", digest)
@@ -199,7 +224,7 @@ def _state(
         hlc=last.hlc,
         state_hash=last.state_hash,
         digest=last.digest,
-        schema=writer.schema,
+        schema=last.schema,
         kept=(*before.kept, last.version)[-writer.policy.keep :] if due else before.kept,
         kept_as_of=as_of if due else kept_as_of,
         unkept_bytes=0 if due else unkept_bytes,

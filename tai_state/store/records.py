@@ -75,6 +75,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     digest: str
     payload: str | None = None
     to_state: str | None = None
+    origin: str | None = None
 
     @property
     def unkept_bytes(self) -> int:
@@ -102,6 +103,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
             governor_id=governor_id,
             hlc=self.hlc,
             metadata=self.metadata,
+            origin=self.origin,
             schema=self.schema,
             state_id=self.state_id,
             timestamp=self.timestamp,
@@ -110,7 +112,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return event_digest(self.previous, header, self.payload, self.state_hash)
 
 
-class _Header(msgspec.Struct, frozen=True, kw_only=True):
+class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The facts of an event that its digest covers by name; a dict of them gives the same text, more slowly."""
 
     action: str
@@ -120,6 +122,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
     governor_id: str
     hlc: int
     metadata: EventMetadata
+    origin: str | None = None
     schema: int
     state_id: str
     timestamp: str
