@@ -5,8 +5,28 @@ Start with :func:`open_store`. What is not named here is private to the library.
 
 import logging
 
+from tai_state.conflicts.consistency import ConsistencyStats as ConsistencyStats
+from tai_state.conflicts.consistency import EventualConsistency as EventualConsistency
+from tai_state.conflicts.history import ConflictHistory as ConflictHistory
+from tai_state.conflicts.history import ConflictRecord as ConflictRecord
+from tai_state.conflicts.merging import FieldMerge as FieldMerge
+from tai_state.conflicts.recorded import RecordedConflict as RecordedConflict
+from tai_state.conflicts.recorded import recorded_conflicts as recorded_conflicts
+from tai_state.conflicts.resolutions import Discarded as Discarded
+from tai_state.conflicts.resolutions import Resolution as Resolution
+from tai_state.conflicts.resolvers import Causal as Causal
+from tai_state.conflicts.resolvers import Custom as Custom
+from tai_state.conflicts.resolvers import LastWriteWins as LastWriteWins
+from tai_state.conflicts.resolvers import Resolver as Resolver
+from tai_state.conflicts.resolvers import VersionBased as VersionBased
+from tai_state.conflicts.rivals import Rival as Rival
+from tai_state.conflicts.sync import SyncConflict as SyncConflict
+from tai_state.conflicts.sync import SyncReport as SyncReport
+from tai_state.conflicts.sync import sync as sync
+from tai_state.errors import CausalityViolation as CausalityViolation
 from tai_state.errors import CommitOutcomeUnknown as CommitOutcomeUnknown
 from tai_state.errors import CommitTooLarge as CommitTooLarge
+from tai_state.errors import ConflictResolutionFailed as ConflictResolutionFailed
 from tai_state.errors import CorruptDocument as CorruptDocument
 from tai_state.errors import DocumentTooLarge as DocumentTooLarge
 from tai_state.errors import EventSourcingError as EventSourcingError
@@ -20,6 +40,7 @@ from tai_state.errors import InvalidId as InvalidId
 from tai_state.errors import NotRetained as NotRetained
 from tai_state.errors import ReducerMissing as ReducerMissing
 from tai_state.errors import SerializationError as SerializationError
+from tai_state.errors import StaleRead as StaleRead
 from tai_state.errors import StateNotFound as StateNotFound
 from tai_state.errors import StoreNotFound as StoreNotFound
 from tai_state.errors import StoreTimeout as StoreTimeout
@@ -59,6 +80,9 @@ from tai_state.transactions.records import StateVersion as StateVersion
 from tai_state.transactions.records import TransactionRecord as TransactionRecord
 from tai_state.transactions.records import TransactionStatus as TransactionStatus
 from tai_state.transactions.transaction import Transaction as Transaction
+from tai_state.values.clocks import LamportClock as LamportClock
+from tai_state.values.clocks import Order as Order
+from tai_state.values.clocks import VectorClock as VectorClock
 from tai_state.values.events import Event as Event
 from tai_state.values.events import NewEvent as NewEvent
 from tai_state.values.expected import ANY as ANY
@@ -75,21 +99,31 @@ __all__ = [
     "EXISTS",
     "NO_STATE",
     "AnyOf",
+    "Causal",
+    "CausalityViolation",
     "ChangeMetadata",
     "CleanupStats",
     "Columns",
     "CommitOutcomeUnknown",
     "CommitTooLarge",
+    "ConflictHistory",
+    "ConflictRecord",
+    "ConflictResolutionFailed",
     "ConsistencyReport",
+    "ConsistencyStats",
     "CorruptDocument",
+    "Custom",
+    "Discarded",
     "DocumentTooLarge",
     "Event",
     "EventSourcingError",
+    "EventualConsistency",
     "EveryBytes",
     "EveryEvents",
     "EveryInterval",
     "Expected",
     "Fence",
+    "FieldMerge",
     "Finding",
     "FirestoreStore",
     "GovernorExists",
@@ -100,17 +134,25 @@ __all__ = [
     "IncompatibleFormat",
     "InvalidData",
     "InvalidId",
+    "LamportClock",
+    "LastWriteWins",
     "LoadedState",
     "Never",
     "NewEvent",
     "NotRetained",
     "OnStates",
+    "Order",
+    "RecordedConflict",
     "RecoveryReport",
     "Reducer",
     "ReducerMissing",
     "Reducers",
+    "Resolution",
+    "Resolver",
+    "Rival",
     "SerializationError",
     "SnapshotPolicy",
+    "StaleRead",
     "StateHandle",
     "StateMachinePersister",
     "StateNotFound",
@@ -121,6 +163,8 @@ __all__ = [
     "StoreStats",
     "StoreTimeout",
     "StoreUnavailable",
+    "SyncConflict",
+    "SyncReport",
     "TaiStateError",
     "Transaction",
     "TransactionFailed",
@@ -131,6 +175,10 @@ __all__ = [
     "UnindexedField",
     "UnknownStore",
     "Upcast",
+    "VectorClock",
+    "VersionBased",
     "VersionConflict",
     "open_store",
+    "recorded_conflicts",
+    "sync",
 ]

@@ -23,6 +23,8 @@ LOOKS_UP = {"store/shortcuts.py", "cli/emulating.py"}
 """Files that may import from later rooms, inside functions only."""
 
 LINES_MAX = 400
+LINES_MAX_OF = {"errors.py": 600}
+"""The tree of errors is read as a whole."""
 FUNCTION_LINES_MAX = 60
 
 
@@ -91,7 +93,7 @@ def test_init_files_only_re_export(path: Path) -> None:
 def test_files_and_functions_stay_small(path: Path) -> None:
     """A file is one noun and a function fits a screen."""
     text = path.read_text()
-    assert text.count("\n") <= LINES_MAX
+    assert text.count("\n") <= LINES_MAX_OF.get(_name(path), LINES_MAX)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0]

@@ -469,6 +469,13 @@ _SAMPLES: dict[str, Any] = {
     "operation": "commit",
     "code": "CODE",
     "unknown": True,
+    "attempts": 3,
+    "cause": "somebody else",
+    "clocks": ({"a": 1}, {"b": 2}),
+    "resource": "nightly",
+    "holder": "worker 7",
+    "remaining": 1.5,
+    "cycle": ("a", "b"),
 }
 _CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TaiStateError)]
 
@@ -495,6 +502,10 @@ def test_errors_have_fields_and_survive_pickling(error_type: type[TaiStateError]
         ("StateNotFound", 1, False),
         ("InvalidId", 2, False),
         ("VersionConflict", 3, False),
+        ("TransactionFailed", 3, True),
+        ("StaleRead", 3, True),
+        ("CausalityViolation", 3, False),
+        ("ConflictResolutionFailed", 3, False),
         ("IdempotencyConflict", 3, False),
         ("CorruptDocument", 4, False),
         ("NotRetained", 4, False),

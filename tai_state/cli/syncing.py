@@ -1,0 +1,134 @@
+"""Commands about stores that are changed apart from one another: sync, conflicts."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from tai_state.cli.app import (
+    INCONSISTENT,
+    AppOption,
+    GovernorArgument,
+    JsonOption,
+    StoreOption,
+    app,
+    opened,
+    run,
+)
+from tai_state.cli.output import Progress, plain, print_json, print_line, print_table, say
+from tai_state.cli.reducers import load_reducers
+from tai_state.conflicts.merging import FieldMerge
+from tai_state.conflicts.recorded import recorded_conflicts
+from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased
+from tai_state.conflicts.sync import SyncReport
+from tai_state.conflicts.sync import sync as sync_stores
+
+_PROGRESS_EVERY = 1_000
+_CONCURRENCY = 16
+
+
+class Strategy(Enum):
+    """How conflicts are resolved, as the command line names it."""
+
+    LAST = "last"
+    FIELDS = "fields"
+    VERSION = "version"
+
+
+_RESOLVERS: dict[Strategy, Resolver] = {
+    Strategy.LAST: LastWriteWins(),
+    Strategy.FIELDS: FieldMerge(),
+    Strategy.VERSION: VersionBased(),
+}
+
+
+@app.command()
+def sync(
+    first: Annotated[str, typer.Argument(metavar="A", help="The address of a store.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The address of the other one; made if there is none.")],
+    *,
+    governor: Annotated[str | None, typer.Option(metavar="GOVERNOR", help="This one only.")] = None,
+    resolver: Annotated[
+        Strategy, typer.Option(help="Of changes on both sides: the last wins, field by field, or the longer history.")
+    ] = Strategy.LAST,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, and write nothing.")] = False,
+    reducers_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring two stores to the same states. Run again, it goes on; what is dropped is recorded (see conflicts)."""
+    reducers = load_reducers(reducers_name)
+
+    async def command() -> None:
+        with Progress() as line:
+
+            async def progress(report: SyncReport) -> None:
+                if not as_json and report.checked % _PROGRESS_EVERY < _CONCURRENCY:
+                    line.show(f"{report.checked:,} states checked, {report.sent + report.received:,} events taken over")
+
+            async with opened(first) as one, opened(second, create=not dry_run) as other:
+                report = await sync_stores(
+                    one,
+                    other,
+                    governor_id=governor,
+                    resolver=_RESOLVERS[resolver],
+                    reducers=reducers,
+                    dry_run=dry_run,
+                    concurrency=_CONCURRENCY,
+                    progress=progress,
+                )
+        if as_json:
+            print_json({**plain(report), "complete": report.complete})
+        else:
+            _print(report)
+        if not report.complete:
+            raise typer.Exit(INCONSISTENT)
+
+    run(command)
+
+
+def _print(report: SyncReport) -> None:
+    rows: list[list[Any]] = [
+        ["joined", f"{each.governor_id} {each.state_id}", _dropped(each.discarded)] for each in report.conflicts
+    ]
+    rows += [["failed", path, why] for path, why in report.failed]
+    if rows:
+        print_table(["outcome", "state", "why"], rows)
+    moved = f"{report.sent:,} events from A to B, {report.received:,} from B to A"
+    print_line(f"{report.checked:,} states checked, {report.same:,} alike: {moved}, {report.joined:,} joined")
+
+
+def _dropped(count: int) -> str:
+    what = "1 change" if count == 1 else f"{count:,} changes"
+    return f"changed on both sides; {what} dropped and recorded" if count else "changed on both sides"
+
+
+@app.command()
+def conflicts(
+    governor: GovernorArgument,
+    *,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the conflicts that were resolved, and what was dropped."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            found = [each async for each in recorded_conflicts(opened_store, governor)]
+        if as_json:
+            print_json(found)
+        elif found:
+            rows = [
+                [each.state_id, each.version, each.timestamp, ", ".join(each.strategies), _values(each.discarded)]
+                for each in found
+            ]
+            print_table(["state_id", "version", "timestamp", "strategy", "discarded"], rows)
+        else:
+            say("no conflicts")
+
+    run(command)
+
+
+def _values(discarded: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    return {each["path"] or "the whole state": each.get("value") for each in discarded}

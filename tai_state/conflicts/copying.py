@@ -1,0 +1,125 @@
+"""Taking over the events of another store: same id, content and clock; version and digest are the stream's own."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from tai_state.conflicts.sides import Side, Unseen
+from tai_state.errors import EventSourcingError
+from tai_state.history.persister import StateMachinePersister
+from tai_state.store.changes import always, append_of
+from tai_state.store.planning import Composition, Draft, Given
+from tai_state.store.records import MARKER, EventRecord
+from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT, state_hash
+from tai_state.values.json import decode, encode
+
+EVENTS_MAX: Final = 200
+"""Events that are taken over in one commit."""
+
+_BYTES_MAX: Final = 1024 * 1024
+"""Bytes of their payloads and states, unless one alone has more."""
+
+
+async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMachinePersister) -> int:
+    """Append the next events of the newer side to the older one, in one commit, and say how many.
+
+    Args:
+        newer: where the events are.
+        older: where they go.
+        unseen: the events.
+        persister: of the newer side's store; folds payload-carrying events where their state must be known.
+
+    Raises:
+        VersionConflict: the older side has moved.
+        ReducerMissing: a state can only be known with a reducer that was not given.
+    """
+    events = _one_commit(unseen.events)
+    markers = await _markers(newer, older, events)
+    drafts = [_draft(event, newer, marker) for event, marker in zip(events, markers, strict=True)]
+    if not _follows(events[0], older, unseen):
+        drafts[0] = await _carrying(events[0], newer, markers[0], persister)
+    data = await _data_after(events[-1], newer, persister)
+    composition = Composition(tuple(drafts), data)
+    await older.store.appender.append([append_of(older.stream, older.version, composition.drafts, always(composition))])
+    return len(events)
+
+
+def _one_commit(events: list[EventRecord]) -> list[EventRecord]:
+    """The first events, as many as go well into one commit; at least one."""
+    size = 0
+    for count, event in enumerate(events):
+        size += event.unkept_bytes
+        if count and size > _BYTES_MAX:
+            return events[:count]
+    return events
+
+
+async def _markers(newer: Side, older: Side, events: list[EventRecord]) -> list[str | None]:
+    """What each event's id stands for, where a caller gave it: then the same call finds it in the other store, too.
+
+    An id that stands for something there already goes on doing so.
+    """
+    there, here = [
+        (await side.store.engine.read([side.stream.marker(event.event_id) for event in events])).documents
+        for side in (newer, older)
+    ]
+    return [
+        None if marker is None or taken is not None else marker.decode(MARKER).content
+        for marker, taken in zip(there, here, strict=True)
+    ]
+
+
+def _draft(event: EventRecord, newer: Side, marker: str | None) -> Draft:
+    return Draft(
+        event_id=event.event_id,
+        action=event.action,
+        timestamp=event.timestamp,
+        changed_by=event.metadata.changed_by,
+        reason=event.metadata.reason,
+        context=event.metadata.context,
+        payload=event.payload,
+        state=event.to_state,
+        carries_state=event.to_state is not None,
+        marker=marker,
+        given=Given(
+            causality=event.causality,
+            hlc=event.hlc,
+            schema=event.schema,
+            state_hash=event.state_hash,
+            origin=event.origin or newer.store.store_id,
+        ),
+    )
+
+
+def _follows(event: EventRecord, older: Side, unseen: Unseen) -> bool:
+    """Whether the state after an event is to be had on the older side: it carries it, or starts from what is there."""
+    if event.to_state is not None:
+        return True
+    if older.record is None:
+        return event.version == 1
+    return unseen.before is not None and unseen.before.state_hash == older.record.state_hash
+
+
+async def _carrying(event: EventRecord, newer: Side, marker: str | None, persister: StateMachinePersister) -> Draft:
+    """The event with the state after it, which the older side could not know."""
+    data = await _data_after(event, newer, persister)
+    text = NO_STATE_TEXT if data is None else encode(data)
+    return msgspec.structs.replace(_draft(event, newer, marker), state=text, carries_state=True)
+
+
+async def _data_after(event: EventRecord, newer: Side, persister: StateMachinePersister) -> dict[str, Any] | None:
+    """The state's data after an event, in the shape that the event has."""
+    if event.state_hash == NO_STATE_HASH:
+        return None
+    if event.to_state is not None:
+        data: dict[str, Any] = decode(event.to_state)
+        return data
+    if newer.record is not None and newer.record.version == event.version:
+        return newer.record.data
+    found = await persister.get_state_at(newer.stream.governor_id, newer.stream.state_id, event.version)
+    if state_hash(encode(found.data)) != event.state_hash:
+        what = "has a state of an older schema: open both stores with schema=None to sync them"
+        raise EventSourcingError(newer.stream.event(event.version), what)
+    return found.data

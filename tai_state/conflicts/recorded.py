@@ -1,0 +1,91 @@
+"""The conflicts that a store has on record: in the events that resolved them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from tai_state.conflicts.repairs import ACTION_RIVAL, note_of
+from tai_state.conflicts.sides import JOIN_ACTION, joined_by
+from tai_state.engines.paging import Paged
+from tai_state.store.layout import Stream
+from tai_state.store.records import EventRecord, moment
+from tai_state.store.store import StateStore
+
+_ACTIONS: Final = (JOIN_ACTION, ACTION_RIVAL)
+
+
+class RecordedConflict(msgspec.Struct, frozen=True, kw_only=True):
+    """A conflict, and what became of it.
+
+    Attributes:
+        governor_id: the owner and namespace.
+        state_id: the state under it.
+        version: of the event that resolved it.
+        event_id: of that event.
+        timestamp: of that event.
+        strategies: of the resolvers that decided.
+        heads: ids of the last events of the versions that it brought together.
+        discarded: what was dropped: objects of path, value, removed, stores and head.
+    """
+
+    governor_id: str
+    state_id: str
+    version: int
+    event_id: str
+    timestamp: datetime
+    strategies: tuple[str, ...]
+    heads: tuple[str, ...]
+    discarded: tuple[dict[str, Any], ...]
+
+
+def recorded_conflicts(store: StateStore, governor_id: str) -> Paged[RecordedConflict]:
+    """The conflicts of a governor's states, state by state, each oldest first. Reads all of their events.
+
+    Raises:
+        GovernorNotFound: nothing was ever written under this governor.
+    """
+    states = store.list_states(governor_id, deleted=True)
+
+    async def fetch() -> list[RecordedConflict] | None:
+        state = await anext(states, None)
+        if state is None:
+            return None
+        stream = store.layout.stream(governor_id, state.id)
+        found = [_recorded(stream, stored.record) async for stored in store.streams.records(stream, 1)]
+        return [each for each in found if each is not None]
+
+    return Paged(fetch)
+
+
+def _recorded(stream: Stream, event: EventRecord) -> RecordedConflict | None:
+    """The conflict that an event resolved, if it did."""
+    if event.action not in _ACTIONS:
+        return None
+    if (joined := joined_by(event)) is not None:
+        return _conflict(stream, event, [joined.strategy], joined.heads, joined.discarded)
+    if (note := note_of(event)) is not None:
+        return _conflict(stream, event, note.strategies, note.heads, map(msgspec.to_builtins, note.discarded))
+    return None
+
+
+def _conflict(
+    stream: Stream,
+    event: EventRecord,
+    strategies: Iterable[str],
+    heads: Iterable[str],
+    discarded: Iterable[dict[str, Any]],
+) -> RecordedConflict:
+    return RecordedConflict(
+        governor_id=stream.governor_id,
+        state_id=stream.state_id,
+        version=event.version,
+        event_id=event.event_id,
+        timestamp=moment(event.timestamp),
+        strategies=tuple(strategies),
+        heads=tuple(heads),
+        discarded=tuple(discarded),
+    )

@@ -1,0 +1,166 @@
+"""What a repair leaves behind in its event, and what is read from it when versions are compared again.
+
+The clock of a repair's event counts this store's changes only, like that of any other event. That it brought in
+changes of other stores stands in the event's context: without it, the same version would be merged again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tai_state.conflicts.resolutions import Discarded, Resolution
+from tai_state.conflicts.rivals import Rival
+from tai_state.errors import InvalidData, NotRetained, ReducerMissing
+from tai_state.store.layout import Stream
+from tai_state.store.records import EventRecord
+from tai_state.store.store import StateStore
+from tai_state.values.clocks import Order, VectorClock, common, compare, merge
+from tai_state.values.json import decode, encode
+from tai_state.values.metadata import ChangeMetadata
+
+ACTION_NEWER = "read_repair"
+"""The action of an event that brings in a version that knew of ours."""
+ACTION_RIVAL = "resolve"
+"""The action of an event that resolves a conflict."""
+
+CONTEXT_KEY = "conflict"
+"""Where the note stands in the context of a repair's event."""
+
+LISTED_MAX = 100
+"""Discarded changes that a note lists."""
+
+VALUE_BYTES_MAX = 1_024
+"""Bytes of canonical text up to which a note holds a discarded value itself."""
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A discarded change as a note lists it; fields as in :class:`Discarded`.
+
+    Attributes:
+        bytes: size of the value's text where it is too large to stand here; the events of ``head`` have it.
+        others: see above.
+    """
+
+    path: str
+    stores: tuple[str, ...]
+    head: str
+    value: Any = None
+    removed: bool = False
+    bytes: int = 0
+
+
+class RepairNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event brought in.
+
+    Attributes:
+        clock: all that the versions brought in knew of.
+        heads: ids of their last events.
+        strategies: that decided, in the order in which versions were brought in.
+        discarded: the first changes that were dropped.
+        discarded_total: how many there were.
+    """
+
+    clock: VectorClock
+    heads: tuple[str, ...]
+    strategies: tuple[str, ...]
+    discarded: tuple[Listed, ...]
+    discarded_total: int
+
+
+class Ancestry(NamedTuple):
+    """What two versions have in common, as far as our stream tells.
+
+    Attributes:
+        clock: of all changes that ours holds, those that repairs brought in included.
+        base: the data of the last version that both knew of; None where it is not known.
+    """
+
+    clock: VectorClock
+    base: dict[str, Any] | None
+
+
+def noted(metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Sequence[Resolution]) -> ChangeMetadata:
+    """The metadata of a repair's event.
+
+    Raises:
+        InvalidData: the caller's context has a note already.
+    """
+    if CONTEXT_KEY in metadata.context:
+        raise InvalidData(f"metadata.context may not have the key {CONTEXT_KEY!r} here")
+    clock: VectorClock = {}
+    for version in brought_in:
+        clock = merge(clock, version.clock)
+    discarded = [each for resolution in resolutions for each in resolution.discarded]
+    note = RepairNote(
+        clock=clock,
+        heads=tuple(version.head for version in brought_in),
+        strategies=tuple(resolution.strategy for resolution in resolutions),
+        discarded=tuple(map(_listed, discarded[:LISTED_MAX])),
+        discarded_total=len(discarded),
+    )
+    context = {**metadata.context, CONTEXT_KEY: decode(encode(note))}
+    return msgspec.structs.replace(metadata, context=context)
+
+
+async def ancestry(store: StateStore, stream: Stream, version: int, ours: VectorClock, theirs: VectorClock) -> Ancestry:
+    """What two versions have in common. Looks at a handful of events, and at all that theirs did not know of.
+
+    Args:
+        store: ours.
+        stream: of the state.
+        version: of our stream, up to which to look.
+        ours: the clock of that version, and of what is to be brought in with it.
+        theirs: the clock of the other version.
+    """
+    shared, clock = await _last_shared(store, stream, version, theirs)
+    async for stored in store.streams.records(stream, shared + 1, version):
+        if (note := note_of(stored.record)) is not None:
+            ours = merge(ours, note.clock)
+    # Where both also know of changes that our stream holds in merged form only, they did not part at this version.
+    if not shared or compare(common(ours, theirs), clock) is not Order.SAME:
+        return Ancestry(ours, None)
+    try:
+        parted = await store.state_at(stream.governor_id, stream.state_id, shared)
+    except (NotRetained, ReducerMissing):
+        return Ancestry(ours, None)
+    return Ancestry(ours, None if parted.deleted else parted.data)
+
+
+async def _last_shared(store: StateStore, stream: Stream, version: int, theirs: VectorClock) -> tuple[int, VectorClock]:
+    """The last version of our stream that theirs knew of, and its clock; 0 for none. Cleaned-up ones count as known."""
+    shared, unknown = 0, version + 1
+    clock: VectorClock = {}
+    while unknown - shared > 1:
+        middle = (shared + unknown) // 2
+        stored = await store.streams.one(stream, middle)
+        if stored is None or compare(stored.record.causality, theirs) in {Order.BEFORE, Order.SAME}:
+            shared, clock = middle, {} if stored is None else stored.record.causality
+        else:
+            unknown = middle
+    return shared, clock
+
+
+def note_of(event: EventRecord) -> RepairNote | None:
+    """What an event brought in, if it is a repair's; its context may be somebody else's."""
+    if event.action not in {ACTION_NEWER, ACTION_RIVAL}:
+        return None
+    try:
+        return msgspec.convert(decode(event.metadata.context)[CONTEXT_KEY], RepairNote)
+    except (KeyError, msgspec.ValidationError):
+        return None
+
+
+def _listed(discarded: Discarded) -> Listed:
+    size = len(encode(discarded.value).encode())
+    is_large = size > VALUE_BYTES_MAX
+    return Listed(
+        path=discarded.path,
+        stores=discarded.stores,
+        head=discarded.head,
+        value=None if is_large else discarded.value,
+        removed=discarded.removed,
+        bytes=size if is_large else 0,
+    )

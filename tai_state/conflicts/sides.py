@@ -1,0 +1,184 @@
+"""One state as one of two stores has it, and its events as the other store has not seen them."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import msgspec
+
+from tai_state.conflicts.repairs import note_of
+from tai_state.conflicts.rivals import Rival
+from tai_state.errors import EventSourcingError
+from tai_state.store.layout import Stream
+from tai_state.store.records import EVENT, EventRecord, StateRecord
+from tai_state.store.store import StateStore
+from tai_state.values.clocks import Order, VectorClock, common, compare
+
+
+class Side(msgspec.Struct, frozen=True):
+    """A state in one of the stores.
+
+    Attributes:
+        store: which.
+        stream: its paths there.
+        record: the state's document; None where it was never written.
+        head: the last event's record; None likewise.
+        recorded_us: the engine's time of the state's document.
+    """
+
+    store: StateStore
+    stream: Stream
+    record: StateRecord | None
+    head: EventRecord | None
+    recorded_us: int = 0
+
+    @classmethod
+    async def read(cls, store: StateStore, governor_id: str, state_id: str) -> Self:
+        """The state as it stands.
+
+        Raises:
+            CorruptDocument, EventSourcingError: it is damaged; ``recover`` mends it.
+        """
+        stream = store.layout.stream(governor_id, state_id)
+        found = await store.read_state(stream)
+        if found is None:
+            return cls(store, stream, None, None)
+        document, record = found
+        [event] = (await store.engine.read([stream.event(record.version)])).documents
+        if event is None:
+            raise EventSourcingError(stream.state, "lacks its last event: run `tai-state recover`")
+        return cls(store, stream, record, event.decode(EVENT), document.updated_us)
+
+    @property
+    def clock(self) -> VectorClock:
+        """What it knows of."""
+        return {} if self.record is None else self.record.causality
+
+    @property
+    def version(self) -> int:
+        """The length of its stream."""
+        return 0 if self.record is None else self.record.version
+
+    @property
+    def name(self) -> str:
+        """The id of its last event."""
+        return "" if self.head is None else self.head.event_id
+
+    @property
+    def schema(self) -> int:
+        """The shape of its data as this store gives it."""
+        upcasting = self.store.settings.upcasting
+        return self.record.schema if self.record and upcasting.is_current(self.record.schema) else upcasting.schema
+
+    def is_equal(self, other: Side) -> bool:
+        """Whether both have the same data, the same clock and the same last event."""
+        if self.record is None or other.record is None:
+            return self.record is other.record
+        return (
+            compare(self.clock, other.clock) is Order.SAME
+            and self.record.state_hash == other.record.state_hash
+            and self.name == other.name
+        )
+
+    async def unseen(self, other: Side, limit: int) -> Unseen:
+        """The first events of this side that know of all that the other side has, and of more.
+
+        Clocks grow along a stream, with each event by one or more: so the other side lacks no more events than the
+        clocks differ by, and the rest of the stream need not be read.
+        """
+        known = common(self.clock, other.clock)
+        first = max(1, self.version - (sum(self.clock.values()) - sum(known.values())))
+        before: EventRecord | None = None
+        events: list[EventRecord] = []
+        is_apart = False
+        brought_in: set[str] = set()
+        async for stored in self.store.streams.records(self.stream, first):
+            order = compare(stored.record.causality, other.clock)
+            if order is Order.AFTER:
+                events.append(stored.record)
+                if len(events) >= limit:
+                    break
+            elif order is Order.CONCURRENT:
+                is_apart = True
+                note = note_of(stored.record)
+                brought_in.update(note.heads if note else ())
+            else:
+                before = stored.record
+        return Unseen(before, events, is_apart, frozenset(brought_in))
+
+    def rival(self, other: Side) -> Rival:
+        """For a resolver: with a clock that shows what is known already, that neither side knows of the other's end.
+
+        Raises:
+            ValueError: the state was never written.
+        """
+        if self.record is None:
+            raise ValueError("a state that was never written is no rival")
+        snapshot = self.store.snapshot(self.stream, self.record, self.recorded_us)
+        if compare(self.clock, other.clock) is not Order.CONCURRENT:
+            snapshot = msgspec.structs.replace(snapshot, causality={**self.clock, self.name: 1})
+        return Rival(snapshot=snapshot, hlc=self.record.hlc, head=self.name)
+
+
+class Unseen(msgspec.Struct, frozen=True):
+    """What a stream has that another store does not know of.
+
+    Attributes:
+        before: the last event that the other store does know of; None where there is none, or where it was cleaned up.
+        events: the first of those that know of all that the other store has, oldest first.
+        is_apart: there are others in between, which do not.
+        brought_in: ids of last events that repairs among those have brought in, which their clocks do not tell.
+    """
+
+    before: EventRecord | None
+    events: list[EventRecord]
+    is_apart: bool
+    brought_in: frozenset[str]
+
+    def goes_on_from(self, older: Side) -> bool:
+        """Whether the events go on from what stands in the other store.
+
+        They do where the event before them is the last one there, or where the first of them joined it to this stream.
+        Clocks alone do not tell: a store restored from a backup counts anew what it had counted before.
+        """
+        if older.record is None or not self.events:
+            return True
+        if not self.is_apart and self.before is not None and self.before.event_id == older.name:
+            return True
+        return older.name in joined(self.events[0])
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """The payload of an event that joins two streams.
+
+    Attributes:
+        heads: ids of the last events that it joins.
+        strategy: of the resolver.
+        discarded: what was dropped, as :class:`~tai_state.conflicts.resolutions.Discarded` has it.
+    """
+
+    heads: list[str]
+    strategy: str
+    discarded: list[dict[str, Any]]
+
+
+JOIN_ACTION = "merge"
+"""The action of events that join two streams."""
+
+_decode = msgspec.json.Decoder(Joined).decode
+
+
+def joined_by(event: EventRecord) -> Joined | None:
+    """What an event joined, if it is one that does."""
+    if event.action != JOIN_ACTION or event.payload is None or event.origin is None:
+        return None
+    try:
+        return _decode(event.payload)
+    except msgspec.MsgspecError:
+        return None
+
+
+def joined(event: EventRecord) -> list[str]:
+    """The ids of the last events that an event joined."""
+    found = joined_by(event)
+    return [] if found is None else found.heads

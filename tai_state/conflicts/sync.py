@@ -1,0 +1,380 @@
+"""Syncing two stores: afterwards both have every state alike, whatever happened in either of them meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import anyio
+import msgspec
+
+from tai_state.conflicts.copying import EVENTS_MAX, take_over
+from tai_state.conflicts.resolutions import Resolution
+from tai_state.conflicts.resolvers import LastWriteWins, Resolver
+from tai_state.conflicts.sides import JOIN_ACTION, Joined, Side, Unseen
+from tai_state.engines.api import Document, after
+from tai_state.engines.paging import Paged
+from tai_state.errors import (
+    ConflictResolutionFailed,
+    IdempotencyConflict,
+    IncompatibleFormat,
+    Inconsistent,
+    InvalidData,
+    Rejected,
+    VersionConflict,
+)
+from tai_state.history.folding import Reducers
+from tai_state.history.persister import StateMachinePersister
+from tai_state.store.changes import always, append_of
+from tai_state.store.planning import Composition, Draft, Given
+from tai_state.store.store import StateStore
+from tai_state.values.clocks import Order, VectorClock, compare, merge
+from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.json import encode
+from tai_state.values.metadata import ChangeMetadata, check_metadata
+
+_logger = logging.getLogger("tai_state.conflicts")
+
+LISTED_MAX: Final = 1_000
+"""Conflicts and failures that a report lists."""
+
+_NAMES: Final = uuid.UUID("5a1c6f2e-6a52-4d0e-9d3c-6f0f6d1c0b7a")
+"""The namespace of the ids of joining events."""
+
+_REFUSALS_MAX: Final = 16
+_BY_SYNC: Final = ChangeMetadata("sync", "two stores were changed apart from one another")
+_LAST_WRITE_WINS: Final = LastWriteWins()
+
+
+class SyncConflict(msgspec.Struct, frozen=True, kw_only=True):
+    """A conflict that a sync met.
+
+    Attributes:
+        governor_id: the owner and namespace.
+        state_id: the state under it.
+        event_id: of the event that joins both sides.
+        strategy: of the resolver.
+        discarded: how many changes were dropped; the event's payload has them.
+    """
+
+    governor_id: str
+    state_id: str
+    event_id: str
+    strategy: str
+    discarded: int
+
+
+class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sync found and did.
+
+    Attributes:
+        checked: states looked at.
+        same: that were alike in both stores.
+        sent: events that the second store took over from the first.
+        received: events that the first store took over from the second.
+        joined: states that had been changed in both, and were joined.
+        conflicts: the first 1,000 of those.
+        failed: path and reason of states that could not be synced, the first 1,000.
+        resume: pass it to go on after an interruption; None when all is done.
+    """
+
+    checked: int = 0
+    same: int = 0
+    sent: int = 0
+    received: int = 0
+    joined: int = 0
+    conflicts: tuple[SyncConflict, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    resume: tuple[str, str] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stores are alike now, but for what was written meanwhile."""
+        return not self.failed
+
+
+Progress: TypeAlias = Callable[[SyncReport], Awaitable[None]]
+
+
+class _Done(NamedTuple):
+    """What became of one state."""
+
+    sent: int = 0
+    received: int = 0
+    met: tuple[SyncConflict, ...] = ()
+    failure: str = ""
+
+
+async def sync(
+    first: StateStore,
+    second: StateStore,
+    *,
+    governor_id: str | None = None,
+    resolver: Resolver = _LAST_WRITE_WINS,
+    reducers: Reducers | None = None,
+    metadata: ChangeMetadata = _BY_SYNC,
+    dry_run: bool = False,
+    concurrency: int = 8,
+    progress: Progress | None = None,
+    resume: tuple[str, str] | None = None,
+) -> SyncReport:
+    """Bring two stores to the same states, on any two engines.
+
+    Each state is judged by what either side knows of the other (vector clocks, and the ids of the last events). Where
+    one side has only seen less, the other side's events are taken over. Where both were changed, one event joins them,
+    the same on either side: it carries what the resolver made of both, names what it joined, and records what was
+    discarded. Nothing is dropped without that record. Broken off at any point, it is completed by running it again;
+    when both stores are alike, it writes nothing.
+
+    Args:
+        first: open.
+        second: open; another store than the first.
+        governor_id: only this governor's states; None: all.
+        resolver: decides between changes made on both sides.
+        reducers: of the application; needed only where the state of a payload-carrying event must be known.
+        metadata: who and why, of events that join.
+        dry_run: count, and write nothing. Of a state that would be taken over in several commits the first is counted.
+        concurrency: how many states are looked at at once.
+        progress: called with the report so far, now and then.
+        resume: of the report of a sync that was interrupted.
+
+    Raises:
+        InvalidData: it is twice the same store, or the two are opened with different schemas.
+        StoreUnavailable, StoreTimeout, CommitOutcomeUnknown: run it again, from ``resume`` or from the start.
+    """
+    schemas = {store.settings.upcasting.schema for store in (first, second)}
+    if first is second:
+        raise InvalidData("a store cannot be synced with itself")
+    if len(schemas) > 1:
+        raise InvalidData("the two stores are opened with different schemas")
+    pair = _Pair(first, second, resolver, reducers or {}, metadata, dry_run=dry_run)
+    report = SyncReport(resume=resume)
+    some: list[tuple[str, str]] = []
+    async for governor in _governors(first, second, governor_id, resume):
+        async for state in _states(first, second, governor, resume):
+            some.append((unescape_id(governor), unescape_id(state)))
+            if len(some) >= concurrency:
+                report, some = _added(report, some, await pair.sync_all(some)), []
+                if progress is not None:
+                    await progress(report)
+    if some:
+        report = _added(report, some, await pair.sync_all(some))
+    return msgspec.structs.replace(report, resume=None)
+
+
+class _Pair:
+    """Two stores that are being synced."""
+
+    def __init__(
+        self,
+        first: StateStore,
+        second: StateStore,
+        resolver: Resolver,
+        reducers: Reducers,
+        metadata: ChangeMetadata,
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._first = first
+        self._second = second
+        self._resolver = resolver
+        self._persisters = {store: StateMachinePersister(store, reducers) for store in (first, second)}
+        self._metadata = metadata
+        self._context = check_metadata(metadata)
+        self._dry_run = dry_run
+
+    async def sync_all(self, places: Sequence[tuple[str, str]]) -> list[_Done]:
+        """Sync some states at once."""
+        done: list[_Done] = [_Done()] * len(places)
+
+        async def one(index: int, governor_id: str, state_id: str) -> None:
+            try:
+                done[index] = await self._sync(governor_id, state_id)
+            except (Inconsistent, Rejected, ConflictResolutionFailed, IdempotencyConflict) as error:
+                done[index] = _Done(failure=str(error))
+
+        async with anyio.create_task_group() as tasks:
+            for index, (governor_id, state_id) in enumerate(places):
+                tasks.start_soon(one, index, governor_id, state_id)
+        return done
+
+    async def _sync(self, governor_id: str, state_id: str) -> _Done:
+        """Sync one state; anew from the start where somebody writes to it meanwhile."""
+        done = _Done()
+        refusals = 0
+        while refusals < _REFUSALS_MAX:
+            here = await Side.read(self._first, governor_id, state_id)
+            there = await Side.read(self._second, governor_id, state_id)
+            if here.is_equal(there):
+                return done
+            try:
+                step = await self._step(here, there)
+            except VersionConflict:
+                refusals += 1
+                continue
+            done = _Done(done.sent + step.sent, done.received + step.received, done.met + step.met)
+            if self._dry_run:
+                return done
+        return done._replace(failure="others change it all the time")
+
+    async def _step(self, here: Side, there: Side) -> _Done:
+        """One commit on either side, or on both."""
+        order = compare(here.clock, there.clock)
+        if order is Order.AFTER and (count := await self._take_over(here, there)) is not None:
+            return _Done(sent=count)
+        if order is Order.BEFORE and (count := await self._take_over(there, here)) is not None:
+            return _Done(received=count)
+        return _Done(met=(await self._join(here, there),))
+
+    async def _take_over(self, newer: Side, older: Side) -> int | None:
+        """Let the older side have the newer side's next events; None where they do not go on from it."""
+        unseen = await newer.unseen(older, EVENTS_MAX)
+        if not unseen.goes_on_from(older) or not unseen.events:
+            return None
+        if self._dry_run:
+            return len(unseen.events)
+        return await take_over(newer, older, unseen, self._persisters[newer.store])
+
+    async def _join(self, here: Side, there: Side) -> SyncConflict:
+        """Write the event that joins both sides to either of them."""
+        resolution = await self._resolved(here, there)
+        draft, data = self._joining(here, there, resolution)
+        if not self._dry_run:
+            for side in (here, there):
+                append = append_of(side.stream, side.version, (draft,), always(Composition((draft,), data)))
+                await side.store.appender.append([append])
+            facts = {"path": here.stream.state, "discarded": len(resolution.discarded)}
+            _logger.warning("two stores had changed the same state: joined", extra=facts)
+        return SyncConflict(
+            governor_id=here.stream.governor_id,
+            state_id=here.stream.state_id,
+            event_id=draft.event_id,
+            strategy=resolution.strategy,
+            discarded=len(resolution.discarded),
+        )
+
+    def _joining(self, here: Side, there: Side, resolution: Resolution) -> tuple[Draft, dict[str, Any] | None]:
+        """The event that joins both sides: the same whichever of them is called here."""
+        stream = here.stream
+        if here.schema != there.schema:
+            raise IncompatibleFormat(stream.state, "has two shapes: sync with the application's schema and upcasters")
+        heads = sorted((here.name, there.name))
+        event_id = str(uuid.uuid5(_NAMES, encode([stream.governor_id, stream.state_id, *heads])))
+        text = NO_STATE_TEXT if resolution.data is None else encode(resolution.data)
+        payload = Joined(heads, resolution.strategy, [msgspec.to_builtins(each) for each in resolution.discarded])
+        given = Given(
+            causality=_joined_clock(here.clock, there.clock, event_id),
+            hlc=max(side.record.hlc for side in (here, there) if side.record is not None) + 1,
+            schema=here.schema,
+            state_hash=state_hash(text),
+            origin=min(here.store.store_id, there.store.store_id),
+        )
+        draft = Draft(
+            event_id=event_id,
+            action=JOIN_ACTION,
+            timestamp=max(side.record.timestamp for side in (here, there) if side.record is not None),
+            changed_by=self._metadata.changed_by,
+            reason=self._metadata.reason,
+            context=self._context,
+            payload=encode(msgspec.to_builtins(payload)),
+            state=text,
+            given=given,
+        )
+        return draft, resolution.data
+
+    async def _resolved(self, here: Side, there: Side) -> Resolution:
+        """What becomes of both sides."""
+        ours, theirs = await here.unseen(there, 1), await there.unseen(here, 1)
+        for side, repaired, other in ((here, ours, there), (there, theirs, here)):
+            if other.name in repaired.brought_in:  # by a read repair, of which the clock does not tell
+                return Resolution(data=side.rival(other).data, strategy="read_repair")
+        base = None if ours.brought_in or theirs.brought_in else await self._base(here, ours, theirs)
+        return self._resolver.resolve(here.rival(there), there.rival(here), base)
+
+    async def _base(self, here: Side, ours: Unseen, theirs: Unseen) -> dict[str, Any] | None:
+        """The data of the last version that both knew of, if it can still be had.
+
+        By their clocks alone, versions of a store restored from a backup may seem to be known that are not.
+        """
+        before, other = ours.before, theirs.before
+        if before is None or other is None or before.event_id != other.event_id:
+            return None
+        stream = here.stream
+        try:
+            found = await self._persisters[here.store].get_state_at(stream.governor_id, stream.state_id, before.version)
+        except Inconsistent:
+            return None
+        return None if found.deleted else found.data
+
+
+def _joined_clock(one: VectorClock, other: VectorClock, event_id: str) -> VectorClock:
+    """The clock of what knows of both.
+
+    Where one seems to know of the other and does not, a count of its own is added: equal clocks stand for one event.
+    """
+    joined = merge(one, other)
+    if compare(joined, one) is Order.AFTER and compare(joined, other) is Order.AFTER:
+        return joined
+    return {**joined, event_id: 1}
+
+
+def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence[_Done]) -> SyncReport:
+    failures = [(" ".join(place), each.failure) for place, each in zip(places, done, strict=True) if each.failure]
+    met = [each for one in done for each in one.met]
+    return SyncReport(
+        checked=report.checked + len(places),
+        same=report.same + sum(each == _Done() for each in done),
+        sent=report.sent + sum(each.sent for each in done),
+        received=report.received + sum(each.received for each in done),
+        joined=report.joined + len(met),
+        conflicts=(*report.conflicts, *met)[:LISTED_MAX],
+        failed=(*report.failed, *failures)[:LISTED_MAX],
+        resume=places[-1],
+    )
+
+
+def _governors(
+    first: StateStore, second: StateStore, governor_id: str | None, resume: tuple[str, str] | None
+) -> Paged[str]:
+    """The ids of the governors of either store, as stored."""
+    if governor_id is not None:
+        return _merged(*(_only(store, escape_id(governor_id)) for store in (first, second)))
+    start = "" if resume is None else escape_id(resume[0])
+    return _merged(*(store.engine.scan(store.layout.governors, start=start) for store in (first, second)))
+
+
+def _only(store: StateStore, segment: str) -> Paged[Document]:
+    return store.engine.scan(store.layout.governors, start=segment, end=after(segment))
+
+
+def _states(first: StateStore, second: StateStore, governor: str, resume: tuple[str, str] | None) -> Paged[str]:
+    """The ids of a governor's states in either store, as stored, after the one to resume after."""
+    governor_id = unescape_id(governor)
+    start = after(escape_id(resume[1])) if resume is not None and resume[0] == governor_id else ""
+    return _merged(*(store.engine.scan(store.layout.states(governor_id), start=start) for store in (first, second)))
+
+
+def _merged(one: Paged[Document], other: Paged[Document]) -> Paged[str]:
+    """The ids of the documents of two scans, each once; both scans are in order."""
+    nexts: list[str | None] = []
+
+    async def advance(scan: Paged[Document]) -> str | None:
+        document = await anext(scan, None)
+        return None if document is None else document.id
+
+    async def fetch() -> list[str] | None:
+        if not nexts:
+            nexts[:] = [await advance(one), await advance(other)]
+        there = [each for each in nexts if each is not None]
+        if not there:
+            return None
+        lesser = min(there)
+        for index, scan in enumerate((one, other)):
+            if nexts[index] == lesser:
+                nexts[index] = await advance(scan)
+        return [lesser]
+
+    return Paged(fetch)
