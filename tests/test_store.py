@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import unicodedata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,7 +44,7 @@ from tai_state import (
     VersionConflict,
     open_store,
 )
-from tai_state.engines.api import ANYTHING, Delete
+from tai_state.engines.api import ANYTHING, Delete, Engine
 from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
 from tai_state.store.changes import Append
@@ -54,7 +54,7 @@ from tai_state.testing import ManualClock, MemoryEngine
 from tai_state.values.times import from_us
 
 from .support.operations import REDUCERS
-from .support.stores import GOVERNOR, MEMORY, METADATA, CountingEngine, Place, Places, collected, edit
+from .support.stores import GOVERNOR, MEMORY, METADATA, AroundEngine, CountingEngine, Place, Places, collected, edit
 
 pytestmark = pytest.mark.anyio
 
@@ -112,6 +112,32 @@ async def test_a_commit_that_is_seen_in_part(place: Place):
             await other.update_state(GOVERNOR, "alice", {"n": 9}, METADATA, expected=seen)
         assert not old
         assert conflict.value.actual == 2
+
+
+class Seldom(AroundEngine):
+    """Does something of somebody else's after the first read that it passes on."""
+
+    def __init__(self, engine: Engine, meddle: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(engine)
+        self.meddle: Callable[[], Awaitable[Any]] | None = meddle
+
+    async def read(self, paths: Any) -> Any:  # noqa: D102
+        reading = await self._engine.read(paths)
+        if paths[0].endswith("states/alice") and (meddle := self.meddle) is not None:
+            self.meddle = None
+            await meddle()
+        return reading
+
+
+async def test_a_state_that_appears_while_it_is_looked_for(place: Place):
+    """Is not found, and is not taken for one whose events are all that is left."""
+    async with place.store() as one:
+        engine = Seldom(place.engine(), partial(one.save_state, GOVERNOR, "alice", {"n": 0}, METADATA))
+        async with place.store(engine) as other:
+            with pytest.raises(StateNotFound):
+                await other.get_state(GOVERNOR, "alice")
+            assert engine.meddle is None
+            assert (await other.get_state(GOVERNOR, "alice")).version == 1
 
 
 async def test_a_conflict_carries_a_bounded_number_of_events(store: StateStore):

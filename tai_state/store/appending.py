@@ -29,7 +29,7 @@ from tai_state.store.records import (
     head_of,
 )
 from tai_state.store.settling import Look, Settling, check_guards, shows_damage
-from tai_state.store.streams import StreamReader
+from tai_state.store.streams import LOOKS_AT_DAMAGE, StreamReader
 from tai_state.values.expected import NO_STATE
 from tai_state.values.times import Clock, format_us
 
@@ -37,8 +37,6 @@ _logger = logging.getLogger("tai_state.store")
 
 ATTEMPTS_MAX = 64
 """How often one change is sent, because others were faster or an answer was lost."""
-
-LOOKS_AT_DAMAGE = 8
 
 GOVERNORS_MAX = 10_000
 

@@ -20,6 +20,10 @@ from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us
 
 
+LOOKS_AT_DAMAGE = 8
+"""How often what seems to be damage is looked at before anybody is told of it."""
+
+
 class Folded(msgspec.Struct, frozen=True, gc=False):
     """The state after some event, as text.
 
@@ -92,9 +96,17 @@ class StreamReader:
         return None if document is None else stored_record(stream, document)
 
     async def absence(self, stream: Stream) -> StateNotFound | EventSourcingError:
-        """What it means that a state has no document: it was never written, or only its events are left."""
+        """What it means that a state has no document: it was never written, or only its events are left.
+
+        Looked at in one read, and again: it may have been written just now, and the emulator of Firestore shows a
+        commit document by document.
+        """
         start, end = stream.range(1)
-        async for _ in self._engine.scan(stream.events, start=start, end=end, limit=1):
+        async for event in self._engine.scan(stream.events, start=start, end=end, limit=1):
+            for _ in range(LOOKS_AT_DAMAGE):
+                state, _ = (await self._engine.read([stream.state, event.path])).documents
+                if state is not None:
+                    return StateNotFound(stream.state)
             return EventSourcingError(stream.state, "is missing though it has events: run `tai-state recover`")
         return StateNotFound(stream.state)
 
