@@ -1,7 +1,7 @@
 """A bank: money is moved between two accounts at one moment, or not at all.
 
-A hundred and twenty transfers run at once. Each reads both accounts, decides, and writes both; where another one was faster, it
-reads again and decides again. Prints::
+A hundred and twenty transfers run at once. Each reads both accounts, decides, and writes both; where another one was
+faster, it reads again and decides again. Prints::
 
     all at once: 100 done, 20 refused
     alice 0, bob 100, together 100

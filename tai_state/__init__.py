@@ -28,6 +28,7 @@ from tai_state.errors import CommitOutcomeUnknown as CommitOutcomeUnknown
 from tai_state.errors import CommitTooLarge as CommitTooLarge
 from tai_state.errors import ConflictResolutionFailed as ConflictResolutionFailed
 from tai_state.errors import CorruptDocument as CorruptDocument
+from tai_state.errors import DeadlockDetected as DeadlockDetected
 from tai_state.errors import DocumentTooLarge as DocumentTooLarge
 from tai_state.errors import EventSourcingError as EventSourcingError
 from tai_state.errors import GovernorExists as GovernorExists
@@ -37,6 +38,9 @@ from tai_state.errors import ImportConflict as ImportConflict
 from tai_state.errors import IncompatibleFormat as IncompatibleFormat
 from tai_state.errors import InvalidData as InvalidData
 from tai_state.errors import InvalidId as InvalidId
+from tai_state.errors import LockAcquisitionFailed as LockAcquisitionFailed
+from tai_state.errors import LockAlreadyHeld as LockAlreadyHeld
+from tai_state.errors import LockLost as LockLost
 from tai_state.errors import NotRetained as NotRetained
 from tai_state.errors import ReducerMissing as ReducerMissing
 from tai_state.errors import SerializationError as SerializationError
@@ -61,6 +65,9 @@ from tai_state.history.persister import StateMachinePersister as StateMachinePer
 from tai_state.history.recovery import RecoveryReport as RecoveryReport
 from tai_state.history.transfer import TransferStats as TransferStats
 from tai_state.history.validation import ConsistencyReport as ConsistencyReport
+from tai_state.locks.lease import Lease as Lease
+from tai_state.locks.locking import LockManager as LockManager
+from tai_state.locks.records import LockInfo as LockInfo
 from tai_state.store.changes import Fence as Fence
 from tai_state.store.handle import StateHandle as StateHandle
 from tai_state.store.opening import FirestoreStore as FirestoreStore
@@ -113,6 +120,7 @@ __all__ = [
     "ConsistencyStats",
     "CorruptDocument",
     "Custom",
+    "DeadlockDetected",
     "Discarded",
     "DocumentTooLarge",
     "Event",
@@ -136,7 +144,13 @@ __all__ = [
     "InvalidId",
     "LamportClock",
     "LastWriteWins",
+    "Lease",
     "LoadedState",
+    "LockAcquisitionFailed",
+    "LockAlreadyHeld",
+    "LockInfo",
+    "LockLost",
+    "LockManager",
     "Never",
     "NewEvent",
     "NotRetained",

@@ -24,6 +24,10 @@
     │   ├── CausalityViolation     what was read lacks what the reader has seen
     │   ├── ConflictResolutionFailed  rival versions, and nothing decides between them
     │   ├── TransactionFailed      others were faster each time
+    │   ├── LockAlreadyHeld        somebody holds the lock, and the caller does not wait
+    │   ├── LockAcquisitionFailed  the lock was not to be had in the time given
+    │   ├── LockLost               the lease is over
+    │   ├── DeadlockDetected       leases that wait for each other in a circle
     │   └── CommitRefused          a precondition failed (engines only)
     ├── CommitOutcomeUnknown       the commit may or may not have happened
     ├── Inconsistent               what is stored does not add up
@@ -327,6 +331,79 @@ class ConflictResolutionFailed(Conflict):
 
     def __str__(self) -> str:
         return f"versions of {self.path!r} are concurrent and nothing decides between them: give a fallback resolver"
+
+
+@dataclass(eq=False)
+class LockAlreadyHeld(Conflict):
+    """Somebody else holds the lock, and the caller does not wait (``wait=0``).
+
+    ``remaining`` is how many seconds are left if the holder does not renew; None where that is not known. You do not
+    get it for a lock whose time is over: that is taken over. What to do: wait for it, or try later.
+    """
+
+    resource: str
+    holder: str | None
+    remaining: float | None
+    is_transient: ClassVar[bool] = True
+    backoff_seconds: ClassVar[float] = 1.0
+
+    def __str__(self) -> str:
+        left = "" if self.remaining is None else f", for {self.remaining:.1f} s unless that is renewed"
+        return f"{self.resource!r} is locked by {self.holder or 'somebody'}{left}"
+
+
+@dataclass(eq=False)
+class LockAcquisitionFailed(Conflict):
+    """The lock was not to be had in the time given, or the engine's answers did not come in that time.
+
+    ``holder`` and ``remaining`` are as last seen; None where nothing was seen. The caller holds nothing: a lock that
+    was granted by an answer that never came ends by itself. What to do: try later, or look who holds it so long.
+    """
+
+    resource: str
+    holder: str | None
+    remaining: float | None
+    is_transient: ClassVar[bool] = True
+    backoff_seconds: ClassVar[float] = 1.0
+
+    def __str__(self) -> str:
+        seen = "" if self.holder is None else f" (last seen held by {self.holder})"
+        return f"the lock on {self.resource!r} was not to be had in time{seen}"
+
+
+@dataclass(eq=False)
+class LockLost(Conflict):
+    """The lease is over: it was not renewed in time, was released, or somebody took the lock over.
+
+    ``holder`` has the lock now, for ``remaining`` seconds if they do not renew; None where that is not known. From a
+    write with a fence it means that nothing was written; out of a ``lock`` block, that its last steps may have happened
+    without the lock. What to do: acquire it again, read again, decide again.
+    """
+
+    resource: str
+    holder: str | None = None
+    remaining: float | None = None
+
+    def __str__(self) -> str:
+        now = "" if self.holder is None else f" to {self.holder}"
+        return f"the lock on {self.resource!r} was lost{now}: acquire it again and decide again"
+
+
+@dataclass(eq=False)
+class DeadlockDetected(Conflict):
+    """Holders of locks wait for each other, and the one that began to wait last gives up.
+
+    ``cycle`` names the resources: each is held by somebody who waits for the next one, the last by somebody who waits
+    for the first. What to do: leave the block of the lock that you hold, so that the others go on, and try again; take
+    locks in the same order everywhere, or all at once.
+    """
+
+    cycle: Sequence[str]
+    is_transient: ClassVar[bool] = True
+    backoff_seconds: ClassVar[float] = 0.1
+
+    def __str__(self) -> str:
+        return f"a deadlock: {' → '.join([*self.cycle, self.cycle[0]])}; release a lock and try again"
 
 
 @dataclass(eq=False)

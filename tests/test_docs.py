@@ -33,6 +33,7 @@ import tai_state
 from tai_state.cli.app import app
 from tai_state.engines.sqlite import schema
 from tai_state.history import transfer
+from tai_state.locks import records as lock_records
 from tai_state.store import records
 from tai_state.values import ids
 from tai_state.values import json as values_json
@@ -309,6 +310,9 @@ def _first_column(text: str) -> list[str]:
         ("governors/{g}/events/{s}~{n}", records.EventRecord),
         ("governors/{g}/snapshots/{s}~{n}", records.SnapshotRecord),
         ("governors/{g}/ids/{e}", records.MarkerRecord),
+        ("locks/{r}", lock_records.LockRecord),
+        ("lockbeats/{r}", lock_records.BeatRecord),
+        ("locks/{r}/waiters/{o}", lock_records.WaiterRecord),
         ("meta/store", records.StoreRecord),
     ],
 )

@@ -164,9 +164,9 @@ def _usage(error: UsageError | typer.TyperException) -> UsageError:
 
 def _register() -> None:
     """Importing a command module adds its commands, in the order they are listed."""
-    from tai_state.cli import demo, doctor, emulating, inspecting, mending, moving, syncing  # noqa: PLC0415 - they import this one
+    from tai_state.cli import demo, doctor, emulating, inspecting, locking, mending, moving, syncing  # noqa: PLC0415 - they import this one
 
-    _ = demo, inspecting, mending, moving, syncing, doctor, emulating
+    _ = demo, inspecting, mending, moving, locking, syncing, doctor, emulating
 
 
 _register()

@@ -64,6 +64,8 @@ class Layout:
         prefix = f"{escape_id(root)}/{escape_id(namespace)}/" if root else ""
         self.governors: str = f"{prefix}governors"
         self.store: str = f"{prefix}meta/store"
+        self.locks: str = f"{prefix}locks"
+        self.lockbeats: str = f"{prefix}lockbeats"
         self._streams = lru_cache(maxsize=8192)(self._stream)
 
     def governor(self, governor_id: str) -> str:
@@ -89,6 +91,18 @@ class Layout:
     def restore(self, governor_id: str) -> str:
         """Path of the note that a restore of this governor is under way."""
         return f"{self.store}/restores/{escape_id(governor_id)}"
+
+    def lock(self, resource: str) -> str:
+        """Path of the lock on a resource."""
+        return f"{self.locks}/{escape_id(resource)}"
+
+    def lockbeat(self, resource: str) -> str:
+        """Path of the last renewal of the lock on a resource."""
+        return f"{self.lockbeats}/{escape_id(resource)}"
+
+    def waiters(self, resource: str) -> str:
+        """Collection of those who wait for the lock on a resource."""
+        return f"{self.lock(resource)}/waiters"
 
     def stream(self, governor_id: str, state_id: str) -> Stream:
         """The paths of one state.

@@ -5,7 +5,8 @@ The one place that looks up the house instead of down: each method imports what 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -18,6 +19,8 @@ from tai_state.values.states import JsonSnapshot
 if TYPE_CHECKING:
     from tai_state.history.persister import StateMachinePersister
     from tai_state.history.recovery import RecoveryReport
+    from tai_state.locks.lease import Lease
+    from tai_state.locks.locking import LockManager
     from tai_state.store.store import StateStore
     from tai_state.transactions.manager import TransactionManager
     from tai_state.transactions.transaction import Transaction
@@ -52,6 +55,25 @@ class Shortcuts(StoreCore):
         from tai_state.transactions.manager import TransactionManager  # noqa: PLC0415
 
         return TransactionManager(cast("StateStore", self))
+
+    def lock(
+        self,
+        resource: str,
+        *,
+        ttl: float = 30.0,
+        wait: float | None = None,
+        holder: str = "",
+        holding: Sequence[Lease] = (),
+    ) -> AbstractAsyncContextManager[Lease]:
+        """See :meth:`LockManager.lock`."""
+        return self.locks.lock(resource, ttl=ttl, wait=wait, holder=holder, holding=holding)
+
+    @cached_property
+    def locks(self) -> LockManager:
+        """The manager of this store's locks; it remembers which of them it saw standing still."""
+        from tai_state.locks.locking import LockManager  # noqa: PLC0415
+
+        return LockManager(cast("StateStore", self))
 
     def _persister(self) -> StateMachinePersister:
         from tai_state.history.persister import StateMachinePersister  # noqa: PLC0415

@@ -1,0 +1,1 @@
+"""Leases on resources: fenced, renewed, waited for in line, and searched for deadlocks."""

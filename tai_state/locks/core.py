@@ -1,0 +1,101 @@
+"""What every part of the locks shares: the store, the time, and who is alive in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from weakref import WeakValueDictionary
+
+import anyio
+
+from tai_state.engines.api import Committed, Write
+from tai_state.locks.lease import Claim, Tenure
+from tai_state.locks.sighting import Sightings
+from tai_state.store.store import StateStore
+
+_PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS_MAX = 1.0
+
+
+class LockCore:
+    """What the parts of a :class:`~tai_state.locks.locking.LockManager` share.
+
+    Args:
+        store: open.
+        monotonic: seconds of a clock that never goes back.
+        sleep: waits so many seconds of that clock.
+
+    Attributes:
+        store: as given.
+        monotonic: as given.
+        sleep: as given.
+        sightings: looks at documents.
+        waiting: owners of the places in line that are taken in this process.
+    """
+
+    def __init__(
+        self, store: StateStore, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self.store = store
+        self.monotonic = monotonic
+        self.sleep = sleep
+        self.sightings: Sightings = Sightings(store.engine, store.layout, monotonic)
+        self.waiting: set[str] = set()
+        self._tenures: WeakValueDictionary[str, Tenure] = WeakValueDictionary()
+
+    def tenure(self, claim: Claim, fence: int, since: float) -> Tenure:
+        """A tenure that has begun."""
+        tenure = Tenure(claim, fence, since, self.monotonic)
+        self._tenures[claim.nonce] = tenure
+        return tenure
+
+    def is_held_here(self, nonce: str) -> bool:
+        """Whether a lock with this nonce is in the hands of this process, by its own count."""
+        tenure = self._tenures.get(nonce)
+        return tenure is not None and tenure.remaining > 0
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        """Commit without being cancelled on the way, so that what is done next follows it."""
+        with anyio.CancelScope(shield=True):
+            return await self.store.engine.commit(writes)
+        raise AssertionError("a shield lets nothing through")
+
+    async def pause(self, attempt: int) -> None:
+        """Full jitter: from nothing up to a bound that doubles each time."""
+        bound = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(attempt, 16))
+        await self.sleep(bound * self.store.settings.jitter())
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        """Until the event is set, so many seconds at most."""
+
+        async def wake() -> None:
+            await event.wait()
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wake)
+            await self.sleep(seconds)
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def alongside(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None, None]:
+    """Do some work beside the block, and cancel it at the block's end.
+
+    What the block raises comes out as it is, and in no group. The work raises nothing.
+    """
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            try:
+                yield
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failure = error
+            tasks.cancel_scope.cancel()
+    finally:
+        if failure is not None:
+            raise failure

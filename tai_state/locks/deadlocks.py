@@ -1,0 +1,179 @@
+"""Deadlocks: circles of those who hold what the next one waits for.
+
+Who holds nothing while it waits is in no circle. Searching goes backwards from what the searcher holds: those who wait
+for it have their documents under it, and these name what they hold in turn. What was found this way is then read again
+at one moment, and only a circle counts of which that one look shows every wait, every lease and every waiter alive.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from tai_state.engines.api import split
+from tai_state.locks.core import LockCore
+from tai_state.locks.records import WAITER, WaiterRecord
+from tai_state.values.ids import unescape_id
+
+WAITERS_MAX = 256
+"""Waiters that are looked at for each resource."""
+
+RESOURCES_MAX = 256
+"""Resources that one waiter's search takes in."""
+
+
+class Waiter(msgspec.Struct, frozen=True):
+    """Somebody who waits, alive.
+
+    Attributes:
+        owner: of the place in line.
+        ticket: greater for those who came later.
+        holds: the resources it has.
+        wants: the resources it waits for.
+    """
+
+    owner: str
+    ticket: int
+    holds: tuple[str, ...]
+    wants: tuple[str, ...]
+
+
+class Circle(msgspec.Struct, frozen=True):
+    """Waiters each of whom wants something that the next one holds.
+
+    Attributes:
+        waiters: of them.
+        resources: what each of them wants of the next one, in the same order.
+    """
+
+    waiters: tuple[Waiter, ...]
+    resources: tuple[str, ...]
+
+    @property
+    def cycle(self) -> tuple[str, ...]:
+        """The resources, the smallest first: each is held by one who waits for the next, the last for the first."""
+        first = self.resources.index(min(self.resources))
+        return self.resources[first:] + self.resources[:first]
+
+    @property
+    def youngest(self) -> Waiter:
+        """The one to give up: who came last."""
+        return max(self.waiters, key=lambda each: (each.ticket, each.owner))
+
+
+def circle_through(owner: str, waiters: Mapping[str, Waiter]) -> Circle | None:
+    """A shortest circle that a waiter is in, if there is one.
+
+    Args:
+        owner: whose.
+        waiters: those alive, by owner; each holds only what it surely has.
+    """
+    holders: dict[str, list[Waiter]] = {}
+    for waiter in waiters.values():
+        for resource in waiter.holds:
+            holders.setdefault(resource, []).append(waiter)
+    came_from: dict[str, tuple[Waiter, str]] = {}
+    pending = deque([waiters[owner]] if owner in waiters else [])
+    while pending:
+        waiter = pending.popleft()
+        for resource in waiter.wants:
+            for holder in holders.get(resource, ()):
+                if holder.owner in came_from:
+                    continue
+                came_from[holder.owner] = (waiter, resource)
+                if holder.owner == owner:
+                    return _traced(owner, came_from)
+                pending.append(holder)
+    return None
+
+
+def circles(waiters: Mapping[str, Waiter]) -> list[Circle]:
+    """Circles that between them take in every waiter that is in one; no two have a waiter in common."""
+    found: list[Circle] = []
+    seen: set[str] = set()
+    for owner in sorted(waiters):
+        circle = None if owner in seen else circle_through(owner, waiters)
+        if circle is not None and seen.isdisjoint(each.owner for each in circle.waiters):
+            seen.update(each.owner for each in circle.waiters)
+            found.append(circle)
+    return found
+
+
+def _traced(owner: str, came_from: Mapping[str, tuple[Waiter, str]]) -> Circle:
+    steps: list[tuple[Waiter, str]] = []
+    here = owner
+    while not steps or here != owner:
+        step = came_from[here]
+        steps.append(step)
+        here = step[0].owner
+    steps.reverse()
+    return Circle(tuple(waiter for waiter, _ in steps), tuple(resource for _, resource in steps))
+
+
+class DeadlockSearch:
+    """Looks for circles.
+
+    Args:
+        core: what all parts share.
+    """
+
+    def __init__(self, core: LockCore) -> None:
+        self._core = core
+        self._engine = core.store.engine
+        self._layout = core.store.layout
+
+    async def circle_to_leave(self, owner: str, holds: Iterable[str]) -> Circle | None:
+        """A circle in which a waiter is the youngest, and so the one to give up.
+
+        Args:
+            owner: of its place in line.
+            holds: the resources that it has.
+        """
+        places: dict[str, WaiterRecord] = {}
+        known = set(holds)
+        pending = deque(sorted(known))
+        while pending:
+            for path, record in (await self._waiters(pending.popleft())).items():
+                places[path] = record
+                for held in record.holds:
+                    if held.resource not in known and len(known) < RESOURCES_MAX:
+                        known.add(held.resource)
+                        pending.append(held.resource)
+        if not any(split(path)[1] == owner for path in places):
+            return None  # nobody who waits for what it holds has, by any detour, what it wants
+        circle = circle_through(owner, await self._alive(places))
+        return circle if circle is not None and circle.youngest.owner == owner else None
+
+    async def circles(self) -> list[Circle]:
+        """All circles in the store. Reads every lock and everybody who waits."""
+        places: dict[str, WaiterRecord] = {}
+        async for lock in self._engine.scan(self._layout.locks):
+            places |= await self._waiters(unescape_id(lock.id))
+        return circles(await self._alive(places)) if places else []
+
+    async def _waiters(self, resource: str) -> dict[str, WaiterRecord]:
+        """Those who wait for a resource, by the paths of their documents."""
+        documents = self._engine.scan(self._layout.waiters(resource), limit=WAITERS_MAX)
+        return {document.path: document.decode(WAITER) async for document in documents}
+
+    async def _alive(self, places: Mapping[str, WaiterRecord]) -> dict[str, Waiter]:
+        """Of these waiters, those who live, by owner, and of what each holds, the leases that do: all of one look."""
+        resources = sorted({held.resource for record in places.values() for held in record.holds})
+        seen = await self._core.sightings.read([*places, *self._core.sightings.paths(resources)])
+        living: set[tuple[str, str]] = set()
+        for resource in resources:
+            standing = self._core.sightings.standing(resource, seen)
+            if standing is not None and (standing.is_alive or self._core.is_held_here(standing.record.nonce)):
+                living.add((resource, standing.record.nonce))
+        found: dict[str, Waiter] = {}
+        for path in places:
+            if path not in seen:
+                continue
+            owner, sight = split(path)[1], seen[path]
+            record = sight.document.decode(WAITER)
+            if owner in self._core.waiting or (sight.is_sure and not self._core.sightings.is_gone(sight, record.ttl)):
+                holds = tuple(each.resource for each in record.holds if (each.resource, each.nonce) in living)
+                found[owner] = Waiter(owner, record.ticket or sight.document.revision, holds, record.wants)
+        return found

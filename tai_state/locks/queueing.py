@@ -1,0 +1,215 @@
+"""Waiting for locks in line: woken by watching them, in the order of coming among those who wait."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from functools import partial
+from math import inf
+
+import msgspec
+
+from tai_state.engines.api import ANYTHING, At, Change, Delete, Put, Write, split
+from tai_state.engines.watching import Signal
+from tai_state.errors import CommitRefused, DeadlockDetected, LockAcquisitionFailed, Unavailable
+from tai_state.locks.attempting import Attempt
+from tai_state.locks.core import LockCore, alongside
+from tai_state.locks.deadlocks import WAITERS_MAX, DeadlockSearch
+from tai_state.locks.lease import Tenure
+from tai_state.locks.records import WAITER, HeldLock, WaiterRecord
+
+_logger = logging.getLogger("tai_state.locks")
+
+WAITER_TTL_SECONDS = 30.0
+"""How long somebody who waits counts as alive after its last sign of life; it gives three in that time."""
+
+TURN_SECONDS = 0.05
+"""How much later than the one before it each in line tries, so that mostly it is the first who finds the lock free."""
+
+TURNS_MAX = 40
+"""Those further behind in line try together."""
+
+SEARCH_SECONDS = 1.0
+"""When somebody who waits first looks for deadlocks; the pauses between looks double from there."""
+
+SEARCH_SECONDS_MAX = 8.0
+
+
+class Place:
+    """A place in line for all that an attempt is to acquire.
+
+    Args:
+        core: what all parts share.
+        attempt: what is wanted, and what was tried so far.
+        holds: the locks that the waiting scope has meanwhile.
+        deadline: when waiting ends, by the monotonic clock.
+    """
+
+    def __init__(self, core: LockCore, attempt: Attempt, holds: tuple[HeldLock, ...], deadline: float) -> None:
+        self._core = core
+        self._engine = core.store.engine
+        self._attempt = attempt
+        self._deadline = deadline
+        self._owner = attempt.claim.nonce
+        layout = core.store.layout
+        resources = attempt.claim.resources
+        self._lines = [layout.waiters(each) for each in resources]
+        self._revisions: dict[str, int | None] = {}
+        self._locks = {layout.lock(each): each for each in resources}
+        self._record = WaiterRecord(
+            holder=attempt.claim.holder, holds=holds, wants=resources, ttl=WAITER_TTL_SECONDS, ticket=0, n=0
+        )
+        self._ahead = 0
+        self._noted: dict[str, int | None] = {}
+        self._signal = Signal()
+        self._has_moved = False
+        self._broken: Unavailable | None = None
+        self._beat_at = self._search_at = inf
+        self._search_seconds = SEARCH_SECONDS
+
+    @property
+    def _next_due(self) -> float:
+        return min(self._deadline, self._attempt.takeable_at, self._beat_at, self._search_at)
+
+    @property
+    def leaving(self) -> list[Write]:
+        """The writes that leave nothing of it behind."""
+        return [Delete(f"{line}/{self._owner}", ANYTHING) for line in self._lines]
+
+    async def wait(self) -> Tenure:
+        """The tenure, when its turn has come. The caller leaves the line if this raises; else it is left.
+
+        Raises:
+            LockAcquisitionFailed: the wait ended, or as for :meth:`Attempt.at_once`.
+            DeadlockDetected: it waits, by whatever detour, for itself, and came last of all in the circle.
+            StoreUnavailable, StoreTimeout: nothing was acquired.
+        """
+        self._core.waiting.add(self._owner)
+        try:
+            await self._enter()
+            async with self._engine.watch(*self._locks) as changes, alongside(partial(self._listen, changes)):
+                tenure = await self._wait_for_turn()
+            if self._attempt.was_found:
+                await self._core.commit(self.leaving)
+            return tenure
+        finally:
+            self._core.waiting.discard(self._owner)
+
+    async def _enter(self) -> None:
+        writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
+        try:
+            committed = await self._core.commit(writes)
+        except Unavailable as error:
+            error.unknown = False  # of the lock itself nothing was sent
+            raise
+        self._record = msgspec.structs.replace(self._record, ticket=committed.revision)
+        now = self._core.monotonic()
+        self._beat_at = now + WAITER_TTL_SECONDS / 3
+        if self._record.holds:  # who holds nothing is in no circle
+            self._search_at = now + SEARCH_SECONDS
+        await self._note_holders()
+
+    async def _listen(self, changes: AsyncIterator[Change]) -> None:
+        try:
+            async for change in changes:
+                self._revisions[change.path] = change.revision
+                self._has_moved = True
+                self._signal.raise_()
+        except Unavailable as error:
+            self._broken = error
+            self._signal.raise_()
+
+    async def _wait_for_turn(self) -> Tenure:
+        refusals = 0
+        while True:
+            event = self._signal.next()
+            is_takeable = self._attempt.is_takeable
+            now = self._core.monotonic()
+            until = now + min(self._ahead, TURNS_MAX) * TURN_SECONDS if is_takeable else self._next_due
+            if until > now and not self._has_moved:
+                await self._core.wait(event, until - now)
+            if self._broken is not None:
+                raise self._broken
+            tenure: Tenure | None = None
+            if self._has_moved:
+                tenure = await self._see()
+            elif is_takeable:
+                tenure = await self._attempt.send(self.leaving)
+                refusals += 1
+            tenure = tenure or await self._do_what_is_due()
+            if tenure is not None:
+                return tenure
+            if refusals and self._attempt.is_takeable:
+                await self._core.pause(refusals)
+
+    async def _see(self) -> Tenure | None:
+        """Make of the watch's hints what they say: all free, nothing new, or something to look at."""
+        self._has_moved = False
+        if all(self._revisions.get(path, 0) is None for path in self._locks):
+            self._attempt.presume_free()
+            return None
+        seen = self._attempt.revisions
+        if all(self._revisions.get(path, 0) == seen[resource] for path, resource in self._locks.items()):
+            return None
+        return await self._attempt.look()
+
+    async def _do_what_is_due(self) -> Tenure | None:
+        now = self._core.monotonic()
+        tenure: Tenure | None = None
+        if now >= self._attempt.takeable_at and not self._attempt.is_takeable:
+            tenure = await self._attempt.look()
+        if tenure is not None:
+            return tenure
+        await self._note_holders()
+        if now >= self._deadline:
+            raise self._attempt.refusal(LockAcquisitionFailed)
+        if now >= self._beat_at:
+            await self._beat()
+        if now >= self._search_at:
+            await self._search()
+        return None
+
+    async def _note_holders(self) -> None:
+        """Where a lock has changed hands, see who is ahead now."""
+        revisions = self._attempt.revisions
+        if revisions != self._noted and not self._attempt.is_takeable:
+            self._noted = revisions
+            await self._count_those_ahead()
+
+    async def _count_those_ahead(self) -> None:
+        """How many alive came earlier for anything of it; those who are gone are taken out of line."""
+        mine = (self._record.ticket, self._owner)
+        records: dict[str, WaiterRecord] = {}
+        for line in self._lines:
+            async for document in self._engine.scan(line, limit=WAITERS_MAX):
+                record = document.decode(WAITER)
+                if (record.ticket or document.revision, document.id) < mine:
+                    records[document.path] = record
+        sightings = self._core.sightings
+        seen = await sightings.read(list(records)) if records else {}
+        gone = [path for path, each in seen.items() if sightings.is_gone(each, records[path].ttl)]
+        self._ahead = len({split(path)[1] for path in seen if path not in gone})
+        if gone:
+            try:
+                await self._engine.commit([Delete(path, At(seen[path].document.revision)) for path in gone])
+            except (CommitRefused, Unavailable) as error:
+                _logger.debug("those who are gone from a line stay for now", extra=error.fields())
+
+    async def _beat(self) -> None:
+        """Show that it still waits. Where that fails, the next try comes sooner."""
+        self._record = msgspec.structs.replace(self._record, n=self._record.n + 1)
+        try:
+            await self._core.commit([Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines])
+        except Unavailable as error:
+            _logger.warning("somebody who waits for a lock could not say so", extra=error.fields())
+            self._beat_at = self._core.monotonic() + WAITER_TTL_SECONDS / 30
+        else:
+            self._beat_at = self._core.monotonic() + WAITER_TTL_SECONDS / 3
+
+    async def _search(self) -> None:
+        search = DeadlockSearch(self._core)
+        circle = await search.circle_to_leave(self._owner, [each.resource for each in self._record.holds])
+        if circle is not None:
+            raise DeadlockDetected(circle.cycle)
+        self._search_at = self._core.monotonic() + self._search_seconds
+        self._search_seconds = min(self._search_seconds * 2, SEARCH_SECONDS_MAX)
