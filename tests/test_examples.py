@@ -34,4 +34,11 @@ def test_an_example_prints_what_it_says(example: Path, tmp_path: Path) -> None:
 
 def test_there_are_examples() -> None:
     """The folder of examples is found, wherever the tests run from."""
-    assert [example.stem for example in EXAMPLES] == ["field_device", "ledger", "nightly_job", "orders", "pump", "transfer"]
+    assert [example.stem for example in EXAMPLES] == [
+        "field_device",
+        "ledger",
+        "nightly_job",
+        "orders",
+        "pump",
+        "transfer",
+    ]

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-
 async def _transition(store: StateStore, lease: Lease) -> Any:
     before = await store.get_state(GOVERNOR, "pump")
     after = before.with_data({"n": 2})

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -257,6 +258,29 @@ async def test_a_watch_outlives_its_connection(monkeypatch: pytest.MonkeyPatch, 
         assert (await present(engine, "c/a")).fields() == {"n": 2}
         await watch.__aexit__(None, None, None)
         await engine.__aexit__(None, None, None)
+
+
+async def test_a_watch_outlives_what_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, firestore: Callable[[], FirestoreEngine]
+):
+    """A message that is no message begins the stream anew, for a watch that is not established yet as for others."""
+    from tai_state.engines.firestore import driver
+
+    parse, seen = driver.ListenResponse.FromString, []
+
+    def garbled(data: bytes) -> Any:
+        seen.append(data)
+        return parse(b"\xff" if len(seen) in (1, 6) else data)
+
+    monkeypatch.setattr(driver, "ListenResponse", SimpleNamespace(FromString=garbled))
+    async with firestore() as engine:
+        await engine.commit([Put("c/a", {})])
+        async with engine.watch("c/a") as changes:
+            await anext(changes)
+            for n in range(4):
+                made = await engine.commit([Put("c/a", {"n": n})])
+                await until(changes, Change("c/a", made.revision))
+    assert len(seen) > 6
 
 
 async def test_nobody_there(monkeypatch: pytest.MonkeyPatch):

@@ -885,7 +885,7 @@ async def test_cancelled_natively(store: StateStore, other: StateStore, time: Ti
 
     locks, theirs = managed(store, time), managed(other, time)
     for moment in range(0, 40, 3):
-        lease = await locks.acquire_lock("r", ttl=TTL) if moment % 2 else None
+        lease = await locks.acquire_lock("r", ttl=TTL, wait=0) if moment % 2 else None
         task = asyncio.create_task(theirs.acquire_lock("r", ttl=TTL))
         for _ in range(moment):
             await anyio.lowlevel.checkpoint()

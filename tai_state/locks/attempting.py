@@ -138,12 +138,12 @@ class Attempt:
         """Give back what was perhaps acquired all the same. Where that fails, it ends by itself.
 
         Args:
-            also: what else is to be written, and first, so that it follows what was sent before.
+            also: what else is to be written.
         """
         try:
             if also:
                 await self._engine.commit(also)
-            if self._is_open and not await self._is_free():
+            if self._is_open:
                 for standing in (await self._core.sightings.locks(self.claim.resources)).values():
                     if standing is not None and standing.record.nonce == self.claim.nonce:
                         fence = At(standing.lock.revision)
@@ -153,14 +153,6 @@ class Attempt:
                         break
         except TaiStateError as error:
             _logger.warning("what a lock's acquiring left ends by itself", extra=error.fields())
-
-    async def _is_free(self) -> bool:
-        """Whether nobody holds what is wanted, asked by a commit: that follows what was sent, which a read need not."""
-        try:
-            await self._engine.commit([Check(self._layout.lock(self.claim.resources[0]), ABSENT)])
-        except CommitRefused:
-            return False
-        return True
 
     def refusal(self, kind: type[LockAlreadyHeld | LockAcquisitionFailed]) -> LockAlreadyHeld | LockAcquisitionFailed:
         """The error that names who was last seen to hold something of it."""

@@ -56,10 +56,25 @@ class LockCore:
         return tenure is not None and tenure.remaining > 0
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
-        """Commit without being cancelled on the way, so that what is done next follows it."""
-        with anyio.CancelScope(shield=True):
-            return await self.store.engine.commit(writes)
-        raise AssertionError("a shield lets nothing through")
+        """Commit, and never be cancelled before it is known what came of it: what is done next follows it.
+
+        It runs in a task of its own, since a shield does not hold off asyncio's ``task.cancel()``.
+        """
+        outcome: list[Committed | Exception] = []
+
+        async def work() -> None:
+            with anyio.CancelScope(shield=True):
+                try:
+                    outcome.append(await self.store.engine.commit(writes))
+                except Exception as error:  # noqa: BLE001 - raised again below, and in no group
+                    outcome.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+        [result] = outcome
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     async def pause(self, attempt: int) -> None:
         """Full jitter: from nothing up to a bound that doubles each time."""

@@ -19,7 +19,6 @@ from tai_state.values.json import decode
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us
 
-
 LOOKS_AT_DAMAGE = 8
 """How often what seems to be damage is looked at before anybody is told of it."""
 

@@ -175,6 +175,8 @@ class Listener:
         try:
             while not stop.is_set() and (response := await call.read()) is not driver.aio.EOF:
                 heard = True
+                if response is None:  # the driver's word for what it could not read: begin anew
+                    break
                 self._apply(response)
         finally:
             if self._call is call:  # the next stream may have begun already
