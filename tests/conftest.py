@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 settings.register_profile("ci", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+if os.access("/dev/shm", os.W_OK):
+    # Few tests are about disks, and those that are trace or inject what a disk does: the others need not wait for one.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
+
 
 @dataclass(frozen=True)
 class EngineUnderTest:

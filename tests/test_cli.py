@@ -114,14 +114,14 @@ def test_every_argument_and_option_is_explained() -> None:
     """The help of each command says what it does, and what each of its arguments and options means."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        *("cleanup", "demo", "diff", "doctor", "emulator", "export", "history", "import", "indexes", "ls", "recover"),
-        *("restore", "show", "snapshot", "stats", "verify"),
+        *("cleanup", "conflicts", "demo", "diff", "doctor", "emulator", "export", "history", "import", "indexes"),
+        *("locks", "ls", "recover", "restore", "show", "snapshot", "stats", "sync", "unlock", "verify"),
     }
     for name, command in commands.items():
         assert command.help, name
         options = {option for parameter in command.params for option in parameter.opts}
         assert "--json" in options
-        assert "--store" in options or name in {"demo", "emulator"}
+        assert "--store" in options or name in {"demo", "emulator", "sync"}
         for parameter in command.params:
             assert parameter.help, f"{name} {parameter.name}"
 

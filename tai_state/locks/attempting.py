@@ -53,7 +53,7 @@ class Attempt:
         self._since = core.monotonic()
         self._is_open = False
         self._is_unanswered = False
-        self.was_found = False
+        self.was_found: bool = False
         self.takeable_at: float = self._since
         self.presume_free()
 
