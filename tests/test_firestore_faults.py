@@ -287,8 +287,8 @@ def _commit_as_the_official_client(patch: pytest.MonkeyPatch) -> None:
     async def retried(self: connection.Connection, *args: Any) -> Any:
         return await retry(commit)(self, *args)
 
-    async def believing(self: Appender, appends: Any, plans: Any, **options: Any) -> Any:
-        answer = await send(self, appends, plans, **options)
+    async def believing(self: Appender, appends: Any, plans: Any, guards: Any, **options: Any) -> Any:
+        answer = await send(self, appends, plans, guards, **options)
         if isinstance(answer, CommitRefused):
             raise VersionConflict(appends[0].stream.state, plans[0].before.version, plans[0].before.version)
         return answer

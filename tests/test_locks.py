@@ -485,6 +485,44 @@ async def test_a_lost_answer_to_acquiring_is_looked_up(store: StateStore, other:
     await theirs.acquire_lock("r", wait=0)
 
 
+async def test_a_try_that_arrives_late(store: StateStore, other: StateStore, time: Time):
+    """Who waits and finds that an earlier try of its own got through has the lock, counted from when it had not."""
+    locks, theirs = managed(store, time), managed(other, time)
+    await locks.acquire_lock("r", ttl=TTL)
+    got: list[Lease] = []
+
+    async def wait() -> None:
+        got.append(await theirs.acquire_lock("r", ttl=TTL, holder="ben"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await until(lambda: time.sleepers == 1)
+        [path] = [each for each in await paths(store.engine, "r") if "waiters" in each]
+        time.advance(3)
+        tried = {"holder": "ben", "nonce": path.rpartition("/")[2], "ttl": TTL, "acquired_at": ""}
+        committed = await store.engine.commit([Put("locks/r", tried)])
+        await until(lambda: got)
+    assert (got[0].fence, got[0].remaining) == (committed.revision, pytest.approx(TTL - 3))
+    assert await paths(store.engine, "r") == ["locks/r"]
+
+
+async def test_a_lost_answer_to_releasing(store: StateStore, other: StateStore, time: Time):
+    """Where the answer is lost and somebody has the lock before it is asked again, it was released all the same."""
+    releases: list[Sequence[Write]] = []
+
+    def is_again(writes: Sequence[Write]) -> bool:
+        releases.extend([writes] if isinstance(writes[0], Delete) else [])
+        return len(releases) == 2
+
+    theirs = managed(other, time)
+    faulty: Any = FaultyEngine(store.engine, AtCalls({("commit", 2): Fault.LOST_AFTER}))
+    locks = managed(store, time, Between(faulty, is_again, lambda: theirs.acquire_lock("r", ttl=TTL, wait=0)))
+    lease = await locks.acquire_lock("r", ttl=TTL)
+    await locks.release_lock(lease)
+    assert len(releases) == 2
+    assert await paths(store.engine) == ["locks/r"]
+
+
 async def test_a_renewal_without_an_answer_is_none(store: StateStore, time: Time):
     """The holder counts from the last renewal that was answered, also where a later one was applied."""
     faulty = FaultyEngine(store.engine, AtCalls({("commit", 2): Fault.LOST_AFTER}))
@@ -854,6 +892,56 @@ async def test_cancelled_while_waiting(store: StateStore, other: StateStore, tim
         tasks.cancel_scope.cancel()
     assert await paths(store.engine, "r") == (["locks/r"] if lease else [])
     assert time.sleepers == 0
+
+
+class Late(AroundEngine):
+    """A commit takes a while; one that is cancelled on its way is applied all the same, after the next read."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._late: Sequence[Write] = ()
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        try:
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            self._late = writes
+            raise
+        return await self._engine.commit(writes)
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        reading = await self._engine.read(paths)
+        if self._late:
+            await self._engine.commit(self._late)
+            self._late = ()
+        return reading
+
+
+async def test_cancelled_commits_that_arrive_late(memory_places: Places, anyio_backend: str):
+    """Nothing is left either where a cancelled commit would arrive when all was given back, were it let go."""
+    place = memory_places.new()
+    time = Time(place.clock)
+    async with place.store() as store:
+        locks = managed(store, time, Late(store.engine))
+
+        async def block() -> None:
+            async with locks.lock("r"):
+                await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(block)
+            await until(lambda: time.calls)
+            tasks.cancel_scope.cancel()
+        if anyio_backend == "asyncio":
+            import asyncio
+
+            task = asyncio.create_task(block())
+            await until(lambda: time.calls)
+            task.cancel()
+            await asyncio.wait([task])
+        await store.engine.read([])
+        assert await paths(store.engine, "r") == []
 
 
 @pytest.mark.parametrize("fault", [Fault.CANCELLED_BEFORE, Fault.CANCELLED_AFTER])

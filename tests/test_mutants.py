@@ -227,7 +227,7 @@ def state_and_event_in_two_commits(patch: pytest.MonkeyPatch) -> None:
     """First the events, then the state."""
     original = Appender._send
 
-    async def send(self: Appender, appends: Any, plans: Sequence[Plan], **options: Any) -> Any:
+    async def send(self: Appender, appends: Any, plans: Sequence[Plan], guards: Any, **options: Any) -> Any:
         for index in (0, 1):
             parts = [
                 msgspec.structs.replace(
@@ -235,7 +235,7 @@ def state_and_event_in_two_commits(patch: pytest.MonkeyPatch) -> None:
                 )
                 for each in plans
             ]
-            answer = await original(self, appends, parts, **options)
+            answer = await original(self, appends, parts, guards, **options)
             if isinstance(answer, Exception):
                 return answer
         return answer

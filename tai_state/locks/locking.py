@@ -209,7 +209,7 @@ class LockManager:
         async for document in self._store.engine.scan(self._store.layout.lockbeats):
             lock = self._store.layout.lock(unescape_id(document.id))
             if (await self._store.engine.read([lock])).documents == (None,):
-                await self._removed([Check(lock, ABSENT), Delete(document.path, At(document.revision))])
+                await self._removed([Delete(document.path, At(document.revision))])
         return removed
 
     async def break_lock(self, resource: str) -> LockInfo | None:

@@ -125,7 +125,10 @@ class Place:
             event = self._signal.next()
             is_takeable = self._attempt.is_takeable
             now = self._core.monotonic()
+            is_unconfirmed = not is_takeable and not self._is_confirmed
             until = now + min(self._ahead, TURNS_MAX) * TURN_SECONDS if is_takeable else self._next_due
+            if is_unconfirmed:
+                until = min(until, now + TURN_SECONDS)
             if until > now and not self._has_moved:
                 await self._core.wait(event, until - now)
             if self._broken is not None:
@@ -136,11 +139,22 @@ class Place:
             elif is_takeable:
                 tenure = await self._attempt.send(self.leaving)
                 refusals += 1
+            elif is_unconfirmed:
+                tenure = await self._attempt.look()
             tenure = tenure or await self._do_what_is_due()
             if tenure is not None:
                 return tenure
             if refusals and self._attempt.is_takeable:
                 await self._core.pause(refusals)
+
+    @property
+    def _is_confirmed(self) -> bool:
+        """Whether the watch has told what was last seen. Until then it may pass over what comes next.
+
+        A lock that is acquired and released between two looks of the watch is free in both: nothing is told.
+        """
+        seen = self._attempt.revisions
+        return all(self._revisions.get(path, 0) == seen[resource] for path, resource in self._locks.items())
 
     async def _see(self) -> Tenure | None:
         """Make of the watch's hints what they say: all free, nothing new, or something to look at."""
@@ -148,10 +162,7 @@ class Place:
         if all(self._revisions.get(path, 0) is None for path in self._locks):
             self._attempt.presume_free()
             return None
-        seen = self._attempt.revisions
-        if all(self._revisions.get(path, 0) == seen[resource] for path, resource in self._locks.items()):
-            return None
-        return await self._attempt.look()
+        return None if self._is_confirmed else await self._attempt.look()
 
     async def _do_what_is_due(self) -> Tenure | None:
         now = self._core.monotonic()
