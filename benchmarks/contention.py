@@ -19,7 +19,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from google.cloud import firestore
+from firestore import records
+from google.cloud import firestore as google
 
 from tai_state import ChangeMetadata, StateStore, Transaction, open_store
 from tai_state.testing.emulator import fresh_project, running_emulator
@@ -60,21 +61,23 @@ async def ours(store: StateStore, states: list[str], times: int) -> float:
 
 
 async def theirs(client: Any, states: list[str], times: int) -> float | None:
-    """The same by Google's transactions; None where one of them failed."""
+    """The same by Google's transactions, which write an event as well; None where one of them failed."""
 
     async def work(state_id: str) -> None:
         document = client.document(f"c/{state_id}")
 
-        @firestore.async_transactional
+        @google.async_transactional
         async def step(transaction: Any) -> None:
             found = await document.get(transaction=transaction)
-            transaction.update(document, {"n": found.get("n") + 1})
+            event, state = records(found.get("version") + 1)
+            transaction.create(client.document(f"c/{state_id}/e/{event['version']}"), event)
+            transaction.set(document, state | {"data": {"n": found.get("data")["n"] + 1}})
 
         for _ in range(times):
             await step(client.transaction())
 
     for state_id in set(states):
-        await client.document(f"c/{state_id}").set({"n": 0})
+        await client.document(f"c/{state_id}").set(records(1)[1] | {"data": {"n": 0}})
     began = time.perf_counter()
     results = await asyncio.gather(*[work(each) for each in states], return_exceptions=True)
     seconds = time.perf_counter() - began
@@ -88,7 +91,7 @@ async def most_workers(client: Any) -> int:
     served = 1
     for workers in range(2, CONTENDERS + 1):
         for _ in range(3):
-            if await theirs(client, [secrets.token_hex(6)] * workers, 1) is None:
+            if await theirs(client, [secrets.token_hex(6)] * workers, INCREMENTS) is None:
                 return served
         served = workers
     return served
@@ -116,7 +119,7 @@ async def _held(store: StateStore, resource: str) -> float:
 async def main(rounds: int) -> dict[str, Any]:
     """Medians of each contestant, and of the ratios."""
     project = fresh_project()
-    client: Any = firestore.AsyncClient(project=project)
+    client: Any = google.AsyncClient(project=project)
     found: dict[str, list[float]] = {}
     async with open_store(f"firestore://{project}") as store:
         served = await most_workers(client)

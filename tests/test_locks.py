@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from itertools import product
 from typing import Any
 
@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tai_state import InvalidData, InvalidId, StateStore, StoreUnavailable, TaiStateError
-from tai_state.engines.api import Delete, Document, Engine, Put, Write
+from tai_state.engines.api import Change, Delete, Document, Engine, Put, Write
 from tai_state.engines.paging import Paged
 from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, LockAlreadyHeld, LockLost
+from tai_state.locks import queueing
 from tai_state.locks.deadlocks import Waiter, circle_through, circles
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
@@ -770,6 +771,38 @@ async def test_who_waits_is_woken_by_the_release(store: StateStore, other: State
     assert await paths(store.engine, "r") == ["locks/r"]
 
 
+class Forgetful(AroundEngine):
+    """Its watch passes over a document that was made and removed again between two of its looks: it tells nothing."""
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
+        async def told() -> AsyncIterator[Change]:
+            for target in targets:
+                yield Change(target, None)
+            await anyio.sleep_forever()
+
+        yield told()
+
+
+async def test_a_hint_that_never_comes(store: StateStore, other: StateStore, time: Time):
+    """Who has seen a lock that the watch never told of does not rely on being told of its release."""
+    locks, theirs = managed(store, time), managed(other, time, Forgetful(other.engine))
+    lease = await locks.acquire_lock("r", ttl=1_000)
+    got: list[Lease] = []
+
+    async def wait() -> None:
+        got.append(await theirs.acquire_lock("r", ttl=TTL))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await time.pass_until(lambda: False, seconds=3)
+        assert not got
+        await locks.release_lock(lease)
+        await time.pass_until(lambda: got, seconds=3)
+        assert got
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_dead_holder_is_succeeded(store: StateStore, other: StateStore, time: Time):
     """Who waits gets the lock of one who shows no life when its time has passed, and not before."""
     locks, theirs = managed(store, time), managed(other, time)
@@ -805,27 +838,35 @@ async def test_a_living_holder_is_not(store: StateStore, other: StateStore, time
     assert await paths(store.engine, "r") == ["lockbeats/r"]
 
 
-async def test_first_come_first_served(store: StateStore, other: StateStore, time: Time):
+async def test_first_come_first_served(
+    store: StateStore, other: StateStore, time: Time, monkeypatch: pytest.MonkeyPatch
+):
     """Those who wait get the lock in the order in which they came, whichever process they are of."""
-    engines = [CountingEngine(each.engine) for each in (store, other)]
-    managers = [managed(store, time, engines[0]), managed(other, time, engines[1])]
+    managers = [managed(store, time), managed(other, time)]
     order: list[int] = []
+    line: list[queueing.Place] = []
 
-    def scans() -> int:
-        return sum(each.counts.scans for each in engines)
+    class Listed(queueing.Place):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            line.append(self)
+
+    def know_their_places(fence: int) -> bool:
+        """Whether each who waits has seen who holds the lock now, and counted those ahead, and will be told of more."""
+        known = [(each._ahead, each._noted, each._is_confirmed) for each in line[len(order) :]]
+        return known == [(n, {"r": fence}, True) for n in range(4 - len(order))]
 
     async def wait(n: int) -> None:
-        async with managers[n % 2].lock("r", ttl=TTL):
+        async with managers[n % 2].lock("r", ttl=TTL) as lease:
             order.append(n)
-            await until(lambda: scans() == expected[n + 1])
+            await until(lambda: know_their_places(lease.fence))
 
-    # Each counts those ahead when it comes, and again when the lock has changed hands.
-    expected = [4, 7, 9, 10, 10]
-    async with anyio.create_task_group() as tasks, managers[0].lock("r", ttl=TTL):
+    monkeypatch.setattr("tai_state.locks.locking.Place", Listed)
+    async with anyio.create_task_group() as tasks, managers[0].lock("r", ttl=TTL) as lease:
         for n in range(4):
             tasks.start_soon(wait, n)
-            await until(lambda n=n: scans() == n + 1)
-            await time.settle()
+            await until(lambda n=n: len(line) == n + 1 and line[n]._noted and time.sleepers == n + 3)
+        await until(lambda: know_their_places(lease.fence))
     assert order == [0, 1, 2, 3]
     assert await paths(store.engine, "r") == []
 
