@@ -76,3 +76,4 @@ def bench(session: nox.Session) -> None:
     _install_wheel(session, "-r", "benchmarks/requirements.txt")
     session.run("python", "benchmarks/run.py", *session.posargs)
     session.run("python", "benchmarks/firestore.py")
+    session.run("python", "benchmarks/contention.py")

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.anyio
 LONG = os.environ.get("TAI_STATE_PROOF") == "1"
 HISTORIES = 300 if LONG else 12
 """Of a state that many read and write, for each engine."""
+STORES = 3
 CLIENTS = 6
 OPERATIONS = 14
 """Of each client, in a history."""
@@ -61,28 +62,40 @@ def seed() -> int:
 
 
 class Clients:
-    """Several stores over one place, each with a share of faults, and a clock that all histories go by."""
+    """Several stores over one place, each with a share of faults, and a clock that all histories go by.
 
-    def __init__(self, place: Place, chance: random.Random, stores: int = 3) -> None:
+    Args:
+        place: of the stores.
+        chance: what is left to it.
+        share: of the engine's calls that go wrong.
+        patience: any of these, for how many seconds a store looks after a change.
+    """
+
+    def __init__(
+        self, place: Place, chance: random.Random, share: float = SHARE, patience: tuple[float, ...] = (0.0, 5.0)
+    ) -> None:
         self.chance = chance
         self._place = place
-        self._count = stores
+        self._share = share
+        self._patience = patience
         self._stack = AsyncExitStack()
         self._ticks = count(1)
 
     async def __aenter__(self) -> list[StateStore]:
         async with self._place.store():
             pass
-        faulty = [FaultyEngine(self._place.engine(), Randomly(0, 0.0, FAULTS)) for _ in range(self._count)]
+        faulty = [FaultyEngine(self._place.engine(), Randomly(0, 0.0, FAULTS)) for _ in range(STORES)]
         jitter = random.Random(self.chance.random()).random
         stores = [
             await self._stack.enter_async_context(
-                self._place.store(each, timeout_seconds=self.chance.choice([0.0, 5.0]), jitter=lambda: jitter() / 50)
+                self._place.store(
+                    each, timeout_seconds=self.chance.choice(self._patience), jitter=lambda: jitter() / 50
+                )
             )
             for each in faulty
         ]
         for each in faulty:
-            each.plan = Randomly(self.chance.randrange(2**32), SHARE, FAULTS, ("commit", "read"))
+            each.plan = Randomly(self.chance.randrange(2**32), self._share, FAULTS, ("commit", "read"))
         return stores
 
     async def __aexit__(self, *exc: object) -> None:
@@ -192,7 +205,7 @@ KEY_APPENDS = 60
 
 
 async def list_history(
-    place: Place, chance: random.Random, transactions: int, *, only_writers: bool = False
+    place: Place, chance: random.Random, transactions: int, *, only_writers: bool = False, **faults: Any
 ) -> list[list_append.Transaction]:
     """What clients saw of lists that they read and appended to, several in one transaction.
 
@@ -201,8 +214,9 @@ async def list_history(
         chance: what is left to it.
         transactions: how many.
         only_writers: no transaction only reads.
+        faults: the share of calls that go wrong, and the stores' patience, as for :class:`Clients`.
     """
-    clients = Clients(place, chance)
+    clients = Clients(place, chance, **faults)
     history: list[list_append.Transaction] = []
     values = count(1)
 
@@ -315,24 +329,29 @@ def lost_answer_is_a_failure(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "names"),
+    ("mistake", "names", "faults"),
     [
-        (no_read_check, {"G2", "G2 (real time)", "G-single", "G-single (real time)"}),
-        (no_version_check, {"lost update"}),
-        (unknown_is_tried_again, {"duplicate append"}),
-        (lost_answer_is_a_failure, {"G1a"}),
+        (no_read_check, {"G2", "G2 (real time)", "G-single", "G-single (real time)"}, {}),
+        (no_version_check, {"lost update"}, {}),
+        (unknown_is_tried_again, {"duplicate append"}, {"share": 0.25, "patience": (0.0,)}),
+        (lost_answer_is_a_failure, {"G1a"}, {}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 async def test_mistakes_are_found(
-    memory_places: Places, monkeypatch: pytest.MonkeyPatch, mistake: Callable[..., None], names: set[str], seed: int
+    memory_places: Places,
+    monkeypatch: pytest.MonkeyPatch,
+    mistake: Callable[..., None],
+    names: set[str],
+    faults: dict[str, Any],
+    seed: int,
 ):
     """Each mistake shows under its name in the history of a few hundred transactions."""
     mistake(monkeypatch)
     chance = random.Random(seed)
     found: set[str] = set()
     for _ in range(20):
-        report = list_append.check(await list_history(memory_places.new(), chance, 200))
+        report = list_append.check(await list_history(memory_places.new(), chance, 200, **faults))
         found |= set(report.names)
         if found & names:
             return
