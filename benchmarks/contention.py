@@ -1,7 +1,7 @@
 """Many writers on Firestore: this library against Google's transactions, on an emulator.
 
 ``python benchmarks/contention.py`` starts an emulator, unless ``FIRESTORE_EMULATOR_HOST`` names one. Increments of one
-state by many workers; increments of states of their own; and how long a lock takes from its release to the next holder.
+state by many workers, one by each; increments of states of their own; and how long a lock takes from its release to the next holder.
 Google's transactions fail when too many want the same document: they are measured with the most workers that it serves
 without an error. In each round every contestant runs once; what is judged is the median of the rounds' own ratios.
 """
@@ -27,8 +27,6 @@ from tai_state.testing.emulator import fresh_project, running_emulator
 
 ROUNDS = 9
 CONTENDERS = 30
-INCREMENTS = 5
-"""Of each of them."""
 WORKERS = 16
 STEPS = 20
 HANDOVERS = 15
@@ -91,7 +89,7 @@ async def most_workers(client: Any) -> int:
     served = 1
     for workers in range(2, CONTENDERS + 1):
         for _ in range(3):
-            if await theirs(client, [secrets.token_hex(6)] * workers, INCREMENTS) is None:
+            if await theirs(client, [secrets.token_hex(6)] * workers, 1) is None:
                 return served
         served = workers
     return served
@@ -124,8 +122,8 @@ async def main(rounds: int) -> dict[str, Any]:
     async with open_store(f"firestore://{project}") as store:
         served = await most_workers(client)
         runs: dict[str, Callable[[], Awaitable[float | None]]] = {
-            "ours, contended": lambda: ours(store, [secrets.token_hex(6)] * CONTENDERS, INCREMENTS),
-            "theirs, contended": lambda: theirs(client, [secrets.token_hex(6)] * served, INCREMENTS),
+            "ours, contended": lambda: ours(store, [secrets.token_hex(6)] * CONTENDERS, 1),
+            "theirs, contended": lambda: theirs(client, [secrets.token_hex(6)] * served, 1),
             "ours, disjoint": lambda: ours(store, [secrets.token_hex(6) for _ in range(WORKERS)], STEPS),
             "theirs, disjoint": lambda: theirs(client, [secrets.token_hex(6) for _ in range(WORKERS)], STEPS),
         }
