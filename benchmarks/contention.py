@@ -3,7 +3,7 @@
 ``python benchmarks/contention.py`` starts an emulator, unless ``FIRESTORE_EMULATOR_HOST`` names one. Increments of one
 state by many workers, one by each; increments of states of their own; and how long a lock takes from its release to the
 next holder. Google's transactions fail when too many want the same document: they are measured with the most workers
-that it serves without an error. In each round every contestant runs once; what is judged is the median of the rounds' own ratios.
+that it serves without an error. In each round every contestant runs once; what is judged are the medians.
 """
 
 from __future__ import annotations
