@@ -289,7 +289,8 @@ class Engine(Protocol):
 
         Entering the context establishes the watch. The iterator yields the present revision or absence of each
         document named and the present revision of each document in the collections named, and then each later
-        change, coalesced, deletions included. Pattern: enter, read, wait for changes, read again.
+        change, coalesced, deletions included: what is made and removed again between two looks may be told by none.
+        Pattern: enter, read, wait for changes, read again.
         """
         ...
 
