@@ -256,6 +256,11 @@ async def test_what_others_expect_of_a_state(store: StateStore, manager: Transac
             tx.put("alice", {"balance": 2}, expected=2)
             tx.put("bob", {"balance": 2})
     assert (conflict.value.expected, conflict.value.actual) == (2, 3)
+    with pytest.raises(VersionConflict) as conflict:
+        async with manager.transaction(METADATA, governor_id=GOVERNOR) as tx:
+            await tx.get("alice")
+            tx.put("alice", {"balance": 2}, expected=2)
+    assert (conflict.value.expected, conflict.value.actual) == (2, 3)
     with pytest.raises(StateNotFound):
         async with manager.transaction(METADATA, governor_id=GOVERNOR) as tx:
             tx.delete("nobody")

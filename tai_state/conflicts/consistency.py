@@ -228,8 +228,7 @@ class EventualConsistency:
         changes nothing again. Where ours is deleted and stays so, there is no event to hold a record: what was
         discarded is in ``history`` and in the log only.
 
-        Between stores that are synced, leave it to ``sync``: that goes by clocks alone, does not see what a repair
-        brought in, and would merge it, counters included, a second time.
+        Where the stores are synced later, ``sync`` sees by that note what was brought in, and does not merge it again.
 
         Args:
             governor_id: the owner and namespace.

@@ -12,10 +12,8 @@ import anyio
 from tai_state.engines.api import Committed, Write
 from tai_state.locks.lease import Claim, Tenure
 from tai_state.locks.sighting import Sightings
+from tai_state.store.appending import pause_seconds
 from tai_state.store.store import StateStore
-
-_PAUSE_SECONDS = 0.01
-_PAUSE_SECONDS_MAX = 1.0
 
 
 class LockCore:
@@ -77,9 +75,8 @@ class LockCore:
         return result
 
     async def pause(self, attempt: int) -> None:
-        """Full jitter: from nothing up to a bound that doubles each time."""
-        bound = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(attempt, 16))
-        await self.sleep(bound * self.store.settings.jitter())
+        """Before another attempt, as the store pauses between its own."""
+        await self.sleep(pause_seconds(attempt, self.store.settings.jitter))
 
     async def wait(self, event: anyio.Event, seconds: float) -> None:
         """Until the event is set, so many seconds at most."""

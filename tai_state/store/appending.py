@@ -208,9 +208,12 @@ class Appender:
         return Appended(done.events, done.state, data_before, committed.time_us)
 
     async def _pause(self, attempt: int) -> None:
-        """Full jitter: from nothing up to a bound that doubles each time."""
-        bound = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(attempt, 16))
-        await anyio.sleep(bound * self._jitter())
+        await anyio.sleep(pause_seconds(attempt, self._jitter))
+
+
+def pause_seconds(attempt: int, jitter: Callable[[], float]) -> float:
+    """How long to wait before another attempt, with full jitter: from nothing up to a bound that doubles each time."""
+    return min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2.0 ** min(attempt, 16)) * jitter()
 
 
 def _unknown(appends: Sequence[Append]) -> CommitOutcomeUnknown:

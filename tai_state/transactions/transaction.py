@@ -18,7 +18,7 @@ from tai_state.store.records import STATE
 from tai_state.store.store import StateStore
 from tai_state.transactions.records import StateVersion
 from tai_state.values.digests import NO_STATE_TEXT
-from tai_state.values.expected import ANY, Expected
+from tai_state.values.expected import ANY, Expected, expectation, matches
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
@@ -123,7 +123,7 @@ class Transaction:
             state: a handle, or the id of a state of the governor that the transaction was begun for.
             value: the new data, a model or a JSON object as the handle has it.
             metadata: who and why; that of the whole transaction, if not given.
-            expected: what the writer believes the version to be, of a state that this transaction does not read.
+            expected: what the writer believes the version to be; of a state that was read, checked against that.
             action: what happens.
             timestamp: when it happened; now, if not given.
 
@@ -252,10 +252,15 @@ class Transaction:
         self._written[stream.state] = _Written(stream, draft, who, data, ANY if expected is None else expected)
 
     def _append(self, written: _Written) -> Append:
-        seen = self._seen.get(written.stream.state)
+        stream, seen, expected = written.stream, self._seen.get(written.stream.state), written.expected
+        if seen is not None:
+            said = expectation(expected, stream.governor_id, stream.state_id)
+            if not matches(said, seen.version, deleted=seen.snapshot is not None and seen.snapshot.deleted):
+                raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, seen.version)
+            expected = seen.version
         return append_of(
-            written.stream,
-            written.expected if seen is None else seen.version,
+            stream,
+            expected,
             (written.draft,),
             always(Composition((written.draft,), written.data)),
             must_live=written.data is None,
