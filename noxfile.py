@@ -18,7 +18,7 @@ def _install_wheel(session: nox.Session, *more: str) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite, against the installed package."""
     _install_wheel(session, *TESTS)
-    session.run("python", "-m", "pytest", *session.posargs, env=SAFE)
+    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *session.posargs, env=SAFE)
 
 
 @nox.session

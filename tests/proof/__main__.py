@@ -69,12 +69,12 @@ def tiers(seed: int) -> dict[str, Tier]:
     ci = Tier(
         kill=(partial(kill.prove, scenarios=(s.CREATE, s.FOUND, s.SHORT, s.CLOSE), minimum=150),),
         power=(
-            partial(_power, seed, (s.ALL,), every=3, minimum=300),
+            partial(_power, seed, (s.ALL,), every=2, minimum=300),
             partial(_power, seed, (s.BRIEF,), every=4, faults=_FEW_FAILED_SYNCS, minimum=20),
         ),
         disk=(
             partial(disk.prove, scenarios=(s.SHORT,), lengths=("once",), minimum=150),
-            partial(disk.prove, scenarios=(s.CLOSE,), lengths=("a while",), calls=("openat",), minimum=8),
+            partial(disk.prove, scenarios=(s.CLOSE,), lengths=("a while",), calls=("openat",), minimum=6),
         ),
         mutants=mutants,
     )
