@@ -34,7 +34,7 @@ from tai_state.testing.emulator import fresh_project, running_emulator
 ROUNDS = 9
 TASKS = 16
 TRANSITIONS = 50
-EVENTS = 4_000
+EVENTS = 20_000
 METADATA = ChangeMetadata("operator", "by hand")
 DATA = {"status": "running", "power": 4.5, "owner": {"name": "a", "tags": ["x", "y"]}}
 

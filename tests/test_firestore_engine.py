@@ -19,6 +19,7 @@ from tai_state import ChangeMetadata, FirestoreStore, open_store
 from tai_state.engines.api import ABSENT, ANYTHING, Change, Check, Put, Where, at
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.firestore.errors import MEANINGS, mapped
+from tai_state.engines.firestore.streaming import End, Page
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.errors import (
     CommitRefused,
@@ -174,6 +175,37 @@ async def test_bounds_that_are_no_ids(firestore: Callable[[], FirestoreEngine], 
         await engine.commit([Put(f"c/{each}", {}) for each in ids])
         assert [each.id async for each in engine.scan("c", start=bound)] == [each for each in ids if each >= bound]
         assert [each.id async for each in engine.scan("c", end=bound)] == [each for each in ids if each < bound]
+
+
+async def test_nobody_pays_for_much_that_is_not_used(
+    firestore: Callable[[], FirestoreEngine], monkeypatch: pytest.MonkeyPatch
+):
+    """A query is ended when its documents are not used in time, and another one goes on where it ended."""
+    ends: list[End] = []
+    ended = asyncio.Event()
+    parts: list[int] = []
+    hand_over = Page.hand_over
+
+    def noted(self: Page, part: Any, bytes_so_far: int) -> None:
+        hand_over(self, part, bytes_so_far)
+        if isinstance(part, End):
+            ends.append(part)
+            self._loop.call_soon_threadsafe(ended.set)
+        else:
+            parts.append(len(part))
+
+    monkeypatch.setattr(Page, "hand_over", noted)
+    async with firestore() as engine:
+        for n in range(60):
+            await engine.commit([Put(f"c/{n:02}", {"text": "x" * 100_000})])
+        scan = engine.scan("c")
+        found = [await anext(scan)]
+        await ended.wait()
+        assert sum(parts) < 20
+        found += [document async for document in scan]
+    assert [document.id for document in found] == [f"{n:02}" for n in range(60)]
+    assert [ends[0].is_cut, ends[-1].is_cut] == [True, False]
+    assert sum(parts) == len(found)
 
 
 async def test_sixty_four_writers_at_once(firestore: Callable[[], FirestoreEngine]):

@@ -197,7 +197,7 @@ class Attempt:
 
     def _accepted(self, fence: int, since: float) -> Tenure:
         """A tenure, unless it was over before the answer came."""
-        tenure = self._core.tenure(self.claim, fence, since)
+        tenure = Tenure(self.claim, fence, since, self._core.monotonic)
         if tenure.remaining > 0:
             return tenure
         self.presume_free()

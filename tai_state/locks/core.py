@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakValueDictionary
 
 import anyio
 
 from tai_state.engines.api import Committed, Write
-from tai_state.locks.lease import Claim, Tenure
 from tai_state.locks.sighting import Sightings
 from tai_state.store.appending import pause_seconds
 from tai_state.store.store import StateStore
@@ -40,18 +38,6 @@ class LockCore:
         self.sleep = sleep
         self.sightings: Sightings = Sightings(store.engine, store.layout, monotonic)
         self.waiting: set[str] = set()
-        self._tenures: WeakValueDictionary[str, Tenure] = WeakValueDictionary()
-
-    def tenure(self, claim: Claim, fence: int, since: float) -> Tenure:
-        """A tenure that has begun."""
-        tenure = Tenure(claim, fence, since, self.monotonic)
-        self._tenures[claim.nonce] = tenure
-        return tenure
-
-    def is_held_here(self, nonce: str) -> bool:
-        """Whether a lock with this nonce is in the hands of this process, by its own count."""
-        tenure = self._tenures.get(nonce)
-        return tenure is not None and tenure.remaining > 0
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
         """Commit, and never be cancelled before it is known what came of it: what is done next follows it.

@@ -2,7 +2,8 @@
 
 Who holds nothing while it waits is in no circle. Searching goes backwards from what the searcher holds: those who wait
 for it have their documents under it, and these name what they hold in turn. What was found this way is then read again
-at one moment, and only a circle counts of which that one look shows every wait, every lease and every waiter alive.
+at one moment, and only a circle counts of which that one look shows every wait and every lease in force, and every
+waiter alive.
 """
 
 from __future__ import annotations
@@ -159,14 +160,14 @@ class DeadlockSearch:
         return {document.path: document.decode(WAITER) async for document in documents}
 
     async def _alive(self, places: Mapping[str, WaiterRecord]) -> dict[str, Waiter]:
-        """Of these waiters, those who live, by owner, and of what each holds, the leases that do: all of one look."""
+        """Of these waiters, those who live, by owner, and of what each holds, what is its still: all of one look."""
         resources = sorted({held.resource for record in places.values() for held in record.holds})
         seen = await self._core.sightings.read([*places, *self._core.sightings.paths(resources)])
-        living: set[tuple[str, str]] = set()
+        lasting: set[tuple[str, str]] = set()
         for resource in resources:
             standing = self._core.sightings.standing(resource, seen)
-            if standing is not None and (standing.is_alive or self._core.is_held_here(standing.record.nonce)):
-                living.add((resource, standing.record.nonce))
+            if standing is not None and standing.lasts:
+                lasting.add((resource, standing.record.nonce))
         found: dict[str, Waiter] = {}
         for path in places:
             if path not in seen:
@@ -174,6 +175,6 @@ class DeadlockSearch:
             owner, sight = split(path)[1], seen[path]
             record = sight.document.decode(WAITER)
             if owner in self._core.waiting or (sight.is_sure and not self._core.sightings.is_gone(sight, record.ttl)):
-                holds = tuple(each.resource for each in record.holds if (each.resource, each.nonce) in living)
+                holds = tuple(each.resource for each in record.holds if (each.resource, each.nonce) in lasting)
                 found[owner] = Waiter(owner, record.ticket or sight.document.revision, holds, record.wants)
         return found

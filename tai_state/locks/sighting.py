@@ -45,14 +45,14 @@ class Standing(msgspec.Struct, frozen=True):
         record: what is in it.
         beat: the document of renewals, whoever wrote it; None where there is none.
         remaining: seconds from the look to when it may be taken over; 0: now.
-        is_alive: whether its holder has surely shown life within the lease.
+        lasts: whether its lease is not over yet, as far as was seen.
     """
 
     lock: Document
     record: LockRecord
     beat: Document | None
     remaining: float
-    is_alive: bool
+    lasts: bool
 
 
 class _Sighting(NamedTuple):
@@ -116,7 +116,7 @@ class Sightings:
             record,
             None if beat is None else beat.document,
             max(0.0, record.ttl * self._patience - still),
-            still < record.ttl and any(each.is_sure for each in signs),
+            still < record.ttl,
         )
 
     def is_gone(self, seen: Seen, ttl: float) -> bool:

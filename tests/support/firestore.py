@@ -13,5 +13,8 @@ async def everything(engine: FirestoreEngine) -> list[str]:
     request = RunQueryRequest(parent=connection.names.root)
     request.structured_query.from_.add().all_descendants = True
     request.structured_query.limit.value = 10_000
-    documents, _, _ = await connection.query(request)
-    return sorted(document.path for document in documents)
+    page = connection.query(request)
+    paths: list[str] = []
+    while isinstance(part := await page.part(), list):
+        paths += [document.path for document in part]
+    return sorted(paths)

@@ -24,7 +24,7 @@ from tai_state.engines.firestore.messages import (
     required,
 )
 from tai_state.engines.firestore.queries import Plan, is_within, plan, query
-from tai_state.engines.firestore.streaming import Queries
+from tai_state.engines.firestore.streaming import End, Page, Queries
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import is_collection
@@ -35,10 +35,6 @@ T = TypeVar("T")
 DEADLINE_SECONDS: Final = 15.0
 """For each call: shorter than a store looks after a change, so that it can still find out what became of it."""
 
-_PAGE_DOCUMENTS: Final = 512
-"""In a scan's first page: who wants a few documents pays for no more than these."""
-_LATER_PAGE_DOCUMENTS: Final = 8_192
-"""In each page after it, so that a long scan takes few calls; most pages end by their bytes."""
 _DOCUMENTS_PER_TARGET: Final = 100
 _NOWHERE: Final = "meta/store"
 """Read where only the time is asked for, which comes with any answer."""
@@ -103,10 +99,10 @@ class Connection:
         is_empty = end == "" or not all(each.values for each in where)
         return Paged(limited(pages.fetch, 0 if is_empty else limit))
 
-    async def query(self, request: Any) -> tuple[list[Document], Any, bool]:
-        """The next documents of a query, bounded in number and bytes; the last one's message; whether more follow."""
+    def query(self, request: Any, bytes_used: int = 0) -> Page:
+        """Begin a query; with how much was used of the pages before."""
         with _translated("scan"):
-            return await self._finished(self._queries.page(request, DEADLINE_SECONDS))
+            return self._queries.page(request, bytes_used, DEADLINE_SECONDS)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         # The nonce only has to differ from the one before it in each document.
@@ -176,21 +172,25 @@ class _Pages:
     def __init__(self, connection: Connection, scan: Plan, limit: int | None) -> None:
         self._connection = connection
         self._scan = scan
-        self._page_max = _PAGE_DOCUMENTS
         self._left = None if scan.is_narrowed_here else limit
+        self._page: Page | None = None
         self._last: Any | None = None
+        self._bytes_used = 0
         self._ended = False
 
     async def fetch(self) -> Sequence[Document] | None:
-        if self._ended:
-            return None
-        rows_max = self._page_max if self._left is None else min(self._left, self._page_max)
-        page, last, more = await self._connection.query(query(self._scan, self._last, rows_max))
-        self._page_max = _LATER_PAGE_DOCUMENTS
-        self._left = None if self._left is None else self._left - len(page)
-        self._last = last
-        self._ended = not more or self._left == 0
-        return self._narrowed(page) if self._scan.is_narrowed_here else page
+        """The next part of a page."""
+        while not self._ended:
+            if self._page is None:
+                self._page = self._connection.query(query(self._scan, self._last, self._left), self._bytes_used)
+            with _translated("scan"):
+                part = await self._page.part()
+            if not isinstance(part, End):
+                self._left = None if self._left is None else self._left - len(part)
+                return self._narrowed(part) if self._scan.is_narrowed_here else part
+            self._last, self._bytes_used, self._page = part.last, self._page.bytes_used, None
+            self._ended = not part.is_cut or self._left == 0
+        return None
 
     def _narrowed(self, page: Sequence[Document]) -> Sequence[Document]:
         """Without what the server could not be asked to leave out."""

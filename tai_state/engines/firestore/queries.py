@@ -87,19 +87,20 @@ def plan(names: Names, collection: str, start: str, end: str | None, where: Sequ
     )
 
 
-def query(each: Plan, last: Any | None, rows_max: int) -> Any:
+def query(each: Plan, last: Any | None, rows_max: int | None) -> Any:
     """The request for the next page.
 
     Args:
         each: the scan.
         last: the last document's message of the page before; None for the first page.
-        rows_max: documents in the page.
+        rows_max: documents in the page; None: all.
     """
     parent, collection_id = each.names.parent(each.collection)
     request = RunQueryRequest(parent=parent)
     structured = request.structured_query
     structured.from_.add().collection_id = collection_id
-    structured.limit.value = rows_max
+    if rows_max is not None:
+        structured.limit.value = rows_max
     filters = [_filter(where) for where in each.asked]
     if each.by is not None:
         field = quoted(each.by)

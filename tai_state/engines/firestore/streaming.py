@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+
+import msgspec
 
 from tai_state.engines.api import Document
 from tai_state.engines.firestore.channels import SERVICE, Channels
@@ -12,7 +15,64 @@ from tai_state.engines.firestore.driver import RunQueryRequest, RunQueryResponse
 from tai_state.engines.firestore.messages import Names, document
 
 _THREADS_MAX: Final = 32
-_PAGE_BYTES: Final = 4 * 1024 * 1024
+_PART_DOCUMENTS: Final = 256
+_PART_BYTES: Final = 256 * 1024
+"""So much is handed over at once: while it is used, the next ones arrive."""
+_AHEAD_BYTES_MIN: Final = 1024 * 1024
+_AHEAD_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A page ends when so much of it waits to be used: a slow user, or none, holds up neither memory nor a thread. It is no
+more than was used already, or the smaller bound: who wants a few documents pays for few."""
+_SECONDS_MAX: Final = 5.0
+"""A page ends after so long, well before its deadline."""
+
+
+class End(msgspec.Struct, frozen=True):
+    """How a page ended.
+
+    Attributes:
+        last: the last document's message; None where there was no document.
+        is_cut: whether it ended before the query did, so that more may follow.
+    """
+
+    last: Any
+    is_cut: bool
+
+
+class Page:
+    """The documents of a query as they arrive, as far as they are used in time.
+
+    Made by :class:`Queries`; whoever stops taking them leaves nothing behind that must be closed.
+    """
+
+    def __init__(self, bytes_used: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parts: asyncio.Queue[tuple[list[Document] | End | Exception, int]] = asyncio.Queue()
+        self._bytes_used = bytes_used
+
+    @property
+    def bytes_used(self) -> int:
+        """Of all the documents that were taken so far, pages before this one included."""
+        return self._bytes_used
+
+    @property
+    def bytes_max(self) -> int:
+        """So far the page may go, counted alike."""
+        return self._bytes_used + min(max(self._bytes_used, _AHEAD_BYTES_MIN), _AHEAD_BYTES_MAX)
+
+    async def part(self) -> list[Document] | End:
+        """The next documents; after the last ones, how the page ended.
+
+        Raises:
+            The driver's errors, as they are.
+        """
+        part, self._bytes_used = await self._parts.get()
+        if isinstance(part, Exception):
+            raise part
+        return part
+
+    def hand_over(self, part: list[Document] | End | Exception, bytes_so_far: int) -> None:
+        """Give what has arrived, from any thread."""
+        self._loop.call_soon_threadsafe(self._parts.put_nowait, (part, bytes_so_far))
 
 
 class Queries:
@@ -32,8 +92,8 @@ class Queries:
         self._connection: Any = None
         self._run: Any = None
 
-    async def page(self, request: Any, timeout_seconds: float) -> tuple[list[Document], Any, bool]:
-        """The next documents of a query, bounded in number and bytes; the last one's message; whether more follow."""
+    def page(self, request: Any, bytes_used: int, timeout_seconds: float) -> Page:
+        """Begin a query; with how much was used of the pages before."""
         if self._run is None:
             self._connection = self._channels.connect_blocking()
             self._run = self._connection.unary_stream(
@@ -41,24 +101,43 @@ class Queries:
                 request_serializer=RunQueryRequest.SerializeToString,
                 response_deserializer=_sized,
             )
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._page, request, timeout_seconds)
+        page = Page(bytes_used)
+        self._threads.submit(self._read, request, timeout_seconds, page)
+        return page
 
-    def _page(self, request: Any, timeout_seconds: float) -> tuple[list[Document], Any, bool]:
-        found: list[Document] = []
+    def _read(self, request: Any, timeout_seconds: float, page: Page) -> None:
+        try:
+            self._read_parts(request, timeout_seconds, page)
+        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+            page.hand_over(error, 0)
+
+    def _read_parts(self, request: Any, timeout_seconds: float, page: Page) -> None:
+        rows_max = request.structured_query.limit.value
+        rows = 0
+        size = handed_over = page.bytes_used
+        is_cut = False
         last: Any = None
-        size = 0
+        part: list[Document] = []
+        until = time.monotonic() + _SECONDS_MAX
         call = self._run(request, metadata=self._metadata, timeout=timeout_seconds)
         for response_bytes, response in call:
             message = response.document
             if name := message.name:
                 # Each at once: many messages kept are many objects that the garbage collector goes through.
-                found.append(document(self._names.path(name), message))
+                part.append(document(self._names.path(name), message))
                 last = message
+                rows += 1
                 size += response_bytes
-            if size >= _PAGE_BYTES:
+            if len(part) == _PART_DOCUMENTS or size - handed_over >= _PART_BYTES:
+                page.hand_over(part, size)
+                part, handed_over = [], size
+            is_cut = size >= page.bytes_max or time.monotonic() > until or rows == rows_max > 0
+            if is_cut:
                 call.cancel()
-                return found, last, True
-        return found, last, len(found) >= request.structured_query.limit.value
+                break
+        if part:
+            page.hand_over(part, size)
+        page.hand_over(End(last, is_cut), size)
 
     async def aclose(self) -> None:
         """End the threads, once no query is under way, and the connection."""
