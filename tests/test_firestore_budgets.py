@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from tai_state import ANY, EveryEvents, NewEvent, StateMachinePersister, StateStore, VersionConflict
+from tai_state import (
+    ANY,
+    EveryEvents,
+    Lease,
+    LockAlreadyHeld,
+    NewEvent,
+    StateMachinePersister,
+    StateStore,
+    Transaction,
+    VersionConflict,
+)
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.testing import ManualClock
 
@@ -180,6 +190,51 @@ async def test_budget_of_a_callers_event_id(store: StateStore, meter: Meter):
     await _grow(store, "alice", 1)
     change = store.update_state(GOVERNOR, "alice", {}, METADATA, expected=1, event_id="mine")
     assert await _cost(meter, change) == (COMMIT, [3])
+
+
+async def test_budget_of_transactions(store: StateStore, meter: Meter):
+    """A read for all states that are read at once, and a commit; the commit alone for what one wrote before."""
+    await _grow(store, "alice", 1)
+    await _grow(store, "bob", 1)
+
+    async def transfer(tx: Transaction) -> None:
+        giver, _ = await tx.get_all("alice", "bob")
+        assert giver is not None
+        tx.put("alice", {"n": giver.data["n"] - 1})
+        tx.put("bob", {"n": 1})
+
+    async def count(tx: Transaction) -> None:
+        tx.put("alice", {"n": (await tx.get("alice")).data["n"] + 1})
+
+    async def look(tx: Transaction) -> None:
+        await tx.get("alice")
+
+    execute = store.transactions.execute_transaction
+    assert await _cost(meter, execute(GOVERNOR, transfer, METADATA)) == (READ | COMMIT, [4])
+    assert await _cost(meter, execute(GOVERNOR, count, METADATA)) == (COMMIT, [2])
+    assert await _cost(meter, execute(GOVERNOR, count, METADATA)) == (COMMIT, [2])
+    assert await _cost(meter, execute(GOVERNOR, look, METADATA)) == (READ, [])
+
+
+async def test_budget_of_locks(store: StateStore, connect: Callable[[], StateStore], meter: Meter):
+    """A call each to acquire, renew and release; a read more to find a lock held; a fence costs nothing."""
+    await _grow(store, "alice", 1)
+    lease: Lease | None = None
+
+    async def acquire() -> None:
+        nonlocal lease
+        lease = await store.locks.acquire_lock("r")
+
+    assert await _cost(meter, acquire()) == (COMMIT, [1])
+    assert lease is not None
+    async with connect() as other:
+        with pytest.raises(LockAlreadyHeld):
+            await _cost(meter, other.locks.acquire_lock("r", wait=0))
+        assert (dict(meter.statistics().calls), meter.written) == (READ | COMMIT, [1])
+    assert await _cost(meter, store.locks.extend_lock(lease)) == (COMMIT, [1])
+    change = store.update_state(GOVERNOR, "alice", {}, METADATA, expected=1, fence=lease)
+    assert await _cost(meter, change) == (COMMIT, [2])
+    assert await _cost(meter, store.locks.release_lock(lease)) == (COMMIT, [1])
 
 
 async def test_budget_of_history(store: StateStore, meter: Meter):

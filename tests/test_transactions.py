@@ -15,6 +15,7 @@ from tai_state import (
     CommitOutcomeUnknown,
     InvalidData,
     StateNotFound,
+    StateSnapshot,
     StateStore,
     TaiStateError,
     TransactionFailed,
@@ -23,6 +24,7 @@ from tai_state import (
     VersionConflict,
 )
 from tai_state.testing import AtCalls, Fault, FaultyEngine
+from tai_state.transactions import memory
 from tai_state.transactions.manager import RECORDS_MAX
 
 from .support.stores import GOVERNOR, METADATA, CountingEngine, Place, Places, collected
@@ -150,6 +152,88 @@ async def test_calls_of_the_engine(place: Place):
         async with store.transactions.transaction(METADATA) as tx:
             await tx.get(account(store, "alice"))
         assert (engine.counts.reads, engine.counts.commits) == (1, [])
+
+
+async def test_what_was_written_here_is_not_read_again(place: Place):
+    """A transaction that begins on a state which one before it wrote costs its commit alone."""
+    engine = CountingEngine(place.engine())
+    async with place.store(engine) as store:
+        await open_accounts(store)
+        seen: list[StateSnapshot[Account]] = []
+        alice = account(store, "alice")
+
+        async def function(tx: Transaction) -> None:
+            seen.append(await tx.get(alice))
+            tx.put(alice, Account(balance=seen[-1].data.balance - 1))
+
+        for reads in (1, 0, 0):
+            engine.reset()
+            await store.transact(function, METADATA)
+            assert (engine.counts.reads, [len(each) for each in engine.counts.commits]) == (reads, [2])
+        stands = await alice.get()
+        assert (stands.data.balance, stands.version) == (97, 4)
+        await store.transact(function, METADATA)
+        assert seen[-1] == stands
+        await alice.save(Account(balance=5), METADATA, expected=5)
+        engine.reset()
+        await store.transact(function, METADATA)
+        assert (engine.counts.reads, seen[-1].data.balance) == (1, 5)
+
+
+@pytest.mark.parametrize("end", ["write", "write another", "read another", "return", "raise"])
+async def test_what_is_remembered_and_out_of_date_is_read_anew(place: Place, end: str):
+    """Whatever a function does with a state that others have written meanwhile, it runs again on what is there now."""
+    engine = CountingEngine(place.engine())
+    async with place.store(engine) as store, place.store() as other:
+        await open_accounts(store)
+        alice, bob = account(store, "alice"), account(store, "bob")
+        found: list[int] = []
+
+        async def function(tx: Transaction) -> int:
+            found.append((await tx.get(alice)).data.balance)
+            if end == "write":
+                tx.put(alice, Account(balance=found[-1] + 1))
+            elif end == "write another":
+                tx.put(bob, Account(balance=found[-1]))
+            elif end == "read another":
+                found.append((await tx.get(bob)).data.balance)
+            elif end == "raise" and found[-1] < 1_000:
+                raise LookupError("too little")
+            return found[-1]
+
+        async def give(tx: Transaction) -> None:
+            tx.put(alice, Account(balance=(await tx.get(alice)).data.balance + 1))
+
+        await store.transact(give, METADATA)
+        await account(other, "alice").save(Account(balance=1_000), METADATA, expected=2)
+        result = await store.transact(function, METADATA)
+        assert found == {"read another": [101, 1_000, 0]}.get(end, [101, 1_000])
+        assert result == found[-1]
+        assert store.transactions.get_transaction_log()[-1].attempts == 2
+        assert await balances(store) == {"write": [1_001, 0], "write another": [1_000, 1_000]}.get(end, [1_000, 0])
+
+        # What was found out of date is remembered again after it was read and written once more.
+        for reads in (1, 0, 0) if end == "write" else (1, 1, 0):
+            engine.reset()
+            await store.transact(give, METADATA)
+            assert engine.counts.reads == reads
+
+
+async def test_memory_is_bounded(memory_places: Places, monkeypatch: pytest.MonkeyPatch):
+    """Neither many states nor large ones are remembered, and doubts are bounded, too."""
+    monkeypatch.setattr(memory, "REMEMBERED_MAX", 3)
+    async with memory_places.new().store() as store:
+
+        async def write(tx: Transaction) -> None:
+            for n in range(6):
+                tx.put(f"s{n}", {"text": "x" * (20_000 if n == 5 else 1)})
+
+        await store.transactions.execute_transaction(GOVERNOR, write, METADATA)
+        kept = store.transactions._memory
+        assert [path.rpartition("/")[2] for path in kept._written] == ["s2", "s3", "s4"]
+        for n in range(6):
+            kept.doubt(f"{n}")
+        assert len(kept._doubted) == 3
 
 
 async def test_an_error_of_the_function_writes_nothing(store: StateStore):

@@ -22,6 +22,7 @@ from tenacity import (
 from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFailed
 from tai_state.store.changes import Fence
 from tai_state.store.store import StateStore
+from tai_state.transactions.memory import Memory
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
 from tai_state.values.metadata import ChangeMetadata
@@ -55,6 +56,7 @@ class TransactionManager:
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
+        self._memory = Memory(store.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
 
     async def transact(
@@ -68,7 +70,9 @@ class TransactionManager:
         """Run a function whose reads and writes take effect together; again from the start where others were faster.
 
         Between attempts there is a pause with full jitter, up to a second; an attempt after a conflict first waits
-        for its turn among the tasks of this process that change the same states.
+        for its turn among the tasks of this process that change the same states. A state that the function reads first
+        is not read again if a transaction of this manager wrote it last; where others have written it meanwhile, the
+        function runs once more. So one that changes a single state again and again costs one call of the engine.
 
         Args:
             function: reads and writes by the transaction that it is given, and has no other effect: it may run several
@@ -96,7 +100,7 @@ class TransactionManager:
                 async for attempt in attempts:
                     with attempt:
                         async with self._store.turns.of(last.paths if last else ()):
-                            last = Transaction(self._store, metadata, governor_id)
+                            last = Transaction(self._store, metadata, governor_id, self._memory)
                             return await book.run(last, function, fence)
             except RetryError as error:
                 cause = error.last_attempt.exception()
@@ -123,7 +127,7 @@ class TransactionManager:
         *,
         fence: Fence | None = None,
     ) -> dict[str, dict[str, Any] | None]:
-        """Read some states of a governor, decide, and write what was decided: two calls of the engine.
+        """Read some states of a governor, decide, and write what was decided: two calls of the engine at most.
 
         Args:
             governor_id: the owner and namespace.
@@ -217,7 +221,11 @@ class _Book:
     ) -> R:
         """One attempt."""
         with self.begun(transaction):
-            result = await function(transaction)
+            try:
+                result = await function(transaction)
+            except Exception:
+                await transaction.confirm()
+                raise
             await self.commit(transaction, fence)
         return result
 

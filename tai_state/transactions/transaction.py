@@ -16,6 +16,7 @@ from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
 from tai_state.store.records import STATE
 from tai_state.store.store import StateStore
+from tai_state.transactions.memory import CHARACTERS_MAX, Memory, Seen
 from tai_state.transactions.records import StateVersion
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.expected import ANY, Expected, expectation, matches
@@ -24,17 +25,6 @@ from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 
 D = TypeVar("D")
-
-
-class _Seen(msgspec.Struct, frozen=True):
-    """A state as this transaction read it; without a snapshot where it was never written."""
-
-    revision: int | None
-    snapshot: JsonSnapshot | None
-
-    @property
-    def version(self) -> int:
-        return 0 if self.snapshot is None else self.snapshot.version
 
 
 class _Written(msgspec.Struct, frozen=True):
@@ -56,14 +46,25 @@ class Transaction:
     What a query finds is not checked: states that appear afterwards are missed.
 
     Made by :class:`~tai_state.TransactionManager`; for one task, or for tasks that end before it does.
+
+    With a memory, the first state that it reads may be one that this process wrote last: a second read looks at it as
+    well, the commit checks it, and an attempt that ends without a commit, by its result or by an error, is confirmed.
     """
 
-    def __init__(self, store: StateStore, metadata: ChangeMetadata | None, governor_id: str | None) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        metadata: ChangeMetadata | None,
+        governor_id: str | None,
+        memory: Memory | None = None,
+    ) -> None:
         self.store: StateStore = store
         self.conflict: VersionConflict | None = None
         self._metadata = metadata
         self._governor_id = governor_id
-        self._seen: dict[str, _Seen] = {}
+        self._memory = memory
+        self._recalled: str | None = None
+        self._seen: dict[str, Seen] = {}
         self._written: dict[str, _Written] = {}
         self._is_open = True
 
@@ -178,14 +179,26 @@ class Transaction:
         if self.conflict is not None:
             raise self.conflict
         if not self._written:
+            await self.confirm()
             return ()
         guards = [*self._guards(), *self.store.guards(fence)]
         try:
             done = await self.store.appender.append([self._append(each) for each in self._written.values()], guards)
         except VersionConflict as error:
-            self.conflict = error
+            self._fail(error)
             raise
+        for written, appended in zip(self._written.values(), done, strict=True):
+            self._note(written, appended)
         return tuple(map(_named, self._written, done))
+
+    async def confirm(self) -> None:
+        """See that a state that was remembered, and not read, is still so.
+
+        Raises:
+            VersionConflict: it is not.
+        """
+        if self._recalled is not None and self.conflict is None:
+            await self._look({})
 
     # Its inside ------------------------------------------------------------------------------------------------
 
@@ -203,23 +216,46 @@ class Transaction:
         return self.store.layout.stream(state.governor_id, state.state_id)
 
     async def _read(self, streams: dict[str, Stream]) -> None:
-        """See these states, and that those seen before have not moved meanwhile: all of one moment."""
+        """See these states. One that is the first and only one so far may be remembered: it is of one moment, too."""
         new = {path: stream for path, stream in streams.items() if path not in self._seen}
         if not new:
             return
+        if self._memory is not None and not self._seen and len(new) == 1:
+            [path] = new
+            seen = self._memory.recall(path)
+            if seen is not None:
+                self._seen[path] = seen
+                self._recalled = path
+                return
+        await self._look(new)
+
+    async def _look(self, new: dict[str, Stream]) -> None:
+        """Read these states, and see that those seen before have not moved meanwhile: all of one moment."""
         documents = (await self.store.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
-                self.conflict = _moved(path, seen, document)
-                raise self.conflict
+                raise self._fail(_moved(path, seen, document))
+        self._recalled = None
         for (path, stream), document in zip(new.items(), documents, strict=False):
             self._seen[path] = self._as_seen(stream, document)
 
-    def _as_seen(self, stream: Stream, document: Document | None) -> _Seen:
+    def _fail(self, conflict: VersionConflict) -> VersionConflict:
+        """This attempt is over."""
+        self.conflict = conflict
+        if self._memory is not None and self._recalled is not None:
+            self._memory.doubt(self._recalled)
+        return conflict
+
+    def _note(self, written: _Written, done: Appended) -> None:
+        """Remember what was written, for the transactions that begin on it."""
+        if self._memory is not None and not done.is_repeated and len(written.draft.state or "") <= CHARACTERS_MAX:
+            self._memory.note(written.stream.state, self.store.snapshot(written.stream, done.state, done.recorded_us))
+
+    def _as_seen(self, stream: Stream, document: Document | None) -> Seen:
         if document is None:
-            return _Seen(None, None)
+            return Seen(None, None)
         record = self.store.checked(stream, document)
-        return _Seen(document.revision, self.store.snapshot(stream, record, document.updated_us))
+        return Seen(document.revision, self.store.snapshot(stream, record, document.updated_us))
 
     def _present(self, state: StateHandle[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as it was read, with its own write on top."""
@@ -275,7 +311,7 @@ class Transaction:
         ]
 
 
-def _moved(path: str, seen: _Seen, document: Document | None) -> VersionConflict:
+def _moved(path: str, seen: Seen, document: Document | None) -> VersionConflict:
     """What it means that a state that was read stands elsewhere now."""
     return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)
 

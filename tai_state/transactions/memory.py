@@ -1,0 +1,68 @@
+"""States as this process last wrote them. A transaction that begins on one saves a read, and its commit checks it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from tai_state.store.heads import Heads
+from tai_state.values.states import JsonSnapshot
+
+REMEMBERED_MAX = 1_024
+"""States that are remembered, and those that are doubted."""
+
+CHARACTERS_MAX = 16_384
+"""Larger data is not remembered."""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A state as a transaction read it, or remembers it; without a snapshot where it was never written."""
+
+    revision: int | None
+    snapshot: JsonSnapshot | None
+
+    @property
+    def version(self) -> int:
+        """0 where it was never written."""
+        return 0 if self.snapshot is None else self.snapshot.version
+
+
+class Memory:
+    """What transactions wrote, the least recently written forgotten first.
+
+    A state that others write as well is out of date here more often than not, and every time costs a commit in vain. So
+    one that was found to be is remembered again only after it was read and written once more.
+
+    Args:
+        heads: the heads that the store last saw; a state of which it saw another one is not as remembered.
+    """
+
+    def __init__(self, heads: Heads) -> None:
+        self._heads = heads
+        self._written: OrderedDict[str, JsonSnapshot] = OrderedDict()
+        self._doubted: OrderedDict[str, None] = OrderedDict()
+
+    def recall(self, path: str) -> Seen | None:
+        """The state as it was written here, if nothing newer was seen."""
+        snapshot, head = self._written.get(path), self._heads.get(path)
+        if snapshot is None or head is None or head.version != snapshot.version:
+            return None
+        return Seen(head.revision, snapshot)
+
+    def note(self, path: str, snapshot: JsonSnapshot) -> None:
+        """A transaction has just written this."""
+        if path in self._doubted:
+            del self._doubted[path]
+            return
+        self._written[path] = snapshot
+        self._written.move_to_end(path)
+        if len(self._written) > REMEMBERED_MAX:
+            self._written.popitem(last=False)
+
+    def doubt(self, path: str) -> None:
+        """What was remembered of this state was out of date."""
+        self._written.pop(path, None)
+        self._doubted[path] = None
+        if len(self._doubted) > REMEMBERED_MAX:
+            self._doubted.popitem(last=False)
