@@ -66,6 +66,9 @@ def proof(session: nox.Session) -> None:
         "tests/test_store_model.py",
         "tests/test_faults.py",
         "tests/test_firestore_faults.py",
+        "tests/test_histories.py",
+        "tests/test_sync.py",
+        "tests/test_lock_processes.py",
         env={**SAFE, "TAI_STATE_PROOF": "1"},
     )
 

@@ -85,11 +85,12 @@ class Connection:
         request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]))
         with _translated("read"), self._channels.borrow() as channel:
             call = channel.batch_get(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
-            async for response in call:
-                time_us = max(time_us, microseconds(response.read_time))
-                if response.WhichOneof("result") == "found":
-                    path = self.names.path(response.found.name)
-                    found[path] = document(path, response.found)
+            responses = [response async for response in call]  # to its end, whatever is wrong with one of them
+        for response in responses:
+            time_us = max(time_us, microseconds(response.read_time))
+            if response.WhichOneof("result") == "found":
+                path = self.names.path(response.found.name)
+                found[path] = document(path, response.found)
         return Reading(tuple([found.get(path) for path in paths]), time_us)
 
     def scan(  # noqa: D102

@@ -183,7 +183,8 @@ class Listener:
                 self._requests = self._call = None
             call.cancel()
             requests.put_nowait(None)
-            await asyncio.gather(call.code(), return_exceptions=True)
+            # Its end and its beginning: what arrives after the event loop is closed fails in the next one.
+            await asyncio.gather(call.code(), call._initializer, return_exceptions=True)  # noqa: SLF001
             await asyncio.wait([sending], timeout=_SENDING_SECONDS)
             sending.cancel()  # it may wait for a beginning that never came
             await asyncio.gather(sending, return_exceptions=True)
