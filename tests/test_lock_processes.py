@@ -329,7 +329,7 @@ def test_no_deadlock_is_seen_where_there_is_none(url: str, seed: int):
         assert not [each for each in said if each.what == "false"]
         searches = sum(each.words[1] for each in said if each.what == "ran")
         print(f"{ORDERED} runs, {searches} searches")
-        assert searches > ORDERED / 10
+        assert searches > (ORDERED / 10 if LONG else 0)
         assert [crew.dismiss(name) for name in names] == [0, 0, 0]
 
 
