@@ -16,10 +16,10 @@ import pytest
 import trio
 
 from tai_state import ChangeMetadata, FirestoreStore, open_store
-from tai_state.engines.api import ABSENT, ANYTHING, Change, Check, Put, Where, at
+from tai_state.engines.api import ABSENT, ANYTHING, Change, Check, Document, Put, Where, at
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.firestore.errors import MEANINGS, mapped
-from tai_state.engines.firestore.streaming import End, Page
+from tai_state.engines.firestore.streaming import End, Page, Part
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.errors import (
     CommitRefused,
@@ -34,7 +34,7 @@ from tai_state.testing.checking import present, until
 from tai_state.testing.emulator import fresh_project, started_emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 grpc = pytest.importorskip("grpc")
 pytestmark = pytest.mark.anyio
@@ -186,13 +186,13 @@ async def test_nobody_pays_for_much_that_is_not_used(
     parts: list[int] = []
     hand_over = Page.hand_over
 
-    def noted(self: Page, part: Any, bytes_so_far: int) -> None:
-        hand_over(self, part, bytes_so_far)
-        if isinstance(part, End):
-            ends.append(part)
+    def noted(self: Page, arrived: Part | End) -> None:
+        hand_over(self, arrived)
+        if isinstance(arrived, End):
+            ends.append(arrived)
             self._loop.call_soon_threadsafe(ended.set)
         else:
-            parts.append(len(part))
+            parts.append(len(arrived.documents))
 
     monkeypatch.setattr(Page, "hand_over", noted)
     async with firestore() as engine:
@@ -206,6 +206,37 @@ async def test_nobody_pays_for_much_that_is_not_used(
     assert [document.id for document in found] == [f"{n:02}" for n in range(60)]
     assert [ends[0].is_cut, ends[-1].is_cut] == [True, False]
     assert sum(parts) == len(found)
+
+
+async def test_a_scan_goes_on_where_it_failed(
+    firestore: Callable[[], FirestoreEngine], monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever goes on after an error gets every document once, whatever had arrived by then."""
+    failed: list[Page] = []
+    hand_over = Page.hand_over
+
+    def failing(self: Page, arrived: Part | End) -> None:
+        hand_over(self, arrived)
+        if self not in failed and len(failed) < 2:
+            failed.append(self)
+            hand_over(self, End(is_cut=True, error=_Failure(grpc.StatusCode.UNAVAILABLE)))
+
+    monkeypatch.setattr(Page, "hand_over", failing)
+    found: list[str] = []
+
+    async def go_on(scan: AsyncIterator[Document]) -> None:
+        async for document in scan:
+            found.append(document.id)
+
+    async with firestore() as engine:
+        await engine.commit([Put(f"c/{n:03}", {}) for n in range(600)])
+        scan = engine.scan("c")
+        for count in (256, 512):
+            with pytest.raises(StoreUnavailable):
+                await go_on(scan)
+            assert len(found) == count
+        await go_on(scan)
+    assert found == [f"{n:03}" for n in range(600)]
 
 
 async def test_sixty_four_writers_at_once(firestore: Callable[[], FirestoreEngine]):

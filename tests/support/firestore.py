@@ -8,6 +8,7 @@ from tai_state.engines.firestore.engine import FirestoreEngine
 async def everything(engine: FirestoreEngine) -> list[str]:
     """The paths of all documents in an open engine's database, wherever they are."""
     from tai_state.engines.firestore.driver import RunQueryRequest
+    from tai_state.engines.firestore.streaming import Part
 
     connection = engine._opened()
     request = RunQueryRequest(parent=connection.names.root)
@@ -15,6 +16,6 @@ async def everything(engine: FirestoreEngine) -> list[str]:
     request.structured_query.limit.value = 10_000
     page = connection.query(request)
     paths: list[str] = []
-    while isinstance(part := await page.part(), list):
-        paths += [document.path for document in part]
+    while isinstance(arrived := await page.next(), Part):
+        paths += [document.path for document in arrived.documents]
     return sorted(paths)

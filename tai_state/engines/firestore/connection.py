@@ -184,13 +184,19 @@ class _Pages:
         while not self._ended:
             if self._page is None:
                 self._page = self._connection.query(query(self._scan, self._last, self._left), self._bytes_used)
-            with _translated("scan"):
-                part = await self._page.part()
-            if not isinstance(part, End):
-                self._left = None if self._left is None else self._left - len(part)
-                return self._narrowed(part) if self._scan.is_narrowed_here else part
-            self._last, self._bytes_used, self._page = part.last, self._page.bytes_used, None
-            self._ended = not part.is_cut or self._left == 0
+            try:
+                with _translated("scan"):
+                    arrived = await self._page.next()
+            except Exception:
+                self._page = None  # asked again, it goes on where it was
+                raise
+            if isinstance(arrived, End):
+                self._page = None
+                self._ended = not arrived.is_cut or self._left == 0
+                continue
+            documents, self._last, self._bytes_used = arrived.documents, arrived.last, arrived.bytes_so_far
+            self._left = None if self._left is None else self._left - len(documents)
+            return self._narrowed(documents) if self._scan.is_narrowed_here else documents
         return None
 
     def _narrowed(self, page: Sequence[Document]) -> Sequence[Document]:

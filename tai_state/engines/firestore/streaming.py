@@ -26,53 +26,67 @@ _SECONDS_MAX: Final = 5.0
 """A page ends after so long, well before its deadline."""
 
 
+class Part(msgspec.Struct, frozen=True):
+    """Some documents of a query.
+
+    Attributes:
+        documents: as they came.
+        last: the last one's message.
+        bytes_so_far: of all documents of the scan up to here.
+    """
+
+    documents: list[Document]
+    last: Any
+    bytes_so_far: int
+
+
 class End(msgspec.Struct, frozen=True):
     """How a page ended.
 
     Attributes:
-        last: the last document's message; None where there was no document.
         is_cut: whether it ended before the query did, so that more may follow.
+        error: the driver's, where it failed.
     """
 
-    last: Any
     is_cut: bool
+    error: Exception | None = None
 
 
 class Page:
     """The documents of a query as they arrive, as far as they are used in time.
 
     Made by :class:`Queries`; whoever stops taking them leaves nothing behind that must be closed.
+
+    Attributes:
+        bytes_used: of all documents of the scan that were taken so far, pages before this one included.
     """
 
     def __init__(self, bytes_used: int) -> None:
+        self.bytes_used = bytes_used
         self._loop = asyncio.get_running_loop()
-        self._parts: asyncio.Queue[tuple[list[Document] | End | Exception, int]] = asyncio.Queue()
-        self._bytes_used = bytes_used
-
-    @property
-    def bytes_used(self) -> int:
-        """Of all the documents that were taken so far, pages before this one included."""
-        return self._bytes_used
+        self._arrived: asyncio.Queue[Part | End] = asyncio.Queue()
 
     @property
     def bytes_max(self) -> int:
         """So far the page may go, counted alike."""
-        return self._bytes_used + min(max(self._bytes_used, _AHEAD_BYTES_MIN), _AHEAD_BYTES_MAX)
+        return self.bytes_used + min(max(self.bytes_used, _AHEAD_BYTES_MIN), _AHEAD_BYTES_MAX)
 
-    async def part(self) -> list[Document] | End:
+    async def next(self) -> Part | End:
         """The next documents; after the last ones, how the page ended.
 
         Raises:
-            The driver's errors, as they are.
+            The driver's errors, as they are; the page has ended then.
         """
-        part, self._bytes_used = await self._parts.get()
-        if isinstance(part, Exception):
-            raise part
-        return part
+        arrived = await self._arrived.get()
+        if isinstance(arrived, Part):
+            self.bytes_used = arrived.bytes_so_far
+        elif arrived.error is not None:
+            raise arrived.error
+        return arrived
 
-    def hand_over(self, part: list[Document] | End | Exception, bytes_so_far: int) -> None:
+    def hand_over(self, arrived: Part | End) -> None:
         """Give what has arrived, from any thread."""
-        self._loop.call_soon_threadsafe(self._parts.put_nowait, (part, bytes_so_far))
+        self._loop.call_soon_threadsafe(self._arrived.put_nowait, arrived)
 
 
 class Queries:
@@ -107,11 +121,12 @@ class Queries:
 
     def _read(self, request: Any, timeout_seconds: float, page: Page) -> None:
         try:
-            self._read_parts(request, timeout_seconds, page)
+            end = self._read_parts(request, timeout_seconds, page)
         except Exception as error:  # noqa: BLE001 - raised where it is awaited
-            page.hand_over(error, 0)
+            end = End(is_cut=True, error=error)
+        page.hand_over(end)
 
-    def _read_parts(self, request: Any, timeout_seconds: float, page: Page) -> None:
+    def _read_parts(self, request: Any, timeout_seconds: float, page: Page) -> End:
         rows_max = request.structured_query.limit.value
         rows = 0
         size = handed_over = page.bytes_used
@@ -129,15 +144,15 @@ class Queries:
                 rows += 1
                 size += response_bytes
             if len(part) == _PART_DOCUMENTS or size - handed_over >= _PART_BYTES:
-                page.hand_over(part, size)
+                page.hand_over(Part(part, last, size))
                 part, handed_over = [], size
             is_cut = size >= page.bytes_max or time.monotonic() > until or rows == rows_max > 0
             if is_cut:
                 call.cancel()
                 break
         if part:
-            page.hand_over(part, size)
-        page.hand_over(End(last, is_cut), size)
+            page.hand_over(Part(part, last, size))
+        return End(is_cut)
 
     async def aclose(self) -> None:
         """End the threads, once no query is under way, and the connection."""
