@@ -62,7 +62,7 @@ class Page:
     """
 
     def __init__(self, bytes_used: int) -> None:
-        self.bytes_used = bytes_used
+        self.bytes_used: int = bytes_used
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Part | End] = asyncio.Queue()
 
