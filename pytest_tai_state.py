@@ -74,8 +74,10 @@ def tai_state_store() -> StateStore:
     return open_store("memory://")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One loud line where tests were skipped for want of an emulator."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """One loud line at the end where tests were skipped for want of an emulator."""
+    yield
     reasons = [_reason(report) for report in terminalreporter.getreports("skipped")]
     missing = [reason.partition(_SKIPPED)[2] for reason in reasons if _SKIPPED in reason]
     if missing:
