@@ -231,6 +231,12 @@ async def test_memory_is_bounded(memory_places: Places, monkeypatch: pytest.Monk
         await store.transactions.execute_transaction(GOVERNOR, write, METADATA)
         kept = store.transactions._memory
         assert [path.rpartition("/")[2] for path in kept._written] == ["s2", "s3", "s4"]
+        path = next(iter(kept._written))
+        head = store.appender.heads.get(path)
+        assert head is not None
+        assert kept.recall(path) is not None
+        store.appender.heads.put(path, msgspec.structs.replace(head, digest="of another history"))
+        assert kept.recall(path) is None, "the same version, and another state"
         for n in range(6):
             kept.doubt(f"{n}")
         assert len(kept._doubted) == 3

@@ -40,22 +40,22 @@ class Memory:
 
     def __init__(self, heads: Heads) -> None:
         self._heads = heads
-        self._written: OrderedDict[str, JsonSnapshot] = OrderedDict()
+        self._written: OrderedDict[str, tuple[str, JsonSnapshot]] = OrderedDict()
         self._doubted: OrderedDict[str, None] = OrderedDict()
 
     def recall(self, path: str) -> Seen | None:
-        """The state as it was written here, if nothing newer was seen."""
-        snapshot, head = self._written.get(path), self._heads.get(path)
-        if snapshot is None or head is None or head.version != snapshot.version:
+        """The state as it was written here, if the head last seen is that of this very history."""
+        written, head = self._written.get(path), self._heads.get(path)
+        if written is None or head is None or head.digest != written[0]:
             return None
-        return Seen(head.revision, snapshot)
+        return Seen(head.revision, written[1])
 
-    def note(self, path: str, snapshot: JsonSnapshot) -> None:
-        """A transaction has just written this."""
+    def note(self, path: str, digest: str, snapshot: JsonSnapshot) -> None:
+        """A transaction has just written this, by an event with this digest."""
         if path in self._doubted:
             del self._doubted[path]
             return
-        self._written[path] = snapshot
+        self._written[path] = (digest, snapshot)
         self._written.move_to_end(path)
         if len(self._written) > REMEMBERED_MAX:
             self._written.popitem(last=False)

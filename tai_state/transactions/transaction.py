@@ -249,7 +249,8 @@ class Transaction:
     def _note(self, written: _Written, done: Appended) -> None:
         """Remember what was written, for the transactions that begin on it."""
         if self._memory is not None and not done.is_repeated and len(written.draft.state or "") <= CHARACTERS_MAX:
-            self._memory.note(written.stream.state, self.store.snapshot(written.stream, done.state, done.recorded_us))
+            snapshot = self.store.snapshot(written.stream, done.state, done.recorded_us)
+            self._memory.note(written.stream.state, done.state.digest, snapshot)
 
     def _as_seen(self, stream: Stream, document: Document | None) -> Seen:
         if document is None:

@@ -14,7 +14,7 @@ async def everything(engine: FirestoreEngine) -> list[str]:
     request = RunQueryRequest(parent=connection.names.root)
     request.structured_query.from_.add().all_descendants = True
     request.structured_query.limit.value = 10_000
-    page = connection.query(request)
+    page = connection.query(request, 0)
     paths: list[str] = []
     while isinstance(arrived := await page.next(), Part):
         paths += [document.path for document in arrived.documents]

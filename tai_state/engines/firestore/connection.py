@@ -100,7 +100,7 @@ class Connection:
         is_empty = end == "" or not all(each.values for each in where)
         return Paged(limited(pages.fetch, 0 if is_empty else limit))
 
-    def query(self, request: Any, bytes_used: int = 0) -> Page:
+    def query(self, request: Any, bytes_used: int) -> Page:
         """Begin a query; with how much was used of the pages before."""
         with _translated("scan"):
             return self._queries.page(request, bytes_used, DEADLINE_SECONDS)
