@@ -1,8 +1,8 @@
 """Compares this library with ``eventsourcing`` and with SQLite itself, all in one run.
 
-Every round runs every contestant once, each on a fresh file of the same file system, in an order that is another
-one in each round. A comparison is the median, over the rounds, of the ratio within a round: so a machine that is
-slow for a while is slow for both sides.
+Every round runs every contestant on all cores and confined to one, each time on a fresh file of the same file system,
+in an order that is another one in each round. A comparison is the median, over the rounds, of the ratio within a
+round, each side in the setting in which it is the faster: so a machine that is slow for a while is slow for both.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import apsw
 import ours
@@ -66,7 +66,7 @@ class Comparison:
     Attributes:
         title: what is compared.
         ours: a contestant's name.
-        theirs: those of the others; in each round the fastest of them counts.
+        theirs: those of the others; the fastest of them counts.
         least: the ratio of ours to theirs.
     """
 
@@ -84,6 +84,9 @@ ONE = "one task"
 MANY = f"{TASKS} tasks"
 GET_EVENTS = "get_events"
 REPLAY = "replay"
+
+ALL = "all cores"
+ALONE = "one core"
 
 COMPARISONS = (
     Comparison("one task against eventsourcing's single saves", ONE, (SAVES,), 0.9),
@@ -115,17 +118,35 @@ def contestants(folder: Path, size: Size) -> dict[str, Callable[[Path], Measured
     }
 
 
-def rounds(folder: Path, size: Size, count: int) -> dict[str, list[Measured]]:
+Round: TypeAlias = dict[str, Measured]
+"""What one contestant did in one round, by the name of the setting."""
+
+
+def placements() -> dict[str, set[int]]:
+    """The settings, each with the cores that a contestant may use.
+
+    The one core is the last: the first serves most interrupts.
+    """
+    cores = os.sched_getaffinity(0)
+    return {ALL: cores, ALONE: {max(cores)}}
+
+
+def rounds(folder: Path, size: Size, count: int) -> dict[str, list[Round]]:
     """So many rounds of all contestants."""
     table = contestants(folder, size)
     names = list(table)
+    settings = placements()
     gc.freeze()
-    found: dict[str, list[Measured]] = {name: [] for name in names}
+    found: dict[str, list[Round]] = {name: [] for name in names}
     for number in range(count):
         for name in _rotated(names, number):
-            with tempfile.TemporaryDirectory(dir=folder) as fresh:
-                found[name].append(table[name](Path(fresh) / "store.db"))
+            found[name].append({})
+            for setting, cores in settings.items():
+                os.sched_setaffinity(0, cores)  # the threads of a contestant are started by this one, and inherit it
+                with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                    found[name][-1][setting] = table[name](Path(fresh) / "store.db")
         print(f"round {number + 1} of {count}", file=sys.stderr)
+    os.sched_setaffinity(0, settings[ALL])
     return found
 
 
@@ -134,23 +155,29 @@ def _rotated(names: list[str], number: int) -> list[str]:
     return names[start:] + names[:start]
 
 
-def judged(comparison: Comparison, found: dict[str, list[Measured]]) -> dict[str, Any]:
+def judged(comparison: Comparison, found: dict[str, list[Round]]) -> dict[str, Any]:
     """The ratios of the rounds, and whether their median is what was promised."""
-    others = zip(*(found[name] for name in comparison.theirs), strict=True)
-    ratios = [
-        each.rate / max(other.rate for other in several)
-        for each, several in zip(found[comparison.ours], others, strict=True)
-    ]
-    low, middle, high = _quartiles(ratios)
-    cpu = [statistics.median(each.cpu_us for each in found[name]) for name in (comparison.ours, *comparison.theirs)]
+
+    def ratios(*settings: str) -> tuple[float, float, float]:
+        """Each side in that one of these settings in which it is the faster."""
+        ours, theirs = _fastest(found, [comparison.ours], settings), _fastest(found, comparison.theirs, settings)
+        return _quartiles([mine / other for mine, other in zip(ours, theirs, strict=True)])
+
+    low, middle, high = ratios(ALL, ALONE)
     return {
         "title": comparison.title,
         "ratio": middle,
         "quartiles": [low, high],
-        "cpu_ratio": min(cpu[1:]) / cpu[0],
+        "by_setting": {setting: ratios(setting)[1] for setting in (ALL, ALONE)},
         "least": comparison.least,
         "passed": middle >= comparison.least,
     }
+
+
+def _fastest(found: dict[str, list[Round]], names: Sequence[str], settings: Sequence[str]) -> list[float]:
+    """The rates, round by round, of the contestant and setting whose median is the highest."""
+    rates = [[each[setting].rate for each in found[name]] for name in names for setting in settings]
+    return max(rates, key=statistics.median)
 
 
 def memory(folder: Path, count: int) -> dict[str, Any]:
@@ -206,8 +233,13 @@ def run(folder: Path, size: Size, count: int) -> dict[str, Any]:
         "sizes": {"writes": size.writes, "events": size.events},
         "contestants": {
             name: {
-                "per_second": dict(zip(("low", "median", "high"), _quartiles([m.rate for m in many]), strict=True)),
-                "cpu_us": statistics.median(m.cpu_us for m in many),
+                setting: {
+                    "per_second": dict(
+                        zip(("low", "median", "high"), _quartiles([each[setting].rate for each in many]), strict=True)
+                    ),
+                    "cpu_us": statistics.median(each[setting].cpu_us for each in many),
+                }
+                for setting in (ALL, ALONE)
             }
             for name, many in found.items()
         },
@@ -224,16 +256,18 @@ def show(result: dict[str, Any]) -> None:
     for name, value in result["surroundings"].items():
         print(f"{name:34} {value}")
     heading = f"median of {result['rounds']} rounds"
-    print(f"\n{heading:34} {'per second':>12} {'quartiles':>21} {'CPU us each':>12}")
-    for name, each in result["contestants"].items():
-        rate = each["per_second"]
-        spread = f"{rate['low']:,.0f} to {rate['high']:,.0f}"
-        print(f"{name:34} {rate['median']:12,.0f} {spread:>21} {each['cpu_us']:12.1f}")
-    print(f"\n{'comparison':48} {'ratio':>7} {'quartiles':>14} {'by CPU':>7} {'least':>6}")
+    for setting in (ALL, ALONE):
+        print(f"\n{heading + ', ' + setting:34} {'per second':>12} {'quartiles':>21} {'CPU us each':>12}")
+        for name, settings in result["contestants"].items():
+            each = settings[setting]
+            rate = each["per_second"]
+            spread = f"{rate['low']:,.0f} to {rate['high']:,.0f}"
+            print(f"{name:34} {rate['median']:12,.0f} {spread:>21} {each['cpu_us']:12.1f}")
+    print(f"\n{'comparison':48} {ALL:>9} {ALONE:>9} {'each at its best':>22} {'least':>6}")
     for each in result["comparisons"]:
-        spread = "{:.2f} to {:.2f}".format(*each["quartiles"])
-        ratio = f"{each['ratio']:7.2f} {spread:>14} {each['cpu_ratio']:7.2f}"
-        print(f"{each['title']:48} {ratio} {each['least']:6.1f}  {_word(each)}")
+        both = " ".join(f"{ratio:9.2f}" for ratio in each["by_setting"].values())
+        spread = "({:.2f} to {:.2f})".format(*each["quartiles"])
+        print(f"{each['title']:48} {both} {each['ratio']:6.2f} {spread:>15} {each['least']:6.1f}  {_word(each)}")
     memory = result["memory"]
     print(
         f"\nreplay of {memory['events']:,} events adds {memory['grown_mib']:.1f} MiB to {memory['before_mib']:.0f} MiB"
@@ -256,12 +290,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--events", type=int, help="length of the stream whose replay is watched for memory")
     parser.add_argument("--folder", type=Path, help="where the files go; by default a temporary folder")
-    parser.add_argument("--cores", type=int, help="run on so many of the machine's cores; by default on all")
     parser.add_argument("--quick", action="store_true", help="one small round: does everything run?")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a promise is not kept")
     arguments = parser.parse_args()
-    if arguments.cores is not None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     size = QUICK if arguments.quick else FULL
     if arguments.events:
         size = Size(size.writes, size.events, arguments.events, size.recovered)

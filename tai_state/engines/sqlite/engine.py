@@ -45,8 +45,7 @@ _CAPABILITIES = Capabilities(
 
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
-"""In a scan's first page: who wants a few documents waits for no more than these."""
-_LATER_PAGE_ROWS = 2_048
+"""In a scan's page: who wants a few documents waits for no more than these, and more would leave the core's cache."""
 _PAGE_BYTES = 1024 * 1024
 _FETCHED_ROWS = 16
 _POLL_SECONDS = 0.02
@@ -128,20 +127,17 @@ class SqliteEngine:
     ) -> Paged[Document]:
         sql = _by_field(by, collection) if by else _BY_ID
         left = None if where else limit
-        page_rows = _PAGE_ROWS
         place: dict[str, Any] = {"collection": collection, "start": start, "end": _NO_END if end is None else end}
         if by:
             place["resume"] = ""
         ended = False
 
         async def fetch() -> Sequence[Document] | None:
-            nonlocal ended, left, page_rows
+            nonlocal ended, left
             if ended:
                 return None
-            rows, ended = await self._read(
-                partial(_page, sql, place, page_rows if left is None else min(left, page_rows))
-            )
-            page_rows = _LATER_PAGE_ROWS
+            rows_max = _PAGE_ROWS if left is None else min(left, _PAGE_ROWS)
+            rows, ended = await self._read(partial(_page, sql, place, rows_max))
             left = None if left is None else left - len(rows)
             if rows:
                 last = rows[-1]
