@@ -112,6 +112,8 @@ class Crew:
         assert process.stdin is not None
         with suppress(BrokenPipeError):
             process.stdin.close()
+        for left in Path("/dev/shm").glob(f"*faketime_s*_{process.pid}"):  # what libfaketime leaves of a killed process
+            left.unlink()
 
     def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
