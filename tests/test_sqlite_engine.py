@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -36,7 +40,6 @@ from tai_state.testing import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from tai_state.engines.api import Write
 
@@ -50,7 +53,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def _engine(file: Path, *, create: bool = True) -> SqliteEngine:
-    return SqliteEngine(str(file), ManualClock(step_us=1), create=create)
+    return SqliteEngine(str(file), ManualClock(0, step_us=1), create=create)
 
 
 @pytest.fixture
@@ -221,10 +224,62 @@ async def test_a_failed_opening_leaves_no_thread(tmp_path: Path):
     before = set(threading.enumerate())
     with pytest.raises(StoreUnavailable):
         await _all(tmp_path)
-    for thread in set(threading.enumerate()) - before:
+    _see_the_end_of(set(threading.enumerate()) - before)
+
+
+def _see_the_end_of(threads: set[threading.Thread]) -> None:
+    for thread in threads:
         if thread.name.startswith("tai-state"):
             thread.join(timeout=30)
             assert not thread.is_alive()
+
+
+@anyio_test
+@pytest.mark.parametrize("free", range(7))
+async def test_without_descriptors_nothing_is_left_behind(made: Path, free: int):
+    """Where a process may open no more files, opening says so, and leaves neither a thread nor a descriptor."""
+    gc.collect()
+    threads, descriptors = set(threading.enumerate()), len(_names(Path("/proc/self/fd")))
+    with _few_descriptors(free), pytest.raises(StoreUnavailable) as caught:
+        await _all(made)
+    assert caught.value.code in {"EMFILE", "SQLITE_CANTOPEN"}
+    assert str(made) in caught.value.what
+    del caught
+    _see_the_end_of(set(threading.enumerate()) - threads)
+    gc.collect()
+    assert len(_names(Path("/proc/self/fd"))) <= descriptors
+
+
+@contextmanager
+def _few_descriptors(free: int) -> Iterator[None]:
+    """So many more files can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        for _ in range(free):
+            os.close(held.pop())
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@anyio_test
+async def test_a_relative_path_is_of_the_folder_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who changes the current folder later still writes to the file that it reads."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with SqliteEngine("store.db", ManualClock()) as engine:
+        monkeypatch.chdir(elsewhere)
+        await engine.commit([Put("c/a", {"n": 1})])
+        assert (await engine.read(["c/a"])).documents[0] is not None
+    assert _names(elsewhere) == []
 
 
 @anyio_test
@@ -414,6 +469,23 @@ async def test_a_closed_engine_says_so(file: Path):
         assert (await engine.read(["c/a"])).documents[0] is not None
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancelled_closing_is_completed(made: Path):
+    """A task that is cancelled while it closes leaves no thread."""
+    before = set(threading.enumerate())
+    engine = await _engine(made).__aenter__()
+    await engine.commit([Put("c/a", {})])
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 2
+    closing_ = asyncio.create_task(engine.__aexit__(None, None, None))
+    await anyio.lowlevel.checkpoint()
+    closing_.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing_
+    _see_the_end_of(threads)
+
+
 async def _first_change(engine: SqliteEngine) -> object:
     async with engine.watch("c/a") as changes:
         return await anext(changes)
@@ -559,7 +631,7 @@ def _open(file: Path, busy_timeout_ms: int = 0) -> apsw.Connection:
 @contextmanager
 def _writer(file: Path, open_: Callable[[], Any] | None = None, clock: Any = None) -> Iterator[Writer]:
     """A writer by itself, whose commits are served in this thread."""
-    writer = Writer(str(file), open_ or (lambda: _open(file)), clock or ManualClock(step_us=1))
+    writer = Writer(str(file), open_ or (lambda: _open(file)), clock or ManualClock(0, step_us=1))
     try:
         yield writer
     finally:
@@ -619,6 +691,31 @@ async def test_commits_that_wait_share_a_transaction(file: Path):
     assert len(begun) <= 2
     assert len(set(revisions)) == 64
     assert len(await _all(file)) == 64
+
+
+@anyio_test
+async def test_a_file_put_back_gives_no_revision_again(file: Path, monkeypatch: pytest.MonkeyPatch):
+    """A backup put back under a running process: nobody gives a revision that was given after the backup was made."""
+    monkeypatch.setattr("tai_state.engines.sqlite.writer.RESERVED", 3)
+    backup = file.with_name("backup.db")
+    async with SqliteEngine(str(file), ManualClock(step_us=1_000)) as engine:
+        await engine.commit([Put("c/a", {"n": 0})])
+        _copy(file, backup)
+        given = {(await engine.commit([Put("c/a", {"n": n})])).revision for n in range(8)}
+        _copy(backup, file)
+        async with SqliteEngine(str(file), ManualClock(1_700_000_000_500_000, step_us=1_000)) as other:
+            again = {(await other.commit([Put("c/a", {"n": n})])).revision for n in range(8)}
+            again |= {(await engine.commit([Put("c/a", {"n": n})])).revision for n in range(8)}
+    assert not given & again
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        closing(apsw.Connection(str(source))) as one,
+        closing(apsw.Connection(str(target))) as other,
+        other.backup("main", one, "main") as backup,
+    ):
+        backup.step()
 
 
 @anyio_test

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self
 
 import anyio
@@ -30,6 +32,7 @@ from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job, Worker
 from tai_state.engines.sqlite.writer import Writer, is_by_time, prepare
 from tai_state.engines.watching import Revisions, Signal, changes, is_collection
+from tai_state.errors import StoreUnavailable
 from tai_state.values.times import Clock
 
 _CAPABILITIES = Capabilities(
@@ -71,15 +74,15 @@ class SqliteEngine:
     """See :class:`~tai_state.engines.api.Engine`.
 
     Args:
-        path: of the file.
+        path: of the file; a relative one is of the folder that is the current one now.
         clock: gives the time of commits and reads.
         create: make the file where there is none.
     """
 
     def __init__(self, path: str, clock: Clock, *, create: bool = True) -> None:
-        self._path = path
+        self._path = str(Path(path).absolute())
         self._clock = clock
-        self._connect = partial(connect, path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
+        self._connect = partial(connect, self._path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._signal = Signal()
@@ -92,20 +95,29 @@ class SqliteEngine:
 
     async def __aenter__(self) -> Self:
         reader = _Reader(self._path, self._connect)
-        self._reader = Worker("tai-state sqlite reader", reader.serve, reader.close)
-        try:
-            await self._reader.do(reader.open)
-        except BaseException:
-            await self._reader.aclose()
-            raise
         writer = Writer(self._path, self._connect, self._clock)
-        self._writer = Worker("tai-state sqlite writer", writer.serve, writer.close)
+        try:
+            self._reader = Worker("tai-state sqlite reader", reader.serve, reader.close)
+            self._writer = Worker("tai-state sqlite writer", writer.serve, writer.close)
+            await self._reader.do(reader.open)
+        except OSError as error:
+            await self._close()
+            code = errno.errorcode.get(error.errno or 0, "OSError")
+            raise StoreUnavailable("open", code, f"{error.strerror} ({self._path})") from error
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for worker in (self._writer, self._reader):
-            if worker is not None:
-                await worker.aclose()
+        await self._close()
+
+    async def _close(self) -> None:
+        workers = [worker for worker in (self._writer, self._reader) if worker is not None]
+        for worker in workers:  # all are told before any is waited for: a caller may be cancelled while it waits
+            worker.close()
+        for worker in workers:
+            await worker.closed()
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
         keys = [split(path) for path in paths]

@@ -59,9 +59,9 @@ def mapped(error: apsw.Error, operation: str, path: str, *, unknown: bool = Fals
     code = None if result is None else apsw.mapping_result_codes.get(result & 0xFF)
     found: TaiStateError
     if code in UNAVAILABLE:
-        found = StoreUnavailable(operation, code, UNAVAILABLE[code], unknown)
+        found = StoreUnavailable(operation, code, f"{UNAVAILABLE[code]} ({path})", unknown)
     elif code in TIMEOUT:
-        found = StoreTimeout(operation, code, TIMEOUT[code], unknown)
+        found = StoreTimeout(operation, code, f"{TIMEOUT[code]} ({path})", unknown)
     elif code in CORRUPT:
         found = CorruptDocument(path, f"{CORRUPT[code]} ({error})")
     elif code in INCOMPATIBLE:

@@ -41,7 +41,8 @@ class _Bell:
     """Wakes a thread by a pipe, which takes half the time that a lock takes. It rings once until it is heard."""
 
     def __init__(self) -> None:
-        self.pipe, self._cord = os.pipe()
+        self._ends: tuple[int, ...] = ()
+        self._ends = self.pipe, self._cord = os.pipe()
         self._rung = False
 
     def ring(self) -> None:
@@ -57,8 +58,8 @@ class _Bell:
 
     def __del__(self) -> None:
         # Not earlier: who rings late must not write into a file that has got the number since.
-        os.close(self.pipe)
-        os.close(self._cord)
+        for end in self._ends:
+            os.close(end)
 
 
 class Home(Protocol):
@@ -182,17 +183,20 @@ class Worker:
         self._name = name
         self._serve = serve
         self._close = close
-        self._home = _home(self._collect)
         self._bell = _Bell()
+        self._home = _home(self._collect)
         self._queue: deque[Job[Any]] = deque()
         self._done: deque[Job[Any]] = deque()
-        self._last: Job[None] | None = None
+        self._closers: list[Any] = []
+        self._is_closing = False
+        self._has_ended = False
+        self._is_closed = False
         self._generation = _forks.generation
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     async def do(self, request: Any) -> Any:
         """Have a request served. A caller who is cancelled before its turn comes is skipped; later it is not."""
-        if self._last is not None:
+        if self._is_closing:
             raise RuntimeError("the store is closed: use it inside its `async with` block")
         if self._generation != _forks.generation:
             raise RuntimeError("the store was opened before a fork: open it again in the child process")
@@ -208,28 +212,32 @@ class Worker:
             raise job.error
         return job.result
 
-    async def aclose(self) -> None:
-        """Serve what waits, close the connection and end the thread."""
-        if self._last is not None or self._generation != _forks.generation:
-            return
-        self._last = Job(None, self._home.waiter())
-        self._queue.append(self._last)
-        self._bell.ring()
-        with anyio.CancelScope(shield=True):
-            await self._home.wait(self._last.waiter)
-        self._home.leave()
+    def close(self) -> None:
+        """Take no more jobs, serve those that wait, close the connection, and end the thread."""
+        if self._generation == _forks.generation:
+            self._is_closing = True
+            self._bell.ring()
+
+    async def closed(self) -> None:
+        """Until that is done; a caller who is cancelled all the same leaves nothing undone."""
+        if self._is_closing and not self._is_closed:
+            self._closers.append(self._home.waiter())
+            with anyio.CancelScope(shield=True):
+                await self._home.wait(self._closers[-1])
 
     def _run(self) -> None:
-        while self._last is None or self._queue:
+        while not self._is_closing or self._queue:
             self._bell.hear()
             while self._queue:
                 waiting = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
-                jobs = [job for job in waiting if not job.abandoned and job is not self._last]
+                jobs = [job for job in waiting if not job.abandoned]
                 if jobs:
                     self._serve_all(jobs)
                     self._answer(jobs)
-        self._close()
-        self._answer([self._last])
+        with suppress(Exception):  # what it held is gone with the thread
+            self._close()
+        self._has_ended = True
+        self._home.notify()
 
     def _serve_all(self, jobs: Sequence[Job[Any]]) -> None:
         try:
@@ -247,3 +255,8 @@ class Worker:
         """In the event loop: wake the tasks whose jobs are done."""
         while self._done:
             self._home.wake(self._done.popleft().waiter)
+        if self._has_ended:
+            self._is_closed = True
+            self._home.leave()
+            for waiter in self._closers:
+                self._home.wake(waiter)

@@ -26,7 +26,11 @@ from tai_state.values.times import Clock
 _encode = msgspec.json.Encoder().encode
 
 RESERVED = 1_000
-"""Revisions that a process reserves at a time: so most commits write one page less."""
+"""Revisions that a process reserves at a time: so most commits write one page less.
+
+They begin at the clock's microseconds where those are ahead, so that a file which is put back under a running process
+gives no revision anew that was given after the copy was made.
+"""
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
 _PUT = """
@@ -175,12 +179,12 @@ class Writer:
     ) -> _Transaction:
         execute = connection.execute
         before: Any = execute(_COUNTER).get
+        now = self._clock.now_us()
         # As long as the counter is as this process left it, nobody else has given a revision above the last one here.
-        revision: int = self._revision if before == reserved else before[0]
+        revision: int = self._revision if before == reserved else max(before[0], now)
         last = before[0] if before == reserved else 0
         first = revision + 1
         witness: Prepared | None = None
-        now = self._clock.now_us()
         outcomes: list[Committed | BaseException] = []
         for job in jobs:
             writes: Sequence[Prepared] = job.request
