@@ -121,6 +121,23 @@ async def test_a_transaction_sees_its_own_writes(store: StateStore, manager: Tra
     assert not await store.exists(GOVERNOR, "alice")
 
 
+async def test_its_tasks_may_read_at_once(store: StateStore, manager: TransactionManager):
+    """Several tasks of one transaction read, and each gets what it asked for."""
+
+    async def function(tx: Transaction) -> dict[str, int]:
+        found: dict[str, int] = {}
+
+        async def read(name: str) -> None:
+            found[name] = (await tx.get(account(store, name))).data.balance
+
+        async with anyio.create_task_group() as tasks:
+            for name in ("alice", "bob", "alice"):
+                tasks.start_soon(read, name)
+        return found
+
+    assert await manager.execute_transaction(GOVERNOR, function, METADATA) == {"alice": 100, "bob": 0}
+
+
 async def test_what_is_read_is_the_readers_own(store: StateStore, manager: TransactionManager):
     """Changing data in place changes neither what the transaction reads next nor what is stored."""
     async with manager.transaction(METADATA, governor_id=GOVERNOR) as tx:

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
+import anyio
 import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document
@@ -63,6 +64,7 @@ class Transaction:
         self._metadata = metadata
         self._governor_id = governor_id
         self._memory = memory
+        self._reading = anyio.Lock(fast_acquire=True)
         self._recalled: str | None = None
         self._seen: dict[str, Seen] = {}
         self._written: dict[str, _Written] = {}
@@ -217,17 +219,18 @@ class Transaction:
 
     async def _read(self, streams: dict[str, Stream]) -> None:
         """See these states. One that is the first and only one so far may be remembered: it is of one moment, too."""
-        new = {path: stream for path, stream in streams.items() if path not in self._seen}
-        if not new:
-            return
-        if self._memory is not None and not self._seen and len(new) == 1:
-            [path] = new
-            seen = self._memory.recall(path)
-            if seen is not None:
-                self._seen[path] = seen
-                self._recalled = path
+        async with self._reading:
+            new = {path: stream for path, stream in streams.items() if path not in self._seen}
+            if not new:
                 return
-        await self._look(new)
+            if self._memory is not None and not self._seen and len(new) == 1:
+                [path] = new
+                seen = self._memory.recall(path)
+                if seen is not None:
+                    self._seen[path] = seen
+                    self._recalled = path
+                    return
+            await self._look(new)
 
     async def _look(self, new: dict[str, Stream]) -> None:
         """Read these states, and see that those seen before have not moved meanwhile: all of one moment."""
