@@ -104,11 +104,11 @@ class GovernorNotFound(NotFound):
 class StoreNotFound(NotFound):
     """There is no store at this address, and the call was not allowed to create one.
 
-    What to do: check the path, or write something first; reading never creates a store.
+    What to do: check the path, the root and the namespace, or write something first; reading never creates a store.
     """
 
     def __str__(self) -> str:
-        return f"there is no store at {self.path!r}; check the address (reading does not create one)"
+        return f"there is no store at {self.path!r}; check the address, its root and namespace (reading creates none)"
 
 
 @dataclass(eq=False)

@@ -1011,7 +1011,7 @@ async def test_a_store_on_an_engine_that_is_given():
     assert [each.id async for each in engine.scan("governors/bank/states")] == ["alice"]
 
 
-@pytest.mark.parametrize("nonsense", [5, object(), b"memory://"], ids=["number", "object", "bytes"])
+@pytest.mark.parametrize("nonsense", [5, object(), b"memory://", ""], ids=["number", "object", "bytes", "empty"])
 def test_what_is_neither_address_nor_engine(nonsense: Any):
     """It is refused before anything is opened."""
     with pytest.raises(UnknownStore, match="is no store's address"):

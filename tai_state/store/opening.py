@@ -63,7 +63,7 @@ def open_store(
         InvalidId: only one of root and namespace is given.
         ValueError: upcasters do not fit the schema.
     """
-    address = url or os.environ.get(ENVIRONMENT) or DEFAULT_URL
+    address = url if url is not None else os.environ.get(ENVIRONMENT) or DEFAULT_URL
     if not isinstance(address, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise UnknownStore(f"{address!r} is no store's address", f"use {_FORMS}")
     if isinstance(indexed, str):
