@@ -17,7 +17,16 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from pydantic import BaseModel
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    TypeAdapter,
+    computed_field,
+)
 from typing_extensions import TypedDict
 
 from tai_state import (
@@ -444,6 +453,111 @@ async def test_a_value_that_is_not_its_model(store: StateStore):
     assert "CANARY" not in str(error.value)
     with pytest.raises(InvalidData):
         await store.state(GOVERNOR, "alice", list[int]).save([1], METADATA)
+    assert not await store.exists(GOVERNOR, "alice")
+
+
+class Renamed(BaseModel):
+    """Its JSON has other names than its fields."""
+
+    owner: str = Field(alias="ownerName")
+    note: str = Field(default="", validation_alias=AliasChoices("memo", "remark"))
+
+
+class Exact(BaseModel):
+    """Takes nothing but its own types and fields, and dumps more than it takes."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    when: datetime
+    names: frozenset[str]
+    places: dict[int, tuple[int, int]]
+    raw: bytes
+    _cache: object = PrivateAttr(default_factory=object)
+
+    @computed_field
+    def year(self) -> int:
+        """Not stored."""
+        return self.when.year
+
+
+@dataclass(eq=False)
+class Valve:
+    """A dataclass without an equality, which makes up one of its fields."""
+
+    turns: int
+    is_open: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_open = self.turns > 0
+
+
+EXACT = Exact(when=datetime(2026, 3, 1, tzinfo=UTC), names=frozenset({"x"}), places={1: (2, 3)}, raw=b"\xff")
+
+
+@pytest.mark.parametrize(
+    "value", [Renamed(ownerName="Alice", memo="important"), EXACT, Valve(2)], ids=lambda value: type(value).__name__
+)
+async def test_a_model_reads_back_as_it_was_written(store: StateStore, value: Any):
+    """Aliases, strict types and fields that are computed lose nothing, in what is returned and in what is written."""
+    handle = store.state(GOVERNOR, "alice", type(value))
+    adapter = TypeAdapter(type(value))
+    whole = adapter.dump_python(value)
+    assert adapter.dump_python((await handle.save(value, METADATA)).data) == whole
+    assert adapter.dump_python((await handle.update(lambda data: data, METADATA)).data) == whole
+
+
+async def test_the_keys_of_a_model_with_aliases(store: StateStore):
+    """Data is stored under the aliases; under them or the names of the fields, it is read."""
+    handle = store.state(GOVERNOR, "alice", Renamed)
+    await handle.save(Renamed(ownerName="Alice", memo="x"), METADATA)
+    assert (await store.get_state(GOVERNOR, "alice")).data == {"ownerName": "Alice", "note": "x"}
+    for state_id, data in (("bob", {"owner": "Bob", "note": "y"}), ("carol", {"ownerName": "Carol", "remark": "z"})):
+        await store.save_state(GOVERNOR, state_id, data, METADATA)
+        read = (await store.state(GOVERNOR, state_id, Renamed).get()).data
+        assert [read.owner, read.note] == [*data.values()]
+
+
+class Torn(BaseModel):
+    """Goes out under another name than it comes in by."""
+
+    note: str = Field(default="", validation_alias="in", serialization_alias="out")
+
+
+class Hidden(BaseModel):
+    """Its dump hides what it holds."""
+
+    key: SecretStr
+
+
+class Overdraft(Account):
+    """More than an account."""
+
+    limit: int = 0
+
+
+class Bank(BaseModel):
+    """Holds models."""
+
+    accounts: list[Account]
+    size: int = Field(default=0, le=9)
+
+
+@pytest.mark.parametrize(
+    ("model", "value"),
+    [
+        (Torn, Torn.model_validate({"in": "CANARY"})),
+        (Hidden, Hidden(key=SecretStr("CANARY"))),
+        (Account, Overdraft(owner="CANARY", limit=5)),
+        (Bank, Bank(accounts=[Overdraft(owner="CANARY", limit=5)])),
+        (Bank, Bank(accounts=[]).model_copy(update={"size": 10})),
+        (Order, {"items": ["CANARY"], "more": 1}),
+    ],
+    ids=["torn", "hidden", "subclass", "inner subclass", "unfit", "more keys"],
+)
+async def test_a_value_that_would_not_read_back(store: StateStore, model: Any, value: Any):
+    """What its model would not read back from JSON, or as another value, is refused and not written."""
+    with pytest.raises(InvalidData, match="read back") as error:
+        await store.state(GOVERNOR, "alice", model).save(value, METADATA)
+    assert "CANARY" not in "".join(traceback.format_exception(error.value))
     assert not await store.exists(GOVERNOR, "alice")
 
 

@@ -16,6 +16,7 @@ from tai_state.errors import InvalidData, SerializationError, VersionConflict
 from tai_state.store.changes import Fence
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.expected import NO_STATE, Expected
+from tai_state.values.json import to_bytes
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 
@@ -209,20 +210,29 @@ class Codec(Generic[D]):
         self._adapter: TypeAdapter[D] | None = None if model is None else TypeAdapter(model)
 
     def to_json(self, value: D) -> dict[str, Any]:
-        """The JSON object of a model.
+        """The JSON object of a model, by its aliases, from which the model reads back equal.
+
+        Computed fields, private attributes and fields that are excluded are no part of it.
 
         Raises:
-            InvalidData: it is none.
+            InvalidData: it is none, or would read back as something else.
         """
         if self._adapter is None:
             return cast("dict[str, Any]", value)
         try:
-            return cast("dict[str, Any]", self._adapter.dump_python(value, mode="json", warnings="error"))
+            data = self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings="error")
+            back = self._adapter.validate_json(to_bytes(data), by_name=True)
+            is_same = back == value or _whole(self._adapter, back) == _whole(self._adapter, value)
+        except ValidationError as error:
+            raise InvalidData(f"the value would not read back: it does not fit its model at {_places(error)}") from None
         except ValueError as error:
             raise InvalidData(f"the value does not fit its model ({type(error).__name__})") from None
+        if not is_same:
+            raise InvalidData("the value would read back as another one: its model does not keep all of it as JSON")
+        return cast("dict[str, Any]", data)
 
     def from_json(self, data: dict[str, Any], path: str) -> D:
-        """The model of a JSON object.
+        """The model of a JSON object, whose keys are aliases or names of fields.
 
         Raises:
             SerializationError: it does not fit; the message names the fields, not their values.
@@ -230,7 +240,16 @@ class Codec(Generic[D]):
         if self._adapter is None:
             return cast("D", data)
         try:
-            return self._adapter.validate_python(data)
+            return self._adapter.validate_json(to_bytes(data), by_name=True)
         except ValidationError as error:
-            places = ", ".join(".".join(str(part) for part in each["loc"]) or "$" for each in error.errors())
-            raise SerializationError(path, f"does not fit the model at {places}") from None
+            raise SerializationError(path, f"does not fit the model at {_places(error)}") from None
+
+
+def _whole(adapter: TypeAdapter[D], value: D) -> Any:
+    """All that a value holds, by which those without an equality of their own are compared."""
+    return adapter.dump_python(value, serialize_as_any=True, warnings=False)
+
+
+def _places(error: ValidationError) -> str:
+    """The fields that an error is about, without their values."""
+    return ", ".join(".".join(map(str, each["loc"])) or "$" for each in error.errors())
