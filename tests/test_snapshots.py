@@ -23,6 +23,7 @@ from tai_state import (
     StateNotFound,
     StateStore,
     Upcast,
+    open_store,
 )
 from tai_state.engines.api import ANYTHING, Delete, Put
 from tai_state.store.upcasting import Upcasting
@@ -159,14 +160,23 @@ async def test_a_smaller_retention_takes_effect(place: Place):
         lambda: EveryInterval(timedelta(0)),
         lambda: EveryInterval(timedelta(1), keep=0),
         lambda: OnStates("s", (), keep=0),
+        lambda: OnStates("s", "failed"),  # type: ignore[arg-type]
+        lambda: Never(keep=0),
         AnyOf,
         lambda: AnyOf(Never(), keep=0),
     ],
 )
 def test_policies_that_make_no_sense(make: Any):
     """A policy that would never or always keep by mistake is refused where it is made."""
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises((ValueError, TypeError), match="must be"):
         make()
+
+
+@pytest.mark.parametrize("nonsense", [5, 0, "always", EveryEvents])
+def test_what_is_no_policy(nonsense: Any):
+    """A store is not opened with something that is no policy: the first change would be too late to say so."""
+    with pytest.raises(TypeError, match="must be a policy"):
+        open_store("memory://", snapshots=nonsense)
 
 
 # Asking for one ------------------------------------------------------------------------------------------------

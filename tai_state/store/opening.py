@@ -62,6 +62,7 @@ def open_store(
         UnknownStore: the address or an option in it means nothing here.
         InvalidId: only one of root and namespace is given.
         ValueError: upcasters do not fit the schema.
+        TypeError: ``snapshots`` is no policy.
     """
     address = url if url is not None else os.environ.get(ENVIRONMENT) or DEFAULT_URL
     if not isinstance(address, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
@@ -72,7 +73,7 @@ def open_store(
     settings = Settings(
         create=create,
         indexed=tuple(indexed) or tuple(filter(None, options.get("indexed", "").split(","))),
-        snapshots=snapshots or EveryEvents(),
+        snapshots=_policy(snapshots),
         upcasting=Upcasting(schema, upcasters or {}),
         timeout_seconds=timeout_seconds,
         clock=clock or SystemClock(),
@@ -104,6 +105,14 @@ def _options(address: str) -> dict[str, str]:
         if name not in ("root", "namespace", "indexed"):
             raise UnknownStore(f"the option {name!r} in {address!r}", "use root, namespace or indexed")
     return options
+
+
+def _policy(snapshots: SnapshotPolicy | None) -> SnapshotPolicy:
+    if snapshots is None:
+        return EveryEvents()
+    if isinstance(snapshots, type) or not isinstance(snapshots, SnapshotPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"snapshots must be a policy, like EveryEvents(100), not {snapshots!r}")
+    return snapshots
 
 
 def _engine(address: str, clock: Clock, *, create: bool) -> Engine:

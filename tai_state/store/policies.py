@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -38,6 +38,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         return parse_time(self.until) - parse_time(self.since)
 
 
+@runtime_checkable
 class SnapshotPolicy(Protocol):
     """Decides from the progress alone, so that every writer decides alike."""
 
@@ -106,6 +107,8 @@ class OnStates:
     keep: int = 5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, tuple | list):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise TypeError(f"values must be several, like ({self.values!r},)")
         _at_least(self.keep, 1, "keep")
 
     def due(self, progress: Progress) -> bool:  # noqa: D102
@@ -133,6 +136,9 @@ class Never:
     """Only when asked for by ``create_snapshot``."""
 
     keep: int = 5
+
+    def __post_init__(self) -> None:
+        _at_least(self.keep, 1, "keep")
 
     def due(self, progress: Progress) -> bool:  # noqa: ARG002, D102
         return False
