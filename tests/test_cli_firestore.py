@@ -163,6 +163,8 @@ class _AtGoogle(MemoryEngine):
 
     def scan(self, collection: str, **bounds: Any) -> Any:
         self._refuse("scan")
+        for each in bounds.get("where", ()):
+            self._refuse(each.field)
         return super().scan(collection, **bounds)
 
     async def commit(self, writes: Any) -> Any:
@@ -212,6 +214,8 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[MemoryEngine], Examin
         ("read", "UNAVAILABLE", "reachable"),
         ("commit", "PERMISSION_DENIED", "permissions"),
         ("scan", "FAILED_PRECONDITION", "indexes"),
+        ("data.status", "FAILED_PRECONDITION", "indexes"),
+        ("schema", "FAILED_PRECONDITION", "indexes"),
     ],
 )
 def test_a_refusal_fails_the_check_it_is_about(

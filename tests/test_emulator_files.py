@@ -44,12 +44,17 @@ def test_every_collection_of_the_format_is_exempt():
 
 
 def test_only_what_is_asked_for_is_indexed():
-    """Events have their time and version, states the fields that were named, each in one ascending index."""
+    """Events have their time and version, states the named fields and their schema, each in one ascending index."""
     config = index_config(["status", "address.zip code", "status"])
     ascending = [{"order": "ASCENDING", "queryScope": "COLLECTION"}]
     assert _fields(config, "events") == {"*": [], "timestamp": ascending, "version": ascending}
-    assert _fields(config, "states") == {"*": [], "data.address.`zip code`": ascending, "data.status": ascending}
-    assert sum(len(each["indexes"]) for each in config["fieldOverrides"]) == 4
+    assert _fields(config, "states") == {
+        "*": [],
+        "data.address.`zip code`": ascending,
+        "data.status": ascending,
+        "schema": ascending,
+    }
+    assert sum(len(each["indexes"]) for each in config["fieldOverrides"]) == 5
 
 
 def test_a_prefix_stands_before_every_collection():

@@ -123,8 +123,8 @@ class Examination:
         try:
             async for _ in engine.scan(layout.events(_NOBODY), by="timestamp", limit=1):
                 pass
-            for each in fields:
-                async for _ in engine.scan(layout.states(_NOBODY), where=[Where(f"data.{each}", ("",))], limit=1):
+            for each in [*(f"data.{name}" for name in fields), "schema"] if fields else []:
+                async for _ in engine.scan(layout.states(_NOBODY), where=[Where(each, ("",))], limit=1):
                     pass
         except StoreUnavailable as error:
             if error.code != _NO_INDEX:

@@ -76,6 +76,21 @@ def mapped(
     return Paged(fetch)
 
 
+def chained(parts: Iterable[Paged[T]]) -> Paged[T]:
+    """All items of the first, then those of the next."""
+    left = list(parts)
+
+    async def fetch() -> Iterable[T] | None:
+        while left:
+            page = await left[0].page()
+            if page is not None:
+                return page
+            left.pop(0)
+        return None
+
+    return Paged(fetch)
+
+
 async def taken(items: AsyncIterator[T], count: int | None) -> list[T]:
     """The next items, so many at most; None: all."""
     page: list[T] = []

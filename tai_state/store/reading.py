@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from tai_state.engines.api import Document, Where, after, split
-from tai_state.engines.paging import Paged, mapped, taken
+from tai_state.engines.filtering import passes
+from tai_state.engines.paging import Paged, chained, mapped, taken
 from tai_state.errors import CorruptDocument, GovernorNotFound, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
@@ -129,7 +130,10 @@ class StateReading(StoreCore):
         return count
 
     def find_states(self, governor_id: str, where: Mapping[str, Any]) -> Paged[JsonSnapshot]:
-        """The live states whose data has these values, like ``{"status": "failed"}``.
+        """The live states whose data, brought up to date, has these values, like ``{"status": "failed"}``.
+
+        An engine looks for data as it is stored: with a ``schema`` above 1, all states of older ones are read as well,
+        and come first.
 
         Args:
             governor_id: whose.
@@ -142,13 +146,21 @@ class StateReading(StoreCore):
             if name not in self.settings.indexed:
                 raise UnindexedField(name, self.settings.indexed)
         filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
-        documents = self.engine.scan(self.layout.states(governor_id), where=filters)
+        states, older = self.layout.states(governor_id), self.settings.upcasting.older
+        scans = [self.engine.scan(states, where=[Where("schema", older)])] if older else []
+        scans.append(self.engine.scan(states, where=filters))
+        shown: set[str] = set()
 
         def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
             for document in page:
-                yield from self._listed(governor_id, document, deleted=False)
+                for state in self._listed(governor_id, document, deleted=False):
+                    if not older:
+                        yield state
+                    elif document.id not in shown and passes({"data": state.data}, filters):
+                        shown.add(document.id)
+                        yield state
 
-        return mapped(documents, take)
+        return mapped(chained(scans), take)
 
     def get_events(
         self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None

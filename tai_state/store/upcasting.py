@@ -54,6 +54,11 @@ class Upcasting:
             wrong = ", ".join(str(version) for version in sorted(needed ^ set(steps)))
             raise ValueError(f"schema {self.schema} needs exactly one upcast from each version before it: see {wrong}")
 
+    @property
+    def older(self) -> tuple[int, ...]:
+        """The versions whose data is brought up to date."""
+        return tuple(range(1, self.schema))
+
     def is_current(self, schema: int) -> bool:
         """Whether data of this version is read as it is."""
         return schema == self.schema or self._as_stored

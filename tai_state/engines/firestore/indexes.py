@@ -35,8 +35,8 @@ def index_config(indexed: Sequence[str] = (), prefix: str = "") -> dict[str, Any
         fields: Sequence[str] = ()
         if collection == "events":
             fields = _EVENT_FIELDS
-        elif collection == "states":
-            fields = [f"data.{quoted(each)}" for each in sorted(set(indexed))]
+        elif collection == "states" and indexed:
+            fields = [*(f"data.{quoted(each)}" for each in sorted(set(indexed))), "schema"]
         overrides.append(_override(prefix + collection, "*", []))
         overrides += [_override(prefix + collection, field, [_ASCENDING]) for field in fields]
     return {"indexes": [], "fieldOverrides": overrides}
