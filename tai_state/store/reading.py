@@ -147,20 +147,22 @@ class StateReading(StoreCore):
                 raise UnindexedField(name, self.settings.indexed)
         filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
         states, older = self.layout.states(governor_id), self.settings.upcasting.older
-        scans = [self.engine.scan(states, where=[Where("schema", older)])] if older else []
-        scans.append(self.engine.scan(states, where=filters))
-        shown: set[str] = set()
 
-        def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
+        def of_today(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
+            for document in page:
+                if not older or document.decode(STATE).schema not in older:
+                    yield from self._listed(governor_id, document, deleted=False)
+
+        def brought_up_to_date(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
             for document in page:
                 for state in self._listed(governor_id, document, deleted=False):
-                    if not older:
-                        yield state
-                    elif document.id not in shown and passes({"data": state.data}, filters):
-                        shown.add(document.id)
+                    if passes({"data": state.data}, filters):
                         yield state
 
-        return mapped(chained(scans), take)
+        found = mapped(self.engine.scan(states, where=filters), of_today)
+        if not older:
+            return found
+        return chained([mapped(self.engine.scan(states, where=[Where("schema", older)]), brought_up_to_date), found])
 
     def get_events(
         self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
