@@ -133,7 +133,7 @@ class StateReading(StoreCore):
         """The live states whose data, brought up to date, has these values, like ``{"status": "failed"}``.
 
         An engine looks for data as it is stored: with a ``schema`` above 1, all states of older ones are read as well,
-        and come first.
+        and come first. One of them that is written meanwhile may come twice.
 
         Args:
             governor_id: whose.
@@ -153,16 +153,20 @@ class StateReading(StoreCore):
                 if not older or document.decode(STATE).schema not in older:
                     yield from self._listed(governor_id, document, deleted=False)
 
-        def brought_up_to_date(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
+        found = mapped(self.engine.scan(states, where=filters), of_today)
+        return chained([self._older_with(governor_id, filters, older), found]) if older else found
+
+    def _older_with(self, governor_id: str, filters: list[Where], schemas: tuple[int, ...]) -> Paged[JsonSnapshot]:
+        """The live states of these schemas whose data passes once it is brought up to date."""
+
+        def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
             for document in page:
                 for state in self._listed(governor_id, document, deleted=False):
                     if passes({"data": state.data}, filters):
                         yield state
 
-        found = mapped(self.engine.scan(states, where=filters), of_today)
-        if not older:
-            return found
-        return chained([mapped(self.engine.scan(states, where=[Where("schema", older)]), brought_up_to_date), found])
+        scan = self.engine.scan(self.layout.states(governor_id), where=[Where("schema", schemas)])
+        return mapped(scan, take)
 
     def get_events(
         self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
