@@ -437,6 +437,34 @@ async def test_cleanup_keeps_what_it_promises(place: Place, store: StateStore, p
     assert (await store.save_state(GOVERNOR, "alice", {"n": 11}, METADATA, expected=10)).version == 11
 
 
+@pytest.mark.parametrize("is_asked_for", [False, True], ids=["by policy", "asked for"])
+async def test_what_a_cleanup_left_keeps_its_base(place: Place, *, is_asked_for: bool):
+    """The snapshot that the remaining events rest on outlives newer ones, until a cleanup moves the floor."""
+    async with place.store(snapshots=EveryEvents(2, keep=2)) as store:
+        persister = StateMachinePersister(store)
+        await _old(place, store, 5)
+        await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=3, minutes=30))
+        moment = from_us(place.clock.now_us()) - timedelta(hours=2, minutes=30)
+        for version in range(5, 13):
+            await store.save_state(GOVERNOR, "alice", {"n": version + 1}, METADATA, expected=version)
+            if is_asked_for:
+                await store.create_snapshot(GOVERNOR, "alice")
+        newest = [12, 13] if is_asked_for else [10, 12]
+        assert await store.list_snapshots(GOVERNOR, "alice") == [2, *newest]
+        assert (await persister.get_state_at(GOVERNOR, "alice", moment)).data == {"n": 3}
+        assert [path for path in await dump(store.engine) if "/snapshots/" in path] == [
+            snapshot_path(version) for version in (2, *newest)
+        ]
+        assert (await persister.validate_consistency(GOVERNOR)).consistent
+        await edit(store.engine, ALICE, data={"n": "damaged"})
+        assert (await persister.recover(GOVERNOR)).consistent
+        assert await store.list_snapshots(GOVERNOR, "alice") == [2, *newest]
+        place.clock.advance_us(48 * HOUR)
+        await persister.cleanup_old_data(GOVERNOR, keep=timedelta(0))
+        assert await store.list_snapshots(GOVERNOR, "alice") == newest
+        assert (await persister.validate_consistency(GOVERNOR)).consistent
+
+
 async def test_what_was_cleaned_up_is_said_to_be(place: Place, store: StateStore, persister: StateMachinePersister):
     """Asking for a past that was cleaned up says so, by version, by time and in replay."""
     await _old(place, store)

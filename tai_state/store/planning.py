@@ -152,6 +152,15 @@ def put_snapshot(stream: Stream, state: StateRecord) -> Put:
     return Put(stream.snapshot(state.version), record, ANYTHING)
 
 
+def kept_with(kept: tuple[int, ...], version: int, keep: int, floor: int) -> tuple[int, ...]:
+    """The versions that are kept once one more is: the newest and, after a cleanup, the first.
+
+    What a cleanup left rests on that one, so it stays until the next cleanup, and is not counted.
+    """
+    newest = (*kept, version)[-keep:]
+    return newest if floor == 1 or newest[0] in kept[:1] else (*kept[:1], *newest)
+
+
 def _events(
     stream: Stream,
     before: Head,
@@ -225,7 +234,7 @@ def _state(
         state_hash=last.state_hash,
         digest=last.digest,
         schema=last.schema,
-        kept=(*before.kept, last.version)[-writer.policy.keep :] if due else before.kept,
+        kept=kept_with(before.kept, last.version, writer.policy.keep, before.floor) if due else before.kept,
         kept_as_of=as_of if due else kept_as_of,
         unkept_bytes=0 if due else unkept_bytes,
         floor=before.floor,

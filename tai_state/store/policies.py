@@ -44,7 +44,10 @@ class SnapshotPolicy(Protocol):
 
     @property
     def keep(self) -> int:
-        """How many snapshots stay; older ones go in the commit that keeps a new one."""
+        """How many snapshots stay; older ones go in the commit that keeps a new one.
+
+        The one that what a cleanup left begins with is not counted: it stays until the next cleanup.
+        """
         ...
 
     def due(self, progress: Progress) -> bool:

@@ -10,7 +10,7 @@ from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Write
 from tai_state.errors import CommitRefused, Inconsistent, StateNotFound, VersionConflict
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
-from tai_state.store.planning import put_snapshot
+from tai_state.store.planning import kept_with, put_snapshot
 from tai_state.store.records import SNAPSHOT, EventRecord, SnapshotRecord, head_of
 from tai_state.store.streams import Folded, Stored, stored_record
 from tai_state.store.upcasting import Upcasting
@@ -89,7 +89,7 @@ class SnapshotKeeping(StoreCore):
             version = record.version
             if record.kept and record.kept[-1] == version:
                 return self.snapshot(stream, record, document.updated_us)
-            kept = (*record.kept, version)[-self.settings.snapshots.keep :]
+            kept = kept_with(record.kept, version, self.settings.snapshots.keep, record.floor)
             after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0)
             writes: list[Write] = [
                 put_snapshot(stream, after),
