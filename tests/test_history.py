@@ -39,6 +39,8 @@ from tai_state.engines.api import ANYTHING, Delete, Put
 from tai_state.errors import Conflict, Unavailable
 from tai_state.store.streams import Folded
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
+from tai_state.values.digests import state_hash
+from tai_state.values.events import JsonEvent
 from tai_state.values.times import from_us
 
 from .support.operations import REDUCERS
@@ -465,6 +467,83 @@ async def test_what_a_cleanup_left_keeps_its_base(place: Place, *, is_asked_for:
         assert (await persister.validate_consistency(GOVERNOR)).consistent
 
 
+BUSY = EveryEvents(2, keep=2)
+"""Keeps snapshots of the last two to four hours only, where one event comes each hour."""
+
+
+async def test_cleanup_where_every_kept_snapshot_is_young(place: Place):
+    """It makes the snapshot that it needs, removes what is before, and younger times come back as they were."""
+    async with place.store(snapshots=BUSY) as store:
+        persister = StateMachinePersister(store, REDUCERS)
+        for version in range(30):
+            await persister.record(GOVERNOR, "alice", [NewEvent("add", 1)], METADATA, expected=version)
+            place.clock.advance_us(HOUR)
+        now = from_us(place.clock.now_us())
+        times = [now - timedelta(hours=hours, minutes=minutes) for hours in range(10) for minutes in (0, 30)]
+        states = [await persister.get_state_at(GOVERNOR, "alice", each) for each in times]
+        assert await store.list_snapshots(GOVERNOR, "alice") == [28, 30]
+        stats = await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=10))
+        assert (stats.states, stats.events_deleted, stats.snapshots_deleted) == (1, 20, 0)
+        assert await versions_left(store) == list(range(21, 31))
+        assert await store.list_snapshots(GOVERNOR, "alice") == [21, 28, 30]
+        assert [await persister.get_state_at(GOVERNOR, "alice", each) for each in times] == states
+        assert (await persister.validate_consistency(GOVERNOR)).consistent
+        assert (await persister.recover(GOVERNOR)).rebuilt == ()
+        assert await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=10)) == type(stats)()
+
+
+async def _damage(store: StateStore) -> None:
+    await edit(store.engine, event_path(15), to_state='{"n":1000}', state_hash=state_hash('{"n":1000}'))
+
+
+async def _cut(store: StateStore) -> None:
+    await store.engine.commit([Delete(event_path(15), ANYTHING)])
+
+
+@pytest.mark.parametrize("damage", [_damage, _cut])
+async def test_cleanup_makes_no_snapshot_of_what_does_not_add_up(
+    memory_places: Places, damage: Callable[[StateStore], Any], caplog: pytest.LogCaptureFixture
+):
+    """Where an event is edited or missing on the way to the snapshot it would make, it removes nothing, and warns."""
+    place = memory_places.new()
+    async with place.store(snapshots=BUSY) as store:
+        await _old(place, store, 30)
+        await damage(store)
+        before = await dump(store.engine)
+        stats = await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=timedelta(hours=10))
+        assert (stats.events_deleted, await dump(store.engine)) == (0, before)
+        assert "no snapshot is made for a cleanup" in caplog.text
+
+
+def _quote(_: dict[str, Any] | None, event: JsonEvent) -> dict[str, Any]:
+    """A state that takes twice its bytes as JSON, and four times as JSON in a text, as snapshots hold it."""
+    return {"text": '"' * event.payload}
+
+
+@pytest.mark.parametrize(
+    ("reducers", "why"), [({}, "needs the reducer of the action 'quote'"), ({"quote": _quote}, "it is too large")]
+)
+async def test_cleanup_where_no_snapshot_can_be_made(
+    memory_places: Places, reducers: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
+):
+    """A state whose reducer was not given, or that is too large to be kept, is left as it is, with a warning."""
+    place = memory_places.new()
+    async with place.store(snapshots=BUSY) as store:
+        persister = StateMachinePersister(store, {"quote": _quote})
+        for version in range(29):
+            count = 400_000 if version == 10 else 1
+            await persister.record(GOVERNOR, "alice", [NewEvent("quote", count)], METADATA, expected=version)
+            place.clock.advance_us(HOUR)
+        before = await dump(store.engine)
+        stats = await StateMachinePersister(store, reducers).cleanup_old_data(GOVERNOR, keep=timedelta(hours=19))
+        assert (stats.events_deleted, await dump(store.engine)) == (0, before)
+        [warning] = [record.getMessage() for record in caplog.records if "for a cleanup" in record.getMessage()]
+        assert why in warning
+        place.clock.advance_us(HOUR)
+        stats = await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=19))
+        assert (stats.events_deleted, await store.list_snapshots(GOVERNOR, "alice")) == (11, [12, 26, 28])
+
+
 async def test_what_was_cleaned_up_is_said_to_be(place: Place, store: StateStore, persister: StateMachinePersister):
     """Asking for a past that was cleaned up says so, by version, by time and in replay."""
     await _old(place, store)
@@ -540,7 +619,8 @@ async def test_cleanup_without_a_sound_snapshot(place: Place, store: StateStore,
     assert (await persister.get_state_at(GOVERNOR, "alice", 7)).data == {"n": 7}
 
 
-async def test_interrupted_cleanup(memory_places: Places):
+@pytest.mark.parametrize("policy", [EveryEvents(3, keep=9), BUSY], ids=["kept", "made"])
+async def test_interrupted_cleanup(memory_places: Places, policy: EveryEvents):
     """Stopped at any call and run again, a cleanup leaves what it would have left, and never a hole on the way."""
     done = memory_places.new()
     expected: dict[str, Any] = {}
@@ -548,10 +628,10 @@ async def test_interrupted_cleanup(memory_places: Places):
         place = memory_places.new() if number else done
         async with place.store() as store:
             await fix_identity(store.engine)
-        async with place.store(snapshots=EveryEvents(3, keep=9)) as store:
+        async with place.store(snapshots=policy) as store:
             await _old(place, store)
         faulty = FaultyEngine(place.engine(), AtCalls({}))
-        async with place.store(faulty) as store:
+        async with place.store(faulty, snapshots=policy) as store:
             persister = StateMachinePersister(store)
             if number:
                 faulty.plan = AtCalls({("any", faulty.statistics().calls + number): Fault.UNAVAILABLE})
@@ -562,6 +642,7 @@ async def test_interrupted_cleanup(memory_places: Places):
                 else:
                     break
             await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=4))
+            assert (await versions_left(store))[0] > 5
             assert (await persister.validate_consistency(GOVERNOR)).consistent
             expected = expected or await dump(store.engine)
             assert await dump(store.engine) == expected

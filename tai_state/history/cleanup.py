@@ -1,23 +1,36 @@
 """Cleanup: events that a kept snapshot stands for, removed once they are old enough.
 
 Two kept snapshots always stay. The oldest that stays is verified first, and its own event stays as the anchor
-of the chain. Events go in ascending order, so that an interruption leaves a shorter stream and no hole.
+of the chain. Where the events are many between what is kept and what may go, a snapshot is made in between, as the
+policy would have kept it, and kept in the commit that moves the floor there. Events go after that commit, in ascending
+order, so that an interruption leaves a shorter stream and no hole.
 """
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing
 from datetime import timedelta
+from typing import NamedTuple
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Put, Write
-from tai_state.errors import CommitRefused
+from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Write
+from tai_state.errors import CommitRefused, DocumentTooLarge, Inconsistent
+from tai_state.history.folding import first_fold
 from tai_state.history.recovery import streams_with_events
+from tai_state.history.replay import Replay
 from tai_state.store.layout import Stream
-from tai_state.store.records import STATE, SnapshotRecord, StateRecord
+from tai_state.store.policies import Progress
+from tai_state.store.records import STATE, EventRecord, SnapshotRecord, StateRecord
+from tai_state.store.snapshots import Kept, is_state_after
 from tai_state.store.store import StateStore
+from tai_state.store.streams import Folded
+from tai_state.values.digests import NO_STATE_TEXT
+from tai_state.values.json import decode
 from tai_state.values.times import format_us
+
+_logger = logging.getLogger("tai_state.history")
 
 AGE_MIN = timedelta(hours=1)
 """No event younger than this goes: longer than any commit can be under way."""
@@ -35,17 +48,26 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
     bytes_deleted: int = 0
 
 
+class _Cutoff(NamedTuple):
+    """The moment that all that goes must be older than, for events' own times and for the engine's."""
+
+    text: str
+    us: int
+
+
 class Cleanup:
     """Cleans the streams of one store.
 
     Args:
         store: which.
+        replay: the fold with the application's reducers.
         keep: history younger than this stays, and so does time travel to it.
         age_min: as :data:`AGE_MIN`, for tests.
     """
 
-    def __init__(self, store: StateStore, keep: timedelta, age_min: timedelta = AGE_MIN) -> None:
+    def __init__(self, store: StateStore, replay: Replay, keep: timedelta, age_min: timedelta = AGE_MIN) -> None:
         self._store = store
+        self._folding = replay.folding()
         self._keep = max(keep, age_min)
 
     async def run(self, governor_id: str) -> CleanupStats:
@@ -69,42 +91,94 @@ class Cleanup:
             return CleanupStats()
         record = document.decode(STATE)
         cutoff_us = reading.time_us - self._keep // timedelta(microseconds=1)
-        base = await self._base(stream, record, format_us(cutoff_us))
-        if base is None:
-            return CleanupStats()
-        dropped = tuple(version for version in record.kept if version < base.version)
-        if dropped or record.floor != base.version:
-            after = msgspec.structs.replace(
-                record, kept=tuple(v for v in record.kept if v >= base.version), floor=base.version
-            )
-            try:
-                await self._store.engine.commit(
-                    [
-                        Put(stream.state, after, At(document.revision)),
-                        *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
-                    ]
-                )
-            except CommitRefused:
-                return CleanupStats()  # the state is in use: its turn comes with the next cleanup
-            self._store.appender.heads.drop(stream.state)
-        events, size = await self._delete_events(stream, base.version, cutoff_us)
-        return CleanupStats(events_deleted=events, snapshots_deleted=len(dropped), bytes_deleted=size)
+        cutoff = _Cutoff(format_us(cutoff_us), cutoff_us)
+        older = await self._kept_before(stream, record, cutoff)
+        kept = older.record if older else None
+        made = await self._made(stream, record, older, cutoff)
+        try:
+            return await self._clean(stream, document, record, made or kept, cutoff)
+        except DocumentTooLarge as error:
+            _logger.warning("no snapshot is made for a cleanup: it is too large", extra=error.fields())
+            return await self._clean(stream, document, record, kept, cutoff)
 
-    async def _base(self, stream: Stream, record: StateRecord, cutoff: str) -> SnapshotRecord | None:
-        """The oldest snapshot to stay: the newest that is sound and as old as the cutoff, with another after it."""
+    async def _clean(
+        self, stream: Stream, document: Document, record: StateRecord, base: SnapshotRecord | None, cutoff: _Cutoff
+    ) -> CleanupStats:
+        """Remove what is before a snapshot, which stays as the oldest one."""
+        dropped = None if base is None else await self._move_floor(stream, document, record, base)
+        if base is None or dropped is None:
+            return CleanupStats()  # no base, or the state is in use: its turn comes with the next cleanup
+        events, size = await self._delete_events(stream, base.version, cutoff)
+        return CleanupStats(events_deleted=events, snapshots_deleted=dropped, bytes_deleted=size)
+
+    async def _move_floor(
+        self, stream: Stream, document: Document, record: StateRecord, base: SnapshotRecord
+    ) -> int | None:
+        """Keep a snapshot as the oldest one; how many older ones that drops, or None where somebody wrote meanwhile."""
+        kept = (base.version, *[version for version in record.kept if version > base.version])
+        if kept == record.kept and record.floor == base.version:
+            return 0
+        dropped = [version for version in record.kept if version < base.version]
+        after = msgspec.structs.replace(record, kept=kept, floor=base.version)
+        writes: list[Write] = [
+            Put(stream.state, after, At(document.revision)),
+            Put(stream.snapshot(base.version), base),
+            *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
+        ]
+        try:
+            await self._store.engine.commit(writes)
+        except CommitRefused:
+            return None
+        self._store.appender.heads.drop(stream.state)
+        return len(dropped)
+
+    async def _kept_before(self, stream: Stream, record: StateRecord, cutoff: _Cutoff) -> Kept | None:
+        """The newest snapshot that is sound and as old as the cutoff, with another kept after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
             kept = await self._store.sound_snapshot(stream, version)
-            if kept is not None and kept.record.as_of <= cutoff:
-                return kept.record
+            if kept is not None and kept.record.as_of <= cutoff.text:
+                return kept
         return None
 
-    async def _delete_events(self, stream: Stream, before: int, cutoff_us: int) -> tuple[int, int]:
+    async def _made(
+        self, stream: Stream, record: StateRecord, older: Kept | None, cutoff: _Cutoff
+    ) -> SnapshotRecord | None:
+        """A snapshot of the last event as old as the cutoff of which the policy would keep one, counted from the older.
+
+        None where there is no such event, and where none younger is kept, which must stay after it.
+        """
+        if not record.kept or record.kept_as_of <= cutoff.text:
+            return None
+        folded, last = (older.folded, older.stored.record) if older else (first_fold(), None)
+        as_of = since = older.record.as_of if older else ""
+        first, size = (last.version + 1 if last else 1), 0
+        made = None
+        try:
+            async for event, recorded_us in self._store.streams.records(stream, first, record.kept[-1] - 1):
+                if recorded_us > cutoff.us or event.timestamp > cutoff.text:
+                    break
+                folded = self._folding.follow(folded, last, stream, event)
+                last, as_of, since = event, max(as_of, event.timestamp), since or event.timestamp
+                size += event.unkept_bytes
+                if self._is_due(event.version - first + 1, size, since, as_of, folded):
+                    made = _snapshot(event, folded, as_of) or made
+        except Inconsistent as error:
+            _logger.warning("no snapshot is made for a cleanup: its event %s", error.what, extra={"path": error.path})
+            return None
+        return made
+
+    def _is_due(self, events: int, size: int, since: str, until: str, folded: Folded) -> bool:
+        data = None if folded.text in (None, NO_STATE_TEXT) else decode(folded.text)
+        progress = Progress(events=events, bytes=size, since=since, until=until, data=data)
+        return self._store.settings.snapshots.due(progress)
+
+    async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:
         """Delete the events before a version, oldest first, as long as they are old enough."""
         count = size = 0
         batch: list[Write] = []
         start, end = stream.range(1, before - 1)
         async for document in self._store.engine.scan(stream.events, start=start, end=end):
-            if document.created_us > cutoff_us:
+            if document.created_us > cutoff.us:
                 break
             size += document.size
             batch.append(Delete(document.path, ANYTHING))
@@ -115,3 +189,18 @@ class Cleanup:
         if batch:
             await self._store.engine.commit(batch)
         return count + len(batch), size
+
+
+def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord | None:
+    """The snapshot of the state after an event; None where the state has another shape than was recorded."""
+    made = SnapshotRecord(
+        state_id=event.state_id,
+        state=folded.text or NO_STATE_TEXT,
+        version=event.version,
+        timestamp=event.timestamp,
+        as_of=as_of,
+        state_hash=event.state_hash,
+        digest=event.digest,
+        schema=folded.schema,
+    )
+    return made if is_state_after(made, event) else None

@@ -17,7 +17,7 @@ from tai_state.store.planning import Draft
 from tai_state.store.records import EventRecord
 from tai_state.store.streams import Folded, StreamReader
 from tai_state.store.upcasting import Upcasting
-from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.values.digests import GENESIS, NO_STATE_TEXT, state_hash
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode, normalise_object
 from tai_state.values.metadata import ChangeMetadata
@@ -78,6 +78,21 @@ class Folding:
         if same_shape and state_hash(text) != record.state_hash:
             raise EventSourcingError(path, f"the reducer of {record.action!r} gives another state than was recorded")
         return now
+
+    def follow(self, before: Folded, last: EventRecord | None, stream: Stream, record: EventRecord) -> Folded:
+        """As :meth:`then`, of an event that must be genuine and follow the last one.
+
+        Raises:
+            EventSourcingError: it was edited, or does not follow; or as :meth:`then`.
+        """
+        path = stream.event(record.version)
+        if last is None and record.version > 1:
+            raise EventSourcingError(stream.event(1), "is missing, and no snapshot stands for it")
+        if not record.is_genuine(stream.governor_id):
+            raise EventSourcingError(path, "was edited: its digest does not fit")
+        if record.previous != (last.digest if last else GENESIS):
+            raise EventSourcingError(path, "does not follow the event before it")
+        return self.then(before, stream, record)
 
 
 def fold(

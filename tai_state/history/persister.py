@@ -12,7 +12,7 @@ import msgspec
 
 from tai_state.engines.paging import Paged
 from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
-from tai_state.history.cleanup import AGE_MIN, Cleanup, CleanupStats
+from tai_state.history.cleanup import Cleanup, CleanupStats
 from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
 from tai_state.history.importing import Acknowledged, Columns, CsvImport, ImportStats
 from tai_state.history.recovery import Progress, Recovery, RecoveryReport
@@ -263,13 +263,15 @@ class StateMachinePersister:
         """Remove events that a kept snapshot stands for and that are older than ``keep``, and older snapshots.
 
         Time travel to any moment younger than ``keep`` goes on working; two kept snapshots of each state stay,
-        and no event younger than an hour goes.
+        and no event younger than an hour goes. Where all that are kept are younger than ``keep``, one is made as the
+        policy would have kept it then. What cannot be folded for that stays, with a warning. Interrupted, it goes on
+        where it stopped when run again.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
         await self._require(governor_id)
-        return await Cleanup(self._store, max(keep, AGE_MIN)).run(governor_id)
+        return await Cleanup(self._store, self._replay, keep).run(governor_id)
 
     async def export_history(self, governor_id: str, path: Path) -> TransferStats:
         """Write the whole history of a governor to a file, lines of JSON, digests included.

@@ -34,7 +34,7 @@ from tai_state.store.records import (
 )
 from tai_state.store.snapshots import Kept
 from tai_state.store.store import StateStore
-from tai_state.values.digests import GENESIS, NO_STATE_TEXT, state_hash
+from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 from tai_state.values.json import decode
 
@@ -204,14 +204,7 @@ class Recovery:
             as_of = kept_as_of = base.record.as_of
         async for stored in self._store.streams.records(stream, base.record.version + 1 if base else 1):
             event = stored.record
-            path = stream.event(event.version)
-            if last is None and event.version > 1:
-                raise EventSourcingError(stream.event(1), "is missing, and no snapshot stands for it")
-            if not event.is_genuine(stream.governor_id):
-                raise EventSourcingError(path, "was edited: its digest does not fit")
-            if event.previous != (last.record.digest if last else GENESIS):
-                raise EventSourcingError(path, "does not follow the event before it")
-            folded = folding.then(folded, stream, event)
+            folded = folding.follow(folded, last.record if last else None, stream, event)
             as_of = max(as_of, event.timestamp)
             kept_as_of = kept_as_of or event.timestamp
             unkept_bytes += event.unkept_bytes

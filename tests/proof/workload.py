@@ -34,6 +34,7 @@ from tai_state import (
     open_store,
 )
 from tai_state.history.cleanup import Cleanup
+from tai_state.history.replay import Replay
 
 GOVERNOR = "proof"
 _IDS = uuid.UUID("5f0a3f0c-6f0f-4d35-9c37-2d1d0c1f6a7e")
@@ -142,7 +143,7 @@ async def perform(store: StateStore, step: Step, attempt: int, expected: Any) ->
         await store.create_snapshot(GOVERNOR, step.state)
     elif step.kind == "cleanup":
         nothing = timedelta(0)  # the public call spares the last hour, which is all there is here
-        await Cleanup(store, nothing, age_min=nothing).run(GOVERNOR)
+        await Cleanup(store, Replay(store, {}), nothing, age_min=nothing).run(GOVERNOR)
     else:
         raise ValueError(step.kind)
 
