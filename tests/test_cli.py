@@ -427,6 +427,19 @@ def test_cleanup_removes_what_is_old(tmp_path: Path) -> None:
     assert program("show", "g", "s", "--version", "2", "--json").error(4)["type"] == "NotRetained"
 
 
+@pytest.mark.parametrize("days", ["inf", "nan", "1e300", "1e9", "-1"])
+def test_cleanup_takes_a_number_of_days(program: Program, days: str) -> None:
+    """What is no length of time is a mistake in the call, before anybody is asked."""
+    refused = program("cleanup", "bank", "--keep-days", days, "--json").error(2)
+    assert "--keep-days" in refused["message"]
+
+
+def test_cleanup_keeps_for_ever(program: Program) -> None:
+    """More days than the calendar has keep everything."""
+    stats = program("cleanup", "bank", "--keep-days", "800000", "--yes", "--json").json()
+    assert (stats["states"], stats["events_deleted"]) == (0, 0)
+
+
 def test_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     """``demo --json`` has exactly the agreed keys, loses nothing, and leaves no file."""
     program = Program(tmp_path, TMPDIR=str(tmp_path))

@@ -17,6 +17,7 @@ from tai_state import (
     EXISTS,
     NO_STATE,
     ChangeMetadata,
+    CleanupStats,
     ConsistencyReport,
     CorruptDocument,
     EventSourcingError,
@@ -596,6 +597,18 @@ async def test_nothing_young_is_cleaned_up(place: Place, store: StateStore, pers
     assert await store.list_snapshots(GOVERNOR, "alice") == [9, 12]
     assert await versions_left(store) == [9, 10, 11, 12]
     assert (await persister.validate_consistency(GOVERNOR)).consistent
+
+
+@pytest.mark.parametrize("keep", [timedelta(days=700_000), timedelta(days=900_000), timedelta.max], ids=repr)
+async def test_keeping_for_longer_than_there_is_time(memory_places: Places, keep: timedelta):
+    """Whoever keeps all that there can be loses nothing."""
+    place = memory_places.new()
+    async with place.store(snapshots=EveryEvents(2)) as store:
+        await _old(place, store)
+        persister = StateMachinePersister(store)
+        before = await dump(store.engine)
+        assert await persister.cleanup_old_data(GOVERNOR, keep=keep) == CleanupStats()
+        assert await dump(store.engine) == before
 
 
 async def test_old_times_do_not_make_events_old(place: Place, store: StateStore, persister: StateMachinePersister):

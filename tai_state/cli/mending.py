@@ -14,6 +14,7 @@ from tai_state.cli.app import (
     JsonOption,
     StateArgument,
     StoreOption,
+    UsageError,
     YesOption,
     app,
     confirm,
@@ -130,12 +131,16 @@ def cleanup(
     as_json: JsonOption = False,
 ) -> None:
     """Remove old events that a kept snapshot stands for. Two snapshots of each state stay."""
+    try:
+        keep = timedelta(days=keep_days)
+    except (OverflowError, ValueError):
+        raise UsageError(f"--keep-days takes a number of days, not {keep_days:g}") from None
     confirm(f"Remove the events of {governor!r} older than {keep_days:g} days for good?", yes=yes)
 
     async def command() -> None:
         async with opened(store) as opened_store:
             persister = StateMachinePersister(opened_store)
-            stats = await persister.cleanup_old_data(governor, keep=timedelta(days=keep_days))
+            stats = await persister.cleanup_old_data(governor, keep=keep)
         if as_json:
             print_json(stats)
         else:

@@ -28,7 +28,7 @@ from tai_state.store.store import StateStore
 from tai_state.store.streams import Folded
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.json import decode
-from tai_state.values.times import format_us
+from tai_state.values.times import format_time, from_us, to_us
 
 _logger = logging.getLogger("tai_state.history")
 
@@ -90,8 +90,11 @@ class Cleanup:
         if document is None:
             return CleanupStats()
         record = document.decode(STATE)
-        cutoff_us = reading.time_us - self._keep // timedelta(microseconds=1)
-        cutoff = _Cutoff(format_us(cutoff_us), cutoff_us)
+        try:
+            moment = from_us(reading.time_us) - self._keep
+        except OverflowError:
+            return CleanupStats()  # nothing is from before the year 1
+        cutoff = _Cutoff(format_time(moment), to_us(moment))
         older = await self._kept_before(stream, record, cutoff)
         kept = older.record if older else None
         made = await self._made(stream, record, older, cutoff)
