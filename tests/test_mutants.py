@@ -185,7 +185,7 @@ def new_ids_for_each_try(patch: pytest.MonkeyPatch) -> None:
     original = Appender._plan
     numbers = count()
 
-    def plan(self: Appender, append: Any, known: Any, now_us: int) -> Plan:
+    def plan(self: Appender, append: Any, *args: Any) -> Plan:
         tries = self.__dict__.setdefault("tries", {})
         number = tries[id(append)] = tries.get(id(append), -1) + 1
 
@@ -196,7 +196,7 @@ def new_ids_for_each_try(patch: pytest.MonkeyPatch) -> None:
             drafts = [msgspec.structs.replace(each, event_id=f"try-{next(numbers)}") for each in composition.drafts]
             return msgspec.structs.replace(composition, drafts=tuple(drafts))
 
-        return original(self, msgspec.structs.replace(append, compose=compose), known, now_us)
+        return original(self, msgspec.structs.replace(append, compose=compose), *args)
 
     patch.setattr(Appender, "_plan", plan)
 

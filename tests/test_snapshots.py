@@ -12,6 +12,7 @@ import pytest
 from tai_state import (
     ANY,
     AnyOf,
+    DocumentTooLarge,
     EveryBytes,
     EveryEvents,
     EveryInterval,
@@ -127,6 +128,32 @@ async def test_a_deletion_can_be_kept(place: Place):
             {"n": 2},
             {"n": 3},
         ]
+
+
+async def test_one_that_does_not_fit_is_left_out(place: Place, caplog: pytest.LogCaptureFixture):
+    """A change is made, and warned of, where the snapshot that it makes due is too large; asking for that one fails."""
+    async with place.store(snapshots=EveryEvents(3)) as store:
+        persister = StateMachinePersister(store, {"quote": lambda _, event: {"text": '"' * event.payload}})
+        for count in (1, 400_000, 400_000):  # 1.6 MB in a snapshot, where it is JSON in a text
+            await persister.record(GOVERNOR, "alice", [NewEvent("quote", count)], METADATA, expected=ANY)
+        assert (await store.log_event(GOVERNOR, "alice", "heartbeat", METADATA)).version == 4
+        assert await store.list_snapshots(GOVERNOR, "alice") == []
+        left_out = [record for record in caplog.records if "is not kept: it is too large" in record.getMessage()]
+        assert [getattr(record, "path", "") for record in left_out] == [snapshot_path(3), snapshot_path(4)]
+        with pytest.raises(DocumentTooLarge):
+            await store.create_snapshot(GOVERNOR, "alice")
+        await store.save_state(GOVERNOR, "alice", {"n": 1}, METADATA, expected=4)
+        assert await store.list_snapshots(GOVERNOR, "alice") == [5]
+        assert (await persister.validate_consistency(GOVERNOR)).consistent
+
+
+async def test_a_change_that_does_not_fit_itself(place: Place, caplog: pytest.LogCaptureFixture):
+    """It is refused, whether or not a snapshot was due with it."""
+    async with place.store(snapshots=EveryEvents(1)) as store:
+        with pytest.raises(DocumentTooLarge) as error:
+            await store.save_state(GOVERNOR, "alice", {"text": "x" * 1_100_000}, METADATA)
+        assert "/snapshots/" not in error.value.path
+        assert "is not kept" not in caplog.text
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])

@@ -12,17 +12,21 @@ from math import inf
 from typing import Any
 
 import anyio
+import msgspec
 
 from tai_state.engines.api import ABSENT, Committed, Engine, Put
 from tai_state.errors import (
     CommitOutcomeUnknown,
     CommitRefused,
+    CommitTooLarge,
+    DocumentTooLarge,
     StoreTimeout,
     Unavailable,
 )
 from tai_state.store.changes import Append, Appended, Guard, Known
 from tai_state.store.heads import Heads
 from tai_state.store.planning import Plan, Writer, plan
+from tai_state.store.policies import Never
 from tai_state.store.records import (
     EMPTY,
     GovernorRecord,
@@ -104,9 +108,7 @@ class Appender:
                     break
                 if attempt > 1:
                     await self._pause(attempt)
-            plans = [self._plan(append, each, now_us) for append, each in zip(appends, known, strict=True)]
-            await self._register(plans, now_us)
-            answer = await self._send(appends, plans, guards, unanswered=unanswered)
+            plans, answer = await self._attempt(appends, known, guards, now_us, unanswered=unanswered)
             if isinstance(answer, Committed):
                 return [self._appended(each, was.data, answer) for each, was in zip(plans, known, strict=True)]
             if failure is None:
@@ -140,6 +142,31 @@ class Appender:
                     return look
             await self._pause(attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(
+        self,
+        appends: Sequence[Append],
+        known: Sequence[Known],
+        guards: Sequence[Guard],
+        now_us: int,
+        *,
+        unanswered: bool,
+    ) -> tuple[list[Plan], Committed | CommitRefused | Unavailable]:
+        """Plan and send once. A snapshot that is due and does not fit is left out, rather than the change."""
+        plans = [self._plan(append, each, now_us, self._writer) for append, each in zip(appends, known, strict=True)]
+        await self._register(plans, now_us)
+        try:
+            return plans, await self._send(appends, plans, guards, unanswered=unanswered)
+        except (DocumentTooLarge, CommitTooLarge) as error:
+            due = [each.snapshot for each in plans if each.snapshot is not None]
+            if not due or (isinstance(error, DocumentTooLarge) and error.path not in due):
+                raise
+            left_out = error
+        writer = msgspec.structs.replace(self._writer, policy=Never())
+        plans = [self._plan(append, each, now_us, writer) for append, each in zip(appends, known, strict=True)]
+        answer = await self._send(appends, plans, guards, unanswered=unanswered)
+        _logger.warning("a snapshot that is due is not kept: it is too large", extra=left_out.fields())
+        return plans, answer
 
     async def _send(
         self, appends: Sequence[Append], plans: Sequence[Plan], guards: Sequence[Guard], *, unanswered: bool
@@ -177,9 +204,9 @@ class Appender:
             known.append(Known(head))
         return known
 
-    def _plan(self, append: Append, known: Known, now_us: int) -> Plan:
+    def _plan(self, append: Append, known: Known, now_us: int, writer: Writer) -> Plan:
         composition = append.compose(known.head, known.data)
-        return plan(append.stream, known.head, composition, self._writer, now_us)
+        return plan(append.stream, known.head, composition, writer, now_us)
 
     async def _register(self, plans: Sequence[Plan], now_us: int) -> None:
         """Write the governor's own document once, when this process first creates a state in it."""

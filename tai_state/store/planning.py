@@ -103,6 +103,12 @@ class Plan(msgspec.Struct, frozen=True):
     state: StateRecord
     writes: tuple[Write, ...]
 
+    @property
+    def snapshot(self) -> str | None:
+        """The path of the snapshot that it keeps; None where none is due."""
+        version = self.state.version
+        return self.stream.snapshot(version) if version in self.state.kept else None
+
 
 def plan(
     stream: Stream,

@@ -1,6 +1,7 @@
 """When a snapshot is kept for recovery, and how many stay.
 
-A snapshot is kept in the same commit as the event that makes it due.
+A snapshot is kept in the same commit as the event that makes it due. One that does not fit into a document is left
+out with a warning; it is due again with the next event.
 """
 
 from __future__ import annotations

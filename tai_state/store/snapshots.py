@@ -78,6 +78,7 @@ class SnapshotKeeping(StoreCore):
         Raises:
             StateNotFound: the state was never written.
             VersionConflict: the state changed 64 times while this tried.
+            DocumentTooLarge: the state's data does not fit into a snapshot.
         """
         stream = self.layout.stream(governor_id, state_id)
         version = 0
