@@ -400,6 +400,7 @@ def test_cleanup_needs_a_yes(program: Program) -> None:
         events_deleted=0,
         snapshots_deleted=0,
         bytes_deleted=0,
+        skipped=0,
     )
 
 
@@ -421,6 +422,7 @@ def test_cleanup_removes_what_is_old(tmp_path: Path) -> None:
         events_deleted=5,
         snapshots_deleted=2,
         bytes_deleted=...,
+        skipped=0,
     )
     events = program("history", "g", "s", "--limit", "2", "--json").json()
     assert [event["version"] for event in events] == [6, 7]

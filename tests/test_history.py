@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +36,7 @@ from tai_state import (
     TaiStateError,
     VersionConflict,
 )
-from tai_state.engines.api import ANYTHING, Delete, Put
+from tai_state.engines.api import ANYTHING, Delete, Engine, Put, Write
 from tai_state.errors import Conflict, Unavailable
 from tai_state.store.streams import Folded
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
@@ -45,7 +45,19 @@ from tai_state.values.events import JsonEvent
 from tai_state.values.times import from_us
 
 from .support.operations import REDUCERS
-from .support.stores import GOVERNOR, METADATA, SQLITE, Place, Places, collected, dump, edit, fields_at, fix_identity
+from .support.stores import (
+    GOVERNOR,
+    METADATA,
+    SQLITE,
+    AroundEngine,
+    Place,
+    Places,
+    collected,
+    dump,
+    edit,
+    fields_at,
+    fix_identity,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -597,6 +609,52 @@ async def test_nothing_young_is_cleaned_up(place: Place, store: StateStore, pers
     assert await store.list_snapshots(GOVERNOR, "alice") == [9, 12]
     assert await versions_left(store) == [9, 10, 11, 12]
     assert (await persister.validate_consistency(GOVERNOR)).consistent
+
+
+class Outrunning(AroundEngine):
+    """Lets others write so many times just before a commit without events arrives, as cleanup's first one is."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.times = 0
+        self.others: Callable[[], Awaitable[object]]
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if self.times and not any("/events/" in write.path for write in writes):
+            self.times -= 1
+            await self.others()
+        return await self._engine.commit(writes)
+
+
+@pytest.mark.parametrize("events", [1, 12])
+async def test_cleanup_of_a_state_in_use(memory_places: Places, events: int, caplog: pytest.LogCaptureFixture):
+    """It looks again and goes on, whatever others keep meanwhile; what it had to leave alone it counts and logs."""
+    place = memory_places.new()
+    engine = Outrunning(place.engine())
+    async with place.store(engine, snapshots=EveryEvents(2, keep=3)) as store:
+        persister = StateMachinePersister(store)
+
+        async def others() -> None:
+            for _ in range(events):
+                await store.log_event(GOVERNOR, "alice", "beat", METADATA)
+
+        engine.others = others
+        await _old(place, store)
+        engine.times = 1_000
+        stats = await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=3))
+        assert stats == CleanupStats(skipped=1)
+        assert engine.times > 900
+        assert "a state in use is not cleaned up" in caplog.text
+        caplog.clear()
+        engine.times = 5
+        stats = await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=3))
+        assert (stats.events_deleted, stats.skipped, engine.times) == (7, 0, 0)
+        version = (await store.get_state(GOVERNOR, "alice")).version
+        newest = [each for each in range(version - 5, version + 1) if each % 2 == 0]
+        assert await store.list_snapshots(GOVERNOR, "alice") == [8, *newest]
+        assert await versions_left(store) == list(range(8, version + 1))
+        assert (await persister.validate_consistency(GOVERNOR)).consistent
+        assert "in use" not in caplog.text
 
 
 @pytest.mark.parametrize("keep", [timedelta(days=700_000), timedelta(days=900_000), timedelta.max], ids=repr)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Write
+from tai_state.engines.api import ANYTHING, At, Delete, Put, Write
 from tai_state.errors import CommitRefused, DocumentTooLarge, Inconsistent
 from tai_state.history.folding import first_fold
 from tai_state.history.recovery import streams_with_events
@@ -37,15 +37,25 @@ AGE_MIN = timedelta(hours=1)
 
 _SNAPSHOTS_MIN = 2
 _BATCH = 200
+_ATTEMPTS_MAX = 64
 
 
 class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cleanup removed."""
+    """What a cleanup removed.
+
+    Attributes:
+        states: of which events were removed.
+        events_deleted: how many events.
+        snapshots_deleted: how many kept snapshots.
+        bytes_deleted: of the events, as JSON text.
+        skipped: states that others changed all the time; their turn comes when it is run again.
+    """
 
     states: int = 0
     events_deleted: int = 0
     snapshots_deleted: int = 0
     bytes_deleted: int = 0
+    skipped: int = 0
 
 
 class _Cutoff(NamedTuple):
@@ -77,10 +87,11 @@ class Cleanup:
             async for stream in streams:
                 done = await self._stream(stream)
                 total = CleanupStats(
-                    states=total.states + (done.events_deleted > 0),
+                    states=total.states + done.states,
                     events_deleted=total.events_deleted + done.events_deleted,
                     snapshots_deleted=total.snapshots_deleted + done.snapshots_deleted,
                     bytes_deleted=total.bytes_deleted + done.bytes_deleted,
+                    skipped=total.skipped + done.skipped,
                 )
         return total
 
@@ -99,41 +110,50 @@ class Cleanup:
         kept = older.record if older else None
         made = await self._made(stream, record, older, cutoff)
         try:
-            return await self._clean(stream, document, record, made or kept, cutoff)
+            return await self._clean(stream, made or kept, cutoff)
         except DocumentTooLarge as error:
             _logger.warning("no snapshot is made for a cleanup: it is too large", extra=error.fields())
-            return await self._clean(stream, document, record, kept, cutoff)
+            return await self._clean(stream, kept, cutoff)
 
-    async def _clean(
-        self, stream: Stream, document: Document, record: StateRecord, base: SnapshotRecord | None, cutoff: _Cutoff
-    ) -> CleanupStats:
+    async def _clean(self, stream: Stream, base: SnapshotRecord | None, cutoff: _Cutoff) -> CleanupStats:
         """Remove what is before a snapshot, which stays as the oldest one."""
-        dropped = None if base is None else await self._move_floor(stream, document, record, base)
-        if base is None or dropped is None:
-            return CleanupStats()  # no base, or the state is in use: its turn comes with the next cleanup
+        if base is None:
+            return CleanupStats()
+        dropped = await self._move_floor(stream, base)
+        if dropped is None:
+            _logger.warning("a state in use is not cleaned up: run it again", extra={"path": stream.state})
+            return CleanupStats(skipped=1)
         events, size = await self._delete_events(stream, base.version, cutoff)
-        return CleanupStats(events_deleted=events, snapshots_deleted=dropped, bytes_deleted=size)
+        return CleanupStats(
+            states=int(events > 0), events_deleted=events, snapshots_deleted=dropped, bytes_deleted=size
+        )
 
-    async def _move_floor(
-        self, stream: Stream, document: Document, record: StateRecord, base: SnapshotRecord
-    ) -> int | None:
-        """Keep a snapshot as the oldest one; how many older ones that drops, or None where somebody wrote meanwhile."""
-        kept = (base.version, *[version for version in record.kept if version > base.version])
-        if kept == record.kept and record.floor == base.version:
-            return 0
-        dropped = [version for version in record.kept if version < base.version]
-        after = msgspec.structs.replace(record, kept=kept, floor=base.version)
-        writes: list[Write] = [
-            Put(stream.state, after, At(document.revision)),
-            Put(stream.snapshot(base.version), base),
-            *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
-        ]
-        try:
-            await self._store.engine.commit(writes)
-        except CommitRefused:
-            return None
-        self._store.appender.heads.drop(stream.state)
-        return len(dropped)
+    async def _move_floor(self, stream: Stream, base: SnapshotRecord) -> int | None:
+        """Keep a snapshot as the oldest one; how many older that drops; None where others always wrote first."""
+        for _ in range(_ATTEMPTS_MAX):
+            [document] = (await self._store.engine.read([stream.state])).documents
+            if document is None:
+                return None
+            record = document.decode(STATE)
+            if record.floor > base.version:
+                return 0  # another cleanup went further
+            kept = (base.version, *[version for version in record.kept if version > base.version])
+            if kept == record.kept and record.floor == base.version:
+                return 0
+            dropped = [version for version in record.kept if version < base.version]
+            after = msgspec.structs.replace(record, kept=kept, floor=base.version)
+            writes: list[Write] = [
+                Put(stream.state, after, At(document.revision)),
+                Put(stream.snapshot(base.version), base),
+                *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
+            ]
+            try:
+                await self._store.engine.commit(writes)
+            except CommitRefused:
+                continue
+            self._store.appender.heads.drop(stream.state)
+            return len(dropped)
+        return None
 
     async def _kept_before(self, stream: Stream, record: StateRecord, cutoff: _Cutoff) -> Kept | None:
         """The newest snapshot that is sound and as old as the cutoff, with another kept after it."""
