@@ -429,6 +429,31 @@ def test_cleanup_removes_what_is_old(tmp_path: Path) -> None:
     assert program("show", "g", "s", "--version", "2", "--json").error(4)["type"] == "NotRetained"
 
 
+def test_cleanup_folds_with_the_reducers_of_an_application(tmp_path: Path) -> None:
+    """Where ``cleanup`` has to make the snapshot that it needs, it says that it lacks a reducer, or takes ``--app``."""
+    program = Program(tmp_path)
+    (tmp_path / "shop.py").write_text(REDUCERS_MODULE)
+
+    async def fill(store: StateStore) -> None:
+        def add(state: Any, event: Any) -> Any:
+            return {"total": (state or {"total": 0})["total"] + event.payload}
+
+        persister = StateMachinePersister(store, {"add": add})
+        old = [NewEvent("add", 1, timestamp=START - timedelta(days=9_000))] * 150
+        await persister.record("g", "s", old, METADATA, expected=0)
+        for version in range(150, 170):
+            await persister.record("g", "s", [NewEvent("add", 1)], METADATA, expected=version)
+
+    _store(f"sqlite:///{tmp_path}/tai-state.db", fill)
+    connection = apsw.Connection(str(tmp_path / "tai-state.db"))
+    connection.execute("UPDATE documents SET created_us = 0 WHERE collection GLOB '*/events'")
+    connection.close()
+    assert program("cleanup", "g", "--yes", "--json").json()["events_deleted"] == 0
+    stats = program("cleanup", "g", "--yes", "--app", "shop:GOOD", "--json")
+    assert json.loads(stats.out)["events_deleted"] == 149
+    assert json.loads(program("verify", "g", "--app", "shop:GOOD", "--json").out)["consistent"]
+
+
 @pytest.mark.parametrize("days", ["inf", "nan", "1e300", "1e9", "-1"])
 def test_cleanup_takes_a_number_of_days(program: Program, days: str) -> None:
     """What is no length of time is a mistake in the call, before anybody is asked."""

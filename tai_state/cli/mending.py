@@ -127,10 +127,12 @@ def cleanup(
     *,
     keep_days: Annotated[float, typer.Option(min=0, help="Keep history younger than this.")] = 30,
     yes: YesOption = False,
+    reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove old events that a kept snapshot stands for. Two snapshots of each state stay."""
+    reducers = load_reducers(reducers_name)
     try:
         keep = timedelta(days=keep_days)
     except (OverflowError, ValueError):
@@ -139,7 +141,7 @@ def cleanup(
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            persister = StateMachinePersister(opened_store)
+            persister = StateMachinePersister(opened_store, reducers)
             stats = await persister.cleanup_old_data(governor, keep=keep)
         if as_json:
             print_json(stats)

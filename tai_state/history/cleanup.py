@@ -215,7 +215,7 @@ class Cleanup:
 
 
 def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord | None:
-    """The snapshot of the state after an event; None where the state has another shape than was recorded."""
+    """The snapshot of the state after an event; None where its shape is no longer the one that was recorded."""
     made = SnapshotRecord(
         state_id=event.state_id,
         state=folded.text or NO_STATE_TEXT,
@@ -224,6 +224,6 @@ def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord 
         as_of=as_of,
         state_hash=event.state_hash,
         digest=event.digest,
-        schema=folded.schema,
+        schema=event.schema,
     )
     return made if is_state_after(made, event) else None
