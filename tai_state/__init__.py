@@ -56,6 +56,7 @@ from tai_state.errors import UnknownStore as UnknownStore
 from tai_state.errors import VersionConflict as VersionConflict
 from tai_state.history.checking import Finding as Finding
 from tai_state.history.cleanup import CleanupStats as CleanupStats
+from tai_state.history.exportfile import TransferStats as TransferStats
 from tai_state.history.folding import Reducer as Reducer
 from tai_state.history.folding import Reducers as Reducers
 from tai_state.history.importing import Columns as Columns
@@ -63,7 +64,6 @@ from tai_state.history.importing import ImportStats as ImportStats
 from tai_state.history.persister import LoadedState as LoadedState
 from tai_state.history.persister import StateMachinePersister as StateMachinePersister
 from tai_state.history.recovery import RecoveryReport as RecoveryReport
-from tai_state.history.transfer import TransferStats as TransferStats
 from tai_state.history.validation import ConsistencyReport as ConsistencyReport
 from tai_state.locks.lease import Lease as Lease
 from tai_state.locks.locking import LockManager as LockManager

@@ -335,6 +335,19 @@ def test_restore_into_what_exists(program: Program) -> None:
     assert program("verify", "bank").code == 0
 
 
+def test_a_damaged_governor_is_not_exported(program: Program) -> None:
+    """An export that could not be restored ends with 4 and names the document; the last one stays as it was."""
+    program("export", "bank", "bank.jsonl")
+    before = (program.folder / "bank.jsonl").read_bytes()
+    connection = apsw.Connection(str(program.folder / "tai-state.db"))
+    connection.execute("DELETE FROM documents WHERE collection GLOB '*/events' AND id = 'alice~000000000002'")
+    connection.close()
+    error = program("export", "bank", "bank.jsonl", "--yes", "--json").error(4)
+    assert (error["type"], error["path"]) == ("EventSourcingError", "governors/bank/events/alice~000000000002")
+    assert (program.folder / "bank.jsonl").read_bytes() == before
+    assert not list(program.folder.glob("*.partial"))
+
+
 def test_a_damaged_export_leaves_no_trace(program: Program) -> None:
     """An export that was cut off or edited is refused before a store is made for it."""
     program("export", "bank", "bank.jsonl")

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 import tai_state
 from tai_state.cli.app import app
 from tai_state.engines.sqlite import schema
-from tai_state.history import transfer
+from tai_state.history import exportfile
 from tai_state.locks import records as lock_records
 from tai_state.store import records
 from tai_state.values import ids
@@ -323,7 +323,7 @@ def test_the_format_lists_each_documents_fields(heading: str, struct: type[msgsp
 
 def test_the_format_lists_the_fields_of_an_export() -> None:
     """The tables of the export file name its header's fields and those of its lines."""
-    fields = [*transfer.Header.__struct_fields__, *transfer.Line.__struct_fields__]
+    fields = [*exportfile.Header.__struct_fields__, *exportfile.Line.__struct_fields__]
     assert _first_column(_section("The export file")) == fields
 
 

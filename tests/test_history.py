@@ -33,11 +33,13 @@ from tai_state import (
     StateNotFound,
     StateSnapshot,
     StateStore,
+    StoreTimeout,
     TaiStateError,
     VersionConflict,
 )
-from tai_state.engines.api import ANYTHING, Delete, Engine, Put, Write
-from tai_state.errors import Conflict, Unavailable
+from tai_state.engines.api import ANYTHING, Delete, Document, Engine, Put, Write, after
+from tai_state.engines.paging import Paged, taken
+from tai_state.errors import Conflict, Inconsistent, Unavailable
 from tai_state.store.streams import Folded
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 from tai_state.values.digests import state_hash
@@ -975,6 +977,97 @@ async def test_an_export_that_fails_leaves_no_file(written: StateStore, tmp_path
     await edit(written.engine, ALICE, version="no number")
     with pytest.raises(CorruptDocument):
         await StateMachinePersister(written).export_history(GOVERNOR, tmp_path / "export.jsonl")
+    assert _names_in(tmp_path) == []
+
+
+class _InPages(AroundEngine):
+    """Scans two documents at a time; once the first events are read, what is to happen meanwhile happens."""
+
+    def __init__(self, engine: Engine, meanwhile: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(engine)
+        self._meanwhile = meanwhile
+
+    def scan(self, collection: str, *, start: str = "", end: str | None = None) -> Paged[Document]:
+        """Pages, each a scan of its own."""
+        place, pages = start, 0
+
+        async def fetch() -> list[Document] | None:
+            nonlocal place, pages
+            pages += 1
+            if pages == 2 and collection.endswith("/events"):
+                await self._meanwhile()
+            page = await taken(self._engine.scan(collection, start=place, end=end, limit=2), 2)
+            place = after(page[-1].id) if page else place
+            return page or None
+
+        return Paged(fetch)
+
+
+async def test_an_export_while_cleanup_runs(place: Place, store: StateStore, memory_places: Places, tmp_path: Path):
+    """Events that cleanup removes under an export are no gap in its file: it is begun again."""
+    await _old(place, store)
+    cleanup = StateMachinePersister(store).cleanup_old_data
+    engine = _InPages(place.engine(), lambda: cleanup(GOVERNOR, keep=timedelta(hours=1)))
+    async with place.store(engine) as exporting:
+        exported = await StateMachinePersister(exporting).export_history(GOVERNOR, tmp_path / "export.jsonl")
+    async with memory_places.new().store() as fresh:
+        other = StateMachinePersister(fresh)
+        assert await other.import_history(tmp_path / "export.jsonl") == exported
+        assert await dump(fresh.engine) == await dump(store.engine)
+        assert (await other.validate_consistency(GOVERNOR)).consistent
+
+
+async def test_an_export_that_cleanup_never_lets_finish(place: Place, store: StateStore, tmp_path: Path):
+    """Where each try is overtaken by a cleanup, the export ends, by name and without a file."""
+    await _old(place, store)
+    tries: list[int] = []
+
+    async def meanwhile() -> None:
+        tries.append(1)
+        version = (await store.get_state(GOVERNOR, "alice")).version
+        for expected in range(version, version + 6):
+            await store.save_state(GOVERNOR, "alice", {"n": expected}, METADATA, expected=expected)
+        place.clock.advance_us(2 * HOUR)
+        await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=timedelta(hours=1))
+
+    async with place.store(_InPages(place.engine(), meanwhile)) as exporting:
+        with pytest.raises(StoreTimeout) as error:
+            await StateMachinePersister(exporting).export_history(GOVERNOR, tmp_path / "export.jsonl")
+    assert (error.value.operation, error.value.code) == ("export", "CONTENTION")
+    assert 1 < len(tries) < 10
+    assert _names_in(tmp_path) == []
+
+
+LOST = {"first event": event_path(1), "event": event_path(2), "last event": event_path(5), "snapshot": snapshot_path(3)}
+
+
+@pytest.mark.parametrize("kind", LOST)
+async def test_a_document_that_is_gone_ends_the_export(written: StateStore, tmp_path: Path, kind: str):
+    """What could not be restored is not exported: the error names the document, and there is no file."""
+    await written.engine.commit([Delete(LOST[kind], ANYTHING)])
+    with pytest.raises(Inconsistent) as error:
+        await StateMachinePersister(written).export_history(GOVERNOR, tmp_path / "export.jsonl")
+    assert error.value.path == (ALICE if kind == "snapshot" else LOST[kind])
+    assert _names_in(tmp_path) == []
+
+
+EDITED: dict[str, tuple[str, dict[str, Any]]] = {
+    "event": (event_path(2), {"action": "edited"}),
+    "order": (event_path(2), {"version": 3}),
+    "state": (ALICE, {"data": {"n": 1_000}}),
+    "snapshot": (snapshot_path(3), {"state": '{"n":1000}'}),
+    "marker": ("governors/bank/ids/a1", {"version": "no number"}),
+}
+
+
+@pytest.mark.parametrize("kind", EDITED)
+async def test_a_damaged_document_ends_the_export(written: StateStore, tmp_path: Path, kind: str):
+    """What a restore would refuse is found by the export: the error names the document, and there is no file."""
+    path, changes = EDITED[kind]
+    await edit(written.engine, path, **changes)
+    with pytest.raises(Inconsistent) as error:
+        await StateMachinePersister(written).export_history(GOVERNOR, tmp_path / "export.jsonl")
+    assert error.value.path == path
     assert _names_in(tmp_path) == []
 
 

@@ -21,9 +21,9 @@ from tai_state.cli.app import (
     run,
 )
 from tai_state.cli.output import Progress, plain, print_json, print_table
+from tai_state.history.exportfile import check_export
 from tai_state.history.importing import Columns, CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
-from tai_state.history.transfer import check_export
 
 
 @app.command("import")

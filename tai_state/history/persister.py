@@ -13,11 +13,12 @@ import msgspec
 from tai_state.engines.paging import Paged
 from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
+from tai_state.history.exportfile import TransferStats
 from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
 from tai_state.history.importing import Acknowledged, Columns, CsvImport, ImportStats
 from tai_state.history.recovery import Progress, Recovery, RecoveryReport
 from tai_state.history.replay import Replay
-from tai_state.history.transfer import Export, Restore, TransferStats
+from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
 from tai_state.store.changes import Appended, Fence, append_of
 from tai_state.store.layout import Stream
@@ -276,8 +277,12 @@ class StateMachinePersister:
     async def export_history(self, governor_id: str, path: Path) -> TransferStats:
         """Write the whole history of a governor to a file, lines of JSON, digests included.
 
+        Each line is checked as a restore checks it: what this wrote can be restored. Otherwise there is no file.
+
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
+            CorruptDocument, EventSourcingError: a document is damaged or missing; ``path`` names it.
+            StoreTimeout: cleanup removed events before they were read, time after time.
         """
         await self._require(governor_id)
         return await Export(self._store).run(governor_id, path)

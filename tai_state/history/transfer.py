@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO
 
 import anyio.to_thread
 import msgspec
@@ -22,94 +22,34 @@ from tai_state.errors import (
     CommitRefused,
     CorruptDocument,
     GovernorExists,
-    IncompatibleFormat,
-    InvalidData,
+    NotRetained,
+    StoreTimeout,
+    TaiStateError,
     Unavailable,
 )
-from tai_state.store.layout import Stream
-from tai_state.store.records import (
-    STATE,
-    EventRecord,
-    GovernorRecord,
-    MarkerRecord,
-    SnapshotRecord,
-    StateRecord,
-    state_text,
+from tai_state.history.exportfile import (
+    FORMAT,
+    End,
+    ExportCheck,
+    Header,
+    Kind,
+    Line,
+    TransferStats,
+    Wrong,
+    check_export,
+    lines_of,
 )
+from tai_state.store.layout import Layout, Stream
+from tai_state.store.records import STATE
 from tai_state.store.store import StateStore
-from tai_state.values.digests import GENESIS, state_hash
-from tai_state.values.ids import unescape_id
+from tai_state.store.streams import missing
+from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 
-FORMAT = 1
 _BATCH_BYTES = 1024 * 1024
 _BATCH_LINES = 200
 _ENDINGS_MAX = 5
-
-Kind = Literal["governor", "marker", "event", "snapshot", "state", "end"]
-
-
-class End(msgspec.Struct, frozen=True):
-    """The fields of the last line: how many lines of documents came before it."""
-
-    lines: int
-
-
-_SHAPES: dict[str, type[msgspec.Struct]] = {
-    "governor": GovernorRecord,
-    "marker": MarkerRecord,
-    "event": EventRecord,
-    "snapshot": SnapshotRecord,
-    "state": StateRecord,
-    "end": End,
-}
-
-
-class Header(msgspec.Struct, frozen=True):
-    """The first line of an export."""
-
-    tai_state_export: int
-    export_id: str
-    governor_id: str
-    store_id: str
-    exported_at: str
-
-
-class Line(msgspec.Struct, frozen=True):
-    """A document: what kind, its id as escaped, its fields."""
-
-    kind: Kind
-    id: str
-    fields: dict[str, Any]
-
-
-class TransferStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export or a restore moved."""
-
-    governor: str
-    states: int
-    events: int
-    snapshots: int
-    markers: int
-
-
-class _Counts:
-    def __init__(self) -> None:
-        self.by_kind: dict[str, int] = {}
-        self.lines = 0
-
-    def add(self, kind: str) -> None:
-        self.lines += 1
-        self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
-
-    def stats(self, governor_id: str) -> TransferStats:
-        return TransferStats(
-            governor=governor_id,
-            states=self.by_kind.get("state", 0),
-            events=self.by_kind.get("event", 0),
-            snapshots=self.by_kind.get("snapshot", 0),
-            markers=self.by_kind.get("marker", 0),
-        )
+_EXPORTS_MAX = 5
 
 
 class Export:
@@ -123,37 +63,76 @@ class Export:
         self._store = store
 
     async def run(self, governor_id: str, path: Path) -> TransferStats:
-        """Export a governor; the file appears under its name only when it is whole."""
+        """Export a governor; the file appears under its name only when it is whole, and can be restored.
+
+        Raises:
+            CorruptDocument, EventSourcingError: what is stored is damaged, and could not be restored.
+            StoreTimeout: cleanup removed events while they were read, each time.
+        """
         partial = path.with_name(path.name + ".partial")
-        counts = _Counts()
-        now = format_us(self._store.settings.clock.now_us())
-        header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._store.store_id, now)
         try:
-            with partial.open("wb") as file:
-                buffer = bytearray(msgspec.json.encode(header) + b"\n")
-                async with aclosing(self._lines(governor_id)) as lines:
-                    async for line in lines:
-                        counts.add(line.kind)
-                        buffer += msgspec.json.encode(line) + b"\n"
-                        if len(buffer) >= _BATCH_BYTES:
-                            await anyio.to_thread.run_sync(file.write, bytes(buffer))
-                            buffer.clear()
-                end = Line("end", "", msgspec.to_builtins(End(counts.lines)))
-                await anyio.to_thread.run_sync(_finish, file, bytes(buffer) + msgspec.json.encode(end) + b"\n")
+            stats = await self._whole(governor_id, partial)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        return counts.stats(governor_id)
+        return stats
+
+    async def _whole(self, governor_id: str, partial: Path) -> TransferStats:
+        """Write the file, from its beginning again where a cleanup came in between."""
+        failure: NotRetained | None = None
+        for _ in range(_EXPORTS_MAX):
+            try:
+                return await self._write(governor_id, partial)
+            except NotRetained as error:
+                failure = error
+        what = "cleanup goes on removing what is being read: export again after it"
+        raise StoreTimeout("export", "CONTENTION", what) from failure
+
+    async def _write(self, governor_id: str, partial: Path) -> TransferStats:
+        """Write the whole file, each line checked as a restore will.
+
+        Raises:
+            NotRetained: cleanup removed an event before it was read.
+        """
+        check = ExportCheck(governor_id)
+        now = format_us(self._store.settings.clock.now_us())
+        header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._store.store_id, now)
+        with partial.open("wb") as file:
+            buffer = bytearray(msgspec.json.encode(header) + b"\n")
+            async with aclosing(self._lines(governor_id)) as lines:
+                async for line in lines:
+                    if wrong := check.wrong(line):
+                        raise await self._refusal(governor_id, line, wrong)
+                    buffer += msgspec.json.encode(line) + b"\n"
+                    if len(buffer) >= _BATCH_BYTES:
+                        await anyio.to_thread.run_sync(file.write, bytes(buffer))
+                        buffer.clear()
+            end = Line("end", "", msgspec.to_builtins(End(check.lines)))
+            await anyio.to_thread.run_sync(_finish, file, bytes(buffer) + msgspec.json.encode(end) + b"\n")
+        return check.stats()
+
+    async def _refusal(self, governor_id: str, line: Line, wrong: Wrong) -> TaiStateError:
+        """Why a line cannot be exported: damage, or a cleanup, which removes the oldest events first."""
+        layout = self._store.layout
+        if wrong.missing is None:
+            mend = "recover" if line.kind == "state" else "verify"
+            return CorruptDocument(_path(layout, governor_id, line), f"{wrong.what}: run `tai-state {mend}`")
+        segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
+        stream = layout.stream(governor_id, unescape_id(segment))
+        paths = [stream.state, stream.event(wrong.missing - 1)]
+        state, before = (await self._store.engine.read(paths)).documents
+        floor = 1 if state is None or before is not None else state.decode(STATE).floor
+        return missing(stream, wrong.missing, floor)
 
     async def _lines(self, governor_id: str) -> AsyncGenerator[Line, None]:
         layout, engine = self._store.layout, self._store.engine
         [governor] = (await engine.read([layout.governor(governor_id)])).documents
         if governor is not None:
-            yield Line("governor", governor.id, governor.fields())
+            yield _line("governor", governor)
         # A marker is written with its event: those seen first have theirs among the events read later.
         async for document in engine.scan(layout.ids(governor_id)):
-            yield Line("marker", document.id, document.fields())
+            yield _line("marker", document)
         async for document in engine.scan(layout.states(governor_id)):
             async with aclosing(self._stream(layout.stream(governor_id, unescape_id(document.id)), document)) as lines:
                 async for line in lines:
@@ -175,11 +154,11 @@ class Export:
                 raise CorruptDocument(stream.state, "lists a kept snapshot that is missing: run `tai-state verify`")
         start, end = stream.range(1, record.version)
         async for event in self._store.engine.scan(stream.events, start=start, end=end):
-            yield Line("event", event.id, event.fields())
+            yield _line("event", event)
         for snapshot in found[1:]:
             if snapshot is not None:
-                yield Line("snapshot", snapshot.id, snapshot.fields())
-        yield Line("state", present.id, present.fields())
+                yield _line("snapshot", snapshot)
+        yield _line("state", present)
 
 
 class Restore:
@@ -199,22 +178,22 @@ class Restore:
             GovernorExists: it is there already; nothing was written.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours; nothing was written.
         """
-        header, counts = await anyio.to_thread.run_sync(check_export, path)
+        header, stats = await anyio.to_thread.run_sync(check_export, path)
         governor_id = header.governor_id
         await self._begin(header)
         batch: list[Put] = []
         size = 0
-        for line, length in _lines_of(path):
+        for line, length in lines_of(path):
             if line.kind == "end":
                 break
-            batch.append(Put(self._path(governor_id, line), line.fields, ABSENT))
+            batch.append(Put(_path(self._store.layout, governor_id, line), line.fields, ABSENT))
             size += length
             if size >= _BATCH_BYTES or len(batch) >= _BATCH_LINES:
                 await self._put(batch)
                 batch, size = [], 0
         await self._put(batch)
         await self._end(governor_id)
-        return counts.stats(governor_id)
+        return stats
 
     async def _begin(self, header: Header) -> None:
         """Note that this restore is under way, unless something else is there."""
@@ -258,96 +237,19 @@ class Restore:
                 elif document.fields() != put.fields:
                     raise GovernorExists(put.path) from None
 
-    def _path(self, governor_id: str, line: Line) -> str:
-        layout = self._store.layout
-        if line.kind == "governor":
-            return layout.governor(governor_id)
-        collections = {
-            "marker": layout.ids,
-            "event": layout.events,
-            "snapshot": layout.snapshots,
-            "state": layout.states,
-        }
-        return f"{collections[line.kind](governor_id)}/{line.id}"
+
+def _line(kind: Kind, document: Document) -> Line:
+    return Line(kind, document.id, document.fields())
+
+
+def _path(layout: Layout, governor_id: str, line: Line) -> str:
+    if line.kind == "governor":
+        return layout.governor(governor_id)
+    collections = {"marker": layout.ids, "event": layout.events, "snapshot": layout.snapshots, "state": layout.states}
+    return f"{collections[line.kind](governor_id)}/{line.id}"
 
 
 def _finish(file: IO[bytes], rest: bytes) -> None:
     file.write(rest)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _lines_of(path: Path) -> Iterator[tuple[Line, int]]:
-    with path.open("rb") as file:
-        file.readline()
-        for text in file:
-            yield msgspec.json.decode(text, type=Line), len(text)
-
-
-def check_export(path: Path) -> tuple[Header, _Counts]:
-    """Read the whole file and check each chain of digests in it, before anything is written."""
-    counts = _Counts()
-    try:
-        with path.open("rb") as file:
-            header = msgspec.json.decode(file.readline(), type=Header)
-    except OSError as error:
-        raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise InvalidData(f"{path} is no export of tai-state") from None
-    if header.tai_state_export != FORMAT:
-        raise IncompatibleFormat(
-            str(path),
-            f"has export format {header.tai_state_export}, this release reads {FORMAT}: upgrade tai-state",
-        )
-    last: EventRecord | None = None
-    number = 1
-    is_whole = False
-    try:
-        for line, _ in _lines_of(path):
-            number += 1
-            record = msgspec.convert(line.fields, _SHAPES[line.kind])
-            if isinstance(record, End):
-                is_whole = record.lines == counts.lines and last is None
-                continue
-            is_whole = False
-            counts.add(line.kind)
-            if what := _wrong(header.governor_id, record, last):
-                raise CorruptDocument(str(path), f"line {number}: {what}")
-            if isinstance(record, EventRecord | StateRecord):
-                last = record if isinstance(record, EventRecord) else None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptDocument(str(path), f"line {number + 1} is damaged: {error}") from None
-    if not is_whole:
-        raise CorruptDocument(str(path), "is cut off: its last line is missing")
-    return header, counts
-
-
-def _wrong(governor_id: str, record: msgspec.Struct, last: EventRecord | None) -> str | None:
-    """What is wrong with a document of an export that follows this event; None where it is sound."""
-    if isinstance(record, EventRecord):
-        return _wrong_event(governor_id, record, last)
-    if isinstance(record, StateRecord):
-        return _wrong_state(record, last)
-    if isinstance(record, SnapshotRecord) and state_hash(record.state) != record.state_hash:
-        return "a snapshot is not what its hash says"
-    return None
-
-
-def _wrong_event(governor_id: str, record: EventRecord, last: EventRecord | None) -> str | None:
-    if not record.is_genuine(governor_id):
-        return "an event was edited: its digest does not fit"
-    if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
-        return "an event carries another state than its hash says"
-    if last is None:
-        return None if record.version > 1 or record.previous == GENESIS else "a stream starts in the middle"
-    if record.previous != last.digest or record.version != last.version + 1 or record.state_id != last.state_id:
-        return "an event does not follow the one before it"
-    return None
-
-
-def _wrong_state(record: StateRecord, last: EventRecord | None) -> str | None:
-    if last is None or record.version != last.version or record.digest != last.digest:
-        return "a state is not at the version of its last event"
-    if state_hash(state_text(record)) != record.state_hash or record.state_hash != last.state_hash:
-        return "a state is not what its hash says"
-    return None

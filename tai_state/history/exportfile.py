@@ -1,0 +1,225 @@
+"""The file of an export: its lines, and what a restore needs of each. ``docs/format.md`` describes the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from tai_state.errors import CorruptDocument, IncompatibleFormat, InvalidData, InvalidId
+from tai_state.store.records import (
+    EventRecord,
+    GovernorRecord,
+    MarkerRecord,
+    SnapshotRecord,
+    StateRecord,
+    state_text,
+)
+from tai_state.values.digests import GENESIS, state_hash
+from tai_state.values.ids import escape_id, unescape_id, versioned
+
+FORMAT = 1
+
+Kind = Literal["governor", "marker", "event", "snapshot", "state", "end"]
+
+
+class End(msgspec.Struct, frozen=True):
+    """The fields of the last line: how many lines of documents came before it."""
+
+    lines: int
+
+
+_SHAPES: dict[str, type[msgspec.Struct]] = {
+    "governor": GovernorRecord,
+    "marker": MarkerRecord,
+    "event": EventRecord,
+    "snapshot": SnapshotRecord,
+    "state": StateRecord,
+    "end": End,
+}
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The first line of an export."""
+
+    tai_state_export: int
+    export_id: str
+    governor_id: str
+    store_id: str
+    exported_at: str
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A document: what kind, its id as escaped, its fields."""
+
+    kind: Kind
+    id: str
+    fields: dict[str, Any]
+
+
+class TransferStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What an export or a restore moved."""
+
+    governor: str
+    states: int
+    events: int
+    snapshots: int
+    markers: int
+
+
+class Wrong(msgspec.Struct, frozen=True):
+    """Why a line cannot be restored.
+
+    Attributes:
+        what: is wrong with it.
+        missing: the version of its stream that should have come before it.
+    """
+
+    what: str
+    missing: int | None = None
+
+
+class ExportCheck:
+    """Looks at the lines of an export in their order, when they are written and before they are restored.
+
+    Args:
+        governor_id: whose history it is.
+    """
+
+    def __init__(self, governor_id: str) -> None:
+        self._governor_id = governor_id
+        self._first: EventRecord | None = None
+        self._last: EventRecord | None = None
+        self._kept: tuple[int, ...] = ()
+        self._ids: dict[str, str] = {}
+        self._by_kind: dict[str, int] = {}
+        self.lines: int = 0
+        self.is_whole: bool = False
+
+    def wrong(self, line: Line) -> Wrong | None:
+        """What is wrong with the next line; None where it is sound."""
+        try:
+            record = msgspec.convert(line.fields, _SHAPES[line.kind])
+            if isinstance(record, End):
+                self.is_whole = record.lines == self.lines and self._last is None
+                return None
+            found = self._wrong(line, record)
+        except msgspec.MsgspecError as error:
+            return Wrong(f"is damaged: {error}")
+        except (InvalidId, CorruptDocument):
+            return Wrong("an id cannot be")
+        self.is_whole = False
+        self.lines += 1
+        self._by_kind[line.kind] = self._by_kind.get(line.kind, 0) + 1
+        return found
+
+    def stats(self) -> TransferStats:
+        """The lines so far."""
+        return TransferStats(
+            governor=self._governor_id,
+            states=self._by_kind.get("state", 0),
+            events=self._by_kind.get("event", 0),
+            snapshots=self._by_kind.get("snapshot", 0),
+            markers=self._by_kind.get("marker", 0),
+        )
+
+    def _wrong(self, line: Line, record: msgspec.Struct) -> Wrong | None:
+        found: Wrong | None = None
+        if isinstance(record, EventRecord):
+            found = self._wrong_event(line, record)
+            self._first, self._last = self._first or record, record
+        elif isinstance(record, SnapshotRecord):
+            found = self._wrong_snapshot(line, record)
+            self._kept = (*self._kept, record.version)
+        elif isinstance(record, StateRecord):
+            found = self._wrong_state(line, record) or self._wrong_order(line)
+            self._first, self._last, self._kept = None, None, ()
+        elif isinstance(record, MarkerRecord):
+            is_id = escape_id(unescape_id(line.id)) == line.id
+            found = self._wrong_order(line) if is_id else Wrong("an id cannot be")
+        elif self.lines or line.id != escape_id(self._governor_id):
+            found = Wrong("a governor stands where it does not belong")
+        return found
+
+    def _wrong_order(self, line: Line) -> Wrong | None:
+        before = self._ids.get(line.kind, "")
+        self._ids[line.kind] = line.id
+        return None if line.id > before else Wrong(f"a {line.kind} comes twice, or in the wrong order")
+
+    def _wrong_event(self, line: Line, record: EventRecord) -> Wrong | None:
+        last = self._last
+        if line.id != versioned(escape_id(record.state_id), record.version):
+            return Wrong("an event stands where it does not belong")
+        if not record.is_genuine(self._governor_id):
+            return Wrong("an event was edited: its digest does not fit")
+        if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
+            return Wrong("an event carries another state than its hash says")
+        if last is None:
+            is_start = record.version > 1 or record.previous == GENESIS
+            return None if is_start else Wrong("a stream starts in the middle")
+        is_next = record.state_id == last.state_id and record.version == last.version + 1
+        if is_next and record.previous == last.digest:
+            return None
+        is_gap = record.state_id == last.state_id and record.version > last.version + 1
+        return Wrong("an event does not follow the one before it", last.version + 1 if is_gap else None)
+
+    def _wrong_snapshot(self, line: Line, record: SnapshotRecord) -> Wrong | None:
+        last = self._last
+        if line.id != versioned(escape_id(record.state_id), record.version):
+            return Wrong("a snapshot stands where it does not belong")
+        if state_hash(record.state) != record.state_hash:
+            return Wrong("a snapshot is not what its hash says")
+        if last is None or record.state_id != last.state_id or record.version <= max(self._kept, default=0):
+            return Wrong("a snapshot comes twice, or in the wrong order")
+        return None
+
+    def _wrong_state(self, line: Line, record: StateRecord) -> Wrong | None:
+        first, last = self._first, self._last
+        if first is None or last is None or first.version > record.floor:
+            return Wrong("a stream does not begin where its state says", record.floor)
+        if line.id != escape_id(last.state_id):
+            return Wrong("a state stands where it does not belong")
+        if record.version != last.version or record.digest != last.digest:
+            missing = last.version + 1 if record.version > last.version else None
+            return Wrong("a state is not at the version of its last event", missing)
+        if state_hash(state_text(record)) != record.state_hash or record.state_hash != last.state_hash:
+            return Wrong("a state is not what its hash says")
+        return None if record.kept == self._kept else Wrong("a state lists other snapshots than there are")
+
+
+def lines_of(path: Path) -> Iterator[tuple[Line, int]]:
+    """The lines after the header, each with its length in bytes."""
+    with path.open("rb") as file:
+        file.readline()
+        for text in file:
+            yield msgspec.json.decode(text, type=Line), len(text)
+
+
+def check_export(path: Path) -> tuple[Header, TransferStats]:
+    """Read the whole file and check each line of it, before anything is written."""
+    try:
+        with path.open("rb") as file:
+            header = msgspec.json.decode(file.readline(), type=Header)
+    except OSError as error:
+        raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise InvalidData(f"{path} is no export of tai-state") from None
+    if header.tai_state_export != FORMAT:
+        raise IncompatibleFormat(
+            str(path),
+            f"has export format {header.tai_state_export}, this release reads {FORMAT}: upgrade tai-state",
+        )
+    check = ExportCheck(header.governor_id)
+    number = 1
+    try:
+        for line, _ in lines_of(path):
+            number += 1
+            if wrong := check.wrong(line):
+                raise CorruptDocument(str(path), f"line {number}: {wrong.what}")
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptDocument(str(path), f"line {number + 1} is damaged: {error}") from None
+    if not check.is_whole:
+        raise CorruptDocument(str(path), "is cut off: its last line is missing")
+    return header, check.stats()
