@@ -1115,6 +1115,35 @@ def _rename_governor(lines: Lines) -> None:
     lines[0]["governor_id"] = "another"
 
 
+def _another_id(kind: str, identifier: str) -> Callable[[Lines], None]:
+    def damage(lines: Lines) -> None:
+        lines[_index(lines, kind)]["id"] = identifier
+
+    damage.__name__ = f"{kind} at {identifier}"
+    return damage
+
+
+def _another_place(lines: Lines) -> None:
+    last = max(index for index, line in enumerate(lines) if line.get("kind") == "event")
+    lines[last]["id"] = "carol~000000000007"
+
+
+def _two_of_one(lines: Lines) -> None:
+    index = _index(lines, "marker")
+    lines.insert(index, lines[index])
+    lines[-1]["fields"]["lines"] += 1
+
+
+def _drop_snapshot(lines: Lines) -> None:
+    del lines[_index(lines, "snapshot")]
+    lines[-1]["fields"]["lines"] -= 1
+
+
+def _drop_first_event(lines: Lines) -> None:
+    del lines[_index(lines, "event")]
+    lines[-1]["fields"]["lines"] -= 1
+
+
 def _index(lines: Lines, kind: str) -> int:
     return next(index for index, line in enumerate(lines) if line.get("kind") == kind)
 
@@ -1131,6 +1160,16 @@ def _index(lines: Lines, kind: str) -> int:
         _drop_the_end,
         _swap_events,
         _rename_governor,
+        _another_place,
+        _two_of_one,
+        _drop_snapshot,
+        _drop_first_event,
+        *(
+            _another_id(kind, identifier)
+            for kind in ("governor", "marker", "event", "snapshot", "state")
+            for identifier in ("../../locks/x", "x/y", "", "zoe", "..")
+            if (kind, identifier) != ("marker", "zoe")
+        ),
     ],
 )
 async def test_a_damaged_export_is_refused_whole(
