@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ from tai_state import (
     TaiStateError,
     VersionConflict,
 )
-from tai_state.engines.api import ANYTHING, Delete, Document, Engine, Put, Write, after
+from tai_state.engines.api import ANYTHING, Committed, Delete, Document, Engine, Put, Write, after
 from tai_state.engines.paging import Paged, taken
-from tai_state.errors import Conflict, Inconsistent, Unavailable
+from tai_state.errors import Conflict, GovernorExists, Inconsistent, Unavailable
 from tai_state.store.streams import Folded
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 from tai_state.values.digests import state_hash
@@ -1255,6 +1256,51 @@ async def test_a_governor_that_exists_is_not_restored_over(written: StateStore, 
         with pytest.raises(Conflict):
             await StateMachinePersister(fresh).import_history(file)
         assert await dump(fresh.engine) == before
+
+
+async def test_a_governor_with_nothing_below_it_is_restored_over(
+    written: StateStore, memory_places: Places, tmp_path: Path
+):
+    """A governor's own document, left by a first write that was refused, gives way to the one of the export."""
+    file = tmp_path / "export.jsonl"
+    await StateMachinePersister(written).export_history(GOVERNOR, file)
+    async with memory_places.new().store() as fresh:
+        left = {"created_at": "2001-02-03T04:05:06.000007Z", "labels": {}}
+        await fresh.engine.commit([Put("governors/bank", left)])
+        await StateMachinePersister(fresh).import_history(file)
+        assert await dump(fresh.engine) == await dump(written.engine)
+
+
+class _Obstructed(AroundEngine):
+    """Does something right after the first commit, which is the note of a restore."""
+
+    def __init__(self, engine: Engine, obstruct: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(engine)
+        self.obstruct: Callable[[], Awaitable[Any]] | None = obstruct
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        """Commit, then obstruct what follows."""
+        committed = await self._engine.commit(writes)
+        if self.obstruct is not None:
+            obstruct, self.obstruct = self.obstruct, None
+            await obstruct()
+        return committed
+
+
+async def test_a_restore_refused_before_it_wrote_leaves_no_note(
+    written: StateStore, memory_places: Places, tmp_path: Path
+):
+    """Somebody else's first write comes between: the restore is refused, and nothing of it stays."""
+    file = tmp_path / "export.jsonl"
+    await StateMachinePersister(written).export_history(GOVERNOR, file)
+    place = memory_places.new()
+    async with place.store() as other:
+        first = partial(other.save_state, GOVERNOR, "alice", {}, METADATA, event_id="a1")
+        store = place.store(_Obstructed(place.engine(), first))
+        with pytest.raises(GovernorExists):
+            await StateMachinePersister(store).import_history(file)
+        assert (await other.engine.read([other.layout.restore(GOVERNOR)])).documents == (None,)
+        assert [state.data async for state in other.list_states(GOVERNOR)] == [{}]
 
 
 # The stored form -----------------------------------------------------------------------------------------------

@@ -293,7 +293,7 @@ class StateMachinePersister:
         The whole file is checked first. Interrupted, it goes on where it stopped when run again.
 
         Raises:
-            VersionConflict: the governor exists already; nothing was written.
+            GovernorExists: the governor has states or events already; nothing was written.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours.
         """
         return await Restore(self._store).run(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,7 @@ from tai_state.errors import (
     CorruptDocument,
     GovernorExists,
     NotRetained,
+    Rejected,
     StoreTimeout,
     TaiStateError,
     Unavailable,
@@ -179,29 +180,42 @@ class Restore:
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours; nothing was written.
         """
         header, stats = await anyio.to_thread.run_sync(check_export, path)
-        governor_id = header.governor_id
-        await self._begin(header)
+        is_untouched = await self._begin(header)
+        for batch in self._batches(header.governor_id, path):
+            try:
+                await self._put(batch)
+            except (GovernorExists, Rejected):
+                if is_untouched:
+                    await self._end(header.governor_id)
+                raise
+            is_untouched = False
+        await self._end(header.governor_id)
+        return stats
+
+    def _batches(self, governor_id: str, path: Path) -> Iterator[list[Put]]:
+        """The documents of a file, so many at a time as go into one commit."""
         batch: list[Put] = []
         size = 0
         for line, length in lines_of(path):
             if line.kind == "end":
                 break
-            batch.append(Put(_path(self._store.layout, governor_id, line), line.fields, ABSENT))
+            # Nothing is below the governor's own document, if there is one: a first write under it was refused.
+            require = ANYTHING if line.kind == "governor" else ABSENT
+            batch.append(Put(_path(self._store.layout, governor_id, line), line.fields, require))
             size += length
             if size >= _BATCH_BYTES or len(batch) >= _BATCH_LINES:
-                await self._put(batch)
+                yield batch
                 batch, size = [], 0
-        await self._put(batch)
-        await self._end(governor_id)
-        return stats
+        if batch:
+            yield batch
 
-    async def _begin(self, header: Header) -> None:
-        """Note that this restore is under way, unless something else is there."""
+    async def _begin(self, header: Header) -> bool:
+        """Note that this restore is under way, unless something else is there; whether no earlier try did so."""
         engine, layout = self._store.engine, self._store.layout
         note = layout.restore(header.governor_id)
         [document] = (await engine.read([note])).documents
         if document is not None and document.fields().get("export_id") == header.export_id:
-            return
+            return False
         for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
             async for found in engine.scan(collection, limit=1):
                 raise GovernorExists(found.path)
@@ -211,9 +225,11 @@ class Restore:
             [document] = (await engine.read([note])).documents
             if document is None or document.fields().get("export_id") != header.export_id:
                 raise GovernorExists(note) from None
+            return False
+        return True
 
     async def _end(self, governor_id: str) -> None:
-        """Take the note away; where the answer is lost, again, since all is restored by now."""
+        """Take the note away; where the answer is lost, again, since all that was to be written is by now."""
         for attempt in range(_ENDINGS_MAX):
             try:
                 await self._store.engine.commit([Delete(self._store.layout.restore(governor_id), ANYTHING)])
@@ -224,18 +240,22 @@ class Restore:
                 return
 
     async def _put(self, batch: list[Put]) -> None:
-        if not batch:
-            return
+        """Write a batch, unless an earlier try did.
+
+        Raises:
+            GovernorExists: another document is in its way; none of it was written.
+        """
         try:
             await self._store.engine.commit(batch)
         except CommitRefused:
             # An earlier try wrote this batch, by atomicity all of it, unless it wrote other batches then.
             documents = (await self._store.engine.read([put.path for put in batch])).documents
+            absent = [put for put, document in zip(batch, documents, strict=True) if document is None]
             for put, document in zip(batch, documents, strict=True):
-                if document is None:
-                    await self._store.engine.commit([put])
-                elif document.fields() != put.fields:
+                if document is not None and put.require is ABSENT and document.fields() != put.fields:
                     raise GovernorExists(put.path) from None
+            for put in absent:
+                await self._store.engine.commit([put])
 
 
 def _line(kind: Kind, document: Document) -> Line:
