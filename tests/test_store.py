@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import traceback
 import unicodedata
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,13 +48,15 @@ from tai_state import (
     StateNotFound,
     StateStore,
     StoreNotFound,
+    StoreTimeout,
     TaiStateError,
     UnindexedField,
     UnknownStore,
     VersionConflict,
     open_store,
 )
-from tai_state.engines.api import ANYTHING, Delete, Engine
+from tai_state.engines.api import ANYTHING, Delete, Document, Engine, Reading
+from tai_state.engines.paging import Paged, taken
 from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
 from tai_state.store.changes import Append
@@ -731,6 +734,73 @@ async def test_breaking_off_an_iterator_leaves_nothing_behind(place: Place):
             async for _ in iterator:
                 break
         assert (await store.get_stats()).versions == 6
+
+
+class _Flaky(AroundEngine):
+    """Each second read, and each second page of a scan, gets no answer, once calls are counted."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.calls: Counter[str] | None = None
+
+    def _call(self, verb: str) -> None:
+        if self.calls is not None:
+            self.calls[verb] += 1
+            if self.calls[verb] % 2:
+                raise StoreTimeout(verb, "BUSY")
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        """Each second one is answered."""
+        self._call("read")
+        return await self._engine.read(paths)
+
+    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:
+        """Small pages."""
+        documents = self._engine.scan(collection, **bounds)
+
+        async def fetch() -> list[Document] | None:
+            self._call("scan")
+            return await taken(documents, 30) or None
+
+        return Paged(fetch)
+
+
+async def _insisting(values: AsyncIterator[Any]) -> list[Any]:
+    """All that an iterator gives to somebody who asks again where there was no answer."""
+    got: list[Any] = []
+    while True:
+        try:
+            got.append(await anext(values))
+        except StoreTimeout:
+            continue
+        except StopAsyncIteration:
+            return got
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store: store.get_events_between(GOVERNOR, from_us(0), datetime(2999, 1, 1, tzinfo=UTC)),
+        lambda store: store.get_all_events(GOVERNOR),
+        lambda store: store.get_events(GOVERNOR, "alice"),
+        lambda store: StateMachinePersister(store).replay(GOVERNOR, "alice"),
+        lambda store: store.state(GOVERNOR, "alice").history(),
+        lambda store: store.list_states(GOVERNOR),
+        lambda store: store.find_states(GOVERNOR, {}),
+        lambda store: store.list_governors(),
+    ],
+    ids=["between", "all", "events", "replay", "history", "states", "found", "governors"],
+)
+async def test_an_iterator_goes_on_where_there_was_no_answer(place: Place, read: Callable[..., AsyncIterator[Any]]):
+    """Asked again after an error that passes, an iterator gives what comes next: nothing is lost, nothing doubled."""
+    async with place.store() as store:
+        for state_id in ("alice", "bob"):
+            await _grow(store, state_id, 65)
+        expected = await collected(read(store))
+    flaky = _Flaky(place.engine())
+    async with place.store(flaky) as store:
+        flaky.calls = Counter()
+        assert await _insisting(read(store)) == expected
 
 
 # What is the caller's stays the caller's -----------------------------------------------------------------------

@@ -10,7 +10,7 @@ import msgspec
 
 from tai_state.engines.api import Document, Where, after, split
 from tai_state.engines.filtering import passes
-from tai_state.engines.paging import Paged, chained, mapped, taken
+from tai_state.engines.paging import Paged, chained, mapped
 from tai_state.errors import CorruptDocument, GovernorNotFound, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
@@ -207,10 +207,16 @@ class StateReading(StoreCore):
         documents = self.engine.scan(
             self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end))
         )
+        page: list[Document] = []
 
         async def fetch() -> Sequence[JsonEvent] | None:
-            page = await taken(documents, _PAGE)
-            return await self._with_states_before(governor_id, page) if page else None
+            nonlocal page
+            # What a try that failed has taken is still there.
+            while len(page) < _PAGE and (document := await anext(documents, None)) is not None:
+                page.append(document)
+            events = await self._with_states_before(governor_id, page) if page else None
+            page = []
+            return events
 
         return Paged(fetch)
 
