@@ -934,6 +934,14 @@ async def test_an_export_is_the_whole_history(written: StateStore, memory_places
         await StateMachinePersister(written).import_history(file)
 
 
+async def test_a_file_is_named_as_python_users_name_it(written: StateStore, memory_places: Places, tmp_path: Path):
+    """A plain str will do for a path."""
+    file = str(tmp_path / "export.jsonl")
+    exported = await StateMachinePersister(written).export_history(GOVERNOR, file)
+    async with memory_places.new().store() as fresh:
+        assert await StateMachinePersister(fresh).import_history(file) == exported
+
+
 async def test_a_governor_moved_to_another_engine_and_back(place: Place, tmp_path: Path):
     """From a SQLite file to each engine and to a SQLite file again: every document is the same, digests included."""
     there, back_again = tmp_path / "there.jsonl", tmp_path / "back.jsonl"

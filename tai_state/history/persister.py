@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,7 +275,7 @@ class StateMachinePersister:
         await self._require(governor_id)
         return await Cleanup(self._store, self._replay, keep).run(governor_id)
 
-    async def export_history(self, governor_id: str, path: Path) -> TransferStats:
+    async def export_history(self, governor_id: str, path: str | PathLike[str]) -> TransferStats:
         """Write the whole history of a governor to a file, lines of JSON, digests included.
 
         Each line is checked as a restore checks it: what this wrote can be restored. Otherwise there is no file.
@@ -285,9 +286,9 @@ class StateMachinePersister:
             StoreTimeout: cleanup removed events before they were read, time after time.
         """
         await self._require(governor_id)
-        return await Export(self._store).run(governor_id, path)
+        return await Export(self._store).run(governor_id, Path(path))
 
-    async def import_history(self, path: Path) -> TransferStats:
+    async def import_history(self, path: str | PathLike[str]) -> TransferStats:
         """Restore an exported governor, digests included, into a store that does not have it.
 
         The whole file is checked first. Interrupted, it goes on where it stopped when run again.
@@ -296,13 +297,13 @@ class StateMachinePersister:
             GovernorExists: the governor has states or events already; nothing was written.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours.
         """
-        return await Restore(self._store).run(path)
+        return await Restore(self._store).run(Path(path))
 
     async def import_csv(
-        self, governor_id: str, path: Path, columns: Columns, acknowledged: Acknowledged
+        self, governor_id: str, path: str | PathLike[str], columns: Columns, acknowledged: Acknowledged
     ) -> ImportStats:
         """Record a CSV log of changes, one row one event; see :class:`CsvImport`."""
-        return await CsvImport(self._store, governor_id, path, columns).run(acknowledged)
+        return await CsvImport(self._store, governor_id, Path(path), columns).run(acknowledged)
 
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is None:
