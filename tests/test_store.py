@@ -803,6 +803,12 @@ async def test_an_iterator_goes_on_where_there_was_no_answer(place: Place, read:
         assert await _insisting(read(store)) == expected
 
 
+async def test_one_str_is_no_sequence_of_ids(store: StateStore):
+    """Ids given as one str are refused; its letters are not what was meant."""
+    with pytest.raises(InvalidId):
+        await store.batch_get_states(GOVERNOR, "abc")
+
+
 # What is the caller's stays the caller's -----------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import msgspec
 from tai_state.engines.api import Document, Where, after, split
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, mapped
-from tai_state.errors import CorruptDocument, GovernorNotFound, StateNotFound, UnindexedField
+from tai_state.errors import CorruptDocument, GovernorNotFound, InvalidId, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, STATE, EventRecord
@@ -70,7 +70,13 @@ class StateReading(StoreCore):
         return found is not None and not found[1].deleted
 
     async def batch_get_states(self, governor_id: str, ids: Sequence[str]) -> dict[str, JsonSnapshot | None]:
-        """Several states of one moment, in one read; None for those that are not there."""
+        """Several states of one moment, in one read; None for those that are not there.
+
+        Raises:
+            InvalidId: one str, which is no sequence of ids, or an id that cannot be stored.
+        """
+        if isinstance(ids, str):
+            raise InvalidId("ids", "a sequence of ids, not one str")
         streams = [self.layout.stream(governor_id, state_id) for state_id in ids]
         reading = await self.engine.read([stream.state for stream in streams])
         states: dict[str, JsonSnapshot | None] = {}
