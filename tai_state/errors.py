@@ -450,7 +450,10 @@ class Inconsistent(TaiStateError):
 
 @dataclass(eq=False)
 class EventSourcingError(Inconsistent):
-    """A stream and its state disagree. What to do: ``tai-state verify`` shows where, ``recover`` mends states."""
+    """A stream and its state disagree. What to do: ``tai-state verify`` shows where.
+
+    ``recover`` mends states. It cannot mend events: for them, restore a backup.
+    """
 
 
 @dataclass(eq=False)

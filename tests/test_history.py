@@ -330,6 +330,36 @@ async def test_recovery_says_what_it_cannot_do(store: StateStore, persister: Sta
     assert (report.checked, report.sound, report.consistent) == (4, 0, False)
 
 
+async def test_recovery_reports_an_event_that_it_cannot_mend(place: Place):
+    """A state in an event that is not what the event's hash says fails the recovery, as it fails the verification."""
+    async with place.store() as store:
+        await grow(store, 3)
+        await edit(store.engine, event_path(1), to_state='{"n":9}')
+        persister = StateMachinePersister(store)
+        report = await persister.recover(GOVERNOR)
+        assert not report.consistent
+        assert [path for path, _ in report.failed] == [ALICE]
+        assert not (await persister.validate_consistency(GOVERNOR)).consistent
+        with pytest.raises(EventSourcingError, match="restore a backup") as error:
+            await persister.get_state_at(GOVERNOR, "alice", 1)
+        assert error.value.path == event_path(1)
+
+
+@pytest.mark.parametrize(
+    "place_of_none", ["events/aaa", "events/%FF~000000000001", "states/%FF", "snapshots/alice~00000000001x"]
+)
+async def test_recovery_goes_on_after_what_stands_in_no_place(store: StateStore, place_of_none: str):
+    """A document that belongs to no state is reported, and the states are recovered all the same."""
+    await grow(store, 2)
+    path = f"governors/bank/{place_of_none}"
+    await store.engine.commit([Put(path, {"x": 1}), Delete(ALICE, ANYTHING)])
+    report = await StateMachinePersister(store).recover(GOVERNOR)
+    assert report.rebuilt == (ALICE,)
+    assert [each for each, _ in report.failed] == ([] if "snapshots" in path else [path])
+    paths = [each.path for each in (await StateMachinePersister(store).validate_consistency(GOVERNOR)).findings]
+    assert paths == [path]
+
+
 async def test_recovery_reports_progress_and_resumes(store: StateStore, persister: StateMachinePersister):
     """A recovery that was stopped goes on after what it had reported, whatever order the ids' escapes sort in."""
     places = [(governor, state) for governor in ("__x__", "a/b", "a-b", "Z", "%") for state in ("s/1", "s-1", "é")]

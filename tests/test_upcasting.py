@@ -105,6 +105,19 @@ async def test_recovery_after_the_shape_changed(place: Place):
         assert await dump(store.engine) == before
 
 
+async def test_an_older_release_leaves_newer_snapshots_alone(place: Place):
+    """Recovery by a release that does not know a kept snapshot's schema finds it sound, and deletes nothing."""
+    async with release(place, 1) as older, release(place, 2) as newer:
+        for version in range(7):
+            store, data = (older, {"n": version}) if version < 3 else (newer, {"amount": version})
+            await store.save_state(GOVERNOR, "alice", data, METADATA, expected=version)
+        before = await dump(newer.engine)
+        report = await StateMachinePersister(older).recover(GOVERNOR)
+        assert (report.sound, report.rebuilt, report.failed) == (1, (), ())
+        assert await newer.list_snapshots(GOVERNOR, "alice") == [3, 6]
+        assert await dump(newer.engine) == before
+
+
 async def test_states_are_read_in_the_present_shape(place: Place):
     """Whichever way a state is read, it has the shape that the application knows."""
     async with release(place, 1) as store:

@@ -7,7 +7,6 @@ import msgspec
 from tai_state.engines.api import Document
 from tai_state.errors import Inconsistent, ReducerMissing
 from tai_state.history.folding import Folding, first_fold
-from tai_state.history.recovery import differences
 from tai_state.store.layout import Stream
 from tai_state.store.records import (
     EVENT,
@@ -16,6 +15,7 @@ from tai_state.store.records import (
     StateRecord,
     change_metadata,
     moment,
+    state_after,
     state_text,
 )
 from tai_state.store.snapshots import is_state_after
@@ -87,17 +87,34 @@ class StreamCheck:
         self._last = record
         if record.version in self._snapshots:
             self._snapshot(record, self._snapshots.pop(record.version))
+        if self._state is not None and record.version == self._state.version:
+            self._compare(self._state, record)
 
-    def end(self) -> None:
-        """The state is what the last event left."""
-        state, last = self._state, self._last
+    @property
+    def is_outrun(self) -> bool:
+        """Whether there are events after the state's version: the state moved on since it was read, or is behind."""
+        return self._state is not None and self._last is not None and self._last.version > self._state.version
+
+    def end(self, *, has_moved: bool) -> None:
+        """All events were given.
+
+        Args:
+            has_moved: the state was written since it was read, so that it may be behind its last event.
+        """
         for version in self._snapshots:
             self.find(self.stream.snapshot(version), "snapshot", "is kept of a version that has no event")
-        if state is None or last is None:
+        if self._state is None or self._last is None or (self.is_outrun and has_moved):
             return
+        if self._last.version != self._state.version:
+            self.find(
+                self.stream.state, "state", "its version is not what its last event says: run `tai-state recover`"
+            )
+
+    def _compare(self, state: StateRecord, event: EventRecord) -> None:
+        """The state is what the event of its version left."""
         path = self.stream.state
         try:
-            different = differences(state, last)
+            different = _differences(state, event)
         except Inconsistent:  # the event cannot be read, which was found with it
             return
         for name in different:
@@ -157,6 +174,7 @@ class StreamCheck:
         path = self.stream.snapshot(event.version)
         if document is None:
             self.find(path, "snapshot", "is listed by the state and missing")
+            self._kept_as_of = None
             return
         try:
             snapshot = document.decode(SNAPSHOT)
@@ -170,3 +188,10 @@ class StreamCheck:
         self._unkept_bytes = 0
         if self._folded.text is None:
             self._folded = Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
+
+
+def _differences(record: StateRecord, event: EventRecord) -> list[str]:
+    """The fields in which a state differs from what its version's event says."""
+    expected = state_after(event)
+    names = ("version", "timestamp", "metadata", "causality", "hlc", "state_hash", "digest", "schema")
+    return [name for name in names if getattr(record, name) != getattr(expected, name)]

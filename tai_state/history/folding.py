@@ -90,6 +90,8 @@ class Folding:
             raise EventSourcingError(stream.event(1), "is missing, and no snapshot stands for it")
         if not record.is_genuine(stream.governor_id):
             raise EventSourcingError(path, "was edited: its digest does not fit")
+        if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
+            raise EventSourcingError(path, "was edited: the state in it is not what its hash says")
         if record.previous != (last.digest if last else GENESIS):
             raise EventSourcingError(path, "does not follow the event before it")
         return self.then(before, stream, record)

@@ -15,8 +15,10 @@ from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, 
 from tai_state.engines.paging import taken
 from tai_state.errors import (
     CommitRefused,
+    CorruptDocument,
     EventSourcingError,
     Inconsistent,
+    InvalidId,
     ReducerMissing,
     StateNotFound,
     TaiStateError,
@@ -26,7 +28,6 @@ from tai_state.history.replay import Replay
 from tai_state.store.layout import Stream
 from tai_state.store.records import (
     STATE,
-    EventRecord,
     StateRecord,
     head_of,
     state_after,
@@ -54,7 +55,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         sound: that agreed with their streams.
         rebuilt: paths of those that did not, and now do.
         unchecked: paths of those that need a reducer that was not given.
-        failed: path and reason of those that cannot be mended.
+        failed: path and reason of those that cannot be mended, and of documents that belong to no state.
         resume: pass it to go on after an interruption; None when all is done.
     """
 
@@ -67,7 +68,10 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def consistent(self) -> bool:
-        """Whether every state now agrees with its stream."""
+        """Whether every state now agrees with its stream, as far back as its newest sound snapshot.
+
+        Older events are looked at by :meth:`StateMachinePersister.validate_consistency` alone.
+        """
         return not self.unchecked and not self.failed
 
 
@@ -83,10 +87,17 @@ class Recovered(NamedTuple):
 
 
 class _Rebuilt(NamedTuple):
-    """A state as its stream gives it, and the versions of the snapshots that are kept and cannot be relied on."""
+    """A state as its stream gives it.
+
+    Attributes:
+        record: the state.
+        unsound: the versions of the snapshots that are kept and cannot be relied on.
+        is_followed: the stream goes on after it.
+    """
 
     record: StateRecord
     unsound: tuple[int, ...]
+    is_followed: bool
 
 
 class Recovery:
@@ -100,6 +111,7 @@ class Recovery:
     def __init__(self, store: StateStore, replay: Replay) -> None:
         self._store = store
         self._replay = replay
+        self._strange: list[CorruptDocument] = []
 
     async def recover(
         self,
@@ -120,7 +132,8 @@ class Recovery:
                     if progress is not None:
                         await progress(report)
         report = await self._recover_some(pending, report)
-        return msgspec.structs.replace(report, resume=None)
+        strange = [(error.path, error.what) for error in self._strange]
+        return msgspec.structs.replace(report, failed=(*report.failed, *strange)[:LISTED_MAX], resume=None)
 
     async def recover_one(self, stream: Stream) -> Recovered:
         """Make one state agree with its stream.
@@ -137,19 +150,30 @@ class Recovery:
             [document] = (await self._store.engine.read([stream.state])).documents
             record = _intact(document)
             rebuilt = None if record is None else await self._by_its_own_list(stream, record)
-            if document is not None and record is not None and rebuilt is not None and _agree(record, rebuilt.record):
+            if (
+                document is not None
+                and record is not None
+                and rebuilt is not None
+                and _agree(record, rebuilt.record)
+                and (not rebuilt.is_followed or await self._has_moved(stream, document))
+            ):
                 return Recovered(record, document.updated_us, is_rebuilt=False)
-            if rebuilt is None:
+            if rebuilt is None or rebuilt.is_followed:
                 rebuilt = await self._rebuild(stream, await self._kept(stream), await self._floor(stream))
             recovered = await self._mend(stream, document, record, rebuilt)
             if recovered is not None:
                 return recovered
         raise EventSourcingError(stream.state, f"changed {_ATTEMPTS_MAX} times while it was looked at: run it again")
 
+    async def _has_moved(self, stream: Stream, document: Document) -> bool:
+        """Whether a state was written since it was read: what follows it in its stream came after it."""
+        [now] = (await self._store.engine.read([stream.state])).documents
+        return now is not None and now.revision != document.revision
+
     async def _by_its_own_list(self, stream: Stream, record: StateRecord) -> _Rebuilt | None:
-        """The state by the snapshots that its document lists; None where that list proves wrong itself."""
+        """The state at its version, by the snapshots that its document lists; None where that list proves wrong."""
         try:
-            rebuilt = await self._rebuild(stream, record.kept, record.floor)
+            rebuilt = await self._rebuild(stream, record.kept, record.floor, record.version)
         except ReducerMissing:
             raise
         except Inconsistent:
@@ -186,24 +210,31 @@ class Recovery:
         _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
         return Recovered(after, committed.time_us, is_rebuilt=True)
 
-    async def _rebuild(self, stream: Stream, kept: Sequence[int], floor: int) -> _Rebuilt | None:
+    async def _rebuild(
+        self, stream: Stream, kept: Sequence[int], floor: int, until: int = VERSION_MAX
+    ) -> _Rebuilt | None:
         """The state that the stream gives; None where the stream has no events.
 
         Args:
             stream: which.
             kept: the versions of which snapshots are kept.
             floor: the version below which events may be gone.
+            until: the last version.
         """
         base, sound = await self._base(stream, kept)
         folding = self._replay.folding()
         folded, last = first_fold(), None
         as_of = kept_as_of = ""
         unkept_bytes = 0
+        is_followed = False
         if base is not None:
             folded, last = base.folded, base.stored
             as_of = kept_as_of = base.record.as_of
         async for stored in self._store.streams.records(stream, base.record.version + 1 if base else 1):
             event = stored.record
+            if last is not None and event.version > until:
+                is_followed = True
+                break
             folded = folding.follow(folded, last.record if last else None, stream, event)
             as_of = max(as_of, event.timestamp)
             kept_as_of = kept_as_of or event.timestamp
@@ -225,12 +256,12 @@ class Recovery:
             unkept_bytes=unkept_bytes,
             floor=floor,
         )
-        return _Rebuilt(record, tuple(version for version in kept if version not in sound))
+        return _Rebuilt(record, tuple(version for version in kept if version not in sound), is_followed)
 
     async def _base(self, stream: Stream, kept: Sequence[int]) -> tuple[Kept | None, tuple[int, ...]]:
         """The newest sound snapshot, and its version with those of all older ones."""
         for index in reversed(range(len(kept))):
-            found = await self._store.sound_snapshot(stream, kept[index])
+            found = await self._store.sound_snapshot(stream, kept[index], as_stored=True)
             if found is not None:
                 return found, tuple(kept[: index + 1])
         return None, ()
@@ -239,14 +270,13 @@ class Recovery:
         """The versions of the snapshots that are there."""
         start, end = stream.range(1)
         documents = self._store.engine.scan(stream.snapshots, start=start, end=end)
-        return [split_versioned(document.id)[1] async for document in documents]
+        return [version async for document in documents if (version := _version(document)) is not None]
 
     async def _floor(self, stream: Stream) -> int:
         """The version of the first event that is there."""
         start, end = stream.range(1)
-        for document in await taken(self._store.engine.scan(stream.events, start=start, end=end, limit=1), 1):
-            return split_versioned(document.id)[1]
-        return 1
+        first = await taken(self._store.engine.scan(stream.events, start=start, end=end, limit=1), 1)
+        return (_version(first[0]) if first else None) or 1
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
         outcomes: dict[str, bool | TaiStateError] = {}
@@ -291,42 +321,54 @@ class Recovery:
                 continue
             begin = resume[1] if resume is not None and governor == resume[0] else None
             for find in (partial(streams_with_events, after=begin), states_without_events):
-                async with aclosing(find(self._store, governor)) as streams:
+                async with aclosing(find(self._store, governor, strange=self._strange)) as streams:
                     async for stream in streams:
                         yield stream
 
 
 async def streams_with_events(
-    store: StateStore, governor_id: str, after: str | None = None
+    store: StateStore, governor_id: str, after: str | None = None, strange: list[CorruptDocument] | None = None
 ) -> AsyncGenerator[Stream, None]:
-    """The streams of a governor, one look each: whatever their length, their events are not read."""
+    """The streams of a governor, one look each: whatever their length, their events are not read.
+
+    What stands in no place of an event is passed over, and noted in ``strange``.
+    """
     collection = store.layout.events(governor_id)
     start = "" if after is None else store.layout.stream(governor_id, after).range(VERSION_MAX)[1]
-    while True:
-        found = None
-        async for document in store.engine.scan(collection, start=start, limit=1):
-            found = document
-        if found is None:
-            return
-        segment, _ = split_versioned(found.id)
-        yield store.layout.stream(governor_id, unescape_id(segment))
+    while found := await taken(store.engine.scan(collection, start=start, limit=1), 1):
+        try:
+            segment, _ = split_versioned(found[0].id)
+            stream = store.layout.stream(governor_id, unescape_id(segment))
+        except (ValueError, CorruptDocument, InvalidId):
+            if strange is not None:
+                strange.append(CorruptDocument(found[0].path, "is no place of an event"))
+            start = found[0].id + "\x00"
+            continue
+        yield stream
         start = versioned(segment, VERSION_MAX) + "\x00"
 
 
-async def states_without_events(store: StateStore, governor_id: str) -> AsyncGenerator[Stream, None]:
+async def states_without_events(
+    store: StateStore, governor_id: str, strange: list[CorruptDocument]
+) -> AsyncGenerator[Stream, None]:
     """The states of a governor that have no event at all, so that their streams do not show them."""
     async for document in store.engine.scan(store.layout.states(governor_id)):
-        stream = store.layout.stream(governor_id, unescape_id(document.id))
+        try:
+            stream = store.layout.stream(governor_id, unescape_id(document.id))
+        except (CorruptDocument, InvalidId):
+            strange.append(CorruptDocument(document.path, "is no place of a state"))
+            continue
         start, end = stream.range(1)
         if not await taken(store.engine.scan(stream.events, start=start, end=end, limit=1), 1):
             yield stream
 
 
-def differences(record: StateRecord, event: EventRecord) -> list[str]:
-    """The fields in which a state differs from what its version's event says."""
-    expected = state_after(event)
-    names = ("version", "timestamp", "metadata", "causality", "hlc", "state_hash", "digest", "schema")
-    return [name for name in names if getattr(record, name) != getattr(expected, name)]
+def _version(document: Document) -> int | None:
+    """The version that an event's or a kept snapshot's place names; None where it names none."""
+    try:
+        return split_versioned(document.id)[1]
+    except ValueError:
+        return None
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:

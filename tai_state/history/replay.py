@@ -10,13 +10,13 @@ import msgspec
 
 from tai_state.engines.api import Document
 from tai_state.engines.paging import Paged
-from tai_state.errors import EventSourcingError, InvalidData, StateNotFound
+from tai_state.errors import EventSourcingError, InvalidData, NotRetained, StateNotFound
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.store.layout import Stream
 from tai_state.store.records import StateRecord
 from tai_state.store.snapshots import sound, where_kept
 from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded, Stored, missing, stored_record
+from tai_state.store.streams import Folded, Stored, floor_of, missing, stored_record
 from tai_state.store.walking import Walk
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
@@ -73,7 +73,7 @@ class Replay:
             page = await events.page()
             reached = walk.reached or 0
             if page is None and reached < (state.version if until is None else min(until, state.version)):
-                raise missing(stream, reached + 1, state.floor)
+                raise missing(stream, reached + 1, walk.floor)
             return page
 
         return Paged(fetch)
@@ -148,24 +148,26 @@ class Replay:
         last = state.version if version is None else version
         if last > state.version:
             raise StateNotFound(stream.state)
-        return await self._fold_to(stream, state, base, last, until)
+        return await self._fold_to(stream, base, last, until)
 
-    async def _fold_to(
-        self, stream: Stream, state: StateRecord, base: Base, version: int, until: str | None
-    ) -> JsonSnapshot:
+    async def _missing(self, stream: Stream, version: int) -> NotRetained | EventSourcingError:
+        """Why an event is not there, as of now."""
+        return missing(stream, version, await floor_of(self._store.engine, stream))
+
+    async def _fold_to(self, stream: Stream, base: Base, version: int, until: str | None) -> JsonSnapshot:
         folding = self.folding()
         folded, stored = base.folded, base.stored
         reached = base.version
         if reached < version:
             async for each in self._store.streams.records(stream, reached + 1, version):
                 if each.record.version != reached + 1:
-                    raise missing(stream, reached + 1, state.floor)
+                    raise await self._missing(stream, reached + 1)
                 if until is not None and each.record.timestamp > until:
                     break
                 folded, stored = folding.then(folded, stream, each.record), each
                 reached += 1
         if until is None and reached < version:
-            raise missing(stream, reached + 1, state.floor)
+            raise await self._missing(stream, reached + 1)
         if stored is None:
             raise StateNotFound(stream.state)
         _check(stream, stored, folded)
@@ -178,7 +180,10 @@ def _check(stream: Stream, stored: Stored, folded: Folded) -> None:
     if folded.state_hash != record.state_hash or (
         text is not None and folded.schema == record.schema and state_hash(text) != record.state_hash
     ):
-        raise EventSourcingError(stream.event(record.version), "does not lead to the state it recorded")
+        raise EventSourcingError(
+            stream.event(record.version),
+            "does not lead to the state it recorded, and no `recover` mends an event: restore a backup",
+        )
 
 
 def _rounds(kept: Sequence[int], version: int | None) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Validation: every digest, every fold, every state, kept snapshot and id marker, looked at and compared.
 
-It may run while others write: a stream that does not add up is looked at again if it has changed meanwhile.
+It may run while others write: a state is held against its stream up to the version that it had when it was read,
+and what does not add up is told only where a second look finds it as well.
 What it cannot see without an outside anchor: the newest events of a stream removed together with a state that
 was set back to fit, and a stream rewritten as a whole by somebody who recomputes its digests.
 """
@@ -124,31 +125,40 @@ class Validation:
         return StreamCheck(stream, self._folding, record, by_version), document.revision
 
     async def _finish(self, check: StreamCheck, revision: int | None) -> None:
-        """Take over what a check found, once it is sure that nobody wrote meanwhile."""
-        check.end()
-        stream = check.stream
-        for _ in range(_LOOKS_MAX):
-            if not check.findings:
+        """Take over what a check found, once a second look has found it as well."""
+        await self._end(check, revision)
+        findings = check.findings
+        for _ in range(_LOOKS_MAX - 1):
+            if not findings:
                 break
-            [document] = (await self._store.engine.read([stream.state])).documents
-            if (document and document.revision) == revision:
-                break
-            check, revision = await self._start(stream)
-            start, end = stream.range(1)
-            async for event in self._store.engine.scan(stream.events, start=start, end=end):
+            before = check.findings
+            check, revision = await self._start(check.stream)
+            start, end = check.stream.range(1)
+            async for event in self._store.engine.scan(check.stream.events, start=start, end=end):
                 check.event(event)
-            check.end()
+            await self._end(check, revision)
+            findings = [each for each in check.findings if each in before]
+            if findings == check.findings:
+                break
         self._states += 1
         self._events += check.events
         self._unchecked += check.is_unchecked
-        for finding in check.findings:
+        for finding in findings:
             self._find(finding.path, finding.kind, finding.message)
+
+    async def _end(self, check: StreamCheck, revision: int | None) -> None:
+        """End a check. A state that its stream has outrun is read again: it may have moved since the check began."""
+        has_moved = False
+        if check.is_outrun:
+            [document] = await self._read([check.stream.state])
+            has_moved = (document and document.revision) != revision
+        check.end(has_moved=has_moved)
 
     async def _states_without_events(self, governor_id: str) -> None:
         documents = self._store.engine.scan(self._store.layout.states(governor_id))
         while page := await taken(documents, _PAGE):
             records = [(self._stream(governor_id, document), _intact(document)) for document in page]
-            present = [(stream, record) for stream, record in records if record is not None]
+            present = [(stream, record) for stream, record in records if stream is not None and record is not None]
             events = await self._read([stream.event(record.version) for stream, record in present])
             for (stream, record), event in zip(present, events, strict=True):
                 if event is None:
@@ -160,10 +170,10 @@ class Validation:
         async for document in self._store.engine.scan(self._store.layout.snapshots(governor_id)):
             try:
                 segment, version = split_versioned(document.id)
-            except ValueError:
+                stream = self._store.layout.stream(governor_id, unescape_id(segment))
+            except (ValueError, CorruptDocument, InvalidId):
                 self._find(document.path, "corrupt", "is no place of a snapshot")
                 continue
-            stream = self._store.layout.stream(governor_id, unescape_id(segment))
             state, snapshot = await self._read([stream.state, document.path])
             record = None if state is None else _intact(state)
             if snapshot is not None and (state is None or (record is not None and version not in record.kept)):
@@ -191,8 +201,13 @@ class Validation:
             if not fits:
                 self._find(document.path, "marker", "names an event that is not there, or another one")
 
-    def _stream(self, governor_id: str, document: Document) -> Stream:
-        return self._store.layout.stream(governor_id, unescape_id(document.id))
+    def _stream(self, governor_id: str, document: Document) -> Stream | None:
+        """The stream that a state's place names; None where it names none."""
+        try:
+            return self._store.layout.stream(governor_id, unescape_id(document.id))
+        except (CorruptDocument, InvalidId):
+            self._find(document.path, "corrupt", "is no place of a state")
+            return None
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._store.engine.read(paths)).documents if paths else ()

@@ -15,7 +15,7 @@ from tai_state.errors import CorruptDocument, GovernorNotFound, InvalidId, State
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, STATE, EventRecord
-from tai_state.store.streams import Folded
+from tai_state.store.streams import Folded, follows
 from tai_state.store.walking import Walk
 from tai_state.values.events import JsonEvent
 from tai_state.values.ids import escape_id, split_versioned, unescape_id
@@ -183,6 +183,7 @@ class StateReading(StoreCore):
 
         Raises:
             StateNotFound: the state was never written.
+            NotRetained: events were cleaned up while this read.
             EventSourcingError: an event is missing between two others.
         """
         stream = self.layout.stream(governor_id, state_id)
@@ -195,7 +196,12 @@ class StateReading(StoreCore):
         return walk.over(self.engine, until, end=end)
 
     def get_all_events(self, governor_id: str) -> Paged[JsonEvent]:
-        """All events of a governor: state by state in the order of their ids, each oldest first."""
+        """All events of a governor: state by state in the order of their ids, each oldest first.
+
+        Raises:
+            NotRetained: events were cleaned up while this read.
+            EventSourcingError: an event is missing between two others.
+        """
         walk: Walk | None = None
 
         def take(page: Iterable[Document]) -> Iterator[JsonEvent]:
@@ -206,7 +212,18 @@ class StateReading(StoreCore):
                     walk = Walk(self.streams, stream)
                 yield from walk.events([document])
 
-        return mapped(self.engine.scan(self.layout.events(governor_id)), take)
+        documents = self.engine.scan(self.layout.events(governor_id))
+
+        async def fetch() -> Iterable[JsonEvent] | None:
+            page = await documents.page()
+            if page is None:
+                return None
+            page = list(page)
+            if walk is not None and not follows(walk.stream, page, walk.reached):
+                await walk.look_at_floor(self.engine)
+            return take(page)
+
+        return Paged(fetch)
 
     def get_events_between(self, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
         """The events of a governor that happened from one time to another, both included, in order of time."""

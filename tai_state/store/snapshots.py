@@ -132,7 +132,10 @@ class SnapshotKeeping(StoreCore):
                 return self.streams.snapshot(stream, found.stored, found.folded)
         return None
 
-    async def sound_snapshot(self, stream: Stream, version: int) -> Kept | None:
-        """The snapshot kept at a version, if it can be relied on; else None, and a warning. One read."""
+    async def sound_snapshot(self, stream: Stream, version: int, *, as_stored: bool = False) -> Kept | None:
+        """The snapshot kept at a version, if it can be relied on; else None, and a warning. One read.
+
+        As stored, it may have a schema that only a newer release of the application knows.
+        """
         snapshot, event = (await self.engine.read(where_kept(stream, version))).documents
-        return sound(stream, version, snapshot, event, self.settings.upcasting)
+        return sound(stream, version, snapshot, event, Upcasting(None, {}) if as_stored else self.settings.upcasting)

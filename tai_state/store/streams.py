@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tai_state.engines.api import Document, Engine
-from tai_state.engines.paging import Paged, mapped
+from tai_state.engines.paging import Paged
 from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
 from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, EventRecord, change_metadata, moment
+from tai_state.store.records import EVENT, STATE, EventRecord, change_metadata, moment
 from tai_state.store.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import Event, JsonEvent
@@ -75,19 +75,27 @@ class StreamReader:
 
         Raises:
             CorruptDocument: an event is damaged or stands in the wrong place.
-            EventSourcingError: there is a gap between two events.
+            EventSourcingError, NotRetained: there is a gap between two events.
         """
         start, end = stream.range(first, last)
+        documents = self._engine.scan(stream.events, start=start, end=end)
         reached: int | None = None
 
-        def take(page: Iterable[Document]) -> Iterator[Stored]:
+        def take(page: Iterable[Document], floor: int) -> Iterator[Stored]:
             nonlocal reached
             for document in page:
-                stored = stored_record(stream, document, reached)
+                stored = stored_record(stream, document, reached, floor)
                 reached = stored.record.version
                 yield stored
 
-        return mapped(self._engine.scan(stream.events, start=start, end=end), take)
+        async def fetch() -> Iterable[Stored] | None:
+            page = await documents.page()
+            if page is None:
+                return None
+            page = list(page)
+            return take(page, 1 if follows(stream, page, reached) else await floor_of(self._engine, stream))
+
+        return Paged(fetch)
 
     async def one(self, stream: Stream, version: int) -> Stored | None:
         """The stored event of one version; None where there is none."""
@@ -164,25 +172,40 @@ class StreamReader:
         return data
 
 
-def stored_record(stream: Stream, document: Document, reached: int | None = None) -> Stored:
+def follows(stream: Stream, page: Sequence[Document], reached: int | None) -> bool:
+    """Whether a page goes on right after a version. Where it does not, cleanup may have been between two pages."""
+    return reached is None or not page or page[0].path == stream.event(reached + 1)
+
+
+async def floor_of(engine: Engine, stream: Stream) -> int:
+    """The version below which the events of a stream may have been cleaned up by now."""
+    [document] = (await engine.read([stream.state])).documents
+    try:
+        return 1 if document is None else document.decode(STATE).floor
+    except CorruptDocument:
+        return 1
+
+
+def stored_record(stream: Stream, document: Document, reached: int | None = None, floor: int = 1) -> Stored:
     """The event in a document, which must stand where its fields say.
 
     Args:
         stream: whose event it is.
         document: as read.
         reached: the version before, if it is known.
+        floor: the version below which events may have been cleaned up.
 
     Raises:
         CorruptDocument: it does not stand there.
-        EventSourcingError: there is a gap before it.
+        EventSourcingError, NotRetained: there is a gap before it.
     """
     record = document.decode(EVENT)
-    check_place(stream, document, record, reached)
+    check_place(stream, document, record, reached, floor)
     return Stored(record, document.created_us)
 
 
-def check_place(stream: Stream, document: Document, record: EventRecord, reached: int | None, floor: int = 1) -> None:
-    """As :func:`stored_record`, of a record; below the floor, events may have been cleaned up."""
+def check_place(stream: Stream, document: Document, record: EventRecord, reached: int | None, floor: int) -> None:
+    """As :func:`stored_record`, of a record."""
     if record.state_id != stream.state_id or document.path != stream.event(record.version):
         raise CorruptDocument(document.path, "holds an event of another place")
     if reached is not None and record.version != reached + 1:

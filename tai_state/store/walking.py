@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from tai_state.engines.api import Document, Engine
-from tai_state.engines.paging import Paged, mapped
+from tai_state.engines.paging import Paged
 from tai_state.errors import InvalidData
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, EventRecord
-from tai_state.store.streams import Folded, StreamReader, check_place
+from tai_state.store.streams import Folded, StreamReader, check_place, floor_of, follows, missing
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode
 from tai_state.values.metadata import ChangeMetadata
@@ -52,7 +52,7 @@ class Walk:
         self._streams = streams
         self.stream: Stream = stream
         self._after = after
-        self._floor = floor
+        self.floor: int = floor
         self._before = before or Folded()
         self._fold = fold
 
@@ -70,7 +70,7 @@ class Walk:
             record = document.decode(EVENT)
             version, text, metadata = record.version, record.to_state, record.metadata
             if reached != version - 1 or record.state_id != state_id or document.id != "%s~%012d" % (segment, version):  # noqa: UP031 - faster
-                check_place(stream, document, record, reached, self._floor)
+                check_place(stream, document, record, reached, self.floor)
             reached = version
             if text is not None:
                 now = Folded(text, record.schema, record.state_hash)
@@ -123,5 +123,30 @@ class Walk:
             end: called after the last event; may raise.
         """
         first, last = self.stream.range(max(self._after, 1) if self.reached is None else self.reached + 1, until)
-        documents = None if limit is None else limit + (self._after > 0)
-        return mapped(engine.scan(self.stream.events, start=first, end=last, limit=documents), self.events, end)
+        count = None if limit is None else limit + (self._after > 0)
+        documents = engine.scan(self.stream.events, start=first, end=last, limit=count)
+
+        async def fetch() -> Iterable[JsonEvent] | None:
+            page = await documents.page()
+            if page is not None:
+                return await self.page(engine, page)
+            if until is not None and limit is None and self.reached is not None and self.reached < until:
+                await self.look_at_floor(engine)
+                if self.reached + 1 < self.floor:
+                    raise missing(self.stream, self.reached + 1, self.floor)
+            if end is not None:
+                await end()
+            return None
+
+        return Paged(fetch)
+
+    async def page(self, engine: Engine, page: Iterable[Document]) -> Iterator[JsonEvent]:
+        """The events of one page of a scan: as :meth:`events`, and what was cleaned up since the page before is so."""
+        documents = list(page)
+        if not follows(self.stream, documents, self.reached):
+            await self.look_at_floor(engine)
+        return self.events(documents)
+
+    async def look_at_floor(self, engine: Engine) -> None:
+        """Read anew below which version events may have been cleaned up."""
+        self.floor = max(self.floor, await floor_of(engine, self.stream))
