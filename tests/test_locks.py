@@ -187,6 +187,7 @@ async def test_acquire_extend_release(store: StateStore, time: Time):
     time.advance(8)
     [info] = await collected(locks.list_locks())
     assert (info.resource, info.holder, info.fence, info.ttl) == ("pump 7", "anna", lease.fence, TTL)
+    assert info.last_sign_at > info.acquired_at
     assert 0 < info.remaining <= OVER
     assert not info.is_expired
     await locks.release_lock(lease)

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tai_state.cli.app import JsonOption, StoreOption, YesOption, app, confirm, opened, run
 from tai_state.cli.output import plain, print_json, print_line, print_table, say
 from tai_state.locks.locking import LockManager
+from tai_state.locks.records import LockInfo
 
 
 @app.command()
 def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List the locks that are held, and those whose time has passed and that nobody took over yet."""
+    """List the locks that are held, or were and have expired. Expiry is told where all users share a clock."""
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            found = [each async for each in LockManager(opened_store).list_locks()]
+            is_known = opened_store.engine.capabilities.shared_clock
+            rows = [_row(each, is_known=is_known) async for each in LockManager(opened_store).list_locks()]
         if as_json:
-            print_json([{**plain(each), "expired": each.is_expired} for each in found])
-        elif found:
-            columns = ["resource", "holder", "fence", "acquired_at", "ttl", "remaining"]
-            print_table(columns, [[getattr(each, name) for name in columns] for each in found])
+            print_json(rows)
+        elif rows:
+            print_table(list(rows[0]), [["unknown" if cell is None else cell for cell in row.values()] for row in rows])
+            if not is_known:
+                say("the users of this store share no clock: a lock has expired when it is listed with the same")
+                say("last_sign_at for its ttl and a tenth")
         else:
             say("no locks")
 
     run(command)
+
+
+def _row(lock: LockInfo, *, is_known: bool) -> dict[str, Any]:
+    """A lock as it is listed. What only watching it would show is None: this is one look."""
+    return {
+        **plain(lock),
+        "remaining": round(lock.remaining, 3) if is_known else None,
+        "expired": lock.is_expired if is_known else None,
+    }
 
 
 @app.command()

@@ -285,6 +285,7 @@ def _info(resource: str, standing: Standing) -> LockInfo:
         holder=standing.record.holder,
         fence=standing.lock.revision,
         acquired_at=from_us(standing.lock.updated_us),
+        last_sign_at=from_us(standing.last_sign_us),
         ttl=standing.record.ttl,
         remaining=standing.remaining,
     )

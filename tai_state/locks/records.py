@@ -83,6 +83,7 @@ class LockInfo(msgspec.Struct, frozen=True, kw_only=True):
         holder: who has it.
         fence: the fencing number of this tenure.
         acquired_at: by the engine's clock.
+        last_sign_at: when it was acquired or last renewed, by the engine's clock.
         ttl: seconds that each renewal gives.
         remaining: seconds after which it can be taken over if it is not renewed; 0: at once. Where the users of a
             store share no clock, these are counted from when this manager first saw it so.
@@ -92,6 +93,7 @@ class LockInfo(msgspec.Struct, frozen=True, kw_only=True):
     holder: str
     fence: int
     acquired_at: datetime
+    last_sign_at: datetime
     ttl: float
     remaining: float
 

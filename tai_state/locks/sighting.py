@@ -46,6 +46,7 @@ class Standing(msgspec.Struct, frozen=True):
         beat: the document of renewals, whoever wrote it; None where there is none.
         remaining: seconds from the look to when it may be taken over; 0: now.
         lasts: whether its lease is not over yet, as far as was seen.
+        last_sign_us: when its holder last showed that it lives, by the engine's clock.
     """
 
     lock: Document
@@ -53,6 +54,7 @@ class Standing(msgspec.Struct, frozen=True):
     beat: Document | None
     remaining: float
     lasts: bool
+    last_sign_us: int
 
 
 class _Sighting(NamedTuple):
@@ -117,6 +119,7 @@ class Sightings:
             None if beat is None else beat.document,
             max(0.0, record.ttl * self._patience - still),
             still < record.ttl,
+            max(each.document.updated_us for each in signs),
         )
 
     def is_gone(self, seen: Seen, ttl: float) -> bool:
