@@ -96,14 +96,23 @@ def test_without_conflicts(program: Program):
     assert program("conflicts", "nothing", "--store", A).code == 1
 
 
+def test_a_dry_run_makes_no_store(program: Program):
+    """Where the second store would be made, it counts what would be sent; a first one must be there."""
+    change(program.folder, "a", lambda store: store.save_state("field", "pump", {"n": 1}, METADATA))
+    dry = program("sync", A, B, "--governor", "field", "--dry-run", "--json").json()
+    assert program("sync", B, A, "--dry-run").code == 1
+    assert not (program.folder / "b.db").exists()
+    assert program("sync", A, B, "--governor", "field", "--json").json() == dry
+    assert dry["sent"] == 1
+
+
 def test_what_cannot_be_synced(program: Program):
     """A store that is not there, an address that is none, and a state that needs a reducer."""
     assert program("sync", A, B).code == 1
     assert not list(program.folder.glob("*.db"))
     assert program("sync", "nonsense", B).code == 2
     change(program.folder, "a", lambda store: store.save_state("field", "pump", {"n": 1}, METADATA))
-    assert program("sync", A, B, "--dry-run").code == 1
-    assert not (program.folder / "b.db").exists()
+    assert program("sync", A, B, "--governor", "feild", "--dry-run", "--json").error(1)["type"] == "GovernorNotFound"
 
     async def grow(store: StateStore) -> None:
         persister = StateMachinePersister(store, {"add": lambda state, _: {"n": (state or {"n": 0})["n"] + 1}})

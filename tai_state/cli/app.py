@@ -15,7 +15,7 @@ import anyio
 import typer
 
 from tai_state.cli.output import print_error
-from tai_state.errors import TaiStateError
+from tai_state.errors import GovernorNotFound, TaiStateError
 from tai_state.store.opening import open_store
 from tai_state.store.store import StateStore
 
@@ -81,6 +81,15 @@ def _root(
 def opened(url: str | None, *, create: bool = False) -> StateStore:
     """The store that a command works on, its data as stored. Only commands that write may make one."""
     return open_store(url, schema=None, create=create)
+
+
+async def check_governor(governor: str, *stores: StateStore) -> None:
+    """Raises ``GovernorNotFound`` where nothing was ever written under this governor in any of the stores."""
+    for store in stores:
+        path = store.layout.governor(governor)
+        if (await store.engine.read([path])).documents != (None,):
+            return
+    raise GovernorNotFound(path)
 
 
 def run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from tai_state.cli.app import (
     JsonOption,
     StoreOption,
     app,
+    check_governor,
     opened,
     run,
 )
@@ -24,6 +27,8 @@ from tai_state.conflicts.recorded import recorded_conflicts
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased
 from tai_state.conflicts.sync import SyncReport
 from tai_state.conflicts.sync import sync as sync_stores
+from tai_state.errors import StoreNotFound
+from tai_state.store.store import StateStore
 
 _PROGRESS_EVERY = 1_000
 _CONCURRENCY = 16
@@ -67,7 +72,9 @@ def sync(
                 if not as_json and report.checked % _PROGRESS_EVERY < _CONCURRENCY:
                     line.show(f"{report.checked:,} states checked, {report.sent + report.received:,} events taken over")
 
-            async with opened(first) as one, opened(second, create=not dry_run) as other:
+            async with opened(first) as one, _other(second, dry_run=dry_run) as other:
+                if governor is not None:
+                    await check_governor(governor, one, other)
                 report = await sync_stores(
                     one,
                     other,
@@ -86,6 +93,19 @@ def sync(
             raise typer.Exit(INCONSISTENT)
 
     run(command)
+
+
+@asynccontextmanager
+async def _other(url: str, *, dry_run: bool) -> AsyncGenerator[StateStore, None]:
+    """The second store; in a dry run, which makes none, an empty one stands for what is not there."""
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(opened(url, create=not dry_run))
+        except StoreNotFound:
+            if not dry_run:
+                raise
+            store = await stack.enter_async_context(opened("memory://", create=True))
+        yield store
 
 
 def _print(report: SyncReport) -> None:
