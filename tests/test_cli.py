@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +17,10 @@ import pytest
 import typer.main
 
 from tai_state import ChangeMetadata, EveryEvents, NewEvent, StateMachinePersister, StateStore, open_store
+from tai_state.cli import inspecting
 from tai_state.cli.app import app
 
-from .support.program import Ended, Inside, Program, interrupt
+from .support.program import SCRIPT, Ended, Inside, Program, interrupt
 
 METADATA = ChangeMetadata("ana", "a test", {"ticket": 7})
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
@@ -555,14 +557,18 @@ def test_errors_for_people(there: Program) -> None:
     assert there("show", "bank") == Ended(2, "", "tai-state: Missing argument 'STATE' (see tai-state show --help)\n")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_the_unexpected_ends_with_70(there: Program) -> None:
+def test_the_unexpected_ends_with_70(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no command foresees is said in one line and ends with 70."""
-    with Path("/dev/full").open("wb") as full:
-        process = there.start("ls", "--json", stdout=full)
-        _, err = process.communicate()
-    assert process.returncode == 70
-    assert json.loads(err)["error"]["message"].startswith("an unexpected OSError")
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("in the middle")
+
+    monkeypatch.setattr(inspecting, "print_json", fail)
+    error = inside("ls", "--json").error(70)
+    assert (error["type"], error["message"]) == (
+        "ZeroDivisionError",
+        "an unexpected ZeroDivisionError: in the middle",
+    )
 
 
 def _is_safe(text: str) -> bool:
@@ -655,6 +661,36 @@ def test_a_reader_who_has_seen_enough(large: Path, options: list[str]) -> None:
     process.stdout.close()
     _, err = process.communicate()
     assert (process.returncode, err) == (141, b"")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_cannot_be_written(there: Program, options: list[str]) -> None:
+    """A full disk behind stdout, or a closed one, is said in a sentence; a closed stderr puts nothing onto stdout."""
+    command = f'exec "$0" show bank alice {" ".join(options)}'
+    full = [(">/dev/full", "No space left on device")] if Path("/dev/full").exists() else []
+    for redirection, why in (*full, (">&-", "stdout is closed")):
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {redirection}", SCRIPT],
+            cwd=there.folder,
+            env=there.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done
+        assert f"the output cannot be written: {why}" in done.stderr
+
+
+def test_a_closed_stderr(there: Program) -> None:
+    """What would go to stderr does not go to stdout, where the data is."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" show bank nobody 2>&- <&-', SCRIPT],
+        cwd=there.folder,
+        env=there.environment,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
 
 
 def test_an_interrupted_export_leaves_no_file(large: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from tai_state.testing import ManualClock
 from tai_state.testing import emulator as launcher
 from tai_state.testing.emulator import answers, fresh_project, started_emulator
 
-from .support.program import Program, interrupt
+from .support.program import Inside, Program, interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +121,25 @@ def test_an_emulator_that_is_gone_is_unreachable(program: Program):
     ended = program("doctor", "--json", "--store", "firestore://p")
     assert ended.code == 5
     assert _checks(json.loads(ended.out)) == {"versions": "ok", "reachable": "failed"}
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Without Google's library the doctor says what to install, and ends as every command does."""
+
+    def version(package: str) -> str:
+        if package == "tai-state":
+            return "1"
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setitem(sys.modules, "google.cloud", None)
+    monkeypatch.delitem(sys.modules, "tai_state.engines.firestore.connection", raising=False)
+    ended = Inside(tmp_path, monkeypatch, capsys)("doctor", "--json", "--store", "firestore://p")
+    assert (ended.code, ended.err) == (2, "")
+    report = json.loads(ended.out)
+    assert _checks(report) == {"versions": "ok", "store": "failed"}
+    assert "grpcio missing" in report["checks"][0]["message"]
+    assert 'pip install "tai-state[firestore]"' in report["checks"][1]["message"]
 
 
 def test_missing_credentials_are_named(program: Program):

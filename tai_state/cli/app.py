@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeAlias
 import anyio
 import typer
 
-from tai_state.cli.output import print_error
+from tai_state.cli.output import OutputError, print_error
 from tai_state.errors import GovernorNotFound, TaiStateError
 from tai_state.store.opening import open_store
 from tai_state.store.store import StateStore
@@ -106,7 +106,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody can be asked here: add --yes")
     print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -127,13 +127,23 @@ def main() -> None:
     try:
         code = _run(as_json=as_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = PIPE_CLOSED
     sys.exit(code)
 
 
+def _drop_output() -> None:
+    """What could not be written is not tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _prepare_streams(*, as_json: bool) -> None:
-    """JSON is always UTF-8; to people, what their terminal's encoding lacks is shown escaped."""
+    """JSON is always UTF-8; to people, what their terminal's encoding lacks is shown escaped.
+
+    Where stderr is closed, what goes there is dropped, and does not go to stdout.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - as long as the program runs
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
@@ -142,12 +152,19 @@ def _prepare_streams(*, as_json: bool) -> None:
 def _run(*, as_json: bool) -> int:
     """Run the command that the arguments name; the code to end with."""
     try:
+        if sys.stdout is None:
+            raise OutputError("the output cannot be written: stdout is closed")
         code: int = app(standalone_mode=False) or 0
     except TaiStateError as error:
         print_error(error, as_json=as_json)
         return error.exit_code
     except (UsageError, typer.TyperException) as error:
         print_error(_usage(error), as_json=as_json)
+        return USAGE
+    except OutputError as error:
+        print_error(error, as_json=as_json)
+        if sys.stdout is not None:
+            _drop_output()
         return USAGE
     except Declined as error:
         print_error(error, as_json=as_json)

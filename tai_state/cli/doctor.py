@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -16,7 +16,7 @@ from tai_state.cli.app import JsonOption, StoreOption, app, opened, run
 from tai_state.cli.output import print_json, print_line, print_table
 from tai_state.engines.api import PRESENT, Check, Where
 from tai_state.engines.firestore.engine import EMULATOR
-from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, TaiStateError
+from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, TaiStateError, UnknownStore
 from tai_state.store.store import StateStore
 
 Status: TypeAlias = Literal["ok", "warning", "failed"]
@@ -145,7 +145,7 @@ class Examination:
 def _part(error: TaiStateError) -> str:
     """Which check an error of the first read belongs to."""
     code = str(error.fields().get("code", ""))
-    if isinstance(error, StoreNotFound):
+    if isinstance(error, StoreNotFound | UnknownStore):
         return "store"
     if code in _CREDENTIALS:
         return "credentials"
@@ -160,9 +160,16 @@ def _clock(skew_seconds: float) -> tuple[str, Status, str]:
 
 
 def _versions(engine: str) -> str:
-    drivers = ", ".join(f"{each} {version(each)}" for each in _DRIVERS.get(engine, ()))
+    drivers = ", ".join(f"{each} {_version(each)}" for each in _DRIVERS.get(engine, ()))
     own = f"tai-state {version('tai-state')}, Python {platform.python_version()}"
     return f"{own}, {drivers}" if drivers else own
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
 
 
 @app.command()

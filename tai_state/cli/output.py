@@ -6,7 +6,8 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any, Self
@@ -43,11 +44,28 @@ def plain(value: Any) -> Any:
     return value
 
 
+class OutputError(Exception):
+    """What was to be printed on stdout cannot be written."""
+
+
+@contextmanager
+def _onto_stdout() -> Generator[None, None, None]:
+    """What is printed in here fails by name; a reader who has seen enough is no failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"the output cannot be written: {error.strerror or error}") from error
+
+
+@_onto_stdout()
 def print_json(value: Any) -> None:
     """One JSON text on stdout."""
     print(_json(plain(value)), flush=True)
 
 
+@_onto_stdout()
 def print_line(text: str) -> None:
     """A line for people on stdout: a result."""
     print(visible(text), flush=True)
@@ -94,6 +112,7 @@ def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -
         say(f"tai-state: {message}")
 
 
+@_onto_stdout()
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Rows for people; nothing is cut off. On a terminal cells wrap; piped, each row stays on one line."""
     table = [list(columns), *([cell(each) for each in row] for row in rows)]
