@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -492,6 +493,19 @@ def test_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_terminated_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    """SIGTERM ends it as Ctrl-C does, its writer too, and its folder is removed."""
+    process = Program(tmp_path, TMPDIR=str(tmp_path)).start("demo")
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.endswith(b"tai-state: interrupted; it can be run again\n")
+    assert b"Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
 READERS = [
     ["ls"],
     ["ls", "g"],
@@ -693,15 +707,28 @@ def test_a_closed_stderr(there: Program) -> None:
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-def test_an_interrupted_export_leaves_no_file(large: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends an export with 130 and no traceback; nothing half-written stays, and the next run completes."""
+@pytest.mark.parametrize(
+    ("number", "in_background"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_an_interrupted_export_leaves_no_file(
+    large: Path, tmp_path: Path, number: signal.Signals, in_background: bool
+) -> None:
+    """Ctrl-C and SIGTERM end it with 130 and no traceback; nothing half-written stays, and the next run completes.
+
+    So does SIGTERM where Ctrl-C is ignored.
+    """
+
+    def ignore() -> None:
+        if in_background:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     program = Program(large)
     target = tmp_path / "g.jsonl"
     os.mkfifo(tmp_path / "g.jsonl.partial")  # what the export writes to first: here it waits for the reader
-    process = program.start("export", "g", str(target), "--json")
+    process = program.start("export", "g", str(target), "--json", preexec_fn=ignore)
     with (tmp_path / "g.jsonl.partial").open("rb") as reader:
         reader.read(10)
-        interrupt(process)
+        process.send_signal(number)
     out, err = process.communicate()
     assert Ended(process.returncode, out.decode(), err.decode()).error(130)["type"] == "Interrupted"
     assert not list(tmp_path.iterdir())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, TypeAlias
 
 import anyio
@@ -52,7 +54,7 @@ class UsageError(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody pressed Ctrl-C."""
+    """Somebody pressed Ctrl-C, or asked the program to end."""
 
 
 class Declined(Exception):
@@ -124,12 +126,19 @@ def main() -> None:
     logging.getLogger("tai_state").propagate = False
     as_json = "--json" in sys.argv
     _prepare_streams(as_json=as_json)
+    signal.signal(signal.SIGTERM, _end)
     try:
         code = _run(as_json=as_json)
     except BrokenPipeError:
         _drop_output()
         code = PIPE_CLOSED
     sys.exit(code)
+
+
+def _end(_: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does now; also where it is ignored, as a shell has it for what runs in the background."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def _drop_output() -> None:

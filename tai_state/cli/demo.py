@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from tai_state.store.opening import open_store
 
 ACKNOWLEDGED_BEFORE_KILL = 1_000
 _GOVERNOR = "pumps"
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 @app.command()
@@ -56,8 +58,11 @@ def _write_and_kill(url: str) -> dict[str, int]:
     command = [sys.executable, "-m", "tai_state.cli.demo_writer", url]
     # In a session of its own a Ctrl-C does not reach it: it is killed below, and says nothing.
     versions: dict[str, int] = {}
+    # Held back until there is somebody to kill: a writer that is just being started would outlive its folder.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as writer:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
             for count, line in enumerate(writer.stdout or (), start=1):
                 if line.endswith(b"\n"):  # the last line may be cut off by the writer's death
                     machine, version = line.decode().split()

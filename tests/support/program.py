@@ -133,10 +133,12 @@ class Inside:
             for name in _SET_BY_USERS:
                 patch.delenv(name, raising=False)
             patch.chdir(self.folder)
+            terminating = signal.getsignal(signal.SIGTERM)
             patch.setattr(sys, "argv", ["tai-state", *arguments])
             patch.setattr(logging.getLogger("tai_state"), "propagate", True)  # the program sets it; this puts it back
             with pytest.raises(SystemExit) as ended:
                 main()
+            signal.signal(signal.SIGTERM, terminating)
         out, err = self.capsys.readouterr()
         assert isinstance(ended.value.code, int)
         return Ended(ended.value.code, out, err)
