@@ -183,9 +183,29 @@ def test_show(there: Program, inside: Inside) -> None:
 
 def test_show_what_is_deleted(inside: Inside) -> None:
     """A deleted state is not found, and its versions are still there to be shown."""
-    fits(inside("show", "bank", "bob", "--json").error(1), path=..., type="StateNotFound", message=...)
+    error = inside("show", "bank", "bob", "--json").error(1)
+    fits(error, path="governors/bank/states/bob", type="StateNotFound", message=...)
+    assert error["message"] == "there is no state at 'governors/bank/states/bob': it was deleted at version 2"
     shown = inside("show", "bank", "bob", "--version", "2", "--json").json()
     assert (shown["deleted"], shown["data"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [
+        (["show", "--version", "300"], " at version 300: its newest version is 5"),
+        (["diff", "1", "99"], " at version 99: its newest version is 5"),
+        (
+            ["show", "--at", "2000-01-01T00:00:00Z"],
+            " at 2000-01-01T00:00:00.000000Z: it begins at 2026-03-01T06:00:00.000000Z",
+        ),
+    ],
+)
+def test_a_version_or_time_out_of_range(inside: Inside, arguments: list[str], instead: str) -> None:
+    """It says what there is instead."""
+    command, *rest = arguments
+    ended = inside(command, "bank", "alice", *rest)
+    assert (ended.code, ended.err) == (1, f"tai-state: there is no state at 'governors/bank/states/alice'{instead}\n")
 
 
 def test_ids_are_taken_as_they_are(there: Program) -> None:
@@ -711,7 +731,7 @@ def test_a_closed_stderr(there: Program) -> None:
     ("number", "in_background"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
 )
 def test_an_interrupted_export_leaves_no_file(
-    large: Path, tmp_path: Path, number: signal.Signals, in_background: bool
+    large: Path, tmp_path: Path, *, number: signal.Signals, in_background: bool
 ) -> None:
     """Ctrl-C and SIGTERM end it with 130 and no traceback; nothing half-written stays, and the next run completes.
 

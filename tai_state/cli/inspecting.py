@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -20,12 +21,15 @@ from tai_state.cli.app import (
 from tai_state.cli.output import cell, plain, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.engines.paging import taken
+from tai_state.errors import StateNotFound
+from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
+from tai_state.store.store import StateStore
 from tai_state.values.events import JsonEvent
 from tai_state.values.patch import Operation
 from tai_state.values.patch import diff as difference
 from tai_state.values.states import JsonSnapshot
-from tai_state.values.times import parse_time
+from tai_state.values.times import format_time, parse_time
 
 
 @app.command("ls")
@@ -82,11 +86,7 @@ def show(
     async def command() -> None:
         async with opened(store) as opened_store:
             when = version if moment is None else moment
-            if when is None:
-                found = await opened_store.get_state(governor, state)
-            else:
-                persister = StateMachinePersister(opened_store, reducers)
-                found = await persister.get_state_at(governor, state, when)
+            found = await _state_at(opened_store, governor, state, when, reducers)
         fields = _state_fields(found)
         if as_json:
             print_json(fields)
@@ -137,9 +137,8 @@ def diff(
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            persister = StateMachinePersister(opened_store, reducers)
-            before = await persister.get_state_at(governor, state, one)
-            after = await persister.get_state_at(governor, state, other)
+            before = await _state_at(opened_store, governor, state, one, reducers)
+            after = await _state_at(opened_store, governor, state, other, reducers)
         patch = difference(before.data, after.data)
         if as_json:
             print_json(patch)
@@ -164,6 +163,35 @@ def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
             print_table(["what", "count"], list(plain(counts).items()))
 
     run(command)
+
+
+async def _state_at(
+    store: StateStore, governor: str, state: str, when: int | datetime | None, reducers: Reducers
+) -> JsonSnapshot:
+    """A state at a version or a time, or now.
+
+    Raises:
+        StateNotFound: there is none, with what is there instead.
+    """
+    try:
+        if when is None:
+            return await store.get_state(governor, state)
+        return await StateMachinePersister(store, reducers).get_state_at(governor, state, when)
+    except StateNotFound as error:
+        raise StateNotFound(error.path, await _instead(store, governor, state, when)) from None
+
+
+async def _instead(store: StateStore, governor: str, state: str, when: int | datetime | None) -> str:
+    found = await store.read_state(store.layout.stream(governor, state))
+    if found is None:
+        return ""
+    record = found[1]
+    if when is None:
+        return f": it was deleted at version {record.version}" if record.deleted else ""
+    if isinstance(when, int):
+        return f" at version {when}: its newest version is {record.version}"
+    first = await taken(store.get_events(governor, state), 1)
+    return "".join(f" at {format_time(when)}: it begins at {format_time(each.timestamp)}" for each in first)
 
 
 def _state_fields(state: JsonSnapshot) -> dict[str, Any]:
