@@ -134,12 +134,16 @@ def test_help_and_version(there: Program) -> None:
     asked, bare = there("--help"), there()
     assert (asked.code, asked.err) == (0, "")
     assert "Commands:" in asked.out
+    assert "..." not in asked.out.partition("Commands:")[2]
+    assert there("-h") == asked
     assert (bare.code, bare.out) == (2, "")
     assert bare.err.rstrip() == asked.out.rstrip()
     shown = there("import", "--help")
     assert (shown.code, shown.err) == (0, "")
     assert "--machine" in shown.out
     assert there("--version").out.startswith("tai-state ")
+    assert there("ls", "-h").out.startswith("Usage: tai-state ls ")
+    assert "options follow the command" in there("--json", "ls").error(2)["message"]
 
 
 def test_ls_lists_governors(there: Program) -> None:
@@ -421,7 +425,8 @@ def test_snapshot(program: Program) -> None:
 
 
 def test_cleanup_needs_a_yes(program: Program) -> None:
-    """``cleanup`` destroys, so it asks, or needs ``--yes`` where nobody can be asked."""
+    """``cleanup`` destroys, so it asks, or needs ``--yes`` where nobody can be asked; not about what is not there."""
+    assert program("cleanup", "nobody", "--json").error(1)["type"] == "GovernorNotFound"
     refused = program("cleanup", "bank", "--json").error(2)
     assert "add --yes" in refused["message"]
     declined = program.on_terminal("cleanup", "bank", answer="n\n")

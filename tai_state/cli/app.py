@@ -46,6 +46,7 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -193,6 +194,8 @@ def _usage(error: UsageError | typer.TyperException) -> UsageError:
     if isinstance(error, UsageError):
         return error
     context: Any = getattr(error, "ctx", None)
+    if context is not None and context.parent is None and type(error).__name__ == "NoSuchOption":
+        return UsageError(f"No such option: {getattr(error, 'option_name', '')}; options follow the command (see tai-state COMMAND --help)")
     command = context.command_path if context is not None else "tai-state COMMAND"
     return UsageError(f"{error.format_message().rstrip('.')} (see {command} --help)")
 

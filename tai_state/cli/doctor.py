@@ -174,7 +174,10 @@ def _version(package: str) -> str:
 
 @app.command()
 def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Look at a store's surroundings and say what to do: reachable, credentials, database, indexes, clock, versions."""
+    """Look at a store's surroundings and say what to do.
+
+    It checks: versions, reachable, credentials, database, clock, permissions, indexes, store.
+    """
 
     async def command() -> None:
         examination = Examination(store)

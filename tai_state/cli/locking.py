@@ -50,7 +50,7 @@ def unlock(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a lock away from its holder, whose fenced writes are refused from then on."""
+    """Take a lock away from its holder. Its fenced writes are refused from then on."""
     confirm(f"Take the lock on {resource!r} away from its holder, who may be at work?", yes=yes)
 
     async def command() -> None:

@@ -17,6 +17,7 @@ from tai_state.cli.app import (
     UsageError,
     YesOption,
     app,
+    check_governor,
     confirm,
     opened,
     run,
@@ -137,6 +138,13 @@ def cleanup(
         keep = timedelta(days=keep_days)
     except (OverflowError, ValueError):
         raise UsageError(f"--keep-days takes a number of days, not {keep_days:g}") from None
+
+    async def check() -> None:
+        async with opened(store) as opened_store:
+            await check_governor(governor, opened_store)
+
+    if not yes:
+        run(check)
     confirm(f"Remove the events of {governor!r} older than {keep_days:g} days for good?", yes=yes)
 
     async def command() -> None:
