@@ -120,7 +120,9 @@ def test_an_emulator_that_is_gone_is_unreachable(program: Program):
     program.environment[EMULATOR] = f"127.0.0.1:{launcher._free_port()}"
     ended = program("doctor", "--json", "--store", "firestore://p")
     assert ended.code == 5
-    assert _checks(json.loads(ended.out)) == {"versions": "ok", "reachable": "failed"}
+    report = json.loads(ended.out)
+    assert _checks(report) == {"versions": "ok", "reachable": "failed"}
+    assert f"{EMULATOR} is set to {program.environment[EMULATOR]}" in report["checks"][-1]["message"]
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -246,6 +248,7 @@ def test_a_refusal_fails_the_check_it_is_about(
     failed = [each for each in examination.checks if each.status == "failed"]
     assert [each.check for each in failed] == [check]
     assert examination.exit_code == 5
+    assert check != "reachable" or "reach firestore.googleapis.com" in failed[0].message
     assert check != "indexes" or "tai-state indexes" in failed[0].message
     assert failing == "read" or examination.checks[-1].check == "store"
 

@@ -82,8 +82,16 @@ class Examination:
         self.checks.append(Checked(check, status, message))
 
     def _fail(self, check: str, error: TaiStateError) -> None:
-        self._find(check, "failed", str(error))
+        self._find(check, "failed", f"{error}{self._hint(check)}")
         self.exit_code = self.exit_code or error.exit_code
+
+    def _hint(self, check: str) -> str:
+        """What to do about what the error does not know: how Firestore is reached."""
+        if check != "reachable" or self._name != "firestore":
+            return ""
+        if self._emulator:
+            return f"; {EMULATOR} is set to {self._emulator}: start the emulator there, or unset it to reach Google"
+        return "; look whether this machine's network, proxy and firewall let it reach firestore.googleapis.com"
 
     async def _try(self, check: str, examine: Callable[[], Awaitable[str]]) -> None:
         try:
