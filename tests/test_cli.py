@@ -406,6 +406,7 @@ def test_export_replaces_a_file_only_when_told_to(program: Program) -> None:
     [
         ["export", "bank", "nowhere/x"],
         ["export", "bank", "."],
+        ["export", "bank", "-"],
         ["restore", "."],
         ["restore", "x"],
         ["restore", "shop.py"],

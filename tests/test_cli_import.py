@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -25,6 +26,7 @@ from tai_state import (
     StateStore,
     open_store,
 )
+from tai_state.cli import output
 from tai_state.values.times import format_time
 
 from .support.program import (
@@ -127,7 +129,7 @@ def test_each_row_becomes_the_event_it_says(program: Program) -> None:
 
 
 def test_progress_and_totals_for_people(program: Program) -> None:
-    """Piped, progress is a line for each batch on stderr; on a terminal it is one line, rewritten."""
+    """Piped, progress is a line now and then on stderr; on a terminal it is one line, rewritten."""
     write_csv(program.folder / "log.csv.gz", make_rows(300))
     first = program("import", "log.csv.gz", "--governor", "g", *IMPORT)
     assert first.err == "250 events recorded, 0 there already\n300 events recorded, 0 there already\n"
@@ -135,6 +137,16 @@ def test_progress_and_totals_for_people(program: Program) -> None:
     again = program.on_terminal("import", "log.csv.gz", "--governor", "g", *IMPORT)
     assert again.out.startswith("\r0 events recorded, 250 there already\r0 events recorded, 300 there already\nwhat ")
     assert again.code == 0
+
+
+def test_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first line is said at once, further ones every ten seconds, and the last one in any case."""
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: shown))
+    for count in (1, 25):
+        with output.Progress() as line:
+            for shown in range(count):
+                line.show(f"{shown} done")
+    assert capsys.readouterr().err.splitlines() == ["0 done", "0 done", "10 done", "20 done", "24 done"]
 
 
 def test_a_killed_import_loses_and_doubles_nothing(program: Program) -> None:

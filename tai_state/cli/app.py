@@ -195,9 +195,8 @@ def _usage(error: UsageError | typer.TyperException) -> UsageError:
         return error
     context: Any = getattr(error, "ctx", None)
     if context is not None and context.parent is None and type(error).__name__ == "NoSuchOption":
-        return UsageError(
-            f"No such option: {getattr(error, 'option_name', '')}; options follow the command (see tai-state COMMAND --help)"
-        )
+        said = f"No such option: {getattr(error, 'option_name', '')}; options follow the command"
+        return UsageError(f"{said} (see tai-state COMMAND --help)")
     command = context.command_path if context is not None else "tai-state COMMAND"
     return UsageError(f"{error.format_message().rstrip('.')} (see {command} --help)")
 

@@ -76,6 +76,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a governor's whole history to a file, digests included."""
+    if str(file) == "-":
+        raise UsageError("'-' does not stand for stdout here: name a file")
     if file.exists():
         check_file(file)
         confirm(f"{str(file)!r} exists. Replace it?", yes=yes)

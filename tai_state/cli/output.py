@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
+from math import inf
 from typing import Any, Self
 
 import msgspec
@@ -23,6 +25,8 @@ _WHOLE_MAX = 30
 """Cells up to this width, such as a time, are not broken where the terminal has room for the rest."""
 _REST_MIN = 20
 _WIDTH_MIN = 2
+_PROGRESS_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
 _ALIGNED_MAX = 80
 """Piped, a longer cell pushes the next ones aside instead of widening its whole column."""
 
@@ -77,26 +81,33 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """A line on stderr that follows long work: rewritten on a terminal, else one line each time.
+    """A line on stderr that follows long work: rewritten on a terminal, else a line now and then and the last one.
 
     The texts shown must not become shorter.
     """
 
     def __enter__(self) -> Self:
         self._is_open = False
+        self._said_at = -inf
+        self._unsaid = ""
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._is_open:
             print(file=sys.stderr, flush=True)
+        elif self._unsaid:
+            say(self._unsaid)
 
     def show(self, text: str) -> None:
         """The work has come this far."""
         if sys.stderr.isatty():
             print(f"\r{visible(text)}", end="", file=sys.stderr, flush=True)
             self._is_open = True
-        else:
+        elif time.monotonic() - self._said_at >= _PROGRESS_SECONDS:
             say(text)
+            self._said_at, self._unsaid = time.monotonic(), ""
+        else:
+            self._unsaid = text
 
 
 def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -> None:
