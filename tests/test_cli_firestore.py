@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from tai_state.testing import ManualClock
 from tai_state.testing import emulator as launcher
 from tai_state.testing.emulator import answers, fresh_project, started_emulator
 
-from .support.program import Inside, Program, interrupt
+from .support.program import Program, interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,20 +124,28 @@ def test_an_emulator_that_is_gone_is_unreachable(program: Program):
     assert f"{EMULATOR} is set to {program.environment[EMULATOR]}" in report["checks"][-1]["message"]
 
 
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Without Google's library the doctor says what to install, and ends as every command does."""
+_MISSING = """
+import sys
+from importlib.metadata import PackageNotFoundError
+from tai_state.cli import doctor, main
 
-    def version(package: str) -> str:
-        if package == "tai-state":
-            return "1"
+def version(package):
+    if package != "tai-state":
         raise PackageNotFoundError(package)
+    return "1"
 
-    monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setitem(sys.modules, "google.cloud", None)
-    monkeypatch.delitem(sys.modules, "tai_state.engines.firestore.connection", raising=False)
-    ended = Inside(tmp_path, monkeypatch, capsys)("doctor", "--json", "--store", "firestore://p")
-    assert (ended.code, ended.err) == (2, "")
-    report = json.loads(ended.out)
+doctor.version = version
+sys.modules["google"] = sys.modules["grpc"] = None
+sys.argv = ["tai-state", "doctor", "--json", "--store", "firestore://p"]
+main()
+"""
+
+
+def test_a_missing_extra_is_named():
+    """Without Google's library the doctor says what to install, and ends as every command does."""
+    done = subprocess.run([sys.executable, "-c", _MISSING], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
+    report = json.loads(done.stdout)
     assert _checks(report) == {"versions": "ok", "store": "failed"}
     assert "grpcio missing" in report["checks"][0]["message"]
     assert 'pip install "tai-state[firestore]"' in report["checks"][1]["message"]

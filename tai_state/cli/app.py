@@ -86,13 +86,12 @@ def opened(url: str | None, *, create: bool = False) -> StateStore:
     return open_store(url, schema=None, create=create)
 
 
-async def check_governor(governor: str, *stores: StateStore) -> None:
+async def check_governor(governor: str, store: StateStore, *others: StateStore) -> None:
     """Raises ``GovernorNotFound`` where nothing was ever written under this governor in any of the stores."""
-    for store in stores:
-        path = store.layout.governor(governor)
-        if (await store.engine.read([path])).documents != (None,):
+    for each in (store, *others):
+        if (await each.engine.read([each.layout.governor(governor)])).documents != (None,):
             return
-    raise GovernorNotFound(path)
+    raise GovernorNotFound(store.layout.governor(governor))
 
 
 def run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:
