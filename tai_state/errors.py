@@ -86,18 +86,10 @@ class StateNotFound(NotFound):
 
     You do not get it from ``batch_get_states`` (``None`` stands for a missing one) nor from ``save_state``
     with ``NO_STATE``. What to do: create the state, or look at ``history`` for who deleted it.
-
-    ``detail`` ends the sentence with what is there instead, where somebody looked.
     """
 
-    detail: str = ""
-
     def __str__(self) -> str:
-        return f"there is no state at {self.path!r}{self.detail}"
-
-    def fields(self) -> dict[str, Any]:
-        """As for every error; the detail is in the message."""
-        return {"path": self.path}
+        return f"there is no state at {self.path!r}"
 
 
 @dataclass(eq=False)

@@ -171,14 +171,15 @@ async def _state_at(
     """A state at a version or a time, or now.
 
     Raises:
-        StateNotFound: there is none, with what is there instead.
+        StateNotFound: there is none; its note ends the sentence with what is there instead.
     """
     try:
         if when is None:
             return await store.get_state(governor, state)
         return await StateMachinePersister(store, reducers).get_state_at(governor, state, when)
     except StateNotFound as error:
-        raise StateNotFound(error.path, await _instead(store, governor, state, when)) from None
+        error.add_note(await _instead(store, governor, state, when))
+        raise
 
 
 async def _instead(store: StateStore, governor: str, state: str, when: int | datetime | None) -> str:

@@ -112,7 +112,7 @@ class Progress:
 
 def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -> None:
     """An error on stderr, with its fields where a program reads it."""
-    message = str(error) or type(error).__name__
+    message = "".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
     if not expected:
         message = f"an unexpected {type(error).__name__}: {message}"
     if as_json:
