@@ -300,6 +300,19 @@ def test_an_event_in_no_place_is_found(victim: Victim, verify: Verify, segment: 
     assert (code, f"governors/g/events/{segment}" in named) == (4, True), named
 
 
+def test_an_index_that_misses_events_is_found(victim: Victim, verify: Verify) -> None:
+    """A flipped bit in an index, below the documents, is seen, and the file is named."""
+    [(page,)] = victim.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'documents_by_timestamp'")
+    file = victim.folder / "tai-state.db"
+    before = file.read_bytes()
+    at = before.index(b"governors/g/events", (page - 1) * 4096)
+    assert at < page * 4096
+    file.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+    code, named = verify()
+    file.write_bytes(before)
+    assert (code, str(file) in named) == (4, True), named
+
+
 def test_people_are_told_the_path(victim: Victim) -> None:
     """The installed program names the document in its table and ends with 4; put back, it ends with 0."""
     program = Program(victim.folder)

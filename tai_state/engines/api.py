@@ -295,6 +295,15 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class SelfChecking(Protocol):
+    """What an engine may have besides the verbs: a look at what lies below its documents, where no verb sees damage."""
+
+    async def self_check(self) -> Sequence[CorruptDocument]:
+        """What is damaged, at most a hundred things. Reads all of the storage, and lets others work meanwhile."""
+        ...
+
+
 def after(document_id: str) -> str:
     """The smallest id greater than this one: where a scan resumes."""
     return document_id + "\x00"

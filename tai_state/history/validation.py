@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tai_state.engines.api import Document
+from tai_state.engines.api import Document, SelfChecking
 from tai_state.engines.paging import taken
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
@@ -65,6 +65,7 @@ class Validation:
         if governor_id is not None:
             governors = [governor_id]
         else:
+            await self._storage()
             governors = [each async for each in self._store.list_governors()]
         for governor in governors:
             try:
@@ -81,6 +82,12 @@ class Validation:
             unchecked=self._unchecked,
             findings=tuple(self._findings),
         )
+
+    async def _storage(self) -> None:
+        """What lies below the documents: an index that misses some hides them from every look at the others."""
+        if isinstance(self._store.engine, SelfChecking):
+            for error in await self._store.engine.self_check():
+                self._find(error.path, "corrupt", error.what)
 
     async def _streams(self, governor_id: str) -> None:
         check: StreamCheck | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
+import anyio.to_thread
 import apsw
 
 from tai_state.engines.api import (
@@ -32,7 +33,7 @@ from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job, Worker
 from tai_state.engines.sqlite.writer import Writer, is_by_time, prepare
 from tai_state.engines.watching import Revisions, Signal, changes, is_collection
-from tai_state.errors import StoreUnavailable
+from tai_state.errors import CorruptDocument, StoreUnavailable
 from tai_state.values.times import Clock
 
 _CAPABILITIES = Capabilities(
@@ -172,6 +173,10 @@ class SqliteEngine:
         async with aclosing(changes(self._signal, await look(), look, self._wait)) as stream:
             yield stream
 
+    async def self_check(self) -> Sequence[CorruptDocument]:
+        """See :class:`~tai_state.engines.api.SelfChecking`: SQLite's own check, on a connection of its own."""
+        return await anyio.to_thread.run_sync(_integrity, self._connect, self._path)
+
     async def _look(self, targets: Sequence[str]) -> Revisions:
         present: Revisions = {}
         for target in targets:
@@ -234,6 +239,19 @@ class _Reader:
 
 def _revisions(collection: str, connection: apsw.Connection) -> list[Any]:
     return connection.execute(_REVISIONS, (collection,)).fetchall()
+
+
+def _integrity(connect: Callable[[], apsw.Connection], path: str) -> list[CorruptDocument]:
+    try:
+        with closing(connect()) as connection:
+            found = [text for (text,) in connection.execute("PRAGMA integrity_check(100)") if text != "ok"]
+    except apsw.Error as error:
+        failure = mapped(error, "read", path)
+        if not isinstance(failure, CorruptDocument):
+            raise failure from error
+        return [failure]
+    advice = "restore a backup, or, if indexes alone are damaged, let SQLite REINDEX a copy, and verify that"
+    return [CorruptDocument(path, f"SQLite finds: {text.strip()}: {advice}") for text in found]
 
 
 def _data_version(connection: apsw.Connection) -> Any:
