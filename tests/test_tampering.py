@@ -79,6 +79,19 @@ class Victim:
                 self.execute("UPDATE documents SET fields = ? WHERE path = ?", text, path)
 
     @contextmanager
+    def with_a_flipped_bit(self, index: str, text: bytes) -> Iterator[Path]:
+        """Damage this text in the file's index, and put it right in the end."""
+        [(page,)] = self.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", index)
+        file = Path(self._file)
+        before = file.read_bytes()
+        at = before.index(text, (page - 1) * 4096, page * 4096)
+        file.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+        try:
+            yield file
+        finally:
+            file.write_bytes(before)
+
+    @contextmanager
     def moved(self, path: str, collection: str, document_id: str) -> Iterator[None]:
         """Move a document elsewhere, and put it back in the end."""
         place = path.rpartition("/")[::2]
@@ -302,15 +315,16 @@ def test_an_event_in_no_place_is_found(victim: Victim, verify: Verify, segment: 
 
 def test_an_index_that_misses_events_is_found(victim: Victim, verify: Verify) -> None:
     """A flipped bit in an index, below the documents, is seen, and the file is named."""
-    [(page,)] = victim.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'documents_by_timestamp'")
-    file = victim.folder / "tai-state.db"
-    before = file.read_bytes()
-    at = before.index(b"governors/g/events", (page - 1) * 4096)
-    assert at < page * 4096
-    file.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
-    code, named = verify()
-    file.write_bytes(before)
+    with victim.with_a_flipped_bit("documents_by_timestamp", b"governors/g/events") as file:
+        code, named = verify()
     assert (code, str(file) in named) == (4, True), named
+
+
+def test_a_damaged_file_is_not_called_an_empty_one(victim: Victim) -> None:
+    """Where the index that leads to the store's own document is damaged, that is said."""
+    with victim.with_a_flipped_bit("sqlite_autoindex_documents_1", b"metastore") as file:
+        shown = Program(victim.folder)("ls")
+    assert (shown.code, str(file) in shown.err, "damaged" in shown.err) == (4, True, True), shown
 
 
 def test_people_are_told_the_path(victim: Victim) -> None:

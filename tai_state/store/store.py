@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Any, Self, TypeVar, overload
 
-from tai_state.engines.api import ABSENT, Put
-from tai_state.errors import CommitRefused, IncompatibleFormat, StoreNotFound
+from tai_state.engines.api import ABSENT, Put, SelfChecking
+from tai_state.errors import CommitRefused, CorruptDocument, IncompatibleFormat, StoreNotFound
 from tai_state.store.appending import Appender
 from tai_state.store.handle import Codec, StateHandle
 from tai_state.store.planning import Writer
@@ -74,6 +74,7 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
 
         Raises:
             StoreNotFound: there is no store, and none is to be made.
+            CorruptDocument: nor can one be found, since what it is stored in is damaged.
             IncompatibleFormat: it was written by a newer release.
         """
         path = self.layout.store
@@ -88,7 +89,7 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
                     )
                 return record.store_id
             if not self.settings.create:
-                raise StoreNotFound(path)
+                raise await self._absence(path)
             record = StoreRecord(uuid.uuid4().hex[:16], FORMAT)
             try:
                 await self.engine.commit([Put(path, record, ABSENT)])
@@ -96,3 +97,10 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
                 continue  # another process was first: its id is the store's
             return record.store_id
         raise IncompatibleFormat(path, "appears and disappears: is another program writing here?")
+
+    async def _absence(self, path: str) -> StoreNotFound | CorruptDocument:
+        """What it means that the store's own document is not found."""
+        if isinstance(self.engine, SelfChecking):
+            for damage in await self.engine.self_check():
+                return damage
+        return StoreNotFound(path)
