@@ -563,7 +563,7 @@ def test_no_command_but_import_and_restore_makes_a_store(tmp_path: Path) -> None
 def test_where_the_store_is(program: Program) -> None:
     """``--store`` comes before ``TAI_STATE_STORE``, which comes before ``tai-state.db`` in the working directory."""
     elsewhere = Program(program.folder, TAI_STATE_STORE="sqlite:///elsewhere.db")
-    assert elsewhere("ls", "--json").error(1)["path"] == "elsewhere.db"
+    assert elsewhere("ls", "--json").error(1)["path"] == str(program.folder / "elsewhere.db")
     assert len(elsewhere("ls", "--store", "sqlite:///tai-state.db", "--json").json()) == 4
     assert len(program("ls", "--json").json()) == 4
 
