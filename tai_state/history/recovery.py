@@ -331,7 +331,7 @@ async def streams_with_events(
 ) -> AsyncGenerator[Stream, None]:
     """The streams of a governor, one look each: whatever their length, their events are not read.
 
-    What stands in no place of an event is passed over, and noted in ``strange``.
+    What stands in no place of an event is passed over, and noted in ``strange``, at most 1,000 of them.
     """
     collection = store.layout.events(governor_id)
     start = "" if after is None else store.layout.stream(governor_id, after).range(VERSION_MAX)[1]
@@ -340,7 +340,7 @@ async def streams_with_events(
             segment, _ = split_versioned(found[0].id)
             stream = store.layout.stream(governor_id, unescape_id(segment))
         except (ValueError, CorruptDocument, InvalidId):
-            if strange is not None:
+            if strange is not None and len(strange) < LISTED_MAX:
                 strange.append(CorruptDocument(found[0].path, "is no place of an event"))
             start = found[0].id + "\x00"
             continue
@@ -356,7 +356,8 @@ async def states_without_events(
         try:
             stream = store.layout.stream(governor_id, unescape_id(document.id))
         except (CorruptDocument, InvalidId):
-            strange.append(CorruptDocument(document.path, "is no place of a state"))
+            if len(strange) < LISTED_MAX:
+                strange.append(CorruptDocument(document.path, "is no place of a state"))
             continue
         start, end = stream.range(1)
         if not await taken(store.engine.scan(stream.events, start=start, end=end, limit=1), 1):
