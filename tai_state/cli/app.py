@@ -17,7 +17,7 @@ import anyio
 import typer
 
 from tai_state.cli.output import OutputError, print_error
-from tai_state.errors import GovernorNotFound, TaiStateError
+from tai_state.errors import TaiStateError
 from tai_state.store.opening import open_store
 from tai_state.store.store import StateStore
 
@@ -84,14 +84,6 @@ def _root(
 def opened(url: str | None, *, create: bool = False) -> StateStore:
     """The store that a command works on, its data as stored. Only commands that write may make one."""
     return open_store(url, schema=None, create=create)
-
-
-async def check_governor(governor: str, store: StateStore, *others: StateStore) -> None:
-    """Raises ``GovernorNotFound`` where nothing was ever written under this governor in any of the stores."""
-    for each in (store, *others):
-        if (await each.engine.read([each.layout.governor(governor)])).documents != (None,):
-            return
-    raise GovernorNotFound(store.layout.governor(governor))
 
 
 def run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -17,7 +17,6 @@ from tai_state.cli.app import (
     UsageError,
     YesOption,
     app,
-    check_governor,
     confirm,
     opened,
     run,
@@ -141,7 +140,7 @@ def cleanup(
 
     async def check() -> None:
         async with opened(store) as opened_store:
-            await check_governor(governor, opened_store)
+            await opened_store.require_governor(governor)
 
     if not yes:
         run(check)

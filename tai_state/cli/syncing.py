@@ -16,7 +16,6 @@ from tai_state.cli.app import (
     JsonOption,
     StoreOption,
     app,
-    check_governor,
     opened,
     run,
 )
@@ -27,7 +26,7 @@ from tai_state.conflicts.recorded import recorded_conflicts
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased
 from tai_state.conflicts.sync import SyncReport
 from tai_state.conflicts.sync import sync as sync_stores
-from tai_state.errors import StoreNotFound
+from tai_state.errors import GovernorNotFound, StoreNotFound
 from tai_state.store.store import StateStore
 
 _PROGRESS_EVERY = 1_000
@@ -74,7 +73,7 @@ def sync(
 
             async with opened(first) as one, _other(second, dry_run=dry_run) as other:
                 if governor is not None:
-                    await check_governor(governor, one, other)
+                    await _require_governor(governor, one, other)
                 report = await sync_stores(
                     one,
                     other,
@@ -93,6 +92,14 @@ def sync(
             raise typer.Exit(INCONSISTENT)
 
     run(command)
+
+
+async def _require_governor(governor: str, one: StateStore, other: StateStore) -> None:
+    """Raises ``GovernorNotFound`` where neither store has it."""
+    try:
+        await one.require_governor(governor)
+    except GovernorNotFound:
+        await other.require_governor(governor)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tai_state.engines.paging import Paged
-from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
+from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
 from tai_state.history.exportfile import TransferStats
 from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
@@ -306,11 +306,8 @@ class StateMachinePersister:
         return await CsvImport(self._store, governor_id, Path(path), columns).run(acknowledged)
 
     async def _require(self, governor_id: str | None) -> None:
-        if governor_id is None:
-            return
-        path = self._store.layout.governor(governor_id)
-        if (await self._store.engine.read([path])).documents == (None,):
-            raise GovernorNotFound(path)
+        if governor_id is not None:
+            await self._store.require_governor(governor_id)
 
     def _fold(
         self, stream: Stream, head: Head, data: dict[str, Any] | None, drafts: Sequence[Draft], schema: int

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tai_state.engines.api import Document, Engine
-from tai_state.errors import InvalidData
+from tai_state.errors import GovernorNotFound, InvalidData
 from tai_state.store.appending import Appender
 from tai_state.store.changes import Fence, Guard
 from tai_state.store.layout import Layout, Stream
@@ -117,6 +117,16 @@ class StoreCore:
         if fence.store_id != self.store_id:
             raise InvalidData("the lease given as fence is of another store")
         return (fence.guard(),)
+
+    async def require_governor(self, governor_id: str) -> None:
+        """See that something was ever written under a governor.
+
+        Raises:
+            GovernorNotFound: nothing was.
+        """
+        path = self.layout.governor(governor_id)
+        if (await self.engine.read([path])).documents == (None,):
+            raise GovernorNotFound(path)
 
     async def read_state(self, stream: Stream) -> tuple[Document, StateRecord] | None:
         """A state's document and record, deleted or not, its hash checked; None where there is none.

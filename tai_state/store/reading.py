@@ -11,7 +11,7 @@ import msgspec
 from tai_state.engines.api import Document, Where, after, split
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, mapped
-from tai_state.errors import CorruptDocument, GovernorNotFound, InvalidId, StateNotFound, UnindexedField
+from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.records import EVENT, STATE, EventRecord
@@ -111,7 +111,7 @@ class StateReading(StoreCore):
 
         async def end() -> None:
             if is_empty:
-                await self._require_governor(governor_id)
+                await self.require_governor(governor_id)
 
         return mapped(documents, take, end)
 
@@ -283,11 +283,6 @@ class StateReading(StoreCore):
                 if found is not None and found[1].version > shown.get(path, 0):
                     shown[path] = found[1].version
                     yield self.snapshot(stream, found[1], found[0].updated_us)
-
-    async def _require_governor(self, governor_id: str) -> None:
-        path = self.layout.governor(governor_id)
-        if (await self.engine.read([path])).documents == (None,):
-            raise GovernorNotFound(path)
 
     def _place(self, governor_id: str, document: Document) -> tuple[Stream, int]:
         """The stream and version that an event's path names."""
