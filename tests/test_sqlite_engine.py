@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import apsw
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from tai_state.engines.api import ABSENT, Check, Committed, Delete, Document, Pu
 from tai_state.engines.sqlite import errors as table
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.schema import APPLICATION_ID, FORMAT, connect
-from tai_state.engines.sqlite.worker import Job
+from tai_state.engines.sqlite.worker import Job, Worker
 from tai_state.engines.sqlite.writer import Writer, prepare
 from tai_state.errors import (
     CommitRefused,
@@ -691,6 +692,34 @@ async def test_commits_that_wait_share_a_transaction(file: Path):
     assert len(begun) <= 2
     assert len(set(revisions)) == 64
     assert len(await _all(file)) == 64
+
+
+@anyio_test
+async def test_tasks_that_were_answered_together_are_served_together():
+    """Sixty-four tasks that go on after one answer are one batch again, and not the first of them and then the rest."""
+    sizes: list[int] = []
+    begun, gate = threading.Event(), threading.Event()
+
+    def serve(jobs: Sequence[Job[Any]]) -> None:
+        sizes.append(len(jobs))
+        begun.set()
+        gate.wait()
+
+    async def ask() -> None:
+        for _ in range(5):
+            await worker.do(None)
+
+    worker = Worker("together", serve, lambda: None)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.do, None)
+        await anyio.to_thread.run_sync(begun.wait)
+        for _ in range(64):
+            tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+    worker.close()
+    await worker.closed()
+    assert sizes == [1, 64, 64, 64, 64, 64]
 
 
 @anyio_test

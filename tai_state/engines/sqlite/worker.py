@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -73,12 +73,16 @@ class Home(Protocol):
         """
         ...
 
-    async def wait(self, waiter: Any) -> None:
+    def wait(self, waiter: Any) -> Awaitable[object]:
         """Until it is woken."""
         ...
 
     def wake(self, waiter: Any) -> None:
         """From the event loop: let its task go on, if it still waits."""
+        ...
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """From the event loop: call a function once the tasks that are woken already have had their turn."""
         ...
 
     def notify(self) -> None:
@@ -102,12 +106,15 @@ class _AsyncioHome:
             raise RuntimeError(_ELSEWHERE)
         return self._loop.create_future()
 
-    async def wait(self, waiter: asyncio.Future[None]) -> None:
-        await waiter
+    def wait(self, waiter: asyncio.Future[None]) -> asyncio.Future[None]:
+        return waiter
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
         if not waiter.done():
             waiter.set_result(None)
+
+    def soon(self, function: Callable[[], None]) -> None:
+        self._loop.call_soon(function)
 
     def notify(self) -> None:
         self._bell.ring()
@@ -133,11 +140,16 @@ class _TrioHome:
             raise RuntimeError(_ELSEWHERE)
         return self._trio.Event()
 
-    async def wait(self, waiter: Any) -> None:
-        await waiter.wait()
+    def wait(self, waiter: Any) -> Awaitable[object]:
+        woken: Awaitable[object] = waiter.wait()
+        return woken
 
     def wake(self, waiter: Any) -> None:
         waiter.set()
+
+    def soon(self, function: Callable[[], None]) -> None:
+        # Who is called soon runs beside the tasks that are woken already; who is called from there, after them.
+        self._token.run_sync_soon(self._token.run_sync_soon, function)
 
     def notify(self) -> None:
         with suppress(self._trio.RunFinishedError):  # that event loop has ended, and its tasks with it
@@ -173,6 +185,9 @@ class Job(Generic[R]):
 class Worker:
     """The thread. Jobs run in the order they were given; those that wait together are handed over together.
 
+    Tasks that were answered together are likely to ask together. So after such an answer the thread is rung only when
+    each of them has had its turn: rung by the first, it would serve that one alone, and let the others wait meanwhile.
+
     Args:
         name: of the thread.
         serve: called in the thread with the jobs that wait (at most 256); sets each one's result or error.
@@ -187,6 +202,7 @@ class Worker:
         self._home = _home(self._collect)
         self._queue: deque[Job[Any]] = deque()
         self._done: deque[Job[Any]] = deque()
+        self._answered = 0
         self._closers: list[Any] = []
         self._is_closing = False
         self._has_ended = False
@@ -202,7 +218,11 @@ class Worker:
             raise RuntimeError("the store was opened before a fork: open it again in the child process")
         job: Job[Any] = Job(request, self._home.waiter())
         self._queue.append(job)
-        self._bell.ring()
+        if len(self._queue) == 1:  # else whoever came first sees to it
+            if self._answered > 1:
+                self._home.soon(self._bell.ring)
+            else:
+                self._bell.ring()
         try:
             await self._home.wait(job.waiter)
         except BaseException:
@@ -228,12 +248,13 @@ class Worker:
     def _run(self) -> None:
         while not self._is_closing or self._queue:
             self._bell.hear()
-            while self._queue:
-                waiting = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
-                jobs = [job for job in waiting if not job.abandoned]
-                if jobs:
-                    self._serve_all(jobs)
-                    self._answer(jobs)
+            waiting = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
+            if self._queue:
+                self._bell.ring()
+            jobs = [job for job in waiting if not job.abandoned]
+            if jobs:
+                self._serve_all(jobs)
+                self._answer(jobs)
         with suppress(Exception):  # what it held is gone with the thread
             self._close()
         self._has_ended = True
@@ -253,6 +274,7 @@ class Worker:
 
     def _collect(self) -> None:
         """In the event loop: wake the tasks whose jobs are done."""
+        self._answered = len(self._done) or self._answered
         while self._done:
             self._home.wake(self._done.popleft().waiter)
         if self._has_ended:
