@@ -22,7 +22,7 @@ import apsw
 import msgspec
 import pytest
 
-from tai_state.engines.api import ABSENT, Check, Committed, Delete, Document, Put, Shape, Where, at
+from tai_state.engines.api import ABSENT, PRESENT, Check, Committed, Delete, Document, Put, Shape, Where, at
 from tai_state.engines.sqlite import errors as table
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.schema import APPLICATION_ID, FORMAT, connect
@@ -794,6 +794,37 @@ async def test_commits_in_one_transaction_see_each_other(file: Path):
     assert isinstance(at_first, Committed if made.revision == 2 else CommitRefused)
     found = {document.path: document.revision for document in await _all(file)}
     assert found == {"c/a": again.revision, "c/c": gone.revision}
+
+
+@anyio_test
+@pytest.mark.parametrize(
+    "refused",
+    [
+        Put("c/a", {}, at(999)),
+        Put("c/a", {}, ABSENT),
+        Put("c/none", {}, PRESENT),
+        Delete("c/a", at(999)),
+        Delete("c/none", PRESENT),
+        Check("c/a", ABSENT),
+    ],
+    ids=repr,
+)
+async def test_a_commit_refused_at_a_later_write_writes_nothing(file: Path, refused: Write):
+    """What is already written of it when it turns out refused is gone, and those around it are not."""
+    with _writer(file) as writer:
+        answers = _serve(
+            writer,
+            [Put("c/a", {"n": 1}, ABSENT)],
+            [Put("c/new", {"n": 2}, ABSENT), Put("c/other", {"n": 2}), refused],
+            [Put("c/new", {"n": 3}, ABSENT), Delete("c/none")],
+            [Put("c/a", {"n": 4}, ABSENT), Put("c/other", {"n": 4})],
+        )
+    first, second, third, fourth = answers
+    assert isinstance(second, CommitRefused)
+    assert isinstance(fourth, CommitRefused)
+    assert (second.path, fourth.path) == (refused.path, "c/a")
+    found = {document.path: (document.revision, document.fields()) for document in await _all(file)}
+    assert found == {"c/a": (first.revision, {"n": 1}), "c/new": (third.revision, {"n": 3})}
 
 
 @anyio_test

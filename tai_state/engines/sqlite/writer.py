@@ -4,6 +4,9 @@ Nobody is answered, not even with a refusal, before COMMIT has returned. An erro
 can roll all of it back, savepoints or not: its members then run again one by one. An error from COMMIT itself
 can leave the transaction in the log all the same: the file is opened anew, looked at, and written once, which
 makes the answer final (a stray log entry behind that write can never come back).
+
+Most commits fit. So a statement checks and writes at once, and nothing is looked up before. Where a commit turns out
+refused when some of it is written already, the transaction is rolled back, and runs again looking first.
 """
 
 from __future__ import annotations
@@ -11,12 +14,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import apsw
 import msgspec
 
-from tai_state.engines.api import Committed, Delete, Fields, Put, Require, Write, holds, split
+from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, Delete, Fields, Put, Require, Write, holds, split
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
@@ -33,13 +36,13 @@ gives no revision anew that was given after the copy was made.
 """
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
-_PUT = """
-INSERT INTO documents (collection, id, revision, created_us, updated_us, fields, timestamp)
-VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (collection, id) DO UPDATE SET
-    revision = excluded.revision, updated_us = excluded.updated_us, fields = excluded.fields,
-    timestamp = excluded.timestamp
-"""
+_INSERT = "INSERT INTO documents (collection,id,revision,created_us,updated_us,fields,timestamp) VALUES (?,?,?,?,?,?,?)"
+_PUT_NEW: Final = f"{_INSERT} ON CONFLICT DO NOTHING"
+_PUT_AT: Final = """
+UPDATE documents SET revision=?,updated_us=?,fields=?,timestamp=? WHERE collection=? AND id=? AND revision=?
+""".strip()
+_PUT: Final = f"""{_INSERT} ON CONFLICT (collection,id) DO UPDATE SET
+revision=excluded.revision,updated_us=excluded.updated_us,fields=excluded.fields,timestamp=excluded.timestamp"""
 _COUNTER = "SELECT revision, token FROM counter"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
@@ -141,7 +144,12 @@ class Writer:
             return
         reserved, self._reserved = self._reserved, None  # to be had again once the transaction is committed
         try:
-            transaction = self._apply(connection, jobs, reserved)
+            try:
+                transaction = self._apply(connection, jobs, reserved, look_first=False)
+            except _HalfWrittenError:
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                transaction = self._apply(connection, jobs, reserved, look_first=True)
         except apsw.Error as error:
             self._roll_back(connection)
             self._not_applied(jobs, error)
@@ -175,7 +183,7 @@ class Writer:
         return self._connection
 
     def _apply(
-        self, connection: apsw.Connection, jobs: Sequence[Job[Committed]], reserved: Counter | None
+        self, connection: apsw.Connection, jobs: Sequence[Job[Committed]], reserved: Counter | None, *, look_first: bool
     ) -> _Transaction:
         execute = connection.execute
         before: Any = execute(_COUNTER).get
@@ -188,19 +196,13 @@ class Writer:
         outcomes: list[Committed | BaseException] = []
         for job in jobs:
             writes: Sequence[Prepared] = job.request
-            refused = _refused(connection, writes)
+            refused = next((write for write in writes if not _holds(connection, write)), None) if look_first else None
+            refused = refused or _write(connection, writes, revision + 1, now)
             if refused is not None:
                 outcomes.append(CommitRefused(refused.path))
                 continue
             revision += 1
-            put = [write for write in writes if write.text is not None]
-            witness = put[0] if put else None
-            if put:
-                rows = [(each.collection, each.id, revision, now, now, each.text, each.timestamp) for each in put]
-                connection.executemany(_PUT, rows)
-            for write in writes:
-                if write.deletes:
-                    execute(_DELETE, (write.collection, write.id))
+            witness = next((write for write in writes if write.text is not None), None)
             outcomes.append(Committed(revision, now))
         after: Counter = before
         if revision >= first and (revision > last or witness is None):
@@ -267,9 +269,45 @@ class Writer:
             job.error = mapped(error, "commit", self._path, unknown=unknown)
 
 
-def _refused(connection: apsw.Connection, writes: Sequence[Prepared]) -> Prepared | None:
-    """The first write whose requirement does not hold."""
-    for write in writes:
-        if not holds(write.require, connection.execute(_REVISION, (write.collection, write.id)).get):
+class _HalfWrittenError(Exception):
+    """A commit is refused at a write that is not its first."""
+
+
+def _write(connection: apsw.Connection, writes: Sequence[Prepared], revision: int, now: int) -> Prepared | None:
+    """Apply the writes of one commit; the first of them, where that is refused and so nothing is written.
+
+    Raises:
+        _HalfWrittenError: another one is refused.
+    """
+    for index, write in enumerate(writes):
+        if not _is_written(connection, write, revision, now):
+            if index:
+                raise _HalfWrittenError
             return write
     return None
+
+
+def _is_written(connection: apsw.Connection, write: Prepared, revision: int, now: int) -> bool:
+    """Apply a write if its requirement holds; whether it does."""
+    require = write.require
+    if write.text is not None and require is ABSENT:
+        new = (write.collection, write.id, revision, now, now, write.text, write.timestamp)
+        connection.execute(_PUT_NEW, new)
+        return connection.changes() == 1
+    if write.text is not None and isinstance(require, At):
+        changed = (revision, now, write.text, write.timestamp, write.collection, write.id, require.revision)
+        connection.execute(_PUT_AT, changed)
+        return connection.changes() == 1
+    if not _holds(connection, write):
+        return False
+    if write.text is not None:
+        connection.execute(_PUT, (write.collection, write.id, revision, now, now, write.text, write.timestamp))
+    elif write.deletes:
+        connection.execute(_DELETE, (write.collection, write.id))
+    return True
+
+
+def _holds(connection: apsw.Connection, write: Prepared) -> bool:
+    """Whether the requirement of a write holds, by looking."""
+    place = (write.collection, write.id)
+    return write.require is ANYTHING or holds(write.require, connection.execute(_REVISION, place).get)
