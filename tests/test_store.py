@@ -1122,7 +1122,7 @@ async def _grow_fast(store: StateStore, state_id: str, versions: int) -> None:
             stream=stream,
             expected=start,
             compose=partial(_composed, composition),
-            event_ids=tuple(draft.event_id for draft in drafts),
+            drafts=drafts,
         )
         await store.appender.append([append])
 

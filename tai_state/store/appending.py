@@ -94,6 +94,7 @@ class Appender:
         plans: list[Plan] = []
         failure: Exception | None = None
         unanswered = False
+        writer = self._writer
         known = self._remembered(appends)
         for attempt in range(ATTEMPTS_MAX):
             if known is None:
@@ -102,15 +103,19 @@ class Appender:
                     return done
                 check_guards(guards, look)
                 known = await self._settling.judge(appends, plans, look)
-                if any(each.head.revision != old.before.revision for each, old in zip(known, plans, strict=False)):
-                    unanswered = False  # every copy sent so far requires a revision that is gone for good
+                unanswered = unanswered and not _are_overtaken(plans, known)
                 if anyio.current_time() >= deadline:
                     break
                 if attempt > 1:
                     await self._pause(attempt)
-            plans, answer = await self._attempt(appends, known, guards, now_us, unanswered=unanswered)
+            plans = [self._plan(append, each, writer, now_us) for append, each in zip(appends, known, strict=True)]
+            answer = await self._send(appends, plans, guards, now_us=now_us, unanswered=unanswered)
             if isinstance(answer, Committed):
                 return [self._appended(each, was.data, answer) for each, was in zip(plans, known, strict=True)]
+            if isinstance(answer, DocumentTooLarge | CommitTooLarge):
+                _logger.warning("a snapshot that is due is not kept: it is too large", extra=answer.fields())
+                writer = msgspec.structs.replace(writer, policy=Never())
+                continue
             if failure is None:
                 deadline = anyio.current_time() + self._timeout_seconds
             unanswered = unanswered or isinstance(answer, Unavailable)
@@ -143,36 +148,24 @@ class Appender:
             await self._pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(
+    async def _send(
         self,
         appends: Sequence[Append],
-        known: Sequence[Known],
+        plans: Sequence[Plan],
         guards: Sequence[Guard],
-        now_us: int,
         *,
+        now_us: int,
         unanswered: bool,
-    ) -> tuple[list[Plan], Committed | CommitRefused | Unavailable]:
-        """Plan and send once. A snapshot that is due and does not fit is left out, rather than the change."""
-        plans = [self._plan(append, each, now_us, self._writer) for append, each in zip(appends, known, strict=True)]
-        await self._register(plans, now_us)
-        try:
-            return plans, await self._send(appends, plans, guards, unanswered=unanswered)
-        except (DocumentTooLarge, CommitTooLarge) as error:
-            due = [each.snapshot for each in plans if each.snapshot is not None]
-            if not due or (isinstance(error, DocumentTooLarge) and error.path not in due):
-                raise
-            left_out = error
-        writer = msgspec.structs.replace(self._writer, policy=Never())
-        plans = [self._plan(append, each, now_us, writer) for append, each in zip(appends, known, strict=True)]
-        answer = await self._send(appends, plans, guards, unanswered=unanswered)
-        _logger.warning("a snapshot that is due is not kept: it is too large", extra=left_out.fields())
-        return plans, answer
+    ) -> Committed | CommitRefused | Unavailable | DocumentTooLarge | CommitTooLarge:
+        """One try. What does not end the matter is returned.
 
-    async def _send(
-        self, appends: Sequence[Append], plans: Sequence[Plan], guards: Sequence[Guard], *, unanswered: bool
-    ) -> Committed | CommitRefused | Unavailable:
-        """One try. A refusal, and an answer that was lost, are returned: what they mean has to be looked up."""
+        Returns:
+            What was committed. Or a refusal, or that the answer was lost: what they mean has to be looked up. Or that
+            a snapshot which is due does not fit: it is to be left out, rather than the change.
+        """
         try:
+            if new := [each.stream.governor for each in plans if each.before.version == 0]:
+                await self._register(new, now_us)
             writes = [write for each in plans for write in each.writes]
             return await self._engine.commit([*writes, *[guard.check for guard in guards]])
         except CommitRefused as refusal:
@@ -181,6 +174,11 @@ class Appender:
             if not error.unknown and not unanswered:
                 raise
             _logger.warning("the answer to a commit was lost: looking whether it happened", extra=error.fields())
+            return error
+        except (DocumentTooLarge, CommitTooLarge) as error:
+            due = [each.snapshot for each in plans if each.snapshot is not None]
+            if not due or (isinstance(error, DocumentTooLarge) and error.path not in due):
+                raise
             return error
         except BaseException:
             for append in appends:
@@ -204,15 +202,13 @@ class Appender:
             known.append(Known(head))
         return known
 
-    def _plan(self, append: Append, known: Known, now_us: int, writer: Writer) -> Plan:
-        composition = append.compose(known.head, known.data)
-        return plan(append.stream, known.head, composition, writer, now_us)
+    def _plan(self, append: Append, known: Known, writer: Writer, now_us: int) -> Plan:
+        return plan(append.stream, known.head, append.compose(known.head, known.data), writer, now_us)
 
-    async def _register(self, plans: Sequence[Plan], now_us: int) -> None:
-        """Write the governor's own document once, when this process first creates a state in it."""
-        for each in plans:
-            path = each.stream.governor
-            if each.before.version > 0 or path in self._governors:
+    async def _register(self, paths: Sequence[str], now_us: int) -> None:
+        """Write a governor's own document once, when this process first creates a state in it."""
+        for path in paths:
+            if path in self._governors:
                 continue
             record = GovernorRecord(format_us(now_us), {})
             try:
@@ -236,6 +232,11 @@ class Appender:
 
     async def _pause(self, attempt: int) -> None:
         await anyio.sleep(pause_seconds(attempt, self._jitter))
+
+
+def _are_overtaken(plans: Sequence[Plan], known: Sequence[Known]) -> bool:
+    """Whether every copy sent so far requires a revision that is gone for good."""
+    return any(now.head.revision != sent.before.revision for sent, now in zip(plans, known, strict=True))
 
 
 def pause_seconds(attempt: int, jitter: Callable[[], float]) -> float:

@@ -66,20 +66,28 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         stream: which.
         expected: the version the caller believes in.
+        drafts: the events to be; their ids and markers are fixed before the first send, whatever compose makes of them.
         compose: what is to happen.
         needs_state: compose looks at the data, so that a remembered head is not enough.
         must_live: the state must be there and not deleted, whatever else is expected.
-        event_ids: the ids that compose uses, fixed before the first send.
-        marked: the ids that the caller gave, each with the digest of the content it stands for.
     """
 
     stream: Stream
     expected: int | Expectation
+    drafts: tuple[Draft, ...]
     compose: Compose
     needs_state: bool = False
     must_live: bool = False
-    event_ids: tuple[str, ...]
-    marked: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def event_ids(self) -> tuple[str, ...]:
+        """The ids of its events."""
+        return tuple(draft.event_id for draft in self.drafts)
+
+    @property
+    def marked(self) -> tuple[tuple[str, str], ...]:
+        """The ids that the caller gave, each with the digest of the content it stands for."""
+        return tuple((draft.event_id, draft.marker) for draft in self.drafts if draft.marker is not None)
 
     def fits(self, head: Head) -> bool:
         """Whether the state is as the change expects it."""
@@ -97,7 +105,7 @@ def append_of(
     needs_state: bool = False,
     must_live: bool = False,
 ) -> Append:
-    """The change that records these drafts, whose ids it fixes.
+    """The change that records these drafts.
 
     Raises:
         InvalidData: what is expected is no expectation for this state.
@@ -105,11 +113,10 @@ def append_of(
     return Append(
         stream=stream,
         expected=expectation(expected, stream.governor_id, stream.state_id),
+        drafts=drafts,
         compose=compose,
         needs_state=needs_state,
         must_live=must_live,
-        event_ids=tuple([draft.event_id for draft in drafts]),
-        marked=tuple([(draft.event_id, draft.marker) for draft in drafts if draft.marker is not None]),
     )
 
 

@@ -129,14 +129,12 @@ def plan(
     events = _events(stream, before, composition.drafts, writer, now_us)
     state, kept_now = _state(before, composition, events, writer)
     require = ABSENT if before.revision is None else At(before.revision)
-    markers = [
-        (stream.marker(draft.event_id), MarkerRecord(stream.state_id, event.version, draft.marker))
-        for draft, event in zip(composition.drafts, events, strict=True)
-        if draft.marker is not None
-    ]
     writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
     writes.append(Put(stream.state, state, require))
-    writes += [Put(path, marker, ABSENT) for path, marker in markers]
+    for draft, event in zip(composition.drafts, events, strict=True):
+        if draft.marker is not None:
+            marker = MarkerRecord(stream.state_id, event.version, draft.marker)
+            writes.append(Put(stream.marker(draft.event_id), marker, ABSENT))
     if kept_now:
         writes.append(put_snapshot(stream, state))
         writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept]

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import IdempotencyConflict, NotRetained
-from tai_state.store.changes import Append, Appended, Fence, always, append_of
+from tai_state.store.changes import Appended, Fence, always, append_of
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
@@ -68,8 +68,9 @@ class StateWriting(StoreCore):
         stream = self.layout.stream(governor_id, state_id)
         text, copy = normalise_object(data, "state data")
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
-        compose = always(Composition((draft,), copy))
-        return await self._written(append_of(stream, expected, (draft,), compose), fence)
+        append = append_of(stream, expected, (draft,), always(Composition((draft,), copy)))
+        [appended] = await self.appender.append([append], self.guards(fence))
+        return self.snapshot(stream, appended.state, appended.recorded_us)
 
     async def update_state(
         self,
@@ -119,8 +120,9 @@ class StateWriting(StoreCore):
         """
         stream = self.layout.stream(governor_id, state_id)
         draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=NO_STATE_TEXT)
-        compose = always(Composition((draft,), None))
-        return await self._written(append_of(stream, expected, (draft,), compose, must_live=True), fence)
+        append = append_of(stream, expected, (draft,), always(Composition((draft,), None)), must_live=True)
+        [appended] = await self.appender.append([append], self.guards(fence))
+        return self.snapshot(stream, appended.state, appended.recorded_us)
 
     async def log_event(
         self,
@@ -255,7 +257,3 @@ class StateWriting(StoreCore):
             carries_state=state is not None,
             marker=marker,
         )
-
-    async def _written(self, append: Append, fence: Fence | None) -> JsonSnapshot:
-        [appended] = await self.appender.append([append], self.guards(fence))
-        return self.snapshot(append.stream, appended.state, appended.recorded_us)
