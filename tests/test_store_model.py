@@ -427,7 +427,10 @@ class StoreMachine(RuleBasedStateMachine):
         }
         _, listed = self.listed(lambda store: store.list_states(governor))
         if governor not in self.model.governors():
-            assert m.plain_error(listed) == ("GovernorNotFound", {"path": f"governors/{governor}"})
+            _, found = self.listed(lambda store: store.find_states(governor, {"kind": kinds}))
+            _, count = self.call(lambda store: store.count_states(governor))
+            for error in (listed, found, count):
+                assert m.plain_error(error) == ("GovernorNotFound", {"path": f"governors/{governor}"})
             return
         assert [each.id for each in listed] == list(live)
         for each in listed:
@@ -482,6 +485,11 @@ class StoreMachine(RuleBasedStateMachine):
         """The events of a governor are the model's, all of them and those between two times."""
         first, last = self._now() + timedelta(hours=start), self._now() + timedelta(hours=end)
         _, events = self.listed(lambda store: store.get_all_events(governor))
+        _, between = self.listed(lambda store: store.get_events_between(governor, first, last))
+        if governor not in self.model.governors():
+            for error in (events, between):
+                assert m.plain_error(error) == ("GovernorNotFound", {"path": f"governors/{governor}"})
+            return
         streams = {state: self.model.stream((governor, state)) for state in self.model.states(governor)}
         everything = [
             ((governor, state), each) for state, stream in streams.items() for each in m.shown(stream, 0, None)
@@ -489,7 +497,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert [((each.governor_id, each.state_id), m.plain((governor, each.state_id), each)) for each in events] == (
             everything
         )
-        _, between = self.listed(lambda store: store.get_events_between(governor, first, last))
         wanted = [
             (each.timestamp, state, each.version, m.shown(stream, each.version - 1, each.version)[0])
             for state, stream in streams.items()

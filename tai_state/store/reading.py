@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ from tai_state.values.events import JsonEvent
 from tai_state.values.ids import escape_id, split_versioned, unescape_id
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import format_time
+
+T = TypeVar("T")
 
 _PAGE = 100
 
@@ -101,19 +103,28 @@ class StateReading(StoreCore):
             GovernorNotFound: nothing was ever written under this governor.
         """
         documents = self.engine.scan(self.layout.states(governor_id), start="" if start is None else escape_id(start))
-        is_empty = True
 
         def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
-            nonlocal is_empty
             for document in page:
-                is_empty = False
                 yield from self._listed(governor_id, document, deleted=deleted)
+
+        return self._of_governor(governor_id, mapped(documents, take))
+
+    def _of_governor(self, governor_id: str, items: Paged[T]) -> Paged[T]:
+        """The same items; where there are none, the governor must be there."""
+        is_empty = True
+
+        def seen(page: Iterable[T]) -> Iterator[T]:
+            nonlocal is_empty
+            for item in page:
+                is_empty = False
+                yield item
 
         async def end() -> None:
             if is_empty:
                 await self.require_governor(governor_id)
 
-        return mapped(documents, take, end)
+        return mapped(items, seen, end)
 
     def _listed(self, governor_id: str, document: Document, *, deleted: bool) -> Iterator[JsonSnapshot]:
         """A state's document as it is listed; nothing where it is deleted and deleted ones are not asked for."""
@@ -129,9 +140,13 @@ class StateReading(StoreCore):
         )
 
     async def count_states(self, governor_id: str) -> int:
-        """How many live states a governor has; reads them all."""
+        """How many live states a governor has; reads them all.
+
+        Raises:
+            GovernorNotFound: nothing was ever written under this governor.
+        """
         count = 0
-        async for document in self.engine.scan(self.layout.states(governor_id)):
+        async for document in self._of_governor(governor_id, self.engine.scan(self.layout.states(governor_id))):
             count += not document.decode(STATE).deleted
         return count
 
@@ -147,6 +162,7 @@ class StateReading(StoreCore):
 
         Raises:
             UnindexedField: the store was not opened with this field ``indexed``.
+            GovernorNotFound: nothing was ever written under this governor.
         """
         for name in where:
             if name not in self.settings.indexed:
@@ -160,7 +176,8 @@ class StateReading(StoreCore):
                     yield from self._listed(governor_id, document, deleted=False)
 
         found = mapped(self.engine.scan(states, where=filters), of_today)
-        return chained([self._older_with(governor_id, filters, older), found]) if older else found
+        parts = chained([self._older_with(governor_id, filters, older), found]) if older else found
+        return self._of_governor(governor_id, parts)
 
     def _older_with(self, governor_id: str, filters: list[Where], schemas: tuple[int, ...]) -> Paged[JsonSnapshot]:
         """The live states of these schemas whose data passes once it is brought up to date."""
@@ -199,6 +216,7 @@ class StateReading(StoreCore):
         """All events of a governor: state by state in the order of their ids, each oldest first.
 
         Raises:
+            GovernorNotFound: nothing was ever written under this governor.
             NotRetained: events were cleaned up while this read.
             EventSourcingError: an event is missing between two others.
         """
@@ -223,10 +241,14 @@ class StateReading(StoreCore):
                 await walk.look_at_floor(self.engine)
             return take(page)
 
-        return Paged(fetch)
+        return self._of_governor(governor_id, Paged(fetch))
 
     def get_events_between(self, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
-        """The events of a governor that happened from one time to another, both included, in order of time."""
+        """The events of a governor that happened from one time to another, both included, in order of time.
+
+        Raises:
+            GovernorNotFound: nothing was ever written under this governor.
+        """
         documents = self.engine.scan(
             self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end))
         )
@@ -241,7 +263,7 @@ class StateReading(StoreCore):
             page = []
             return events
 
-        return Paged(fetch)
+        return self._of_governor(governor_id, Paged(fetch))
 
     async def get_stats(self) -> StoreStats:
         """Counts over the whole store; reads every state."""
