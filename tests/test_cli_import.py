@@ -315,7 +315,7 @@ def test_a_bad_row_leaves_an_existing_store_as_it_was(program: Program) -> None:
     ("arguments", "message"),
     [
         (["--governor", "g"], "--machine"),
-        (["--governor", "", *IMPORT], "an id must be"),
+        (["--governor", "", *IMPORT], "governor_id must be"),
         (["--governor", "g", *IMPORT, "--store", "mysql://x"], "no store's address"),
         (["--governor", "g", *IMPORT, "--state", "status,nothing"], "no column 'nothing'"),
     ],

@@ -135,7 +135,7 @@ class StateMachinePersister:
         """
         if not events or any(type(event) is not NewEvent for event in events):
             raise InvalidData("record needs at least one event, each a NewEvent")
-        given = [escape_id(event.event_id) for event in events if event.event_id is not None]
+        given = [escape_id(event.event_id, "event_id") for event in events if event.event_id is not None]
         if len(set(given)) != len(given):
             raise InvalidData("two events of one record have the same event id")
         store = self._store

@@ -43,7 +43,7 @@ class Stream(msgspec.Struct, frozen=True):
 
     def marker(self, event_id: str) -> str:
         """Path of the marker of an event id that a caller gave."""
-        return f"{self.governor}/ids/{escape_id(event_id)}"
+        return f"{self.governor}/ids/{escape_id(event_id, 'event_id')}"
 
     def range(self, first: int, last: int | None = None) -> tuple[str, str]:
         """The ids (start included, end not) of versions first to last in both collections."""
@@ -61,7 +61,7 @@ class Layout:
     def __init__(self, root: str = "", namespace: str = "") -> None:
         if bool(root) != bool(namespace):
             raise InvalidId("root and namespace", "given both or neither")
-        prefix = f"{escape_id(root)}/{escape_id(namespace)}/" if root else ""
+        prefix = f"{escape_id(root, 'root')}/{escape_id(namespace, 'namespace')}/" if root else ""
         self.governors: str = f"{prefix}governors"
         self.store: str = f"{prefix}meta/store"
         self.locks: str = f"{prefix}locks"
@@ -70,7 +70,7 @@ class Layout:
 
     def governor(self, governor_id: str) -> str:
         """Path of a governor's document."""
-        return f"{self.governors}/{escape_id(governor_id)}"
+        return f"{self.governors}/{escape_id(governor_id, 'governor_id')}"
 
     def states(self, governor_id: str) -> str:
         """Collection of a governor's states."""
@@ -90,15 +90,15 @@ class Layout:
 
     def restore(self, governor_id: str) -> str:
         """Path of the note that a restore of this governor is under way."""
-        return f"{self.store}/restores/{escape_id(governor_id)}"
+        return f"{self.store}/restores/{escape_id(governor_id, 'governor_id')}"
 
     def lock(self, resource: str) -> str:
         """Path of the lock on a resource."""
-        return f"{self.locks}/{escape_id(resource)}"
+        return f"{self.locks}/{escape_id(resource, 'resource')}"
 
     def lockbeat(self, resource: str) -> str:
         """Path of the last renewal of the lock on a resource."""
-        return f"{self.lockbeats}/{escape_id(resource)}"
+        return f"{self.lockbeats}/{escape_id(resource, 'resource')}"
 
     def waiters(self, resource: str) -> str:
         """Collection of those who wait for the lock on a resource."""
@@ -111,12 +111,12 @@ class Layout:
             InvalidId: an id cannot be stored.
         """
         if type(governor_id) is not str or type(state_id) is not str:
-            raise InvalidId("an id", "a plain str of at least one character")
+            return self._stream(governor_id, state_id)  # which refuses it, whereas the cache would take some
         return self._streams(governor_id, state_id)
 
     def _stream(self, governor_id: str, state_id: str) -> Stream:
         governor = self.governor(governor_id)
-        segment = escape_id(state_id)
+        segment = escape_id(state_id, "state_id")
         return Stream(
             governor_id=governor_id,
             state_id=state_id,

@@ -102,7 +102,9 @@ class StateReading(StoreCore):
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
-        documents = self.engine.scan(self.layout.states(governor_id), start="" if start is None else escape_id(start))
+        documents = self.engine.scan(
+            self.layout.states(governor_id), start="" if start is None else escape_id(start, "start")
+        )
 
         def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
             for document in page:

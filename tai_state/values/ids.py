@@ -28,19 +28,23 @@ def _percent(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match.group().encode())
 
 
-def escape_id(identifier: str) -> str:
+def escape_id(identifier: str, what: str = "an id") -> str:
     """One path segment for an id, injective and reversible by :func:`unescape_id`.
+
+    Args:
+        identifier: the id.
+        what: its name in an error, like ``"state_id"``.
 
     Raises:
         InvalidId: the id is empty, no text, not valid Unicode, or longer than 1,480 bytes once escaped.
     """
     if type(identifier) is not str or not identifier:
-        raise InvalidId("an id", "a plain str of at least one character")
-    return _escape(identifier)
+        raise InvalidId(what, "a plain str of at least one character")
+    return _escape(identifier, what)
 
 
 @lru_cache(maxsize=4096)
-def _escape(identifier: str) -> str:
+def _escape(identifier: str, what: str) -> str:
     escaped = _ESCAPED.sub(_percent, identifier)
     if _DOTS.fullmatch(escaped):
         escaped = escaped.replace(".", "%2E")
@@ -49,9 +53,9 @@ def _escape(identifier: str) -> str:
     try:
         size = len(escaped.encode())
     except UnicodeEncodeError:
-        raise InvalidId("an id", "valid Unicode (it holds half of a surrogate pair)") from None
+        raise InvalidId(what, "valid Unicode (it holds half of a surrogate pair)") from None
     if size > ID_BYTES_MAX:
-        raise InvalidId("an id", f"at most {ID_BYTES_MAX:,} bytes once escaped (this one has {size:,})")
+        raise InvalidId(what, f"at most {ID_BYTES_MAX:,} bytes once escaped (this one has {size:,})")
     return escaped
 
 
