@@ -185,30 +185,31 @@ class Writer:
     def _apply(
         self, connection: apsw.Connection, jobs: Sequence[Job[Committed]], reserved: Counter | None, *, look_first: bool
     ) -> _Transaction:
-        execute = connection.execute
-        before: Any = execute(_COUNTER).get
+        cursor = connection.cursor()
+        before: Any = cursor.execute(_COUNTER).get
         now = self._clock.now_us()
         # As long as the counter is as this process left it, nobody else has given a revision above the last one here.
         revision: int = self._revision if before == reserved else max(before[0], now)
         last = before[0] if before == reserved else 0
         first = revision + 1
-        witness: Prepared | None = None
+        last_writes: Sequence[Prepared] = ()
         outcomes: list[Committed | BaseException] = []
         for job in jobs:
             writes: Sequence[Prepared] = job.request
-            refused = next((write for write in writes if not _holds(connection, write)), None) if look_first else None
-            refused = refused or _write(connection, writes, revision + 1, now)
+            refused = next((write for write in writes if not _holds(cursor, write)), None) if look_first else None
+            refused = refused or _write(cursor, writes, revision + 1, now)
             if refused is not None:
                 outcomes.append(CommitRefused(refused.path))
                 continue
             revision += 1
-            witness = next((write for write in writes if write.text is not None), None)
+            last_writes = writes
             outcomes.append(Committed(revision, now))
+        witness = next((write for write in last_writes if write.text is not None), None)
         after: Counter = before
         if revision >= first and (revision > last or witness is None):
             self._token += 1
             after = (revision + RESERVED, self._token)
-            execute(_COUNT, after)
+            cursor.execute(_COUNT, after)
         return _Transaction(outcomes, before, after, revision, witness)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
@@ -273,41 +274,41 @@ class _HalfWrittenError(Exception):
     """A commit is refused at a write that is not its first."""
 
 
-def _write(connection: apsw.Connection, writes: Sequence[Prepared], revision: int, now: int) -> Prepared | None:
+def _write(cursor: apsw.Cursor, writes: Sequence[Prepared], revision: int, now: int) -> Prepared | None:
     """Apply the writes of one commit; the first of them, where that is refused and so nothing is written.
 
     Raises:
         _HalfWrittenError: another one is refused.
     """
     for index, write in enumerate(writes):
-        if not _is_written(connection, write, revision, now):
+        if not _is_written(cursor, write, revision, now):
             if index:
                 raise _HalfWrittenError
             return write
     return None
 
 
-def _is_written(connection: apsw.Connection, write: Prepared, revision: int, now: int) -> bool:
+def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int) -> bool:
     """Apply a write if its requirement holds; whether it does."""
     require = write.require
     if write.text is not None and require is ABSENT:
         new = (write.collection, write.id, revision, now, now, write.text, write.timestamp)
-        connection.execute(_PUT_NEW, new)
-        return connection.changes() == 1
+        cursor.execute(_PUT_NEW, new)
+        return cursor.connection.changes() == 1
     if write.text is not None and isinstance(require, At):
         changed = (revision, now, write.text, write.timestamp, write.collection, write.id, require.revision)
-        connection.execute(_PUT_AT, changed)
-        return connection.changes() == 1
-    if not _holds(connection, write):
+        cursor.execute(_PUT_AT, changed)
+        return cursor.connection.changes() == 1
+    if not _holds(cursor, write):
         return False
     if write.text is not None:
-        connection.execute(_PUT, (write.collection, write.id, revision, now, now, write.text, write.timestamp))
+        cursor.execute(_PUT, (write.collection, write.id, revision, now, now, write.text, write.timestamp))
     elif write.deletes:
-        connection.execute(_DELETE, (write.collection, write.id))
+        cursor.execute(_DELETE, (write.collection, write.id))
     return True
 
 
-def _holds(connection: apsw.Connection, write: Prepared) -> bool:
+def _holds(cursor: apsw.Cursor, write: Prepared) -> bool:
     """Whether the requirement of a write holds, by looking."""
     place = (write.collection, write.id)
-    return write.require is ANYTHING or holds(write.require, connection.execute(_REVISION, place).get)
+    return write.require is ANYTHING or holds(write.require, cursor.execute(_REVISION, place).get)
