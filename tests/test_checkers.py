@@ -343,9 +343,10 @@ def test_right_lists_raise_no_alarm(seed: int):
 )
 def test_wrong_lists_are_found(mistake: Mistake, name: str, seed: int):
     """Write skew, lost updates, stale reads and doubled appends are found by name in every one of 20 histories."""
+    # Of 480 transactions, one history in some thousands has no append that is doubled and then read.
+    length, unknown = (160, 0.3) if mistake is Mistake.RETRIED else (80, 0.05)
     for number in range(20):
-        unknown = 0.3 if mistake is Mistake.RETRIED else 0.05
-        report = list_append.check(lists(seed + number, mistake, transactions=80, unknown=unknown))
+        report = list_append.check(lists(seed + number, mistake, transactions=length, unknown=unknown))
         assert name in report.names, f"history {number}: {report}"
         if mistake is Mistake.SNAPSHOT_ISOLATION:
             assert set(report.names) <= {"G2", "G2 (real time)"}, f"history {number}: {report}"
