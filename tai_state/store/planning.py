@@ -216,8 +216,10 @@ def _state(
 ) -> tuple[StateRecord, bool]:
     """The state's record after the events, and whether a snapshot of it falls due."""
     last = events[-1]
-    as_of = max([before.as_of, *[event.timestamp for event in events]])
-    unkept_bytes = before.unkept_bytes + sum([event.unkept_bytes for event in events])
+    as_of, unkept_bytes = before.as_of, before.unkept_bytes
+    for event in events:
+        as_of = max(as_of, event.timestamp)
+        unkept_bytes += event.unkept_bytes
     kept_as_of = before.kept_as_of or events[0].timestamp
     progress = Progress(
         events=last.version - (before.kept[-1] if before.kept else 0),

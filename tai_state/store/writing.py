@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import IdempotencyConflict, NotRetained
-from tai_state.store.changes import Appended, Fence, always, append_of
+from tai_state.store.changes import Append, Appended, Fence, always, append_of
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
 from tai_state.store.planning import Composition, Draft
@@ -65,12 +65,9 @@ class StateWriting(StoreCore):
             InvalidId, InvalidData, DocumentTooLarge: the input cannot be stored; nothing was sent.
             StoreUnavailable, StoreTimeout: nothing was written.
         """
-        stream = self.layout.stream(governor_id, state_id)
-        text, copy = normalise_object(data, "state data")
-        draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
-        append = append_of(stream, expected, (draft,), always(Composition((draft,), copy)))
+        append = self._saved(governor_id, state_id, data, metadata, expected, action, event_id, timestamp)
         [appended] = await self.appender.append([append], self.guards(fence))
-        return self.snapshot(stream, appended.state, appended.recorded_us)
+        return self.snapshot(append.stream, appended.state, appended.recorded_us)
 
     async def update_state(
         self,
@@ -86,17 +83,25 @@ class StateWriting(StoreCore):
         fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Write a state anew. As :meth:`save_state`, but what is expected must be said."""
-        return await self.save_state(
-            governor_id,
-            state_id,
-            data,
-            metadata,
-            expected=expected,
-            action=action,
-            event_id=event_id,
-            timestamp=timestamp,
-            fence=fence,
-        )
+        append = self._saved(governor_id, state_id, data, metadata, expected, action, event_id, timestamp)
+        [appended] = await self.appender.append([append], self.guards(fence))
+        return self.snapshot(append.stream, appended.state, appended.recorded_us)
+
+    def _saved(
+        self,
+        governor_id: str,
+        state_id: str,
+        data: dict[str, Any],
+        metadata: ChangeMetadata,
+        expected: Expected,
+        action: str,
+        event_id: str | None,
+        timestamp: datetime | None,
+    ) -> Append:
+        stream = self.layout.stream(governor_id, state_id)
+        text, copy = normalise_object(data, "state data")
+        draft = self.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
+        return append_of(stream, expected, (draft,), always(Composition((draft,), copy)))
 
     async def delete_state(
         self,

@@ -35,12 +35,14 @@ def event_digest(previous: str, header: Any, payload: str | None, after: str) ->
         payload: the payload's canonical text.
         after: the hash of the state after the event, in hex.
     """
-    chain = sha256(_EVENT_DOMAIN)
-    chain.update(bytes.fromhex(previous))
-    chain.update(sha256(to_bytes(header)).digest())
-    chain.update(_NO_PAYLOAD if payload is None else sha256(payload.encode()).digest())
-    chain.update(bytes.fromhex(after))
-    return chain.hexdigest()
+    parts = (
+        _EVENT_DOMAIN,
+        bytes.fromhex(previous),
+        sha256(to_bytes(header)).digest(),
+        _NO_PAYLOAD if payload is None else sha256(payload.encode()).digest(),
+        bytes.fromhex(after),
+    )
+    return sha256(b"".join(parts)).hexdigest()
 
 
 def content_digest(*content: Any) -> str:

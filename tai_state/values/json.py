@@ -50,7 +50,8 @@ def normalise(value: Any, what: str) -> tuple[str, Any]:
     """
     try:
         encoded = _encoder.encode(value)
-        if encoded.count(b"[") + encoded.count(b"{") > DEPTH_MAX:
+        # A level takes two brackets, so a short text is not deep.
+        if len(encoded) > 2 * DEPTH_MAX and encoded.count(b"[") + encoded.count(b"{") > DEPTH_MAX:
             _check_depth(value, what)
         copy = _decoder.decode(encoded)
     except InvalidData:
