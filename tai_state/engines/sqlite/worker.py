@@ -149,11 +149,14 @@ class _TrioHome:
 
     def soon(self, function: Callable[[], None]) -> None:
         # Who is called soon runs beside the tasks that are woken already; who is called from there, after them.
-        self._token.run_sync_soon(self._token.run_sync_soon, function)
+        self._token.run_sync_soon(self._call, function)
 
     def notify(self) -> None:
+        self._call(self._collect)
+
+    def _call(self, function: Callable[[], None]) -> None:
         with suppress(self._trio.RunFinishedError):  # that event loop has ended, and its tasks with it
-            self._token.run_sync_soon(self._collect)
+            self._token.run_sync_soon(function)
 
     def leave(self) -> None:
         pass
