@@ -346,6 +346,21 @@ async def test_a_watch_outlives_what_cannot_be_read(
     assert len(seen) > 6
 
 
+async def test_what_was_watched_leaves_nothing_behind(firestore: Callable[[], FirestoreEngine]):
+    """No task that waits for the driver outlives a watch, or its end would arrive in the next event loop; no thread."""
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    async with firestore() as engine:
+        for _ in range(100):
+            async with anyio.create_task_group() as commits:
+                for n in range(20):
+                    commits.start_soon(engine.commit, [Put(f"c/{n}", {})])
+            async with engine.watch("c/a"):
+                pass
+            assert asyncio.all_tasks() <= tasks
+    left = [each.name for each in set(threading.enumerate()) - threads]
+    assert not [name for name in left if name.startswith("tai-state")]
+
+
 async def test_nobody_there(monkeypatch: pytest.MonkeyPatch):
     """Where no server answers, each verb says so, and a commit that perhaps arrived says that."""
     monkeypatch.setenv(EMULATOR, f"127.0.0.1:{_free_port()}")

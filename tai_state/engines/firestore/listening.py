@@ -6,13 +6,13 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from itertools import count
 from typing import Any, Final
 
 from tai_state.engines.api import Change
-from tai_state.engines.firestore import driver
-from tai_state.engines.firestore.channels import Channel, Channels
+from tai_state.engines.firestore.channels import Channels
+from tai_state.engines.firestore.duplex import Listening
 from tai_state.engines.firestore.errors import is_lasting, mapped
 from tai_state.engines.firestore.messages import (
     Names,
@@ -28,7 +28,6 @@ _log = logging.getLogger("tai_state")
 
 _PAUSE_SECONDS_MIN: Final = 0.1
 _PAUSE_SECONDS_MAX: Final = 5.0
-_SENDING_SECONDS: Final = 0.1
 
 # The kinds of a target's change, as ListenResponse numbers them.
 _ADD: Final = 1
@@ -88,8 +87,7 @@ class Listener:
         self._metadata = metadata
         self._ids = count(1)
         self._targets: dict[int, tuple[Target, Watch]] = {}
-        self._requests: asyncio.Queue[Any] | None = None  # of the present stream
-        self._call: Any | None = None  # likewise
+        self._stream: Listening | None = None  # the present one, or the last
         self._stop: asyncio.Event | None = None  # of the present task
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -98,8 +96,8 @@ class Listener:
         for target in watch.watched.targets:
             target_id = next(self._ids)
             self._targets[target_id] = (target, watch)
-            if self._requests is not None:
-                self._requests.put_nowait(self._request(target_id, target))
+            if self._stream is not None:
+                self._stream.send(self._request(target_id, target))
         if self._stop is None and self._targets:
             self._stop = asyncio.Event()
             task = asyncio.create_task(self._listen(self._stop), name="tai-state firestore listener")
@@ -110,8 +108,8 @@ class Listener:
         """Have its targets told no longer; the last one's leaving ends the stream."""
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
-            if self._requests is not None and self._targets:
-                self._requests.put_nowait(watch_no_longer(self._names, target_id))
+            if self._stream is not None and self._targets:
+                self._stream.send(watch_no_longer(self._names, target_id))
         if not self._targets:
             await self.aclose()
 
@@ -121,9 +119,8 @@ class Listener:
         if self._stop is not None:
             self._stop.set()
             self._stop = None
-        if self._call is not None:
-            # Not the task: what the driver waits for must arrive, or it fails in the next event loop.
-            self._call.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -131,14 +128,15 @@ class Listener:
         pause = _PAUSE_SECONDS_MIN
         while not stop.is_set():
             try:
-                with self._channels.borrow() as channel:
-                    if await self._stream(channel, stop):
+                async with aclosing(self._begin()) as stream:
+                    async for response in stream:
+                        if stop.is_set():
+                            break
                         pause = _PAUSE_SECONDS_MIN
-            except asyncio.CancelledError:
-                if not stop.is_set():
-                    raise
+                        self._apply(response)
             except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
-                self._tell(failure)
+                if not stop.is_set():
+                    self._tell(failure)
             with suppress(TimeoutError):
                 # The chance spreads the load of many processes.
                 await asyncio.wait_for(stop.wait(), pause * (1 + random.random()))  # noqa: S311
@@ -163,32 +161,10 @@ class Listener:
             del self._targets[target_id]
         watch.fail(error)
 
-    async def _stream(self, channel: Channel, stop: asyncio.Event) -> bool:
-        """One stream from its first request to its end. Returns whether anything came."""
-        requests: asyncio.Queue[Any] = asyncio.Queue()
-        for target_id, (target, _) in self._targets.items():
-            requests.put_nowait(self._request(target_id, target))
-        call = channel.listen(metadata=self._metadata)
-        self._requests, self._call = requests, call
-        sending = asyncio.create_task(_send(call, requests))
-        heard = False
-        try:
-            while not stop.is_set() and (response := await call.read()) is not driver.aio.EOF:
-                heard = True
-                if response is None:  # the driver's word for what it could not read: begin anew
-                    break
-                self._apply(response)
-        finally:
-            if self._call is call:  # the next stream may have begun already
-                self._requests = self._call = None
-            call.cancel()
-            requests.put_nowait(None)
-            # Its end and its beginning: what arrives after the event loop is closed fails in the next one.
-            await asyncio.gather(call.code(), call._initializer, return_exceptions=True)  # noqa: SLF001
-            await asyncio.wait([sending], timeout=_SENDING_SECONDS)
-            sending.cancel()  # it may wait for a beginning that never came
-            await asyncio.gather(sending, return_exceptions=True)
-        return heard
+    def _begin(self) -> Listening:
+        requests = [self._request(target_id, target) for target_id, (target, _) in self._targets.items()]
+        self._stream = Listening(self._channels.for_threads(), self._metadata, requests)
+        return self._stream
 
     def _request(self, target_id: int, target: Target) -> Any:
         if target.collection:
@@ -235,19 +211,13 @@ class Listener:
 
     def _check_count(self, filter_: Any) -> None:
         """Firestore says how many documents match; where that is another number, all must be told anew."""
-        if filter_.target_id not in self._targets or self._requests is None:
+        if filter_.target_id not in self._targets or self._stream is None:
             return
         target, watch = self._targets.pop(filter_.target_id)
         if filter_.count == sum(each is not None for each in target.revisions.values()):
             self._targets[filter_.target_id] = (target, watch)
             return
-        self._requests.put_nowait(watch_no_longer(self._names, filter_.target_id))
+        self._stream.send(watch_no_longer(self._names, filter_.target_id))
         target_id = next(self._ids)
         self._targets[target_id] = (target, watch)
-        self._requests.put_nowait(self._request(target_id, target))
-
-
-async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:
-    """Send requests until there is a None."""
-    while (request := await requests.get()) is not None:
-        await call.write(request)
+        self._stream.send(self._request(target_id, target))
