@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -743,22 +744,31 @@ def test_an_interrupted_export_leaves_no_file(
 
     So does SIGTERM where Ctrl-C is ignored.
     """
-
-    def ignore() -> None:
-        if in_background:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
     program = Program(large)
     target = tmp_path / "g.jsonl"
     os.mkfifo(tmp_path / "g.jsonl.partial")  # what the export writes to first: here it waits for the reader
-    process = program.start("export", "g", str(target), "--json", preexec_fn=ignore)
-    with (tmp_path / "g.jsonl.partial").open("rb") as reader:
+    around = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_background else signal.getsignal(signal.SIGINT)
+    try:
+        process = program.start("export", "g", str(target), "--json")
+    finally:
+        signal.signal(signal.SIGINT, around)
+    with os.fdopen(_written_to(tmp_path / "g.jsonl.partial", process), "rb") as reader:
         reader.read(10)
         process.send_signal(number)
     out, err = process.communicate()
     assert Ended(process.returncode, out.decode(), err.decode()).error(130)["type"] == "Interrupted"
     assert not list(tmp_path.iterdir())
     assert program("export", "g", str(target), "--json").json()["states"] == 1_200
+
+
+def _written_to(fifo: Path, process: subprocess.Popen[bytes]) -> int:
+    """The reading end of a FIFO to which a process writes; if it ends before, it says here why."""
+    reader, ended = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(process.pid)
+    ready, _, _ = select.select([reader, ended], [], [])
+    assert reader in ready, process.communicate()
+    os.close(ended)
+    os.set_blocking(reader, True)
+    return reader
 
 
 def test_an_interrupted_recovery_goes_on_when_run_again(large: Path, tmp_path: Path) -> None:

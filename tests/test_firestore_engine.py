@@ -350,7 +350,7 @@ async def test_what_was_watched_leaves_nothing_behind(firestore: Callable[[], Fi
     """No task that waits for the driver outlives a watch, or its end would arrive in the next event loop; no thread."""
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     async with firestore() as engine:
-        for _ in range(100):
+        for _ in range(60):
             async with anyio.create_task_group() as commits:
                 for n in range(20):
                     commits.start_soon(engine.commit, [Put(f"c/{n}", {})])

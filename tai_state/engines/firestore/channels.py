@@ -64,6 +64,11 @@ class Channel:
             request_serializer=driver.BatchGetDocumentsRequest.SerializeToString,
             response_deserializer=driver.BatchGetDocumentsResponse.FromString,
         )
+        self.listen: Any = connection.stream_stream(
+            f"{SERVICE}Listen",
+            request_serializer=driver.ListenRequest.SerializeToString,
+            response_deserializer=driver.ListenResponse.FromString,
+        )
 
 
 class Channels:
@@ -74,7 +79,6 @@ class Channels:
         self._credentials = credentials
         self._quota_project = quota_project
         self._channels: list[Channel] = []
-        self._for_threads: Any = None
 
     @contextmanager
     def borrow(self) -> Generator[Channel, None, None]:
@@ -97,15 +101,12 @@ class Channels:
             return driver.aio.insecure_channel(self._address.emulator, options=_OPTIONS)
         return self._connect_to_google(driver.Transport, _OPTIONS)
 
-    def for_threads(self) -> Any:
-        """The one connection whose calls are made by threads."""
-        if self._for_threads is None:
-            options = (*_OPTIONS, _LOOKAHEAD, driver.ONE_THREAD_PER_STREAM)
-            if self._address.emulator is not None:
-                self._for_threads = driver.grpc.insecure_channel(self._address.emulator, options=options)
-            else:
-                self._for_threads = self._connect_to_google(driver.BlockingTransport, options)
-        return self._for_threads
+    def connect_blocking(self) -> Any:
+        """A channel whose calls are made by threads; the caller closes it."""
+        options = (*_OPTIONS, _LOOKAHEAD, driver.ONE_THREAD_PER_STREAM)
+        if self._address.emulator is not None:
+            return driver.grpc.insecure_channel(self._address.emulator, options=options)
+        return self._connect_to_google(driver.BlockingTransport, options)
 
     def _connect_to_google(self, transport: Any, options: Sequence[tuple[str, int]]) -> Any:
         return transport.create_channel(
@@ -117,8 +118,6 @@ class Channels:
         channels, self._channels = self._channels, []
         for each in channels:
             await each.connection.close()
-        if self._for_threads is not None:
-            await asyncio.to_thread(self._for_threads.close)
 
 
 async def connect(address: Address) -> Channels:
@@ -135,8 +134,9 @@ async def connect(address: Address) -> Channels:
 
 
 def break_off(call: Any) -> None:
-    """Have a call with one answer end soon. Its own ``cancel`` would also stop waiting for that end."""
-    call._cython_call.cancel("the caller was cancelled")  # noqa: SLF001
+    """Have a call end soon. Its own ``cancel`` would also stop waiting for that end."""
+    if not call.done():
+        call._cython_call.cancel("the caller was cancelled")  # noqa: SLF001
 
 
 def metadata(address: Address, database: str, parameter: str) -> tuple[tuple[str, str], ...]:

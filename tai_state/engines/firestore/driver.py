@@ -11,7 +11,6 @@ from typing import Any, Final
 
 grpc: Any = import_module("grpc")
 aio: Any = import_module("grpc.aio")
-DecodeError: Any = import_module("google.protobuf.message").DecodeError
 auth: Any = import_module("google.auth")
 auth_errors: Any = import_module("google.auth.exceptions")
 routing_header: Any = import_module("google.api_core.gapic_v1.routing_header")

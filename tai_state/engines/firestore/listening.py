@@ -6,13 +6,13 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
 from tai_state.engines.api import Change
-from tai_state.engines.firestore.channels import Channels
-from tai_state.engines.firestore.duplex import Listening
+from tai_state.engines.firestore import driver
+from tai_state.engines.firestore.channels import Channel, Channels, break_off
 from tai_state.engines.firestore.errors import is_lasting, mapped
 from tai_state.engines.firestore.messages import (
     Names,
@@ -28,6 +28,8 @@ _log = logging.getLogger("tai_state")
 
 _PAUSE_SECONDS_MIN: Final = 0.1
 _PAUSE_SECONDS_MAX: Final = 5.0
+_WAITS_FOR_THE_END: Final = "_AioCall._handle_status_once_received"
+"""The driver's task that does, for each stream."""
 
 # The kinds of a target's change, as ListenResponse numbers them.
 _ADD: Final = 1
@@ -87,17 +89,19 @@ class Listener:
         self._metadata = metadata
         self._ids = count(1)
         self._targets: dict[int, tuple[Target, Watch]] = {}
-        self._stream: Listening | None = None  # the present one, or the last
+        self._requests: asyncio.Queue[Any] | None = None  # of the present stream
+        self._call: Any | None = None  # likewise
         self._stop: asyncio.Event | None = None  # of the present task
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pause = _PAUSE_SECONDS_MIN  # of the present task
 
     def add(self, watch: Watch) -> None:
         """Have a watch's targets told from now on."""
         for target in watch.watched.targets:
             target_id = next(self._ids)
             self._targets[target_id] = (target, watch)
-            if self._stream is not None:
-                self._stream.send(self._request(target_id, target))
+            if self._requests is not None:
+                self._requests.put_nowait(self._request(target_id, target))
         if self._stop is None and self._targets:
             self._stop = asyncio.Event()
             task = asyncio.create_task(self._listen(self._stop), name="tai-state firestore listener")
@@ -108,8 +112,8 @@ class Listener:
         """Have its targets told no longer; the last one's leaving ends the stream."""
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
-            if self._stream is not None and self._targets:
-                self._stream.send(watch_no_longer(self._names, target_id))
+            if self._requests is not None and self._targets:
+                self._requests.put_nowait(watch_no_longer(self._names, target_id))
         if not self._targets:
             await self.aclose()
 
@@ -119,28 +123,26 @@ class Listener:
         if self._stop is not None:
             self._stop.set()
             self._stop = None
-        if self._stream is not None:
-            self._stream.cancel()
+        if self._call is not None:
+            break_off(self._call)
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     async def _listen(self, stop: asyncio.Event) -> None:
-        pause = _PAUSE_SECONDS_MIN
+        self._pause = _PAUSE_SECONDS_MIN
         while not stop.is_set():
             try:
-                async with aclosing(self._begin()) as stream:
-                    async for response in stream:
-                        if stop.is_set():
-                            break
-                        pause = _PAUSE_SECONDS_MIN
-                        self._apply(response)
-            except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
+                with self._channels.borrow() as channel:
+                    await self._stream(channel, stop)
+            except asyncio.CancelledError:
                 if not stop.is_set():
-                    self._tell(failure)
+                    raise
+            except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
+                self._tell(failure)
             with suppress(TimeoutError):
                 # The chance spreads the load of many processes.
-                await asyncio.wait_for(stop.wait(), pause * (1 + random.random()))  # noqa: S311
-            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+                await asyncio.wait_for(stop.wait(), self._pause * (1 + random.random()))  # noqa: S311
+            self._pause = min(self._pause * 2, _PAUSE_SECONDS_MAX)
 
     def _tell(self, error: Exception) -> None:
         _log.warning("watching is interrupted: %s", type(error).__name__)
@@ -161,10 +163,27 @@ class Listener:
             del self._targets[target_id]
         watch.fail(error)
 
-    def _begin(self) -> Listening:
-        requests = [self._request(target_id, target) for target_id, (target, _) in self._targets.items()]
-        self._stream = Listening(self._channels.for_threads(), self._metadata, requests)
-        return self._stream
+    async def _stream(self, channel: Channel, stop: asyncio.Event) -> None:
+        """One stream from its first request to its end."""
+        requests: asyncio.Queue[Any] = asyncio.Queue()
+        for target_id, (target, _) in self._targets.items():
+            requests.put_nowait(self._request(target_id, target))
+        call, waiting = _begin(channel, self._metadata)
+        self._requests, self._call = requests, call
+        waiting.append(asyncio.create_task(_send(call, requests)))
+        try:
+            while not stop.is_set() and (response := await call.read()) is not driver.aio.EOF:
+                self._pause = _PAUSE_SECONDS_MIN
+                if response is None:  # the driver's word for what it could not read: begin anew
+                    break
+                self._apply(response)
+        finally:
+            if self._call is call:  # the next stream may have begun already
+                self._requests = self._call = None
+            break_off(call)
+            requests.put_nowait(None)
+            while left := [each for each in waiting if not each.done()]:
+                await asyncio.wait(left)
 
     def _request(self, target_id: int, target: Target) -> Any:
         if target.collection:
@@ -211,13 +230,38 @@ class Listener:
 
     def _check_count(self, filter_: Any) -> None:
         """Firestore says how many documents match; where that is another number, all must be told anew."""
-        if filter_.target_id not in self._targets or self._stream is None:
+        if filter_.target_id not in self._targets or self._requests is None:
             return
         target, watch = self._targets.pop(filter_.target_id)
         if filter_.count == sum(each is not None for each in target.revisions.values()):
             self._targets[filter_.target_id] = (target, watch)
             return
-        self._stream.send(watch_no_longer(self._names, filter_.target_id))
+        self._requests.put_nowait(watch_no_longer(self._names, filter_.target_id))
         target_id = next(self._ids)
         self._targets[target_id] = (target, watch)
-        self._stream.send(self._request(target_id, target))
+        self._requests.put_nowait(self._request(target_id, target))
+
+
+def _begin(channel: Channel, metadata: Any) -> tuple[Any, list[asyncio.Task[Any]]]:
+    """A stream, and the tasks in which the driver waits for its beginning and its end.
+
+    What they wait for must arrive before the event loop is closed, or it fails in the next one. The second task is made
+    in the first step of the first one, and nothing names it: it is in the list once that step was taken.
+    """
+    others = asyncio.all_tasks()
+    call = channel.listen(metadata=metadata)
+    waiting = [call._initializer]  # noqa: SLF001
+
+    def look() -> None:
+        new = asyncio.all_tasks() - others
+        waiting.extend(each for each in new if getattr(each.get_coro(), "__qualname__", "") == _WAITS_FOR_THE_END)
+
+    asyncio.get_running_loop().call_soon(look)
+    return call, waiting
+
+
+async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:
+    """Send requests until there is a None, or the stream ends: why, its reader is told."""
+    with suppress(Exception):
+        while (request := await requests.get()) is not None:
+            await call.write(request)

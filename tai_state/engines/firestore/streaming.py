@@ -103,12 +103,14 @@ class Queries:
         self._channels = channels
         self._metadata = metadata
         self._threads = ThreadPoolExecutor(_THREADS_MAX, "tai-state firestore query")
+        self._connection: Any = None
         self._run: Any = None
 
     def page(self, request: Any, bytes_used: int, timeout_seconds: float) -> Page:
         """Begin a query; with how much was used of the pages before."""
         if self._run is None:
-            self._run = self._channels.for_threads().unary_stream(
+            self._connection = self._channels.connect_blocking()
+            self._run = self._connection.unary_stream(
                 f"{SERVICE}RunQuery",
                 request_serializer=RunQueryRequest.SerializeToString,
                 response_deserializer=_sized,
@@ -153,8 +155,10 @@ class Queries:
         return End(is_cut)
 
     async def aclose(self) -> None:
-        """End the threads, once no query is under way."""
+        """End the threads, once no query is under way, and the connection."""
         await asyncio.to_thread(self._threads.shutdown)
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _sized(data: bytes) -> tuple[int, Any]:
