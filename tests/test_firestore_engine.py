@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from tai_state.testing.checking import present, until
 from tai_state.testing.emulator import fresh_project, started_emulator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 grpc = pytest.importorskip("grpc")
 pytestmark = pytest.mark.anyio
@@ -359,6 +360,46 @@ async def test_what_was_watched_leaves_nothing_behind(firestore: Callable[[], Fi
             assert asyncio.all_tasks() <= tasks
     left = [each.name for each in set(threading.enumerate()) - threads]
     assert not [name for name in left if name.startswith("tai-state")]
+
+
+async def _to_its_end(engine: FirestoreEngine) -> None:
+    assert len([each async for each in engine.scan("c")]) == 8
+
+
+async def _to_a_limit(engine: FirestoreEngine) -> None:
+    assert len([each async for each in engine.scan("c", limit=2)]) == 2
+
+
+async def _left_early(engine: FirestoreEngine) -> None:
+    await anext(engine.scan("c"))
+
+
+async def _refused(engine: FirestoreEngine) -> None:
+    from tai_state.engines.firestore.driver import RunQueryRequest
+
+    with pytest.raises(grpc.RpcError):
+        await engine._opened().query(RunQueryRequest(parent="nothing"), 0).next()
+
+
+@pytest.mark.parametrize("scan", [_to_its_end, _to_a_limit, _left_early, _refused], ids=lambda scan: scan.__name__)
+async def test_what_was_scanned_leaves_nothing_behind(
+    firestore: Callable[[str], FirestoreEngine], scan: Callable[[FirestoreEngine], Awaitable[None]]
+):
+    """However a scan ends, its connection ends soon after the store."""
+    project = fresh_project()
+    async with firestore(project) as engine:
+        await engine.commit([Put(f"c/{n}", {"text": "x" * 400_000}) for n in range(8)])
+    descriptors = _descriptors()
+    for _ in range(10):
+        async with firestore(project) as engine:
+            await scan(engine)
+    with anyio.fail_after(30):
+        while _descriptors() > descriptors:  # noqa: ASYNC110 - nothing tells of it
+            await anyio.sleep(0.01)
+
+
+def _descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
 
 
 async def test_nobody_there(monkeypatch: pytest.MonkeyPatch):

@@ -138,7 +138,8 @@ class Listener:
                 if not stop.is_set():
                     raise
             except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
-                self._tell(failure)
+                if not stop.is_set():  # else the watches that there are now have another stream
+                    self._tell(failure)
             with suppress(TimeoutError):
                 # The chance spreads the load of many processes.
                 await asyncio.wait_for(stop.wait(), self._pause * (1 + random.random()))  # noqa: S311
@@ -182,8 +183,7 @@ class Listener:
                 self._requests = self._call = None
             break_off(call)
             requests.put_nowait(None)
-            while left := [each for each in waiting if not each.done()]:
-                await asyncio.wait(left)
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     def _request(self, target_id: int, target: Target) -> Any:
         if target.collection:
@@ -246,7 +246,7 @@ def _begin(channel: Channel, metadata: Any) -> tuple[Any, list[asyncio.Task[Any]
     """A stream, and the tasks in which the driver waits for its beginning and its end.
 
     What they wait for must arrive before the event loop is closed, or it fails in the next one. The second task is made
-    in the first step of the first one, and nothing names it: it is in the list once that step was taken.
+    in the first step of the first one, and nothing names it: it is in the list from the next thing awaited on.
     """
     others = asyncio.all_tasks()
     call = channel.listen(metadata=metadata)

@@ -113,7 +113,6 @@ class Queries:
             self._run = self._connection.unary_stream(
                 f"{SERVICE}RunQuery",
                 request_serializer=RunQueryRequest.SerializeToString,
-                response_deserializer=_sized,
             )
         page = Page(bytes_used)
         self._threads.submit(self._read, request, timeout_seconds, page)
@@ -135,24 +134,26 @@ class Queries:
         part: list[Document] = []
         until = time.monotonic() + _SECONDS_MAX
         call = self._run(request, metadata=self._metadata, timeout=timeout_seconds)
-        for response_bytes, response in call:
-            message = response.document
-            if name := message.name:
-                # Each at once: many messages kept are many objects that the garbage collector goes through.
-                part.append(document(self._names.path(name), message))
-                last = message
-                rows += 1
-                size += response_bytes
-            if len(part) == _PART_DOCUMENTS or size - handed_over >= _PART_BYTES:
+        try:
+            for response in call:
+                message = RunQueryResponse.FromString(response).document
+                if name := message.name:
+                    # Each at once: many messages kept are many objects that the garbage collector goes through.
+                    part.append(document(self._names.path(name), message))
+                    last = message
+                    rows += 1
+                    size += len(response)
+                if len(part) == _PART_DOCUMENTS or size - handed_over >= _PART_BYTES:
+                    page.hand_over(Part(part, last, size))
+                    part, handed_over = [], size
+                is_cut = size >= page.bytes_max or time.monotonic() > until
+                if is_cut:
+                    break
+            if part:
                 page.hand_over(Part(part, last, size))
-                part, handed_over = [], size
-            is_cut = size >= page.bytes_max or time.monotonic() > until or rows == rows_max > 0
-            if is_cut:
-                call.cancel()
-                break
-        if part:
-            page.hand_over(Part(part, last, size))
-        return End(is_cut)
+        finally:
+            _leave(call)
+        return End(is_cut or rows == rows_max > 0)
 
     async def aclose(self) -> None:
         """End the threads, once no query is under way, and the connection."""
@@ -161,5 +162,11 @@ class Queries:
             self._connection.close()
 
 
-def _sized(data: bytes) -> tuple[int, Any]:
-    return len(data), RunQueryResponse.FromString(data)
+def _leave(call: Any) -> None:
+    """End a call if it has not ended, and take what arrives of its end.
+
+    The driver would keep a call whose end nobody took, and with it the connection, even after it was closed.
+    """
+    call.cancel()
+    while call._state.due:  # noqa: SLF001
+        call._consume_next_event()  # noqa: SLF001
