@@ -362,6 +362,17 @@ async def test_what_was_watched_leaves_nothing_behind(firestore: Callable[[], Fi
     assert not [name for name in left if name.startswith("tai-state")]
 
 
+async def test_watches_that_begin_together_end_apart(firestore: Callable[[], FirestoreEngine]):
+    """Of streams begun in one turn of the event loop, each ends by itself, in whatever order."""
+    for order in ((0, 1), (1, 0)):
+        async with firestore() as first, firestore() as second:
+            watches = [each.watch("c/a") for each in (first, second)]
+            await asyncio.gather(*(each.__aenter__() for each in watches))
+            with anyio.fail_after(30):
+                for each in order:
+                    await watches[each].__aexit__(None, None, None)
+
+
 async def _to_its_end(engine: FirestoreEngine) -> None:
     assert len([each async for each in engine.scan("c")]) == 8
 

@@ -248,16 +248,18 @@ def _begin(channel: Channel, metadata: Any) -> tuple[Any, list[asyncio.Task[Any]
     What they wait for must arrive before the event loop is closed, or it fails in the next one. The second task is made
     in the first step of the first one, and nothing names it: it is in the list from the next thing awaited on.
     """
-    others = asyncio.all_tasks()
+    loop = asyncio.get_running_loop()
+    others: set[asyncio.Task[Any]] = set()
+    # In this order, with nothing of another stream in between.
+    loop.call_soon(lambda: others.update(_waiting_for_ends()))
     call = channel.listen(metadata=metadata)
     waiting = [call._initializer]  # noqa: SLF001
-
-    def look() -> None:
-        new = asyncio.all_tasks() - others
-        waiting.extend(each for each in new if getattr(each.get_coro(), "__qualname__", "") == _WAITS_FOR_THE_END)
-
-    asyncio.get_running_loop().call_soon(look)
+    loop.call_soon(lambda: waiting.extend(_waiting_for_ends() - others))
     return call, waiting
+
+
+def _waiting_for_ends() -> set[asyncio.Task[Any]]:
+    return {each for each in asyncio.all_tasks() if getattr(each.get_coro(), "__qualname__", "") == _WAITS_FOR_THE_END}
 
 
 async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:
