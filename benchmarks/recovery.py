@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import ours
 from work import GOVERNOR, MACHINE
 
 from tai_state import StateMachinePersister, StateStore
-from tai_state.engines.api import ANYTHING, Capabilities, Change, Committed, Delete, Document, Put, Reading, Write
+from tai_state.engines.api import ANYTHING, Capabilities, Change, Committed, Delete, Document, Put, Reading, Scan, Write
 from tai_state.engines.paging import Paged, taken
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.store.core import Settings, SystemClock
@@ -49,8 +49,8 @@ class Counting:
         self.documents += sum(document is not None for document in reading.documents)
         return reading
 
-    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:  # noqa: D102
-        documents = self._engine.scan(collection, **bounds)
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        documents = self._engine.scan(scan)
 
         async def fetch() -> list[Document] | None:
             page = await taken(documents, 1)

@@ -16,6 +16,7 @@ import pytest
 from tai_state import ChangeMetadata, StateStore, open_store
 from tai_state.cli import doctor
 from tai_state.cli.doctor import Examination
+from tai_state.engines.api import Scan
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.firestore.indexes import index_config
 from tai_state.engines.memory import MemoryEngine
@@ -190,11 +191,11 @@ class _AtGoogle(MemoryEngine):
         self._refuse("read")
         return await super().read(paths)
 
-    def scan(self, collection: str, **bounds: Any) -> Any:
+    def scan(self, scan: Scan) -> Any:
         self._refuse("scan")
-        for each in bounds.get("where", ()):
+        for each in scan.where:
             self._refuse(each.field)
-        return super().scan(collection, **bounds)
+        return super().scan(scan)
 
     async def commit(self, writes: Any) -> Any:
         if len(writes) == 1 and type(writes[0]).__name__ == "Check":

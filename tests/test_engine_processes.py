@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from tai_state import errors
-from tai_state.engines.api import Change, Delete, Put
+from tai_state.engines.api import Change, Delete, Put, Scan
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.testing import ManualClock
 
@@ -24,7 +24,7 @@ _HANG_SECONDS = 60
 _PREAMBLE = """
 import os, sys, time
 import anyio
-from tai_state.engines.api import ABSENT, Delete, Put, at
+from tai_state.engines.api import ABSENT, Delete, Put, At
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import CommitRefused
 
@@ -41,7 +41,7 @@ engine = SqliteEngine(sys.argv[1], Clock())
 _INCREMENTS = """
 async def increment():
     [document] = (await engine.read(["c/counter"])).documents
-    n, require = (document.fields()["n"] + 1, at(document.revision)) if document else (1, ABSENT)
+    n, require = (document.fields()["n"] + 1, At(document.revision)) if document else (1, ABSENT)
     try:
         await engine.commit([Put("c/counter", {"n": n}, require), Put(f"log/{n:05}", {}, ABSENT)])
     except CommitRefused:
@@ -149,7 +149,7 @@ async def test_increments_of_several_processes_all_count(tmp_path: Path):
     async with _opened(file) as engine:
         [counter] = (await engine.read(["c/counter"])).documents
         assert counter.fields() == {"n": 200}
-        log = [(document.id, document.revision) async for document in engine.scan("log")]
+        log = [(document.id, document.revision) async for document in engine.scan(Scan("log"))]
         assert [each for each, _ in log] == [f"{n:05}" for n in range(1, 201)]
         revisions = [revision for _, revision in log]
         assert revisions == sorted(set(revisions))
@@ -191,8 +191,8 @@ async def test_what_a_killed_process_acknowledged_is_stored(tmp_path: Path, line
     assert process.returncode == -signal.SIGKILL
     acknowledged = {line.strip() for line in said if line.endswith("\n")}
     async with _opened(file) as engine:
-        one = {document.id: document.revision async for document in engine.scan("c")}
-        other = {document.id: document.revision async for document in engine.scan("d")}
+        one = {document.id: document.revision async for document in engine.scan(Scan("c"))}
+        other = {document.id: document.revision async for document in engine.scan(Scan("d"))}
         assert one == other
         assert acknowledged <= set(one)
         for task in range(4):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tai_state import testing
-from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, Check, Delete, Put, Where, after, at
+from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Put, Scan, Where, after
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CommitRefused
 from tai_state.testing import ENGINE_CHECKS, REOPEN_CHECKS, ManualClock
@@ -89,7 +89,7 @@ async def _told(engine: Engine, commits: list[dict], scans: list[dict]) -> list[
     for commit in commits:
         writes: list[Write] = []
         for path, (kind, name, fields) in commit.items():
-            require = {"absent": ABSENT, "present": PRESENT, "at": at(seen[path]), "anything": ANYTHING}[name]
+            require = {"absent": ABSENT, "present": PRESENT, "at": At(seen[path]), "anything": ANYTHING}[name]
             make = {"put": Put, "delete": Delete, "check": Check}[kind]
             writes.append(Put(path, fields, require) if make is Put else make(path, require))
         try:
@@ -101,7 +101,7 @@ async def _told(engine: Engine, commits: list[dict], scans: list[dict]) -> list[
         seen |= {write.path: committed.revision for write in writes if isinstance(write, Put)}
     told += [document and document.fields() for document in (await engine.read(_PATHS)).documents]
     for scan in scans:
-        told.append([(document.path, document.fields()) async for document in engine.scan("c", **scan)])
+        told.append([(document.path, document.fields()) async for document in engine.scan(Scan("c", **scan))])
     return told
 
 

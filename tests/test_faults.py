@@ -25,7 +25,7 @@ from tai_state import (
     TaiStateError,
     VersionConflict,
 )
-from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Engine, Put
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Engine, Put, Scan
 from tai_state.errors import StoreTimeout, StoreUnavailable, Unavailable
 from tai_state.testing import ENGINE_CHECKS
 from tai_state.testing.faults import AtCalls, Call, Fault, FaultyEngine, Randomly
@@ -438,8 +438,8 @@ async def test_faults_of_other_verbs(memory_places: Places):
     async with FaultyEngine(inner, plan) as engine:
         with pytest.raises(StoreUnavailable):
             await engine.read(["c/a"])
-        assert len(await collected(engine.scan("c"))) == 2
-        scan = engine.scan("c")
+        assert len(await collected(engine.scan(Scan("c")))) == 2
+        scan = engine.scan(Scan("c"))
         assert (await anext(scan)).path == "c/a"
         with pytest.raises(StoreTimeout) as error:
             await anext(scan)

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from tai_state import ChangeMetadata, FirestoreStore, open_store
-from tai_state.engines.api import ABSENT, ANYTHING, Change, Check, Document, Put, Where, at
+from tai_state.engines.api import ABSENT, ANYTHING, At, Change, Check, Document, Put, Scan, Where
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.firestore.errors import MEANINGS, mapped
 from tai_state.engines.firestore.streaming import End, Page, Part
@@ -138,7 +138,7 @@ async def test_a_foreign_value_spoils_only_its_own_document(firestore: Callable[
         request = commit_request(connection.names, [Put("c/a", {}), Put("c/b", {})], 1, engine.capabilities, 10_000)
         request.writes[0].update.fields["at"].timestamp_value.FromSeconds(1)
         await connection._commit(request, None, [])
-        spoilt, sound = [each async for each in engine.scan("c")]
+        spoilt, sound = [each async for each in engine.scan(Scan("c"))]
         with pytest.raises(CorruptDocument):
             spoilt.fields()
         assert sound.fields() == {}
@@ -165,7 +165,7 @@ async def test_what_the_server_cannot_look_for_is_found_here(firestore: Callable
     fields = {"__x__": 1, "": 1, "data": {"": 1}, "n": 2**70, "text": "x" * 2_000, "state": "y" * 2_000}
     async with firestore() as engine:
         await engine.commit([Put("c/b", {**fields, "od`d\\": 1, "ö": {"ü": 1}}), Put("c/a", {}), Put("c/z", {"n": 1})])
-        assert [each.id async for each in engine.scan("c", where=[where])] == ["b"]
+        assert [each.id async for each in engine.scan(Scan("c", where=[where]))] == ["b"]
 
 
 @pytest.mark.parametrize("bound", [".", "..", "__x__", "a/b", "b\x00\x00", "\x00"])
@@ -174,8 +174,10 @@ async def test_bounds_that_are_no_ids(firestore: Callable[[], FirestoreEngine], 
     ids = ["!", "-", "__", "__y", "a", "a.", "aa", "b", "b!"]
     async with firestore() as engine:
         await engine.commit([Put(f"c/{each}", {}) for each in ids])
-        assert [each.id async for each in engine.scan("c", start=bound)] == [each for each in ids if each >= bound]
-        assert [each.id async for each in engine.scan("c", end=bound)] == [each for each in ids if each < bound]
+        assert [each.id async for each in engine.scan(Scan("c", start=bound))] == [
+            each for each in ids if each >= bound
+        ]
+        assert [each.id async for each in engine.scan(Scan("c", end=bound))] == [each for each in ids if each < bound]
 
 
 async def test_nobody_pays_for_much_that_is_not_used(
@@ -199,7 +201,7 @@ async def test_nobody_pays_for_much_that_is_not_used(
     async with firestore() as engine:
         for n in range(60):
             await engine.commit([Put(f"c/{n:02}", {"text": "x" * 100_000})])
-        scan = engine.scan("c")
+        scan = engine.scan(Scan("c"))
         found = [await anext(scan)]
         await ended.wait()
         assert sum(parts) < 20
@@ -231,7 +233,7 @@ async def test_a_scan_goes_on_where_it_failed(
 
     async with firestore() as engine:
         await engine.commit([Put(f"c/{n:03}", {}) for n in range(600)])
-        scan = engine.scan("c")
+        scan = engine.scan(Scan("c"))
         for count in (256, 512):
             with pytest.raises(StoreUnavailable):
                 await go_on(scan)
@@ -247,12 +249,12 @@ async def test_sixty_four_writers_at_once(firestore: Callable[[], FirestoreEngin
         async def write(name: int) -> None:
             revision = (await engine.commit([Put(f"c/{name}", {"n": 0}, ABSENT)])).revision
             for n in range(1, 6):
-                revision = (await engine.commit([Put(f"c/{name}", {"n": n}, at(revision))])).revision
+                revision = (await engine.commit([Put(f"c/{name}", {"n": n}, At(revision))])).revision
 
         async with anyio.create_task_group() as tasks:
             for name in range(64):
                 tasks.start_soon(write, name)
-        assert [each.fields()["n"] async for each in engine.scan("c")] == [5] * 64
+        assert [each.fields()["n"] async for each in engine.scan(Scan("c"))] == [5] * 64
 
 
 async def test_more_calls_than_one_connection_carries(firestore: Callable[[], FirestoreEngine]):
@@ -317,7 +319,7 @@ async def test_a_watch_outlives_its_connection(monkeypatch: pytest.MonkeyPatch, 
         async with FirestoreEngine(project) as other:
             made = await other.commit([Put("c/a", {})])
         await until(changes, Change("c/a", made.revision))
-        made = await engine.commit([Put("c/a", {"n": 2}, at(made.revision))])
+        made = await engine.commit([Put("c/a", {"n": 2}, At(made.revision))])
         await until(changes, Change("c/a", made.revision))
         assert (await present(engine, "c/a")).fields() == {"n": 2}
         await watch.__aexit__(None, None, None)
@@ -374,15 +376,15 @@ async def test_watches_that_begin_together_end_apart(firestore: Callable[[], Fir
 
 
 async def _to_its_end(engine: FirestoreEngine) -> None:
-    assert len([each async for each in engine.scan("c")]) == 8
+    assert len([each async for each in engine.scan(Scan("c"))]) == 8
 
 
 async def _to_a_limit(engine: FirestoreEngine) -> None:
-    assert len([each async for each in engine.scan("c", limit=2)]) == 2
+    assert len([each async for each in engine.scan(Scan("c", limit=2))]) == 2
 
 
 async def _left_early(engine: FirestoreEngine) -> None:
-    await anext(engine.scan("c"))
+    await anext(engine.scan(Scan("c")))
 
 
 async def _refused(engine: FirestoreEngine) -> None:
@@ -422,7 +424,7 @@ async def test_nobody_there(monkeypatch: pytest.MonkeyPatch):
         assert not failed.value.unknown
         assert failed.value.is_transient
         with pytest.raises(StoreUnavailable):
-            await anext(engine.scan("c"))
+            await anext(engine.scan(Scan("c")))
         with pytest.raises(StoreUnavailable) as failed:
             await engine.commit([Put("c/a", {}, ABSENT)])
         assert failed.value.unknown

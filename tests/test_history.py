@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tai_state import (
@@ -38,7 +39,7 @@ from tai_state import (
     TaiStateError,
     VersionConflict,
 )
-from tai_state.engines.api import ANYTHING, Committed, Delete, Document, Engine, Put, Write, after
+from tai_state.engines.api import ANYTHING, Committed, Delete, Document, Engine, Put, Scan, Write, after
 from tai_state.engines.paging import Paged, taken
 from tai_state.errors import Conflict, GovernorExists, Inconsistent, Unavailable
 from tai_state.store.streams import Folded
@@ -1026,16 +1027,16 @@ class _InPages(AroundEngine):
         super().__init__(engine)
         self._meanwhile = meanwhile
 
-    def scan(self, collection: str, *, start: str = "", end: str | None = None) -> Paged[Document]:
+    def scan(self, scan: Scan) -> Paged[Document]:
         """Pages, each a scan of its own."""
-        place, pages = start, 0
+        place, pages = scan.start, 0
 
         async def fetch() -> list[Document] | None:
             nonlocal place, pages
             pages += 1
-            if pages == 2 and collection.endswith("/events"):
+            if pages == 2 and scan.collection.endswith("/events"):
                 await self._meanwhile()
-            page = await taken(self._engine.scan(collection, start=place, end=end, limit=2), 2)
+            page = await taken(self._engine.scan(msgspec.structs.replace(scan, start=place, limit=2)), 2)
             place = after(page[-1].id) if page else place
             return page or None
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from tai_state import (
@@ -19,7 +20,7 @@ from tai_state import (
     StateMachinePersister,
     StateStore,
 )
-from tai_state.engines.api import Document, Engine, Reading, after
+from tai_state.engines.api import Document, Engine, Reading, Scan, after
 from tai_state.engines.paging import Paged, taken
 from tai_state.values.events import JsonEvent
 
@@ -52,8 +53,8 @@ class InUse(AroundEngine):
         await self._happen()
         return await self._engine.read(paths)
 
-    def scan(self, collection: str, *, start: str = "", limit: int | None = None, **bounds: Any) -> Paged[Document]:  # noqa: D102
-        begin, left, is_over = start, limit, False
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        begin, left, is_over = scan.start, scan.limit, False
 
         async def fetch() -> Sequence[Document] | None:
             nonlocal begin, left, is_over
@@ -61,7 +62,7 @@ class InUse(AroundEngine):
                 return None
             await self._happen()
             size = PAGE if left is None else min(PAGE, left)
-            page = await taken(self._engine.scan(collection, start=begin, limit=size, **bounds), size)
+            page = await taken(self._engine.scan(msgspec.structs.replace(scan, start=begin, limit=size)), size)
             begin = after(page[-1].id) if page else begin
             left = None if left is None else left - len(page)
             is_over = len(page) < PAGE

@@ -42,6 +42,7 @@ from tai_state import (
     UnknownStore,
     open_store,
 )
+from tai_state.engines.api import Scan
 from tai_state.engines.firestore.engine import FirestoreEngine
 from tai_state.errors import DocumentTooLarge, Inconsistent
 from tai_state.testing.mockfirestore import OWN_FIELD, MockFirestoreEngine
@@ -413,7 +414,7 @@ async def test_no_two_ids_are_one(places: Places, tmp_path: Path) -> None:
         for identifier in VALID_IDS.values():
             events = await collected(store.get_events(GOVERNOR, identifier))
             assert [(each.state_id, each.version) for each in events] == [(identifier, 1), (identifier, 2)]
-        assert len([each async for each in store.engine.scan(f"governors/{GOVERNOR}/states")]) == len(VALID_IDS)
+        assert len([each async for each in store.engine.scan(Scan(f"governors/{GOVERNOR}/states"))]) == len(VALID_IDS)
         assert (await _persister(store).validate_consistency(GOVERNOR)).consistent
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tai_state import InvalidData, InvalidId, StateStore, StoreUnavailable, TaiStateError
-from tai_state.engines.api import Change, Delete, Document, Engine, Put, Write
+from tai_state.engines.api import Change, Delete, Document, Engine, Put, Scan, Write
 from tai_state.engines.paging import Paged
 from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, LockAlreadyHeld, LockLost
 from tai_state.locks import queueing
@@ -108,9 +108,9 @@ class Busy(AroundEngine):
     async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
         return await self._during(self._engine.commit(writes))
 
-    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:  # noqa: D102
-        scan = self._engine.scan(collection, **bounds)
-        return Paged(lambda: self._during(scan.page()))
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        documents = self._engine.scan(scan)
+        return Paged(lambda: self._during(documents.page()))
 
     async def _during(self, call: Awaitable[Any]) -> Any:
         self._time.calls += 1
@@ -156,7 +156,7 @@ def managed(store: StateStore, time: Time, engine: Any = None) -> LockManager:
 async def paths(engine: Engine, *resources: str) -> list[str]:
     """All documents of locks, of renewals and of those who wait for these resources."""
     names = ["locks", "lockbeats", *(f"locks/{each}/waiters" for each in resources)]
-    return [document.path for name in names async for document in engine.scan(name)]
+    return [document.path for name in names async for document in engine.scan(Scan(name))]
 
 
 async def expire(time: Time, *managers: LockManager) -> None:

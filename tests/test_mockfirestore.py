@@ -6,7 +6,7 @@ import pytest
 from mockfirestore import MockFirestore
 
 from tai_state import ChangeMetadata, StateStore, open_store
-from tai_state.engines.api import ABSENT, PRESENT, Delete, Put
+from tai_state.engines.api import ABSENT, PRESENT, Delete, Put, Scan
 from tai_state.errors import CommitRefused, CorruptDocument
 from tai_state.testing.mockfirestore import OWN_FIELD, MockFirestoreEngine
 
@@ -81,7 +81,7 @@ async def test_a_document_and_its_subcollections_do_not_harm_each_other(client: 
             None,
             {"n": 1},
         ]
-        assert [each.id async for each in engine.scan("c")] == []
+        assert [each.id async for each in engine.scan(Scan("c"))] == []
         await engine.commit([Delete("c/a/d/x"), Delete("c/a/e/y"), Put("c/a", {OWN_FIELD: 1})])
         [parent] = (await engine.read(["c/a"])).documents
         assert parent is not None
@@ -92,7 +92,7 @@ async def test_documents_of_others_are_left_alone(client: MockFirestore):
     """What the suite itself put into the mock is no document of the engine's, and stays as it is."""
     client.collection("users").document("u").set({"name": "Ann"})
     async with MockFirestoreEngine(client) as engine:
-        assert [each.id async for each in engine.scan("users")] == []
+        assert [each.id async for each in engine.scan(Scan("users"))] == []
         assert (await engine.read(["users/u", "users/u/name/x", "users/missing"])).documents == (None, None, None)
         await engine.commit([Put("users/v", {}), Delete("users/missing")])
     assert client.document("users/u").get().to_dict() == {"name": "Ann"}

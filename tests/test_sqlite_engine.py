@@ -22,7 +22,7 @@ import apsw
 import msgspec
 import pytest
 
-from tai_state.engines.api import ABSENT, PRESENT, Check, Committed, Delete, Document, Put, Shape, Where, at
+from tai_state.engines.api import ABSENT, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Shape, Where
 from tai_state.engines.sqlite import errors as table
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.schema import APPLICATION_ID, FORMAT, connect
@@ -81,7 +81,7 @@ def _bytes(file: Path) -> bytes:
 
 async def _all(file: Path, *, create: bool = True) -> list[Document]:
     async with _engine(file, create=create) as engine:
-        return [document async for document in engine.scan("c")]
+        return [document async for document in engine.scan(Scan("c"))]
 
 
 @pytest.fixture
@@ -413,9 +413,9 @@ async def test_a_row_that_is_no_json_object_is_reported(made: Path, text: str):
             bad.fields()
         assert caught.value.path == "c/100"
         with pytest.raises(CorruptDocument):
-            [document async for document in engine.scan("c", where=[Where("n", (1,))])]
+            [document async for document in engine.scan(Scan("c", where=[Where("n", (1,))]))]
         await engine.commit([Put("c/100", {"n": 100})])
-        assert len([document async for document in engine.scan("c", by="text")]) == 399
+        assert len([document async for document in engine.scan(Scan("c", by="text"))]) == 399
 
 
 @anyio_test
@@ -424,7 +424,7 @@ async def test_a_row_that_sqlite_cannot_parse_is_reported_by_a_scan_by_field(mad
     _change(made, "UPDATE documents SET fields = 'no JSON' WHERE id = '100'")
     async with _engine(made) as engine:
         with pytest.raises(CorruptDocument):
-            [document async for document in engine.scan("c", by="text")]
+            [document async for document in engine.scan(Scan("c", by="text"))]
 
 
 @anyio_test
@@ -460,7 +460,7 @@ async def test_a_closed_engine_says_so(file: Path):
     for verb in (
         engine.commit([Put("c/a", {})]),
         engine.read(["c/a"]),
-        anext(engine.scan("c")),
+        anext(engine.scan(Scan("c"))),
         _first_change(engine),
     ):
         with pytest.raises(RuntimeError, match="closed: use it inside"):
@@ -524,7 +524,7 @@ def _leave_free(disk: Path, size: int) -> None:
 
 
 async def _content(engine: SqliteEngine) -> dict[str, Any]:
-    return {document.id: document.fields() async for document in engine.scan("c")}
+    return {document.id: document.fields() async for document in engine.scan(Scan("c"))}
 
 
 @anyio_test
@@ -539,11 +539,11 @@ async def test_a_full_disk_refuses_what_does_not_fit_and_nothing_else(small_disk
             assert (caught.value.code, caught.value.operation) == ("SQLITE_FULL", "commit")
             assert isinstance(caught.value.__cause__, apsw.FullError)
             with pytest.raises(CommitRefused):
-                await engine.commit([Put("c/kept", {"text": "x" * 500_000}, at(kept.revision + 77))])
+                await engine.commit([Put("c/kept", {"text": "x" * 500_000}, At(kept.revision + 77))])
             with pytest.raises(CommitRefused):
                 await engine.commit([Check("c/kept", ABSENT)])
             assert await _content(engine) == {"kept": {"n": 1}}
-        small = await engine.commit([Put("c/small", {"n": 3}), Put("c/kept", {"n": 4}, at(kept.revision))])
+        small = await engine.commit([Put("c/small", {"n": 3}), Put("c/kept", {"n": 4}, At(kept.revision))])
         assert small.revision > kept.revision
         assert await _content(engine) == {"kept": {"n": 4}, "small": {"n": 3}}
 
@@ -559,7 +559,7 @@ async def test_space_that_returns_is_used(small_disk: Path):
             await engine.commit([Put("c/new", {"text": "x" * 100_000})])
         assert caught.value.code == "SQLITE_FULL"
         with pytest.raises(CommitRefused):
-            await engine.commit([Put("c/new", {}, at(1)), Check("c/kept", ABSENT)])
+            await engine.commit([Put("c/new", {}, At(1)), Check("c/kept", ABSENT)])
         assert await _content(engine) == {"kept": {"n": 1}}
         (small_disk / "ballast").unlink()
         await engine.commit([Put("c/new", {"text": "x" * 100_000})])
@@ -782,7 +782,7 @@ async def test_commits_in_one_transaction_see_each_other(file: Path):
             writer,
             [Put("c/a", {"n": 1}, ABSENT)],
             [Put("c/a", {"n": 2}, ABSENT), Put("c/b", {})],
-            [Put("c/a", {"n": 3}, at(2))],
+            [Put("c/a", {"n": 3}, At(2))],
             [Delete("c/a"), Put("c/c", {})],
             [Put("c/a", {"n": 4}, ABSENT)],
             [Check("c/a", ABSENT)],
@@ -800,10 +800,10 @@ async def test_commits_in_one_transaction_see_each_other(file: Path):
 @pytest.mark.parametrize(
     "refused",
     [
-        Put("c/a", {}, at(999)),
+        Put("c/a", {}, At(999)),
         Put("c/a", {}, ABSENT),
         Put("c/none", {}, PRESENT),
-        Delete("c/a", at(999)),
+        Delete("c/a", At(999)),
         Delete("c/none", PRESENT),
         Check("c/a", ABSENT),
     ],
@@ -909,7 +909,7 @@ async def test_a_commit_that_was_lost_is_reported_so(file: Path):
 @anyio_test
 @pytest.mark.parametrize(
     "writes",
-    [[Put("c/a", {"n": 2})], [Delete("c/a")], [Check("c/a", at(1)), Put("c/b", {})]],
+    [[Put("c/a", {"n": 2})], [Delete("c/a")], [Check("c/a", At(1)), Put("c/b", {})]],
     ids=lambda w: type(w[0]).__name__,
 )
 async def test_a_commit_that_was_applied_is_answered(file: Path, writes: Sequence[Write]):
@@ -1005,10 +1005,10 @@ async def test_an_applied_commit_that_others_have_replaced_is_not_called_lost(fi
 @anyio_test
 async def test_a_lost_commit_is_not_taken_for_another_processes(file: Path):
     """A commit that got lost while another process's took its revision and document is not called applied."""
-    between = _others_commit(file, Put("c/a", {"by": "other"}, at(1)))
+    between = _others_commit(file, Put("c/a", {"by": "other"}, At(1)))
     with _writer(file, _Lossy(file, "", "lost", between=between)) as writer:
         _serve(writer, [Put("c/a", {})])
-        [answer] = _serve(writer, [Put("c/a", {"by": "us"}, at(1))])
+        [answer] = _serve(writer, [Put("c/a", {"by": "us"}, At(1))])
     assert [each.fields() for each in await _all(file)] == [{"by": "other"}]
     assert not isinstance(answer, Committed), "two writers won at one revision"
 
@@ -1052,7 +1052,9 @@ async def test_a_scan_by_timestamp_uses_the_index(file: Path):
             statements.clear()
             found = [
                 document.fields()["timestamp"]
-                async for document in engine.scan("g/b/events", by="timestamp", start="2026-0010", end="2026-0590")
+                async for document in engine.scan(
+                    Scan("g/b/events", by="timestamp", start="2026-0010", end="2026-0590")
+                )
             ]
     assert found == [f"2026-{n:04}" for n in range(10, 590)]
     pages = [(sql, bindings) for sql, bindings in statements if "SELECT" in sql]
@@ -1071,7 +1073,7 @@ async def test_scans_and_reads_use_the_primary_key(file: Path):
         async with _engine(file) as engine:
             statements.clear()
             await engine.read(["c/a", "c/b"])
-            [document async for document in engine.scan("c", start="a", end="b")]
+            [document async for document in engine.scan(Scan("c", start="a", end="b"))]
             await engine.commit([Put("c/a", {}, ABSENT), Delete("c/b")])
     queries = [(sql, bindings) for sql, bindings in statements if "documents" in sql]
     assert len(queries) >= 5

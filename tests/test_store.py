@@ -55,7 +55,7 @@ from tai_state import (
     VersionConflict,
     open_store,
 )
-from tai_state.engines.api import ANYTHING, Delete, Document, Engine, Reading
+from tai_state.engines.api import ANYTHING, Delete, Document, Engine, Reading, Scan
 from tai_state.engines.paging import Paged, taken
 from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
@@ -754,9 +754,9 @@ class _Flaky(AroundEngine):
         self._call("read")
         return await self._engine.read(paths)
 
-    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:
+    def scan(self, scan: Scan) -> Paged[Document]:
         """Small pages."""
-        documents = self._engine.scan(collection, **bounds)
+        documents = self._engine.scan(scan)
 
         async def fetch() -> list[Document] | None:
             self._call("scan")
@@ -1198,7 +1198,7 @@ async def test_a_store_on_an_engine_that_is_given():
     async with open_store(engine, clock=clock, snapshots=EveryEvents(1)) as store:
         saved = await store.save_state(GOVERNOR, "alice", {}, METADATA)
         assert saved.timestamp == saved.recorded_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
-    assert [each.id async for each in engine.scan("governors/bank/states")] == ["alice"]
+    assert [each.id async for each in engine.scan(Scan("governors/bank/states"))] == ["alice"]
 
 
 @pytest.mark.parametrize("nonsense", [5, object(), b"memory://", ""], ids=["number", "object", "bytes", "empty"])

@@ -14,7 +14,7 @@ import typer
 
 from tai_state.cli.app import JsonOption, StoreOption, app, opened, run
 from tai_state.cli.output import print_json, print_line, print_table
-from tai_state.engines.api import PRESENT, Check, Where
+from tai_state.engines.api import PRESENT, Check, Scan, Where
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, TaiStateError, UnknownStore
 from tai_state.store.store import StateStore
@@ -129,10 +129,10 @@ class Examination:
         engine, layout = self._store.engine, self._store.layout
         fields = self._store.settings.indexed
         try:
-            async for _ in engine.scan(layout.events(_NOBODY), by="timestamp", limit=1):
+            async for _ in engine.scan(Scan(layout.events(_NOBODY), by="timestamp", limit=1)):
                 pass
             for each in [*(f"data.{name}" for name in fields), "schema"] if fields else []:
-                async for _ in engine.scan(layout.states(_NOBODY), where=[Where(each, ("",))], limit=1):
+                async for _ in engine.scan(Scan(layout.states(_NOBODY), where=[Where(each, ("",))], limit=1)):
                     pass
         except StoreUnavailable as error:
             if error.code != _NO_INDEX:

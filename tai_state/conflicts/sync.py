@@ -14,7 +14,7 @@ from tai_state.conflicts.copying import EVENTS_MAX, take_over
 from tai_state.conflicts.resolutions import Resolution
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver
 from tai_state.conflicts.sides import JOIN_ACTION, Joined, Side, Unseen
-from tai_state.engines.api import Document, after
+from tai_state.engines.api import Document, Scan, after
 from tai_state.engines.paging import Paged
 from tai_state.errors import (
     ConflictResolutionFailed,
@@ -343,18 +343,20 @@ def _governors(
     if governor_id is not None:
         return _merged(*(_only(store, escape_id(governor_id)) for store in (first, second)))
     start = "" if resume is None else escape_id(resume[0])
-    return _merged(*(store.engine.scan(store.layout.governors, start=start) for store in (first, second)))
+    return _merged(*(store.engine.scan(Scan(store.layout.governors, start=start)) for store in (first, second)))
 
 
 def _only(store: StateStore, segment: str) -> Paged[Document]:
-    return store.engine.scan(store.layout.governors, start=segment, end=after(segment))
+    return store.engine.scan(Scan(store.layout.governors, start=segment, end=after(segment)))
 
 
 def _states(first: StateStore, second: StateStore, governor: str, resume: tuple[str, str] | None) -> Paged[str]:
     """The ids of a governor's states in either store, as stored, after the one to resume after."""
     governor_id = unescape_id(governor)
     start = after(escape_id(resume[1])) if resume is not None and resume[0] == governor_id else ""
-    return _merged(*(store.engine.scan(store.layout.states(governor_id), start=start) for store in (first, second)))
+    return _merged(
+        *(store.engine.scan(Scan(store.layout.states(governor_id), start=start)) for store in (first, second))
+    )
 
 
 def _merged(one: Paged[Document], other: Paged[Document]) -> Paged[str]:

@@ -45,7 +45,6 @@ class At(msgspec.Struct, frozen=True):
     revision: int
 
 
-at = At
 Require: TypeAlias = Requirement | At
 
 
@@ -192,6 +191,27 @@ class Where(msgspec.Struct, frozen=True):
     values: tuple[str | int | float | bool | None, ...]
 
 
+class Scan(msgspec.Struct, frozen=True):
+    """Which documents of one collection to stream, and in which order.
+
+    Attributes:
+        collection: its path. Documents in collections below it do not belong to it.
+        start: the first id, included.
+        end: the first id no longer included; None: to the end.
+        where: filters, all of which must hold.
+        by: a field (a dotted path) whose values are text: ``start`` and ``end`` then bound this field, and the
+            order is by it and then by id; documents in which it is absent or not text are left out.
+        limit: at most this many documents; 0 gives none.
+    """
+
+    collection: str
+    start: str = ""
+    end: str | None = None
+    where: Sequence[Where] = ()
+    by: str | None = None
+    limit: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What an engine can do, and its limits.
@@ -243,30 +263,12 @@ class Engine(Protocol):
         """
         ...
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        start: str = "",
-        end: str | None = None,
-        where: Sequence[Where] = (),
-        by: str | None = None,
-        limit: int | None = None,
-    ) -> Paged[Document]:
+    def scan(self, scan: Scan) -> Paged[Document]:
         """The documents of one collection, streamed in ascending order of their ids (by code point).
 
         A scan is not one snapshot: what is written while it runs may be missed or seen. What was there before
         and is not touched is seen exactly once. Breaking off a scan costs nothing; to resume after a document,
         scan again with ``start=after(id)``.
-
-        Args:
-            collection: its path. Documents in collections below it do not belong to it.
-            start: the first id, included.
-            end: the first id no longer included; None: to the end.
-            where: filters, all of which must hold.
-            by: a field (a dotted path) whose values are text: ``start`` and ``end`` then bound this field, the
-                order is by it and then by id; documents without it, or where it is no text, are left out.
-            limit: at most so many documents; 0 gives none.
         """
         ...
 

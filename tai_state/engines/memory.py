@@ -19,7 +19,7 @@ from tai_state.engines.api import (
     Document,
     Put,
     Reading,
-    Where,
+    Scan,
     Write,
     check_budget,
     holds,
@@ -68,16 +68,7 @@ class MemoryEngine:
         await anyio.lowlevel.checkpoint()
         return Reading(tuple(self._get(path) for path in paths), self._clock.now_us())
 
-    def scan(  # noqa: D102
-        self,
-        collection: str,
-        *,
-        start: str = "",
-        end: str | None = None,
-        where: Sequence[Where] = (),
-        by: str | None = None,
-        limit: int | None = None,
-    ) -> Paged[Document]:
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
         is_fetched = False
 
         async def fetch() -> Sequence[Document] | None:
@@ -86,22 +77,22 @@ class MemoryEngine:
             if is_fetched:
                 return None
             is_fetched = True
-            found = self._ordered_by(by, collection, start, end) if by else self._ordered(collection, start, end)
-            return [document for document in found if passes(document.fields(), where)] if where else found
+            found = self._ordered_by(scan.by, scan) if scan.by else self._ordered(scan.collection, scan.start, scan.end)
+            return [each for each in found if passes(each.fields(), scan.where)] if scan.where else found
 
-        return Paged(limited(fetch, limit))
+        return Paged(limited(fetch, scan.limit))
 
     def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = self._ids.get(collection, [])
         chosen = ids[bisect_left(ids, start) : None if end is None else bisect_left(ids, end)]
         return [self._documents[f"{collection}/{each}"] for each in chosen]
 
-    def _ordered_by(self, by: str, collection: str, start: str, end: str | None) -> list[Document]:
-        keyed = [(field(document.fields(), by), document) for document in self._ordered(collection, "", None)]
+    def _ordered_by(self, by: str, scan: Scan) -> list[Document]:
+        keyed = [(field(document.fields(), by), document) for document in self._ordered(scan.collection, "", None)]
         chosen = [
             (value, document.id, document)
             for value, document in keyed
-            if isinstance(value, str) and value >= start and (end is None or value < end)
+            if isinstance(value, str) and value >= scan.start and (scan.end is None or value < scan.end)
         ]
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
 

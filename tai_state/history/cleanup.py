@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Put, Write
+from tai_state.engines.api import ANYTHING, At, Delete, Put, Scan, Write
 from tai_state.errors import CommitRefused, DocumentTooLarge, Inconsistent
 from tai_state.history.folding import first_fold
 from tai_state.history.recovery import streams_with_events
@@ -200,7 +200,7 @@ class Cleanup:
         count = size = 0
         batch: list[Write] = []
         start, end = stream.range(1, before - 1)
-        async for document in self._store.engine.scan(stream.events, start=start, end=end):
+        async for document in self._store.engine.scan(Scan(stream.events, start=start, end=end)):
             if document.created_us > cutoff.us:
                 break
             size += document.size

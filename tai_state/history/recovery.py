@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import anyio
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Document, Put
+from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Document, Put, Scan
 from tai_state.engines.paging import taken
 from tai_state.errors import (
     CommitRefused,
@@ -269,13 +269,13 @@ class Recovery:
     async def _kept(self, stream: Stream) -> list[int]:
         """The versions of the snapshots that are there."""
         start, end = stream.range(1)
-        documents = self._store.engine.scan(stream.snapshots, start=start, end=end)
+        documents = self._store.engine.scan(Scan(stream.snapshots, start=start, end=end))
         return [version async for document in documents if (version := _version(document)) is not None]
 
     async def _floor(self, stream: Stream) -> int:
         """The version of the first event that is there."""
         start, end = stream.range(1)
-        first = await taken(self._store.engine.scan(stream.events, start=start, end=end, limit=1), 1)
+        first = await taken(self._store.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
         return (_version(first[0]) if first else None) or 1
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
@@ -335,7 +335,7 @@ async def streams_with_events(
     """
     collection = store.layout.events(governor_id)
     start = "" if after is None else store.layout.stream(governor_id, after).range(VERSION_MAX)[1]
-    while found := await taken(store.engine.scan(collection, start=start, limit=1), 1):
+    while found := await taken(store.engine.scan(Scan(collection, start=start, limit=1)), 1):
         try:
             segment, _ = split_versioned(found[0].id)
             stream = store.layout.stream(governor_id, unescape_id(segment))
@@ -352,7 +352,7 @@ async def states_without_events(
     store: StateStore, governor_id: str, strange: list[CorruptDocument]
 ) -> AsyncGenerator[Stream, None]:
     """The states of a governor that have no event at all, so that their streams do not show them."""
-    async for document in store.engine.scan(store.layout.states(governor_id)):
+    async for document in store.engine.scan(Scan(store.layout.states(governor_id))):
         try:
             stream = store.layout.stream(governor_id, unescape_id(document.id))
         except (CorruptDocument, InvalidId):
@@ -360,7 +360,7 @@ async def states_without_events(
                 strange.append(CorruptDocument(document.path, "is no place of a state"))
             continue
         start, end = stream.range(1)
-        if not await taken(store.engine.scan(stream.events, start=start, end=end, limit=1), 1):
+        if not await taken(store.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1):
             yield stream
 
 

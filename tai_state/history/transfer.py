@@ -17,7 +17,7 @@ from typing import IO
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put
+from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put, Scan
 from tai_state.errors import (
     CommitRefused,
     CorruptDocument,
@@ -132,9 +132,9 @@ class Export:
         if governor is not None:
             yield _line("governor", governor)
         # A marker is written with its event: those seen first have theirs among the events read later.
-        async for document in engine.scan(layout.ids(governor_id)):
+        async for document in engine.scan(Scan(layout.ids(governor_id))):
             yield _line("marker", document)
-        async for document in engine.scan(layout.states(governor_id)):
+        async for document in engine.scan(Scan(layout.states(governor_id))):
             async with aclosing(self._stream(layout.stream(governor_id, unescape_id(document.id)), document)) as lines:
                 async for line in lines:
                     yield line
@@ -154,7 +154,7 @@ class Export:
             if record.kept == read.kept:
                 raise CorruptDocument(stream.state, "lists a kept snapshot that is missing: run `tai-state verify`")
         start, end = stream.range(1, record.version)
-        async for event in self._store.engine.scan(stream.events, start=start, end=end):
+        async for event in self._store.engine.scan(Scan(stream.events, start=start, end=end)):
             yield _line("event", event)
         for snapshot in found[1:]:
             if snapshot is not None:
@@ -217,7 +217,7 @@ class Restore:
         if document is not None and document.fields().get("export_id") == header.export_id:
             return False
         for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
-            async for found in engine.scan(collection, limit=1):
+            async for found in engine.scan(Scan(collection, limit=1)):
                 raise GovernorExists(found.path)
         try:
             await engine.commit([Put(note, {"export_id": header.export_id}, ABSENT)])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tai_state.engines.api import Document, SelfChecking
+from tai_state.engines.api import Document, Scan, SelfChecking
 from tai_state.engines.paging import taken
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
@@ -92,7 +92,7 @@ class Validation:
     async def _streams(self, governor_id: str) -> None:
         check: StreamCheck | None = None
         revision: int | None = None
-        async for document in self._store.engine.scan(self._store.layout.events(governor_id)):
+        async for document in self._store.engine.scan(Scan(self._store.layout.events(governor_id))):
             stream = self._stream_of(governor_id, document)
             if stream is None:
                 continue
@@ -141,7 +141,7 @@ class Validation:
             before = check.findings
             check, revision = await self._start(check.stream)
             start, end = check.stream.range(1)
-            async for event in self._store.engine.scan(check.stream.events, start=start, end=end):
+            async for event in self._store.engine.scan(Scan(check.stream.events, start=start, end=end)):
                 check.event(event)
             await self._end(check, revision)
             findings = [each for each in check.findings if each in before]
@@ -162,7 +162,7 @@ class Validation:
         check.end(has_moved=has_moved)
 
     async def _states_without_events(self, governor_id: str) -> None:
-        documents = self._store.engine.scan(self._store.layout.states(governor_id))
+        documents = self._store.engine.scan(Scan(self._store.layout.states(governor_id)))
         while page := await taken(documents, _PAGE):
             records = [(self._stream(governor_id, document), _intact(document)) for document in page]
             present = [(stream, record) for stream, record in records if stream is not None and record is not None]
@@ -174,7 +174,7 @@ class Validation:
 
     async def _snapshots(self, governor_id: str) -> None:
         """Every snapshot is one that its state lists."""
-        async for document in self._store.engine.scan(self._store.layout.snapshots(governor_id)):
+        async for document in self._store.engine.scan(Scan(self._store.layout.snapshots(governor_id))):
             try:
                 segment, version = split_versioned(document.id)
                 stream = self._store.layout.stream(governor_id, unescape_id(segment))
@@ -188,7 +188,7 @@ class Validation:
 
     async def _markers(self, governor_id: str) -> None:
         """Every id marker names the event that has its id and its content."""
-        async for document in self._store.engine.scan(self._store.layout.ids(governor_id)):
+        async for document in self._store.engine.scan(Scan(self._store.layout.ids(governor_id))):
             try:
                 marker = document.decode(MARKER)
                 stream = self._store.layout.stream(governor_id, marker.state_id)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from tai_state.engines.api import split
+from tai_state.engines.api import Scan, split
 from tai_state.locks.core import LockCore
 from tai_state.locks.records import WAITER, WaiterRecord
 from tai_state.values.ids import unescape_id
@@ -150,13 +150,13 @@ class DeadlockSearch:
     async def circles(self) -> list[Circle]:
         """All circles in the store. Reads every lock and everybody who waits."""
         places: dict[str, WaiterRecord] = {}
-        async for lock in self._engine.scan(self._layout.locks):
+        async for lock in self._engine.scan(Scan(self._layout.locks)):
             places |= await self._waiters(unescape_id(lock.id))
         return circles(await self._alive(places)) if places else []
 
     async def _waiters(self, resource: str) -> dict[str, WaiterRecord]:
         """Those who wait for a resource, by the paths of their documents."""
-        documents = self._engine.scan(self._layout.waiters(resource), limit=WAITERS_MAX)
+        documents = self._engine.scan(Scan(self._layout.waiters(resource), limit=WAITERS_MAX))
         return {document.path: document.decode(WAITER) async for document in documents}
 
     async def _alive(self, places: Mapping[str, WaiterRecord]) -> dict[str, Waiter]:

@@ -10,7 +10,7 @@ from math import inf, isfinite
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Write
+from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
 from tai_state.engines.paging import Paged, taken
 from tai_state.errors import CommitRefused, InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
@@ -180,7 +180,7 @@ class LockManager:
 
     def list_locks(self) -> Paged[LockInfo]:
         """The locks that are held, and those whose time has passed and that nobody took over yet, by resource."""
-        documents = self._store.engine.scan(self._store.layout.locks)
+        documents = self._store.engine.scan(Scan(self._store.layout.locks))
 
         async def fetch() -> Sequence[LockInfo] | None:
             resources = await self._resources(documents)
@@ -198,7 +198,7 @@ class LockManager:
         those go that this manager saw standing still: call it again later.
         """
         removed = 0
-        documents = self._store.engine.scan(self._store.layout.locks)
+        documents = self._store.engine.scan(Scan(self._store.layout.locks))
         while resources := await self._resources(documents):
             for resource, each in (await self._core.sightings.locks(resources)).items():
                 if each is None or each.remaining > 0:
@@ -206,7 +206,7 @@ class LockManager:
                 lockbeat = self._store.layout.lockbeat(resource)
                 beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
                 removed += await self._removed([Delete(each.lock.path, At(each.lock.revision)), beat])
-        async for document in self._store.engine.scan(self._store.layout.lockbeats):
+        async for document in self._store.engine.scan(Scan(self._store.layout.lockbeats)):
             lock = self._store.layout.lock(unescape_id(document.id))
             if (await self._store.engine.read([lock])).documents == (None,):
                 await self._removed([Delete(document.path, At(document.revision))])

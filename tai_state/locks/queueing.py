@@ -9,7 +9,7 @@ from math import inf
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Change, Delete, Put, Write, split
+from tai_state.engines.api import ANYTHING, At, Change, Delete, Put, Scan, Write, split
 from tai_state.engines.watching import Signal
 from tai_state.errors import CommitRefused, DeadlockDetected, LockAcquisitionFailed, Unavailable
 from tai_state.locks.attempting import Attempt
@@ -192,7 +192,7 @@ class Place:
         mine = (self._record.ticket, self._owner)
         records: dict[str, WaiterRecord] = {}
         for line in self._lines:
-            async for document in self._engine.scan(line, limit=WAITERS_MAX):
+            async for document in self._engine.scan(Scan(line, limit=WAITERS_MAX)):
                 record = document.decode(WAITER)
                 if (record.ticket or document.revision, document.id) < mine:
                     records[document.path] = record

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import Document, Where, after, split
+from tai_state.engines.api import Document, Scan, Where, after, split
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, mapped
 from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
@@ -103,7 +103,7 @@ class StateReading(StoreCore):
             GovernorNotFound: nothing was ever written under this governor.
         """
         documents = self.engine.scan(
-            self.layout.states(governor_id), start="" if start is None else escape_id(start, "start")
+            Scan(self.layout.states(governor_id), start="" if start is None else escape_id(start, "start"))
         )
 
         def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
@@ -138,7 +138,7 @@ class StateReading(StoreCore):
     def list_governors(self) -> Paged[str]:
         """The ids of all governors, in order."""
         return mapped(
-            self.engine.scan(self.layout.governors), lambda page: (unescape_id(document.id) for document in page)
+            self.engine.scan(Scan(self.layout.governors)), lambda page: (unescape_id(document.id) for document in page)
         )
 
     async def count_states(self, governor_id: str) -> int:
@@ -148,7 +148,7 @@ class StateReading(StoreCore):
             GovernorNotFound: nothing was ever written under this governor.
         """
         count = 0
-        async for document in self._of_governor(governor_id, self.engine.scan(self.layout.states(governor_id))):
+        async for document in self._of_governor(governor_id, self.engine.scan(Scan(self.layout.states(governor_id)))):
             count += not document.decode(STATE).deleted
         return count
 
@@ -177,7 +177,7 @@ class StateReading(StoreCore):
                 if not older or document.decode(STATE).schema not in older:
                     yield from self._listed(governor_id, document, deleted=False)
 
-        found = mapped(self.engine.scan(states, where=filters), of_today)
+        found = mapped(self.engine.scan(Scan(states, where=filters)), of_today)
         parts = chained([self._older_with(governor_id, filters, older), found]) if older else found
         return self._of_governor(governor_id, parts)
 
@@ -190,7 +190,7 @@ class StateReading(StoreCore):
                     if passes({"data": state.data}, filters):
                         yield state
 
-        scan = self.engine.scan(self.layout.states(governor_id), where=[Where("schema", schemas)])
+        scan = self.engine.scan(Scan(self.layout.states(governor_id), where=[Where("schema", schemas)]))
         return mapped(scan, take)
 
     def get_events(
@@ -232,7 +232,7 @@ class StateReading(StoreCore):
                     walk = Walk(self.streams, stream)
                 yield from walk.events([document])
 
-        documents = self.engine.scan(self.layout.events(governor_id))
+        documents = self.engine.scan(Scan(self.layout.events(governor_id)))
 
         async def fetch() -> Iterable[JsonEvent] | None:
             page = await documents.page()
@@ -252,7 +252,7 @@ class StateReading(StoreCore):
             GovernorNotFound: nothing was ever written under this governor.
         """
         documents = self.engine.scan(
-            self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end))
+            Scan(self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end)))
         )
         page: list[Document] = []
 
@@ -272,7 +272,7 @@ class StateReading(StoreCore):
         governors = states = deleted = versions = max_version = snapshots = 0
         async for governor_id in self.list_governors():
             governors += 1
-            async for document in self.engine.scan(self.layout.states(governor_id)):
+            async for document in self.engine.scan(Scan(self.layout.states(governor_id))):
                 record = document.decode(STATE)
                 states += not record.deleted
                 deleted += record.deleted

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tai_state.engines.api import Document, Engine
+from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.paging import Paged
 from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
 from tai_state.store.layout import Stream
@@ -78,7 +78,7 @@ class StreamReader:
             EventSourcingError, NotRetained: there is a gap between two events.
         """
         start, end = stream.range(first, last)
-        documents = self._engine.scan(stream.events, start=start, end=end)
+        documents = self._engine.scan(Scan(stream.events, start=start, end=end))
         reached: int | None = None
 
         def take(page: Iterable[Document], floor: int) -> Iterator[Stored]:
@@ -109,7 +109,7 @@ class StreamReader:
         commit document by document.
         """
         start, end = stream.range(1)
-        async for event in self._engine.scan(stream.events, start=start, end=end, limit=1):
+        async for event in self._engine.scan(Scan(stream.events, start=start, end=end, limit=1)):
             for _ in range(LOOKS_AT_DAMAGE):
                 state, _ = (await self._engine.read([stream.state, event.path])).documents
                 if state is not None:

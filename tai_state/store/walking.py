@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeAlias
 
-from tai_state.engines.api import Document, Engine
+from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.paging import Paged
 from tai_state.errors import InvalidData
 from tai_state.store.layout import Stream
@@ -124,7 +124,7 @@ class Walk:
         """
         first, last = self.stream.range(max(self._after, 1) if self.reached is None else self.reached + 1, until)
         count = None if limit is None else limit + (self._after > 0)
-        documents = engine.scan(self.stream.events, start=first, end=last, limit=count)
+        documents = engine.scan(Scan(self.stream.events, start=first, end=last, limit=count))
 
         async def fetch() -> Iterable[JsonEvent] | None:
             page = await documents.page()

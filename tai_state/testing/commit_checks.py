@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, Check, Delete, Engine, Put, Require, Write, at
+from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Engine, Put, Require, Scan, Write
 from tai_state.errors import CommitRefused, CommitTooLarge, DocumentTooLarge
 from tai_state.testing.checking import ids_of, present, sized
 
@@ -64,9 +64,9 @@ async def check_preconditions(engine: Engine) -> None:
                 cases: dict[str, tuple[Require, bool]] = {
                     "absent": (ABSENT, revision is None),
                     "present": (PRESENT, revision is not None),
-                    "at its revision": (at(revision or 0), True),
-                    "at another": (at(stale), False),
-                    "at zero": (at(0), False),
+                    "at its revision": (At(revision or 0), True),
+                    "at another": (At(stale), False),
+                    "at zero": (At(0), False),
                     "anything": (ANYTHING, True),
                 }
                 require, allowed = cases[name]
@@ -84,17 +84,17 @@ async def check_commit_is_all_or_nothing(engine: Engine) -> None:
             pass
         else:
             raise AssertionError(f"a refusal at place {place} was not raised")
-        assert [(each.id, each.revision) async for each in engine.scan("c")] == [
+        assert [(each.id, each.revision) async for each in engine.scan(Scan("c"))] == [
             ("1", kept.revision),
             ("3", kept.revision),
         ]
-        assert await ids_of(engine.scan("other")) == []
+        assert await ids_of(engine.scan(Scan("other"))) == []
     committed = await engine.commit(good)
-    assert [(each.id, each.revision) async for each in engine.scan("c")] == [
+    assert [(each.id, each.revision) async for each in engine.scan(Scan("c"))] == [
         ("0", committed.revision),
         ("1", committed.revision),
     ]
-    assert await ids_of(engine.scan("other")) == ["4"]
+    assert await ids_of(engine.scan(Scan("other"))) == ["4"]
 
 
 async def check_a_path_stands_in_a_commit_once(engine: Engine) -> None:
@@ -107,7 +107,7 @@ async def check_a_path_stands_in_a_commit_once(engine: Engine) -> None:
             except ValueError:
                 continue
             raise AssertionError(f"{one} and {other} were taken")
-    assert await ids_of(engine.scan("c")) == []
+    assert await ids_of(engine.scan(Scan("c"))) == []
 
 
 async def check_revisions_grow(engine: Engine) -> None:
@@ -167,6 +167,6 @@ async def check_limits(engine: Engine) -> None:
         except error:
             continue
         raise AssertionError(f"{error.__name__} was not raised for {len(writes)} writes")
-    assert await ids_of(engine.scan("c")) == ["full"]
+    assert await ids_of(engine.scan(Scan("c"))) == ["full"]
     await engine.commit(many[1:])
-    assert len(await ids_of(engine.scan("c"))) == limits.max_ops_per_commit + 1
+    assert len(await ids_of(engine.scan(Scan("c")))) == limits.max_ops_per_commit + 1

@@ -36,7 +36,7 @@ from tai_state.engines.api import (
     Engine,
     Put,
     Reading,
-    Where,
+    Scan,
     Write,
 )
 from tai_state.engines.paging import Paged
@@ -247,17 +247,8 @@ class FaultyEngine:
         await self._fail_after("read", fault)
         return reading
 
-    def scan(  # noqa: D102
-        self,
-        collection: str,
-        *,
-        start: str = "",
-        end: str | None = None,
-        where: Sequence[Where] = (),
-        by: str | None = None,
-        limit: int | None = None,
-    ) -> Paged[Document]:
-        scan = self._engine.scan(collection, start=start, end=end, where=where, by=by, limit=limit)
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        documents = self._engine.scan(scan)
         is_begun = False
         fault: Fault | None = None
 
@@ -269,7 +260,7 @@ class FaultyEngine:
                 is_begun = True
                 fault = await self._begin("scan")
                 await self._fail_before("scan", fault)
-            async for document in scan:
+            async for document in documents:
                 return [document]
             await self._fail_after("scan", fault)
             return None

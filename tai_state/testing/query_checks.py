@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tai_state.engines.api import Engine, Fields, Put, Where
+from tai_state.engines.api import Engine, Fields, Put, Scan, Where
 from tai_state.testing.checking import MANY, fill, ids_of
 
 
@@ -29,18 +29,18 @@ async def check_scan_by_field(engine: Engine) -> None:
             ("3", "1"),
             ("11", "\uffff"),
         ):
-            found = await ids_of(engine.scan(collection, by=by, start=start, end=end))
+            found = await ids_of(engine.scan(Scan(collection, by=by, start=start, end=end)))
             expected = [each for value, each in ordered if value >= start and (end is None or value < end)]
             assert found == expected, f"{collection} by {by} from {start!r} to {end!r}: {found}"
-        assert await ids_of(engine.scan(collection, by=by, start="2", limit=2)) == ["c", "d"]
-        assert await ids_of(engine.scan(collection, by=by, limit=0)) == []
+        assert await ids_of(engine.scan(Scan(collection, by=by, start="2", limit=2))) == ["c", "d"]
+        assert await ids_of(engine.scan(Scan(collection, by=by, limit=0))) == []
 
 
 async def check_scan_by_field_leaves_out_what_is_no_text(engine: Engine) -> None:
     """Where the field holds a number, a truth value, null, a list or a map, the document is left out."""
     values: list[Any] = ["text", 1, 1.5, True, False, None, [], ["text"], {}, {"at": "text"}]
     await fill(engine, {f"c/{n}": {"at": value} for n, value in enumerate(values)})
-    found = [document.fields()["at"] async for document in engine.scan("c", by="at")]
+    found = [document.fields()["at"] async for document in engine.scan(Scan("c", by="at"))]
     assert found == ["text"], found
 
 
@@ -50,13 +50,13 @@ async def check_scan_by_field_pages(engine: Engine) -> None:
     await fill(engine, documents)
     ordered = [(fields["at"], fields["n"], path[2:]) for path, fields in documents.items()]
     ordered.sort(key=lambda each: (each[0], each[2]))
-    assert await ids_of(engine.scan("c", by="at")) == [each for _, _, each in ordered]
+    assert await ids_of(engine.scan(Scan("c", by="at"))) == [each for _, _, each in ordered]
     third = [each for _, n, each in ordered if n == 1]
     for limit in (None, 1, 300):
-        assert await ids_of(engine.scan("c", by="at", where=[Where("n", (1,))], limit=limit)) == third[:limit]
+        assert await ids_of(engine.scan(Scan("c", by="at", where=[Where("n", (1,))], limit=limit))) == third[:limit]
     middle = [each for at_, _, each in ordered if at_ == "b"]
     for limit in (None, 511, 512, 513, 1_024, 1_025):
-        assert await ids_of(engine.scan("c", by="at", start="b", end="c", limit=limit)) == middle[:limit]
+        assert await ids_of(engine.scan(Scan("c", by="at", start="b", end="c", limit=limit))) == middle[:limit]
 
 
 async def check_where(engine: Engine) -> None:
@@ -68,20 +68,20 @@ async def check_where(engine: Engine) -> None:
     scalars = [name for name in values if name not in {"list", "map"}]
     for dotted in ("v", "deep.v"):
         for name in scalars:
-            found = await ids_of(engine.scan("c", where=[Where(dotted, (values[name],))]))
+            found = await ids_of(engine.scan(Scan("c", where=[Where(dotted, (values[name],))])))
             assert found == [name], f"{dotted} = {values[name]!r} found {found}"
         for members, expected in (
             ((1, "1", None), ["null", "one", "text"]),
             ((True, 0, "none such"), ["true", "zero"]),
             ((), []),
         ):
-            found = await ids_of(engine.scan("c", where=[Where(dotted, members)]))
+            found = await ids_of(engine.scan(Scan("c", where=[Where(dotted, members)])))
             assert found == expected, f"{dotted} in {members} found {found}"
     both = [Where("v", (1, 0, "1")), Where("deep.v", (0, "1", None))]
-    assert await ids_of(engine.scan("c", where=both)) == ["text", "zero"]
-    assert await ids_of(engine.scan("c", where=both, start="u")) == ["zero"]
-    assert await ids_of(engine.scan("c", where=both, limit=1)) == ["text"]
-    assert await ids_of(engine.scan("c", where=[Where("v", (1,)), Where("v", (0,))])) == []
+    assert await ids_of(engine.scan(Scan("c", where=both))) == ["text", "zero"]
+    assert await ids_of(engine.scan(Scan("c", where=both, start="u"))) == ["zero"]
+    assert await ids_of(engine.scan(Scan("c", where=both, limit=1))) == ["text"]
+    assert await ids_of(engine.scan(Scan("c", where=[Where("v", (1,)), Where("v", (0,))]))) == []
 
 
 async def check_where_on_few_of_many(engine: Engine) -> None:
@@ -89,4 +89,4 @@ async def check_where_on_few_of_many(engine: Engine) -> None:
     await fill(engine, {f"c/{n:05}": {"n": n % 400} for n in range(MANY)})
     expected = [f"{n:05}" for n in range(MANY) if n % 400 == 399]
     for limit in (None, 0, 1, 2, 3, 4):
-        assert await ids_of(engine.scan("c", where=[Where("n", (399,))], limit=limit)) == expected[:limit]
+        assert await ids_of(engine.scan(Scan("c", where=[Where("n", (399,))], limit=limit))) == expected[:limit]

@@ -6,7 +6,7 @@ from typing import Final
 
 import anyio
 
-from tai_state.engines.api import ABSENT, Change, Committed, Delete, Engine, Put, Require, at
+from tai_state.engines.api import ABSENT, At, Change, Committed, Delete, Engine, Put, Require, Scan
 from tai_state.errors import CommitRefused
 from tai_state.testing.checking import (
     CALLERS,
@@ -39,12 +39,12 @@ async def check_one_writer_wins(engine: Engine) -> None:
 
         async with anyio.create_task_group() as tasks:
             for name in range(_WRITERS):
-                tasks.start_soon(attempt, name, ABSENT if revision is None else at(revision))
+                tasks.start_soon(attempt, name, ABSENT if revision is None else At(revision))
         assert len(winners) == 1, f"{len(winners)} writers won at once"
         [(winner, revision)] = winners
         document = await present(engine, "c/a")
         assert (document.fields(), document.revision) == ({"winner": winner}, revision)
-        assert await ids_of(engine.scan("d")) == [str(winner)], "a loser's other document is there"
+        assert await ids_of(engine.scan(Scan("d"))) == [str(winner)], "a loser's other document is there"
         await engine.commit([Delete(f"d/{winner}")])
 
 
@@ -56,7 +56,7 @@ async def check_no_increment_is_lost(engine: Engine) -> None:
         while True:
             document = await present(engine, "c/a")
             try:
-                await engine.commit([Put("c/a", {"n": document.fields()["n"] + 1}, at(document.revision))])
+                await engine.commit([Put("c/a", {"n": document.fields()["n"] + 1}, At(document.revision))])
             except CommitRefused:
                 continue
             return
@@ -103,7 +103,7 @@ async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
                 tasks.cancel_scope.cancel()
         marker = await engine.commit([Put("c/marker", {})])
         seen = await until(changes, Change("c/marker", marker.revision))
-        present = {Change(each.path, each.revision) async for each in engine.scan("c")}
+        present = {Change(each.path, each.revision) async for each in engine.scan(Scan("c"))}
         await until(changes, *(present - set(seen)))
 
 
@@ -134,7 +134,7 @@ async def check_cancelled_reads(engine: Engine) -> None:
     await fill(engine, {path: {"at": path} for path in paths})
 
     async def scan(by: str | None) -> None:
-        await ids_of(engine.scan("c", by=by))
+        await ids_of(engine.scan(Scan("c", by=by)))
 
     for moment in range(_MOMENTS):
         with anyio.fail_after(HANG_SECONDS):
@@ -146,4 +146,4 @@ async def check_cancelled_reads(engine: Engine) -> None:
                 tasks.cancel_scope.cancel()
             committed = await engine.commit([Put("c/00000", {"moment": moment})])
             assert (await present(engine, "c/00000")).revision == committed.revision
-    assert await ids_of(engine.scan("c")) == [path[2:] for path in paths]
+    assert await ids_of(engine.scan(Scan("c"))) == [path[2:] for path in paths]

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from tai_state.engines.api import Engine, Fields, Put
+from tai_state.engines.api import Engine, Fields, Put, Scan
 from tai_state.testing.checking import JSON_VALUES, exactly, present
 
 
@@ -27,7 +27,7 @@ async def check_read_sees_acknowledged_commits(engine: Engine) -> None:
         committed = await engine.commit([Put("c/a", {"n": n})])
         document = await present(engine, "c/a")
         assert (document.fields(), document.revision) == ({"n": n}, committed.revision)
-        assert [each.revision async for each in engine.scan("c")] == [committed.revision]
+        assert [each.revision async for each in engine.scan(Scan("c"))] == [committed.revision]
 
 
 async def check_read_is_one_snapshot(engine: Engine) -> None:
@@ -59,7 +59,7 @@ async def check_fields_are_not_shared(engine: Engine) -> None:
         assert read == {"list": [1], "map": {"a": 1}}, read
         read["list"].append(3)
         del read["map"]["a"]
-    [scanned] = [document.fields() async for document in engine.scan("c")]
+    [scanned] = [document.fields() async for document in engine.scan(Scan("c"))]
     assert scanned == {"list": [1], "map": {"a": 1}}, scanned
 
 
@@ -75,5 +75,5 @@ async def check_json_round_trip(engine: Engine) -> None:
         assert set(read) == set(fields), f"{name}: keys differ: {set(read) ^ set(fields)}"
         for key, value in fields.items():
             assert exactly(read[key]) == exactly(value), f"{name}[{key!r}]: {value!r} came back as {read[key]!r}"
-    scanned = {document.id: document.fields() async for document in engine.scan("c")}
+    scanned = {document.id: document.fields() async for document in engine.scan(Scan("c"))}
     assert exactly(scanned) == exactly(samples), "a scan gives other fields than a read"

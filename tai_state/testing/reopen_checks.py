@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import anyio
 
-from tai_state.engines.api import ABSENT, Change, Delete, Engine, Put, at
+from tai_state.engines.api import ABSENT, At, Change, Delete, Engine, Put, Scan
 from tai_state.errors import CommitRefused
 from tai_state.testing.checking import (
     CALLERS,
@@ -27,10 +27,10 @@ async def check_commits_survive_closing(make: Callable[[], Engine]) -> None:
         assert engine.capabilities.durable, "only engines that are durable are examined by opening them again"
         await engine.commit([Put("c/a", JSON_VALUES), Put("c/b", {}), Put("c/gone", {})])
         await engine.commit([Put("c/b", {"n": 2}), Delete("c/gone")])
-        before = [document async for document in engine.scan("c")]
+        before = [document async for document in engine.scan(Scan("c"))]
     for _ in range(2):
         async with make() as engine:
-            assert [document async for document in engine.scan("c")] == before
+            assert [document async for document in engine.scan(Scan("c"))] == before
             assert (await engine.read(["c/gone", "c/a"])).documents == (None, before[0])
             assert exactly((await present(engine, "c/a")).fields()) == exactly(JSON_VALUES)
 
@@ -43,7 +43,7 @@ async def check_revisions_grow_over_reopening(make: Callable[[], Engine]) -> Non
             committed = await engine.commit([Put("c/a", {}, ABSENT)])
             assert committed.revision > last, f"revision {committed.revision} after {last}"
             try:
-                await engine.commit([Put("c/a", {}, at(stale))])
+                await engine.commit([Put("c/a", {}, At(stale))])
             except CommitRefused:
                 pass
             else:
@@ -84,11 +84,11 @@ async def check_two_users_of_one_store(make: Callable[[], Engine]) -> None:
                 theirs = await one.commit([Put("c/a", {"n": n}), Delete("c/b")])
                 await until(changes, Change("c/a", theirs.revision))
                 assert (await present(other, "c/a")).revision == theirs.revision
-                ours = await other.commit([Put("c/a", {"n": -n}, at(theirs.revision)), Put("c/b", {}, ABSENT)])
+                ours = await other.commit([Put("c/a", {"n": -n}, At(theirs.revision)), Put("c/b", {}, ABSENT)])
                 assert ours.revision > theirs.revision
                 assert (await present(one, "c/b")).revision == ours.revision
                 try:
-                    await one.commit([Put("c/a", {}, at(theirs.revision))])
+                    await one.commit([Put("c/a", {}, At(theirs.revision))])
                 except CommitRefused:
                     continue
                 raise AssertionError("a commit was taken at a revision that another user had replaced")

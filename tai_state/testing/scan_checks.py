@@ -6,7 +6,7 @@ import gc
 import warnings
 from typing import Final
 
-from tai_state.engines.api import Delete, Engine, Put, Where, Write, after
+from tai_state.engines.api import Delete, Engine, Put, Scan, Where, Write, after
 from tai_state.testing.checking import MANY, fill, ids_of, let_others_run, sized
 
 _ORDERED_IDS: Final = (
@@ -51,7 +51,7 @@ _ORDERED_IDS: Final = (
 async def check_scan_order(engine: Engine) -> None:
     """Documents come in the order of their ids by code point: no locale, case, normal form or UTF-16."""
     await fill(engine, {f"c/{each}": {"id": each} for each in reversed(_ORDERED_IDS)})
-    found = [(document.id, document.path, document.fields()) async for document in engine.scan("c")]
+    found = [(document.id, document.path, document.fields()) async for document in engine.scan(Scan("c"))]
     assert found == [(each, f"c/{each}", {"id": each}) for each in _ORDERED_IDS], found
 
 
@@ -61,10 +61,10 @@ async def check_scan_bounds(engine: Engine) -> None:
     bounds = ("", *_ORDERED_IDS, "a~0", "c", "é0", "\U0010ffff\U0010ffff")
     for start in bounds:
         expected = [each for each in _ORDERED_IDS if each >= start]
-        found = await ids_of(engine.scan("c", start=start))
+        found = await ids_of(engine.scan(Scan("c", start=start)))
         assert found == expected, f"from {start!r}: {found}"
         for end in bounds[:: len(bounds) // 9]:
-            found = await ids_of(engine.scan("c", start=start, end=end))
+            found = await ids_of(engine.scan(Scan("c", start=start, end=end)))
             assert found == [each for each in expected if each < end], f"from {start!r} to {end!r}: {found}"
 
 
@@ -73,7 +73,7 @@ async def check_scan_resumes(engine: Engine) -> None:
     await fill(engine, {f"c/{each}": {} for each in _ORDERED_IDS})
     seen: list[str] = []
     place = ""
-    while page := await ids_of(engine.scan("c", start=place, limit=3)):
+    while page := await ids_of(engine.scan(Scan("c", start=place, limit=3))):
         seen += page
         place = after(page[-1])
         await engine.commit([Delete(f"c/{page[-1]}")])
@@ -94,27 +94,27 @@ async def check_scan_keeps_to_its_collection(engine: Engine) -> None:
     foreign += ["states/x", "g/b/states/alice/notes/1/states/x", "g/B/states/x", "g/b/states%2Fx/y"]
     await fill(engine, {path: {"at": "1", "n": 1} for path in foreign + own})
     for scan in (
-        engine.scan("g/b/states"),
-        engine.scan("g/b/states", where=[Where("n", (1,))]),
-        engine.scan("g/b/states", by="at"),
-        engine.scan("g/b/states", end="~"),
+        engine.scan(Scan("g/b/states")),
+        engine.scan(Scan("g/b/states", where=[Where("n", (1,))])),
+        engine.scan(Scan("g/b/states", by="at")),
+        engine.scan(Scan("g/b/states", end="~")),
     ):
         assert [document.path async for document in scan] == own
-    assert await ids_of(engine.scan("g")) == ["b"]
-    assert await ids_of(engine.scan("g/b/states/alice/notes")) == ["1"]
-    assert await ids_of(engine.scan("g/b/nothing")) == []
+    assert await ids_of(engine.scan(Scan("g"))) == ["b"]
+    assert await ids_of(engine.scan(Scan("g/b/states/alice/notes"))) == ["1"]
+    assert await ids_of(engine.scan(Scan("g/b/nothing"))) == []
 
 
 async def check_scan_pages_and_limits(engine: Engine) -> None:
     """However many documents there are and are asked for, a scan gives them once each and in order."""
     ids = [f"{n:05}" for n in range(MANY)]
     await fill(engine, {f"c/{each}": {"n": each} for each in ids})
-    assert await ids_of(engine.scan("c")) == ids
+    assert await ids_of(engine.scan(Scan("c"))) == ids
     for limit in (0, 1, 2, 255, 256, 511, 512, 513, 1_023, 1_024, 1_025, MANY - 1, MANY, MANY + 1):
-        assert await ids_of(engine.scan("c", limit=limit)) == ids[:limit], f"with limit {limit}"
-        assert await ids_of(engine.scan("c", end=f"{limit:05}")) == ids[:limit], f"up to {limit}"
-        assert await ids_of(engine.scan("c", start=f"{limit:05}", limit=600)) == ids[limit : limit + 600]
-    assert await ids_of(engine.scan("empty", limit=1)) == []
+        assert await ids_of(engine.scan(Scan("c", limit=limit))) == ids[:limit], f"with limit {limit}"
+        assert await ids_of(engine.scan(Scan("c", end=f"{limit:05}"))) == ids[:limit], f"up to {limit}"
+        assert await ids_of(engine.scan(Scan("c", start=f"{limit:05}", limit=600))) == ids[limit : limit + 600]
+    assert await ids_of(engine.scan(Scan("empty", limit=1))) == []
 
 
 async def check_scan_large_documents(engine: Engine) -> None:
@@ -122,9 +122,9 @@ async def check_scan_large_documents(engine: Engine) -> None:
     size = engine.capabilities.max_document_bytes // 3
     documents = {f"c/{n:02}": sized(size + n) for n in range(12)} | {"c/05": sized(size * 3)}
     await fill(engine, documents)
-    found = [(document.path, document.fields()) async for document in engine.scan("c")]
+    found = [(document.path, document.fields()) async for document in engine.scan(Scan("c"))]
     assert found == sorted(documents.items()), "a scan of large documents lost or changed some"
-    assert await ids_of(engine.scan("c", start="03", limit=7)) == [f"{n:02}" for n in range(3, 10)]
+    assert await ids_of(engine.scan(Scan("c", start="03", limit=7))) == [f"{n:02}" for n in range(3, 10)]
 
 
 async def check_scan_while_written(engine: Engine) -> None:
@@ -132,7 +132,7 @@ async def check_scan_while_written(engine: Engine) -> None:
     for collection, by in (("c", None), ("d", "at")):
         await fill(engine, {f"{collection}/{n:05}": {"at": f"{n // 7:05}"} for n in range(MANY)})
         seen: list[str] = []
-        async for document in engine.scan(collection, by=by):
+        async for document in engine.scan(Scan(collection, by=by)):
             seen.append(document.id)
             if len(seen) % 100 == 1:
                 tens = int(document.id[:5]) // 10 * 10
@@ -156,11 +156,11 @@ async def check_scan_broken_off(engine: Engine) -> None:
         for by in (None, "at"):
             for place in (1, 600):
                 seen = 0
-                async for _ in engine.scan("c", by=by):
+                async for _ in engine.scan(Scan("c", by=by)):
                     seen += 1
                     if seen == place:
                         break
-        unused = engine.scan("c")
+        unused = engine.scan(Scan("c"))
         del unused
         gc.collect()
         await let_others_run(3)

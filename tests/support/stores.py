@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 import msgspec
 
 from tai_state import ChangeMetadata, StateStore
-from tai_state.engines.api import Committed, Delete, Document, Engine, Put, Reading, Write
+from tai_state.engines.api import Committed, Delete, Document, Engine, Put, Reading, Scan, Write
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.paging import Paged, mapped
 from tai_state.engines.sqlite.engine import SqliteEngine
@@ -79,7 +79,7 @@ async def dump(engine: Engine, governor_id: str = GOVERNOR) -> dict[str, dict[st
     [own] = (await engine.read([governor])).documents
     found = {} if own is None else {own.path: own.fields()}
     for name in ("events", "ids", "snapshots", "states"):
-        async for document in engine.scan(f"{governor}/{name}"):
+        async for document in engine.scan(Scan(f"{governor}/{name}")):
             found[document.path] = document.fields()
     return found
 
@@ -133,12 +133,12 @@ class CountingEngine(AroundEngine):
         self.counts.documents += sum(document is not None for document in reading.documents)
         return reading
 
-    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:  # noqa: D102
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
         self.counts.scans += 1
-        scan = self._engine.scan(collection, **bounds)
+        documents = self._engine.scan(scan)
 
         async def fetch() -> Sequence[Document] | None:
-            async for document in scan:
+            async for document in documents:
                 self.counts.documents += 1
                 return [document]
             return None
@@ -204,8 +204,8 @@ class Dated(AroundEngine):
         found = (await self._engine.read(paths)).documents
         return Reading(tuple(each and self._dated(each) for each in found), self._clock.now_us())
 
-    def scan(self, collection: str, **bounds: Any) -> Paged[Document]:  # noqa: D102
-        return mapped(self._engine.scan(collection, **bounds), lambda page: map(self._dated, page))
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        return mapped(self._engine.scan(scan), lambda page: map(self._dated, page))
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         committed = await self._engine.commit(writes)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
+from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Scan, Write
 from tai_state.engines.filtering import passes
 from tai_state.engines.firestore.channels import Address, Channels, break_off, connect, metadata
 from tai_state.engines.firestore.errors import mapped
@@ -93,12 +93,10 @@ class Connection:
                 found[path] = document(path, response.found)
         return Reading(tuple([found.get(path) for path in paths]), time_us)
 
-    def scan(  # noqa: D102
-        self, collection: str, start: str, end: str | None, where: Sequence[Where], by: str | None, limit: int | None
-    ) -> Paged[Document]:
-        pages = _Pages(self, plan(self.names, collection, start, end, where, by), limit)
-        is_empty = end == "" or not all(each.values for each in where)
-        return Paged(limited(pages.fetch, 0 if is_empty else limit))
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        is_empty = scan.end == "" or not all(each.values for each in scan.where)
+        pages = _Pages(self, plan(self.names, scan), scan.limit)
+        return Paged(limited(pages.fetch, 0 if is_empty else scan.limit))
 
     def query(self, request: Any, bytes_used: int) -> Page:
         """Begin a query; with how much was used of the pages before."""

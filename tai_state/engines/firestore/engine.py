@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, Self
 
-from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Where, Write
+from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Scan, Write
 from tai_state.engines.paging import Paged
 from tai_state.errors import UnknownStore
 
@@ -91,17 +91,8 @@ class FirestoreEngine:
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
         return await self._opened().read(paths)
 
-    def scan(  # noqa: D102
-        self,
-        collection: str,
-        *,
-        start: str = "",
-        end: str | None = None,
-        where: Sequence[Where] = (),
-        by: str | None = None,
-        limit: int | None = None,
-    ) -> Paged[Document]:
-        return self._opened().scan(collection, start, end, where, by, limit)
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        return self._opened().scan(scan)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         return await self._opened().commit(writes)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.engines.api import Where
+from tai_state.engines.api import Scan, Where
 from tai_state.engines.firestore.codec import COMPRESSED, INT_MAX, INT_MIN, NATIVE_DEPTH_MAX, PATH_BYTES_MAX, is_odd
 from tai_state.engines.firestore.driver import RunQueryRequest
 from tai_state.engines.firestore.fieldpaths import quoted
@@ -58,7 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     is_narrowed_here: bool
 
 
-def plan(names: Names, collection: str, start: str, end: str | None, where: Sequence[Where], by: str | None) -> Plan:
+def plan(names: Names, scan: Scan) -> Plan:
     """How a scan is done.
 
     With ``by`` the filters are this process's: every combination of them would need an index of its own.
@@ -66,20 +66,21 @@ def plan(names: Names, collection: str, start: str, end: str | None, where: Sequ
     Raises:
         ValueError: Firestore cannot order by this field.
     """
+    by = scan.by
     if by is not None and not _is_native(by):
         raise ValueError(f"documents cannot be ordered by the field {by!r} on Firestore")
     asked: list[Where] = []
     left: list[Where] = []
-    for each in where:
+    for each in scan.where:
         alternatives = prod([len(other.values) for other in (*asked, each)])
         can_ask = by is None and _is_native(each.field) and all(map(_is_indexed, each.values))
         (asked if can_ask and alternatives <= _ALTERNATIVES_MAX else left).append(each)
-    odd_bounds = by is None and not all(_is_bound(each) for each in (start, end) if each)
+    odd_bounds = by is None and not all(_is_bound(each) for each in (scan.start, scan.end) if each)
     return Plan(
         names=names,
-        collection=collection,
-        start=start,
-        end=end,
+        collection=scan.collection,
+        start=scan.start,
+        end=scan.end,
         by=by,
         asked=tuple(asked),
         left=tuple(left),

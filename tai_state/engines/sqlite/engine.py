@@ -20,7 +20,7 @@ from tai_state.engines.api import (
     Committed,
     Document,
     Reading,
-    Where,
+    Scan,
     Write,
     after,
     check_budget,
@@ -128,19 +128,12 @@ class SqliteEngine:
         )
         return Reading(documents, self._clock.now_us())
 
-    def scan(  # noqa: D102
-        self,
-        collection: str,
-        *,
-        start: str = "",
-        end: str | None = None,
-        where: Sequence[Where] = (),
-        by: str | None = None,
-        limit: int | None = None,
-    ) -> Paged[Document]:
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        collection, by = scan.collection, scan.by
         sql = _by_field(by, collection) if by else _BY_ID
-        left = None if where else limit
-        place: dict[str, Any] = {"collection": collection, "start": start, "end": _NO_END if end is None else end}
+        left = None if scan.where else scan.limit
+        end = _NO_END if scan.end is None else scan.end
+        place: dict[str, Any] = {"collection": collection, "start": scan.start, "end": end}
         if by:
             place["resume"] = ""
         ended = False
@@ -156,9 +149,9 @@ class SqliteEngine:
                 last = rows[-1]
                 place.update({"start": last[5], "resume": last[0]} if by else {"start": after(last[0])})
             documents = [Document(collection, row[0], row[1], row[2], row[3], row[4]) for row in rows]
-            return [each for each in documents if passes(each.fields(), where)] if where else documents
+            return [each for each in documents if passes(each.fields(), scan.where)] if scan.where else documents
 
-        return Paged(limited(fetch, limit))
+        return Paged(limited(fetch, scan.limit))
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         prepared = [prepare(write) for write in writes]
