@@ -20,7 +20,7 @@ import typer.main
 
 from tai_state import ChangeMetadata, EveryEvents, NewEvent, StateMachinePersister, StateStore, open_store
 from tai_state.cli import inspecting
-from tai_state.cli.app import app
+from tai_state.cli.program import app
 
 from .support.program import SCRIPT, Ended, Inside, Program, interrupt
 

@@ -21,8 +21,8 @@ from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.firestore.indexes import index_config
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import StoreUnavailable
-from tai_state.store.core import Settings, SystemClock
-from tai_state.store.layout import Layout
+from tai_state.streams.layout import Layout
+from tai_state.streams.settings import Settings, SystemClock
 from tai_state.testing import ManualClock
 from tai_state.testing import emulator as launcher
 from tai_state.testing.emulator import answers, fresh_project, started_emulator

@@ -703,7 +703,7 @@ async def test_a_state_that_was_never_here(store: StateStore):
     rival = elsewhere(None, {"n": 5}, C)
     counting = EventualConsistency(store, COUNTING)
     assert (await counting.read_repair(GOVERNOR, "alice", [rival], METADATA)).data == {"n": 1}
-    await store.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
+    await store.core.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
     with pytest.raises(EventSourcingError):
         await consistency.read_repair(GOVERNOR, "alice", [rival], METADATA)
 

@@ -30,11 +30,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tai_state
-from tai_state.cli.app import app
+from tai_state.cli.program import app
 from tai_state.engines.sqlite import schema
 from tai_state.history import exportfile
 from tai_state.locks import records as lock_records
-from tai_state.store import records
+from tai_state.streams import records
 from tai_state.values import ids
 from tai_state.values import json as values_json
 
@@ -499,7 +499,7 @@ def test_parity_accounts_for_every_row() -> None:
 def test_missing_names_are_seen() -> None:
     """The look-up of names finds fields and functions, and tells those that are not there."""
     assert _is_there("tai_state.VersionConflict.expected")
-    assert _is_there("tai_state.store.layout.Layout.states")
+    assert _is_there("tai_state.streams.layout.Layout.states")
     assert not _is_there("tai_state.EtcdStore")
     assert not _is_there("tai_state.StateSnapshot.touch")
 

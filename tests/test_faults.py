@@ -160,8 +160,8 @@ async def _prepare_history(store: StateStore, folder: Path) -> None:
 async def _prepare_restore(store: StateStore, folder: Path) -> None:
     await _write(store)
     await StateMachinePersister(store).export_history(GOVERNOR, folder / "export.jsonl")
-    for path in await dump(store.engine):
-        await store.engine.commit([Delete(path, ANYTHING)])
+    for path in await dump(store.core.engine):
+        await store.core.engine.commit([Delete(path, ANYTHING)])
 
 
 async def _prepare_import(store: StateStore, folder: Path) -> None:
@@ -171,8 +171,8 @@ async def _prepare_import(store: StateStore, folder: Path) -> None:
 
 async def _prepare_recovery(store: StateStore, folder: Path) -> None:
     await _write(store)
-    await store.engine.commit([Delete(store.layout.stream(GOVERNOR, "alice").state, ANYTHING)])
-    await edit(store.engine, store.layout.stream(GOVERNOR, "bob").state, data={"n": 77})
+    await store.core.engine.commit([Delete(store.core.layout.stream(GOVERNOR, "alice").state, ANYTHING)])
+    await edit(store.core.engine, store.core.layout.stream(GOVERNOR, "bob").state, data={"n": 77})
 
 
 async def _restore(store: StateStore, folder: Path) -> Any:
@@ -215,7 +215,7 @@ POLICY_OF_WORK = EveryEvents(2, keep=3)
 async def _prepared(places: Places, work: Work, folder: Path) -> Place:
     async def prepare(place: Place) -> None:
         async with place.store() as store:
-            await fix_identity(store.engine)
+            await fix_identity(store.core.engine)
         async with place.store(snapshots=POLICY_OF_WORK) as store:
             await work.prepare(store, folder)
 
@@ -228,7 +228,7 @@ async def _stored_at_the_end(place: Place, work: Work, folder: Path) -> dict[str
     """What is stored once the work is done without a fault, again or for the first time."""
     async with place.store(snapshots=POLICY_OF_WORK) as store:
         await work.run(store, folder)
-        return await dump(store.engine)
+        return await dump(store.core.engine)
 
 
 @pytest.mark.parametrize(("fault", "delay_calls"), FAULTS)
@@ -271,7 +271,7 @@ async def _work_under_faults(places: Places, tmp_path: Path, work: Work, fault: 
         note = f"{fault} at call {number} of {calls}: {error!r}"
         assert error is None or isinstance(error, Unavailable | CommitOutcomeUnknown), note
         async with place.store() as store:
-            stored = await dump(store.engine)
+            stored = await dump(store.core.engine)
         if error is None and not scope.cancelled_caught and work.name != "cleanup":
             assert stored == expected, note
         # The one call after which nothing is left to do but to hear of it: there the work is refused as done.

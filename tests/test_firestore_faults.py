@@ -25,9 +25,9 @@ from tai_state import (
 )
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.errors import CommitRefused, Unavailable
-from tai_state.store.appending import Appender
-from tai_state.store.core import Settings
-from tai_state.store.layout import Layout
+from tai_state.streams.appending import Appender
+from tai_state.streams.layout import Layout
+from tai_state.streams.settings import Settings
 
 from .support.fault_proxy import FaultProxy
 from .support.operations import REDUCERS

@@ -20,7 +20,7 @@ from tai_state import (
     VersionConflict,
 )
 from tai_state.errors import Unavailable
-from tai_state.store.appending import Appender
+from tai_state.streams.appending import Appender
 from tai_state.testing import Fault, FaultyEngine, Randomly
 from tai_state.transactions.transaction import Transaction
 

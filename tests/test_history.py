@@ -42,7 +42,7 @@ from tai_state import (
 from tai_state.engines.api import ANYTHING, Committed, Delete, Document, Engine, Put, Scan, Write, after
 from tai_state.engines.paging import Paged, taken
 from tai_state.errors import Conflict, GovernorExists, Inconsistent, Unavailable
-from tai_state.store.streams import Folded
+from tai_state.streams.reader import Folded
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
@@ -133,11 +133,11 @@ async def test_both_ways_of_making_events_give_the_same(place: Place):
         await store.log_event(GOVERNOR, "alice", "ping", plain, payload={"a": [1]})
         await store.delete_state(GOVERNOR, "alice", plain, expected=5)
         await store.save_state(GOVERNOR, "alice", {"n": "again"}, plain, expected=6)
-        stream = store.layout.stream(GOVERNOR, "alice")
+        stream = store.core.layout.stream(GOVERNOR, "alice")
         before, careful = Folded(), []
-        for record, recorded_us in await collected(store.streams.records(stream, 1)):
+        for record, recorded_us in await collected(store.core.reader.records(stream, 1)):
             now = before.then(record)
-            careful.append(store.streams.event(stream, record, recorded_us, before, now))
+            careful.append(store.core.reader.event(stream, record, recorded_us, before, now))
             before = now
         assert await collected(store.get_events(GOVERNOR, "alice")) == careful
         assert [event.to_state for event in careful[-3:]] == [careful[3].to_state, None, {"n": "again"}]
@@ -272,17 +272,17 @@ async def test_recovery_rebuilds_what_was_lost(place: Place, persister: StateMac
     await store.save_state(GOVERNOR, "dave", {"n": 1}, METADATA)
     await store.delete_state(GOVERNOR, "dave", METADATA, expected=1)
     await grow(store, 2, "erin")
-    before = await dump(store.engine)
+    before = await dump(store.core.engine)
     paths = [f"governors/bank/states/{name}" for name in ("alice", "bob", "carol", "dave")]
-    await store.engine.commit([Delete(paths[0], ANYTHING)])
-    await edit(store.engine, paths[1], data={"n": 1_000})
-    await store.engine.commit([Put(paths[2], {"nonsense": True})])
-    await store.engine.commit([Delete(paths[3], ANYTHING)])
+    await store.core.engine.commit([Delete(paths[0], ANYTHING)])
+    await edit(store.core.engine, paths[1], data={"n": 1_000})
+    await store.core.engine.commit([Put(paths[2], {"nonsense": True})])
+    await store.core.engine.commit([Delete(paths[3], ANYTHING)])
     assert not (await persister.validate_consistency()).consistent
     report = await persister.recover(concurrency=2)
     assert report == RecoveryReport(checked=5, sound=1, rebuilt=tuple(paths))
     assert report.consistent
-    assert await dump(store.engine) == before
+    assert await dump(store.core.engine) == before
     assert await persister.recover() == RecoveryReport(checked=5, sound=5)
     assert (await store.save_state(GOVERNOR, "alice", {}, METADATA, expected=7)).version == 8
 
@@ -295,19 +295,19 @@ async def test_recovery_of_a_state_from_another_time(
 ):
     """A state that was set back is brought forward; one whose events are gone is not invented."""
     await grow(store, 2)
-    old = await fields_at(store.engine, ALICE)
+    old = await fields_at(store.core.engine, ALICE)
     await store.save_state(GOVERNOR, "alice", {"n": 3}, METADATA, expected=2)
-    new = await fields_at(store.engine, ALICE)
+    new = await fields_at(store.core.engine, ALICE)
     if is_behind:
-        await store.engine.commit([Put(ALICE, old)])
+        await store.core.engine.commit([Put(ALICE, old)])
         assert (await persister.recover(GOVERNOR)).rebuilt == (ALICE,)
-        assert await fields_at(store.engine, ALICE) == new
+        assert await fields_at(store.core.engine, ALICE) == new
     else:
-        await store.engine.commit([Delete(event_path(3), ANYTHING)])
+        await store.core.engine.commit([Delete(event_path(3), ANYTHING)])
         report = await persister.recover(GOVERNOR)
         assert [path for path, _ in report.failed] == [ALICE]
         assert not report.consistent
-        assert await fields_at(store.engine, ALICE) == new
+        assert await fields_at(store.core.engine, ALICE) == new
 
 
 async def test_recovery_says_what_it_cannot_do(store: StateStore, persister: StateMachinePersister):
@@ -317,9 +317,9 @@ async def test_recovery_says_what_it_cannot_do(store: StateStore, persister: Sta
     await grow(store, 4, "edited")
     await grow(store, 1, "sound")
     for state_id in ("needs", "gap", "edited", "sound"):
-        await store.engine.commit([Delete(f"governors/bank/states/{state_id}", ANYTHING)])
-    await store.engine.commit([Delete(event_path(2, "gap"), ANYTHING), Delete(snapshot_path(3, "gap"), ANYTHING)])
-    await edit(store.engine, event_path(4, "edited"), action="edited")
+        await store.core.engine.commit([Delete(f"governors/bank/states/{state_id}", ANYTHING)])
+    await store.core.engine.commit([Delete(event_path(2, "gap"), ANYTHING), Delete(snapshot_path(3, "gap"), ANYTHING)])
+    await edit(store.core.engine, event_path(4, "edited"), action="edited")
     report = await StateMachinePersister(store).recover(GOVERNOR)
     assert report.rebuilt == ("governors/bank/states/sound",)
     assert report.unchecked == ("governors/bank/states/needs",)
@@ -335,7 +335,7 @@ async def test_recovery_reports_an_event_that_it_cannot_mend(place: Place):
     """A state in an event that is not what the event's hash says fails the recovery, as it fails the verification."""
     async with place.store() as store:
         await grow(store, 3)
-        await edit(store.engine, event_path(1), to_state='{"n":9}')
+        await edit(store.core.engine, event_path(1), to_state='{"n":9}')
         persister = StateMachinePersister(store)
         report = await persister.recover(GOVERNOR)
         assert not report.consistent
@@ -353,7 +353,7 @@ async def test_recovery_goes_on_after_what_stands_in_no_place(store: StateStore,
     """A document that belongs to no state is reported, and the states are recovered all the same."""
     await grow(store, 2)
     path = f"governors/bank/{place_of_none}"
-    await store.engine.commit([Put(path, {"x": 1}), Delete(ALICE, ANYTHING)])
+    await store.core.engine.commit([Put(path, {"x": 1}), Delete(ALICE, ANYTHING)])
     report = await StateMachinePersister(store).recover(GOVERNOR)
     assert report.rebuilt == (ALICE,)
     assert [each for each, _ in report.failed] == ([] if "snapshots" in path else [path])
@@ -366,7 +366,7 @@ async def test_recovery_reports_progress_and_resumes(store: StateStore, persiste
     places = [(governor, state) for governor in ("__x__", "a/b", "a-b", "Z", "%") for state in ("s/1", "s-1", "é")]
     for governor, state in places:
         await grow(store, 1, state, governor)
-        await store.engine.commit([Delete(store.layout.stream(governor, state).state, ANYTHING)])
+        await store.core.engine.commit([Delete(store.core.layout.stream(governor, state).state, ANYTHING)])
     seen: list[RecoveryReport] = []
 
     class Stop(Exception):
@@ -419,10 +419,10 @@ async def test_load_state_mends_on_the_way(store: StateStore, persister: StateMa
     await add(persister, 4)
     loaded = await persister.load_state(GOVERNOR, "alice")
     assert (loaded.recovered, loaded.snapshot) == (False, await store.get_state(GOVERNOR, "alice"))
-    await edit(store.engine, ALICE, data={"n": 99})
+    await edit(store.core.engine, ALICE, data={"n": 99})
     again = await persister.load_state(GOVERNOR, "alice")
     assert (again.recovered, again.snapshot.data) == (True, {"n": 4})
-    await store.engine.commit([Delete(ALICE, ANYTHING)])
+    await store.core.engine.commit([Delete(ALICE, ANYTHING)])
     assert (await persister.load_state(GOVERNOR, "alice")).recovered
     with pytest.raises(StateNotFound):
         await persister.load_state(GOVERNOR, "nobody")
@@ -501,11 +501,11 @@ async def test_what_a_cleanup_left_keeps_its_base(place: Place, *, is_asked_for:
         newest = [12, 13] if is_asked_for else [10, 12]
         assert await store.list_snapshots(GOVERNOR, "alice") == [2, *newest]
         assert (await persister.get_state_at(GOVERNOR, "alice", moment)).data == {"n": 3}
-        assert [path for path in await dump(store.engine) if "/snapshots/" in path] == [
+        assert [path for path in await dump(store.core.engine) if "/snapshots/" in path] == [
             snapshot_path(version) for version in (2, *newest)
         ]
         assert (await persister.validate_consistency(GOVERNOR)).consistent
-        await edit(store.engine, ALICE, data={"n": "damaged"})
+        await edit(store.core.engine, ALICE, data={"n": "damaged"})
         assert (await persister.recover(GOVERNOR)).consistent
         assert await store.list_snapshots(GOVERNOR, "alice") == [2, *newest]
         place.clock.advance_us(48 * HOUR)
@@ -540,11 +540,11 @@ async def test_cleanup_where_every_kept_snapshot_is_young(place: Place):
 
 
 async def _damage(store: StateStore) -> None:
-    await edit(store.engine, event_path(15), to_state='{"n":1000}', state_hash=state_hash('{"n":1000}'))
+    await edit(store.core.engine, event_path(15), to_state='{"n":1000}', state_hash=state_hash('{"n":1000}'))
 
 
 async def _cut(store: StateStore) -> None:
-    await store.engine.commit([Delete(event_path(15), ANYTHING)])
+    await store.core.engine.commit([Delete(event_path(15), ANYTHING)])
 
 
 @pytest.mark.parametrize("damage", [_damage, _cut])
@@ -556,9 +556,9 @@ async def test_cleanup_makes_no_snapshot_of_what_does_not_add_up(
     async with place.store(snapshots=BUSY) as store:
         await _old(place, store, 30)
         await damage(store)
-        before = await dump(store.engine)
+        before = await dump(store.core.engine)
         stats = await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=timedelta(hours=10))
-        assert (stats.events_deleted, await dump(store.engine)) == (0, before)
+        assert (stats.events_deleted, await dump(store.core.engine)) == (0, before)
         assert "no snapshot is made for a cleanup" in caplog.text
 
 
@@ -581,9 +581,9 @@ async def test_cleanup_where_no_snapshot_can_be_made(
             count = 400_000 if version == 10 else 1
             await persister.record(GOVERNOR, "alice", [NewEvent("quote", count)], METADATA, expected=version)
             place.clock.advance_us(HOUR)
-        before = await dump(store.engine)
+        before = await dump(store.core.engine)
         stats = await StateMachinePersister(store, reducers).cleanup_old_data(GOVERNOR, keep=timedelta(hours=19))
-        assert (stats.events_deleted, await dump(store.engine)) == (0, before)
+        assert (stats.events_deleted, await dump(store.core.engine)) == (0, before)
         [warning] = [record.getMessage() for record in caplog.records if "for a cleanup" in record.getMessage()]
         assert why in warning
         place.clock.advance_us(HOUR)
@@ -698,9 +698,9 @@ async def test_keeping_for_longer_than_there_is_time(memory_places: Places, keep
     async with place.store(snapshots=EveryEvents(2)) as store:
         await _old(place, store)
         persister = StateMachinePersister(store)
-        before = await dump(store.engine)
+        before = await dump(store.core.engine)
         assert await persister.cleanup_old_data(GOVERNOR, keep=keep) == CleanupStats()
-        assert await dump(store.engine) == before
+        assert await dump(store.core.engine) == before
 
 
 async def test_old_times_do_not_make_events_old(place: Place, store: StateStore, persister: StateMachinePersister):
@@ -717,7 +717,7 @@ async def test_old_times_do_not_make_events_old(place: Place, store: StateStore,
 async def test_cleanup_without_a_sound_snapshot(place: Place, store: StateStore, persister: StateMachinePersister):
     """A snapshot that is damaged is no reason to delete the events before it."""
     await _old(place, store)
-    await edit(store.engine, snapshot_path(6), state='{"n":1000}')
+    await edit(store.core.engine, snapshot_path(6), state='{"n":1000}')
     stats = await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=1))
     assert stats.events_deleted == 2
     assert await versions_left(store) == list(range(3, 11))
@@ -732,7 +732,7 @@ async def test_interrupted_cleanup(memory_places: Places, policy: EveryEvents):
     for number in range(30):
         place = memory_places.new() if number else done
         async with place.store() as store:
-            await fix_identity(store.engine)
+            await fix_identity(store.core.engine)
         async with place.store(snapshots=policy) as store:
             await _old(place, store)
         faulty = FaultyEngine(place.engine(), AtCalls({}))
@@ -749,8 +749,8 @@ async def test_interrupted_cleanup(memory_places: Places, policy: EveryEvents):
             await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=4))
             assert (await versions_left(store))[0] > 5
             assert (await persister.validate_consistency(GOVERNOR)).consistent
-            expected = expected or await dump(store.engine)
-            assert await dump(store.engine) == expected
+            expected = expected or await dump(store.core.engine)
+            assert await dump(store.core.engine) == expected
     assert number > 4
 
 
@@ -839,7 +839,7 @@ async def test_every_field_counts(written: StateStore, kind: str):
     """Whichever field of a document is changed, verification names the document; and it was clean before."""
     assert (await _verify(written)).consistent
     path = DOCUMENTS[kind]
-    before = await fields_at(written.engine, path)
+    before = await fields_at(written.core.engine, path)
     edits = [
         (name, other)
         for name, value in before.items()
@@ -851,13 +851,13 @@ async def test_every_field_counts(written: StateStore, kind: str):
     edits += [(name, None) for name, value in before.items() if value is not None and name != "data"]
     missed = []
     for name, other in edits:
-        await written.engine.commit([Put(path, {**before, name: other})])
+        await written.core.engine.commit([Put(path, {**before, name: other})])
         found = {finding.path for finding in (await _verify(written)).findings}
         # A list of kept snapshots that is too short shows as snapshots that nobody lists.
         named = found & ({path} | {each for each in found if name == "kept" and "/snapshots/" in each})
         if not named and (kind, name) not in HARMLESS:
             missed.append((name, other, found))
-    await written.engine.commit([Put(path, before)])
+    await written.core.engine.commit([Put(path, before)])
     assert not missed
     assert (await _verify(written)).consistent
 
@@ -866,17 +866,17 @@ async def test_every_field_counts(written: StateStore, kind: str):
 async def test_recovery_mends_every_field_of_a_state(written: StateStore, kind: str):
     """Whichever field of a state is changed, recovery brings back the document as it was."""
     path = DOCUMENTS[kind]
-    before = await fields_at(written.engine, path)
+    before = await fields_at(written.core.engine, path)
     persister = StateMachinePersister(written, REDUCERS)
     for name, value in before.items():
         others = [None] if value is None else [*changed(name, value), None]
         for other in others:
             if other == value:
                 continue
-            await written.engine.commit([Put(path, {**before, name: other})])
+            await written.core.engine.commit([Put(path, {**before, name: other})])
             report = await persister.recover()
             assert report.rebuilt == (path,), (name, other, report)
-            assert await fields_at(written.engine, path) == before, (name, other)
+            assert await fields_at(written.core.engine, path) == before, (name, other)
     assert (await _verify(written)).consistent
 
 
@@ -884,7 +884,7 @@ async def test_recovery_mends_every_field_of_a_state(written: StateStore, kind: 
 async def test_a_document_that_is_gone_is_missed(written: StateStore, kind: str):
     """Whichever document is removed, verification is not content; a marker's absence alone cannot be seen."""
     path = DOCUMENTS[kind]
-    await written.engine.commit([Delete(path, ANYTHING)])
+    await written.core.engine.commit([Delete(path, ANYTHING)])
     found = {finding.path for finding in (await _verify(written)).findings}
     assert (path in found) == ("/ids/" not in path)
 
@@ -900,17 +900,20 @@ async def test_documents_in_each_others_places(written: StateStore):
         ("governors/bank/ids/a1", "governors/bank/ids/a2"),
     ]
     for one, other in pairs:
-        first, second = await fields_at(written.engine, one), await fields_at(written.engine, other)
-        await written.engine.commit([Put(one, second), Put(other, first)])
+        first, second = await fields_at(written.core.engine, one), await fields_at(written.core.engine, other)
+        await written.core.engine.commit([Put(one, second), Put(other, first)])
         found = {finding.path for finding in (await _verify(written)).findings}
         assert {one, other} <= found, (one, other, found)
-        await written.engine.commit([Put(one, first), Put(other, second)])
+        await written.core.engine.commit([Put(one, first), Put(other, second)])
     assert (await _verify(written)).consistent
 
 
 async def test_strangers_are_found(written: StateStore):
     """Documents that no stream explains are named: an event too many, a snapshot too many, a place that is none."""
-    event, snapshot = await fields_at(written.engine, event_path(5)), await fields_at(written.engine, snapshot_path(3))
+    event, snapshot = (
+        await fields_at(written.core.engine, event_path(5)),
+        await fields_at(written.core.engine, snapshot_path(3)),
+    )
     strangers = {
         event_path(6): {**event, "version": 6, "previous": event["digest"]},
         "governors/bank/events/alice": event,
@@ -918,13 +921,13 @@ async def test_strangers_are_found(written: StateStore):
         snapshot_path(5): {**snapshot, "version": 5},
         snapshot_path(1, "nobody"): snapshot,
         "governors/bank/ids/unheard": {"state_id": "alice", "version": 99, "content": "0" * 64},
-        "governors/bank/states/nobody": await fields_at(written.engine, ALICE),
+        "governors/bank/states/nobody": await fields_at(written.core.engine, ALICE),
     }
     for path, fields in strangers.items():
-        await written.engine.commit([Put(path, fields)])
+        await written.core.engine.commit([Put(path, fields)])
         report = await _verify(written)
         assert not report.consistent, path
-        await written.engine.commit([Delete(path, ANYTHING)])
+        await written.core.engine.commit([Delete(path, ANYTHING)])
     assert (await _verify(written)).consistent
 
 
@@ -949,7 +952,7 @@ async def test_an_export_is_the_whole_history(written: StateStore, memory_places
     async with memory_places.new().store() as fresh:
         persister = StateMachinePersister(fresh, REDUCERS)
         assert await persister.import_history(file) == exported
-        assert await dump(fresh.engine) == await dump(written.engine)
+        assert await dump(fresh.core.engine) == await dump(written.core.engine)
         assert (await persister.validate_consistency(GOVERNOR)).consistent
         assert (await fresh.save_state(GOVERNOR, "alice", {}, METADATA, expected=5)).causality == {
             written.store_id: 5,
@@ -984,17 +987,17 @@ async def test_a_governor_moved_to_another_engine_and_back(place: Place, tmp_pat
             await first.save_state(GOVERNOR, "carol", {"deep": [{"x": None}], "__odd__": 2**70}, METADATA, event_id="c")
             await first.delete_state(GOVERNOR, "carol", METADATA, expected=1)
             await persister.export_history(GOVERNOR, there)
-            expected = await dump(first.engine)
+            expected = await dump(first.core.engine)
         async with place.store() as away:
             persister = StateMachinePersister(away, REDUCERS)
             await persister.import_history(there)
             assert (await persister.validate_consistency()).consistent
-            assert await dump(away.engine) == expected
+            assert await dump(away.core.engine) == expected
             await persister.export_history(GOVERNOR, back_again)
         async with files.new().store() as back:
             persister = StateMachinePersister(back, REDUCERS)
             await persister.import_history(back_again)
-            assert await dump(back.engine) == expected
+            assert await dump(back.core.engine) == expected
 
 
 async def test_an_export_after_cleanup(place: Place, store: StateStore, memory_places: Places, tmp_path: Path):
@@ -1006,7 +1009,7 @@ async def test_an_export_after_cleanup(place: Place, store: StateStore, memory_p
     async with memory_places.new().store() as fresh:
         other = StateMachinePersister(fresh)
         await other.import_history(tmp_path / "export.jsonl")
-        assert await dump(fresh.engine) == await dump(store.engine)
+        assert await dump(fresh.core.engine) == await dump(store.core.engine)
         assert (await other.validate_consistency(GOVERNOR)).consistent
         with pytest.raises(NotRetained):
             await other.get_state_at(GOVERNOR, "alice", 1)
@@ -1014,7 +1017,7 @@ async def test_an_export_after_cleanup(place: Place, store: StateStore, memory_p
 
 async def test_an_export_that_fails_leaves_no_file(written: StateStore, tmp_path: Path):
     """A file of that name is either the whole export or not there."""
-    await edit(written.engine, ALICE, version="no number")
+    await edit(written.core.engine, ALICE, version="no number")
     with pytest.raises(CorruptDocument):
         await StateMachinePersister(written).export_history(GOVERNOR, tmp_path / "export.jsonl")
     assert _names_in(tmp_path) == []
@@ -1053,7 +1056,7 @@ async def test_an_export_while_cleanup_runs(place: Place, store: StateStore, mem
     async with memory_places.new().store() as fresh:
         other = StateMachinePersister(fresh)
         assert await other.import_history(tmp_path / "export.jsonl") == exported
-        assert await dump(fresh.engine) == await dump(store.engine)
+        assert await dump(fresh.core.engine) == await dump(store.core.engine)
         assert (await other.validate_consistency(GOVERNOR)).consistent
 
 
@@ -1084,7 +1087,7 @@ LOST = {"first event": event_path(1), "event": event_path(2), "last event": even
 @pytest.mark.parametrize("kind", LOST)
 async def test_a_document_that_is_gone_ends_the_export(written: StateStore, tmp_path: Path, kind: str):
     """What could not be restored is not exported: the error names the document, and there is no file."""
-    await written.engine.commit([Delete(LOST[kind], ANYTHING)])
+    await written.core.engine.commit([Delete(LOST[kind], ANYTHING)])
     with pytest.raises(Inconsistent) as error:
         await StateMachinePersister(written).export_history(GOVERNOR, tmp_path / "export.jsonl")
     assert error.value.path == (ALICE if kind == "snapshot" else LOST[kind])
@@ -1104,7 +1107,7 @@ EDITED: dict[str, tuple[str, dict[str, Any]]] = {
 async def test_a_damaged_document_ends_the_export(written: StateStore, tmp_path: Path, kind: str):
     """What a restore would refuse is found by the export: the error names the document, and there is no file."""
     path, changes = EDITED[kind]
-    await edit(written.engine, path, **changes)
+    await edit(written.core.engine, path, **changes)
     with pytest.raises(Inconsistent) as error:
         await StateMachinePersister(written).export_history(GOVERNOR, tmp_path / "export.jsonl")
     assert error.value.path == path
@@ -1224,7 +1227,7 @@ async def test_a_damaged_export_is_refused_whole(
             await StateMachinePersister(fresh).import_history(file)
         assert file.name in str(error.value)
         assert await collected(fresh.list_governors()) == []
-        assert await dump(fresh.engine) == {}
+        assert await dump(fresh.core.engine) == {}
 
 
 def _rewrite(file: Path, damage: Callable[[Lines], None]) -> None:
@@ -1265,7 +1268,7 @@ async def test_a_restore_goes_on_where_it_was_interrupted(written: StateStore, m
     file, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
     await persister.export_history(GOVERNOR, file)
     await persister.export_history(GOVERNOR, other)
-    expected = await dump(written.engine)
+    expected = await dump(written.core.engine)
     for number in range(1, 30):
         place = memory_places.new()
         faulty = FaultyEngine(place.engine(), AtCalls({}))
@@ -1275,11 +1278,11 @@ async def test_a_restore_goes_on_where_it_was_interrupted(written: StateStore, m
             try:
                 await restoring.import_history(file)
             except Unavailable:
-                if await dump(store.engine):
+                if await dump(store.core.engine):
                     with pytest.raises(Conflict):
                         await restoring.import_history(other)
                 await restoring.import_history(file)
-                assert await dump(store.engine) == expected
+                assert await dump(store.core.engine) == expected
             else:
                 break
     assert number > 4
@@ -1291,10 +1294,10 @@ async def test_a_governor_that_exists_is_not_restored_over(written: StateStore, 
     await StateMachinePersister(written).export_history(GOVERNOR, file)
     async with memory_places.new().store() as fresh:
         await grow(fresh, 1, "zoe")
-        before = await dump(fresh.engine)
+        before = await dump(fresh.core.engine)
         with pytest.raises(Conflict):
             await StateMachinePersister(fresh).import_history(file)
-        assert await dump(fresh.engine) == before
+        assert await dump(fresh.core.engine) == before
 
 
 async def test_a_governor_with_nothing_below_it_is_restored_over(
@@ -1305,9 +1308,9 @@ async def test_a_governor_with_nothing_below_it_is_restored_over(
     await StateMachinePersister(written).export_history(GOVERNOR, file)
     async with memory_places.new().store() as fresh:
         left = {"created_at": "2001-02-03T04:05:06.000007Z", "labels": {}}
-        await fresh.engine.commit([Put("governors/bank", left)])
+        await fresh.core.engine.commit([Put("governors/bank", left)])
         await StateMachinePersister(fresh).import_history(file)
-        assert await dump(fresh.engine) == await dump(written.engine)
+        assert await dump(fresh.core.engine) == await dump(written.core.engine)
 
 
 class _Obstructed(AroundEngine):
@@ -1335,10 +1338,10 @@ async def test_a_restore_refused_before_it_wrote_leaves_no_note(
     place = memory_places.new()
     async with place.store() as other:
         first = partial(other.save_state, GOVERNOR, "alice", {}, METADATA, event_id="a1")
-        store = place.store(_Obstructed(place.engine(), first))
-        with pytest.raises(GovernorExists):
-            await StateMachinePersister(store).import_history(file)
-        assert (await other.engine.read([other.layout.restore(GOVERNOR)])).documents == (None,)
+        async with place.store(_Obstructed(place.engine(), first)) as store:
+            with pytest.raises(GovernorExists):
+                await StateMachinePersister(store).import_history(file)
+        assert (await other.core.engine.read([other.core.layout.restore(GOVERNOR)])).documents == (None,)
         assert [state.data async for state in other.list_states(GOVERNOR)] == [{}]
 
 
@@ -1356,7 +1359,7 @@ GOLDEN_DIGESTS = (
 async def test_golden_history(place: Place):
     """The stored form is the format: these digests, computed without the library, must never change."""
     async with place.store() as store:
-        await fix_identity(store.engine)
+        await fix_identity(store.core.engine)
     async with place.store() as store:
         persister = StateMachinePersister(store, REDUCERS)
         await store.save_state(
@@ -1380,7 +1383,7 @@ async def test_skipped_snapshots_are_logged(
 ):
     """A snapshot that cannot be used is a warning with its path, and the answer is right all the same."""
     await add(persister, 7)
-    await edit(store.engine, snapshot_path(6), state='{"n":1000}')
+    await edit(store.core.engine, snapshot_path(6), state='{"n":1000}')
     caplog.set_level(logging.WARNING, "tai_state")
     assert (await persister.get_state_at(GOVERNOR, "alice", 7)).data == {"n": 7}
     assert [vars(record)["path"] for record in caplog.records] == [snapshot_path(6)]

@@ -89,7 +89,7 @@ async def store(place: Place, request: pytest.FixtureRequest) -> AsyncIterator[S
 
 def written(store: StateStore) -> InUse:
     """From now on the state is written before each look at the engine."""
-    engine: Any = store.engine
+    engine: Any = store.core.engine
     engine.meanwhile = lambda: store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA, expected=ANY)
     return engine
 
@@ -114,7 +114,7 @@ async def test_a_state_that_others_write_is_sound(store: StateStore):
 async def test_damage_is_found_while_others_write(store: StateStore):
     """An edited event is found, and is all that is found, however often its state is written meanwhile."""
     path = event_path(5)
-    await edit(store.engine, path, action="edited")
+    await edit(store.core.engine, path, action="edited")
     written(store)
     report = await StateMachinePersister(store).validate_consistency(GOVERNOR)
     assert [(each.path, each.kind) for each in report.findings] == [(path, "digest")]
@@ -143,7 +143,7 @@ async def test_what_is_cleaned_up_between_two_pages_is_said_to_be(place: Place, 
         with pytest.raises(NotRetained, match="was cleaned up") as error:
             await collected(cleaned)
         assert error.value.path == event_path(4)
-        await edit(store.engine, ALICE, floor=1)
+        await edit(store.core.engine, ALICE, floor=1)
         if "until" not in name or "replay" in name:
             with pytest.raises(EventSourcingError, match="restore a backup"):
                 await collected(damaged)

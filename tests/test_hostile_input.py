@@ -370,7 +370,7 @@ async def test_an_id_that_looks_dangerous(places: Places, identifier: str) -> No
 
 async def _documents(store: StateStore) -> list[str]:
     """The paths of all documents in the store's engine, wherever they are."""
-    engine: Any = store.engine._engine if isinstance(store.engine, Dated) else store.engine
+    engine: Any = store.core.engine._engine if isinstance(store.core.engine, Dated) else store.core.engine
     if isinstance(engine, MockFirestoreEngine):
         return sorted(_in_mock(engine._root(), ""))
     if isinstance(getattr(engine, "_documents", None), dict):
@@ -414,7 +414,9 @@ async def test_no_two_ids_are_one(places: Places, tmp_path: Path) -> None:
         for identifier in VALID_IDS.values():
             events = await collected(store.get_events(GOVERNOR, identifier))
             assert [(each.state_id, each.version) for each in events] == [(identifier, 1), (identifier, 2)]
-        assert len([each async for each in store.engine.scan(Scan(f"governors/{GOVERNOR}/states"))]) == len(VALID_IDS)
+        assert len([each async for each in store.core.engine.scan(Scan(f"governors/{GOVERNOR}/states"))]) == len(
+            VALID_IDS
+        )
         assert (await _persister(store).validate_consistency(GOVERNOR)).consistent
 
 

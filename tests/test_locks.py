@@ -24,7 +24,7 @@ from tai_state.locks.locking import LockManager
 from tai_state.locks.queueing import WAITER_TTL_SECONDS
 from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Sightings
-from tai_state.store.layout import Layout
+from tai_state.streams.layout import Layout
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
 
 from .support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, Place, Places, collected, fields_at
@@ -149,7 +149,7 @@ async def other(place: Place, store: StateStore) -> AsyncIterator[StateStore]:
 
 def managed(store: StateStore, time: Time, engine: Any = None) -> LockManager:
     """A manager that goes by that time, and perhaps by another engine than the store's."""
-    store.engine = Busy(engine or store.engine, time)  # type: ignore[assignment]
+    store.core.engine = Busy(engine or store.core.engine, time)  # type: ignore[assignment]
     return LockManager(store, monotonic=time.monotonic, sleep=time.sleep)
 
 
@@ -202,7 +202,7 @@ async def test_the_documents(store: StateStore, time: Time):
     """What stands in the documents is what the format says, with resources escaped so that none leaves its place."""
     locks = managed(store, time)
     lease = await locks.acquire_lock("a/b ..~", ttl=TTL, holder="anna")
-    record = await fields_at(store.engine, "locks/a%2Fb ..%7E")
+    record = await fields_at(store.core.engine, "locks/a%2Fb ..%7E")
     assert record == {
         "holder": "anna",
         "nonce": record["nonce"],
@@ -211,7 +211,7 @@ async def test_the_documents(store: StateStore, time: Time):
     }
     await locks.extend_lock(lease)
     await locks.extend_lock(lease)
-    assert await fields_at(store.engine, "lockbeats/a%2Fb ..%7E") == {"nonce": record["nonce"], "n": 2}
+    assert await fields_at(store.core.engine, "lockbeats/a%2Fb ..%7E") == {"nonce": record["nonce"], "n": 2}
     assert [info.resource for info in await collected(locks.list_locks())] == ["a/b ..~"]
 
 
@@ -223,12 +223,12 @@ async def test_held(store: StateStore, other: StateStore, time: Time):
     with pytest.raises(LockAlreadyHeld) as held:
         await theirs.acquire_lock("r", wait=0)
     assert (held.value.resource, held.value.holder, held.value.is_transient) == ("r", "anna", True)
-    assert held.value.remaining == pytest.approx(6 if store.engine.capabilities.shared_clock else 11)
+    assert held.value.remaining == pytest.approx(6 if store.core.engine.capabilities.shared_clock else 11)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_expect, LockAcquisitionFailed, lambda: theirs.acquire_lock("r", wait=2, holder="ben"))
         await until(lambda: time.sleepers)
-        [path] = [each for each in await paths(store.engine, "r") if "waiters" in each]
-        record = await fields_at(store.engine, path)
+        [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
+        record = await fields_at(store.core.engine, path)
         assert record | {"ticket": 0} == {
             "holder": "ben",
             "holds": [],
@@ -238,7 +238,7 @@ async def test_held(store: StateStore, other: StateStore, time: Time):
             "n": 0,
         }
         time.advance(2)
-    assert await paths(store.engine, "r") == ["locks/r"]
+    assert await paths(store.core.engine, "r") == ["locks/r"]
     assert lease.is_held
 
 
@@ -270,7 +270,7 @@ async def test_resources_that_are_none(memory_places: Places, resources: Any):
 async def test_budgets(place: Place, time: Time):
     """Acquiring, renewing and releasing take a commit each; a lock that is held a read more; taking over a commit."""
     async with place.store() as store, place.store() as other:
-        engine, theirs = CountingEngine(store.engine), CountingEngine(other.engine)
+        engine, theirs = CountingEngine(store.core.engine), CountingEngine(other.core.engine)
         locks, rivals = managed(store, time, engine), managed(other, time, theirs)
         lease = await locks.acquire_lock("r", ttl=TTL)
         await locks.extend_lock(lease)
@@ -356,7 +356,7 @@ async def test_a_late_holder_harms_no_successor(store: StateStore, other: StateS
     late, later = await locks.acquire_lock("r", ttl=TTL), await locks.acquire_lock("s", ttl=TTL)
     await expire(time, theirs)
     leases = [await theirs.acquire_lock(each, ttl=TTL, wait=0, holder="ben") for each in ("r", "s")]
-    before = {path: await fields_at(store.engine, path) for path in await paths(store.engine)}
+    before = {path: await fields_at(store.core.engine, path) for path in await paths(store.core.engine)}
     assert late.is_held, "by its own clock it is"
     with pytest.raises(LockLost) as lost:
         await locks.extend_lock(late)
@@ -365,7 +365,7 @@ async def test_a_late_holder_harms_no_successor(store: StateStore, other: StateS
     with pytest.raises(LockLost) as lost:
         await locks.release_lock(later)
     assert lost.value.holder == "ben"
-    assert {path: await fields_at(store.engine, path) for path in await paths(store.engine)} == before
+    assert {path: await fields_at(store.core.engine, path) for path in await paths(store.core.engine)} == before
     for lease in leases:
         await theirs.extend_lock(lease)
 
@@ -411,7 +411,7 @@ async def test_no_take_over_past_a_renewal(
     lease = await locks.acquire_lock("r", ttl=TTL)
     if was_renewed_before:
         await locks.extend_lock(lease)
-    takes = Between(other.engine, lambda writes: len(writes) == 2, lambda: locks.extend_lock(lease))
+    takes = Between(other.core.engine, lambda writes: len(writes) == 2, lambda: locks.extend_lock(lease))
     theirs = managed(other, time, takes)
     for attempt in (lambda: theirs.acquire_lock("r", wait=0), theirs.cleanup_expired_locks):
         await expire(time, theirs)
@@ -429,8 +429,8 @@ async def test_a_predecessors_renewal_does_not_count(store: StateStore, other: S
     await locks.acquire_lock("r", ttl=TTL)
     await collected(theirs.list_locks())
     time.advance(TTL)
-    beat = await fields_at(store.engine, "lockbeats/r") if "lockbeats/r" in await paths(store.engine) else {}
-    await store.engine.commit([Put("lockbeats/r", {"nonce": "of another", "n": 1, **beat})])
+    beat = await fields_at(store.core.engine, "lockbeats/r") if "lockbeats/r" in await paths(store.core.engine) else {}
+    await store.core.engine.commit([Put("lockbeats/r", {"nonce": "of another", "n": 1, **beat})])
     time.advance(OVER - TTL)
     await theirs.acquire_lock("r", ttl=TTL, wait=0)
 
@@ -446,12 +446,12 @@ async def test_never_two_believers(
     store: StateStore, other: StateStore, time: Time, fault: Fault, calls: Sequence[int]
 ):
     """Whatever call goes wrong, never do two believe to have the lock, and who believes it has it."""
-    faulty = FaultyEngine(store.engine, AtCalls({("any", call): fault for call in calls}))
+    faulty = FaultyEngine(store.core.engine, AtCalls({("any", call): fault for call in calls}))
     locks, theirs = managed(store, time, faulty), managed(other, time)
     leases: list[Lease] = []
 
     async def judge() -> None:
-        [document] = (await other.engine.read(["locks/r"])).documents
+        [document] = (await other.core.engine.read(["locks/r"])).documents
         believers = [lease for lease in leases if lease.is_held]
         assert len(believers) <= 1
         assert all(document is not None and document.revision == lease.fence for lease in believers)
@@ -476,7 +476,7 @@ async def test_never_two_believers(
 
 async def test_a_lost_answer_to_acquiring_is_looked_up(store: StateStore, other: StateStore, time: Time):
     """Where the answer is lost and the lock is ours, we hold it, at the revision that stands; that takes one read."""
-    faulty = CountingEngine(FaultyEngine(store.engine, AtCalls({("commit", 1): Fault.LOST_AFTER})))  # type: ignore[arg-type]
+    faulty = CountingEngine(FaultyEngine(store.core.engine, AtCalls({("commit", 1): Fault.LOST_AFTER})))  # type: ignore[arg-type]
     locks, theirs = managed(store, time, faulty), managed(other, time)
     lease = await locks.acquire_lock("r", ttl=TTL, wait=0)
     assert (len(faulty.counts.commits), faulty.counts.reads) == (1, 1)
@@ -499,13 +499,13 @@ async def test_a_try_that_arrives_late(store: StateStore, other: StateStore, tim
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
         await until(lambda: time.sleepers == 1)
-        [path] = [each for each in await paths(store.engine, "r") if "waiters" in each]
+        [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
         time.advance(3)
         tried = {"holder": "ben", "nonce": path.rpartition("/")[2], "ttl": TTL, "acquired_at": ""}
-        committed = await store.engine.commit([Put("locks/r", tried)])
+        committed = await store.core.engine.commit([Put("locks/r", tried)])
         await until(lambda: got)
     assert (got[0].fence, got[0].remaining) == (committed.revision, pytest.approx(TTL - 3))
-    assert await paths(store.engine, "r") == ["locks/r"]
+    assert await paths(store.core.engine, "r") == ["locks/r"]
 
 
 async def test_a_lost_answer_to_releasing(store: StateStore, other: StateStore, time: Time):
@@ -517,17 +517,17 @@ async def test_a_lost_answer_to_releasing(store: StateStore, other: StateStore, 
         return len(releases) == 2
 
     theirs = managed(other, time)
-    faulty: Any = FaultyEngine(store.engine, AtCalls({("commit", 2): Fault.LOST_AFTER}))
+    faulty: Any = FaultyEngine(store.core.engine, AtCalls({("commit", 2): Fault.LOST_AFTER}))
     locks = managed(store, time, Between(faulty, is_again, lambda: theirs.acquire_lock("r", ttl=TTL, wait=0)))
     lease = await locks.acquire_lock("r", ttl=TTL)
     await locks.release_lock(lease)
     assert len(releases) == 2
-    assert await paths(store.engine) == ["locks/r"]
+    assert await paths(store.core.engine) == ["locks/r"]
 
 
 async def test_a_renewal_without_an_answer_is_none(store: StateStore, time: Time):
     """The holder counts from the last renewal that was answered, also where a later one was applied."""
-    faulty = FaultyEngine(store.engine, AtCalls({("commit", 2): Fault.LOST_AFTER}))
+    faulty = FaultyEngine(store.core.engine, AtCalls({("commit", 2): Fault.LOST_AFTER}))
     locks = managed(store, time, faulty)
     lease = await locks.acquire_lock("r", ttl=TTL)
     time.advance(4)
@@ -553,7 +553,7 @@ class Slow(AroundEngine):
 
 async def test_the_lease_counts_from_the_sending(store: StateStore, time: Time):
     """What the answer took on its way is not added to the lease."""
-    locks = managed(store, time, Slow(store.engine, time, 3))
+    locks = managed(store, time, Slow(store.core.engine, time, 3))
     lease = await locks.acquire_lock("r", ttl=TTL)
     assert lease.remaining == pytest.approx(TTL - 3)
     await locks.extend_lock(lease)
@@ -562,21 +562,21 @@ async def test_the_lease_counts_from_the_sending(store: StateStore, time: Time):
 
 async def test_a_lock_is_not_given_that_is_over(store: StateStore, time: Time):
     """An answer that takes longer than the lease is none, and the lock is given back."""
-    locks = managed(store, time, Slow(store.engine, time, TTL))
+    locks = managed(store, time, Slow(store.core.engine, time, TTL))
     with pytest.raises(LockAcquisitionFailed):
         await locks.acquire_lock("r", ttl=TTL)
-    assert await paths(store.engine) == []
+    assert await paths(store.core.engine) == []
 
 
 async def test_an_engine_that_is_gone(store: StateStore, time: Time):
     """An engine that cannot be reached is said to be that; where something was sent, the lock was not acquired."""
     for fault, error in ((Fault.UNAVAILABLE, StoreUnavailable), (Fault.LOST_AFTER, LockAcquisitionFailed)):
         faults = {("commit", 1): fault} | {("read", n): Fault.UNAVAILABLE for n in range(1, 100)}
-        inner = store.engine
+        inner = store.core.engine
         locks = managed(store, time, FaultyEngine(inner, AtCalls(faults)))  # type: ignore[arg-type]
         with pytest.raises(error):
             await locks.acquire_lock("r", ttl=TTL)
-        store.engine = inner
+        store.core.engine = inner
         await expire(time, managed(store, time))
 
 
@@ -599,7 +599,7 @@ async def test_a_block_renews_its_lease(store: StateStore, other: StateStore, ti
 
 async def test_losing_the_lease_ends_the_block(store: StateStore, time: Time):
     """When no renewal is answered for the whole lease, the block is cancelled and LockLost comes out of it."""
-    faulty = FaultyEngine(store.engine, AtCalls({("commit", n): Fault.UNAVAILABLE for n in range(2, 200)}))
+    faulty = FaultyEngine(store.core.engine, AtCalls({("commit", n): Fault.UNAVAILABLE for n in range(2, 200)}))
     locks = managed(store, time, faulty)
     steps: list[str] = []
     with pytest.raises(LockLost) as lost:  # noqa: PT012 - it comes out of the block
@@ -634,7 +634,7 @@ async def test_a_lock_that_was_taken_ends_the_block(store: StateStore, other: St
             with anyio.fail_after(30):
                 await anyio.sleep_forever()
     assert lost.value.holder == "ben"
-    assert (await fields_at(store.engine, "locks/r"))["holder"] == "ben"
+    assert (await fields_at(store.core.engine, "locks/r"))["holder"] == "ben"
 
 
 async def test_a_block_that_ends_too_late(store: StateStore, time: Time):
@@ -668,12 +668,12 @@ async def test_an_error_of_the_block_is_not_hidden(
 async def test_a_block_whose_lock_cannot_be_released(store: StateStore, time: Time):
     """That the release fails is no error of the block: what it did is done, and the lock ends by itself."""
     faults = {("commit", n): Fault.UNAVAILABLE for n in range(2, 100)}
-    inner = store.engine
+    inner = store.core.engine
     locks = managed(store, time, FaultyEngine(inner, AtCalls(faults)))  # type: ignore[arg-type]
     async with locks.lock("r", ttl=TTL) as lease:
         pass
     assert not lease.is_held
-    store.engine = inner
+    store.core.engine = inner
     locks = managed(store, time)
     await expire(time, locks)
     await locks.acquire_lock("r", wait=0)
@@ -694,7 +694,7 @@ async def test_a_lease_released_inside_its_block(store: StateStore, other: State
 
 async def test_all_or_none(store: StateStore, other: StateStore, time: Time):
     """Several locks come together by one commit, with one number, or none of them does."""
-    engine = CountingEngine(store.engine)
+    engine = CountingEngine(store.core.engine)
     locks, theirs = managed(store, time, engine), managed(other, time)
     async with locks.lock_all(["b", "a", "b"], ttl=TTL) as leases:
         assert [lease.resource for lease in leases] == ["b", "a", "b"]
@@ -704,7 +704,7 @@ async def test_all_or_none(store: StateStore, other: StateStore, time: Time):
             async with theirs.lock_all(["c", "a"], wait=0):
                 pass
         assert held.value.resource == "a"
-        assert await paths(store.engine) == ["locks/a", "locks/b", "lockbeats/a", "lockbeats/b"]
+        assert await paths(store.core.engine) == ["locks/a", "locks/b", "lockbeats/a", "lockbeats/b"]
     assert engine.counts.reads == 0
     assert len(engine.counts.commits) == 3
     async with theirs.lock_all(["c", "a"], wait=0):
@@ -744,7 +744,7 @@ async def test_philosophers(store: StateStore, other: StateStore):
             for n in range(5):
                 tasks.start_soon(philosopher, n)
     assert sorted(eaten) == sorted([*range(5)] * 3)
-    assert await paths(store.engine, *"01234") == []
+    assert await paths(store.core.engine, *"01234") == []
 
 
 # Waiting --------------------------------------------------------------------------------------------------------
@@ -752,7 +752,7 @@ async def test_philosophers(store: StateStore, other: StateStore):
 
 async def test_who_waits_is_woken_by_the_release(store: StateStore, other: StateStore, time: Time):
     """The next one gets the lock without any time passing and by one commit, and leaves its place with it."""
-    engine = CountingEngine(other.engine)
+    engine = CountingEngine(other.core.engine)
     locks, theirs = managed(store, time), managed(other, time, engine)
     lease = await locks.acquire_lock("r", ttl=TTL)
     got: list[Lease] = []
@@ -769,7 +769,7 @@ async def test_who_waits_is_woken_by_the_release(store: StateStore, other: State
         await until(lambda: got)
     assert got[0].fence > lease.fence
     assert (len(engine.counts.commits), engine.counts.reads) == (1, 0)
-    assert await paths(store.engine, "r") == ["locks/r"]
+    assert await paths(store.core.engine, "r") == ["locks/r"]
 
 
 class Forgetful(AroundEngine):
@@ -787,7 +787,7 @@ class Forgetful(AroundEngine):
 
 async def test_a_hint_that_never_comes(store: StateStore, other: StateStore, time: Time):
     """Who has seen a lock that the watch never told of does not rely on being told of its release."""
-    locks, theirs = managed(store, time), managed(other, time, Forgetful(other.engine))
+    locks, theirs = managed(store, time), managed(other, time, Forgetful(other.core.engine))
     lease = await locks.acquire_lock("r", ttl=1_000)
     got: list[Lease] = []
 
@@ -836,7 +836,7 @@ async def test_a_living_holder_is_not(store: StateStore, other: StateStore, time
         await time.pass_until(lambda: time.sleepers < 3, seconds=6 * TTL)
         assert lease.is_held
         assert time.monotonic() >= 1_000 + 5 * TTL
-    assert await paths(store.engine, "r") == ["lockbeats/r"]
+    assert await paths(store.core.engine, "r") == ["lockbeats/r"]
 
 
 async def test_first_come_first_served(
@@ -869,14 +869,14 @@ async def test_first_come_first_served(
             await until(lambda n=n: len(line) == n + 1 and line[n]._noted and time.sleepers == n + 3)
         await until(lambda: know_their_places(lease.fence))
     assert order == [0, 1, 2, 3]
-    assert await paths(store.engine, "r") == []
+    assert await paths(store.core.engine, "r") == []
 
 
 async def test_a_place_of_the_dead_holds_nobody_up(store: StateStore, other: StateStore, time: Time):
     """Who died in line is passed over once it gave no sign for too long, and taken out of it."""
     locks, theirs = managed(store, time), managed(other, time)
     dead = {"holder": "x", "holds": [], "wants": ["r"], "ttl": WAITER_TTL_SECONDS, "ticket": 0, "n": 0}
-    await store.engine.commit([Put("locks/r/waiters/dead", dead)])
+    await store.core.engine.commit([Put("locks/r/waiters/dead", dead)])
     lease = await locks.acquire_lock("r", ttl=1_000)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
@@ -895,7 +895,7 @@ async def test_a_place_of_the_dead_holds_nobody_up(store: StateStore, other: Sta
         tasks.start_soon(wait)
         await until(lambda: time.sleepers)
         await time.settle()
-        assert "locks/r/waiters/dead" not in await paths(store.engine, "r")
+        assert "locks/r/waiters/dead" not in await paths(store.core.engine, "r")
         await locks.release_lock(lease)
         await until(lambda: got)
 
@@ -906,15 +906,15 @@ async def test_who_waits_shows_life_and_keeps_its_place(store: StateStore, other
     async with anyio.create_task_group() as tasks, locks.lock("r", ttl=1_000):
         tasks.start_soon(theirs.acquire_lock, "r")
         await until(lambda: time.sleepers == 3)
-        [path] = [each for each in await paths(store.engine, "r") if "waiters" in each]
-        [came] = (await store.engine.read([path])).documents
+        [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
+        [came] = (await store.core.engine.read([path])).documents
         assert came is not None
         for n in range(1, 4):
             await time.pass_until(lambda: False, seconds=WAITER_TTL_SECONDS / 3 + 1)
-            record = await fields_at(store.engine, path)
+            record = await fields_at(store.core.engine, path)
             assert (record["n"] >= n, record["ticket"]) == (True, came.revision)
         tasks.cancel_scope.cancel()
-    assert [each for each in await paths(store.engine, "r") if each.startswith("locks/")] == []
+    assert [each for each in await paths(store.core.engine, "r") if each.startswith("locks/")] == []
 
 
 @pytest.mark.parametrize("moment", range(0, 60, 4))
@@ -932,7 +932,7 @@ async def test_cancelled_while_waiting(store: StateStore, other: StateStore, tim
         for _ in range(moment):
             await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
-    assert await paths(store.engine, "r") == (["locks/r"] if lease else [])
+    assert await paths(store.core.engine, "r") == (["locks/r"] if lease else [])
     assert time.sleepers == 0
 
 
@@ -965,7 +965,7 @@ async def test_cancelled_commits_that_arrive_late(memory_places: Places, anyio_b
     place = memory_places.new()
     time = Time(place.clock)
     async with place.store() as store:
-        locks = managed(store, time, Late(store.engine))
+        locks = managed(store, time, Late(store.core.engine))
 
         async def block() -> None:
             async with locks.lock("r"):
@@ -982,15 +982,15 @@ async def test_cancelled_commits_that_arrive_late(memory_places: Places, anyio_b
             await until(lambda: time.calls)
             task.cancel()
             await asyncio.wait([task])
-        await store.engine.read([])
-        assert await paths(store.engine, "r") == []
+        await store.core.engine.read([])
+        assert await paths(store.core.engine, "r") == []
 
 
 @pytest.mark.parametrize("fault", [Fault.CANCELLED_BEFORE, Fault.CANCELLED_AFTER])
 @pytest.mark.parametrize("call", range(1, 9))
 async def test_cancelled_at_each_call(store: StateStore, other: StateStore, time: Time, fault: Fault, call: int):
     """The same where the cancellation falls on a call of the engine."""
-    faulty = FaultyEngine(other.engine, AtCalls({("any", call): fault}))
+    faulty = FaultyEngine(other.core.engine, AtCalls({("any", call): fault}))
     locks, theirs = managed(store, time), managed(other, time, faulty)
     lease = await locks.acquire_lock("r", ttl=TTL)
     async with anyio.create_task_group() as tasks:
@@ -1003,7 +1003,7 @@ async def test_cancelled_at_each_call(store: StateStore, other: StateStore, time
         tasks.start_soon(wait)
         await until(lambda: time.sleepers == 1 or faulty.statistics().all_hit)
         await locks.release_lock(lease)
-    assert await paths(store.engine, "r") == []
+    assert await paths(store.core.engine, "r") == []
 
 
 async def test_cancelled_natively(store: StateStore, other: StateStore, time: Time, anyio_backend: str):
@@ -1022,7 +1022,7 @@ async def test_cancelled_natively(store: StateStore, other: StateStore, time: Ti
         [result] = await asyncio.gather(task, return_exceptions=True)
         if isinstance(result, Lease):
             await theirs.release_lock(result)
-        assert await paths(store.engine, "r") == (["locks/r"] if lease else [])
+        assert await paths(store.core.engine, "r") == (["locks/r"] if lease else [])
         if lease:
             await locks.release_lock(lease)
 
@@ -1031,7 +1031,7 @@ async def test_answers_that_are_lost_while_waiting(place: Place, time: Time):
     """Whatever call goes wrong in line, who gets the lock has it, and nobody's place is left."""
     for fault, call in product((each for each in _FAULTS if each is not Fault.REFUSED), range(1, 8)):
         async with place.store() as store, place.store() as other:
-            faulty = FaultyEngine(other.engine, AtCalls({("any", call): fault}))
+            faulty = FaultyEngine(other.core.engine, AtCalls({("any", call): fault}))
             locks, theirs = managed(store, time), managed(other, time, faulty)
             lease = await locks.acquire_lock("r", ttl=TTL)
             results: list[Lease | TaiStateError] = []
@@ -1055,7 +1055,7 @@ async def test_answers_that_are_lost_while_waiting(place: Place, time: Time):
             await expire(time, locks)
             await locks.cleanup_expired_locks()
             time.advance(WAITER_TTL_SECONDS * 2)
-            left = await paths(store.engine, "r")
+            left = await paths(store.core.engine, "r")
             assert left == [] or fault is Fault.DELAYED, (fault, call, left)
 
 
@@ -1088,12 +1088,12 @@ async def test_a_deadlock_is_found_and_broken(store: StateStore, other: StateSto
         for turn in range(len(names)):
             await until(lambda turn=turn: time.sleepers == 2 * len(names) + turn + 1)
         found = await managers[0].detect_deadlocks()
-        assert found == ([tuple(names)] if store.engine.capabilities.shared_clock else [])
+        assert found == ([tuple(names)] if store.core.engine.capabilities.shared_clock else [])
         await time.pass_until(lambda: len(done) == len(names) - 1)
     [error] = failed
     assert (error.cycle, error.is_transient) == (tuple(names), True)
     assert sorted(done) == sorted(names[:-1]), "the last to wait gave up"
-    assert not [each for each in await paths(store.engine, *names) if each.startswith("locks/")]
+    assert not [each for each in await paths(store.core.engine, *names) if each.startswith("locks/")]
     assert await managers[0].detect_deadlocks() == []
 
 
@@ -1170,13 +1170,13 @@ async def test_the_dead_are_in_no_circle(store: StateStore, time: Time, dead: st
             }
             if n == 1:
                 documents[f"locks/{has}"] = {"holder": owner, "nonce": has, "ttl": TTL, "acquired_at": ""}
-        await store.engine.commit([Put(path, each) for path, each in documents.items() if n == 1 or path != left])
+        await store.core.engine.commit([Put(path, each) for path, each in documents.items() if n == 1 or path != left])
 
     await live()
     found = await locks.detect_deadlocks()
-    assert found == ([("a", "b")] if store.engine.capabilities.shared_clock and dead != "claim" else [])
+    assert found == ([("a", "b")] if store.core.engine.capabilities.shared_clock and dead != "claim" else [])
     if dead == "lock":
-        await store.engine.commit([Delete("locks/a")])
+        await store.core.engine.commit([Delete("locks/a")])
     time.advance(TTL * 0.6)
     await live()
     await locks.detect_deadlocks()
@@ -1236,7 +1236,7 @@ async def test_cleanup_removes_what_is_dead(store: StateStore, other: StateStore
     infos = {info.resource: info for info in await collected(theirs.list_locks())}
     assert {name: info.is_expired for name, info in infos.items()} == {"dead": True, "living": False, "renewed": True}
     assert await theirs.cleanup_expired_locks() == 2
-    assert await paths(store.engine) == ["locks/living", "lockbeats/living"]
+    assert await paths(store.core.engine) == ["locks/living", "lockbeats/living"]
     assert await theirs.cleanup_expired_locks() == 0
     assert isinstance(infos["living"], LockInfo)
 

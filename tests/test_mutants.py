@@ -25,12 +25,12 @@ from tai_state import (
 from tai_state.engines.api import Put, Write
 from tai_state.engines.sqlite.writer import Writer
 from tai_state.errors import Unavailable
-from tai_state.store import appending, planning
-from tai_state.store.appending import Appender
-from tai_state.store.changes import Appended
-from tai_state.store.planning import Plan
-from tai_state.store.records import state_after
-from tai_state.store.settling import Settling
+from tai_state.streams import appending, planning
+from tai_state.streams.appending import Appender
+from tai_state.streams.changes import Appended
+from tai_state.streams.planning import Plan
+from tai_state.streams.records import state_after
+from tai_state.streams.settling import Settling
 from tai_state.testing.faults import Fault
 
 from .support.judging import at_call, attempt, judge, prepared

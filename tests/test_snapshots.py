@@ -27,7 +27,7 @@ from tai_state import (
     open_store,
 )
 from tai_state.engines.api import ANYTHING, Delete, Put
-from tai_state.store.upcasting import Upcasting
+from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import state_hash
 
 from .support.operations import REDUCERS
@@ -163,7 +163,7 @@ async def test_retention(place: Place, keep: int):
         await add(store, 13)
         kept = [2, 4, 6, 8, 10, 12][-keep:]
         assert await store.list_snapshots(GOVERNOR, "alice") == kept
-        documents = [path for path in await dump(store.engine) if "/snapshots/" in path]
+        documents = [path for path in await dump(store.core.engine) if "/snapshots/" in path]
         assert documents == [snapshot_path(version) for version in kept]
 
 
@@ -246,35 +246,35 @@ async def test_load_snapshot(store: StateStore):
 
 
 async def _damage_text(store: StateStore) -> None:
-    await edit(store.engine, snapshot_path(6), state='{"n":1000}')
+    await edit(store.core.engine, snapshot_path(6), state='{"n":1000}')
 
 
 async def _damage_both(store: StateStore) -> None:
-    await edit(store.engine, snapshot_path(6), state='{"n":1000}', state_hash=state_hash('{"n":1000}'))
+    await edit(store.core.engine, snapshot_path(6), state='{"n":1000}', state_hash=state_hash('{"n":1000}'))
 
 
 async def _damage_shape(store: StateStore) -> None:
-    await store.engine.commit([Put(snapshot_path(6), {"nonsense": 1})])
+    await store.core.engine.commit([Put(snapshot_path(6), {"nonsense": 1})])
 
 
 async def _no_json(store: StateStore) -> None:
-    await edit(store.engine, snapshot_path(6), state="{", state_hash=state_hash("{"))
+    await edit(store.core.engine, snapshot_path(6), state="{", state_hash=state_hash("{"))
 
 
 async def _missing(store: StateStore) -> None:
-    await store.engine.commit([Delete(snapshot_path(6), ANYTHING)])
+    await store.core.engine.commit([Delete(snapshot_path(6), ANYTHING)])
 
 
 async def _of_another_version(store: StateStore) -> None:
-    await edit(store.engine, snapshot_path(6), version=3)
+    await edit(store.core.engine, snapshot_path(6), version=3)
 
 
 async def _of_another_state(store: StateStore) -> None:
-    await edit(store.engine, snapshot_path(6), state_id="bob")
+    await edit(store.core.engine, snapshot_path(6), state_id="bob")
 
 
 async def _of_an_unknown_schema(store: StateStore) -> None:
-    await edit(store.engine, snapshot_path(6), schema=99)
+    await edit(store.core.engine, snapshot_path(6), schema=99)
 
 
 UNUSABLE = [
@@ -301,9 +301,9 @@ async def test_an_unusable_snapshot_is_never_served(
     persister = StateMachinePersister(store, REDUCERS)
     await add(store, 8)
     if not older:
-        await store.engine.commit([Delete(snapshot_path(3), ANYTHING)])
-        await edit(store.engine, "governors/bank/states/alice", kept=[6])
-    before = await fields_at(store.engine, "governors/bank/states/alice")
+        await store.core.engine.commit([Delete(snapshot_path(3), ANYTHING)])
+        await edit(store.core.engine, "governors/bank/states/alice", kept=[6])
+    before = await fields_at(store.core.engine, "governors/bank/states/alice")
     await damage(store)
     caplog.set_level(logging.WARNING, "tai_state")
     assert (await persister.get_state_at(GOVERNOR, "alice", 8)).data == {"n": 8}
@@ -316,9 +316,9 @@ async def test_an_unusable_snapshot_is_never_served(
     found = await store.load_snapshot(GOVERNOR, "alice")
     assert (found and found.data) == ({"n": 3} if older else None)
     assert {vars(record)["path"] for record in caplog.records} == {snapshot_path(6)}
-    await store.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
+    await store.core.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
     assert (await persister.recover(GOVERNOR)).rebuilt == ("governors/bank/states/alice",)
-    after = await fields_at(store.engine, "governors/bank/states/alice")
+    after = await fields_at(store.core.engine, "governors/bank/states/alice")
     assert (after["data"], after["version"], after["digest"]) == ({"n": 8}, 8, before["digest"])
 
 
@@ -326,12 +326,12 @@ async def test_a_snapshot_ahead_of_the_log_is_skipped(store: StateStore, caplog:
     """A snapshot of a version that has no event is not believed, wherever it came from."""
     persister = StateMachinePersister(store, REDUCERS)
     await add(store, 4)
-    fields = await fields_at(store.engine, snapshot_path(3))
+    fields = await fields_at(store.core.engine, snapshot_path(3))
     ahead = '{"n":99}'
-    await store.engine.commit(
+    await store.core.engine.commit(
         [Put(snapshot_path(9), {**fields, "version": 9, "state": ahead, "state_hash": state_hash(ahead)})]
     )
-    await edit(store.engine, "governors/bank/states/alice", kept=[3, 9])
+    await edit(store.core.engine, "governors/bank/states/alice", kept=[3, 9])
     caplog.set_level(logging.WARNING, "tai_state")
     found = await store.load_snapshot(GOVERNOR, "alice")
     assert found is not None

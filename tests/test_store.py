@@ -59,9 +59,9 @@ from tai_state.engines.api import ANYTHING, Delete, Document, Engine, Reading, S
 from tai_state.engines.paging import Paged, taken
 from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
-from tai_state.store.changes import Append
-from tai_state.store.layout import Layout
-from tai_state.store.planning import Composition, Draft
+from tai_state.streams.changes import Append
+from tai_state.streams.layout import Layout
+from tai_state.streams.planning import Composition, Draft
 from tai_state.testing import ManualClock, MemoryEngine
 from tai_state.values.times import from_us
 
@@ -109,9 +109,9 @@ async def test_a_commit_that_is_seen_in_part(place: Place):
     async with place.store() as one, place.store() as other:
         await one.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
         seen = await other.get_state(GOVERNOR, "alice")
-        [before] = (await one.engine.read(["governors/bank/states/alice"])).documents
+        [before] = (await one.core.engine.read(["governors/bank/states/alice"])).documents
         await one.update_state(GOVERNOR, "alice", {"n": 1}, METADATA, expected=1)
-        read, old = other.engine.read, [before] * 5
+        read, old = other.core.engine.read, [before] * 5
 
         async def torn(paths: Any) -> Any:
             reading = await read(paths)
@@ -119,7 +119,7 @@ async def test_a_commit_that_is_seen_in_part(place: Place):
                 reading if not old else msgspec.structs.replace(reading, documents=(old.pop(), *reading.documents[1:]))
             )
 
-        other.appender._settling._engine = SimpleNamespace(read=torn)
+        other.core.appender._settling._engine = SimpleNamespace(read=torn)
         with pytest.raises(VersionConflict) as conflict:
             await other.update_state(GOVERNOR, "alice", {"n": 9}, METADATA, expected=seen)
         assert not old
@@ -343,7 +343,7 @@ async def test_events_without_a_state_are_reported(place: Place, expected: Any):
     """A state whose document is gone is not written anew over its events: the error names the way out."""
     async with place.store() as store:
         await _grow(store, "alice", 2)
-        await store.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
+        await store.core.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
     async with place.store() as store:
         with pytest.raises(EventSourcingError, match="recover"):
             await store.save_state(GOVERNOR, "alice", {}, METADATA, expected=expected)
@@ -356,7 +356,7 @@ async def test_a_damaged_state_is_not_built_upon(place: Place, store: StateStore
     persister = StateMachinePersister(store, REDUCERS)
     await store.save_state(GOVERNOR, "alice", {"n": 1}, METADATA)
 
-    await edit(store.engine, "governors/bank/states/alice", data={"n": 100})
+    await edit(store.core.engine, "governors/bank/states/alice", data={"n": 100})
     changes: list[Callable[[], Any]] = [
         lambda: persister.record(GOVERNOR, "alice", [NewEvent("add", 1)], METADATA, expected=ANY),
         lambda: store.log_event(GOVERNOR, "alice", "ping", METADATA),
@@ -881,10 +881,14 @@ async def test_what_is_too_large_is_refused_whole(store: StateStore):
     await store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
     with pytest.raises(DocumentTooLarge) as error:
         await store.update_state(GOVERNOR, "alice", {"text": "x" * 1_100_000}, METADATA, expected=1)
-    assert error.value.size > error.value.limit == store.engine.capabilities.max_document_bytes
+    assert error.value.size > error.value.limit == store.core.engine.capabilities.max_document_bytes
     with pytest.raises(CommitTooLarge):
         await StateMachinePersister(store).record(
-            GOVERNOR, "alice", [NewEvent("note")] * store.engine.capabilities.max_ops_per_commit, METADATA, expected=1
+            GOVERNOR,
+            "alice",
+            [NewEvent("note")] * store.core.engine.capabilities.max_ops_per_commit,
+            METADATA,
+            expected=1,
         )
     assert (await store.update_state(GOVERNOR, "alice", {"n": 1}, METADATA, expected=1)).version == 2
     assert (await StateMachinePersister(store).validate_consistency()).consistent
@@ -913,17 +917,17 @@ async def test_neither_logs_nor_errors_hold_state_data(place: Place, caplog: pyt
         await failing(lambda: store.save_state(GOVERNOR, "x", {canary: {canary}}, metadata))
         await failing(lambda: store.save_state(GOVERNOR, "x", {canary: "x" * 1_100_000}, metadata))
         await failing(lambda: persister.record(GOVERNOR, "alice", [NewEvent("x", {canary})], metadata, expected=ANY))
-        await store.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
+        await store.core.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
         await failing(lambda: store.save_state(GOVERNOR, "alice", data, metadata))
 
-        await edit(store.engine, "governors/bank/snapshots/alice~000000000004", state=f'{{"a":"{canary}"}}')
+        await edit(store.core.engine, "governors/bank/snapshots/alice~000000000004", state=f'{{"a":"{canary}"}}')
         assert await store.recover(GOVERNOR)
         assert await collected(persister.replay(GOVERNOR, "alice"))
-        await edit(store.engine, "governors/bank/states/alice", data={"secret": f"{canary} and more"})
+        await edit(store.core.engine, "governors/bank/states/alice", data={"secret": f"{canary} and more"})
         await failing(lambda: store.get_state(GOVERNOR, "alice"))
-        await edit(store.engine, "governors/bank/states/alice", version=canary)
+        await edit(store.core.engine, "governors/bank/states/alice", version=canary)
         await failing(lambda: store.get_state(GOVERNOR, "alice"))
-        await edit(store.engine, "governors/bank/events/alice~000000000002", to_state=canary)
+        await edit(store.core.engine, "governors/bank/events/alice~000000000002", to_state=canary)
         await failing(lambda: collected(store.get_events(GOVERNOR, "alice")))
         report = await persister.validate_consistency()
         assert report.findings
@@ -943,7 +947,7 @@ async def test_log_records_name_the_document(place: Place, caplog: pytest.LogCap
         await store.save_state(GOVERNOR, "alice", {}, METADATA)
         with pytest.raises(VersionConflict):
             await store.save_state(GOVERNOR, "alice", {}, METADATA, expected=9)
-        await store.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
+        await store.core.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
         await store.recover(GOVERNOR)
     assert [(record.name.split(".")[1], vars(record)["path"]) for record in caplog.records] == [
         ("store", "governors/bank/states/alice"),
@@ -1028,7 +1032,7 @@ async def test_budget_of_a_conflict(counted: tuple[StateStore, CountingEngine]):
     """A refusal costs a look, which shows the event that the writer had not seen; several cost a scan."""
     store, engine = counted
     await _grow(store, "alice", 3)
-    other = StateStore(engine, store.layout, store.settings)  # type: ignore[arg-type]
+    other = StateStore(engine, store.core.layout, store.core.settings)  # type: ignore[arg-type]
     async with other:
         await other.get_state(GOVERNOR, "alice")
         await store.update_state(GOVERNOR, "alice", {}, METADATA, expected=3)
@@ -1048,7 +1052,7 @@ async def test_budget_of_a_refreshed_head(counted: tuple[StateStore, CountingEng
     """A head that another store made stale without moving the version costs one look and one more commit."""
     store, engine = counted
     await _grow(store, "alice", 3)
-    async with StateStore(engine, store.layout, store.settings) as other:  # type: ignore[arg-type]
+    async with StateStore(engine, store.core.layout, store.core.settings) as other:  # type: ignore[arg-type]
         await other.create_snapshot(GOVERNOR, "alice")
         assert await _cost(engine, store.update_state(GOVERNOR, "alice", {}, METADATA, expected=3)) == (1, 0, [2, 2])
 
@@ -1068,7 +1072,7 @@ async def test_budget_of_time_travel(counted: tuple[StateStore, CountingEngine])
         assert await _cost(engine, persister.get_state_at(GOVERNOR, state_id, state.timestamp)) == (1, 1, [])
     assert await _cost(engine, persister.get_state_at(GOVERNOR, "bob", 12)) == (1, 1, [])
     assert await _cost(engine, lambda: collected(persister.replay(GOVERNOR, "bob", after=12))) == (1, 1, [])
-    store.appender.heads.drop("governors/bank/states/bob")
+    store.core.appender.heads.drop("governors/bank/states/bob")
     assert await _cost(engine, persister.get_state_at(GOVERNOR, "bob", 12)) == (2, 1, [])
 
 
@@ -1083,14 +1087,15 @@ async def test_recovery_reads_no_more_of_a_long_stream(length: int):
 
             async def read_by_recovery() -> int:
                 engine.reset()
-                await Recovery(store, Replay(store, {})).recover_one(store.layout.stream(GOVERNOR, "alice"))
+                recovery = Recovery(store.core, Replay(store.core, {}))
+                await recovery.recover_one(store.core.layout.stream(GOVERNOR, "alice"))
                 return engine.counts.documents
 
             assert await read_by_recovery() <= 100 + 3
-            await edit(store.engine, "governors/bank/states/alice", data={})
+            await edit(store.core.engine, "governors/bank/states/alice", data={})
             assert await read_by_recovery() <= 100 + 3
             # Which snapshots there are is not known any more: all five are looked at, and the first event.
-            await store.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
+            await store.core.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
             assert await read_by_recovery() <= 100 + 3 + 5
             assert (await store.get_state(GOVERNOR, "alice")).version == length
 
@@ -1102,7 +1107,7 @@ async def _grow(store: StateStore, state_id: str, versions: int, start: int = 0)
 
 async def _grow_fast(store: StateStore, state_id: str, versions: int) -> None:
     """Many events, up to a hundred in one commit, so that snapshots fall due as they do one by one."""
-    stream = store.layout.stream(GOVERNOR, state_id)
+    stream = store.core.layout.stream(GOVERNOR, state_id)
     for start in range(0, versions, 100):
         numbers = range(start, min(start + 100, versions))
         drafts = tuple(
@@ -1124,7 +1129,7 @@ async def _grow_fast(store: StateStore, state_id: str, versions: int) -> None:
             compose=partial(_composed, composition),
             drafts=drafts,
         )
-        await store.appender.append([append])
+        await store.core.appender.append([append])
 
 
 def _composed(composition: Composition, *_: object) -> Composition:
@@ -1145,7 +1150,7 @@ async def test_opening_by_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async with open_store() as store:
         await store.save_state(GOVERNOR, "alice", {"a": 1}, METADATA)
         assert [state.id for state in await collected(store.find_states(GOVERNOR, {"a": 1}))] == ["alice"]
-        assert store.layout.governors == "r/n/governors"
+        assert store.core.layout.governors == "r/n/governors"
     assert (tmp_path / "with space.db").exists()
     async with open_store("sqlite:///tai-state.db") as store:
         assert await store.exists(GOVERNOR, "alice")

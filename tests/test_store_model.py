@@ -134,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _open(self) -> None:
         for lane in self.lanes:
             async with lane.place.store() as store:
-                await fix_identity(store.engine)
+                await fix_identity(store.core.engine)
             await lane.open()
 
     def teardown(self) -> None:
@@ -576,11 +576,11 @@ class StoreMachine(RuleBasedStateMachine):
         path = m.path_of(place)
 
         async def damage(store: StateStore) -> dict[str, Any]:
-            before = await fields_at(store.engine, path)
+            before = await fields_at(store.core.engine, path)
             if is_deleted:
-                await store.engine.commit([Delete(path, ANYTHING)])
+                await store.core.engine.commit([Delete(path, ANYTHING)])
             else:
-                await edit(store.engine, path, data={"n": "damaged"}, deleted=False)
+                await edit(store.core.engine, path, data={"n": "damaged"}, deleted=False)
             return before
 
         self.told["recovery"] += 1
@@ -591,7 +591,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert isinstance(error, EventSourcingError)
         _, report = self.call(lambda store: self.persister(store).recover(), writer)
         assert (report.rebuilt, report.consistent, report.checked) == ((path,), True, len(self.model.streams))
-        assert self.call(lambda store: fields_at(store.engine, path)) == ("result", before)
+        assert self.call(lambda store: fields_at(store.core.engine, path)) == ("result", before)
 
     @something_is_there
     @rule(governor=st.sampled_from(GOVERNORS))
@@ -608,7 +608,7 @@ class StoreMachine(RuleBasedStateMachine):
             with Places(MEMORY) as places:
                 async with places.new().store() as fresh:
                     assert await self.persister(fresh).import_history(path) == stats
-                    assert await dump(fresh.engine, governor) == await dump(store.engine, governor)
+                    assert await dump(fresh.core.engine, governor) == await dump(store.core.engine, governor)
                     assert (await self.persister(fresh).validate_consistency(governor)).consistent
             return stats, path.read_text().splitlines()[1:]
 

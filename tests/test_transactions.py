@@ -249,10 +249,10 @@ async def test_memory_is_bounded(memory_places: Places, monkeypatch: pytest.Monk
         kept = store.transactions._memory
         assert [path.rpartition("/")[2] for path in kept._written] == ["s2", "s3", "s4"]
         path = next(iter(kept._written))
-        head = store.appender.heads.get(path)
+        head = store.core.appender.heads.get(path)
         assert head is not None
         assert kept.recall(path) is not None
-        store.appender.heads.put(path, msgspec.structs.replace(head, digest="of another history"))
+        store.core.appender.heads.put(path, msgspec.structs.replace(head, digest="of another history"))
         assert kept.recall(path) is None, "the same version, and another state"
         for n in range(6):
             kept.doubt(f"{n}")
@@ -421,7 +421,7 @@ async def test_tasks_take_turns(place: Place):
         attempts = [each.attempts for each in store.transactions.get_transaction_log()]
         assert len(attempts) == 40
         assert sum(attempts) <= 3 * 40
-        assert not store.turns._turns
+        assert not store.core.turns._turns
 
 
 async def test_the_total_never_changes(place: Place):

@@ -20,7 +20,7 @@ from tai_state import (
     open_store,
 )
 from tai_state.engines.api import ANYTHING, Delete
-from tai_state.store.upcasting import Upcasting
+from tai_state.streams.upcasting import Upcasting
 
 from .support.stores import GOVERNOR, METADATA, Place, collected, dump
 
@@ -99,10 +99,10 @@ async def test_recovery_after_the_shape_changed(place: Place):
     await _write_with_all_releases(place)
     async with release(place, 3) as store:
         persister = StateMachinePersister(store, REDUCERS[3])
-        before = await dump(store.engine)
-        await store.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
+        before = await dump(store.core.engine)
+        await store.core.engine.commit([Delete("governors/bank/states/alice", ANYTHING)])
         assert (await persister.recover(GOVERNOR)).rebuilt == ("governors/bank/states/alice",)
-        assert await dump(store.engine) == before
+        assert await dump(store.core.engine) == before
 
 
 async def test_an_older_release_leaves_newer_snapshots_alone(place: Place):
@@ -111,11 +111,11 @@ async def test_an_older_release_leaves_newer_snapshots_alone(place: Place):
         for version in range(7):
             store, data = (older, {"n": version}) if version < 3 else (newer, {"amount": version})
             await store.save_state(GOVERNOR, "alice", data, METADATA, expected=version)
-        before = await dump(newer.engine)
+        before = await dump(newer.core.engine)
         report = await StateMachinePersister(older).recover(GOVERNOR)
         assert (report.sound, report.rebuilt, report.failed) == (1, (), ())
         assert await newer.list_snapshots(GOVERNOR, "alice") == [3, 6]
-        assert await dump(newer.engine) == before
+        assert await dump(newer.core.engine) == before
 
 
 async def test_states_are_read_in_the_present_shape(place: Place):

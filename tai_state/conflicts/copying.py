@@ -9,9 +9,9 @@ import msgspec
 from tai_state.conflicts.sides import Side, Unseen
 from tai_state.errors import EventSourcingError
 from tai_state.history.persister import StateMachinePersister
-from tai_state.store.changes import always, append_of
-from tai_state.store.planning import Composition, Draft, Given
-from tai_state.store.records import MARKER, EventRecord
+from tai_state.streams.changes import always, append_of
+from tai_state.streams.planning import Composition, Draft, Given
+from tai_state.streams.records import MARKER, EventRecord
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT, state_hash
 from tai_state.values.json import decode, encode
 
@@ -42,7 +42,7 @@ async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMa
         drafts[0] = await _carrying(events[0], newer, markers[0], persister)
     data = await _data_after(events[-1], newer, persister)
     composition = Composition(tuple(drafts), data)
-    await older.store.appender.append([append_of(older.stream, older.version, composition.drafts, always(composition))])
+    await older.core.appender.append([append_of(older.stream, older.version, composition.drafts, always(composition))])
     return len(events)
 
 
@@ -62,7 +62,7 @@ async def _markers(newer: Side, older: Side, events: list[EventRecord]) -> list[
     An id that stands for something there already goes on doing so.
     """
     there, here = [
-        (await side.store.engine.read([side.stream.marker(event.event_id) for event in events])).documents
+        (await side.core.engine.read([side.stream.marker(event.event_id) for event in events])).documents
         for side in (newer, older)
     ]
     return [
@@ -88,7 +88,7 @@ def _draft(event: EventRecord, newer: Side, marker: str | None) -> Draft:
             hlc=event.hlc,
             schema=event.schema,
             state_hash=event.state_hash,
-            origin=event.origin or newer.store.store_id,
+            origin=event.origin or newer.core.store_id,
         ),
     )
 

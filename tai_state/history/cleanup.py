@@ -20,12 +20,12 @@ from tai_state.errors import CommitRefused, DocumentTooLarge, Inconsistent
 from tai_state.history.folding import first_fold
 from tai_state.history.recovery import streams_with_events
 from tai_state.history.replay import Replay
-from tai_state.store.layout import Stream
-from tai_state.store.policies import Progress
-from tai_state.store.records import STATE, EventRecord, SnapshotRecord, StateRecord
-from tai_state.store.snapshots import Kept, is_state_after
-from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.policies import Progress
+from tai_state.streams.reader import Folded
+from tai_state.streams.records import STATE, EventRecord, SnapshotRecord, StateRecord
+from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.json import decode
 from tai_state.values.times import format_time, from_us, to_us
@@ -69,21 +69,21 @@ class Cleanup:
     """Cleans the streams of one store.
 
     Args:
-        store: which.
+        core: which.
         replay: the fold with the application's reducers.
         keep: history younger than this stays, and so does time travel to it.
         age_min: as :data:`AGE_MIN`, for tests.
     """
 
-    def __init__(self, store: StateStore, replay: Replay, keep: timedelta, age_min: timedelta = AGE_MIN) -> None:
-        self._store = store
+    def __init__(self, core: Core, replay: Replay, keep: timedelta, age_min: timedelta = AGE_MIN) -> None:
+        self._core = core
         self._folding = replay.folding()
         self._keep = max(keep, age_min)
 
     async def run(self, governor_id: str) -> CleanupStats:
         """Clean all streams of a governor."""
         total = CleanupStats()
-        async with aclosing(streams_with_events(self._store, governor_id)) as streams:
+        async with aclosing(streams_with_events(self._core, governor_id)) as streams:
             async for stream in streams:
                 done = await self._stream(stream)
                 total = CleanupStats(
@@ -96,7 +96,7 @@ class Cleanup:
         return total
 
     async def _stream(self, stream: Stream) -> CleanupStats:
-        reading = await self._store.engine.read([stream.state])
+        reading = await self._core.engine.read([stream.state])
         [document] = reading.documents
         if document is None:
             return CleanupStats()
@@ -131,7 +131,7 @@ class Cleanup:
     async def _move_floor(self, stream: Stream, base: SnapshotRecord) -> int | None:
         """Keep a snapshot as the oldest one; how many older that drops; None where others always wrote first."""
         for _ in range(_ATTEMPTS_MAX):
-            [document] = (await self._store.engine.read([stream.state])).documents
+            [document] = (await self._core.engine.read([stream.state])).documents
             if document is None:
                 return None
             record = document.decode(STATE)
@@ -148,17 +148,17 @@ class Cleanup:
                 *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
             ]
             try:
-                await self._store.engine.commit(writes)
+                await self._core.engine.commit(writes)
             except CommitRefused:
                 continue
-            self._store.appender.heads.drop(stream.state)
+            self._core.appender.heads.drop(stream.state)
             return len(dropped)
         return None
 
     async def _kept_before(self, stream: Stream, record: StateRecord, cutoff: _Cutoff) -> Kept | None:
         """The newest snapshot that is sound and as old as the cutoff, with another kept after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
-            kept = await self._store.sound_snapshot(stream, version)
+            kept = await sound_snapshot(self._core, stream, version)
             if kept is not None and kept.record.as_of <= cutoff.text:
                 return kept
         return None
@@ -177,7 +177,7 @@ class Cleanup:
         first, size = (last.version + 1 if last else 1), 0
         made = None
         try:
-            async for event, recorded_us in self._store.streams.records(stream, first, record.kept[-1] - 1):
+            async for event, recorded_us in self._core.reader.records(stream, first, record.kept[-1] - 1):
                 if recorded_us > cutoff.us or event.timestamp > cutoff.text:
                     break
                 folded = self._folding.follow(folded, last, stream, event)
@@ -193,24 +193,24 @@ class Cleanup:
     def _is_due(self, events: int, size: int, since: str, until: str, folded: Folded) -> bool:
         data = None if folded.text in (None, NO_STATE_TEXT) else decode(folded.text)
         progress = Progress(events=events, bytes=size, since=since, until=until, data=data)
-        return self._store.settings.snapshots.due(progress)
+        return self._core.settings.snapshots.due(progress)
 
     async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:
         """Delete the events before a version, oldest first, as long as they are old enough."""
         count = size = 0
         batch: list[Write] = []
         start, end = stream.range(1, before - 1)
-        async for document in self._store.engine.scan(Scan(stream.events, start=start, end=end)):
+        async for document in self._core.engine.scan(Scan(stream.events, start=start, end=end)):
             if document.created_us > cutoff.us:
                 break
             size += document.size
             batch.append(Delete(document.path, ANYTHING))
             if len(batch) == _BATCH:
-                await self._store.engine.commit(batch)
+                await self._core.engine.commit(batch)
                 count += len(batch)
                 batch = []
         if batch:
-            await self._store.engine.commit(batch)
+            await self._core.engine.commit(batch)
         return count + len(batch), size
 
 

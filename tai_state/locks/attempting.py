@@ -8,7 +8,7 @@ from itertools import count
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Put, Write
 from tai_state.errors import CommitRefused, LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
-from tai_state.locks.core import LockCore
+from tai_state.locks.common import Common
 from tai_state.locks.lease import Claim, Tenure
 from tai_state.locks.records import LockRecord
 from tai_state.locks.sighting import Standing
@@ -34,7 +34,7 @@ class Attempt:
     moment at which it was certainly not ours yet.
 
     Args:
-        core: what all parts share.
+        common: what all parts share.
         claim: what is wanted.
 
     Attributes:
@@ -44,13 +44,13 @@ class Attempt:
         takeable_at: when all of it can be taken if nobody renews or releases, by the monotonic clock.
     """
 
-    def __init__(self, core: LockCore, claim: Claim) -> None:
+    def __init__(self, common: Common, claim: Claim) -> None:
         self.claim = claim
         self.standings: Mapping[str, Standing | None] = {}
-        self._core = core
-        self._engine = core.store.engine
-        self._layout = core.store.layout
-        self._since = core.monotonic()
+        self._common = common
+        self._engine = common.core.engine
+        self._layout = common.core.layout
+        self._since = common.monotonic()
         self._is_open = False
         self._is_unanswered = False
         self.was_found: bool = False
@@ -75,7 +75,7 @@ class Attempt:
     def presume_free(self) -> None:
         """Go on as if there were no locks on any of it: the next commit tells."""
         self.standings = dict.fromkeys(self.claim.resources)
-        self.takeable_at = self._core.monotonic()
+        self.takeable_at = self._common.monotonic()
 
     async def at_once(self) -> Tenure | None:
         """Acquire it if nobody holds it, without waiting; None if somebody does.
@@ -88,7 +88,7 @@ class Attempt:
             tenure = await self.send()
             if tenure is not None or not self.is_takeable:
                 return tenure
-            await self._core.pause(attempt)
+            await self._common.pause(attempt)
         return None
 
     async def send(self, also: Sequence[Write] = ()) -> Tenure | None:
@@ -101,9 +101,9 @@ class Attempt:
             LockAcquisitionFailed, StoreUnavailable, StoreTimeout: as for :meth:`at_once`.
         """
         was_open, self._is_open = self._is_open, True
-        sent = self._core.monotonic()
+        sent = self._common.monotonic()
         try:
-            committed = await self._core.commit([*self._writes(), *also])
+            committed = await self._common.commit([*self._writes(), *also])
         except CommitRefused:
             return await self.look()
         except Unavailable as error:
@@ -122,7 +122,7 @@ class Attempt:
             LockAcquisitionFailed: something was sent, and what came of it could not be looked up in time.
             StoreUnavailable, StoreTimeout: the engine could not look, and nothing had been sent.
         """
-        asked = self._core.monotonic()
+        asked = self._common.monotonic()
         for standing in (standings := await self._read()).values():
             if standing is not None and standing.record.nonce == self.claim.nonce:
                 self.was_found = True
@@ -131,7 +131,7 @@ class Attempt:
         self._is_open = self._is_unanswered
         self.standings = standings
         left = max((each.remaining for each in standings.values() if each is not None), default=0.0)
-        self.takeable_at = self._core.monotonic() + max(left, _SECONDS_MIN)
+        self.takeable_at = self._common.monotonic() + max(left, _SECONDS_MIN)
         return None
 
     async def abandon(self, also: Sequence[Write] = ()) -> None:
@@ -144,7 +144,7 @@ class Attempt:
             if also:
                 await self._engine.commit(also)
             if self._is_open:
-                for standing in (await self._core.sightings.locks(self.claim.resources)).values():
+                for standing in (await self._common.sightings.locks(self.claim.resources)).values():
                     if standing is not None and standing.record.nonce == self.claim.nonce:
                         fence = At(standing.lock.revision)
                         await self._engine.commit(
@@ -166,7 +166,7 @@ class Attempt:
             self.claim.holder,
             self.claim.nonce,
             self.claim.ttl,
-            format_us(self._core.store.settings.clock.now_us()),
+            format_us(self._common.core.settings.clock.now_us()),
         )
         writes: list[Write] = []
         for resource, standing in self.standings.items():
@@ -183,21 +183,21 @@ class Attempt:
 
     async def _read(self) -> dict[str, Standing | None]:
         """A look; again and again where something was sent, for as long as the store looks after a change."""
-        deadline = self._core.monotonic() + self._core.store.settings.timeout_seconds
+        deadline = self._common.monotonic() + self._common.core.settings.timeout_seconds
         for attempt in count():
             try:
-                return await self._core.sightings.locks(self.claim.resources)
+                return await self._common.sightings.locks(self.claim.resources)
             except Unavailable as error:
                 if not self._is_open:
                     raise
-                if attempt == LOOKS_MAX or self._core.monotonic() >= deadline:
+                if attempt == LOOKS_MAX or self._common.monotonic() >= deadline:
                     raise self.refusal(LockAcquisitionFailed) from error
-                await self._core.pause(attempt)
+                await self._common.pause(attempt)
         raise AssertionError("counting has no end")
 
     def _accepted(self, fence: int, since: float) -> Tenure:
         """A tenure, unless it was over before the answer came."""
-        tenure = Tenure(self.claim, fence, since, self._core.monotonic)
+        tenure = Tenure(self.claim, fence, since, self._common.monotonic)
         if tenure.remaining > 0:
             return tenure
         self.presume_free()

@@ -8,7 +8,7 @@ import anyio
 
 from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
 from tai_state.errors import CommitRefused, LockLost, StoreUnavailable, TaiStateError, Unavailable
-from tai_state.locks.core import LockCore
+from tai_state.locks.common import Common
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import BeatRecord
 
@@ -24,20 +24,20 @@ class Keeper:
     """Renews and releases.
 
     Args:
-        core: what all parts share.
+        common: what all parts share.
     """
 
-    def __init__(self, core: LockCore) -> None:
-        self._core = core
-        self._engine = core.store.engine
-        self._layout = core.store.layout
+    def __init__(self, common: Common) -> None:
+        self._common = common
+        self._engine = common.core.engine
+        self._layout = common.core.layout
 
     async def keep(self, tenure: Tenure) -> None:
         """Renew a tenure until it is over; ``tenure.lost`` then says why, unless it was released."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew_on_and_on, tenure, tasks.cancel_scope)
             while tenure.remaining > 0:
-                await self._core.sleep(tenure.remaining)
+                await self._common.sleep(tenure.remaining)
             tasks.cancel_scope.cancel()
         self.lose_if_over(tenure)
 
@@ -58,7 +58,7 @@ class Keeper:
             self.lose_if_over(tenure)
             if tenure.lost is not None or tenure.is_given_up:
                 raise tenure.lost or LockLost(tenure.claim.resources[0])
-            sent = self._core.monotonic()
+            sent = self._common.monotonic()
             tenure.beats += 1
             try:
                 await self._engine.commit(self._renewal(tenure))
@@ -84,7 +84,7 @@ class Keeper:
         failure: Unavailable | None = None
         for attempt in range(ATTEMPTS_MAX):
             try:
-                await self._core.commit(self._return(tenure))
+                await self._common.commit(self._return(tenure))
             except CommitRefused:
                 loss = await self._loss(tenure)
                 if loss is None:
@@ -96,7 +96,7 @@ class Keeper:
                     raise loss from None
             except Unavailable as error:
                 failure = error
-                await self._core.pause(attempt)
+                await self._common.pause(attempt)
                 continue
             tenure.is_released = True
             return
@@ -106,7 +106,7 @@ class Keeper:
         """Give a tenure back at the end of its block, whatever happens; the loss, if it was over before that."""
         self.lose_if_over(tenure)
         loss = tenure.lost
-        with anyio.move_on_after(self._core.store.settings.timeout_seconds, shield=True):
+        with anyio.move_on_after(self._common.core.settings.timeout_seconds, shield=True):
             try:
                 await self.release(tenure)
             except LockLost as error:
@@ -118,7 +118,7 @@ class Keeper:
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
         pause = tenure.claim.ttl / RENEWALS_PER_TTL
         while True:
-            await self._core.sleep(max(0.0, tenure.since + pause - self._core.monotonic()))
+            await self._common.sleep(max(0.0, tenure.since + pause - self._common.monotonic()))
             try:
                 await self.renew(tenure)
             except LockLost:
@@ -126,11 +126,11 @@ class Keeper:
                 return
             except TaiStateError as error:
                 _logger.warning("a lease could not be renewed; trying again", extra=error.fields())
-                await self._core.sleep(pause / RENEWALS_PER_TTL)
+                await self._common.sleep(pause / RENEWALS_PER_TTL)
 
     async def _loss(self, tenure: Tenure) -> LockLost | None:
         """Who has it instead; None where it stands as it was acquired. Its revision, once gone, never comes back."""
-        for resource, standing in (await self._core.sightings.locks(tenure.claim.resources)).items():
+        for resource, standing in (await self._common.sightings.locks(tenure.claim.resources)).items():
             if standing is None:
                 return LockLost(resource)
             if standing.lock.revision != tenure.fence:

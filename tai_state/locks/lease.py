@@ -12,8 +12,8 @@ import msgspec
 from tai_state.engines.api import At, Document
 from tai_state.errors import LockLost
 from tai_state.locks.records import HeldLock, holder_of
-from tai_state.store.changes import Guard
-from tai_state.store.layout import Layout
+from tai_state.streams.changes import Guard
+from tai_state.streams.layout import Layout
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from tai_state.engines.api import Document, Engine
 from tai_state.locks.records import BEAT, LOCK, LockRecord
-from tai_state.store.layout import Layout
+from tai_state.streams.layout import Layout
 
 SIGHTINGS_MAX = 8_192
 """Documents whose standing still is remembered, where there is no shared clock."""

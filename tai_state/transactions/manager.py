@@ -20,8 +20,8 @@ from tenacity import (
 )
 
 from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFailed
-from tai_state.store.changes import Fence
-from tai_state.store.store import StateStore
+from tai_state.streams.changes import Fence
+from tai_state.streams.core import Core, HasCore
 from tai_state.transactions.memory import Memory
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
@@ -51,12 +51,12 @@ class TransactionManager:
     nobody. They are serializable for states read by id; see :class:`Transaction`.
 
     Args:
-        store: open.
+        store: an open one.
     """
 
-    def __init__(self, store: StateStore) -> None:
-        self._store = store
-        self._memory = Memory(store.appender.heads)
+    def __init__(self, store: HasCore) -> None:
+        self._core = core = store.core
+        self._memory = Memory(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
 
     async def transact(
@@ -92,15 +92,15 @@ class TransactionManager:
         last: Transaction | None = None
         attempts = AsyncRetrying(
             retry=retry_if_exception(lambda error: last is not None and last.conflict is error),
-            stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._store.settings.timeout_seconds),
+            stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._core.settings.timeout_seconds),
             wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
         )
         with self._recorded() as book:
             try:
                 async for attempt in attempts:
                     with attempt:
-                        async with self._store.turns.of(last.paths if last else ()):
-                            last = Transaction(self._store, metadata, governor_id, self._memory)
+                        async with self._core.turns.of(last.paths if last else ()):
+                            last = Transaction(self._core, metadata, governor_id, self._memory)
                             return await book.run(last, function, fence)
             except RetryError as error:
                 cause = error.last_attempt.exception()
@@ -173,7 +173,7 @@ class TransactionManager:
             Otherwise as :meth:`transact`.
         """
         with self._recorded() as book:
-            transaction = Transaction(self._store, metadata, governor_id)
+            transaction = Transaction(self._core, metadata, governor_id)
             with book.begun(transaction):
                 yield transaction
                 await book.commit(transaction, fence)
@@ -189,7 +189,7 @@ class TransactionManager:
     @contextmanager
     def _recorded(self) -> Generator[_Book, None, None]:
         """Keep the account of one transaction, from its beginning to its end."""
-        book = _Book(self._store)
+        book = _Book(self._core)
         self._keep(book.record(TransactionStatus.PENDING))
         try:
             yield book
@@ -207,11 +207,11 @@ class TransactionManager:
 class _Book:
     """The account of one transaction."""
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(self, core: Core) -> None:
         self.attempts = 0
-        self._store = store
+        self._core = core
         self._id = str(uuid.uuid4())
-        self._started_us = store.settings.clock.now_us()
+        self._started_us = core.settings.clock.now_us()
         self._transaction: Transaction | None = None
         self._is_committing = False
         self._written: tuple[StateVersion, ...] = ()
@@ -237,7 +237,7 @@ class _Book:
             RuntimeError: another one of this store is under way in this task.
         """
         before = _under_way.get()
-        if any(each.is_open and each.store is self._store for each in before):
+        if any(each.is_open and each.core is self._core for each in before):
             raise RuntimeError("a transaction is under way in this task already: go on in it, or end it first")
         self.attempts += 1
         self._transaction, self._is_committing = transaction, False
@@ -274,7 +274,7 @@ class _Book:
             reads=() if self._transaction is None else self._transaction.reads,
             writes=self._written,
             started_at=from_us(self._started_us),
-            ended_at=from_us(self._store.settings.clock.now_us()) if is_over else None,
+            ended_at=from_us(self._core.settings.clock.now_us()) if is_over else None,
             reason=None if error is None else f"{type(error).__name__}: {error}",
         )
         if is_over:

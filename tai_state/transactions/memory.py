@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from tai_state.store.heads import Heads
+from tai_state.streams.heads import Heads
 from tai_state.values.states import JsonSnapshot
 
 REMEMBERED_MAX = 1_024

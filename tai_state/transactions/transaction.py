@@ -11,12 +11,14 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
-from tai_state.store.changes import Append, Appended, Fence, Guard, always, append_of
-from tai_state.store.handle import StateHandle
-from tai_state.store.layout import Stream
-from tai_state.store.planning import Composition, Draft
-from tai_state.store.records import STATE
-from tai_state.store.store import StateStore
+from tai_state.streams import writing
+from tai_state.streams.changes import Append, Appended, Fence, Guard, always, append_of
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.planning import Composition, Draft
+from tai_state.streams.records import STATE
+from tai_state.streams.typed import TypedState
+from tai_state.streams.writing import Intent
 from tai_state.transactions.memory import CHARACTERS_MAX, Memory, Seen
 from tai_state.transactions.records import StateVersion
 from tai_state.values.digests import NO_STATE_TEXT
@@ -54,12 +56,12 @@ class Transaction:
 
     def __init__(
         self,
-        store: StateStore,
+        core: Core,
         metadata: ChangeMetadata | None,
         governor_id: str | None,
         memory: Memory | None = None,
     ) -> None:
-        self.store: StateStore = store
+        self.core: Core = core
         self.conflict: VersionConflict | None = None
         self._metadata = metadata
         self._governor_id = governor_id
@@ -73,10 +75,10 @@ class Transaction:
     # What its function uses ------------------------------------------------------------------------------------
 
     @overload
-    async def get(self, state: StateHandle[D]) -> StateSnapshot[D]: ...
+    async def get(self, state: TypedState[D]) -> StateSnapshot[D]: ...
     @overload
     async def get(self, state: str) -> JsonSnapshot: ...
-    async def get(self, state: StateHandle[Any] | str) -> StateSnapshot[Any]:
+    async def get(self, state: TypedState[Any] | str) -> StateSnapshot[Any]:
         """A state as it is, or as this transaction is to write it (then at the version that it will have).
 
         Args:
@@ -93,14 +95,14 @@ class Transaction:
         return found
 
     @overload
-    async def find(self, state: StateHandle[D]) -> StateSnapshot[D] | None: ...
+    async def find(self, state: TypedState[D]) -> StateSnapshot[D] | None: ...
     @overload
     async def find(self, state: str) -> JsonSnapshot | None: ...
-    async def find(self, state: StateHandle[Any] | str) -> StateSnapshot[Any] | None:
+    async def find(self, state: TypedState[Any] | str) -> StateSnapshot[Any] | None:
         """As :meth:`get`; None where there is no state."""
         return (await self.get_all(state))[0]
 
-    async def get_all(self, *states: StateHandle[Any] | str) -> list[StateSnapshot[Any] | None]:
+    async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]:
         """Several states in one read; None where there is none."""
         self._check_open()
         streams = [self._stream(state) for state in states]
@@ -109,7 +111,7 @@ class Transaction:
 
     def put(
         self,
-        state: StateHandle[D] | str,
+        state: TypedState[D] | str,
         value: D | dict[str, Any],
         metadata: ChangeMetadata | None = None,
         *,
@@ -140,7 +142,7 @@ class Transaction:
 
     def delete(
         self,
-        state: StateHandle[Any] | str,
+        state: TypedState[Any] | str,
         metadata: ChangeMetadata | None = None,
         *,
         expected: Expected | None = None,
@@ -176,16 +178,16 @@ class Transaction:
 
         Raises:
             VersionConflict: something that it read has moved; nothing was written.
-            Otherwise as ``StateStore.save_state``.
+            Otherwise as ``HasCore.save_state``.
         """
         if self.conflict is not None:
             raise self.conflict
         if not self._written:
             await self.confirm()
             return ()
-        guards = [*self._guards(), *self.store.guards(fence)]
+        guards = [*self._guards(), *self.core.guards(fence)]
         try:
-            done = await self.store.appender.append([self._append(each) for each in self._written.values()], guards)
+            done = await self.core.appender.append([self._append(each) for each in self._written.values()], guards)
         except VersionConflict as error:
             self._fail(error)
             raise
@@ -208,14 +210,14 @@ class Transaction:
         if not self._is_open:
             raise RuntimeError("the transaction has ended: read and write inside its function or block")
 
-    def _stream(self, state: StateHandle[Any] | str) -> Stream:
+    def _stream(self, state: TypedState[Any] | str) -> Stream:
         if isinstance(state, str):
             if self._governor_id is None:
                 raise InvalidData("a state's id alone names no state here: give a handle, store.state(governor, id)")
-            return self.store.layout.stream(self._governor_id, state)
-        if state.store is not self.store:
+            return self.core.layout.stream(self._governor_id, state)
+        if state.core is not self.core:
             raise InvalidData("the handle is of another store than the transaction")
-        return self.store.layout.stream(state.governor_id, state.state_id)
+        return state.stream
 
     async def _read(self, streams: dict[str, Stream]) -> None:
         """See these states. One that is the first and only one so far may be remembered: it is of one moment, too."""
@@ -234,7 +236,7 @@ class Transaction:
 
     async def _look(self, new: dict[str, Stream]) -> None:
         """Read these states, and see that those seen before have not moved meanwhile: all of one moment."""
-        documents = (await self.store.engine.read([*new, *self._seen])).documents
+        documents = (await self.core.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
                 raise self._fail(_moved(path, seen, document))
@@ -252,16 +254,16 @@ class Transaction:
     def _note(self, written: _Written, done: Appended) -> None:
         """Remember what was written, for the transactions that begin on it."""
         if self._memory is not None and not done.is_repeated and len(written.draft.state or "") <= CHARACTERS_MAX:
-            snapshot = self.store.snapshot(written.stream, done.state, done.recorded_us)
+            snapshot = self.core.snapshot(written.stream, done.state, done.recorded_us)
             self._memory.note(written.stream.state, done.state.digest, snapshot)
 
     def _as_seen(self, stream: Stream, document: Document | None) -> Seen:
         if document is None:
             return Seen(None, None)
-        record = self.store.checked(stream, document)
-        return Seen(document.revision, self.store.snapshot(stream, record, document.updated_us))
+        record = self.core.checked(stream, document)
+        return Seen(document.revision, self.core.snapshot(stream, record, document.updated_us))
 
-    def _present(self, state: StateHandle[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
+    def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as it was read, with its own write on top."""
         snapshot = self._seen[stream.state].snapshot
         written = self._written.get(stream.state)
@@ -274,7 +276,7 @@ class Transaction:
 
     def _write(
         self,
-        state: StateHandle[Any] | str,
+        state: TypedState[Any] | str,
         text: str,
         data: dict[str, Any] | None,
         metadata: ChangeMetadata | None,
@@ -287,7 +289,7 @@ class Transaction:
         who = metadata or self._metadata
         if who is None:
             raise InvalidData("who makes the change, and why? Give metadata with the write or with the transaction")
-        draft = self.store.draft(stream, who, action, None, timestamp, payload=None, state=text)
+        draft = writing.draft(self.core, stream, Intent(who, action, timestamp=timestamp), state=text)
         self._written.pop(stream.state, None)
         self._written[stream.state] = _Written(stream, draft, who, data, ANY if expected is None else expected)
 

@@ -10,33 +10,31 @@ import anyio
 
 from tai_state.engines.api import Committed, Write
 from tai_state.locks.sighting import Sightings
-from tai_state.store.appending import pause_seconds
-from tai_state.store.store import StateStore
+from tai_state.streams.appending import pause_seconds
+from tai_state.streams.core import Core
 
 
-class LockCore:
+class Common:
     """What the parts of a :class:`~tai_state.locks.locking.LockManager` share.
 
     Args:
-        store: open.
+        core: of the store.
         monotonic: seconds of a clock that never goes back.
         sleep: waits so many seconds of that clock.
 
     Attributes:
-        store: as given.
+        core: as given.
         monotonic: as given.
         sleep: as given.
         sightings: looks at documents.
         waiting: owners of the places in line that are taken in this process.
     """
 
-    def __init__(
-        self, store: StateStore, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]
-    ) -> None:
-        self.store = store
+    def __init__(self, core: Core, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
+        self.core = core
         self.monotonic = monotonic
         self.sleep = sleep
-        self.sightings: Sightings = Sightings(store.engine, store.layout, monotonic)
+        self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.waiting: set[str] = set()
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
@@ -49,7 +47,7 @@ class LockCore:
         async def work() -> None:
             with anyio.CancelScope(shield=True):
                 try:
-                    outcome.append(await self.store.engine.commit(writes))
+                    outcome.append(await self.core.engine.commit(writes))
                 except Exception as error:  # noqa: BLE001 - raised again below, and in no group
                     outcome.append(error)
 
@@ -62,7 +60,7 @@ class LockCore:
 
     async def pause(self, attempt: int) -> None:
         """Before another attempt, as the store pauses between its own."""
-        await self.sleep(pause_seconds(attempt, self.store.settings.jitter))
+        await self.sleep(pause_seconds(attempt, self.core.settings.jitter))
 
     async def wait(self, event: anyio.Event, seconds: float) -> None:
         """Until the event is set, so many seconds at most."""

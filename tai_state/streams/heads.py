@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from tai_state.store.records import Head
+from tai_state.streams.records import Head
 
 HEADS_MAX = 8_192
 

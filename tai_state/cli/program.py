@@ -1,4 +1,4 @@
-"""The program: its commands, the options they share, and what it ends with."""
+"""The program: its commands in the order in which they are listed, and what it ends with."""
 
 from __future__ import annotations
 
@@ -7,38 +7,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
-import anyio
 import typer
 
+from tai_state.cli import demo, doctor, emulating, inspecting, locking, mending, moving, syncing
+from tai_state.cli.common import INTERRUPTED, PIPE_CLOSED, UNEXPECTED, USAGE, Declined, Interrupted, UsageError
 from tai_state.cli.output import OutputError, print_error
 from tai_state.errors import TaiStateError
-from tai_state.store.opening import open_store
-from tai_state.store.store import StateStore
-
-USAGE = 2
-INCONSISTENT = 4
-UNEXPECTED = 70
-INTERRUPTED = 130
-PIPE_CLOSED = 141
-
-StoreOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--store", metavar="URL", help="The store's address; else TAI_STATE_STORE, else ./tai-state.db."),
-]
-JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-YesOption: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-GovernorArgument: TypeAlias = Annotated[str, typer.Argument(metavar="GOVERNOR", help="The governor's id.")]
-StateArgument: TypeAlias = Annotated[str, typer.Argument(metavar="STATE", help="The state's id.")]
-AppOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--app", metavar="MODULE:ATTRIBUTE", help="The reducers by action, for events that need them."),
-]
 
 app: typer.Typer = typer.Typer(
     name="tai-state",
@@ -48,18 +26,6 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class UsageError(Exception):
-    """The command line was not understood, or names a file that cannot be used."""
-
-
-class Interrupted(Exception):
-    """Somebody pressed Ctrl-C, or asked the program to end."""
-
-
-class Declined(Exception):
-    """Somebody was asked, and did not say yes."""
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001
@@ -81,36 +47,29 @@ def _root(
         raise typer.Exit(USAGE)
 
 
-def opened(url: str | None, *, create: bool = False) -> StateStore:
-    """The store that a command works on, its data as stored. Only commands that write may make one."""
-    return open_store(url, schema=None, create=create)
-
-
-def run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a command's asynchronous part."""
-    anyio.run(command)
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is destroyed.
-
-    Raises:
-        UsageError: nobody can be asked, and ``--yes`` was not given.
-        Declined: the answer was not yes.
-    """
-    if yes:
-        return
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody can be asked here: add --yes")
-    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Declined("nothing was done")
-
-
-def check_file(path: Path) -> None:
-    """Raises ``UsageError`` where a file to be read is none."""
-    if not path.is_file():
-        raise UsageError(f"{str(path)!r} is no file" if path.exists() else f"there is no file {str(path)!r}")
+for _command in (
+    demo.demo,
+    inspecting.ls,
+    inspecting.show,
+    inspecting.history,
+    inspecting.diff,
+    inspecting.stats,
+    mending.verify,
+    mending.recover,
+    mending.snapshot,
+    mending.cleanup,
+    moving.import_,
+    moving.export,
+    moving.restore,
+    locking.locks,
+    locking.unlock,
+    syncing.sync,
+    syncing.conflicts,
+    doctor.doctor,
+    emulating.emulator,
+    emulating.indexes,
+):
+    app.command(_command.__name__.removesuffix("_"))(_command)
 
 
 def main() -> None:
@@ -190,13 +149,3 @@ def _usage(error: UsageError | typer.TyperException) -> UsageError:
         return UsageError(f"{said} (see tai-state COMMAND --help)")
     command = context.command_path if context is not None else "tai-state COMMAND"
     return UsageError(f"{error.format_message().rstrip('.')} (see {command} --help)")
-
-
-def _register() -> None:
-    """Importing a command module adds its commands, in the order they are listed."""
-    from tai_state.cli import demo, doctor, emulating, inspecting, locking, mending, moving, syncing  # noqa: PLC0415 - they import this one
-
-    _ = demo, inspecting, mending, moving, locking, syncing, doctor, emulating
-
-
-_register()

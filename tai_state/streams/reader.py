@@ -10,9 +10,9 @@ import msgspec
 from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.paging import Paged
 from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
-from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, STATE, EventRecord, change_metadata, moment
-from tai_state.store.upcasting import Upcasting
+from tai_state.streams.layout import Stream
+from tai_state.streams.records import EVENT, STATE, EventRecord, change_metadata, moment
+from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode

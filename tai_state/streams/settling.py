@@ -22,12 +22,12 @@ from tai_state.errors import (
     StateNotFound,
     VersionConflict,
 )
-from tai_state.store.changes import Append, Appended, Guard, Known
-from tai_state.store.heads import Heads
-from tai_state.store.planning import Plan
-from tai_state.store.records import EMPTY, EVENT, MARKER, EventRecord, Head, checked_state, head_of, state_after
-from tai_state.store.streams import StreamReader
-from tai_state.store.walking import Walk
+from tai_state.streams.changes import Append, Appended, Guard, Known
+from tai_state.streams.heads import Heads
+from tai_state.streams.planning import Plan
+from tai_state.streams.reader import StreamReader
+from tai_state.streams.records import EMPTY, EVENT, MARKER, EventRecord, Head, checked_state, head_of, state_after
+from tai_state.streams.walking import Walk
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, Expectation, matches
 

@@ -8,9 +8,9 @@ from typing import TypeAlias
 from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.paging import Paged
 from tai_state.errors import InvalidData
-from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, EventRecord
-from tai_state.store.streams import Folded, StreamReader, check_place, floor_of, follows, missing
+from tai_state.streams.layout import Stream
+from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing
+from tai_state.streams.records import EVENT, EventRecord
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode
 from tai_state.values.metadata import ChangeMetadata

@@ -9,9 +9,9 @@ import msgspec
 
 from tai_state.engines.api import Check, Document, Require, holds
 from tai_state.errors import TaiStateError
-from tai_state.store.layout import Stream
-from tai_state.store.planning import Composition, Draft
-from tai_state.store.records import EventRecord, Head, StateRecord
+from tai_state.streams.layout import Stream
+from tai_state.streams.planning import Composition, Draft
+from tai_state.streams.records import EventRecord, Head, StateRecord
 from tai_state.values.expected import Expectation, Expected, expectation, matches
 
 Compose: TypeAlias = Callable[[Head, dict[str, Any] | None], Composition]

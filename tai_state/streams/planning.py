@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Write
-from tai_state.store.layout import Stream
-from tai_state.store.policies import Progress, SnapshotPolicy
-from tai_state.store.records import (
+from tai_state.streams.layout import Stream
+from tai_state.streams.policies import Progress, SnapshotPolicy
+from tai_state.streams.records import (
     EventMetadata,
     EventRecord,
     Head,
@@ -78,7 +78,7 @@ class Composition(msgspec.Struct, frozen=True):
     data: dict[str, Any] | None
 
 
-class Writer(msgspec.Struct, frozen=True):
+class Author(msgspec.Struct, frozen=True):
     """Who writes: what every event of this store takes from it."""
 
     store_id: str
@@ -114,7 +114,7 @@ def plan(
     stream: Stream,
     before: Head,
     composition: Composition,
-    writer: Writer,
+    author: Author,
     now_us: int,
 ) -> Plan:
     """The writes that append these drafts to a stream.
@@ -123,11 +123,11 @@ def plan(
         stream: the paths.
         before: what the commit stands on.
         composition: what is to happen.
-        writer: this store.
+        author: this store.
         now_us: the writer's clock; the same in every repetition of one call.
     """
-    events = _events(stream, before, composition.drafts, writer, now_us)
-    state, kept_now = _state(before, composition, events, writer)
+    events = _events(stream, before, composition.drafts, author, now_us)
+    state, kept_now = _state(before, composition, events, author)
     require = ABSENT if before.revision is None else At(before.revision)
     writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
     writes.append(Put(stream.state, state, require))
@@ -169,7 +169,7 @@ def _events(
     stream: Stream,
     before: Head,
     drafts: tuple[Draft, ...],
-    writer: Writer,
+    author: Author,
     now_us: int,
 ) -> tuple[EventRecord, ...]:
     version, digest, after = before.version, before.digest, before.state_hash
@@ -180,7 +180,7 @@ def _events(
         if given is not None:
             causality, hlc, after = given.causality, given.hlc, given.state_hash
         else:
-            causality = tick(causality, writer.store_id)
+            causality = tick(causality, author.store_id)
             hlc = next_hybrid(hlc, now_us)
             if draft.state is not None:
                 after = state_hash(draft.state)
@@ -193,7 +193,7 @@ def _events(
             causality=causality,
             hlc=hlc,
             metadata=EventMetadata(draft.changed_by, draft.reason, version, draft.context),
-            schema=writer.schema if given is None else given.schema,
+            schema=author.schema if given is None else given.schema,
             state_hash=after,
             previous=digest,
             digest="",
@@ -212,7 +212,7 @@ def _state(
     before: Head,
     composition: Composition,
     events: tuple[EventRecord, ...],
-    writer: Writer,
+    author: Author,
 ) -> tuple[StateRecord, bool]:
     """The state's record after the events, and whether a snapshot of it falls due."""
     last = events[-1]
@@ -228,7 +228,7 @@ def _state(
         until=as_of,
         data=composition.data,
     )
-    due = writer.policy.due(progress)
+    due = author.policy.due(progress)
     record = StateRecord(
         data=composition.data,
         version=last.version,
@@ -240,7 +240,7 @@ def _state(
         state_hash=last.state_hash,
         digest=last.digest,
         schema=last.schema,
-        kept=kept_with(before.kept, last.version, writer.policy.keep, before.floor) if due else before.kept,
+        kept=kept_with(before.kept, last.version, author.policy.keep, before.floor) if due else before.kept,
         kept_as_of=as_of if due else kept_as_of,
         unkept_bytes=0 if due else unkept_bytes,
         floor=before.floor,

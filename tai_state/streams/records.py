@@ -11,7 +11,7 @@ import msgspec
 
 from tai_state.engines.api import Document, Shape
 from tai_state.errors import CorruptDocument, InvalidData
-from tai_state.store.layout import Stream
+from tai_state.streams.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
 from tai_state.values.json import decode, encode

@@ -23,17 +23,17 @@ from tai_state.errors import (
     StoreTimeout,
     Unavailable,
 )
-from tai_state.store.changes import Append, Appended, Guard, Known
-from tai_state.store.heads import Heads
-from tai_state.store.planning import Plan, Writer, plan
-from tai_state.store.policies import Never
-from tai_state.store.records import (
+from tai_state.streams.changes import Append, Appended, Guard, Known
+from tai_state.streams.heads import Heads
+from tai_state.streams.planning import Author, Plan, plan
+from tai_state.streams.policies import Never
+from tai_state.streams.reader import LOOKS_AT_DAMAGE, StreamReader
+from tai_state.streams.records import (
     EMPTY,
     GovernorRecord,
     head_of,
 )
-from tai_state.store.settling import Look, Settling, check_guards, shows_damage
-from tai_state.store.streams import LOOKS_AT_DAMAGE, StreamReader
+from tai_state.streams.settling import Look, Settling, check_guards, shows_damage
 from tai_state.values.expected import NO_STATE
 from tai_state.values.times import Clock, format_us
 
@@ -54,7 +54,7 @@ class Appender:
     Args:
         engine: the waist.
         streams: reads the events that a conflict carries.
-        writer: this store's id, schema and snapshot policy.
+        author: this store's id, schema and snapshot policy.
         clock: the writer's own.
         timeout_seconds: how long to go on looking and sending again after a refusal or a lost answer.
         jitter: a random number from 0 to 1, for pauses.
@@ -64,7 +64,7 @@ class Appender:
         self,
         engine: Engine,
         streams: StreamReader,
-        writer: Writer,
+        author: Author,
         clock: Clock,
         timeout_seconds: float,
         jitter: Callable[[], float],
@@ -72,7 +72,7 @@ class Appender:
         self.heads: Heads = Heads()
         self._engine = engine
         self._settling = Settling(engine, streams, self.heads)
-        self._writer = writer
+        self._writer = author
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._jitter = jitter
@@ -94,7 +94,7 @@ class Appender:
         plans: list[Plan] = []
         failure: Exception | None = None
         unanswered = False
-        writer = self._writer
+        author = self._writer
         known = self._remembered(appends)
         for attempt in range(ATTEMPTS_MAX):
             if known is None:
@@ -108,13 +108,13 @@ class Appender:
                     break
                 if attempt > 1:
                     await self._pause(attempt)
-            plans = [self._plan(append, each, writer, now_us) for append, each in zip(appends, known, strict=True)]
+            plans = [self._plan(append, each, author, now_us) for append, each in zip(appends, known, strict=True)]
             answer = await self._send(appends, plans, guards, now_us=now_us, unanswered=unanswered)
             if isinstance(answer, Committed):
                 return [self._appended(each, was.data, answer) for each, was in zip(plans, known, strict=True)]
             if isinstance(answer, DocumentTooLarge | CommitTooLarge):
                 _logger.warning("a snapshot that is due is not kept: it is too large", extra=answer.fields())
-                writer = msgspec.structs.replace(writer, policy=Never())
+                author = msgspec.structs.replace(author, policy=Never())
                 continue
             if failure is None:
                 deadline = anyio.current_time() + self._timeout_seconds
@@ -202,8 +202,8 @@ class Appender:
             known.append(Known(head))
         return known
 
-    def _plan(self, append: Append, known: Known, writer: Writer, now_us: int) -> Plan:
-        return plan(append.stream, known.head, append.compose(known.head, known.data), writer, now_us)
+    def _plan(self, append: Append, known: Known, author: Author, now_us: int) -> Plan:
+        return plan(append.stream, known.head, append.compose(known.head, known.data), author, now_us)
 
     async def _register(self, paths: Sequence[str], now_us: int) -> None:
         """Write a governor's own document once, when this process first creates a state in it."""
