@@ -42,7 +42,8 @@ async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMa
         drafts[0] = await _carrying(events[0], newer, markers[0], persister)
     data = await _data_after(events[-1], newer, persister)
     composition = Composition(tuple(drafts), data)
-    await older.core.appender.append([append_of(older.stream, older.version, composition.drafts, always(composition))])
+    append = append_of(older.stream, older.version, composition.drafts)
+    await older.core.appender.append_one(append, always(composition))
     return len(events)
 
 

@@ -245,8 +245,8 @@ class _Pair:
         draft, data = self._joining(here, there, resolution)
         if not self._dry_run:
             for side in (here, there):
-                append = append_of(side.stream, side.version, (draft,), always(Composition((draft,), data)))
-                await side.core.appender.append([append])
+                append = append_of(side.stream, side.version, (draft,))
+                await side.core.appender.append_one(append, always(Composition((draft,), data)))
             facts = {"path": here.stream.state, "discarded": len(resolution.discarded)}
             _logger.warning("two stores had changed the same state: joined", extra=facts)
         return SyncConflict(

@@ -13,7 +13,7 @@ import msgspec
 
 from tai_state.errors import EventSourcingError, ImportConflict, VersionConflict
 from tai_state.history.csvfile import CsvFile, Row
-from tai_state.streams.changes import Append, always, append_of
+from tai_state.streams.changes import Append, Change, always, append_of
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
@@ -84,7 +84,7 @@ class CsvImport:
             new = await self._unseen(batch)
             try:
                 if new:
-                    await self._core.appender.append(self._appends(new))
+                    await self._core.appender.append(self._change(new))
             except VersionConflict as conflict:
                 if not isinstance(conflict.expected, int) or conflict.actual <= conflict.expected:
                     raise
@@ -111,17 +111,18 @@ class CsvImport:
         numbers = {row.number for row in seen}
         return [row for row in batch if row.number not in numbers]
 
-    def _appends(self, rows: Sequence[Row]) -> list[Append]:
+    def _change(self, rows: Sequence[Row]) -> Change:
         """One append for each machine, with all of its rows in the batch."""
         by_machine: dict[str, list[Row]] = {}
         for row in rows:
             by_machine.setdefault(row.machine, []).append(row)
-        return [self._append(each) for each in by_machine.values()]
-
-    def _append(self, rows: Sequence[Row]) -> Append:
-        first, last = rows[0], rows[-1]
-        drafts = tuple(row.draft for row in rows)
-        return append_of(self._stream(first), first.version - 1, drafts, always(Composition(drafts, dict(last.data))))
+        appends: list[Append] = []
+        compositions: list[Composition] = []
+        for each in by_machine.values():
+            drafts = tuple(row.draft for row in each)
+            appends.append(append_of(self._stream(each[0]), each[0].version - 1, drafts))
+            compositions.append(Composition(drafts, dict(each[-1].data)))
+        return Change(tuple(appends), always(*compositions))
 
     def _stream(self, row: Row) -> Stream:
         return self._core.layout.stream(self._file.governor_id, row.machine)

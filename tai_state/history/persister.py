@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,25 +16,24 @@ from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import TransferStats
-from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
+from tai_state.history.folding import Reducer, Reducers
 from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
+from tai_state.history.recording import drafts_of, fold_drafts
 from tai_state.history.recovery import Progress, Recovery, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
 from tai_state.streams import writing
-from tai_state.streams.changes import Appended, Fence, append_of
+from tai_state.streams.changes import Appended, Fence, Known, append_of, separately
 from tai_state.streams.core import HasCore
 from tai_state.streams.layout import Stream
-from tai_state.streams.planning import Composition, Draft
+from tai_state.streams.planning import Composition
 from tai_state.streams.reader import Folded
-from tai_state.streams.records import Head
 from tai_state.streams.writing import Intent
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
-from tai_state.values.ids import escape_id
-from tai_state.values.json import encode, normalise, normalise_object
+from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 
@@ -101,13 +100,14 @@ class StateMachinePersister:
         asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
         draft = writing.draft(core, stream, Intent(metadata, action, event_id, timestamp), state=text)
 
-        def compose(head: Head, _: dict[str, Any] | None) -> Composition:
+        def compose(known: Known) -> Composition:
+            head = known.head
             if core.settings.upcasting.is_current(head.schema) and asserted != head.state_hash:
                 raise InvalidData(f"from_state is not what stands at version {head.version}", stream.state)
             return Composition((draft,), data)
 
-        append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,), compose)
-        [appended] = await core.appender.append([append], core.guards(fence))
+        append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,))
+        appended = await core.appender.append_one(append, separately(compose), core.guards(fence))
         if appended.is_repeated:
             return (await self._recorded(stream, appended))[0]
         return writing.events_of(core, stream, appended, before)[0]
@@ -136,32 +136,17 @@ class StateMachinePersister:
             InvalidData: there are no events, or a payload or a folded state is no JSON.
             Otherwise as ``StateStore.save_state``.
         """
-        if not events or any(type(event) is not NewEvent for event in events):
-            raise InvalidData("record needs at least one event, each a NewEvent")
-        given = [escape_id(event.event_id, "event_id") for event in events if event.event_id is not None]
-        if len(set(given)) != len(given):
-            raise InvalidData("two events of one record have the same event id")
         core = self._core
         stream = core.layout.stream(governor_id, state_id)
-        drafts = tuple(
-            writing.draft(
-                core,
-                stream,
-                Intent(metadata, event.action, event.event_id, event.timestamp),
-                payload=None if event.payload is None else normalise(event.payload, "payload")[0],
-            )
-            for event in events
-        )
+        drafts = drafts_of(core, stream, events, metadata)
         folded: list[Folded] = []
 
-        def compose(head: Head, data: dict[str, Any] | None) -> Composition:
-            upcasting = core.settings.upcasting
-            current = None if data is None else upcasting.state(data, head.schema, stream.state)
-            composition, folded[:] = self._fold(stream, head, current, drafts, upcasting.schema)
+        def compose(known: Known) -> Composition:
+            composition, folded[:] = fold_drafts(core, self._reducers, stream, known, drafts)
             return composition
 
-        append = append_of(stream, expected, drafts, compose, needs_state=True)
-        [appended] = await core.appender.append([append], core.guards(fence))
+        append = append_of(stream, expected, drafts, needs_state=True)
+        appended = await core.appender.append_one(append, separately(compose), core.guards(fence))
         if appended.is_repeated:
             return await self._recorded(stream, appended)
         return [
@@ -308,24 +293,3 @@ class StateMachinePersister:
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is not None:
             await self._core.require_governor(governor_id)
-
-    def _fold(
-        self, stream: Stream, head: Head, data: dict[str, Any] | None, drafts: Sequence[Draft], schema: int
-    ) -> tuple[Composition, list[Folded]]:
-        """The drafts with the states that the reducers give, and those states one by one."""
-        is_current = head.version == 0 or self._core.settings.upcasting.is_current(head.schema)
-        text = NO_STATE_TEXT if data is None else encode(data)
-        folded: list[Folded] = [Folded(text, schema, state_hash(text))]
-        done: list[Draft] = []
-        for offset, draft in enumerate(drafts, start=1):
-            reducer = self._reducers.get(draft.action)
-            if reducer is not None:
-                text, data = fold(reducer, data, stream, seen_by_reducer(stream, head.version + offset, draft, data))
-                done.append(msgspec.structs.replace(draft, state=text))
-            elif is_current:
-                done.append(draft)
-            else:
-                done.append(msgspec.structs.replace(draft, state=text, carries_state=True))
-            is_current = True
-            folded.append(Folded(text, schema, state_hash(text)))
-        return Composition(tuple(done), data), folded

@@ -8,9 +8,10 @@ from typing import Any
 
 import anyio
 
-from tai_state.engines.api import Committed, Write
+from tai_state.engines.api import Committed, Document, Reading, Scan, Write
+from tai_state.engines.paging import Paged
+from tai_state.engines.settling import ATTEMPTS_MAX, Bounds
 from tai_state.locks.sighting import Sightings
-from tai_state.streams.appending import pause_seconds
 from tai_state.streams.core import Core
 
 
@@ -37,6 +38,24 @@ class Common:
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.waiting: set[str] = set()
 
+    def bounds(self, attempts_max: int = ATTEMPTS_MAX) -> Bounds:
+        """For how long a change of locks is looked after, by the clock of the locks."""
+        return Bounds(
+            timeout_seconds=self.core.settings.timeout_seconds,
+            attempts_max=attempts_max,
+            jitter=self.core.settings.jitter,
+            monotonic=self.monotonic,
+            sleep=self.sleep,
+        )
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        """See :class:`~tai_state.engines.api.Engine`."""
+        return await self.core.engine.read(paths)
+
+    def scan(self, scan: Scan) -> Paged[Document]:
+        """See :class:`~tai_state.engines.api.Engine`."""
+        return self.core.engine.scan(scan)
+
     async def commit(self, writes: Sequence[Write]) -> Committed:
         """Commit, and never be cancelled before it is known what came of it: what is done next follows it.
 
@@ -60,7 +79,7 @@ class Common:
 
     async def pause(self, attempt: int) -> None:
         """Before another attempt, as the store pauses between its own."""
-        await self.sleep(pause_seconds(attempt, self.core.settings.jitter))
+        await self.sleep(self.bounds().pause_seconds(attempt, 0.0))
 
     async def wait(self, event: anyio.Event, seconds: float) -> None:
         """Until the event is set, so many seconds at most."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import anyio
 
 from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
-from tai_state.errors import CommitRefused, LockLost, StoreUnavailable, TaiStateError, Unavailable
+from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.settling import Commit, Done, Failed, Look, Verdict, settle
+from tai_state.errors import LockLost, StoreTimeout, TaiStateError
 from tai_state.locks.common import Common
+from tai_state.locks.judging import Outcome, judge_keeping
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import BeatRecord
 
@@ -29,7 +33,6 @@ class Keeper:
 
     def __init__(self, common: Common) -> None:
         self._common = common
-        self._engine = common.core.engine
         self._layout = common.core.layout
 
     async def keep(self, tenure: Tenure) -> None:
@@ -54,21 +57,26 @@ class Keeper:
             LockLost: it is over.
             StoreUnavailable, StoreTimeout: it was not renewed, as far as is known; it may be tried again.
         """
-        for _ in range(ATTEMPTS_MAX):
-            self.lose_if_over(tenure)
-            if tenure.lost is not None or tenure.is_given_up:
-                raise tenure.lost or LockLost(tenure.claim.resources[0])
+        self.lose_if_over(tenure)
+        if tenure.lost is not None or tenure.is_given_up:
+            raise tenure.lost or LockLost(tenure.claim.resources[0])
+        tenure.beats += 1
+
+        def renewal() -> Commit[None]:
             sent = self._common.monotonic()
-            tenure.beats += 1
-            try:
-                await self._engine.commit(self._renewal(tenure))
-            except CommitRefused:
-                if not tenure.is_given_up:
-                    tenure.lost = await self._loss(tenure)
-            else:
-                tenure.since = max(tenure.since, sent)
-                return
-        raise StoreUnavailable("commit", "REFUSED", "a renewal is refused, though the lock stands as it was acquired")
+            return Commit(self._renewal(tenure), lambda _: tenure.renewed(sent))
+
+        def decide(look: Look) -> Verdict[None]:
+            loss = self._loss(tenure, look)
+            return renewal() if loss is None else Failed(loss)
+
+        what = "it is not known whether the lease was renewed: renew it again"
+        try:
+            await self._settle(tenure, decide, renewal(), StoreTimeout("renew", "UNKNOWN", what))
+        except LockLost as loss:
+            if not tenure.is_given_up:
+                tenure.lost = loss
+            raise
 
     async def release(self, tenure: Tenure) -> None:
         """Give all of a tenure back, also one whose time has passed; one that was given back stays so.
@@ -81,26 +89,24 @@ class Keeper:
             return
         was_held = tenure.remaining > 0
         tenure.is_given_up = True
-        failure: Unavailable | None = None
-        for attempt in range(ATTEMPTS_MAX):
-            try:
-                await self._common.commit(self._return(tenure))
-            except CommitRefused:
-                loss = await self._loss(tenure)
-                if loss is None:
-                    continue
-                # Gone, and none of ours was lost on its way: somebody took it. Where nobody has it and its time had
-                # not passed, nobody can have taken it: this was the second answer to our own deletion.
-                if failure is None and not (was_held and loss.holder is None):
-                    tenure.lost = loss
-                    raise loss from None
-            except Unavailable as error:
-                failure = error
-                await self._common.pause(attempt)
-                continue
-            tenure.is_released = True
-            return
-        raise failure or StoreUnavailable("commit", "REFUSED", "a release is refused, though the lock stands")
+        commit = Commit[None](self._return(tenure), lambda _: None)
+
+        def decide(look: Look) -> Verdict[None]:
+            loss = self._loss(tenure, look)
+            if loss is None:
+                return commit
+            # Gone: where the answer to a deletion of ours was lost, that was it. Where nobody has it and its time had
+            # not passed, nobody can have taken it: this was the second answer to our own deletion.
+            is_own = look.was_unanswered or (was_held and loss.holder is None)
+            return Done(None) if is_own else Failed(loss)
+
+        what = "it is not known whether the lock was released: release it again, or let it end by itself"
+        try:
+            await self._settle(tenure, decide, commit, StoreTimeout("release", "UNKNOWN", what))
+        except LockLost as loss:
+            tenure.lost = loss
+            raise
+        tenure.is_released = True
 
     async def end(self, tenure: Tenure) -> LockLost | None:
         """Give a tenure back at the end of its block, whatever happens; the loss, if it was over before that."""
@@ -128,14 +134,27 @@ class Keeper:
                 _logger.warning("a lease could not be renewed; trying again", extra=error.fields())
                 await self._common.sleep(pause / RENEWALS_PER_TTL)
 
-    async def _loss(self, tenure: Tenure) -> LockLost | None:
-        """Who has it instead; None where it stands as it was acquired. Its revision, once gone, never comes back."""
-        for resource, standing in (await self._common.sightings.locks(tenure.claim.resources)).items():
-            if standing is None:
-                return LockLost(resource)
-            if standing.lock.revision != tenure.fence:
-                return LockLost(resource, standing.record.holder, standing.remaining)
-        return None
+    async def _settle(
+        self,
+        tenure: Tenure,
+        decide: Callable[[Look], Verdict[None]],
+        first: Commit[None],
+        unsettled: TaiStateError,
+    ) -> None:
+        paths = self._common.sightings.paths(tenure.claim.resources)
+        await settle(self._common, Rewrite(paths, decide, unsettled), self._common.bounds(ATTEMPTS_MAX), first)
+
+    def _loss(self, tenure: Tenure, look: Look) -> LockLost | None:
+        """Who has it instead; None where it stands as it was acquired."""
+        sightings = self._common.sightings
+        standings = sightings.standings(tenure.claim.resources, sightings.seen(look))
+        outcome, resource = judge_keeping(standings, tenure.fence)
+        if outcome is Outcome.UNMOVED or resource is None:
+            return None
+        standing = standings[resource]
+        if standing is None:
+            return LockLost(resource)
+        return LockLost(resource, standing.record.holder, standing.remaining)
 
     def _renewal(self, tenure: Tenure) -> list[Write]:
         beat = BeatRecord(tenure.claim.nonce, tenure.beats)

@@ -68,6 +68,10 @@ class Tenure:
             return 0.0
         return max(0.0, self.since + self.claim.ttl - self._monotonic())
 
+    def renewed(self, sent: float) -> None:
+        """A renewal that was sent at that time is acknowledged."""
+        self.since = max(self.since, sent)
+
 
 class Lease:
     """The right to one resource, for a time.

@@ -12,7 +12,9 @@ import anyio
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
 from tai_state.engines.paging import Paged, taken
-from tai_state.errors import CommitRefused, InvalidData, InvalidId, LockAlreadyHeld
+from tai_state.engines.rewriting import Rewrite, write_unless_moved
+from tai_state.engines.settling import Commit, Done, Look, Verdict, settle
+from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
 from tai_state.locks.common import Common, alongside
 from tai_state.locks.deadlocks import DeadlockSearch
@@ -220,10 +222,16 @@ class LockManager:
         Returns:
             The lock that was taken away; None where nobody held it.
         """
-        while (standing := (await self._common.sightings.locks([resource]))[resource]) is not None:
-            if await self._removed([Delete(standing.lock.path, At(standing.lock.revision))]):
-                return _info(resource, standing)
-        return None
+        sightings = self._common.sightings
+
+        def decide(look: Look) -> Verdict[LockInfo | None]:
+            standing = sightings.standing(resource, sightings.seen(look))
+            if standing is None:
+                return Done(None)
+            info = _info(resource, standing)
+            return Commit([Delete(standing.lock.path, At(standing.lock.revision))], lambda _: info)
+
+        return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds())
 
     async def detect_deadlocks(self) -> list[tuple[str, ...]]:
         """The deadlocks at this moment; those who wait also look for them by themselves, and end them.
@@ -272,11 +280,7 @@ class LockManager:
         return [unescape_id(each.id) for each in await taken(documents, _PAGE)]
 
     async def _removed(self, writes: Sequence[Write]) -> bool:
-        try:
-            await self._core.engine.commit(writes)
-        except CommitRefused:
-            return False  # it lives
-        return True
+        return await write_unless_moved(self._common, writes, self._common.bounds())
 
 
 def _info(resource: str, standing: Standing) -> LockInfo:

@@ -10,8 +10,9 @@ from math import inf
 import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Change, Delete, Put, Scan, Write, split
+from tai_state.engines.rewriting import write, write_unless_moved
 from tai_state.engines.watching import Signal
-from tai_state.errors import CommitRefused, DeadlockDetected, LockAcquisitionFailed, Unavailable
+from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, StoreTimeout, TaiStateError, Unavailable
 from tai_state.locks.attempting import Attempt
 from tai_state.locks.common import Common, alongside
 from tai_state.locks.deadlocks import WAITERS_MAX, DeadlockSearch
@@ -90,18 +91,15 @@ class Place:
             async with self._engine.watch(*self._locks) as changes, alongside(partial(self._listen, changes)):
                 tenure = await self._wait_for_turn()
             if self._attempt.was_found:
-                await self._common.commit(self.leaving)
+                await write(self._common, self.leaving, self._common.bounds())
             return tenure
         finally:
             self._common.waiting.discard(self._owner)
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
-        try:
-            committed = await self._common.commit(writes)
-        except Unavailable as error:
-            error.unknown = False  # of the lock itself nothing was sent
-            raise
+        what = "no place in line could be had in time; nothing was acquired"
+        committed = await write(self._common, writes, self._common.bounds(), StoreTimeout("lock", "UNKNOWN", what))
         self._record = msgspec.structs.replace(self._record, ticket=committed.revision)
         now = self._common.monotonic()
         self._beat_at = now + WAITER_TTL_SECONDS / 3
@@ -201,9 +199,10 @@ class Place:
         gone = [path for path, each in seen.items() if sightings.is_gone(each, records[path].ttl)]
         self._ahead = len({split(path)[1] for path in seen if path not in gone})
         if gone:
+            leaving = [Delete(path, At(seen[path].document.revision)) for path in gone]
             try:
-                await self._engine.commit([Delete(path, At(seen[path].document.revision)) for path in gone])
-            except (CommitRefused, Unavailable) as error:
+                await write_unless_moved(self._common, leaving, self._common.bounds())
+            except TaiStateError as error:
                 _logger.debug("those who are gone from a line stay for now", extra=error.fields())
 
     async def _beat(self) -> None:

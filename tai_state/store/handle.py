@@ -50,12 +50,13 @@ class StateHandle(TypedState[D]):
         *,
         expected: Expected = NO_STATE,
         action: str = "save",
+        payload: Any = None,
         event_id: str | None = None,
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
         """Write the state, by default one that is not there yet; see ``StateStore.save_state``."""
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(metadata, action, event_id, timestamp, payload)
         data = self.codec.to_json(value)
         return self.typed(await writing.save(self.core, self.stream, data, intent, expected, fence))
 
@@ -65,6 +66,7 @@ class StateHandle(TypedState[D]):
         metadata: ChangeMetadata,
         *,
         action: str = "update",
+        payload: Any = None,
         event_id: str | None = None,
         timestamp: datetime | None = None,
         fence: Fence | None = None,
@@ -75,6 +77,7 @@ class StateHandle(TypedState[D]):
             function: pure: it may run several times (32 at the most), each time on what was just read.
             metadata: who and why.
             action: what happened.
+            payload: any JSON value, kept with the event and no part of the state.
             event_id: the caller's own, so that the same call again changes nothing and returns the first result,
                 whatever the function would make of the present state.
             timestamp: when it happened; now, if not given.
@@ -90,7 +93,7 @@ class StateHandle(TypedState[D]):
             reraise=True,
         )
         core, stream = self.core, self.stream
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(metadata, action, event_id, timestamp, payload)
         async for attempt in attempts:
             with attempt:
                 if event_id is not None:

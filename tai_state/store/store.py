@@ -115,6 +115,7 @@ class StateStore:
         *,
         expected: Expected = NO_STATE,
         action: str = "save",
+        payload: Any = None,
         event_id: str | None = None,
         timestamp: datetime | None = None,
         fence: Fence | None = None,
@@ -128,6 +129,7 @@ class StateStore:
             metadata: who and why.
             expected: what the writer believes the version to be.
             action: what happened; the event's name.
+            payload: any JSON value, kept with the event and no part of the state.
             event_id: the caller's own, so that the same call again changes nothing and returns the first result.
             timestamp: when it happened; now, if not given.
             fence: a lease; the change happens only as long as its lock is held.
@@ -143,7 +145,7 @@ class StateStore:
             InvalidId, InvalidData, DocumentTooLarge: the input cannot be stored; nothing was sent.
             StoreUnavailable, StoreTimeout: nothing was written.
         """
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(metadata, action, event_id, timestamp, payload)
         return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def update_state(
@@ -155,12 +157,13 @@ class StateStore:
         *,
         expected: Expected,
         action: str = "update",
+        payload: Any = None,
         event_id: str | None = None,
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Write a state anew. As :meth:`save_state`, but what is expected must be said."""
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(metadata, action, event_id, timestamp, payload)
         return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def delete_state(
@@ -215,9 +218,8 @@ class StateStore:
         Raises:
             StateNotFound: there is no state to log about. Otherwise as :meth:`save_state`.
         """
-        intent = Intent(metadata, action, event_id, timestamp)
-        stream = self._layout.stream(governor_id, state_id)
-        return await writing.log(self.core, stream, payload, intent, expected, fence)
+        intent = Intent(metadata, action, event_id, timestamp, payload)
+        return await writing.log(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
 
     async def result_of(
         self, governor_id: str, state_id: str, event_id: str, action: str, metadata: ChangeMetadata

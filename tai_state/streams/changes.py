@@ -1,21 +1,63 @@
-"""One change of one state: what is asked for, and what came of it."""
+"""A change: what is asked for, and what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from tai_state.engines.api import Check, Document, Require, holds
+from tai_state.engines.api import Check, Document, Require, Write, holds
 from tai_state.errors import TaiStateError
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.records import EventRecord, Head, StateRecord
-from tai_state.values.expected import Expectation, Expected, expectation, matches
+from tai_state.values.expected import NO_STATE, Expectation, Expected, expectation, matches
 
-Compose: TypeAlias = Callable[[Head, dict[str, Any] | None], Composition]
-"""Says what is to happen, given the head and the state's data before. Pure: it may be called again."""
+
+class Known(msgspec.Struct, frozen=True):
+    """What is known of a stream: its head and, where it was read, the state's data."""
+
+    head: Head
+    data: dict[str, Any] | None = None
+
+
+class Composed(msgspec.Struct, frozen=True):
+    """What is to happen.
+
+    Attributes:
+        compositions: for each append, in order; None: nothing. Its state is then checked, since the others rest on it.
+        writes: of other documents, each with its requirement.
+    """
+
+    compositions: tuple[Composition | None, ...]
+    writes: tuple[Write, ...] = ()
+
+
+Compose: TypeAlias = Callable[[Sequence[Known], Mapping[str, Document | None]], Composed]
+"""Says what is to happen, given what is known of each stream and the other documents read. Pure: it may run again."""
+
+ComposeOne: TypeAlias = Callable[[Known], Composition | None]
+"""The same for one stream alone."""
+
+
+def always(*compositions: Composition) -> Compose:
+    """What is to happen, whatever stands."""
+    composed = Composed(compositions)
+
+    def compose(_known: Sequence[Known], _documents: Mapping[str, Document | None]) -> Composed:
+        return composed
+
+    return compose
+
+
+def separately(*composes: ComposeOne) -> Compose:
+    """For each append its own composition, which depends on its own stream alone."""
+
+    def compose(known: Sequence[Known], _documents: Mapping[str, Document | None]) -> Composed:
+        return Composed(tuple([one(each) for one, each in zip(composes, known, strict=True)]))
+
+    return compose
 
 
 class Guard(msgspec.Struct, frozen=True):
@@ -61,23 +103,23 @@ class Fence(Protocol):
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of one state.
+    """A change's part on one stream.
 
     Attributes:
         stream: which.
         expected: the version the caller believes in.
         drafts: the events to be; their ids and markers are fixed before the first send, whatever compose makes of them.
-        compose: what is to happen.
         needs_state: compose looks at the data, so that a remembered head is not enough.
         must_live: the state must be there and not deleted, whatever else is expected.
+        seen: what the caller has read of the stream; it saves another read.
     """
 
     stream: Stream
     expected: int | Expectation
     drafts: tuple[Draft, ...]
-    compose: Compose
     needs_state: bool = False
     must_live: bool = False
+    seen: Known | None = None
 
     @property
     def event_ids(self) -> tuple[str, ...]:
@@ -85,9 +127,9 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(draft.event_id for draft in self.drafts)
 
     @property
-    def marked(self) -> tuple[tuple[str, str], ...]:
-        """The ids that the caller gave, each with the digest of the content it stands for."""
-        return tuple((draft.event_id, draft.marker) for draft in self.drafts if draft.marker is not None)
+    def has_version(self) -> bool:
+        """Whether it names the version that it changes, so that of several at once only one can succeed."""
+        return isinstance(self.expected, int) or self.expected is NO_STATE
 
     def fits(self, head: Head) -> bool:
         """Whether the state is as the change expects it."""
@@ -100,12 +142,12 @@ def append_of(
     stream: Stream,
     expected: Expected,
     drafts: tuple[Draft, ...],
-    compose: Compose,
     *,
     needs_state: bool = False,
     must_live: bool = False,
+    seen: Known | None = None,
 ) -> Append:
-    """The change that records these drafts.
+    """The append of these drafts.
 
     Raises:
         InvalidData: what is expected is no expectation for this state.
@@ -114,23 +156,32 @@ def append_of(
         stream=stream,
         expected=expectation(expected, stream.governor_id, stream.state_id),
         drafts=drafts,
-        compose=compose,
         needs_state=needs_state,
         must_live=must_live,
+        seen=seen,
     )
 
 
-def always(composition: Composition) -> Compose:
-    """What is to happen, whatever stands."""
+class Change(msgspec.Struct, frozen=True):
+    """One change: over several streams and other documents, all or nothing.
 
-    def compose(_head: Head, _data: dict[str, Any] | None) -> Composition:
-        return composition
+    Attributes:
+        appends: its part on each stream; no two name the same.
+        compose: what is to happen, jointly.
+        guards: what must hold besides.
+        documents: paths of other documents that compose looks at.
+        is_in_turn: the caller holds the turns of the states already.
+    """
 
-    return compose
+    appends: tuple[Append, ...]
+    compose: Compose
+    guards: tuple[Guard, ...] = ()
+    documents: tuple[str, ...] = ()
+    is_in_turn: bool = False
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """What an append recorded.
+    """What a change recorded on one stream.
 
     Attributes:
         events: the records, oldest first.
@@ -145,10 +196,3 @@ class Appended(msgspec.Struct, frozen=True):
     data_before: dict[str, Any] | None
     recorded_us: int
     is_repeated: bool = False
-
-
-class Known(msgspec.Struct, frozen=True):
-    """What is known of a stream: its head and, where it was read just now, the state's data."""
-
-    head: Head
-    data: dict[str, Any] | None = None

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from tai_state.engines.api import Document, Engine
+from tai_state.engines.settling import Bounds
 from tai_state.errors import GovernorNotFound, InvalidData
 from tai_state.streams.appending import Appender
 from tai_state.streams.changes import Fence, Guard
@@ -50,6 +51,7 @@ class Core:
         reader: reads streams.
         appender: the one write path.
         turns: taken by the tasks of this process that change the same states.
+        bounds: for how long a change is looked after.
     """
 
     def __init__(self, engine: Engine, layout: Layout, settings: Settings, store_id: str) -> None:
@@ -59,13 +61,14 @@ class Core:
         self.store_id = store_id
         self.reader: StreamReader = StreamReader(engine, settings.upcasting)
         self.turns: Turns = Turns()
+        self.bounds: Bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter)
         self.appender: Appender = Appender(
             engine,
             self.reader,
             Author(store_id, settings.upcasting.schema, settings.snapshots),
             settings.clock,
-            settings.timeout_seconds,
-            settings.jitter,
+            self.bounds,
+            self.turns,
         )
 
     @property

@@ -6,14 +6,13 @@ from typing import Any
 
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Write
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Require, Write
 from tai_state.streams.layout import Stream
 from tai_state.streams.policies import Progress, SnapshotPolicy
 from tai_state.streams.records import (
     EventMetadata,
     EventRecord,
     Head,
-    MarkerRecord,
     SnapshotRecord,
     StateRecord,
     state_metadata,
@@ -92,6 +91,7 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         stream: the paths.
         before: the head that the plan stands on.
+        composition: what is to happen.
         events: the records to create, in order.
         state: the state's record after them.
         writes: all of it, for the engine.
@@ -99,6 +99,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     stream: Stream
     before: Head
+    composition: Composition
     events: tuple[EventRecord, ...]
     state: StateRecord
     writes: tuple[Write, ...]
@@ -128,17 +129,17 @@ def plan(
     """
     events = _events(stream, before, composition.drafts, author, now_us)
     state, kept_now = _state(before, composition, events, author)
-    require = ABSENT if before.revision is None else At(before.revision)
     writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
-    writes.append(Put(stream.state, state, require))
-    for draft, event in zip(composition.drafts, events, strict=True):
-        if draft.marker is not None:
-            marker = MarkerRecord(stream.state_id, event.version, draft.marker)
-            writes.append(Put(stream.marker(draft.event_id), marker, ABSENT))
+    writes.append(Put(stream.state, state, require_of(before)))
     if kept_now:
         writes.append(put_snapshot(stream, state))
         writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept]
-    return Plan(stream, before, events, state, tuple(writes))
+    return Plan(stream, before, composition, events, state, tuple(writes))
+
+
+def require_of(head: Head) -> Require:
+    """That a state stands as its head says."""
+    return ABSENT if head.revision is None else At(head.revision)
 
 
 def put_snapshot(stream: Stream, state: StateRecord) -> Put:

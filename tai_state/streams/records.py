@@ -142,12 +142,20 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema: int
 
 
-class MarkerRecord(msgspec.Struct, frozen=True):
-    """``governors/{g}/ids/{event_id}``: where the event with a caller's id stands, and what it stands for."""
+class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``governors/{g}/ids/{event_id}``: where the event with a caller's id stands, and what it stands for.
+
+    Attributes:
+        state_id: of its state.
+        version: that it made.
+        content: digest of what the id stands for.
+        others: the first version that the same commit made of each other state, by the state's path.
+    """
 
     state_id: str
     version: int
     content: str
+    others: dict[str, int] = {}
 
 
 class GovernorRecord(msgspec.Struct, frozen=True):

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import IdempotencyConflict, NotRetained
-from tai_state.streams.changes import Appended, Fence, always, append_of
+from tai_state.streams.changes import Appended, Fence, Known, always, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.reader import Folded
-from tai_state.streams.records import MARKER, Head, state_after
+from tai_state.streams.records import MARKER, state_after
 from tai_state.streams.walking import Walk
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
 from tai_state.values.events import JsonEvent
@@ -33,12 +33,14 @@ class Intent(msgspec.Struct, frozen=True):
         action: what happens; the event's name.
         event_id: the caller's own, with which it can ask again.
         timestamp: when it happens; None: now.
+        payload: any JSON value, kept with the event; None: none.
     """
 
     metadata: ChangeMetadata
     action: str
     event_id: str | None = None
     timestamp: datetime | None = None
+    payload: Any = None
 
 
 async def save(
@@ -47,28 +49,25 @@ async def save(
     """Write a state; see ``StateStore.save_state``."""
     text, copy = normalise_object(data, "state data")
     made = draft(core, stream, intent, state=text)
-    append = append_of(stream, expected, (made,), always(Composition((made,), copy)))
-    [appended] = await core.appender.append([append], core.guards(fence))
+    append = append_of(stream, expected, (made,))
+    appended = await core.appender.append_one(append, always(Composition((made,), copy)), core.guards(fence))
     return core.snapshot(stream, appended.state, appended.recorded_us)
 
 
 async def delete(core: Core, stream: Stream, intent: Intent, expected: Expected, fence: Fence | None) -> JsonSnapshot:
     """Delete a state; see ``StateStore.delete_state``."""
     made = draft(core, stream, intent, state=NO_STATE_TEXT)
-    append = append_of(stream, expected, (made,), always(Composition((made,), None)), must_live=True)
-    [appended] = await core.appender.append([append], core.guards(fence))
+    append = append_of(stream, expected, (made,), must_live=True)
+    appended = await core.appender.append_one(append, always(Composition((made,), None)), core.guards(fence))
     return core.snapshot(stream, appended.state, appended.recorded_us)
 
 
-async def log(
-    core: Core, stream: Stream, payload: Any, intent: Intent, expected: Expected, fence: Fence | None
-) -> JsonEvent:
+async def log(core: Core, stream: Stream, intent: Intent, expected: Expected, fence: Fence | None) -> JsonEvent:
     """Record an event that leaves the state as it is; see ``StateStore.log_event``."""
-    text = None if payload is None else normalise(payload, "payload")[0]
-    made = draft(core, stream, intent, payload=text)
-    compose = partial(_unchanged, core, stream, made)
-    append = append_of(stream, expected, (made,), compose, needs_state=True, must_live=True)
-    [appended] = await core.appender.append([append], core.guards(fence))
+    made = draft(core, stream, intent)
+    append = append_of(stream, expected, (made,), needs_state=True, must_live=True)
+    compose = separately(partial(unchanged, core, stream, made))
+    appended = await core.appender.append_one(append, compose, core.guards(fence))
     if appended.is_repeated:
         version = appended.state.version
         walk = Walk(core.reader, stream, after=version - 1)
@@ -119,14 +118,13 @@ def events_of(core: Core, stream: Stream, appended: Appended, from_state: dict[s
     return events
 
 
-def draft(core: Core, stream: Stream, intent: Intent, *, payload: str | None = None, state: str | None = None) -> Draft:
+def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = None) -> Draft:
     """One event to be, its id fixed. For a caller's own id, with the digest of what it stands for.
 
     Args:
         core: of the store.
         stream: of the state.
         intent: what the caller says of the change.
-        payload: canonical text.
         state: canonical text of the state after it; None: the same as before.
 
     Raises:
@@ -135,6 +133,7 @@ def draft(core: Core, stream: Stream, intent: Intent, *, payload: str | None = N
     metadata = intent.metadata
     check_text(intent.action, "action")
     context = check_metadata(metadata)
+    payload = None if intent.payload is None else normalise(intent.payload, "payload")[0]
     said = None if intent.timestamp is None else format_time(intent.timestamp)
     marker = None
     if intent.event_id is not None:
@@ -156,10 +155,10 @@ def draft(core: Core, stream: Stream, intent: Intent, *, payload: str | None = N
     )
 
 
-def _unchanged(core: Core, stream: Stream, made: Draft, head: Head, data: dict[str, Any] | None) -> Composition:
+def unchanged(core: Core, stream: Stream, made: Draft, known: Known) -> Composition:
     """The state as it is; where its shape is an old one, in the present shape and carried by the event."""
     upcasting = core.settings.upcasting
-    if data is None or upcasting.is_current(head.schema):
-        return Composition((made,), data)
-    current = upcasting.state(data, head.schema, stream.state)
+    if known.data is None or upcasting.is_current(known.head.schema):
+        return Composition((made,), known.data)
+    current = upcasting.state(known.data, known.head.schema, stream.state)
     return Composition((msgspec.structs.replace(made, state=encode(current), carries_state=True),), current)

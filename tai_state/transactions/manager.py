@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from tenacity import (
     AsyncRetrying,
-    RetryError,
     retry_if_exception,
     stop_after_attempt,
     stop_after_delay,
     wait_random_exponential,
 )
 
-from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFailed
+from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFailed, VersionConflict
+from tai_state.history.folding import Reducers
 from tai_state.streams.changes import Fence
 from tai_state.streams.core import Core, HasCore
 from tai_state.transactions.memory import Memory
@@ -52,10 +52,12 @@ class TransactionManager:
 
     Args:
         store: an open one.
+        reducers: by action: what folds the payload-carrying events that a transaction records.
     """
 
-    def __init__(self, store: HasCore) -> None:
+    def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
         self._core = core = store.core
+        self._reducers: Reducers = {} if reducers is None else reducers
         self._memory = Memory(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
 
@@ -87,6 +89,7 @@ class TransactionManager:
             CommitOutcomeUnknown: all of it may be written, or nothing. It is not run again; to be able to ask, let the
                 function write a state named after the request, and return early where it finds it.
             LockLost: the lease given as fence is over; nothing was written.
+            VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not run again.
             Anything that the function raises; nothing was written then.
         """
         last: Transaction | None = None
@@ -94,17 +97,19 @@ class TransactionManager:
             retry=retry_if_exception(lambda error: last is not None and last.conflict is error),
             stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._core.settings.timeout_seconds),
             wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
+            reraise=True,
         )
         with self._recorded() as book:
             try:
                 async for attempt in attempts:
                     with attempt:
                         async with self._core.turns.of(last.paths if last else ()):
-                            last = Transaction(self._core, metadata, governor_id, self._memory)
+                            last = self._begun(metadata, governor_id, self._memory, is_in_turn=last is not None)
                             return await book.run(last, function, fence)
-            except RetryError as error:
-                cause = error.last_attempt.exception()
-                raise TransactionFailed(book.attempts, str(cause)) from cause
+            except VersionConflict as conflict:
+                if last is None or last.conflict is not conflict:
+                    raise
+                raise TransactionFailed(book.attempts, str(conflict)) from conflict
         raise AssertionError("the last attempt returns or raises")
 
     async def execute_transaction(
@@ -173,7 +178,7 @@ class TransactionManager:
             Otherwise as :meth:`transact`.
         """
         with self._recorded() as book:
-            transaction = Transaction(self._core, metadata, governor_id)
+            transaction = self._begun(metadata, governor_id, None)
             with book.begun(transaction):
                 yield transaction
                 await book.commit(transaction, fence)
@@ -185,6 +190,16 @@ class TransactionManager:
     def get_transaction(self, transaction_id: str) -> TransactionRecord | None:
         """One of them; None where it is not remembered (any more)."""
         return self._records.get(transaction_id)
+
+    def _begun(
+        self,
+        metadata: ChangeMetadata | None,
+        governor_id: str | None,
+        memory: Memory | None,
+        *,
+        is_in_turn: bool = False,
+    ) -> Transaction:
+        return Transaction(self._core, metadata, governor_id, self._reducers, memory, is_in_turn=is_in_turn)
 
     @contextmanager
     def _recorded(self) -> Generator[_Book, None, None]:
