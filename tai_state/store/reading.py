@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from tai_state.engines.api import Document, Scan, Where, after, split
 from tai_state.engines.filtering import passes
-from tai_state.engines.paging import Paged, chained, mapped
+from tai_state.engines.paging import Paged, chained, converted, mapped, resized
 from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
 from tai_state.store.core import StoreCore
 from tai_state.store.layout import Stream
@@ -234,16 +235,12 @@ class StateReading(StoreCore):
 
         documents = self.engine.scan(Scan(self.layout.events(governor_id)))
 
-        async def fetch() -> Iterable[JsonEvent] | None:
-            page = await documents.page()
-            if page is None:
-                return None
-            page = list(page)
+        async def convert(page: Sequence[Document]) -> Iterator[JsonEvent]:
             if walk is not None and not follows(walk.stream, page, walk.reached):
                 await walk.look_at_floor(self.engine)
             return take(page)
 
-        return self._of_governor(governor_id, Paged(fetch))
+        return self._of_governor(governor_id, converted(documents, convert))
 
     def get_events_between(self, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
         """The events of a governor that happened from one time to another, both included, in order of time.
@@ -254,18 +251,8 @@ class StateReading(StoreCore):
         documents = self.engine.scan(
             Scan(self.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end)))
         )
-        page: list[Document] = []
-
-        async def fetch() -> Sequence[JsonEvent] | None:
-            nonlocal page
-            # What a try that failed has taken is still there.
-            while len(page) < _PAGE and (document := await anext(documents, None)) is not None:
-                page.append(document)
-            events = await self._with_states_before(governor_id, page) if page else None
-            page = []
-            return events
-
-        return self._of_governor(governor_id, Paged(fetch))
+        events = converted(resized(documents, _PAGE), partial(self._with_states_before, governor_id))
+        return self._of_governor(governor_id, events)
 
     async def get_stats(self) -> StoreStats:
         """Counts over the whole store; reads every state."""
