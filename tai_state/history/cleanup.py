@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 from contextlib import aclosing
 from datetime import timedelta
+from itertools import takewhile
 from typing import NamedTuple
 
 import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Delete, Put, Scan, Write
-from tai_state.errors import CommitRefused, DocumentTooLarge, Inconsistent
+from tai_state.engines.batching import Batches, weight_of
+from tai_state.errors import CommitRefused, CommitTooLarge, DocumentTooLarge, Inconsistent
 from tai_state.history.folding import first_fold
 from tai_state.history.recovery import streams_with_events
 from tai_state.history.replay import Replay
@@ -36,7 +38,8 @@ AGE_MIN = timedelta(hours=1)
 """No event younger than this goes: longer than any commit can be under way."""
 
 _SNAPSHOTS_MIN = 2
-_BATCH = 200
+_BESIDE_DROPPED = 2
+"""Writes of the commit that drops snapshots: the state, and the snapshot that stays as the oldest one."""
 _ATTEMPTS_MAX = 64
 
 
@@ -79,6 +82,7 @@ class Cleanup:
         self._store = store
         self._folding = replay.folding()
         self._keep = max(keep, age_min)
+        self._batches = Batches(store.engine.capabilities)
 
     async def run(self, governor_id: str) -> CleanupStats:
         """Clean all streams of a governor."""
@@ -109,17 +113,16 @@ class Cleanup:
         older = await self._kept_before(stream, record, cutoff)
         kept = older.record if older else None
         made = await self._made(stream, record, older, cutoff)
-        try:
-            return await self._clean(stream, made or kept, cutoff)
-        except DocumentTooLarge as error:
-            _logger.warning("no snapshot is made for a cleanup: it is too large", extra=error.fields())
-            return await self._clean(stream, kept, cutoff)
+        if made is not None:
+            try:
+                return await self._clean(stream, made, cutoff, is_made=True)
+            except (DocumentTooLarge, CommitTooLarge) as error:
+                _logger.warning("no snapshot is made for a cleanup: it is too large", extra=error.fields())
+        return CleanupStats() if kept is None else await self._clean(stream, kept, cutoff, is_made=False)
 
-    async def _clean(self, stream: Stream, base: SnapshotRecord | None, cutoff: _Cutoff) -> CleanupStats:
+    async def _clean(self, stream: Stream, base: SnapshotRecord, cutoff: _Cutoff, *, is_made: bool) -> CleanupStats:
         """Remove what is before a snapshot, which stays as the oldest one."""
-        if base is None:
-            return CleanupStats()
-        dropped = await self._move_floor(stream, base)
+        dropped = await self._move_floor(stream, base, is_made=is_made)
         if dropped is None:
             _logger.warning("a state in use is not cleaned up: run it again", extra={"path": stream.state})
             return CleanupStats(skipped=1)
@@ -128,31 +131,41 @@ class Cleanup:
             states=int(events > 0), events_deleted=events, snapshots_deleted=dropped, bytes_deleted=size
         )
 
-    async def _move_floor(self, stream: Stream, base: SnapshotRecord) -> int | None:
-        """Keep a snapshot as the oldest one; how many older that drops; None where others always wrote first."""
-        for _ in range(_ATTEMPTS_MAX):
+    async def _move_floor(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> int | None:
+        """Keep a snapshot as the oldest one; how many older that drops; None where others always wrote first.
+
+        Where more are dropped than one commit takes, the oldest goes with the last of them: the stream rests on it.
+        """
+        total = attempts = 0
+        while attempts < _ATTEMPTS_MAX:
             [document] = (await self._store.engine.read([stream.state])).documents
             if document is None:
                 return None
             record = document.decode(STATE)
             if record.floor > base.version:
-                return 0  # another cleanup went further
-            kept = (base.version, *[version for version in record.kept if version > base.version])
-            if kept == record.kept and record.floor == base.version:
-                return 0
-            dropped = [version for version in record.kept if version < base.version]
-            after = msgspec.structs.replace(record, kept=kept, floor=base.version)
+                return total  # another cleanup went further
+            older = [version for version in record.kept if version < base.version]
+            dropped = older[-(self._batches.operations_max - _BESIDE_DROPPED) :]
+            left = older[: len(older) - len(dropped)]
+            kept = (*left, base.version, *[version for version in record.kept if version > base.version])
+            floor = record.floor if left else base.version
+            if kept == record.kept and record.floor == floor:
+                return total
             writes: list[Write] = [
-                Put(stream.state, after, At(document.revision)),
-                Put(stream.snapshot(base.version), base),
+                Put(stream.state, msgspec.structs.replace(record, kept=kept, floor=floor), At(document.revision)),
                 *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
             ]
+            if is_made or base.version not in record.kept:
+                writes.append(Put(stream.snapshot(base.version), base))
             try:
                 await self._store.engine.commit(writes)
             except CommitRefused:
+                attempts += 1
                 continue
             self._store.appender.heads.drop(stream.state)
-            return len(dropped)
+            total += len(dropped)
+            if not left:
+                return total
         return None
 
     async def _kept_before(self, stream: Stream, record: StateRecord, cutoff: _Cutoff) -> Kept | None:
@@ -198,20 +211,17 @@ class Cleanup:
     async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:
         """Delete the events before a version, oldest first, as long as they are old enough."""
         count = size = 0
-        batch: list[Write] = []
         start, end = stream.range(1, before - 1)
-        async for document in self._store.engine.scan(Scan(stream.events, start=start, end=end)):
-            if document.created_us > cutoff.us:
-                break
-            size += document.size
-            batch.append(Delete(document.path, ANYTHING))
-            if len(batch) == _BATCH:
+        documents = self._store.engine.scan(Scan(stream.events, start=start, end=end))
+        while (page := await documents.page()) is not None:
+            old = list(takewhile(lambda document: document.created_us <= cutoff.us, page))
+            for batch in self._batches.split([Delete(document.path, ANYTHING) for document in old], weight_of):
                 await self._store.engine.commit(batch)
-                count += len(batch)
-                batch = []
-        if batch:
-            await self._store.engine.commit(batch)
-        return count + len(batch), size
+            count += len(old)
+            size += sum(document.size for document in old)
+            if len(old) < len(page):
+                break
+        return count, size
 
 
 def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord | None:

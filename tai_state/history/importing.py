@@ -17,6 +17,7 @@ from typing import IO, TypeAlias
 
 import msgspec
 
+from tai_state.engines.batching import Batches, Weight
 from tai_state.errors import EventSourcingError, ImportConflict, InvalidData, InvalidId, VersionConflict
 from tai_state.store.changes import Append, always, append_of
 from tai_state.store.layout import Stream
@@ -27,10 +28,11 @@ from tai_state.values.json import encode
 from tai_state.values.times import format_time, parse_time
 
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
-_BATCH_ROWS = 250
+_WRITES_PER_ROW = 4
 _DOCUMENTS_PER_ROW = 3
-_SIZE_BESIDE_CELLS = 8_192
-"""Ids (a machine's can take 3,000 bytes in JSON), digests, times and the causality of an event."""
+"""An event, a state and a snapshot; and a snapshot that is dropped for it."""
+_SIZE_BESIDE_CELLS = 4_096
+"""Other ids, digests, times and the causality of an event."""
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -78,7 +80,13 @@ class Row(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """The bytes that its event takes at the most; its state takes no more."""
         draft = self.draft
-        return _SIZE_BESIDE_CELLS + len(encode([draft.state, draft.context, draft.changed_by, draft.reason]).encode())
+        cells = [self.machine, draft.state, draft.context, draft.changed_by, draft.reason]
+        return _SIZE_BESIDE_CELLS + len(encode(cells).encode())
+
+    @property
+    def weight(self) -> Weight:
+        """What it takes of a commit at the most, whatever that keeps."""
+        return Weight(_WRITES_PER_ROW, _DOCUMENTS_PER_ROW * self.size)
 
 
 Acknowledged: TypeAlias = Callable[[ImportStats], Awaitable[None]]
@@ -130,7 +138,7 @@ class CsvImport:
         """
         machines = self.check() if self._machines is None else self._machines
         stats = ImportStats(0, machines, 0)
-        for batch in self._batches():
+        for batch in Batches(self._store.engine.capabilities).split(self.rows(), lambda row: row.weight):
             recorded = await self._record(batch)
             stats = ImportStats(stats.events + recorded, machines, stats.skipped + len(batch) - recorded)
             await acknowledged(stats)
@@ -204,23 +212,10 @@ class CsvImport:
             self._stream(row)
         except InvalidId as error:
             raise InvalidId(f"the machine of row {row.number}", error.limit) from None
-        limit = self._store.engine.capabilities.max_document_bytes
+        capabilities = self._store.engine.capabilities
+        limit = min(capabilities.max_document_bytes, capabilities.max_bytes_per_commit // 2)  # its event and its state
         if row.size > limit:
             raise InvalidData(f"row {row.number} would take {row.size:,} bytes and the limit is {limit:,}")
-
-    def _batches(self) -> Iterator[list[Row]]:
-        """The rows in batches of which each fits one commit, whatever it keeps: events, states, snapshots."""
-        size_max = self._store.engine.capabilities.max_bytes_per_commit // _DOCUMENTS_PER_ROW
-        batch: list[Row] = []
-        size = 0
-        for row in self.rows():
-            if batch and (len(batch) == _BATCH_ROWS or size + row.size > size_max):
-                yield batch
-                batch, size = [], 0
-            batch.append(row)
-            size += row.size
-        if batch:
-            yield batch
 
     async def _record(self, batch: Sequence[Row]) -> int:
         """Append the rows that are not there yet; how many those were."""

@@ -18,6 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put, Scan
+from tai_state.engines.batching import Batches, Weight
 from tai_state.errors import (
     CommitRefused,
     CorruptDocument,
@@ -47,8 +48,7 @@ from tai_state.store.streams import missing
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 
-_BATCH_BYTES = 1024 * 1024
-_BATCH_LINES = 200
+_BUFFER_BYTES = 1024 * 1024
 _ENDINGS_MAX = 5
 _EXPORTS_MAX = 5
 
@@ -106,7 +106,7 @@ class Export:
                     if wrong := check.wrong(line):
                         raise await self._refusal(governor_id, line, wrong)
                     buffer += msgspec.json.encode(line) + b"\n"
-                    if len(buffer) >= _BATCH_BYTES:
+                    if len(buffer) >= _BUFFER_BYTES:
                         await anyio.to_thread.run_sync(file.write, bytes(buffer))
                         buffer.clear()
             end = Line("end", "", msgspec.to_builtins(End(check.lines)))
@@ -194,20 +194,22 @@ class Restore:
 
     def _batches(self, governor_id: str, path: Path) -> Iterator[list[Put]]:
         """The documents of a file, so many at a time as go into one commit."""
-        batch: list[Put] = []
-        size = 0
+
+        def weigh(document: tuple[Put, int]) -> Weight:
+            put, length = document
+            return Weight(1, len(put.path.encode()) + length)
+
+        for batch in Batches(self._store.engine.capabilities).split(self._documents(governor_id, path), weigh):
+            yield [put for put, _ in batch]
+
+    def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Put, int]]:
+        """The documents of a file, each with the length of its line."""
         for line, length in lines_of(path):
             if line.kind == "end":
-                break
+                return
             # Nothing is below the governor's own document, if there is one: a first write under it was refused.
             require = ANYTHING if line.kind == "governor" else ABSENT
-            batch.append(Put(_path(self._store.layout, governor_id, line), line.fields, require))
-            size += length
-            if size >= _BATCH_BYTES or len(batch) >= _BATCH_LINES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
+            yield Put(_path(self._store.layout, governor_id, line), line.fields, require), length
 
     async def _begin(self, header: Header) -> bool:
         """Note that this restore is under way, unless something else is there; whether no earlier try did so."""
