@@ -48,8 +48,7 @@ def import_(
     """Record a log of changes: one row, one event. Run again, it records nothing twice."""
     check_file(file)
     rows = CsvFile(file, governor, Columns(machine, tuple(state.split(",")), time, by))
-    engine = Address.parse(store).engine(SystemClock(), create=True)
-    rows.check(engine.capabilities.max_document_bytes)  # before a store is made for it
+    rows.check(Address.parse(store).engine(SystemClock(), create=True).capabilities)  # before a store is made for it
 
     async def command() -> None:
         with Progress() as line:

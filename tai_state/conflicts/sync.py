@@ -358,6 +358,7 @@ def _states(first: Core, second: Core, governor: str, resume: tuple[str, str] | 
 
 def _merged(one: Paged[Document], other: Paged[Document]) -> Paged[str]:
     """The ids of the documents of two scans, each once; both scans are in order."""
+    scans = (one, other)
     nexts: list[str | None] = []
 
     async def advance(scan: Paged[Document]) -> str | None:
@@ -365,13 +366,13 @@ def _merged(one: Paged[Document], other: Paged[Document]) -> Paged[str]:
         return None if document is None else document.id
 
     async def fetch() -> list[str] | None:
-        if not nexts:
-            nexts[:] = [await advance(one), await advance(other)]
+        while len(nexts) < len(scans):  # what a try that failed has got is there already
+            nexts.append(await advance(scans[len(nexts)]))
         there = [each for each in nexts if each is not None]
         if not there:
             return None
         lesser = min(there)
-        for index, scan in enumerate((one, other)):
+        for index, scan in enumerate(scans):
             if nexts[index] == lesser:
                 nexts[index] = await advance(scan)
         return [lesser]

@@ -13,6 +13,8 @@ from typing import IO
 
 import msgspec
 
+from tai_state.engines.api import Capabilities
+from tai_state.engines.batching import Weight
 from tai_state.errors import InvalidData, InvalidId
 from tai_state.streams.layout import Layout
 from tai_state.streams.planning import Draft
@@ -20,8 +22,11 @@ from tai_state.values.json import encode
 from tai_state.values.times import format_time, parse_time
 
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
-_SIZE_BESIDE_CELLS = 8_192
-"""Ids (a machine's can take 3,000 bytes in JSON), digests, times and the causality of an event."""
+_WRITES_PER_ROW = 4
+_DOCUMENTS_PER_ROW = 3
+"""An event, a state and a snapshot; and a snapshot that is dropped for it."""
+_SIZE_BESIDE_CELLS = 4_096
+"""Other ids, digests, times and the causality of an event."""
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -61,7 +66,13 @@ class Row(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """The bytes that its event takes at the most; its state takes no more."""
         draft = self.draft
-        return _SIZE_BESIDE_CELLS + len(encode([draft.state, draft.context, draft.changed_by, draft.reason]).encode())
+        cells = [self.machine, draft.state, draft.context, draft.changed_by, draft.reason]
+        return _SIZE_BESIDE_CELLS + len(encode(cells).encode())
+
+    @property
+    def weight(self) -> Weight:
+        """What it takes of a commit at the most, whatever that keeps."""
+        return Weight(_WRITES_PER_ROW, _DOCUMENTS_PER_ROW * self.size)
 
 
 class CsvFile:
@@ -84,11 +95,11 @@ class CsvFile:
         self._columns = columns
         self.machines: int | None = None
 
-    def check(self, max_document_bytes: int) -> int:
+    def check(self, capabilities: Capabilities) -> int:
         """Check the whole file, so that no row is refused once earlier ones are written.
 
         Args:
-            max_document_bytes: that the engine takes.
+            capabilities: of the engine that is to take it.
 
         Returns:
             How many machines it names.
@@ -97,6 +108,7 @@ class CsvFile:
             InvalidId, InvalidData: a column is missing, or a row cannot be read or stored.
         """
         layout = Layout()
+        limit = min(capabilities.max_document_bytes, capabilities.max_bytes_per_commit // 2)  # its event and its state
         layout.governor(self.governor_id)
         machines = 0
         for row in self.rows():
@@ -105,10 +117,8 @@ class CsvFile:
                 layout.stream(self.governor_id, row.machine)
             except InvalidId as error:
                 raise InvalidId(f"the machine of row {row.number}", error.limit) from None
-            if row.size > max_document_bytes:
-                raise InvalidData(
-                    f"row {row.number} would take {row.size:,} bytes and the limit is {max_document_bytes:,}"
-                )
+            if row.size > limit:
+                raise InvalidData(f"row {row.number} would take {row.size:,} bytes and the limit is {limit:,}")
         if not machines:
             raise InvalidData(f"{self._path} has no rows")
         self.machines = machines

@@ -6,11 +6,12 @@ again, or after a kill, records nothing twice: what is there is compared, the re
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
 
+from tai_state.engines.batching import Batches
 from tai_state.errors import EventSourcingError, ImportConflict, VersionConflict
 from tai_state.history.csvfile import CsvFile, Row
 from tai_state.streams.changes import Append, Change, always, append_of
@@ -18,9 +19,6 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
 from tai_state.streams.records import EVENT, STATE
-
-_BATCH_ROWS = 250
-_DOCUMENTS_PER_ROW = 3
 
 
 class ImportStats(msgspec.Struct, frozen=True):
@@ -56,27 +54,13 @@ class CsvImport:
             InvalidId, InvalidData: as :meth:`CsvFile.check`; nothing was written.
             ImportConflict: a machine has another event where a row would go.
         """
-        machines = self._file.machines or self._file.check(self._core.engine.capabilities.max_document_bytes)
+        machines = self._file.machines or self._file.check(self._core.engine.capabilities)
         stats = ImportStats(0, machines, 0)
-        for batch in self._batches():
+        for batch in Batches(self._core.engine.capabilities).split(self._file.rows(), lambda row: row.weight):
             recorded = await self._record(batch)
             stats = ImportStats(stats.events + recorded, machines, stats.skipped + len(batch) - recorded)
             await acknowledged(stats)
         return stats
-
-    def _batches(self) -> Iterator[list[Row]]:
-        """The rows in batches of which each fits one commit, whatever it keeps: events, states, snapshots."""
-        size_max = self._core.engine.capabilities.max_bytes_per_commit // _DOCUMENTS_PER_ROW
-        batch: list[Row] = []
-        size = 0
-        for row in self._file.rows():
-            if batch and (len(batch) == _BATCH_ROWS or size + row.size > size_max):
-                yield batch
-                batch, size = [], 0
-            batch.append(row)
-            size += row.size
-        if batch:
-            yield batch
 
     async def _record(self, batch: Sequence[Row]) -> int:
         """Append the rows that are not there yet; how many those were."""

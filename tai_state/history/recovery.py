@@ -11,10 +11,11 @@ from typing import NamedTuple, TypeAlias
 import anyio
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Document, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Write
 from tai_state.engines.paging import taken
+from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.settling import Commit, Done, Look, Verdict, settle, still_hold
 from tai_state.errors import (
-    CommitRefused,
     CorruptDocument,
     EventSourcingError,
     Inconsistent,
@@ -195,17 +196,20 @@ class Recovery:
         after = rebuilt.record
         if record is not None and record.version > after.version and record.digest != after.digest:
             raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
-        require = ABSENT if document is None else At(document.revision)
-        try:
-            committed = await self._core.engine.commit(
-                [
-                    Put(stream.state, after, require),
-                    Check(stream.event(after.version), PRESENT),
-                    Check(stream.event(after.version + 1), ABSENT),
-                    *(Delete(stream.snapshot(version), ANYTHING) for version in rebuilt.unsound),
-                ]
-            )
-        except CommitRefused:
+        writes: list[Write] = [
+            Put(stream.state, after, ABSENT if document is None else At(document.revision)),
+            Check(stream.event(after.version), PRESENT),
+            Check(stream.event(after.version + 1), ABSENT),
+            *(Delete(stream.snapshot(version), ANYTHING) for version in rebuilt.unsound),
+        ]
+        commit = Commit[Committed | None](writes, _as_is)
+
+        def decide(look: Look) -> Verdict[Committed | None]:
+            return commit if still_hold(writes, look) else Done(None)
+
+        paths = [write.path for write in writes]
+        committed = await settle(self._core.engine, Rewrite(paths, decide), self._core.bounds, commit)
+        if committed is None:
             return None
         self._core.appender.heads.put(stream.state, head_of(after, committed.revision))
         _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
@@ -384,3 +388,7 @@ def _intact(document: Document | None) -> StateRecord | None:
         return None if document is None else document.decode(STATE)
     except Inconsistent:
         return None
+
+
+def _as_is(committed: Committed) -> Committed:
+    return committed

@@ -70,7 +70,7 @@ class Replay:
             nonlocal begun
             begun = begun or await self._walk(stream, after, until, reducer)
             state, walk, events = begun
-            page = await events.page()
+            page = await events.rest()
             reached = walk.reached or 0
             if page is None and reached < (state.version if until is None else min(until, state.version)):
                 raise missing(stream, reached + 1, walk.floor)

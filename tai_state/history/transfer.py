@@ -18,15 +18,16 @@ import anyio.to_thread
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put, Scan
+from tai_state.engines.batching import Batches, Weight
+from tai_state.engines.rewriting import Rewrite, write
+from tai_state.engines.settling import Commit, Done, Failed, Look, Verdict, settle
 from tai_state.errors import (
-    CommitRefused,
     CorruptDocument,
     GovernorExists,
     NotRetained,
     Rejected,
     StoreTimeout,
     TaiStateError,
-    Unavailable,
 )
 from tai_state.history.exportfile import (
     FORMAT,
@@ -47,9 +48,7 @@ from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 
-_BATCH_BYTES = 1024 * 1024
-_BATCH_LINES = 200
-_ENDINGS_MAX = 5
+_BUFFER_BYTES = 1024 * 1024
 _EXPORTS_MAX = 5
 
 
@@ -106,7 +105,7 @@ class Export:
                     if wrong := check.wrong(line):
                         raise await self._refusal(governor_id, line, wrong)
                     buffer += msgspec.json.encode(line) + b"\n"
-                    if len(buffer) >= _BATCH_BYTES:
+                    if len(buffer) >= _BUFFER_BYTES:
                         await anyio.to_thread.run_sync(file.write, bytes(buffer))
                         buffer.clear()
             end = Line("end", "", msgspec.to_builtins(End(check.lines)))
@@ -194,20 +193,22 @@ class Restore:
 
     def _batches(self, governor_id: str, path: Path) -> Iterator[list[Put]]:
         """The documents of a file, so many at a time as go into one commit."""
-        batch: list[Put] = []
-        size = 0
+
+        def weigh(document: tuple[Put, int]) -> Weight:
+            put, length = document
+            return Weight(1, len(put.path.encode()) + length)
+
+        for batch in Batches(self._core.engine.capabilities).split(self._documents(governor_id, path), weigh):
+            yield [put for put, _ in batch]
+
+    def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Put, int]]:
+        """The documents of a file, each with the length of its line."""
         for line, length in lines_of(path):
             if line.kind == "end":
-                break
+                return
             # Nothing is below the governor's own document, if there is one: a first write under it was refused.
             require = ANYTHING if line.kind == "governor" else ABSENT
-            batch.append(Put(_path(self._core.layout, governor_id, line), line.fields, require))
-            size += length
-            if size >= _BATCH_BYTES or len(batch) >= _BATCH_LINES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
+            yield Put(_path(self._core.layout, governor_id, line), line.fields, require), length
 
     async def _begin(self, header: Header) -> bool:
         """Note that this restore is under way, unless something else is there; whether no earlier try did so."""
@@ -219,25 +220,20 @@ class Restore:
         for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
             async for found in engine.scan(Scan(collection, limit=1)):
                 raise GovernorExists(found.path)
-        try:
-            await engine.commit([Put(note, {"export_id": header.export_id}, ABSENT)])
-        except CommitRefused:
-            [document] = (await engine.read([note])).documents
-            if document is None or document.fields().get("export_id") != header.export_id:
-                raise GovernorExists(note) from None
-            return False
-        return True
+        ours = {"export_id": header.export_id}
+
+        def decide(look: Look) -> Verdict[bool]:
+            there = look.documents[note]
+            if there is None:
+                return Commit([Put(note, ours, ABSENT)], lambda _: True)
+            is_ours = there.fields().get("export_id") == header.export_id
+            return Done(False) if is_ours else Failed(GovernorExists(note))
+
+        return await settle(engine, Rewrite([note], decide), self._core.bounds)
 
     async def _end(self, governor_id: str) -> None:
-        """Take the note away; where the answer is lost, again, since all that was to be written is by now."""
-        for attempt in range(_ENDINGS_MAX):
-            try:
-                await self._core.engine.commit([Delete(self._core.layout.restore(governor_id), ANYTHING)])
-            except Unavailable as error:
-                if not error.unknown or attempt == _ENDINGS_MAX - 1:
-                    raise
-            else:
-                return
+        """Take the note away."""
+        await write(self._core.engine, [Delete(self._core.layout.restore(governor_id), ANYTHING)], self._core.bounds)
 
     async def _put(self, batch: list[Put]) -> None:
         """Write a batch, unless an earlier try did.
@@ -245,17 +241,20 @@ class Restore:
         Raises:
             GovernorExists: another document is in its way; none of it was written.
         """
-        try:
-            await self._core.engine.commit(batch)
-        except CommitRefused:
-            # An earlier try wrote this batch, by atomicity all of it, unless it wrote other batches then.
-            documents = (await self._core.engine.read([put.path for put in batch])).documents
-            absent = [put for put, document in zip(batch, documents, strict=True) if document is None]
-            for put, document in zip(batch, documents, strict=True):
-                if document is not None and put.require is ABSENT and document.fields() != put.fields:
-                    raise GovernorExists(put.path) from None
-            for put in absent:
-                await self._core.engine.commit([put])
+
+        def decide(look: Look) -> Verdict[None]:
+            left: list[Put] = []
+            for put in batch:
+                document = look.documents[put.path]
+                if document is None or put.require is ANYTHING:
+                    left.append(put)
+                elif document.fields() != put.fields:
+                    return Failed(GovernorExists(put.path))
+            # An earlier try wrote the rest.
+            return Commit(left, lambda _: None) if left else Done(None)
+
+        rewrite = Rewrite([put.path for put in batch], decide)
+        await settle(self._core.engine, rewrite, self._core.bounds, Commit(batch, lambda _: None))
 
 
 def _line(kind: Kind, document: Document) -> Line:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf, isfinite
 
 import anyio
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
-from tai_state.engines.paging import Paged, taken
+from tai_state.engines.paging import Paged, converted, resized, taken
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import Commit, Done, Look, Verdict, settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
@@ -182,16 +182,12 @@ class LockManager:
 
     def list_locks(self) -> Paged[LockInfo]:
         """The locks that are held, and those whose time has passed and that nobody took over yet, by resource."""
-        documents = self._core.engine.scan(Scan(self._core.layout.locks))
 
-        async def fetch() -> Sequence[LockInfo] | None:
-            resources = await self._resources(documents)
-            if not resources:
-                return None
-            standings = await self._common.sightings.locks(resources)
+        async def convert(page: Sequence[Document]) -> list[LockInfo]:
+            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
             return [_info(resource, each) for resource, each in standings.items() if each is not None]
 
-        return Paged(fetch)
+        return converted(resized(self._core.engine.scan(Scan(self._core.layout.locks)), _PAGE), convert)
 
     async def cleanup_expired_locks(self) -> int:
         """Remove locks whose time has passed, and renewals that belong to no lock; how many locks were removed.
@@ -201,8 +197,9 @@ class LockManager:
         """
         removed = 0
         documents = self._core.engine.scan(Scan(self._core.layout.locks))
-        while resources := await self._resources(documents):
-            for resource, each in (await self._common.sightings.locks(resources)).items():
+        while page := await taken(documents, _PAGE):
+            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
+            for resource, each in standings.items():
                 if each is None or each.remaining > 0:
                     continue
                 lockbeat = self._core.layout.lockbeat(resource)
@@ -275,9 +272,6 @@ class LockManager:
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
-
-    async def _resources(self, documents: AsyncIterator[Document]) -> list[str]:
-        return [unescape_id(each.id) for each in await taken(documents, _PAGE)]
 
     async def _removed(self, writes: Sequence[Write]) -> bool:
         return await write_unless_moved(self._common, writes, self._common.bounds())

@@ -41,27 +41,28 @@ class Core:
         engine: the waist.
         layout: where documents live.
         settings: how the store is used.
+        bounds: for how long a change is looked after.
         store_id: the store's identity.
 
     Attributes:
         engine: as given.
         layout: as given.
         settings: as given.
+        bounds: as given.
         store_id: as given.
         reader: reads streams.
         appender: the one write path.
         turns: taken by the tasks of this process that change the same states.
-        bounds: for how long a change is looked after.
     """
 
-    def __init__(self, engine: Engine, layout: Layout, settings: Settings, store_id: str) -> None:
+    def __init__(self, engine: Engine, layout: Layout, settings: Settings, bounds: Bounds, store_id: str) -> None:
         self.engine = engine
         self.layout = layout
         self.settings = settings
         self.store_id = store_id
         self.reader: StreamReader = StreamReader(engine, settings.upcasting)
         self.turns: Turns = Turns()
-        self.bounds: Bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter)
+        self.bounds = bounds
         self.appender: Appender = Appender(
             engine,
             self.reader,
@@ -135,5 +136,7 @@ async def open_core(engine: Engine, layout: Layout, settings: Settings) -> Async
         IncompatibleFormat: a newer release wrote it.
         StoreUnavailable, StoreTimeout: the engine cannot be reached.
     """
+    bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter)
     async with engine:
-        yield Core(engine, layout, settings, await identify(engine, layout, create=settings.create))
+        store_id = await identify(engine, layout, bounds, create=settings.create)
+        yield Core(engine, layout, settings, bounds, store_id)

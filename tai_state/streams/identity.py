@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid
 
-from tai_state.engines.api import ABSENT, Engine, Put, SelfChecking
-from tai_state.errors import CommitRefused, CorruptDocument, IncompatibleFormat, StoreNotFound
+from tai_state.engines.api import ABSENT, Engine, Put
+from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.settling import Bounds, Commit, Done, Failed, Look, Verdict, settle
+from tai_state.errors import IncompatibleFormat, StoreNotFound
 from tai_state.streams.layout import Layout
 from tai_state.streams.records import STORE, StoreRecord
 
@@ -13,7 +15,7 @@ FORMAT = 1
 """The version of the documents' format; ``docs/format.md`` describes it."""
 
 
-async def identify(engine: Engine, layout: Layout, *, create: bool) -> str:
+async def identify(engine: Engine, layout: Layout, bounds: Bounds, *, create: bool) -> str:
     """The store's id, made when the store is.
 
     Raises:
@@ -22,30 +24,22 @@ async def identify(engine: Engine, layout: Layout, *, create: bool) -> str:
         IncompatibleFormat: it was written by a newer release.
     """
     path = layout.store
-    for _ in range(2):
-        [document] = (await engine.read([path])).documents
+    made = StoreRecord(uuid.uuid4().hex[:16], FORMAT)
+
+    def decide(look: Look) -> Verdict[str | None]:
+        document = look.documents[path]
         if document is not None:
             record = document.decode(STORE)
             if record.format > FORMAT:
-                raise IncompatibleFormat(
-                    path,
-                    f"has format {record.format}, this release reads up to {FORMAT}: upgrade tai-state",
-                )
-            return record.store_id
-        if not create:
-            raise await _absence(engine, path)
-        record = StoreRecord(uuid.uuid4().hex[:16], FORMAT)
-        try:
-            await engine.commit([Put(path, record, ABSENT)])
-        except CommitRefused:
-            continue  # another process was first: its id is the store's
-        return record.store_id
-    raise IncompatibleFormat(path, "appears and disappears: is another program writing here?")
+                what = f"has format {record.format}, this release reads up to {FORMAT}: upgrade tai-state"
+                return Failed(IncompatibleFormat(path, what))
+            return Done(record.store_id)
+        # Where another process is first, its id is the store's.
+        return Commit([Put(path, made, ABSENT)], lambda _: made.store_id) if create else Done(None)
 
-
-async def _absence(engine: Engine, path: str) -> StoreNotFound | CorruptDocument:
-    """What it means that the store's own document is not found."""
-    if isinstance(engine, SelfChecking):
+    store_id = await settle(engine, Rewrite([path], decide), bounds)
+    if store_id is None:
         for damage in await engine.self_check():
-            return damage
-    return StoreNotFound(path)
+            raise damage
+        raise StoreNotFound(path)
+    return store_id

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tai_state.engines.api import Document, Engine, Scan
-from tai_state.engines.paging import Paged
+from tai_state.engines.paging import Paged, converted
 from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, STATE, EventRecord, change_metadata, moment
@@ -88,14 +88,10 @@ class StreamReader:
                 reached = stored.record.version
                 yield stored
 
-        async def fetch() -> Iterable[Stored] | None:
-            page = await documents.page()
-            if page is None:
-                return None
-            page = list(page)
+        async def convert(page: Sequence[Document]) -> Iterator[Stored]:
             return take(page, 1 if follows(stream, page, reached) else await floor_of(self._engine, stream))
 
-        return Paged(fetch)
+        return converted(documents, convert)
 
     async def one(self, stream: Stream, version: int) -> Stored | None:
         """The stored event of one version; None where there is none."""

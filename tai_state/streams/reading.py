@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from tai_state.engines.api import Document, Scan, Where, after, split
 from tai_state.engines.filtering import passes
-from tai_state.engines.paging import Paged, chained, mapped
+from tai_state.engines.paging import Paged, chained, converted, mapped, resized
 from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
@@ -242,16 +243,12 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
 
     documents = core.engine.scan(Scan(core.layout.events(governor_id)))
 
-    async def fetch() -> Iterable[JsonEvent] | None:
-        page = await documents.page()
-        if page is None:
-            return None
-        page = list(page)
+    async def convert(page: Sequence[Document]) -> Iterator[JsonEvent]:
         if walk is not None and not follows(walk.stream, page, walk.reached):
             await walk.look_at_floor(core.engine)
         return take(page)
 
-    return _of_governor(core, governor_id, Paged(fetch))
+    return _of_governor(core, governor_id, converted(documents, convert))
 
 
 def get_events_between(core: Core, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
@@ -263,18 +260,8 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
     documents = core.engine.scan(
         Scan(core.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end)))
     )
-    page: list[Document] = []
-
-    async def fetch() -> Sequence[JsonEvent] | None:
-        nonlocal page
-        # What a try that failed has taken is still there.
-        while len(page) < _PAGE and (document := await anext(documents, None)) is not None:
-            page.append(document)
-        events = await _with_states_before(core, governor_id, page) if page else None
-        page = []
-        return events
-
-    return _of_governor(core, governor_id, Paged(fetch))
+    events = converted(resized(documents, _PAGE), partial(_with_states_before, core, governor_id))
+    return _of_governor(core, governor_id, events)
 
 
 async def get_stats(core: Core) -> StoreStats:

@@ -6,20 +6,20 @@ import logging
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Write
-from tai_state.errors import CommitRefused, Inconsistent, StateNotFound, VersionConflict
+from tai_state.engines.api import ANYTHING, At, Committed, Delete, Document, Put, Write
+from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.settling import Commit, Done, Failed, Look, Verdict, settle
+from tai_state.errors import Inconsistent, StateNotFound
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import kept_with, put_snapshot
 from tai_state.streams.reader import Folded, Stored, stored_record
-from tai_state.streams.records import SNAPSHOT, EventRecord, SnapshotRecord, head_of
+from tai_state.streams.records import SNAPSHOT, EventRecord, SnapshotRecord, checked_state, head_of
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import state_hash
 from tai_state.values.states import JsonSnapshot
 
 _logger = logging.getLogger("tai_state.store")
-
-_ATTEMPTS_MAX = 64
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -74,32 +74,33 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonSnapshot:
 
     Raises:
         StateNotFound: the state was never written.
-        VersionConflict: the state changed 64 times while this tried.
+        StoreTimeout: others changed the state all the time.
         DocumentTooLarge: the state's data does not fit into a snapshot.
     """
-    version = 0
-    for _ in range(_ATTEMPTS_MAX):
-        found = await core.read_state(stream)
-        if found is None:
-            raise StateNotFound(stream.state)
-        document, record = found
-        version = record.version
-        if record.kept and record.kept[-1] == version:
-            return core.snapshot(stream, record, document.updated_us)
-        kept = kept_with(record.kept, version, core.settings.snapshots.keep, record.floor)
+
+    def decide(look: Look) -> Verdict[JsonSnapshot]:
+        document = look.documents[stream.state]
+        if document is None:
+            return Failed(StateNotFound(stream.state))
+        record = checked_state(document)
+        snapshot = core.snapshot(stream, record, document.updated_us)
+        if record.kept and record.kept[-1] == record.version:
+            return Done(snapshot)
+        kept = kept_with(record.kept, record.version, core.settings.snapshots.keep, record.floor)
         after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0)
         writes: list[Write] = [
             put_snapshot(stream, after),
             Put(stream.state, after, At(document.revision)),
             *(Delete(stream.snapshot(old), ANYTHING) for old in record.kept if old not in kept),
         ]
-        try:
-            committed = await core.engine.commit(writes)
-        except CommitRefused:
-            continue
-        core.appender.heads.put(stream.state, head_of(after, committed.revision))
-        return core.snapshot(stream, record, document.updated_us)
-    raise VersionConflict(stream.state, version, version + 1)
+
+        def accepted(committed: Committed) -> JsonSnapshot:
+            core.appender.heads.put(stream.state, head_of(after, committed.revision))
+            return snapshot
+
+        return Commit(writes, accepted)
+
+    return await settle(core.engine, Rewrite([stream.state], decide), core.bounds)
 
 
 async def list_snapshots(core: Core, stream: Stream) -> list[int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from tai_state.engines.api import Document, Engine, Scan
-from tai_state.engines.paging import Paged
+from tai_state.engines.paging import Paged, converted
 from tai_state.errors import InvalidData
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing
@@ -126,23 +127,18 @@ class Walk:
         count = None if limit is None else limit + (self._after > 0)
         documents = engine.scan(Scan(self.stream.events, start=first, end=last, limit=count))
 
-        async def fetch() -> Iterable[JsonEvent] | None:
-            page = await documents.page()
-            if page is not None:
-                return await self.page(engine, page)
+        async def at_end() -> None:
             if until is not None and limit is None and self.reached is not None and self.reached < until:
                 await self.look_at_floor(engine)
                 if self.reached + 1 < self.floor:
                     raise missing(self.stream, self.reached + 1, self.floor)
             if end is not None:
                 await end()
-            return None
 
-        return Paged(fetch)
+        return converted(documents, partial(self.page, engine), at_end)
 
-    async def page(self, engine: Engine, page: Iterable[Document]) -> Iterator[JsonEvent]:
+    async def page(self, engine: Engine, documents: Sequence[Document]) -> Iterator[JsonEvent]:
         """The events of one page of a scan: as :meth:`events`, and what was cleaned up since the page before is so."""
-        documents = list(page)
         if not follows(self.stream, documents, self.reached):
             await self.look_at_floor(engine)
         return self.events(documents)
