@@ -107,15 +107,13 @@ class Document(msgspec.Struct, frozen=True, gc=False):
         id: the last segment of its path, escaped as stored.
         content: its fields, or the JSON text of them, as the engine has it.
         revision: the engine's token for the write that made it so.
-        created_us: when it was first stored, in microseconds since 1970 by the engine's clock.
-        updated_us: when it was last written, likewise.
+        updated_us: when it was last written, in microseconds since 1970 by the engine's clock.
     """
 
     collection: str
     id: str
     content: str | Fields
     revision: int
-    created_us: int
     updated_us: int
 
     @property

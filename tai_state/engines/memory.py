@@ -109,9 +109,7 @@ class MemoryEngine:
         now = self._clock.now_us()
         for write in writes:
             if isinstance(write, Put):
-                before = self._get(write.path)
-                created = now if before is None else before.created_us
-                self._put(Document(*split(write.path), encoded[write.path], revision, created, now))
+                self._put(Document(*split(write.path), encoded[write.path], revision, now))
             elif isinstance(write, Delete):
                 self._delete(write.path)
         self._signal.raise_()

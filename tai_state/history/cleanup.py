@@ -201,7 +201,7 @@ class Cleanup:
         batch: list[Write] = []
         start, end = stream.range(1, before - 1)
         async for document in self._store.engine.scan(Scan(stream.events, start=start, end=end)):
-            if document.created_us > cutoff.us:
+            if document.updated_us > cutoff.us:
                 break
             size += document.size
             batch.append(Delete(document.path, ANYTHING))

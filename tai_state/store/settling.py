@@ -95,7 +95,7 @@ class Settling:
         if plans and len(ours) == len(plans) and all(event.digest == each.events[0].digest for each, _, event in ours):
             for append in appends:
                 self._heads.drop(append.stream.state)
-            return [Appended(each.events, each.state, None, place.created_us) for each, place, _ in ours]
+            return [Appended(each.events, each.state, None, place.updated_us) for each, place, _ in ours]
         found = [document.decode(MARKER) for document in look.markers if document is not None]
         if not found:
             return None
