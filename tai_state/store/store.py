@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Any, Self, TypeVar, overload
 
-from tai_state.engines.api import ABSENT, Put, SelfChecking
+from tai_state.engines.api import ABSENT, Put
 from tai_state.errors import CommitRefused, CorruptDocument, IncompatibleFormat, StoreNotFound
 from tai_state.store.appending import Appender
 from tai_state.store.handle import Codec, StateHandle
@@ -100,7 +100,6 @@ class StateStore(StateWriting, StateReading, SnapshotKeeping, Shortcuts):
 
     async def _absence(self, path: str) -> StoreNotFound | CorruptDocument:
         """What it means that the store's own document is not found."""
-        if isinstance(self.engine, SelfChecking):
-            for damage in await self.engine.self_check():
-                return damage
+        for damage in await self.engine.self_check():
+            return damage
         return StoreNotFound(path)

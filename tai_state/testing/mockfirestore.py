@@ -30,16 +30,7 @@ from tai_state.values.times import Clock
 
 OWN_FIELD: Final = "_tai_state"
 
-_CAPABILITIES: Final = Capabilities(
-    name="mockfirestore",
-    durable=False,
-    processes=False,
-    shared_clock=True,
-    reads_at_time=False,
-    max_ops_per_commit=5_000,
-    max_bytes_per_commit=10 * 1024 * 1024,
-    max_document_bytes=1024 * 1024,
-)
+_CAPABILITIES: Final = Capabilities(name="mockfirestore", durable=False, processes=False, shared_clock=True)
 
 # One for all clients, so that revisions grow whatever becomes of an engine or of what its client holds.
 _revisions = count(1)

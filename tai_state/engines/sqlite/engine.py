@@ -36,16 +36,7 @@ from tai_state.engines.watching import Revisions, Signal, changes, is_collection
 from tai_state.errors import CorruptDocument, StoreUnavailable
 from tai_state.values.times import Clock
 
-_CAPABILITIES = Capabilities(
-    name="sqlite",
-    durable=True,
-    processes=True,
-    shared_clock=False,
-    reads_at_time=False,
-    max_ops_per_commit=5_000,
-    max_bytes_per_commit=10 * 1024 * 1024,
-    max_document_bytes=1024 * 1024,
-)
+_CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared_clock=False)
 
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
@@ -167,7 +158,7 @@ class SqliteEngine:
             yield stream
 
     async def self_check(self) -> Sequence[CorruptDocument]:
-        """See :class:`~tai_state.engines.api.SelfChecking`: SQLite's own check, on a connection of its own."""
+        """SQLite's own check, on a connection of its own."""
         return await anyio.to_thread.run_sync(_integrity, self._connect, self._path)
 
     async def _look(self, targets: Sequence[str]) -> Revisions:
