@@ -49,7 +49,7 @@ class Copied:
         """The two writes of a transition: a new event, and the state in place of the one before."""
         columns = ", ".join(self.columns)
         insert = f"INSERT INTO documents ({columns}) VALUES ({', '.join('?' * len(self.columns))})"
-        changed = [name for name in self.columns if name not in ("collection", "id", "created_us")]
+        changed = [name for name in self.columns if name not in ("collection", "id")]
         updates = ", ".join(f"{name} = excluded.{name}" for name in changed)
         return insert, f"{insert} ON CONFLICT (collection, id) DO UPDATE SET {updates}"
 

@@ -21,6 +21,8 @@ import typer.main
 from tai_state import ChangeMetadata, EveryEvents, NewEvent, StateMachinePersister, StateStore, open_store
 from tai_state.cli import inspecting
 from tai_state.cli.program import app
+from tai_state.testing import ManualClock
+from tai_state.values.times import Clock, to_us
 
 from .support.program import SCRIPT, Ended, Inside, Program, interrupt
 
@@ -65,11 +67,11 @@ async def _fill(url: str) -> None:
         await persister.record("sums", "s", [NewEvent("add", 2), NewEvent("add", 3)], METADATA, expected=0)
 
 
-def _store(url: str, work: Any) -> None:
+def _store(url: str, work: Any, clock: Clock | None = None) -> None:
     """Run asynchronous work on a store."""
 
     async def run() -> None:
-        async with open_store(url, snapshots=EveryEvents(2)) as store:
+        async with open_store(url, snapshots=EveryEvents(2), clock=clock) as store:
             await work(store)
 
     anyio.run(run)
@@ -455,10 +457,7 @@ def test_cleanup_removes_what_is_old(tmp_path: Path) -> None:
         for version in range(8):
             await store.update_state("g", "s", {"n": version}, METADATA, expected=version, timestamp=START)
 
-    _store(f"sqlite:///{tmp_path}/tai-state.db", fill)
-    connection = apsw.Connection(str(tmp_path / "tai-state.db"))
-    connection.execute("UPDATE documents SET created_us = 0 WHERE collection GLOB '*/events'")
-    connection.close()
+    _store(f"sqlite:///{tmp_path}/tai-state.db", fill, ManualClock(to_us(START)))
     fits(
         program("cleanup", "g", "--yes", "--json").json(),
         states=1,
@@ -477,20 +476,20 @@ def test_cleanup_folds_with_the_reducers_of_an_application(tmp_path: Path) -> No
     program = Program(tmp_path)
     (tmp_path / "shop.py").write_text(REDUCERS_MODULE)
 
+    def add(state: Any, event: Any) -> Any:
+        return {"total": (state or {"total": 0})["total"] + event.payload}
+
+    async def fill_long_ago(store: StateStore) -> None:
+        old = [NewEvent("add", 1)] * 150
+        await StateMachinePersister(store, {"add": add}).record("g", "s", old, METADATA, expected=0)
+
     async def fill(store: StateStore) -> None:
-        def add(state: Any, event: Any) -> Any:
-            return {"total": (state or {"total": 0})["total"] + event.payload}
-
-        persister = StateMachinePersister(store, {"add": add})
-        old = [NewEvent("add", 1, timestamp=START - timedelta(days=9_000))] * 150
-        await persister.record("g", "s", old, METADATA, expected=0)
         for version in range(150, 170):
-            await persister.record("g", "s", [NewEvent("add", 1)], METADATA, expected=version)
+            event = NewEvent("add", 1)
+            await StateMachinePersister(store, {"add": add}).record("g", "s", [event], METADATA, expected=version)
 
+    _store(f"sqlite:///{tmp_path}/tai-state.db", fill_long_ago, ManualClock(to_us(START)))
     _store(f"sqlite:///{tmp_path}/tai-state.db", fill)
-    connection = apsw.Connection(str(tmp_path / "tai-state.db"))
-    connection.execute("UPDATE documents SET created_us = 0 WHERE collection GLOB '*/events'")
-    connection.close()
     assert program("cleanup", "g", "--yes", "--json").json()["events_deleted"] == 0
     stats = program("cleanup", "g", "--yes", "--app", "shop:GOOD", "--json")
     assert json.loads(stats.out)["events_deleted"] == 149

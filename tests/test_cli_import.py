@@ -27,7 +27,8 @@ from tai_state import (
     open_store,
 )
 from tai_state.cli import output
-from tai_state.values.times import format_time
+from tai_state.testing import ManualClock
+from tai_state.values.times import format_time, to_us
 
 from .support.program import (
     COLUMNS,
@@ -380,8 +381,8 @@ def test_importing_again_after_a_cleanup(tmp_path: Path) -> None:
     async def again(store: StateStore) -> Any:
         return await StateMachinePersister(store).import_csv("g", path, FIELDS, _nothing)
 
-    read(tmp_path, first, snapshots=EveryEvents(4))
-    execute(tmp_path, "UPDATE documents SET created_us = 0")
+    long_ago = ManualClock(to_us(datetime(2026, 1, 9, tzinfo=UTC)))
+    read(tmp_path, first, snapshots=EveryEvents(4), clock=long_ago)
     assert read(tmp_path, clean).events_deleted == 3
     assert (read(tmp_path, again).events, read(tmp_path, again).skipped) == (0, 8)
     execute(tmp_path, "DELETE FROM documents WHERE id = 'M~000000000006'")

@@ -344,7 +344,7 @@ def test_the_format_shows_the_tables_of_the_file(tmp_path: Path) -> None:
     assert sorted(re.sub(r"\s+", " ", sql) for sql in made) == sorted(
         re.sub(r"\s+", " ", sql).strip() for sql in shown.split(";\n") if sql.strip()
     )
-    assert pragmas == [2048227966, 1, "wal", 2]
+    assert pragmas == [2048227966, 2, "wal", 2]
     assert "2048227966, which is 0x7A157A7E" in FORMAT
     assert pragmas[0] == 0x7A157A7E
 

@@ -450,9 +450,9 @@ async def test_what_has_no_governor(persister: StateMachinePersister, tmp_path: 
 # Cleanup -------------------------------------------------------------------------------------------------------
 
 
-async def _old(place: Place, store: StateStore, versions: int = 10) -> None:
+async def _old(place: Place, store: StateStore, versions: int = 10, *, after: int = 0) -> None:
     """One version every hour."""
-    for version in range(versions):
+    for version in range(after, versions):
         await store.save_state(GOVERNOR, "alice", {"n": version + 1}, METADATA, expected=version)
         place.clock.advance_us(HOUR)
 
@@ -554,8 +554,9 @@ async def test_cleanup_makes_no_snapshot_of_what_does_not_add_up(
     """Where an event is edited or missing on the way to the snapshot it would make, it removes nothing, and warns."""
     place = memory_places.new()
     async with place.store(snapshots=BUSY) as store:
-        await _old(place, store, 30)
+        await _old(place, store, 15)
         await damage(store)
+        await _old(place, store, 30, after=15)
         before = await dump(store.core.engine)
         stats = await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=timedelta(hours=10))
         assert (stats.events_deleted, await dump(store.core.engine)) == (0, before)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tai_state.streams.settling import Settling
 
 from tai_state import (
     ANY,
@@ -30,7 +31,6 @@ from tai_state.streams.appending import Appender
 from tai_state.streams.changes import Appended
 from tai_state.streams.planning import Plan
 from tai_state.streams.records import state_after
-from tai_state.streams.settling import Settling
 from tai_state.testing.faults import Fault
 
 from .support.judging import at_call, attempt, judge, prepared

@@ -107,15 +107,13 @@ class Document(msgspec.Struct, frozen=True, gc=False):
         id: the last segment of its path, escaped as stored.
         content: its fields, or the JSON text of them, as the engine has it.
         revision: the engine's token for the write that made it so.
-        created_us: when it was first stored, in microseconds since 1970 by the engine's clock.
-        updated_us: when it was last written, likewise.
+        updated_us: when it was last written, in microseconds since 1970 by the engine's clock.
     """
 
     collection: str
     id: str
     content: str | Fields
     revision: int
-    created_us: int
     updated_us: int
 
     @property
@@ -214,14 +212,13 @@ class Scan(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What an engine can do, and its limits.
+    """What an engine can do, and its limits: by default those of an engine that sets itself none.
 
     Attributes:
         name: of the engine.
         durable: an acknowledged commit survives the process and a loss of power.
         processes: several processes may use the store at once.
         shared_clock: all users of the store see one clock in ``time_us``.
-        reads_at_time: a later read can be made at an earlier read's time.
         max_ops_per_commit: writes in one commit.
         max_bytes_per_commit: bytes of JSON in one commit.
         max_document_bytes: bytes of JSON in one document.
@@ -231,10 +228,9 @@ class Capabilities:
     durable: bool
     processes: bool
     shared_clock: bool
-    reads_at_time: bool
-    max_ops_per_commit: int
-    max_bytes_per_commit: int
-    max_document_bytes: int
+    max_ops_per_commit: int = 5_000
+    max_bytes_per_commit: int = 10 * 1024 * 1024
+    max_document_bytes: int = 1024 * 1024
 
 
 @runtime_checkable
@@ -297,13 +293,11 @@ class Engine(Protocol):
         """
         ...
 
-
-@runtime_checkable
-class SelfChecking(Protocol):
-    """What an engine may have besides the verbs: a look at what lies below its documents, where no verb sees damage."""
-
     async def self_check(self) -> Sequence[CorruptDocument]:
-        """What is damaged, at most a hundred things. Reads all of the storage, and lets others work meanwhile."""
+        """What is damaged below the documents, where no verb sees it: at most a hundred things, mostly none.
+
+        Reads all of the storage, and lets others work meanwhile. Nothing where there is nothing below the documents.
+        """
         ...
 
 

@@ -28,19 +28,10 @@ from tai_state.engines.api import (
 from tai_state.engines.filtering import field, passes
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import Revisions, Signal, changes, is_collection
-from tai_state.errors import CommitRefused
+from tai_state.errors import CommitRefused, CorruptDocument
 from tai_state.values.times import Clock
 
-_CAPABILITIES = Capabilities(
-    name="memory",
-    durable=False,
-    processes=False,
-    shared_clock=True,
-    reads_at_time=False,
-    max_ops_per_commit=5_000,
-    max_bytes_per_commit=10 * 1024 * 1024,
-    max_document_bytes=1024 * 1024,
-)
+_CAPABILITIES = Capabilities(name="memory", durable=False, processes=False, shared_clock=True)
 
 
 class MemoryEngine:
@@ -109,9 +100,7 @@ class MemoryEngine:
         now = self._clock.now_us()
         for write in writes:
             if isinstance(write, Put):
-                before = self._get(write.path)
-                created = now if before is None else before.created_us
-                self._put(Document(*split(write.path), encoded[write.path], revision, created, now))
+                self._put(Document(*split(write.path), encoded[write.path], revision, now))
             elif isinstance(write, Delete):
                 self._delete(write.path)
         self._signal.raise_()
@@ -135,6 +124,9 @@ class MemoryEngine:
             collection, document_id = split(path)
             ids = self._ids[collection]
             del ids[bisect_left(ids, document_id)]
+
+    async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102
+        return ()
 
     @asynccontextmanager
     async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102

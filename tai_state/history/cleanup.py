@@ -239,7 +239,7 @@ class Cleanup:
         start, end = stream.range(1, before - 1)
         documents = self._core.engine.scan(Scan(stream.events, start=start, end=end))
         while (page := await documents.page()) is not None:
-            old = list(takewhile(lambda document: document.created_us <= cutoff.us, page))
+            old = list(takewhile(lambda document: document.updated_us <= cutoff.us, page))
             for batch in self._batches.split([Delete(document.path, ANYTHING) for document in old], weight_of):
                 await write(self._core.engine, batch, self._core.bounds)
             count += len(old)

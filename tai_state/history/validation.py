@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan, SelfChecking
+from tai_state.engines.api import Document, Scan
 from tai_state.engines.paging import taken
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
@@ -86,9 +86,8 @@ class Validation:
 
     async def _storage(self) -> None:
         """What lies below the documents: an index that misses some hides them from every look at the others."""
-        if isinstance(self._core.engine, SelfChecking):
-            for error in await self._core.engine.self_check():
-                self._find(error.path, "corrupt", error.what)
+        for error in await self._core.engine.self_check():
+            self._find(error.path, "corrupt", error.what)
 
     async def _streams(self, governor_id: str) -> None:
         check: StreamCheck | None = None

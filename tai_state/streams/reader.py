@@ -197,7 +197,7 @@ def stored_record(stream: Stream, document: Document, reached: int | None = None
     """
     record = document.decode(EVENT)
     check_place(stream, document, record, reached, floor)
-    return Stored(record, document.created_us)
+    return Stored(record, document.updated_us)
 
 
 def check_place(stream: Stream, document: Document, record: EventRecord, reached: int | None, floor: int) -> None:

@@ -329,7 +329,7 @@ async def _with_states_before(core: Core, governor_id: str, page: Sequence[Docum
         previous = befores.get(stream.event(version - 1)) if version > 1 else None
         before = Folded().then(previous) if previous is not None else Folded()
         record = document.decode(EVENT)
-        events.append(core.reader.event(stream, record, document.created_us, before, before.then(record)))
+        events.append(core.reader.event(stream, record, document.updated_us, before, before.then(record)))
     return events
 
 

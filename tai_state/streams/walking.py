@@ -79,8 +79,8 @@ class Walk:
                 now = before.then(record)
                 if now.text is None and self._fold is not None:
                     now = self._fold(before, stream, record)
-            if document.created_us != recorded_us:
-                recorded_us, recorded_at = document.created_us, from_us(document.created_us)
+            if document.updated_us != recorded_us:
+                recorded_us, recorded_at = document.updated_us, from_us(document.updated_us)
             if version <= self._after:
                 before = now
                 continue

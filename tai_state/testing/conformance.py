@@ -7,6 +7,8 @@ For authors of engines, with whatever runs their tests::
             await check(engine)
     for check in REOPEN_CHECKS:                  # engines that are durable
         await check(lambda: MyEngine(...))       # each call: the same store, empty at first
+    for check in WRAPPER_CHECKS:                 # engines around other engines
+        await check(MyWrapper)                   # each call: around the engine given
 
 A check raises AssertionError where the engine breaks its contract. Nothing here waits for time to pass, and a
 hang ends after a minute. Let the engine's clock move with each look, or the check of times shows little.
@@ -78,10 +80,12 @@ from tai_state.testing.watch_checks import (
     check_watch_tells_of_deletions,
     check_watch_wakes_everybody,
 )
+from tai_state.testing.wrapper_checks import check_a_wrapper_is_transparent
 
 EngineCheck: TypeAlias = Callable[[Engine], Awaitable[None]]
 EngineMaker: TypeAlias = Callable[[], Engine]
 ReopenCheck: TypeAlias = Callable[[EngineMaker], Awaitable[None]]
+WrapperCheck: TypeAlias = Callable[[Callable[[Engine], Engine]], Awaitable[None]]
 
 ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_read_keeps_order_and_absence,
@@ -134,3 +138,6 @@ REOPEN_CHECKS: Final[tuple[ReopenCheck, ...]] = (
     check_two_users_of_one_store,
 )
 """For engines that are durable."""
+
+WRAPPER_CHECKS: Final[tuple[WrapperCheck, ...]] = (check_a_wrapper_is_transparent,)
+"""For engines around other engines."""

@@ -40,7 +40,7 @@ from tai_state.engines.api import (
     Write,
 )
 from tai_state.engines.paging import Paged
-from tai_state.errors import CommitRefused, StoreTimeout, StoreUnavailable, TaiStateError
+from tai_state.errors import CommitRefused, CorruptDocument, StoreTimeout, StoreUnavailable, TaiStateError
 
 Verb: TypeAlias = Literal["read", "scan", "commit", "watch", "any"]
 """A verb of the engine; ``any`` counts the calls of all of them together."""
@@ -289,6 +289,10 @@ class FaultyEngine:
         async with self._engine.watch(*targets) as changes:
             await self._fail_after("watch", fault)
             yield changes
+
+    async def self_check(self) -> Sequence[CorruptDocument]:
+        """The inner engine's."""
+        return await self._engine.self_check()
 
     async def _begin(self, verb: Verb, possible: AbstractSet[Fault] = _ANY_CALL) -> Fault | None:
         """Count a call, let what was delayed until now arrive, and say what is to go wrong, if it is possible."""

@@ -30,16 +30,7 @@ from tai_state.values.times import Clock
 
 OWN_FIELD: Final = "_tai_state"
 
-_CAPABILITIES: Final = Capabilities(
-    name="mockfirestore",
-    durable=False,
-    processes=False,
-    shared_clock=True,
-    reads_at_time=False,
-    max_ops_per_commit=5_000,
-    max_bytes_per_commit=10 * 1024 * 1024,
-    max_document_bytes=1024 * 1024,
-)
+_CAPABILITIES: Final = Capabilities(name="mockfirestore", durable=False, processes=False, shared_clock=True)
 
 # One for all clients, so that revisions grow whatever becomes of an engine or of what its client holds.
 _revisions = count(1)
@@ -50,14 +41,12 @@ class _Own(msgspec.Struct, frozen=True):
 
     Attributes:
         revision: of the last write.
-        created_us: when it was first stored.
         updated_us: when it was last written.
         names: of the fields that stand in the document; its other entries are subcollections.
         aside: the fields for which that place is taken, by a subcollection or by this.
     """
 
     revision: int
-    created_us: int
     updated_us: int
     names: list[str]
     aside: dict[str, Any]
@@ -98,7 +87,7 @@ class MockFirestoreEngine(MemoryEngine):
             text = msgspec.json.encode(fields).decode()
         except (TypeError, ValueError) as error:
             raise CorruptDocument(path, f"is no JSON object: {error}") from None
-        return Document(*split(path), text, own.revision, own.created_us, own.updated_us)
+        return Document(*split(path), text, own.revision, own.updated_us)
 
     def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = sorted(each for each in self._entry(collection) or {} if each >= start and (end is None or each < end))
@@ -112,7 +101,7 @@ class MockFirestoreEngine(MemoryEngine):
         aside = {name: value for name, value in fields.items() if name in entry or name == OWN_FIELD}
         names = [name for name in fields if name not in aside]
         entry.update((name, fields[name]) for name in names)
-        own = _Own(document.revision, document.created_us, document.updated_us, names, aside)
+        own = _Own(document.revision, document.updated_us, names, aside)
         entry[OWN_FIELD] = msgspec.to_builtins(own)
 
     def _delete(self, path: str) -> None:

@@ -106,10 +106,10 @@ async def test_a_restore(memory_places: Places, tmp_path: Path):
         for n in range(4):
             await store.save_state(GOVERNOR, f"large{n}", {"text": "x" * LARGE}, METADATA)
         await StateMachinePersister(store).export_history(GOVERNOR, path)
-        expected = await dump(store.engine)
+        expected = await dump(store.core.engine)
     async with small_store(there) as store:
         await StateMachinePersister(store).import_history(path)
-        assert await dump(store.engine) == expected
+        assert await dump(store.core.engine) == expected
         await _assert_consistent(store)
 
 

@@ -72,9 +72,9 @@ async def test_a_damaged_document_is_never_passed_over(place: Place, read: Read)
     """From the damaged one on each step raises: what comes after it is not given, and no end is reported."""
     async with place.store() as store:
         await _fill(store)
-        engine = store.engine
+        engine = store.core.engine
         sound = await collected(read(store))
-        layout = store.layout.stream(GOVERNOR, STATES[3])
+        layout = store.core.layout.stream(GOVERNOR, STATES[3])
         await edit(engine, layout.event(2), version="two")
         await edit(engine, layout.state, version="two")
     async with place.store(SmallPages(place.engine())) as store:

@@ -192,10 +192,10 @@ class Dated(AroundEngine):
     Args:
         engine: the one that does the work.
         clock: whose times are said.
-        dates: when each document was first and last written through such an engine, by its path.
+        dates: when each document was last written through such an engine, by its path.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, dates: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, engine: Engine, clock: Clock, dates: dict[str, int]) -> None:
         super().__init__(engine)
         self._clock = clock
         self._dates = dates
@@ -212,15 +212,14 @@ class Dated(AroundEngine):
         now = self._clock.now_us()
         for write in writes:
             if isinstance(write, Put):
-                created, _ = self._dates.get(write.path, (now, now))
-                self._dates[write.path] = (created, now)
+                self._dates[write.path] = now
             elif isinstance(write, Delete):
                 self._dates.pop(write.path, None)
         return Committed(committed.revision, now)
 
     def _dated(self, document: Document) -> Document:
-        created, updated = self._dates.get(document.path, (document.created_us, document.updated_us))
-        return msgspec.structs.replace(document, created_us=created, updated_us=updated)
+        updated = self._dates.get(document.path, document.updated_us)
+        return msgspec.structs.replace(document, updated_us=updated)
 
 
 class Place:
@@ -234,7 +233,7 @@ class Place:
         self.clock = ManualClock()
         self.folder = folder
         self._ids = count(1)
-        dates: dict[str, tuple[int, int]] = {}
+        dates: dict[str, int] = {}
         self._make = lambda: (
             Dated(kind.make(folder, self.clock), self.clock, dates)  # type: ignore[return-value]
             if kind.has_own_clock

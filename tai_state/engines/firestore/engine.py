@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Scan, Write
 from tai_state.engines.paging import Paged
-from tai_state.errors import UnknownStore
+from tai_state.errors import CorruptDocument, UnknownStore
 
 if TYPE_CHECKING:
     from tai_state.engines.firestore.connection import Connection
@@ -47,7 +47,6 @@ class FirestoreEngine:
             durable=True,
             processes=True,
             shared_clock=True,
-            reads_at_time=False,
             max_ops_per_commit=_OPERATIONS_MAX,
             max_bytes_per_commit=self._request_bytes_max - _ROOM_BYTES,
             max_document_bytes=_DOCUMENT_BYTES_MAX,
@@ -99,6 +98,10 @@ class FirestoreEngine:
 
     def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:  # noqa: D102
         return self._opened().watch(targets)
+
+    async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102
+        self._opened()
+        return ()
 
     def _opened(self) -> Connection:
         """The connection, if it may be used from here.

@@ -158,7 +158,7 @@ def document(path: str, message: Any) -> Document:
     except NotJson as error:
         content = str(error)
     updated = microseconds(message.update_time)
-    return Document(*split(path), content, updated, microseconds(message.create_time), updated)
+    return Document(*split(path), content, updated, updated)
 
 
 def microseconds(timestamp: Any) -> int:

@@ -36,16 +36,7 @@ from tai_state.engines.watching import Revisions, Signal, changes, is_collection
 from tai_state.errors import CorruptDocument, StoreUnavailable
 from tai_state.values.times import Clock
 
-_CAPABILITIES = Capabilities(
-    name="sqlite",
-    durable=True,
-    processes=True,
-    shared_clock=False,
-    reads_at_time=False,
-    max_ops_per_commit=5_000,
-    max_bytes_per_commit=10 * 1024 * 1024,
-    max_document_bytes=1024 * 1024,
-)
+_CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared_clock=False)
 
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
@@ -55,15 +46,15 @@ _FETCHED_ROWS = 16
 _POLL_SECONDS = 0.02
 """How often a watch looks whether another process has committed."""
 
-_ONE = "SELECT fields, revision, created_us, updated_us FROM documents WHERE collection = ? AND id = ?"
+_ONE = "SELECT fields, revision, updated_us FROM documents WHERE collection = ? AND id = ?"
 # Both go on from where the page before ended, with bounds that the index can seek: a page costs the same wherever it
 # stands. Without an end, the bound is a blob: SQLite orders every text before every blob.
 _BY_ID = """
-SELECT id, fields, revision, created_us, updated_us FROM documents
+SELECT id, fields, revision, updated_us FROM documents
 WHERE collection = :collection AND id >= :start AND id < :end ORDER BY id
 """
 _BY_FIELD = """
-SELECT id, fields, revision, created_us, updated_us, {value} FROM documents
+SELECT id, fields, revision, updated_us, {value} FROM documents
 WHERE collection = :collection AND ({value}, id) > (:start, :resume) AND {value} < :end AND {is_text}
 ORDER BY {value}, id
 """
@@ -147,8 +138,8 @@ class SqliteEngine:
             left = None if left is None else left - len(rows)
             if rows:
                 last = rows[-1]
-                place.update({"start": last[5], "resume": last[0]} if by else {"start": after(last[0])})
-            documents = [Document(collection, row[0], row[1], row[2], row[3], row[4]) for row in rows]
+                place.update({"start": last[4], "resume": last[0]} if by else {"start": after(last[0])})
+            documents = [Document(collection, row[0], row[1], row[2], row[3]) for row in rows]
             return [each for each in documents if passes(each.fields(), scan.where)] if scan.where else documents
 
         return Paged(limited(fetch, scan.limit))
@@ -167,7 +158,7 @@ class SqliteEngine:
             yield stream
 
     async def self_check(self) -> Sequence[CorruptDocument]:
-        """See :class:`~tai_state.engines.api.SelfChecking`: SQLite's own check, on a connection of its own."""
+        """SQLite's own check, on a connection of its own."""
         return await anyio.to_thread.run_sync(_integrity, self._connect, self._path)
 
     async def _look(self, targets: Sequence[str]) -> Revisions:

@@ -10,18 +10,17 @@ import apsw
 from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreNotFound
 
 APPLICATION_ID = 0x7A157A7E
-FORMAT = 1
+FORMAT = 2
 
 _PAUSE_MS = 5
 
-_COLUMNS = ("collection", "id", "revision", "created_us", "updated_us", "fields", "timestamp", "path")
+_COLUMNS = ("collection", "id", "revision", "updated_us", "fields", "timestamp", "path")
 
 _TABLES = f"""
 CREATE TABLE documents (
     collection TEXT NOT NULL,
     id TEXT NOT NULL,
     revision INTEGER NOT NULL,
-    created_us INTEGER NOT NULL,
     updated_us INTEGER NOT NULL,
     fields TEXT NOT NULL,
     timestamp TEXT,

@@ -36,7 +36,7 @@ gives no revision anew that was given after the copy was made.
 """
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
-_INSERT = "INSERT INTO documents (collection,id,revision,created_us,updated_us,fields,timestamp) VALUES (?,?,?,?,?,?,?)"
+_INSERT = "INSERT INTO documents (collection,id,revision,updated_us,fields,timestamp) VALUES (?,?,?,?,?,?)"
 _PUT_NEW: Final = f"{_INSERT} ON CONFLICT DO NOTHING"
 _PUT_AT: Final = """
 UPDATE documents SET revision=?,updated_us=?,fields=?,timestamp=? WHERE collection=? AND id=? AND revision=?
@@ -292,7 +292,7 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int) -
     """Apply a write if its requirement holds; whether it does."""
     require = write.require
     if write.text is not None and require is ABSENT:
-        new = (write.collection, write.id, revision, now, now, write.text, write.timestamp)
+        new = (write.collection, write.id, revision, now, write.text, write.timestamp)
         cursor.execute(_PUT_NEW, new)
         return cursor.connection.changes() == 1
     if write.text is not None and isinstance(require, At):
@@ -302,7 +302,7 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int) -
     if not _holds(cursor, write):
         return False
     if write.text is not None:
-        cursor.execute(_PUT, (write.collection, write.id, revision, now, now, write.text, write.timestamp))
+        cursor.execute(_PUT, (write.collection, write.id, revision, now, write.text, write.timestamp))
     elif write.deletes:
         cursor.execute(_DELETE, (write.collection, write.id))
     return True
