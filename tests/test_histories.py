@@ -20,12 +20,12 @@ from tai_state import (
     VersionConflict,
 )
 from tai_state.errors import Unavailable
-from tai_state.streams.appending import Appender
 from tai_state.testing import Fault, FaultyEngine, Randomly
 from tai_state.transactions.transaction import Transaction
 
 from .support import bank, linearizability, list_append
 from .support.linearizability import Operation, Register
+from .support.mutations import lost_answer_is_a_failure
 from .support.stores import GOVERNOR, METADATA, Place, Places
 
 if TYPE_CHECKING:
@@ -313,19 +313,6 @@ def unknown_is_tried_again(patch: pytest.MonkeyPatch) -> None:
         return await transact(self, *arguments, **options)
 
     patch.setattr(StateStore, "transact", again)
-
-
-def lost_answer_is_a_failure(patch: pytest.MonkeyPatch) -> None:
-    """A lost answer is taken for a failure."""
-    send = Appender._send
-
-    async def believing(self: Appender, *arguments: Any, **options: Any) -> Any:
-        answer = await send(self, *arguments, **options)
-        if isinstance(answer, Unavailable):
-            raise type(answer)(answer.operation, answer.code)
-        return answer
-
-    patch.setattr(Appender, "_send", believing)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ A check that could not fail would show nothing. Each mutant is a mistake that sy
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import msgspec
 import pytest
-from tai_state.streams.settling import Settling
 
 from tai_state import (
     ANY,
@@ -24,16 +24,19 @@ from tai_state import (
     VersionConflict,
 )
 from tai_state.engines.api import Put, Write
+from tai_state.engines.matters import Done, Failed, More
+from tai_state.engines.settling import _Course
 from tai_state.engines.sqlite.writer import Writer
-from tai_state.errors import Unavailable
-from tai_state.streams import appending, planning
+from tai_state.streams import judging, planning
 from tai_state.streams.appending import Appender
-from tai_state.streams.changes import Appended
+from tai_state.streams.changes import Appended, Composed
+from tai_state.streams.judging import Judge
 from tai_state.streams.planning import Plan
-from tai_state.streams.records import state_after
+from tai_state.streams.records import EVENT, checked_state, state_after
 from tai_state.testing.faults import Fault
 
 from .support.judging import at_call, attempt, judge, prepared
+from .support.mutations import lost_answer_is_a_failure
 from .support.operations import CHANGES, EVENT_ID, REDUCERS
 from .support.stores import GOVERNOR, MEMORY, METADATA, SQLITE, Places
 
@@ -161,7 +164,7 @@ def _planned(patch: pytest.MonkeyPatch, change: Callable[[Plan], Sequence[Write]
         planned = plan(*args, **options)
         return msgspec.structs.replace(planned, writes=tuple(change(planned)))
 
-    patch.setattr(appending, "plan", mutant)
+    patch.setattr(judging, "plan", mutant)
 
 
 def no_version_check(patch: pytest.MonkeyPatch) -> None:
@@ -182,84 +185,85 @@ def no_check_of_the_state(patch: pytest.MonkeyPatch) -> None:
 
 def new_ids_for_each_try(patch: pytest.MonkeyPatch) -> None:
     """A lost answer is followed by a new commit, with new event ids."""
-    original = Appender._plan
+    original = Judge.planned
     numbers = count()
 
-    def plan(self: Appender, append: Any, *args: Any) -> Plan:
-        tries = self.__dict__.setdefault("tries", {})
-        number = tries[id(append)] = tries.get(id(append), -1) + 1
+    def planned(self: Judge, *args: Any) -> Any:
+        change = self._change
+        if self.__dict__.setdefault("is_tried", False):
+            self._change = msgspec.structs.replace(change, compose=lambda *known: renamed(change.compose(*known)))
+        self.__dict__["is_tried"] = True
+        try:
+            return original(self, *args)
+        finally:
+            self._change = change
 
-        def compose(head: Any, data: Any) -> Any:
-            composition = append.compose(head, data)
-            if number == 0:
-                return composition
-            drafts = [msgspec.structs.replace(each, event_id=f"try-{next(numbers)}") for each in composition.drafts]
-            return msgspec.structs.replace(composition, drafts=tuple(drafts))
+    def renamed(composed: Composed) -> Composed:
+        compositions = [
+            msgspec.structs.replace(
+                each,
+                drafts=tuple(
+                    msgspec.structs.replace(draft, event_id=f"try-{next(numbers)}", marker=None)
+                    for draft in each.drafts
+                ),
+            )
+            for each in composed.compositions
+        ]
+        return msgspec.structs.replace(composed, compositions=tuple(compositions))
 
-        return original(self, msgspec.structs.replace(append, compose=compose), *args)
-
-    patch.setattr(Appender, "_plan", plan)
+    patch.setattr(Judge, "planned", planned)
 
 
 def own_commit_taken_for_a_conflict(patch: pytest.MonkeyPatch) -> None:
     """After a lost answer nobody looks whether the event at our place is our own."""
-
-    async def done_already(*_: object) -> None:
-        return None
-
-    patch.setattr(Settling, "done_already", done_already)
+    patch.setattr(Judge, "_own", lambda *_: None)
 
 
 def unknown_taken_for_failed(patch: pytest.MonkeyPatch) -> None:
     """A lost answer is reported as a failure."""
-    original = Appender._send
-
-    async def send(self: Appender, *args: Any, **options: Any) -> Any:
-        answer = await original(self, *args, **options)
-        if isinstance(answer, Unavailable):
-            raise type(answer)(answer.operation, answer.code, answer.what)
-        return answer
-
-    patch.setattr(Appender, "_send", send)
+    lost_answer_is_a_failure(patch)
 
 
 def state_and_event_in_two_commits(patch: pytest.MonkeyPatch) -> None:
     """First the events, then the state."""
-    original = Appender._send
+    original = _Course.send
 
-    async def send(self: Appender, appends: Any, plans: Sequence[Plan], guards: Any, **options: Any) -> Any:
-        for index in (0, 1):
-            parts = [
-                msgspec.structs.replace(
-                    each, writes=tuple(write for write in each.writes if ("/events/" in write.path) == (index == 0))
-                )
-                for each in plans
-            ]
-            answer = await original(self, appends, parts, guards, **options)
-            if isinstance(answer, Exception):
-                return answer
-        return answer
+    async def send(self: Any, commit: Any) -> Any:
+        events = [write for write in commit.writes if "/events/" in write.path]
+        rest = [write for write in commit.writes if "/events/" not in write.path]
+        for writes in filter(None, (events, rest)):
+            part = copy(commit)
+            part.writes = writes
+            verdict = await original(self, part)
+            if not isinstance(verdict, Done):
+                self._sent = commit
+                return verdict
+        return verdict
 
-    patch.setattr(Appender, "_send", send)
+    patch.setattr(_Course, "send", send)
 
 
 def no_marker(patch: pytest.MonkeyPatch) -> None:
     """The marker of a caller's event id is left out of the commit."""
-    _planned(patch, lambda planned: [each for each in planned.writes if "/ids/" not in each.path])
+    patch.setattr(judging, "_put_markers", lambda _: iter(()))
 
 
 def any_marker_will_do(patch: pytest.MonkeyPatch) -> None:
     """A batch counts as done as soon as one of its ids is known."""
-    original = Settling.done_already
+    original = judging.repeated
 
-    async def done_already(self: Settling, appends: Any, plans: Any, look: Any) -> Any:
-        try:
-            return await original(self, appends, plans, look)
-        except IdempotencyConflict:
-            last = [each.record async for each in self._streams.records(appends[0].stream, 1)][-1]
-            return [Appended((last,), state_after(last), None, 0, is_repeated=True)]
+    def repeated(change: Any, look: Any) -> Any:
+        verdict = original(change, look)
+        if not isinstance(verdict, Failed):
+            return verdict
+        [append] = change.appends
+        path = append.stream.event(checked_state(look.documents[append.stream.state]).version)
+        if path not in look.documents:
+            return More((path,))
+        last = look.documents[path].decode(EVENT)
+        return Done([Appended((last,), state_after(last), None, 0, is_repeated=True)])
 
-    patch.setattr(Settling, "done_already", done_already)
+    patch.setattr(judging, "repeated", repeated)
 
 
 def snapshot_one_version_early(patch: pytest.MonkeyPatch) -> None:
@@ -314,12 +318,12 @@ def head_decides_a_conflict(patch: pytest.MonkeyPatch) -> None:
     """What the store remembers of a state is taken for what it is."""
     original = Appender._remembered
 
-    def remembered(self: Appender, appends: Any) -> Any:
-        for append in appends:
+    def remembered(self: Appender, change: Any) -> Any:
+        for append in change.appends:
             head = self.heads.get(append.stream.state)
             if head is not None and isinstance(append.expected, int) and append.expected != head.version:
                 raise VersionConflict(append.stream.state, append.expected, head.version)
-        return original(self, appends)
+        return original(self, change)
 
     patch.setattr(Appender, "_remembered", remembered)
 

@@ -280,7 +280,7 @@ class Judge:
         if after >= head.version:
             return Failed(_conflict(append, head.version))
         around = [look.documents.get(append.stream.event(version)) for version in (after, after + 1)]
-        if head.version == after + 1 and around[1] is not None:
+        if head.version == after + 1 and around[1] is not None and (not after or around[0] is not None):
             documents: Sequence[Document] = [each for each in around if each is not None]
         else:
             start, end = append.stream.range(max(after, 1), head.version)
