@@ -12,7 +12,8 @@ import anyio
 
 from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Scan, Write
 from tai_state.engines.filtering import passes
-from tai_state.engines.firestore.channels import Address, Channels, break_off, connect, metadata
+from tai_state.engines.firestore import driver
+from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
 from tai_state.engines.firestore.errors import mapped
 from tai_state.engines.firestore.listening import Listener, Watch
 from tai_state.engines.firestore.messages import (
@@ -116,7 +117,7 @@ class Connection:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if sent:
-                break_off(sent[0])
+                driver.break_off(sent[0])
             else:
                 task.cancel()
             raise
