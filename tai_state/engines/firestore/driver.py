@@ -1,7 +1,7 @@
 """What is used of Google's libraries. They ship few types, so everything here is ``Any``, and stays in this room.
 
-What they do not promise stands in this file alone, behind the functions at its end: a call of theirs says that it is
-over before it is, and tells nobody when it is. Importing this module checks that all of it is there.
+What is private to them is used in this file alone, by the functions at its end: what is public can neither end a call
+that says that it is over, nor wait for a call's end. Importing this module checks that all of it is there.
 
 Importing it costs half a second and 60 MB: only opening a store does.
 """

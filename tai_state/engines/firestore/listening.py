@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tai_state.engines.api import Change
 from tai_state.engines.firestore import driver
@@ -23,7 +23,7 @@ from tai_state.engines.firestore.messages import (
     watch_no_longer,
 )
 from tai_state.engines.firestore.watching import Target, Watched
-from tai_state.errors import StoreUnavailable, TaiStateError
+from tai_state.errors import StoreTimeout, StoreUnavailable, TaiStateError
 
 _log = logging.getLogger("tai_state")
 
@@ -38,10 +38,20 @@ _RESET: Final = 4
 
 
 class Watch(AsyncIterator[Change]):
-    """One watch as its user sees it. Yields changes; waits where there are none."""
+    """One watch as its user sees it, established as long as its block runs. Yields changes; waits where there are none.
 
-    def __init__(self, watched: Watched) -> None:
+    No generator: it may be left to the end of the event loop, and then two ends of one generator would meet.
+
+    Args:
+        listener: tells it.
+        watched: what it knows.
+        timeout_seconds: for establishing it.
+    """
+
+    def __init__(self, listener: Listener, watched: Watched, timeout_seconds: float) -> None:
         self.watched = watched
+        self._listener = listener
+        self._timeout_seconds = timeout_seconds
         self._error: TaiStateError | None = None
         self._moved = asyncio.Event()
 
@@ -54,12 +64,26 @@ class Watch(AsyncIterator[Change]):
         self._error = error
         self._moved.set()
 
-    async def established(self) -> None:
-        """Wait until every target has been told.
+    async def __aenter__(self) -> Self:
+        """Have every target told.
 
         Raises:
             TaiStateError: it cannot be.
         """
+        self._listener.add(self)
+        try:
+            await asyncio.wait_for(self._established(), self._timeout_seconds)
+        except BaseException as error:
+            await self._listener.remove(self)
+            if isinstance(error, TimeoutError):
+                raise StoreTimeout("watch", "DEADLINE_EXCEEDED", "no answer in time") from error
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._listener.remove(self)
+
+    async def _established(self) -> None:
         while not self.watched.is_established:
             await self._wait()
 
