@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final
@@ -50,8 +50,10 @@ def check() -> None:
 
 def _has(owner: Any, name: str) -> bool:
     """Whether the objects of a class have an attribute: from the class, or set when they are made."""
-    makers = [vars(each).get("__init__") for each in getattr(owner, "__mro__", ())]
-    return hasattr(owner, name) or any(name in each.__code__.co_names for each in makers if hasattr(each, "__code__"))
+    classes: Sequence[type] = getattr(owner, "__mro__", ())
+    makers = [vars(each).get("__init__") for each in classes]
+    set_when_made: list[Sequence[str]] = [each.__code__.co_names for each in makers if hasattr(each, "__code__")]
+    return hasattr(owner, name) or any(name in names for names in set_when_made)
 
 
 check()

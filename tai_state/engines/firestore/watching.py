@@ -66,7 +66,7 @@ class Watched:
         self._named = {path for target in self.targets for path in target.documents}
         self._news: OrderedDict[str, Change] = OrderedDict()
         self._newest: dict[str, int] = {}  # of those that are named
-        self._handed_on: dict[str, int | None] = {}
+        self._last: dict[str, int | None] = {}
 
     @property
     def is_established(self) -> bool:
@@ -81,19 +81,14 @@ class Watched:
             if revision < self._newest.get(path, 0):
                 return
             self._newest[path] = revision
-        is_known = path in self._handed_on or path not in self._named  # what is not named is absent until it is told
-        if is_known and self._handed_on.get(path) == revision:
-            self._news.pop(path, None)
-        else:
-            self._news[path] = Change(path, revision)
+        if path in self._last and self._last[path] == revision:
+            return
+        if revision is not None or path in self._named:
+            self._last[path] = revision
+        elif self._last.pop(path, None) is None:
+            return
+        self._news[path] = Change(path, revision)
 
     def pop(self) -> Change | None:
         """The oldest change not handed on, if there is one."""
-        if not self._news:
-            return None
-        path, change = self._news.popitem(last=False)
-        if change.revision is None and path not in self._named:
-            del self._handed_on[path]
-        else:
-            self._handed_on[path] = change.revision
-        return change
+        return self._news.popitem(last=False)[1] if self._news else None
