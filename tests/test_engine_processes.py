@@ -24,7 +24,7 @@ _HANG_SECONDS = 60
 _PREAMBLE = """
 import os, sys, time
 import anyio
-from tai_state.engines.api import ABSENT, Delete, Put, At
+from tai_state.engines.api import ABSENT, At, Delete, Put, Scan
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import CommitRefused
 
@@ -93,7 +93,7 @@ async def main():
         await engine.commit([Put("c/a", {})])
         child = os.fork()
         if child == 0:
-            for verb in (engine.read(["c/a"]), engine.commit([Put("c/a", {})]), anext(engine.scan("c"))):
+            for verb in (engine.read(["c/a"]), engine.commit([Put("c/a", {})]), anext(engine.scan(Scan("c")))):
                 try:
                     verb.__await__().send(None)
                     say("no error")

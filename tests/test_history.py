@@ -1336,9 +1336,9 @@ async def test_a_restore_refused_before_it_wrote_leaves_no_note(
     place = memory_places.new()
     async with place.store() as other:
         first = partial(other.save_state, GOVERNOR, "alice", {}, METADATA, event_id="a1")
-        store = place.store(_Obstructed(place.engine(), first))
-        with pytest.raises(GovernorExists):
-            await StateMachinePersister(store).import_history(file)
+        async with place.store(_Obstructed(place.engine(), first)) as store:
+            with pytest.raises(GovernorExists):
+                await StateMachinePersister(store).import_history(file)
         assert (await other.engine.read([other.layout.restore(GOVERNOR)])).documents == (None,)
         assert [state.data async for state in other.list_states(GOVERNOR)] == [{}]
 

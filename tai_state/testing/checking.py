@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -42,6 +42,15 @@ async def fill(engine: Engine, documents: Mapping[str, Fields]) -> None:
         batch.append(Put(path, fields))
         size += more
     await engine.commit(batch)
+
+
+async def raises(error: type[BaseException], awaitable: Awaitable[object]) -> bool:
+    """Whether it raises this error; any other one comes out."""
+    try:
+        await awaitable
+    except error:
+        return True
+    return False
 
 
 async def let_others_run(times: int) -> None:
