@@ -14,13 +14,16 @@ from tai_state import testing
 from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Put, Scan, Where, after
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CommitRefused
-from tai_state.testing import ENGINE_CHECKS, REOPEN_CHECKS, WRAPPER_CHECKS, ManualClock
+from tai_state.testing import ENGINE_CHECKS, LIFECYCLE_CHECKS, REOPEN_CHECKS, WRAPPER_CHECKS, ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tai_state.engines.api import Engine, Write
     from tai_state.testing.conformance import EngineCheck, ReopenCheck
+
+    from .conftest import EngineUnderTest
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +36,12 @@ def _named(checks: tuple) -> list:
 async def test_engine(engine: Engine, check: EngineCheck):
     """The engine keeps the promise that the check is about."""
     await check(engine)
+
+
+@pytest.mark.parametrize("check", _named(LIFECYCLE_CHECKS))
+async def test_opening(engine_under_test: EngineUnderTest, tmp_path: Path, clock: ManualClock, check: EngineCheck):
+    """The engine keeps the promise that the check is about when it is opened and closed."""
+    await check(engine_under_test.make(tmp_path, clock))
 
 
 @pytest.mark.parametrize("check", _named(REOPEN_CHECKS))
@@ -49,7 +58,9 @@ def test_the_suite_leaves_no_check_out():
         for name, each in vars(importlib.import_module(module.name)).items()
         if name.startswith("check_") and each.__module__ == module.name
     ]
-    assert sorted((*ENGINE_CHECKS, *REOPEN_CHECKS, *WRAPPER_CHECKS), key=id) == sorted(defined, key=id)
+    assert sorted((*ENGINE_CHECKS, *LIFECYCLE_CHECKS, *REOPEN_CHECKS, *WRAPPER_CHECKS), key=id) == sorted(
+        defined, key=id
+    )
     assert all((check.__doc__ or "").endswith(".") for check in defined)
 
 

@@ -463,7 +463,7 @@ async def test_a_closed_engine_says_so(file: Path):
         anext(engine.scan(Scan("c"))),
         _first_change(engine),
     ):
-        with pytest.raises(RuntimeError, match="closed: use it inside"):
+        with pytest.raises(RuntimeError, match="not open: use it inside"):
             await verb
     await engine.__aexit__(None, None, None)
     async with engine:

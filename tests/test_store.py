@@ -66,7 +66,18 @@ from tai_state.testing import ManualClock, MemoryEngine
 from tai_state.values.times import from_us
 
 from .support.operations import REDUCERS
-from .support.stores import GOVERNOR, MEMORY, METADATA, AroundEngine, CountingEngine, Place, Places, collected, edit
+from .support.stores import (
+    GOVERNOR,
+    MEMORY,
+    METADATA,
+    AroundEngine,
+    CountingEngine,
+    Opened,
+    Place,
+    Places,
+    collected,
+    edit,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -1034,7 +1045,7 @@ async def test_budget_of_a_conflict(counted: tuple[StateStore, CountingEngine]):
     """A refusal costs a look, which shows the event that the writer had not seen; several cost a scan."""
     store, engine = counted
     await _grow(store, "alice", 3)
-    other = StateStore(engine, store.core.layout, store.core.settings)  # type: ignore[arg-type]
+    other = StateStore(Opened(engine), store.core.layout, store.core.settings)  # type: ignore[arg-type]
     async with other:
         await other.get_state(GOVERNOR, "alice")
         await store.update_state(GOVERNOR, "alice", {}, METADATA, expected=3)
@@ -1054,7 +1065,7 @@ async def test_budget_of_a_refreshed_head(counted: tuple[StateStore, CountingEng
     """A head that another store made stale without moving the version costs one look and one more commit."""
     store, engine = counted
     await _grow(store, "alice", 3)
-    async with StateStore(engine, store.core.layout, store.core.settings) as other:  # type: ignore[arg-type]
+    async with StateStore(Opened(engine), store.core.layout, store.core.settings) as other:  # type: ignore[arg-type]
         await other.create_snapshot(GOVERNOR, "alice")
         assert await _cost(engine, store.update_state(GOVERNOR, "alice", {}, METADATA, expected=3)) == (1, 0, [2, 2])
 
@@ -1196,7 +1207,7 @@ async def test_a_store_on_an_engine_that_is_given():
     async with open_store(engine, clock=clock, snapshots=EveryEvents(1)) as store:
         saved = await store.save_state(GOVERNOR, "alice", {}, METADATA)
         assert saved.timestamp == saved.recorded_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
-    assert [each.id async for each in engine.scan(Scan("governors/bank/states"))] == ["alice"]
+        assert [each.id async for each in engine.scan(Scan("governors/bank/states"))] == ["alice"]
 
 
 @pytest.mark.parametrize("nonsense", [5, object(), b"memory://", ""], ids=["number", "object", "bytes", "empty"])

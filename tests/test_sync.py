@@ -236,10 +236,9 @@ async def test_a_conflict_that_cannot_be_resolved(device: StateStore, centre: St
 
 def copied(engine: MemoryEngine, clock: ManualClock) -> MemoryEngine:
     """An engine with the same documents, as from a backup."""
-    other = MemoryEngine(clock)
-    other._documents, other._ids = dict(engine._documents), copy.deepcopy(engine._ids)
-    other._revision = engine._revision + 1_000
-    return other
+    documents = copy.deepcopy(engine._documents)
+    documents._revision += 1_000
+    return MemoryEngine(clock, documents)
 
 
 async def test_a_store_restored_from_a_backup():
@@ -339,7 +338,7 @@ async def test_others_write_meanwhile(device: StateStore):
     clock = ManualClock(step_us=1_000)
     engine = MemoryEngine(clock)
     meddled = Meddled(engine)
-    async with memory_store(clock, meddled) as centre, memory_store(clock, engine) as writer:
+    async with memory_store(clock, meddled) as centre, memory_store(clock, engine.beside()) as writer:
         await device.save_state(GOVERNOR, "pump", {"n": 1}, METADATA)
         await sync(device, centre)
         await device.update_state(GOVERNOR, "pump", {"n": 2}, METADATA, expected=1)

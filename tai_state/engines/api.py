@@ -233,9 +233,16 @@ class Capabilities:
     max_document_bytes: int = 1024 * 1024
 
 
+NOT_OPEN = "the store is not open: use it inside its `async with` block"
+OPEN_ALREADY = "the store is open already: open another one, with an `async with` block of its own"
+
+
 @runtime_checkable
 class Engine(Protocol):
-    """The four verbs. Opened and closed by ``async with``; closing waits for commits under way.
+    """The four verbs. Opened and closed by ``async with``; closing waits for commits under way, and ends all watches.
+
+    An object is entered by one block at a time. A verb outside of that block, or a second block inside it, is a
+    ``RuntimeError``, on every engine; so is waiting for the next change of a watch when the engine is closed.
 
     Every verb may raise ``StoreUnavailable`` or ``StoreTimeout``. Ids in paths are escaped already. Cancelling
     a caller never interrupts another caller's commit.

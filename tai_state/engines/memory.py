@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import Self
+from contextlib import asynccontextmanager
+from typing import Protocol, Self
 
-import anyio
 import anyio.lowlevel
 import msgspec
 
 from tai_state.engines.api import (
+    NOT_OPEN,
+    OPEN_ALREADY,
     Capabilities,
     Change,
     Committed,
@@ -27,63 +28,140 @@ from tai_state.engines.api import (
 )
 from tai_state.engines.filtering import field, passes
 from tai_state.engines.paging import Paged, limited
-from tai_state.engines.watching import Revisions, Signal, changes, is_collection
+from tai_state.engines.watching import Watch, Watches, is_collection
 from tai_state.errors import CommitRefused, CorruptDocument
 from tai_state.values.times import Clock
 
-_CAPABILITIES = Capabilities(name="memory", durable=False, processes=False, shared_clock=True)
+
+class Documents(Protocol):
+    """Where the documents are. No method waits for anything."""
+
+    def next_revision(self) -> int:
+        """A revision above all that it gave before."""
+        ...
+
+    def get(self, path: str) -> Document | None:
+        """The document at a path.
+
+        Raises:
+            CorruptDocument: it is none that was put there.
+        """
+        ...
+
+    def ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
+        """The documents of a collection between two ids, in their order.
+
+        Raises:
+            CorruptDocument: one is none that was put there.
+        """
+        ...
+
+    def set(self, path: str, document: Document | None) -> None:
+        """Put a document in the place of what is at its path, or remove that."""
+        ...
 
 
-class MemoryEngine:
-    """Documents in a dict. No verb waits between looking and writing, so each is atomic in its event loop."""
+class MemoryDocuments:
+    """Documents in a dict, and the ids of each collection in a sorted list."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._documents: dict[str, Document] = {}
         self._ids: dict[str, list[str]] = {}
         self._revision = 0
-        self._signal = Signal()
+
+    def next_revision(self) -> int:
+        """See :class:`Documents`, also for the others."""
+        self._revision += 1
+        return self._revision
+
+    def get(self, path: str) -> Document | None:  # noqa: D102
+        return self._documents.get(path)
+
+    def ordered(self, collection: str, start: str, end: str | None) -> list[Document]:  # noqa: D102
+        ids = self._ids.get(collection, [])
+        chosen = ids[bisect_left(ids, start) : None if end is None else bisect_left(ids, end)]
+        return [self._documents[f"{collection}/{each}"] for each in chosen]
+
+    def set(self, path: str, document: Document | None) -> None:  # noqa: D102
+        before = self._documents.pop(path, None)
+        collection, document_id = split(path)
+        ids = self._ids.setdefault(collection, [])
+        if document is not None:
+            self._documents[path] = document
+        if before is None and document is not None:
+            insort(ids, document_id)
+        elif before is not None and document is None:
+            del ids[bisect_left(ids, document_id)]
+
+
+class MemoryEngine:
+    """No verb waits between looking and writing, so each is atomic in its event loop.
+
+    Args:
+        clock: the engine's clock.
+        documents: where they are; by default in this object.
+        name: as its capabilities say it.
+    """
+
+    def __init__(self, clock: Clock, documents: Documents | None = None, name: str = "memory") -> None:
+        self._clock = clock
+        self._documents = MemoryDocuments() if documents is None else documents
+        self._capabilities = Capabilities(name=name, durable=False, processes=False, shared_clock=True)
+        self._watches = Watches()
+        self._told: list[Watches] = []
+        self._is_open = False
 
     @property
     def capabilities(self) -> Capabilities:
         """See :class:`~tai_state.engines.api.Engine`, also for the verbs."""
-        return _CAPABILITIES
+        return self._capabilities
 
     async def __aenter__(self) -> Self:
+        if self._is_open:
+            raise RuntimeError(OPEN_ALREADY)
+        self._is_open = True
+        self._told.append(self._watches)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        return None
+        if self._is_open:
+            self._is_open = False
+            self._told.remove(self._watches)
+            self._watches.fail(RuntimeError(NOT_OPEN))
+
+    def beside(self) -> MemoryEngine:
+        """Another engine over the same documents, not yet opened: another user of the store, in the same event loop."""
+        other = MemoryEngine(self._clock, self._documents, self._capabilities.name)
+        other._told = self._told
+        return other
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
-        await anyio.lowlevel.checkpoint()
-        return Reading(tuple(self._get(path) for path in paths), self._clock.now_us())
+        await self._checkpoint()
+        return Reading(tuple(self._documents.get(path) for path in paths), self._clock.now_us())
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
         is_fetched = False
 
         async def fetch() -> Sequence[Document] | None:
             nonlocal is_fetched
-            await anyio.lowlevel.checkpoint()
+            await self._checkpoint()
             if is_fetched:
                 return None
             is_fetched = True
-            found = self._ordered_by(scan.by, scan) if scan.by else self._ordered(scan.collection, scan.start, scan.end)
+            found = self._scanned(scan)
             return [each for each in found if passes(each.fields(), scan.where)] if scan.where else found
 
         return Paged(limited(fetch, scan.limit))
 
-    def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
-        ids = self._ids.get(collection, [])
-        chosen = ids[bisect_left(ids, start) : None if end is None else bisect_left(ids, end)]
-        return [self._documents[f"{collection}/{each}"] for each in chosen]
-
-    def _ordered_by(self, by: str, scan: Scan) -> list[Document]:
-        keyed = [(field(document.fields(), by), document) for document in self._ordered(scan.collection, "", None)]
+    def _scanned(self, scan: Scan) -> list[Document]:
+        if not scan.by:
+            return self._documents.ordered(scan.collection, scan.start, scan.end)
         chosen = [
             (value, document.id, document)
-            for value, document in keyed
-            if isinstance(value, str) and value >= scan.start and (scan.end is None or value < scan.end)
+            for document in self._documents.ordered(scan.collection, "", None)
+            if isinstance(value := field(document.fields(), scan.by), str)
+            and value >= scan.start
+            and (scan.end is None or value < scan.end)
         ]
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
 
@@ -91,58 +169,57 @@ class MemoryEngine:
         encoded = {write.path: msgspec.json.encode(write.fields).decode() for write in writes if isinstance(write, Put)}
         sizes = {write.path: len(encoded.get(write.path, "").encode()) for write in writes}
         check_budget(sizes, len(writes), self.capabilities)
-        await anyio.lowlevel.checkpoint()
+        await self._checkpoint()
+        present: set[str] = set()
         for write in writes:
-            document = self._get(write.path)
+            document = self._documents.get(write.path)
             if not holds(write.require, None if document is None else document.revision):
                 raise CommitRefused(write.path)
-        revision = self._next_revision()
+            if document is not None:
+                present.add(write.path)
+        revision = self._documents.next_revision()
         now = self._clock.now_us()
         for write in writes:
             if isinstance(write, Put):
-                self._put(Document(*split(write.path), encoded[write.path], revision, now))
-            elif isinstance(write, Delete):
-                self._delete(write.path)
-        self._signal.raise_()
+                self._documents.set(write.path, Document(*split(write.path), encoded[write.path], revision, now))
+                self._tell(write.path, revision)
+            elif isinstance(write, Delete) and write.path in present:
+                self._documents.set(write.path, None)
+                self._tell(write.path, None)
         return Committed(revision, now)
 
-    def _next_revision(self) -> int:
-        self._revision += 1
-        return self._revision
-
-    def _get(self, path: str) -> Document | None:
-        return self._documents.get(path)
-
-    def _put(self, document: Document) -> None:
-        path = document.path
-        if path not in self._documents:
-            insort(self._ids.setdefault(document.collection, []), document.id)
-        self._documents[path] = document
-
-    def _delete(self, path: str) -> None:
-        if self._documents.pop(path, None):
-            collection, document_id = split(path)
-            ids = self._ids[collection]
-            del ids[bisect_left(ids, document_id)]
-
-    async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102
-        return ()
+    def _tell(self, path: str, revision: int | None) -> None:
+        for watches in self._told:
+            for target in watches.targets(path):
+                watches.tell(target, path, revision)
 
     @asynccontextmanager
     async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
-        async def look() -> Revisions:
-            await anyio.lowlevel.checkpoint()
-            present: Revisions = {}
-            for target in targets:
-                if is_collection(target):
-                    present |= {doc.path: doc.revision for doc in self._ordered(target, "", None)}
-                else:
-                    document = self._get(target)
-                    present[target] = None if document is None else document.revision
-            return present
+        await self._checkpoint()
+        watch = Watch(targets)
+        for target in targets:
+            if is_collection(target):
+                for document in self._documents.ordered(target, "", None):
+                    watch.tell(document.path, document.revision)
+            else:
+                found = self._documents.get(target)
+                watch.tell(target, None if found is None else found.revision)
+        self._watches.add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.remove(watch)
 
-        async def wait(event: anyio.Event) -> None:
-            await event.wait()
+    async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102
+        await self._checkpoint()
+        return ()
 
-        async with aclosing(changes(self._signal, await look(), look, wait)) as stream:
-            yield stream
+    async def _checkpoint(self) -> None:
+        """Let others run, as an engine does that waits for something.
+
+        Raises:
+            RuntimeError: the engine is not open.
+        """
+        await anyio.lowlevel.checkpoint()
+        if not self._is_open:
+            raise RuntimeError(NOT_OPEN)

@@ -1,15 +1,12 @@
-"""Watching by looking again: for engines that can tell *that* something changed, not *what*."""
+"""Watches of one engine: what is told of a path wakes those who watch that path or its collection, and nobody else."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Iterable
 
 import anyio
 
 from tai_state.engines.api import Change
-
-Revisions: TypeAlias = dict[str, int | None]
 
 
 class Signal:
@@ -31,34 +28,81 @@ class Signal:
             event.set()
 
 
-async def changes(
-    signal: Signal,
-    entered: Revisions,
-    look: Callable[[], Awaitable[Revisions]],
-    wait: Callable[[anyio.Event], Awaitable[None]],
-) -> AsyncGenerator[Change, None]:
-    """The differences between one look and the next, for ever.
+class Watch(AsyncIterator[Change]):
+    """One watch as its user sees it: yields what it was told and has not yielded yet, the newest of each path.
+
+    Nothing runs for it, so it may be left at any moment.
 
     Args:
-        signal: raised at each commit.
-        entered: the first look, made when the watch was entered.
-        look: the present revisions of all that is watched; None for an absent document.
-        wait: returns when the event is set, or earlier when a look is due for another reason.
+        targets: paths of documents and collections.
     """
-    for path, revision in entered.items():
-        yield Change(path, revision)
-    seen = entered
-    while True:
-        event = signal.next()
-        present = await look()
-        for path, revision in present.items():
-            if path not in seen or seen[path] != revision:
-                yield Change(path, revision)
-        for path in seen:
-            if path not in present:
-                yield Change(path, None)
-        seen = present
-        await wait(event)
+
+    def __init__(self, targets: Iterable[str]) -> None:
+        self.targets: tuple[str, ...] = tuple(dict.fromkeys(targets))
+        self._news: dict[str, int | None] = {}
+        self._error: BaseException | None = None
+        self._signal = Signal()
+
+    def tell(self, path: str, revision: int | None) -> None:
+        """A document stands at a revision now; None: it is absent."""
+        self._news[path] = revision
+        self._signal.raise_()
+
+    def fail(self, error: BaseException) -> None:
+        """Raise this once all that was told is yielded."""
+        self._error = error
+        self._signal.raise_()
+
+    async def __anext__(self) -> Change:
+        while not self._news:
+            if self._error is not None:
+                raise self._error
+            await self._signal.next().wait()
+        path = next(iter(self._news))
+        return Change(path, self._news.pop(path))
+
+
+class Watches:
+    """All watches of an engine, by what they watch."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, set[Watch]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def targets(self, path: str) -> list[str]:
+        """The targets by which somebody watches a document: itself, its collection, or both."""
+        return [target for target in (path, path.rpartition("/")[0]) if target in self._of]
+
+    def add(self, watch: Watch) -> None:
+        """Tell a watch from now on."""
+        for target in watch.targets:
+            self._of.setdefault(target, set()).add(watch)
+
+    def remove(self, watch: Watch) -> bool:
+        """Tell a watch no longer; whether it was told until now."""
+        was_told = False
+        for target in watch.targets:
+            watches = self._of.get(target, set())
+            if watch in watches:
+                was_told = True
+                watches.discard(watch)
+                if not watches:
+                    del self._of[target]
+        return was_told
+
+    def tell(self, target: str, path: str, revision: int | None) -> None:
+        """Tell those who watch a target what became of one of its documents."""
+        for watch in self._of.get(target, ()):
+            watch.tell(path, revision)
+
+    def fail(self, error: BaseException) -> None:
+        """End all watches."""
+        ended = {watch for watches in self._of.values() for watch in watches}
+        self._of.clear()
+        for watch in ended:
+            watch.fail(error)
 
 
 def is_collection(path: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -34,6 +34,15 @@ async def fill(engine: Engine, documents: Mapping[str, Fields]) -> None:
     puts = [Put(path, fields) for path, fields in documents.items()]
     for batch in Batches(engine.capabilities).split(puts, weight_of):
         await engine.commit(batch)
+
+
+async def raises(error: type[BaseException], awaitable: Awaitable[object]) -> bool:
+    """Whether it raises this error; any other one comes out."""
+    try:
+        await awaitable
+    except error:
+        return True
+    return False
 
 
 async def let_others_run(times: int) -> None:

@@ -5,6 +5,8 @@ For authors of engines, with whatever runs their tests::
     for check in ENGINE_CHECKS:
         async with MyEngine(...) as engine:      # new and empty for each check
             await check(engine)
+    for check in LIFECYCLE_CHECKS:
+        await check(MyEngine(...))               # new, and not opened yet
     for check in REOPEN_CHECKS:                  # engines that are durable
         await check(lambda: MyEngine(...))       # each call: the same store, empty at first
     for check in WRAPPER_CHECKS:                 # engines around other engines
@@ -27,6 +29,11 @@ from tai_state.testing.commit_checks import (
     check_preconditions,
     check_revisions_grow,
     check_times,
+)
+from tai_state.testing.lifecycle_checks import (
+    check_closing_ends_watches,
+    check_entered_twice,
+    check_outside_of_its_block,
 )
 from tai_state.testing.paging_checks import (
     check_scan_after_a_cancelled_step,
@@ -130,6 +137,13 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_cancelled_reads,
 )
 """For every engine."""
+
+LIFECYCLE_CHECKS: Final[tuple[EngineCheck, ...]] = (
+    check_outside_of_its_block,
+    check_entered_twice,
+    check_closing_ends_watches,
+)
+"""For every engine, before it is opened."""
 
 REOPEN_CHECKS: Final[tuple[ReopenCheck, ...]] = (
     check_commits_survive_closing,

@@ -22,15 +22,13 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.engines.api import Capabilities, Document, split
+from tai_state.engines.api import Document, split
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CorruptDocument
 from tai_state.streams.settings import SystemClock
 from tai_state.values.times import Clock
 
 OWN_FIELD: Final = "_tai_state"
-
-_CAPABILITIES: Final = Capabilities(name="mockfirestore", durable=False, processes=False, shared_clock=True)
 
 # One for all clients, so that revisions grow whatever becomes of an engine or of what its client holds.
 _revisions = count(1)
@@ -52,32 +50,16 @@ class _Own(msgspec.Struct, frozen=True):
     aside: dict[str, Any]
 
 
-class MockFirestoreEngine(MemoryEngine):
-    """Documents in a ``MockFirestore``; see :class:`~tai_state.engines.api.Engine` for the verbs.
+class _MockDocuments:
+    """Documents in a ``MockFirestore``, as :class:`~tai_state.engines.memory.Documents`."""
 
-    Args:
-        client: a ``mockfirestore.MockFirestore``; another engine over it sees the same documents.
-        clock: the engine's clock.
-
-    Raises:
-        TypeError: it is none.
-    """
-
-    def __init__(self, client: object, clock: Clock | None = None) -> None:
-        super().__init__(SystemClock() if clock is None else clock)
-        if not isinstance(getattr(client, "_data", None), dict):
-            raise TypeError(f"a MockFirestore is needed, not a {type(client).__name__}")
+    def __init__(self, client: object) -> None:
         self._client = client
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """See :class:`~tai_state.engines.api.Engine`."""
-        return _CAPABILITIES
-
-    def _next_revision(self) -> int:
+    def next_revision(self) -> int:
         return next(_revisions)
 
-    def _get(self, path: str) -> Document | None:
+    def get(self, path: str) -> Document | None:
         entry = self._entry(path)
         own = None if entry is None else _own(entry)
         if entry is None or own is None:
@@ -89,10 +71,16 @@ class MockFirestoreEngine(MemoryEngine):
             raise CorruptDocument(path, f"is no JSON object: {error}") from None
         return Document(*split(path), text, own.revision, own.updated_us)
 
-    def _ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
+    def ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = sorted(each for each in self._entry(collection) or {} if each >= start and (end is None or each < end))
-        documents = [self._get(f"{collection}/{each}") for each in ids]
+        documents = [self.get(f"{collection}/{each}") for each in ids]
         return [document for document in documents if document is not None]
+
+    def set(self, path: str, document: Document | None) -> None:
+        if document is None:
+            self._delete(path)
+        else:
+            self._put(document)
 
     def _put(self, document: Document) -> None:
         entry = self._made(document.path)
@@ -138,6 +126,23 @@ class MockFirestoreEngine(MemoryEngine):
                 here[OWN_FIELD] = msgspec.to_builtins(own)
             here = here.setdefault(segment, {})
         return here
+
+
+class MockFirestoreEngine(MemoryEngine):
+    """Documents in a ``MockFirestore``; see :class:`~tai_state.engines.api.Engine` for the verbs.
+
+    Args:
+        client: a ``mockfirestore.MockFirestore``; another engine over it sees the same documents.
+        clock: the engine's clock.
+
+    Raises:
+        TypeError: it is none.
+    """
+
+    def __init__(self, client: object, clock: Clock | None = None) -> None:
+        if not isinstance(getattr(client, "_data", None), dict):
+            raise TypeError(f"a MockFirestore is needed, not a {type(client).__name__}")
+        super().__init__(SystemClock() if clock is None else clock, _MockDocuments(client), "mockfirestore")
 
 
 def _own(entry: dict[str, Any]) -> _Own | None:

@@ -116,6 +116,16 @@ class AroundEngine:
         await self._engine.__aexit__(*exc)
 
 
+class Opened(AroundEngine):
+    """An engine that is open already, and that somebody else closes."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+
 class CountingEngine(AroundEngine):
     """Counts what goes to the engine inside."""
 
@@ -239,15 +249,15 @@ class Place:
             if kind.has_own_clock
             else kind.make(folder, self.clock)
         )
-        self._memory: Engine | None = None if kind.durable else self._make()
+        self._memory: MemoryEngine | None = None if kind.durable else self._make()  # type: ignore[assignment]
 
     def skip_ids(self) -> None:
         """Give other ids from now on than the ones that what was copied here may hold."""
         self._ids = count(1_001)
 
     def engine(self) -> Engine:
-        """Another engine, or the same one where documents live in it."""
-        return self._memory or self._make()
+        """Another engine over the same documents."""
+        return self._make() if self._memory is None else self._memory.beside()
 
     def store(self, engine: Engine | None = None, **changes: Any) -> StateStore:
         """A store over another engine (or the one given), not yet opened."""

@@ -8,7 +8,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, Self
 
-from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Scan, Write
+from tai_state.engines.api import (
+    NOT_OPEN,
+    OPEN_ALREADY,
+    Capabilities,
+    Change,
+    Committed,
+    Document,
+    Reading,
+    Scan,
+    Write,
+)
 from tai_state.engines.paging import Paged
 from tai_state.errors import CorruptDocument, UnknownStore
 
@@ -51,6 +61,7 @@ class FirestoreEngine:
             max_bytes_per_commit=self._request_bytes_max - _ROOM_BYTES,
             max_document_bytes=_DOCUMENT_BYTES_MAX,
         )
+        self._is_entered = False
         self._connection: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
@@ -65,8 +76,10 @@ class FirestoreEngine:
         Raises:
             UnknownStore: the extra is not installed.
             StoreUnavailable: there are no credentials.
-            RuntimeError: not under asyncio, or in a process forked from one that used Firestore.
+            RuntimeError: it is open already, or not under asyncio, or in a process forked from one that used Firestore.
         """
+        if self._is_entered:
+            raise RuntimeError(OPEN_ALREADY)
         try:
             from tai_state.engines.firestore import channels, connection, driver  # noqa: PLC0415 - half a second
         except ModuleNotFoundError as error:
@@ -78,12 +91,18 @@ class FirestoreEngine:
         driver.check_process()
         self._loop = _running_loop()
         address = channels.Address(self._project, self._database, self._emulator)
-        self._connection = await connection.open_connection(address, self._capabilities, self._request_bytes_max)
+        self._is_entered = True
+        try:
+            self._connection = await connection.open_connection(address, self._capabilities, self._request_bytes_max)
+        except BaseException:
+            self._is_entered = False
+            raise
         self._process = os.getpid()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         connection, self._connection = self._connection, None
+        self._is_entered = False
         if connection is not None and self._process == os.getpid():
             await connection.aclose()
 
@@ -110,7 +129,7 @@ class FirestoreEngine:
             RuntimeError: it may not, and why.
         """
         if self._connection is None:
-            raise RuntimeError("the store is not open: use it inside its `async with` block")
+            raise RuntimeError(NOT_OPEN)
         if self._process != os.getpid():
             raise RuntimeError("the store was opened before this process was forked: open another one here")
         if self._loop is not _running_loop():

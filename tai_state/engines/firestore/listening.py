@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, Self
 
-from tai_state.engines.api import Change
+from tai_state.engines.api import NOT_OPEN, Change
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Channel, Channels
 from tai_state.engines.firestore.errors import is_lasting, mapped
@@ -23,7 +23,7 @@ from tai_state.engines.firestore.messages import (
     watch_no_longer,
 )
 from tai_state.engines.firestore.watching import Target, Watched
-from tai_state.errors import StoreTimeout, StoreUnavailable, TaiStateError
+from tai_state.errors import StoreTimeout, StoreUnavailable
 
 _log = logging.getLogger("tai_state")
 
@@ -52,14 +52,14 @@ class Watch(AsyncIterator[Change]):
         self.watched = watched
         self._listener = listener
         self._timeout_seconds = timeout_seconds
-        self._error: TaiStateError | None = None
+        self._error: Exception | None = None
         self._moved = asyncio.Event()
 
     def wake(self) -> None:
         """Something was told."""
         self._moved.set()
 
-    def fail(self, error: TaiStateError) -> None:
+    def fail(self, error: Exception) -> None:
         """It cannot go on."""
         self._error = error
         self._moved.set()
@@ -68,7 +68,8 @@ class Watch(AsyncIterator[Change]):
         """Have every target told.
 
         Raises:
-            TaiStateError: it cannot be.
+            StoreUnavailable, StoreTimeout: it cannot be.
+            RuntimeError: the engine was closed.
         """
         self._listener.add(self)
         try:
@@ -142,7 +143,7 @@ class Listener:
 
     async def aclose(self) -> None:
         """End the stream, and with it all watches."""
-        self._fail_all(StoreUnavailable("watch", "CLOSED", "the store was closed"))
+        self._fail_all(RuntimeError(NOT_OPEN))
         if self._stop is not None:
             self._stop.set()
             self._stop = None
@@ -178,11 +179,11 @@ class Listener:
             if not watch.watched.is_established:
                 self._drop(watch, found)
 
-    def _fail_all(self, error: TaiStateError) -> None:
+    def _fail_all(self, error: Exception) -> None:
         for _, watch in list(self._targets.values()):
             self._drop(watch, error)
 
-    def _drop(self, watch: Watch, error: TaiStateError) -> None:
+    def _drop(self, watch: Watch, error: Exception) -> None:
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
         watch.fail(error)

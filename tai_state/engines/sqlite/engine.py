@@ -1,20 +1,20 @@
-"""The four verbs on one SQLite file: a thread that writes, a thread that reads."""
+"""The four verbs on one SQLite file: a thread that writes, one that reads, and one that looks for watches."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-import anyio
 import anyio.to_thread
 import apsw
 
 from tai_state.engines.api import (
+    NOT_OPEN,
+    OPEN_ALREADY,
     Capabilities,
     Change,
     Committed,
@@ -29,10 +29,12 @@ from tai_state.engines.api import (
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.reader import Reader, page, select
 from tai_state.engines.sqlite.schema import connect
-from tai_state.engines.sqlite.worker import Job, Worker
+from tai_state.engines.sqlite.watcher import Watcher
+from tai_state.engines.sqlite.watching import FileWatches
+from tai_state.engines.sqlite.worker import Worker
 from tai_state.engines.sqlite.writer import Writer, is_by_time, prepare
-from tai_state.engines.watching import Revisions, Signal, changes, is_collection
 from tai_state.errors import CorruptDocument, StoreUnavailable
 from tai_state.values.times import Clock
 
@@ -41,12 +43,7 @@ _CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
 """In a scan's page: who wants a few documents waits for no more than these, and more would leave the core's cache."""
-_PAGE_BYTES = 1024 * 1024
-_FETCHED_ROWS = 16
-_POLL_SECONDS = 0.02
-"""How often a watch looks whether another process has committed."""
 
-_ONE = "SELECT fields, revision, updated_us FROM documents WHERE collection = ? AND id = ?"
 # Both go on from where the page before ended, with bounds that the index can seek: a page costs the same wherever it
 # stands. Without an end, the bound is a blob: SQLite orders every text before every blob.
 _BY_ID = """
@@ -59,7 +56,6 @@ WHERE collection = :collection AND ({value}, id) > (:start, :resume) AND {value}
 ORDER BY {value}, id
 """
 _NO_END = b""
-_REVISIONS = "SELECT id, revision FROM documents WHERE collection = ?"
 
 
 class SqliteEngine:
@@ -77,25 +73,22 @@ class SqliteEngine:
         self._connect = partial(connect, self._path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
         self._writer: Worker | None = None
         self._reader: Worker | None = None
-        self._signal = Signal()
-        self._polled = 0.0
-        self._data_version = 0
+        self._watches = FileWatches(self._start_watcher)
 
     @property
     def capabilities(self) -> Capabilities:  # noqa: D102
         return _CAPABILITIES
 
     async def __aenter__(self) -> Self:
-        reader = _Reader(self._path, self._connect)
-        writer = Writer(self._path, self._connect, self._clock)
+        if self._writer is not None or self._reader is not None:
+            raise RuntimeError(OPEN_ALREADY)
+        reader = Reader(self._path, self._connect)
         try:
-            self._reader = Worker("tai-state sqlite reader", reader.serve, reader.close)
-            self._writer = Worker("tai-state sqlite writer", writer.serve, writer.close)
+            self._committing = Writer(self._path, self._connect, self._clock)
+            with self._threads_are_to_be_had("open"):
+                self._reader = Worker("reader", reader.serve, reader.close)
+                self._writer = Worker("writer", self._committing.serve, self._committing.close, self._watches.committed)
             await self._reader.do(reader.open)
-        except OSError as error:
-            await self._close()
-            code = errno.errorcode.get(error.errno or 0, "OSError")
-            raise StoreUnavailable("open", code, f"{error.strerror} ({self._path})") from error
         except BaseException:
             await self._close()
             raise
@@ -106,14 +99,32 @@ class SqliteEngine:
 
     async def _close(self) -> None:
         workers = [worker for worker in (self._writer, self._reader) if worker is not None]
+        workers += self._watches.close(RuntimeError(NOT_OPEN))
         for worker in workers:  # all are told before any is waited for: a caller may be cancelled while it waits
             worker.close()
-        for worker in workers:
-            await worker.closed()
+        try:
+            for worker in workers:
+                await worker.closed()
+        finally:
+            self._writer = self._reader = None
+
+    def _start_watcher(self) -> Worker:
+        watcher = Watcher(self._path, self._connect, self._committing)
+        with self._threads_are_to_be_had("watch"):
+            return Worker("watcher", watcher.serve, watcher.close, self._watches.seen, (watcher.pulse, watcher.idle))
+
+    @contextmanager
+    def _threads_are_to_be_had(self, operation: str) -> Generator[None]:
+        """Say what it is where the system gives no more of what a thread needs."""
+        try:
+            yield
+        except OSError as error:
+            code = errno.errorcode.get(error.errno or 0, "OSError")
+            raise StoreUnavailable(operation, code, f"{error.strerror} ({self._path})") from error
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
         keys = [split(path) for path in paths]
-        rows = await self._read(partial(_select, keys))
+        rows = await self._read(partial(select, keys))
         documents = tuple(
             Document(*key, *row) if row is not None else None for key, row in zip(keys, rows, strict=True)
         )
@@ -134,7 +145,7 @@ class SqliteEngine:
             if ended:
                 return None
             rows_max = _PAGE_ROWS if left is None else min(left, _PAGE_ROWS)
-            rows, ended = await self._read(partial(_page, sql, place, rows_max))
+            rows, ended = await self._read(partial(page, sql, place, rows_max))
             left = None if left is None else left - len(rows)
             if rows:
                 last = rows[-1]
@@ -148,41 +159,18 @@ class SqliteEngine:
         prepared = [prepare(write) for write in writes]
         check_budget({each.path: each.size for each in prepared}, len(writes), _CAPABILITIES)
         committed: Committed = await _opened(self._writer).do(prepared)
-        self._signal.raise_()
         return committed
 
     @asynccontextmanager
     async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
-        look = partial(self._look, targets)
-        async with aclosing(changes(self._signal, await look(), look, self._wait)) as stream:
-            yield stream
+        _opened(self._writer)
+        async with self._watches.watch(targets) as watch:
+            yield watch
 
     async def self_check(self) -> Sequence[CorruptDocument]:
         """SQLite's own check, on a connection of its own."""
+        _opened(self._reader)
         return await anyio.to_thread.run_sync(_integrity, self._connect, self._path)
-
-    async def _look(self, targets: Sequence[str]) -> Revisions:
-        present: Revisions = {}
-        for target in targets:
-            if is_collection(target):
-                rows = await self._read(partial(_revisions, target))
-                present |= {f"{target}/{document_id}": revision for document_id, revision in rows}
-            else:
-                [document] = (await self.read([target])).documents
-                present[target] = None if document is None else document.revision
-        return present
-
-    async def _wait(self, event: anyio.Event) -> None:
-        """Until this process commits, or, found by looking every few milliseconds, another one does."""
-        while not event.is_set():
-            with anyio.move_on_after(_POLL_SECONDS):
-                await event.wait()
-            if anyio.current_time() - self._polled >= _POLL_SECONDS:
-                self._polled = anyio.current_time()
-                version = await self._read(_data_version)
-                if version != self._data_version:
-                    self._data_version = version
-                    self._signal.raise_()
 
     async def _read(self, function: Callable[[apsw.Connection], Any]) -> Any:
         return await _opened(self._reader).do(function)
@@ -190,39 +178,8 @@ class SqliteEngine:
 
 def _opened(worker: Worker | None) -> Worker:
     if worker is None:
-        raise RuntimeError("the store is not open yet: use it inside its `async with` block")
+        raise RuntimeError(NOT_OPEN)
     return worker
-
-
-class _Reader:
-    """Serves functions of a connection, each by itself, in the reader's thread."""
-
-    def __init__(self, path: str, connect: Callable[[], apsw.Connection]) -> None:
-        self._path = path
-        self._connect = connect
-        self._connection: apsw.Connection | None = None
-
-    def open(self, _: apsw.Connection) -> None:
-        """Nothing more than opening the file, which serving anything does."""
-
-    def serve(self, jobs: Sequence[Job[Any]]) -> None:
-        for job in jobs:
-            try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                job.result = job.request(self._connection)
-            except apsw.Error as error:
-                job.error = mapped(error, "read", self._path)
-            except Exception as error:  # noqa: BLE001 - each task is answered with its own error
-                job.error = error
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-
-def _revisions(collection: str, connection: apsw.Connection) -> list[Any]:
-    return connection.execute(_REVISIONS, (collection,)).fetchall()
 
 
 def _integrity(connect: Callable[[], apsw.Connection], path: str) -> list[CorruptDocument]:
@@ -236,36 +193,6 @@ def _integrity(connect: Callable[[], apsw.Connection], path: str) -> list[Corrup
         return [failure]
     advice = "restore a backup, or, if indexes alone are damaged, let SQLite REINDEX a copy, and verify that"
     return [CorruptDocument(path, f"SQLite finds: {text.strip()}: {advice}") for text in found]
-
-
-def _data_version(connection: apsw.Connection) -> Any:
-    """Another value whenever another connection has committed."""
-    return connection.pragma("data_version")
-
-
-def _select(keys: Sequence[tuple[str, str]], connection: apsw.Connection) -> list[Any]:
-    """The rows of some documents in one read transaction, and so of one moment."""
-    if len(keys) == 1:
-        return [connection.execute(_ONE, keys[0]).fetchone()]
-    connection.execute("BEGIN")
-    try:
-        return [connection.execute(_ONE, key).fetchone() for key in keys]
-    finally:
-        connection.execute("COMMIT")
-
-
-def _page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
-    """The next rows, bounded in number and bytes, and whether they are the last."""
-    rows: list[Any] = []
-    size = 0
-    cursor = connection.execute(sql, place)
-    while len(rows) < rows_max and size < _PAGE_BYTES:
-        some = list(islice(cursor, min(_FETCHED_ROWS, rows_max - len(rows))))
-        if not some:
-            return rows, True
-        rows += some
-        size += sum([len(row[1]) for row in some])
-    return rows, False
 
 
 def _by_field(dotted: str, collection: str) -> str:

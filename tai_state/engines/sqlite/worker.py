@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,8 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+
+from tai_state.engines.api import NOT_OPEN
 
 R = TypeVar("R")
 
@@ -51,8 +54,13 @@ class _Bell:
             self._rung = True
             os.write(self._cord, b"!")
 
-    def hear(self) -> None:
-        """Wait for a ring; what there is to do is looked up after it."""
+    def hear(self, seconds: float | None = None) -> None:
+        """Wait for a ring, or so many seconds; what there is to do is looked up after it."""
+        if seconds is not None:
+            waiting = select.poll()
+            waiting.register(self.pipe, select.POLLIN)
+            if not waiting.poll(seconds * 1_000):
+                return
         os.read(self.pipe, 1)
         self._rung = False
 
@@ -173,7 +181,7 @@ def _home(collect: Callable[[], None]) -> Home:
 
 
 class Job(Generic[R]):
-    """A request, then its result or error."""
+    """A request, then its result or error. Where no task waits for it, there is no waiter."""
 
     __slots__ = ("abandoned", "error", "request", "result", "waiter")
 
@@ -195,12 +203,23 @@ class Worker:
         name: of the thread.
         serve: called in the thread with the jobs that wait (at most 256); sets each one's result or error.
         close: called in the thread at the end.
+        tell: called in the event loop with each job that was served, in their order, before its task goes on.
+        idle: how many seconds to wait for jobs (None: as long as it takes), and what to do after them, or after so many
+            seconds: it may give a job to tell. Both are called in the thread.
     """
 
-    def __init__(self, name: str, serve: Callable[[Sequence[Job[Any]]], None], close: Callable[[], None]) -> None:
-        self._name = name
+    def __init__(
+        self,
+        name: str,
+        serve: Callable[[Sequence[Job[Any]]], None],
+        close: Callable[[], None],
+        tell: Callable[[Job[Any]], None] | None = None,
+        idle: tuple[Callable[[], float | None], Callable[[], Job[Any] | None]] | None = None,
+    ) -> None:
         self._serve = serve
         self._close = close
+        self._tell = tell
+        self._idle = idle
         self._bell = _Bell()
         self._home = _home(self._collect)
         self._queue: deque[Job[Any]] = deque()
@@ -211,12 +230,12 @@ class Worker:
         self._has_ended = False
         self._is_closed = False
         self._generation = _forks.generation
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        threading.Thread(target=self._run, name=f"tai-state sqlite {name}", daemon=True).start()
 
     async def do(self, request: Any) -> Any:
         """Have a request served. A caller who is cancelled before its turn comes is skipped; later it is not."""
         if self._is_closing:
-            raise RuntimeError("the store is closed: use it inside its `async with` block")
+            raise RuntimeError(NOT_OPEN)
         if self._generation != _forks.generation:
             raise RuntimeError("the store was opened before a fork: open it again in the child process")
         job: Job[Any] = Job(request, self._home.waiter())
@@ -235,6 +254,14 @@ class Worker:
             raise job.error
         return job.result
 
+    def post(self, request: Any) -> None:
+        """Have a request served that nobody waits for; once the worker is closing, nothing happens."""
+        if self._is_closing or self._generation != _forks.generation:
+            return
+        self._queue.append(Job(request, None))
+        if len(self._queue) == 1:
+            self._bell.ring()
+
     def close(self) -> None:
         """Take no more jobs, serve those that wait, close the connection, and end the thread."""
         if self._generation == _forks.generation:
@@ -250,7 +277,7 @@ class Worker:
 
     def _run(self) -> None:
         while not self._is_closing or self._queue:
-            self._bell.hear()
+            self._bell.hear(None if self._idle is None else self._idle[0]())
             waiting = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
             if self._queue:
                 self._bell.ring()
@@ -258,6 +285,8 @@ class Worker:
             if jobs:
                 self._serve_all(jobs)
                 self._answer(jobs)
+            if self._idle is not None and (found := self._idle[1]()) is not None:
+                self._answer([found])
         with suppress(Exception):  # what it held is gone with the thread
             self._close()
         self._has_ended = True
@@ -279,7 +308,11 @@ class Worker:
         """In the event loop: wake the tasks whose jobs are done."""
         self._answered = len(self._done) or self._answered
         while self._done:
-            self._home.wake(self._done.popleft().waiter)
+            job = self._done.popleft()
+            if self._tell is not None:
+                self._tell(job)
+            if job.waiter is not None:
+                self._home.wake(job.waiter)
         if self._has_ended:
             self._is_closed = True
             self._home.leave()

@@ -122,6 +122,9 @@ class Writer:
         path: of the file.
         connect: opens it.
         clock: gives the time of each commit.
+
+    Attributes:
+        others: how often it found that others may have committed between two of its transactions.
     """
 
     def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: Clock) -> None:
@@ -130,9 +133,14 @@ class Writer:
         self._clock = clock
         self._connection: apsw.Connection | None = None
         # Each reservation leaves another token in the file; the first is drawn, so that no two processes share one.
-        self._token = int.from_bytes(os.urandom(7))
+        self._token = self._first_token = int.from_bytes(os.urandom(7))
         self._reserved: Counter | None = None
         self._revision = 0
+        self.others: int = 0
+
+    def owns(self, token: int) -> bool:
+        """Whether a token in the counter is of this writer; for any thread."""
+        return self._first_token < token <= self._token
 
     def serve(self, jobs: Sequence[Job[Committed]]) -> None:
         """Commit these jobs together; where that fails, one by one."""
@@ -187,6 +195,8 @@ class Writer:
     ) -> _Transaction:
         cursor = connection.cursor()
         before: Any = cursor.execute(_COUNTER).get
+        if before != reserved:
+            self.others += 1
         now = self._clock.now_us()
         # As long as the counter is as this process left it, nobody else has given a revision above the last one here.
         revision: int = self._revision if before == reserved else max(before[0], now)

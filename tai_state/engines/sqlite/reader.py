@@ -1,0 +1,89 @@
+"""Reading: functions of a connection, in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, TypeVar
+
+import apsw
+
+from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.worker import Job
+
+T = TypeVar("T")
+
+_FETCHED_ROWS = 16
+_PAGE_BYTES = 1024 * 1024
+
+_ONE = "SELECT fields, revision, updated_us FROM documents WHERE collection = ? AND id = ?"
+
+
+class Reader:
+    """Serves functions of a connection, each by itself, in the reader's thread.
+
+    Args:
+        path: of the file.
+        connect: opens it.
+    """
+
+    def __init__(self, path: str, connect: Callable[[], apsw.Connection]) -> None:
+        self._path = path
+        self._connect = connect
+        self._connection: apsw.Connection | None = None
+
+    def open(self, _: apsw.Connection) -> None:
+        """Nothing more than opening the file, which serving anything does."""
+
+    def serve(self, jobs: Sequence[Job[Any]]) -> None:
+        """Call each function."""
+        for job in jobs:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                job.result = job.request(self._connection)
+            except apsw.Error as error:
+                job.error = mapped(error, "read", self._path)
+            except Exception as error:  # noqa: BLE001 - each task is answered with its own error
+                job.error = error
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection], T]) -> T:
+    """Look at the file in one read transaction."""
+    connection.execute("BEGIN")
+    try:
+        found = look(connection)
+    except BaseException:
+        with suppress(apsw.Error):  # what went wrong is to be told, and not what that brought with it
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return found
+
+
+def select(keys: Sequence[tuple[str, str]], connection: apsw.Connection) -> list[Any]:
+    """The rows of some documents, all of one moment."""
+    if len(keys) == 1:
+        return [connection.execute(_ONE, keys[0]).fetchone()]
+    return at_one_moment(connection, lambda it: [it.execute(_ONE, key).fetchone() for key in keys])
+
+
+def page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
+    """The next rows, bounded in number and bytes, and whether they are the last."""
+    rows: list[Any] = []
+    size = 0
+    cursor = connection.execute(sql, place)
+    while len(rows) < rows_max and size < _PAGE_BYTES:
+        some = list(islice(cursor, min(_FETCHED_ROWS, rows_max - len(rows))))
+        if not some:
+            return rows, True
+        rows += some
+        size += sum([len(row[1]) for row in some])
+    return rows, False

@@ -1,0 +1,80 @@
+"""Watches of one file: who is told what the thread that looks has found."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from tai_state.engines.api import Committed
+from tai_state.engines.sqlite.watcher import Enter, Leave, Moved, Seen
+from tai_state.engines.sqlite.worker import Job, Worker
+from tai_state.engines.sqlite.writer import Prepared
+from tai_state.engines.watching import Watch, Watches
+from tai_state.errors import CommitRefused
+
+
+class FileWatches:
+    """All watches of an engine, in its event loop.
+
+    Args:
+        start: the thread that looks, which tells :meth:`seen` what it finds. It is started by the first watch.
+    """
+
+    def __init__(self, start: Callable[[], Worker]) -> None:
+        self._start = start
+        self._worker: Worker | None = None
+        self._watches = Watches()
+        self._entered: set[Watch] = set()
+
+    @asynccontextmanager
+    async def watch(self, targets: Sequence[str]) -> AsyncGenerator[Watch, None]:
+        """A watch, told from the first look on until it is left."""
+        worker = self._worker = self._worker or self._start()
+        watch = Watch(targets)
+        self._watches.add(watch)
+        try:
+            await worker.do(Enter(watch))
+            yield watch
+        finally:
+            self._watches.remove(watch)
+            if watch in self._entered:
+                self._entered.discard(watch)
+                worker.post(Leave(watch))
+
+    def committed(self, job: Job[Committed]) -> None:
+        """Have looked at what a commit of this engine has written, or may have, where somebody watches it."""
+        if self._worker is None or not self._watches or isinstance(job.error, CommitRefused):
+            return
+        writes: Sequence[Prepared] = job.request
+        paths = [
+            (target, write.path)
+            for write in writes
+            if write.text is not None or write.deletes
+            for target in self._watches.targets(write.path)
+        ]
+        if paths:
+            self._worker.post(Moved(paths))
+
+    def seen(self, job: Job[Seen]) -> None:
+        """Tell the watches what a look has found; where one at all that is watched has failed, they end."""
+        request, found = job.request, job.result
+        if found is None:
+            if job.error is not None and not isinstance(request, Enter):
+                self._watches.fail(job.error)
+            return
+        for target, path, revision in found.moves:
+            self._watches.tell(target, path, revision)
+        if isinstance(request, Enter) and self._worker is not None:
+            if job.abandoned:
+                self._worker.post(Leave(request.watch))
+                return
+            self._entered.add(request.watch)
+            for _, path, revision in found.present:
+                request.watch.tell(path, revision)
+
+    def close(self, error: Exception) -> list[Worker]:
+        """End all watches. Returns the thread, if there is one, to be ended too."""
+        self._watches.fail(error)
+        self._entered.clear()
+        worker, self._worker = self._worker, None
+        return [] if worker is None else [worker]

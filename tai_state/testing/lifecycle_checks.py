@@ -1,0 +1,74 @@
+"""Checks of opening and closing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+
+from tai_state.engines.api import Change, Engine, Put, Scan
+from tai_state.testing.checking import HANG_SECONDS, let_others_run, present, raises, until
+
+
+async def _first_change(engine: Engine) -> Change:
+    async with engine.watch("c/a") as changes:
+        return await anext(changes)
+
+
+async def _scanned(engine: Engine) -> None:
+    await anext(engine.scan(Scan("c")), None)
+
+
+async def _is_refused(engine: Engine) -> None:
+    """Each verb, and looking below the documents, is a RuntimeError."""
+    for name, verb in (
+        ("read", engine.read(["c/a"])),
+        ("scan", _scanned(engine)),
+        ("commit", engine.commit([Put("c/a", {"n": 2})])),
+        ("watch", _first_change(engine)),
+        ("self_check", engine.self_check()),
+    ):
+        assert await raises(RuntimeError, verb), f"{name} works outside of the engine's block"
+
+
+async def check_outside_of_its_block(engine: Engine) -> None:
+    """Before it is opened, and again when it is closed, each verb is a RuntimeError, and changes nothing."""
+    await _is_refused(engine)
+    async with engine:
+        await engine.commit([Put("c/a", {"n": 1})])
+    await _is_refused(engine)
+    async with engine:
+        reading = await engine.read(["c/a"])
+    if engine.capabilities.durable:
+        assert [each and each.fields() for each in reading.documents] == [{"n": 1}]
+
+
+async def check_entered_twice(engine: Engine) -> None:
+    """A block inside the block of the same object is a RuntimeError, and the first one goes on as before."""
+    async with engine:
+        for _ in range(2):
+            assert await raises(RuntimeError, engine.__aenter__()), "the engine was entered twice"
+        await engine.commit([Put("c/a", {"n": 1})])
+        assert (await present(engine, "c/a")).fields() == {"n": 1}
+
+
+async def check_closing_ends_watches(engine: Engine) -> None:
+    """Whoever waits for a change when the engine is closed gets a RuntimeError, and does not wait for ever."""
+    ended: list[bool] = []
+
+    async def wait(changes: AsyncIterator[Change]) -> None:
+        ended.append(await raises(RuntimeError, anext(changes)))
+
+    with anyio.fail_after(HANG_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            async with engine:
+                made = await engine.commit([Put("c/a", {})])
+                watches = [engine.watch("c/a"), engine.watch("c")]
+                for watch in watches:
+                    changes = await watch.__aenter__()
+                    await until(changes, Change("c/a", made.revision))
+                    tasks.start_soon(wait, changes)
+                await let_others_run(5)
+            for watch in watches:
+                await watch.__aexit__(None, None, None)
+    assert ended == [True, True], "closing the engine did not end a watch"
