@@ -51,7 +51,7 @@ def check() -> None:
 def _has(owner: Any, name: str) -> bool:
     """Whether the objects of a class have an attribute: from the class, or set when they are made."""
     classes: Sequence[type] = getattr(owner, "__mro__", ())
-    makers = [vars(each).get("__init__") for each in classes]
+    makers: list[Any] = [vars(each).get("__init__") for each in classes]
     set_when_made: list[Sequence[str]] = [each.__code__.co_names for each in makers if hasattr(each, "__code__")]
     return hasattr(owner, name) or any(name in names for names in set_when_made)
 
