@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tai_state import ANY, ConsistencyReport, Never, StateMachinePersister, StoreUnavailable, TaiStateError
-from tai_state.engines.api import Engine, Put, Write
+from tai_state.engines.api import Capabilities, Engine, Put, Write
 from tai_state.engines.memory import MemoryEngine
 from tai_state.testing import ManualClock
 
@@ -45,6 +46,11 @@ class Cut(AroundEngine):
         super().__init__(engine)
         self._cut_after = {"between states": STATES, "within a stream": EVENTS}[where]
         self._last = ""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The engine's, but that a commit takes few writes, so that the restore needs several."""
+        return replace(self._engine.capabilities, max_ops_per_commit=200)
 
     async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
         if self._last.startswith(self._cut_after):
