@@ -115,7 +115,7 @@ async def test_an_id_of_the_callers_own_is_named(expected: Any):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="only the marker of a caller's own id is looked at, not the place itself",
+    reason="the marker of a caller's own id is looked at, not the place itself",
     raises=VersionConflict,
 )
 async def test_a_change_at_a_version_is_found_at_its_place():

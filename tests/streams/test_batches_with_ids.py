@@ -68,7 +68,7 @@ async def test_the_same_batch_again_is_not_recorded_again(
             id="longer_and_others_followed",
             marks=pytest.mark.xfail(
                 strict=True,
-                reason="somebody else's event is returned as the caller's own",
+                reason="somebody else's event is returned as the caller's",
                 raises=pytest.fail.Exception,
             ),
         ),

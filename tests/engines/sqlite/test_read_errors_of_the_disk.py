@@ -78,7 +78,7 @@ def disk() -> Iterator[Disk]:
             ["c/7", "c/20"],
             marks=pytest.mark.xfail(
                 strict=True,
-                reason="the error of ending the transaction that SQLite has ended already takes the place of the disk's",
+                reason="the error of the COMMIT in the clean-up takes the place of the disk's",
                 raises=CorruptDocument,
             ),
         ),
