@@ -103,12 +103,16 @@ async def test_an_event_that_is_not_text_is_found(tmp_path: Path):
             await collected(store.get_events(GOVERNOR, "b"))
 
 
+def _last(_: dict[str, Any] | None, event: Any) -> dict[str, Any]:
+    return {"n": event.payload["n"]}
+
+
 async def _of_an_older_release() -> MemoryEngine:
     """Three streams of schema 1, one of which ends with an event that the upcaster below does not expect."""
     clock = ManualClock(step_us=1_000)
     engine = MemoryEngine(clock)
     async with open_store(engine, clock=clock) as store:
-        persister = StateMachinePersister(store, {"add": lambda now, event: {"n": event.payload["n"]}})
+        persister = StateMachinePersister(store, {"add": _last})
         for state_id in STATES:
             await persister.record(GOVERNOR, state_id, [NewEvent("add", {"n": 1})], METADATA, expected=0)
         await persister.record(GOVERNOR, "b", [NewEvent("add", {"n": 2, "odd": True})], METADATA, expected=1)
