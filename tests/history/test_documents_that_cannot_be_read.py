@@ -19,7 +19,7 @@ from tai_state import (
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.operations import REDUCERS
-from ..support.stores import GOVERNOR, METADATA, collected
+from ..support.stores import GOVERNOR, METADATA, collected, edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +103,31 @@ async def test_an_event_that_is_not_text_is_found(tmp_path: Path):
             await collected(store.get_events(GOVERNOR, "b"))
 
 
+@pytest.mark.parametrize(
+    ("place", "look"),
+    [
+        pytest.param(
+            "states/b",
+            lambda store: store.get_state(GOVERNOR, "b"),
+            marks=pytest.mark.xfail(
+                strict=True, reason="the error names a field in place of the document", raises=AssertionError
+            ),
+        ),
+        ("events/b~000000000001", lambda store: collected(store.get_events(GOVERNOR, "b"))),
+    ],
+    ids=["state", "event"],
+)
+async def test_a_time_that_cannot_be_read_is_told_with_its_document(place: str, look: Callable[[Any], Any]):
+    """A damaged time is damage of a document, and that is named."""
+    path = f"governors/{GOVERNOR}/{place}"
+    async with open_store("memory://") as store:
+        await store.save_state(GOVERNOR, "b", {"n": 1}, METADATA)
+        await edit(store.engine, path, timestamp="x026-01-31T09:15:00.000000Z")
+        with pytest.raises(CorruptDocument) as told:
+            await look(store)
+        assert told.value.path == path
+
+
 def _last(_: dict[str, Any] | None, event: Any) -> dict[str, Any]:
     return {"n": event.payload["n"]}
 
@@ -164,3 +189,18 @@ async def test_an_upcaster_that_fails_is_told_with_its_document(upcast: Upcast, 
             await look(store)
         assert told.value.fields()["path"].startswith(f"governors/{GOVERNOR}/")
         assert isinstance(told.value.__cause__, KeyError)
+
+
+@pytest.mark.xfail(strict=True, reason="it gets the data alone", raises=AssertionError)
+async def test_an_upcaster_is_told_whose_data_it_gets():
+    """A step may depend on the governor and the state: both come with the data, by whatever name."""
+    told: list[str] = []
+
+    def state(data: dict[str, Any], *others: Any, **more: Any) -> dict[str, Any]:
+        told.append(repr((others, more)))
+        return data
+
+    async with open_store(await _of_an_older_release(), schema=2, upcasters={1: Upcast(state=state)}) as store:
+        await store.get_state(GOVERNOR, "c")
+    assert told
+    assert all(repr(GOVERNOR) in each and repr("c") in each for each in told)
