@@ -41,17 +41,25 @@ class EndingProxy(FaultProxy):
 
     Args:
         target: the emulator's host and port.
+        stray_calls: as for a fault proxy.
     """
 
-    def __init__(self, target: str) -> None:
-        super().__init__(target)
+    def __init__(self, target: str, *, stray_calls: int = 2) -> None:
+        super().__init__(target, stray_calls=stray_calls)
         self.ended: list[Ended] = []
-        self._endings: dict[str, deque[Ending]] = defaultdict(deque)
+        self._endings: dict[str, deque[Ending | None]] = defaultdict(deque)
         self._listening: set[queue.SimpleQueue[Word]] = set()
 
-    def end_next(self, method: str, code: str, *, messages: int = 0, times: int = 1) -> None:
-        """End the next calls of a method with a status; of a call that streams, after so many messages."""
-        self._endings[method].extend([Ending(code, messages)] * times)
+    def end_next(self, method: str, code: str, *, messages: int = 0, passing: int = 0) -> None:
+        """End the next call of a method with a status.
+
+        Args:
+            method: like ``Commit``.
+            code: the status; ``OK`` only for a call that streams.
+            messages: of a call that streams, after so many.
+            passing: so many calls of the method pass before.
+        """
+        self._endings[method].extend([*[None] * passing, Ending(code, messages)])
 
     def say(self, message: bytes) -> None:
         """Say something on every stream that listens."""
