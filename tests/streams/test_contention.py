@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tai_state import ANY, CommitOutcomeUnknown, StateStore, StoreTimeout
+from tai_state import ANY, CommitOutcomeUnknown, StateStore
 from tai_state.engines.api import Engine, Put, Write
 from tai_state.engines.memory import MemoryEngine
 from tai_state.store.layout import Layout
@@ -108,22 +108,6 @@ async def test_tasks_of_one_process_get_on_alike(clock: ManualClock, change: Cha
             for own in range(3):
                 tasks.start_soon(write, own)
     assert min(made[own] for own in range(3)) >= 15
-
-
-@pytest.mark.xfail(
-    strict=True, raises=CommitOutcomeUnknown, reason="the end of the tries decides, not what their answers were"
-)
-@CHANGES
-async def test_refusals_alone_leave_nothing_unknown(clock: ManualClock, change: Change):
-    """A change that was refused each time was not made, and the error says so."""
-    faulty = FaultyEngine(MemoryEngine(clock), Next())
-    async with make_store(faulty, clock, timeout_seconds=0.5) as store:
-        await store.save_state(GOVERNOR, "hot", {"n": 1}, METADATA)
-        faulty.plan = Next(*[Fault.REFUSED] * 100_000)
-        with pytest.raises(StoreTimeout):
-            await change(store)
-        faulty.plan = Next()
-        assert (await store.get_state(GOVERNOR, "hot")).version == 1
 
 
 @pytest.mark.xfail(strict=True, raises=CommitOutcomeUnknown, reason="nobody looks at what became of the last try")

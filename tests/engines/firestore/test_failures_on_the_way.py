@@ -57,6 +57,35 @@ async def store(
         yield store
 
 
+async def _first(store: StateStore) -> int:
+    return (await store.save_state("another", "alice", {}, METADATA)).version
+
+
+async def _logged(store: StateStore) -> int:
+    return (await store.log_event(GOVERNOR, "alice", "ping", METADATA)).version
+
+
+NOT_AFTER = pytest.mark.xfail(strict=True, raises=Unavailable, reason="the status ends the call")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "version"),
+    [
+        pytest.param(_first, "ABORTED", 1, marks=NOT_AFTER),
+        pytest.param(_first, "CANCELLED", 1, marks=NOT_AFTER),
+        pytest.param(_logged, "ABORTED", 3, marks=NOT_AFTER),
+        (_logged, "CANCELLED", 3),
+    ],
+)
+async def test_the_first_of_many_commits(
+    store: StateStore, proxy: EndingProxy, change: Callable[[StateStore], Awaitable[int]], code: str, version: int
+):
+    """Where many begin at once, Firestore breaks commits off; each change is made all the same, the very first too."""
+    proxy.end_next("Commit", code)
+    assert await change(store) == version
+    assert len(proxy.ended) == 1
+
+
 async def _ended(proxy: EndingProxy, task: asyncio.Task[None]) -> None:
     """Until a call has ended as planned, or the task is over."""
     with anyio.fail_after(HANG_SECONDS):
