@@ -164,7 +164,7 @@ def edits(fields: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 async def outcome(store: StateStore, read: Read) -> Any:
-    """What a read gives, another error than that of damage included; None where it says that what is stored is damaged."""
+    """What a read gives, another error than that of damage included; None where the damage is named."""
     try:
         return await read(store)
     except (CorruptDocument, EventSourcingError):
