@@ -125,3 +125,16 @@ async def test_a_damaged_snapshot_does_not_stop_a_cleanup(store: StateStore, clo
         await edit(store.engine, f"governors/{GOVERNOR}/snapshots/m~{version:012d}", version="none")
     await clean(store, clock)
     assert min((await left(store)).values()) > 1
+
+
+async def test_a_clock_that_jumps_ages_nothing_where_the_engine_has_its_own() -> None:
+    """What counts is when the engine recorded an event: a process whose clock is ahead removes nothing for that."""
+    clock, ahead = ManualClock(step_us=1), ManualClock(step_us=1)
+    ahead.advance_us(LATER_US)
+    engine = MemoryEngine(clock)
+    async with open_store(engine, clock=clock, snapshots=EveryEvents(2)) as store:
+        for n in range(12):
+            await store.save_state(GOVERNOR, "a", {"n": n}, METADATA, expected=ANY)
+    async with open_store(engine, clock=ahead) as store:
+        stats = await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=DAYS)
+        assert stats.events_deleted == 0
