@@ -10,6 +10,7 @@ import pytest
 
 from tai_state import (
     ANY,
+    Columns,
     EveryEvents,
     OnStates,
     StateMachinePersister,
@@ -89,6 +90,33 @@ def test_the_command_trims_nothing_of_the_service_s(
     before = anyio.run(kept, 2 * KEEP + 1)
     assert Inside(tmp_path, monkeypatch, capsys)("snapshot", GOVERNOR, "x").code == 0
     assert set(before[1:]) <= set(anyio.run(kept, 0))
+
+
+@pytest.mark.xfail(strict=True, reason="the command trims to the default of five")
+def test_an_import_trims_nothing_of_the_service_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``tai-state import`` goes on with a log that a service began to import, and leaves what that has kept."""
+    rows = [f"pump,on,2023-01-31T09:{n // 60:02}:{n % 60:02}Z\n" for n in range(2 * KEEP + 110)]
+    log = tmp_path / "log.csv"
+
+    async def acknowledged(_: Any) -> None:
+        pass
+
+    async def imported(count: int) -> list[int]:
+        """What is kept once the service has imported so many rows."""
+        log.write_text("machine,status,time\n" + "".join(rows[:count]))
+        async with open_store(f"sqlite:///{tmp_path}/tai-state.db", snapshots=SERVICE) as service:
+            columns = Columns("machine", ("status",), "time")
+            await StateMachinePersister(service).import_csv(GOVERNOR, log, columns, acknowledged)
+            return await service.list_snapshots(GOVERNOR, "pump")
+
+    before = anyio.run(imported, 2 * KEEP)
+    assert len(before) == KEEP
+    log.write_text("machine,status,time\n" + "".join(rows))
+    arguments = ("--machine", "machine", "--state", "status", "--time", "time")
+    assert Inside(tmp_path, monkeypatch, capsys)("import", "log.csv", "--governor", GOVERNOR, *arguments).code == 0
+    assert set(before[2:]) <= set(anyio.run(imported, len(rows)))
 
 
 @pytest.mark.xfail(strict=True, reason="each event that leaves the state as it is has one kept again")

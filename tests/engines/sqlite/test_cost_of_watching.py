@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -190,3 +191,27 @@ async def test_those_who_wait_for_a_lock_read_nothing_for_changes_elsewhere(
         tasks.cancel_scope.cancel()
     assert waiting == WATCHES
     assert statements <= FEW * (CHANGES + 1)
+
+
+def timers() -> int:
+    """How many timers the event loop waits for."""
+    loop: Any = asyncio.get_running_loop()
+    return sum(not each.cancelled() for each in loop._scheduled)
+
+
+@pytest.mark.xfail(strict=True, reason="each watch wakes by a timer of its own, fifty times a second")
+async def test_idle_watches_share_one_timer(store: StateStore) -> None:
+    """Many watches of which none has anything to show let the event loop wake for one look, not for each of them."""
+    watches = [Watching(store, f"s{n}") for n in range(WATCHES)]
+    async with anyio.create_task_group() as tasks:
+        for each in watches:
+            tasks.start_soon(each.run)
+        for each in watches:
+            await each.until(1)
+        await change(store, GOVERNOR, "s0")
+        await watches[0].until(2)
+        for _ in range(FEW):
+            await store.get_state(GOVERNOR, "s0")
+        waited_for = timers()
+        tasks.cancel_scope.cancel()
+    assert waited_for <= FEW
