@@ -40,7 +40,7 @@ ARGUMENTS: list[Any] = [
     {"wait": float("nan")},
     *[
         pytest.param(each, marks=RED)
-        for each in ({"ttl": None}, {"ttl": "5"}, {"wait": "x"}, {"wait": [1]}, {"ttl": object()})
+        for each in ({"ttl": None}, {"ttl": "5"}, {"wait": "x"}, {"wait": [1]}, {"ttl": (1,)})
     ],
 ]
 
