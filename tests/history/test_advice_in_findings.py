@@ -54,19 +54,19 @@ SEVERAL = pytest.mark.xfail(strict=True, reason="what follows from it is told as
 )
 async def test_one_edit_is_one_finding(store: StateStore, version: int | None, changes: dict[str, Any]):
     """One edited field of one document is told once, and at that document."""
-    stream = store.layout.stream(GOVERNOR, STATE_ID)
+    stream = store.core.layout.stream(GOVERNOR, STATE_ID)
     path = stream.state if version is None else stream.event(version)
-    await edit(store.engine, path, **changes)
+    await edit(store.core.engine, path, **changes)
     report = await StateMachinePersister(store).validate_consistency()
     assert [finding.path for finding in report.findings] == [path]
 
 
 async def _edit_state(store: StateStore) -> None:
-    await edit(store.engine, store.layout.stream(GOVERNOR, STATE_ID).state, data={"n": 78})
+    await edit(store.core.engine, store.core.layout.stream(GOVERNOR, STATE_ID).state, data={"n": 78})
 
 
 async def _remove_state(store: StateStore) -> None:
-    await store.engine.commit([Delete(store.layout.stream(GOVERNOR, STATE_ID).state, ANYTHING)])
+    await store.core.engine.commit([Delete(store.core.layout.stream(GOVERNOR, STATE_ID).state, ANYTHING)])
 
 
 async def _advice(store: StateStore) -> str:
@@ -100,7 +100,7 @@ async def test_recover_is_advised_where_it_mends(store: StateStore, damage: Any)
 async def test_what_recover_cannot_mend_is_to_be_restored(store: StateStore, damage: Any):
     """Where the stream is damaged, too, all advice is to restore a backup."""
     await damage(store)
-    await edit(store.engine, store.layout.stream(GOVERNOR, STATE_ID).event(VERSIONS), to_state='{"n":77}')
+    await edit(store.core.engine, store.core.layout.stream(GOVERNOR, STATE_ID).event(VERSIONS), to_state='{"n":77}')
     [(_, why)] = (await StateMachinePersister(store).recover()).failed
     advice = await _advice(store)
     assert RECOVER not in advice
@@ -112,7 +112,7 @@ async def test_what_recover_cannot_mend_is_to_be_restored(store: StateStore, dam
 async def test_a_sync_names_a_state_that_is_set_back(store: StateStore):
     """A state behind its own stream is one that cannot be synced, and the others are."""
     await store.save_state(GOVERNOR, "bob", {}, METADATA)
-    await edit(store.engine, store.layout.stream(GOVERNOR, STATE_ID).state, version=2)
+    await edit(store.core.engine, store.core.layout.stream(GOVERNOR, STATE_ID).state, version=2)
     async with open_store("memory://") as other:
         report = await sync(store, other)
         assert [path for path, _ in report.failed] == [f"{GOVERNOR} {STATE_ID}"]

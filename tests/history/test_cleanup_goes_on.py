@@ -90,9 +90,9 @@ async def test_a_damaged_state_does_not_stop_a_cleanup(
     store: StateStore, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """States before and after a damaged one are cleaned, and the damaged one is counted and named."""
-    fields = await fields_at(store.engine, f"governors/{GOVERNOR}/states/m")
+    fields = await fields_at(store.core.engine, f"governors/{GOVERNOR}/states/m")
     del fields["kept"]
-    await store.engine.commit([Put(f"governors/{GOVERNOR}/states/m", fields)])
+    await store.core.engine.commit([Put(f"governors/{GOVERNOR}/states/m", fields)])
     with caplog.at_level(logging.WARNING, "tai_state"):
         stats = await clean(store, clock)
     assert (stats.states, stats.skipped, named(caplog)) == (2, 1, True)
@@ -114,7 +114,7 @@ async def test_a_state_at_the_limit_does_not_stop_a_cleanup(
 async def test_a_damaged_event_does_not_stop_a_cleanup(store: StateStore, clock: ManualClock) -> None:
     """States before and after one with damaged events are cleaned."""
     for version in range(2, 10, 2):
-        await edit(store.engine, f"governors/{GOVERNOR}/events/m~{version:012d}", version="none")
+        await edit(store.core.engine, f"governors/{GOVERNOR}/events/m~{version:012d}", version="none")
     await clean(store, clock)
     assert min((await left(store)).values()) > 1
 
@@ -122,7 +122,7 @@ async def test_a_damaged_event_does_not_stop_a_cleanup(store: StateStore, clock:
 async def test_a_damaged_snapshot_does_not_stop_a_cleanup(store: StateStore, clock: ManualClock) -> None:
     """States before and after one all of whose kept snapshots are damaged are cleaned."""
     for version in await store.list_snapshots(GOVERNOR, "m"):
-        await edit(store.engine, f"governors/{GOVERNOR}/snapshots/m~{version:012d}", version="none")
+        await edit(store.core.engine, f"governors/{GOVERNOR}/snapshots/m~{version:012d}", version="none")
     await clean(store, clock)
     assert min((await left(store)).values()) > 1
 

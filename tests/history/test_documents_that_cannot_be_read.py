@@ -122,7 +122,7 @@ async def test_a_time_that_cannot_be_read_is_told_with_its_document(place: str, 
     path = f"governors/{GOVERNOR}/{place}"
     async with open_store("memory://") as store:
         await store.save_state(GOVERNOR, "b", {"n": 1}, METADATA)
-        await edit(store.engine, path, timestamp="x026-01-31T09:15:00.000000Z")
+        await edit(store.core.engine, path, timestamp="x026-01-31T09:15:00.000000Z")
         with pytest.raises(CorruptDocument) as told:
             await look(store)
         assert told.value.path == path

@@ -125,7 +125,7 @@ async def test_a_restore_that_was_interrupted_is_completed(tmp_path: Path, fault
     clock = ManualClock(step_us=1)
     async with make_store(MemoryEngine(clock), clock) as store:
         stats = await StateMachinePersister(store).import_history(path)
-        whole = await dump(store.engine)
+        whole = await dump(store.core.engine)
     number = 2  # the first commit makes the store
     while True:
         faulty = FaultyEngine(MemoryEngine(clock), AtCalls({("commit", number): fault}))
@@ -136,6 +136,6 @@ async def test_a_restore_that_was_interrupted_is_completed(tmp_path: Path, fault
             if not faulty.statistics().all_hit:
                 break
             assert await persister.import_history(path) == stats
-            assert await dump(store.engine) == whole
+            assert await dump(store.core.engine) == whole
         number += 1
     assert number > 3

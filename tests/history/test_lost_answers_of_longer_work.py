@@ -70,14 +70,14 @@ async def _history(store: StateStore, folder: Path) -> None:
 async def _exported(store: StateStore, folder: Path) -> None:
     await _history(store, folder)
     await StateMachinePersister(store).export_history(GOVERNOR, folder / "export.jsonl")
-    for path in await dump(store.engine):
-        await store.engine.commit([Delete(path, ANYTHING)])
+    for path in await dump(store.core.engine):
+        await store.core.engine.commit([Delete(path, ANYTHING)])
 
 
 async def _damaged(store: StateStore, folder: Path) -> None:
     await _history(store, folder)
     for state_id in ("alice", "bob"):
-        await edit(store.engine, store.layout.stream(GOVERNOR, state_id).state, data={"n": 77})
+        await edit(store.core.engine, store.core.layout.stream(GOVERNOR, state_id).state, data={"n": 77})
 
 
 async def _create_snapshot(store: StateStore, folder: Path) -> Any:

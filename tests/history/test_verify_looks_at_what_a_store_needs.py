@@ -253,7 +253,7 @@ async def comparisons(monkeypatch: pytest.MonkeyPatch, count: int) -> int:
         for _ in range(count - 1):
             await store.log_event(GOVERNOR, "alice", "seen", METADATA)
         for version in range(1, count + 1):
-            await edit(store.engine, f"governors/bank/events/alice~{version:012d}", action="unseen")
+            await edit(store.core.engine, f"governors/bank/events/alice~{version:012d}", action="unseen")
         assert len((await verify(store)).findings) >= count
     return compared
 

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from tai_state import LockManager, StateStore, open_store
-from tai_state.engines.api import Engine, Put
+from tai_state.engines.api import Engine, Put, Scan
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.stores import AroundEngine, Place, collected, fields_at
@@ -35,10 +35,10 @@ async def test_renewals_go_with_the_lock(place: Place) -> None:
     async with place.store() as store:
         lease = await store.locks.acquire_lock("r")
         await store.locks.extend_lock(lease)
-        assert await collected(store.engine.scan("lockbeats")) != []
+        assert await collected(store.core.engine.scan(Scan("lockbeats"))) != []
         await store.locks.release_lock(lease)
-        assert await collected(store.engine.scan("locks")) == []
-        assert await collected(store.engine.scan("lockbeats")) == []
+        assert await collected(store.core.engine.scan(Scan("locks"))) == []
+        assert await collected(store.core.engine.scan(Scan("lockbeats"))) == []
 
 
 class OwnClock(AroundEngine):
@@ -87,15 +87,15 @@ async def test_many_expired_locks_are_removed(store: StateStore, time: Time, req
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     manager = LockManager(store, monotonic=time.monotonic)
     await manager.acquire_lock("r0", ttl=1.0)
-    fields = await fields_at(store.engine, "locks/r0")
+    fields = await fields_at(store.core.engine, "locks/r0")
     for start in range(0, MANY, 1_000):
-        await store.engine.commit([Put(f"locks/r{n}", fields) for n in range(start, start + 1_000)])
+        await store.core.engine.commit([Put(f"locks/r{n}", fields) for n in range(start, start + 1_000)])
     removed = 0
     for _ in range(3):
         removed += await manager.cleanup_expired_locks()
         time.pass_(MONTH_SECONDS)
     assert removed >= MANY
-    assert await collected(store.engine.scan("locks")) == []
+    assert await collected(store.core.engine.scan(Scan("locks"))) == []
 
 
 async def waiters(engine: Engine) -> list[str]:
@@ -112,13 +112,13 @@ async def kill_a_waiter(store: StateStore) -> None:
                 pass
 
         tasks.start_soon(wait)
-        while not await waiters(store.engine):
+        while not await waiters(store.core.engine):
             await anyio.lowlevel.checkpoint()
-        [path] = await waiters(store.engine)
-        fields = await fields_at(store.engine, path)
+        [path] = await waiters(store.core.engine)
+        fields = await fields_at(store.core.engine, path)
         tasks.cancel_scope.cancel()
-    assert await waiters(store.engine) == [], "who is cancelled leaves by itself"
-    await store.engine.commit([Put(path, fields)])
+    assert await waiters(store.core.engine) == [], "who is cancelled leaves by itself"
+    await store.core.engine.commit([Put(path, fields)])
 
 
 @pytest.mark.xfail(strict=True, reason="a cleanup does not look at those who wait")
@@ -133,4 +133,4 @@ async def test_what_a_killed_waiter_left_is_removed(store: StateStore, time: Tim
     for _ in range(3):
         await manager.cleanup_expired_locks()
         time.pass_(MONTH_SECONDS)
-    assert await waiters(store.engine) == []
+    assert await waiters(store.core.engine) == []

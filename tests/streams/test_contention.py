@@ -12,7 +12,7 @@ import pytest
 from tai_state import ANY, CommitOutcomeUnknown, StateStore
 from tai_state.engines.api import Engine, Put, Write
 from tai_state.engines.memory import MemoryEngine
-from tai_state.store.layout import Layout
+from tai_state.streams.layout import Layout
 from tai_state.testing import Fault, FaultyEngine, ManualClock
 from tai_state.testing.faults import Call
 

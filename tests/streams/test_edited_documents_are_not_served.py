@@ -178,7 +178,7 @@ async def given_by(store: StateStore, kind: str, read: Read) -> dict[str, Any]:
 
     Without those after which the damage is named.
     """
-    engine: Engine = store.engine
+    engine: Engine = store.core.engine
     path = PATHS[kind]
     whole = await fields_at(engine, path)
     given = {}
@@ -215,8 +215,8 @@ async def test_an_edited_value_is_not_found(store: StateStore, kind: str, query:
 
 async def swap(store: StateStore, first: str, second: str) -> None:
     """Let two documents change places."""
-    one, two = await fields_at(store.engine, first), await fields_at(store.engine, second)
-    await store.engine.commit([Put(first, two), Put(second, one)])
+    one, two = await fields_at(store.core.engine, first), await fields_at(store.core.engine, second)
+    await store.core.engine.commit([Put(first, two), Put(second, one)])
 
 
 @pytest.mark.xfail(strict=True, reason="a state that changed places with another one is given as the other one")
@@ -231,7 +231,7 @@ async def test_states_that_changed_places_are_not_served(store: StateStore, read
 async def test_a_change_of_a_swapped_state_is_refused(store: StateStore) -> None:
     """Nothing is written on top of a state that belongs to another stream, so the chain of events stays whole."""
     await swap(store, STATE, STATE.replace("alice", "bob"))
-    async with open_store(store.engine, clock=ManualClock()) as other_store:
+    async with open_store(store.core.engine, clock=ManualClock()) as other_store:
         with pytest.raises((CorruptDocument, EventSourcingError)):
             await other_store.update_state(GOVERNOR, "alice", {"of": "alice", "n": 4}, METADATA, expected=3)
         await swap(other_store, STATE, STATE.replace("alice", "bob"))

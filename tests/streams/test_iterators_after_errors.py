@@ -153,7 +153,7 @@ async def fail() -> None:
 )
 async def test_after_an_error_that_passes(store: StateStore, iterate: Iterate) -> None:
     """Whichever call of the engine fails once, an iterator that is asked again skips nothing."""
-    engine: Any = store.engine
+    engine: Any = store.core.engine
     whole = names(await collected(iterate(store)))
     assert len(whole) >= COUNT
     wrong = []
@@ -173,7 +173,7 @@ async def test_after_an_error_that_passes(store: StateStore, iterate: Iterate) -
 )
 async def test_after_a_cancelled_step(store: StateStore, iterate: Iterate) -> None:
     """Whichever call of the engine is cancelled, an iterator that is asked again skips nothing."""
-    engine: Any = store.engine
+    engine: Any = store.core.engine
     whole = names(await collected(iterate(store)))
     wrong = []
     for at_call in range(1, CALLS_MAX):
@@ -225,7 +225,7 @@ async def test_after_a_damaged_item(store: StateStore, name: str) -> None:
     """An iterator that met a damaged document gives all sound ones when asked again, or raises again, and names it."""
     path = f"governors/{GOVERNOR}/{DAMAGED[name]}"
     whole = names(await collected(ITERATORS[name](store)))
-    await damage(store.engine, path)
+    await damage(store.core.engine, path)
     items, got, named = ITERATORS[name](store), [], []
     has_ended = False
     while not has_ended and len(named) < ERRORS_MAX:

@@ -78,7 +78,7 @@ async def test_a_state_that_was_removed_is_forgotten(store: StateStore):
         return n
 
     assert [await store.transact(count, METADATA) for _ in range(2)] == [1, 2]
-    await store.engine.commit([Delete(path) for path in await dump(store.engine)])
+    await store.core.engine.commit([Delete(path) for path in await dump(store.core.engine)])
     assert await store.transact(count, METADATA) == 1
     assert (await store.get_state(GOVERNOR, "s")).version == 1
 

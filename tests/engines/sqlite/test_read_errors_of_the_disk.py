@@ -14,7 +14,7 @@ from tai_state import (
     IncompatibleFormat,
     StoreUnavailable,
 )
-from tai_state.engines.api import Put, Write
+from tai_state.engines.api import Put, Scan, Write
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.testing import ManualClock, MemoryEngine
 
@@ -109,10 +109,10 @@ async def test_a_scan_says_that_the_disk_fails(disk: Disk, tmp_path: Path):
     async with SqliteEngine(str(tmp_path / "store.db"), clock) as engine:
         disk.fails = True
         with pytest.raises(StoreUnavailable):
-            async for _ in engine.scan("c"):
+            async for _ in engine.scan(Scan("c")):
                 pass
         disk.fails = False
-        assert len([each async for each in engine.scan("c")]) == 40
+        assert len([each async for each in engine.scan(Scan("c"))]) == 40
 
 
 class LosesAnswers(AroundEngine):
