@@ -12,7 +12,7 @@ import anyio.lowlevel
 import apsw
 import pytest
 
-from tai_state.engines.api import ABSENT, Check, Delete, Engine, Put, Write, at
+from tai_state.engines.api import ABSENT, Check, Delete, Engine, Put, Scan, Write, at
 
 from ..support.stores import collected
 
@@ -88,7 +88,9 @@ async def test_a_bad_commit_fails_no_other(
             for _ in range(GOOD):
                 await anyio.lowlevel.checkpoint()
     assert [number for number in failed if number >= 0] == []
-    assert [document.fields() async for document in engine.scan("c", end="bad")] == [{"n": n} for n in range(GOOD)]
+    assert [document.fields() async for document in engine.scan(Scan("c", end="bad"))] == [
+        {"n": n} for n in range(GOOD)
+    ]
 
 
 TIMESTAMPS: list[Any] = [5, 2.5, True, None, {"a": 1}, [1], "5", ""]
@@ -115,7 +117,7 @@ async def test_a_scan_by_a_field_leaves_out_what_is_not_text(engine: Engine, req
         writes = [Put(f"logs/{field}/events/{n}", {field: value}) for n, value in enumerate((5, "6", None, True, "5"))]
         await engine.commit(writes)
     found = {
-        field: [each.id for each in await collected(engine.scan(f"logs/{field}/events", by=field))]
+        field: [each.id for each in await collected(engine.scan(Scan(f"logs/{field}/events", by=field)))]
         for field in ("timestamp", "when")
     }
     assert found == {"timestamp": ["4", "1"], "when": ["4", "1"]}

@@ -100,7 +100,7 @@ async def test_many_expired_locks_are_removed(store: StateStore, time: Time, req
 
 async def waiters(engine: Engine) -> list[str]:
     """The documents of those who wait for the lock."""
-    return [document.path for document in await collected(engine.scan("locks/job/waiters"))]
+    return [document.path for document in await collected(engine.scan(Scan("locks/job/waiters")))]
 
 
 async def kill_a_waiter(store: StateStore) -> None:

@@ -14,6 +14,7 @@ import apsw
 import pytest
 
 from tai_state import ANY, StateStore, Transaction, open_store
+from tai_state.engines.api import Scan
 
 from ...support.stores import GOVERNOR, METADATA
 
@@ -180,7 +181,7 @@ async def test_those_who_wait_for_a_lock_read_nothing_for_changes_elsewhere(
         for _ in range(WATCHES):
             tasks.start_soon(wait)
         with anyio.fail_after(20):
-            while len([each async for each in store.core.engine.scan("locks/job/waiters")]) < WATCHES:
+            while len([each async for each in store.core.engine.scan(Scan("locks/job/waiters"))]) < WATCHES:
                 await anyio.lowlevel.checkpoint()
         await change(store, "elsewhere", "x")
         traffic.reset()
