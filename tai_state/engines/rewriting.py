@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from tai_state.engines.api import Committed, Write
-from tai_state.engines.settling import (
+from tai_state.engines.matters import (
     Bounds,
     Commit,
     Done,
@@ -16,10 +16,10 @@ from tai_state.engines.settling import (
     Waist,
     contended,
     overtaken,
-    settle,
     standing,
     still_hold,
 )
+from tai_state.engines.settling import settle
 from tai_state.errors import CommitOutcomeUnknown, TaiStateError
 
 R = TypeVar("R")

@@ -11,184 +11,36 @@ that among many writers a look is as fresh as it can be.
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import inf
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
-import anyio
 import msgspec
 
-from tai_state.engines.api import At, Committed, Delete, Document, Put, Reading, Scan, Write, holds
-from tai_state.engines.paging import Paged, taken
+from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Matter, More, Verdict, Waist
+from tai_state.engines.paging import taken
 from tai_state.errors import (
     CommitOutcomeUnknown,
     CommitRefused,
     CommitTooLarge,
     DocumentTooLarge,
-    StoreTimeout,
     TaiStateError,
     Unavailable,
 )
 
 R = TypeVar("R")
 
-TooLarge: TypeAlias = DocumentTooLarge | CommitTooLarge
-
-ATTEMPTS_MAX = 64
-"""How often one change is sent, because others were faster or an answer was lost."""
-
-LOOKS_MAX = 8
-"""How often what seems to be damage is looked at before anybody is told of it.
-
-The emulator of Firestore shows a commit document by document; for a while, an event may seem to have no state.
-"""
-
-_PAUSE_SECONDS_MIN = 0.001
-_PAUSE_SECONDS_MAX = 1.0
-
 _logger = logging.getLogger("tai_state.store")
 
 
-class Waist(Protocol):
-    """What settling needs of an engine."""
-
-    async def read(self, paths: Sequence[str]) -> Reading:
-        """See :class:`~tai_state.engines.api.Engine`."""
-        ...
-
-    def scan(self, scan: Scan) -> Paged[Document]:
-        """See :class:`~tai_state.engines.api.Engine`."""
-        ...
-
-    async def commit(self, writes: Sequence[Write]) -> Committed:
-        """See :class:`~tai_state.engines.api.Engine`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """For how long a change is looked after.
-
-    Attributes:
-        timeout_seconds: from the first refusal or lost answer on.
-        attempts_max: how often it is sent.
-        jitter: a random number from 0 to 1, for pauses.
-        monotonic: seconds of a clock that never goes back.
-        sleep: waits so many seconds of that clock.
-    """
-
-    timeout_seconds: float
-    attempts_max: int = ATTEMPTS_MAX
-    jitter: Callable[[], float] = random.random
-    monotonic: Callable[[], float] = anyio.current_time
-    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-
-    def pause_seconds(self, attempt: int, took_seconds: float) -> float:
-        """How long to wait before looking again, with full jitter.
-
-        Args:
-            attempt: how many pauses there were before this one.
-            took_seconds: how long the last commit took. The bound begins there and doubles each time, up to a second.
-        """
-        bound = max(took_seconds, _PAUSE_SECONDS_MIN) * 2.0 ** min(attempt, 16)
-        return min(_PAUSE_SECONDS_MAX, bound) * self.jitter()
-
-
-class Look(msgspec.Struct, frozen=True):
-    """What was read to decide.
-
-    Attributes:
-        documents: by path; None where there is no document.
-        scanned: what the scans found that a judgement asked for.
-        time_us: the engine's time of the read.
-        looks: how many reads there were since the last commit was sent, this one included.
-        may_arrive: a copy of which no answer came may still be under way.
-        was_unanswered: the answer to one of the commits was lost.
-        asked: when the read was begun, by the monotonic clock.
-        answered: when it ended, likewise.
-    """
-
-    documents: Mapping[str, Document | None]
-    scanned: Mapping[Scan, Sequence[Document]] = {}
-    time_us: int = 0
-    looks: int = 1
-    may_arrive: bool = False
-    was_unanswered: bool = False
-    asked: float = 0.0
-    answered: float = 0.0
-
-
-class Commit(msgspec.Struct, Generic[R]):
-    """A commit to be sent, and what it is worth once it is applied.
-
-    Attributes:
-        writes: what is sent.
-        accepted: the result, from what the engine answered.
-    """
-
-    writes: Sequence[Write]
-    accepted: Callable[[Committed], R]
-
-
-class Done(msgspec.Struct, Generic[R], frozen=True):
-    """It is settled, and this is the result."""
-
-    result: R
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """It can never be applied, and this is why."""
-
-    error: Exception
-
-
-class More(msgspec.Struct, frozen=True):
-    """What was read is not enough. Without paths and without a scan: the same must be read again.
-
-    Attributes:
-        paths: to be read as well.
-        scan: to be made as well; its result is short, by its bounds or its limit.
-    """
-
-    paths: tuple[str, ...] = ()
-    scan: Scan | None = None
-
-
-Verdict: TypeAlias = Done[R] | Commit[R] | Failed | More
-
-
-class Matter(Protocol[R]):
-    """One thing to be settled. Its judgement is pure: the same look gives the same verdict."""
-
-    def reads(self, sent: Commit[R] | None) -> Sequence[str]:
-        """The paths of the documents that decide, given what was sent last; None: nothing yet."""
-        ...
-
-    def judge(self, look: Look, sent: Commit[R] | None) -> Verdict[R]:
-        """What stands, what it means, and what is done."""
-        ...
-
-    def is_overtaken(self, sent: Commit[R], look: Look) -> bool:
-        """Whether no copy of what was sent can be applied any more, however late it arrives."""
-        ...
-
-    def smaller(self, sent: Commit[R], error: TooLarge) -> Commit[R] | None:
-        """What to send in place of a commit that is too large; None: nothing, the error stands."""
-        ...
-
-    def outrun(self) -> R:
-        """What it means that others were faster each time, until the bounds were reached. May raise."""
-        ...
-
-    def unsettled(self) -> TaiStateError:
-        """The error for an outcome that could not be found out."""
-        ...
-
-
 async def settle(
-    waist: Waist, matter: Matter[R], bounds: Bounds, first: Commit[R] | None = None, *, is_open: bool = False
+    waist: Waist,
+    matter: Matter[R],
+    bounds: Bounds,
+    first: Commit[R] | None = None,
+    *,
+    is_open: bool = False,
+    observe: Callable[[Look], None] | None = None,
 ) -> R:
     """Commit, and find out what became of it, whatever the engine answers.
 
@@ -198,12 +50,13 @@ async def settle(
         bounds: for how long.
         first: what to send without looking; None: look first.
         is_open: something of the matter was sent before, and it is not known what became of it.
+        observe: is shown each look, before it is judged.
 
     Raises:
         Unavailable: nothing was applied.
         TaiStateError: the error of a verdict, or that of ``unsettled`` where the outcome is not known.
     """
-    course = _Course(waist, matter, bounds, is_open=is_open)
+    course = _Course(waist, matter, bounds, observe, is_open=is_open)
     verdict: Verdict[R] | None = first
     while True:
         if isinstance(verdict, Commit):
@@ -225,6 +78,7 @@ class _Course(Generic[R]):
         "_is_open",
         "_looks",
         "_matter",
+        "_observe",
         "_sent",
         "_took_seconds",
         "_under_way",
@@ -232,7 +86,16 @@ class _Course(Generic[R]):
         "_was_unanswered",
     )
 
-    def __init__(self, waist: Waist, matter: Matter[R], bounds: Bounds, *, is_open: bool) -> None:
+    def __init__(
+        self,
+        waist: Waist,
+        matter: Matter[R],
+        bounds: Bounds,
+        observe: Callable[[Look], None] | None,
+        *,
+        is_open: bool,
+    ) -> None:
+        self._observe = observe
         self._is_open = is_open
         self._was_unanswered = False
         self._waist = waist
@@ -257,7 +120,7 @@ class _Course(Generic[R]):
         except CommitRefused as refusal:
             self._failure = refusal
         except Unavailable as error:
-            if not error.unknown and not self._under_way:
+            if not error.unknown and not self._under_way and not self._bounds.insists:
                 raise
             if error.unknown:
                 self._under_way.append(commit)
@@ -327,6 +190,8 @@ class _Course(Generic[R]):
 
     def _judged(self, look: Look) -> Verdict[R]:
         try:
+            if self._observe is not None:
+                self._observe(look)
             return self._matter.judge(look, self._sent)
         except Exception as error:  # noqa: BLE001 - it is raised in the end, or is the cause of what is
             return Failed(error)
@@ -349,6 +214,8 @@ class _Course(Generic[R]):
     def _given_up(self) -> R:
         if self._under_way:
             raise self._unsettled() from self._failure
+        if isinstance(self._failure, Unavailable):
+            raise self._failure
         return self._matter.outrun()
 
     def _unsettled(self) -> TaiStateError:
@@ -363,43 +230,3 @@ class _Course(Generic[R]):
     async def _pause(self) -> None:
         attempt = max(self._attempts - 1, self._looks)
         await self._bounds.sleep(self._bounds.pause_seconds(attempt, self._took_seconds))
-
-
-def overtaken(writes: Iterable[Write], look: Look) -> bool:
-    """Whether a document has moved on from a revision that one of the writes requires. Revisions only grow."""
-    for write in writes:
-        if isinstance(write.require, At) and write.path in look.documents:
-            document = look.documents[write.path]
-            if document is None or document.revision != write.require.revision:
-                return True
-    return False
-
-
-def still_hold(writes: Iterable[Write], look: Look) -> bool:
-    """Whether all that the writes require holds of what was read."""
-    documents = ((write.require, look.documents.get(write.path)) for write in writes)
-    return all(holds(require, None if each is None else each.revision) for require, each in documents)
-
-
-def contended() -> StoreTimeout:
-    """The error where others change the same documents all the time."""
-    return StoreTimeout("commit", "CONTENTION", "others change the same documents all the time")
-
-
-def standing(writes: Sequence[Write], look: Look) -> Committed | None:
-    """What the engine would have answered, if everything stands as these writes leave it; else None."""
-    committed = Committed(0, look.time_us)
-    for write in writes:
-        document = look.documents.get(write.path)
-        if isinstance(write, Delete):
-            if document is not None:
-                return None
-        elif isinstance(write, Put):
-            if document is None or document.fields() != _plain(write.fields):
-                return None
-            committed = Committed(document.revision, document.updated_us)
-    return committed
-
-
-def _plain(fields: Any) -> Any:
-    return fields if isinstance(fields, dict) else msgspec.to_builtins(fields)

@@ -19,8 +19,9 @@ import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Delete, Put, Scan, Write
 from tai_state.engines.batching import Batches, weight_of
+from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.rewriting import Rewrite, write
-from tai_state.engines.settling import Commit, Done, Look, Verdict, settle
+from tai_state.engines.settling import settle
 from tai_state.errors import CommitTooLarge, DocumentTooLarge, Inconsistent
 from tai_state.history.folding import first_fold
 from tai_state.history.recovery import streams_with_events

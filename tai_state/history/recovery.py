@@ -12,9 +12,10 @@ import anyio
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Write
+from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
 from tai_state.engines.paging import taken
 from tai_state.engines.rewriting import Rewrite
-from tai_state.engines.settling import Commit, Done, Look, Verdict, settle, still_hold
+from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
     EventSourcingError,

@@ -19,8 +19,9 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put, Scan
 from tai_state.engines.batching import Batches, Weight
+from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite, write
-from tai_state.engines.settling import Commit, Done, Failed, Look, Verdict, settle
+from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
     GovernorExists,

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Put, Write
+from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, overtaken
 from tai_state.engines.rewriting import Rewrite, write
-from tai_state.engines.settling import Commit, Done, Look, TooLarge, Verdict, overtaken, settle
+from tai_state.engines.settling import settle
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
 from tai_state.locks.common import Common
 from tai_state.locks.judging import Outcome, judge_acquiring

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 
 from tai_state.engines.api import Committed, Document, Reading, Scan, Write
+from tai_state.engines.matters import ATTEMPTS_MAX, Bounds
 from tai_state.engines.paging import Paged
-from tai_state.engines.settling import ATTEMPTS_MAX, Bounds
 from tai_state.locks.sighting import Sightings
 from tai_state.streams.core import Core
 
@@ -38,7 +38,7 @@ class Common:
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.waiting: set[str] = set()
 
-    def bounds(self, attempts_max: int = ATTEMPTS_MAX) -> Bounds:
+    def bounds(self, attempts_max: int = ATTEMPTS_MAX, *, insists: bool = False) -> Bounds:
         """For how long a change of locks is looked after, by the clock of the locks."""
         return Bounds(
             timeout_seconds=self.core.settings.timeout_seconds,
@@ -46,6 +46,7 @@ class Common:
             jitter=self.core.settings.jitter,
             monotonic=self.monotonic,
             sleep=self.sleep,
+            insists=insists,
         )
 
     async def read(self, paths: Sequence[str]) -> Reading:

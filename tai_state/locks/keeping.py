@@ -8,8 +8,9 @@ from collections.abc import Callable
 import anyio
 
 from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
+from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
-from tai_state.engines.settling import Commit, Done, Failed, Look, Verdict, settle
+from tai_state.engines.settling import settle
 from tai_state.errors import LockLost, StoreTimeout, TaiStateError
 from tai_state.locks.common import Common
 from tai_state.locks.judging import Outcome, judge_keeping
@@ -102,7 +103,7 @@ class Keeper:
 
         what = "it is not known whether the lock was released: release it again, or let it end by itself"
         try:
-            await self._settle(tenure, decide, commit, StoreTimeout("release", "UNKNOWN", what))
+            await self._settle(tenure, decide, commit, StoreTimeout("release", "UNKNOWN", what), insists=True)
         except LockLost as loss:
             tenure.lost = loss
             raise
@@ -140,9 +141,12 @@ class Keeper:
         decide: Callable[[Look], Verdict[None]],
         first: Commit[None],
         unsettled: TaiStateError,
+        *,
+        insists: bool = False,
     ) -> None:
         paths = self._common.sightings.paths(tenure.claim.resources)
-        await settle(self._common, Rewrite(paths, decide, unsettled), self._common.bounds(ATTEMPTS_MAX), first)
+        bounds = self._common.bounds(ATTEMPTS_MAX, insists=insists)
+        await settle(self._common, Rewrite(paths, decide, unsettled), bounds, first)
 
     def _loss(self, tenure: Tenure, look: Look) -> LockLost | None:
         """Who has it instead; None where it stands as it was acquired."""

@@ -11,9 +11,10 @@ from math import inf, isfinite
 import anyio
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
+from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.paging import Paged, converted, resized, taken
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
-from tai_state.engines.settling import Commit, Done, Look, Verdict, settle
+from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
 from tai_state.locks.common import Common, alongside

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from tai_state.engines.api import Document, Engine
-from tai_state.engines.settling import Look
+from tai_state.engines.matters import Look
 from tai_state.locks.records import BEAT, LOCK, LockRecord
 from tai_state.streams.layout import Layout
 

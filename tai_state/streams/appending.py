@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from tai_state.engines.api import Committed, Engine
-from tai_state.engines.settling import Bounds, settle
+from tai_state.engines.matters import Bounds, Look
+from tai_state.engines.settling import settle
 from tai_state.errors import TaiStateError, VersionConflict
 from tai_state.streams.changes import Append, Appended, Change, Compose, Guard, Known
 from tai_state.streams.heads import Heads
-from tai_state.streams.judging import Judge, Results, Sent
+from tai_state.streams.judging import Judge, Sent
 from tai_state.streams.planning import Author
 from tai_state.streams.reader import StreamReader
-from tai_state.streams.records import EMPTY, head_of
+from tai_state.streams.records import EMPTY, checked_state, head_of
+from tai_state.streams.repeating import Results
 from tai_state.streams.turns import Turns
 from tai_state.values.expected import NO_STATE
 from tai_state.values.times import Clock
@@ -89,7 +92,8 @@ class Appender:
         known = None if unregistered else self._remembered(change)
         try:
             first = None if known is None else judge.planned(known, {})
-            done = await settle(self._engine, judge, self._bounds, first if first and first.writes else None)
+            first = first if first is not None and first.writes else None
+            done = await settle(self._engine, judge, self._bounds, first, observe=partial(self._note, change))
         except VersionConflict as conflict:
             _logger.warning("version conflict", extra={"path": conflict.path, "actual": conflict.actual})
             raise
@@ -104,6 +108,13 @@ class Appender:
             if len(self._governors) > GOVERNORS_MAX:
                 self._governors.popitem(last=False)
         return done
+
+    def _note(self, change: Change, look: Look) -> None:
+        """Remember the heads that were seen, for the change that its caller makes next."""
+        for append in change.appends:
+            document = look.documents.get(append.stream.state)
+            if document is not None:
+                self.heads.put(append.stream.state, head_of(checked_state(document), document.revision))
 
     def _unregistered(self, change: Change) -> list[str]:
         """The governors of which a first state may be created here, and whose document may not be there."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from tai_state.engines.api import Document, Engine
-from tai_state.engines.settling import Bounds
+from tai_state.engines.matters import Bounds
 from tai_state.errors import GovernorNotFound, InvalidData
 from tai_state.streams.appending import Appender
 from tai_state.streams.changes import Fence, Guard

@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 
 from tai_state.engines.api import ABSENT, Engine, Put
+from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
-from tai_state.engines.settling import Bounds, Commit, Done, Failed, Look, Verdict, settle
+from tai_state.engines.settling import settle
 from tai_state.errors import IncompatibleFormat, StoreNotFound
 from tai_state.streams.layout import Layout
 from tai_state.streams.records import STORE, StoreRecord

@@ -8,14 +8,14 @@ same commit is sent again. ``tests/streams/settling.txt`` has the table, row by 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
 
 import msgspec
 
 from tai_state.engines.api import ABSENT, Check, Committed, Document, Put, Scan, Write
-from tai_state.engines.settling import (
+from tai_state.engines.matters import (
     LOOKS_MAX,
     Commit,
     Done,
@@ -32,38 +32,33 @@ from tai_state.errors import (
     CommitOutcomeUnknown,
     DocumentTooLarge,
     EventSourcingError,
-    IdempotencyConflict,
-    NotRetained,
     StateNotFound,
     TaiStateError,
     VersionConflict,
 )
 from tai_state.streams.changes import Append, Appended, Change, Known
-from tai_state.streams.planning import Author, Composition, Draft, Plan, plan, require_of
+from tai_state.streams.planning import Author, Composition, Plan, plan, require_of
 from tai_state.streams.policies import Never
 from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import (
     EMPTY,
     EVENT,
-    MARKER,
-    EventRecord,
     GovernorRecord,
     Head,
     MarkerRecord,
     checked_state,
     head_of,
-    state_after,
 )
+from tai_state.streams.repeating import Results, at_expected, repeated
 from tai_state.streams.walking import Walk
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, Expectation, matches
 from tai_state.values.times import format_us
 
+_logger = logging.getLogger("tai_state.store")
+
 UNSEEN_MAX = 100
 """Events that a version conflict carries."""
-
-Results: TypeAlias = list[Appended | None]
-"""Of a change: for each append what it recorded; None where nothing was to happen."""
 
 
 class Sent(Commit[Results]):
@@ -136,7 +131,7 @@ class Judge:
 
     def judge(self, look: Look, sent: Commit[Results] | None) -> Verdict[Results]:  # noqa: D102
         before = sent if isinstance(sent, Sent) else None
-        found = self._own(look, before) or self._repeated(look) or self._at_expected(look)
+        found = self._own(look, before) or repeated(self._change, look) or at_expected(self._change, look)
         if found is not None:
             return found
         for guard in self._change.guards:
@@ -171,6 +166,7 @@ class Judge:
         due = [each.snapshot for each in sent.planned() if each.snapshot is not None]
         if not due or (isinstance(error, DocumentTooLarge) and error.path not in due):
             return None
+        _logger.warning("a snapshot that is due is not kept: it is too large", extra=error.fields())
         author = msgspec.structs.replace(sent.author, policy=Never())
         return self._commit(
             sent.known, [None if each is None else each.composition for each in sent.plans], sent.others, author
@@ -245,65 +241,6 @@ class Judge:
             return Done([None if each is None else _found(each, look) for each in sent.plans])
         return More() if any(ours) and look.looks < LOOKS_MAX else None
 
-    def _repeated(self, look: Look) -> Verdict[Results] | None:
-        """The result of an earlier call with the same ids; None where none of the ids is known."""
-        places: dict[str, int] = {}
-        first: tuple[str, str] | None = None
-        for append in self._change.appends:
-            for offset, draft in enumerate(append.drafts):
-                marker = _marker(append, draft, look)
-                if marker is not None:
-                    is_same = marker.content == draft.marker and marker.state_id == append.stream.state_id
-                    start = marker.version - offset
-                    if not is_same or places.setdefault(append.stream.state, start) != start:
-                        return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-                    first = first or (draft.event_id, append.stream.state)
-                    places.update({path: at for path, at in marker.others.items() if path not in places})
-        if first is None:
-            return None
-        for append in self._change.appends:
-            for draft in append.drafts:
-                if draft.marker is not None and _marker(append, draft, look) is None:
-                    return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-        return self._recorded_at(places, look)
-
-    def _at_expected(self, look: Look) -> Verdict[Results] | None:
-        """The same for ids that have no marker, where the version that was expected tells their place."""
-        places: dict[str, int] = {}
-        for append in self._change.appends:
-            if isinstance(append.expected, int) and append.drafts and append.drafts[0].marker is not None:
-                document = look.documents.get(append.stream.event(append.expected + 1))
-                if document is not None and document.decode(EVENT).event_id == append.drafts[0].event_id:
-                    places[append.stream.state] = append.expected + 1
-        return self._recorded_at(places, look) if places else None
-
-    def _recorded_at(self, places: Mapping[str, int], look: Look) -> Verdict[Results]:
-        """What an earlier call recorded, given where its first event on each stream stands.
-
-        Without a place nothing of a stream is known to have been recorded.
-        """
-        results: Results = []
-        for append in self._change.appends:
-            start = places.get(append.stream.state)
-            if start is None:
-                results.append(None)
-                continue
-            paths = [append.stream.event(start + offset) for offset in range(len(append.drafts))]
-            if unread := [path for path in paths if path not in look.documents]:
-                return More(tuple(unread))
-            events: list[EventRecord] = []
-            recorded_us = 0
-            for path, draft in zip(paths, append.drafts, strict=True):
-                document = look.documents[path]
-                if document is None:
-                    return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
-                events.append(document.decode(EVENT))
-                recorded_us = document.updated_us
-                if not _is_same(draft, events[-1]):
-                    return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-            results.append(Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True))
-        return Done(results)
-
     def _stands(self, append: Append, look: Look, sent: Plan | None) -> Known | Verdict[Results]:
         """What is known of a stream, if it is what the change expects."""
         path = append.stream.state
@@ -367,12 +304,6 @@ def _known(document: Document | None) -> Known:
     return Known(head_of(record, document.revision), record.data)
 
 
-def _marker(append: Append, draft: Draft, look: Look) -> MarkerRecord | None:
-    """What a caller's id stands for; None where it stands for nothing, or is an id of ours."""
-    document = None if draft.marker is None else look.documents.get(append.stream.marker(draft.event_id))
-    return None if document is None else document.decode(MARKER)
-
-
 def _put_markers(plans: Sequence[Plan]) -> Iterator[Put]:
     """The writes that note where the events with callers' ids stand, and with them the events that have no such id."""
     unmarked = {
@@ -401,15 +332,6 @@ def _is_taken(sent: Plan, look: Look) -> bool:
 def _found(sent: Plan, look: Look) -> Appended:
     document = look.documents[sent.stream.event(sent.before.version + 1)]
     return Appended(sent.events, sent.state, None, 0 if document is None else document.updated_us)
-
-
-def _is_same(draft: Draft, event: EventRecord) -> bool:
-    """Whether an event is what a draft was to record; the state only where the draft brings one."""
-    said = (draft.action, draft.payload, draft.changed_by, draft.reason, draft.context)
-    metadata = event.metadata
-    stands = (event.action, event.payload, metadata.changed_by, metadata.reason, metadata.context)
-    is_id_same = draft.marker is None or draft.event_id == event.event_id
-    return is_id_same and said == stands and (draft.state is None or draft.state == event.to_state)
 
 
 def _conflict(append: Append, actual: int, events: tuple[JsonEvent, ...] = ()) -> VersionConflict:

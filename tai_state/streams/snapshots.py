@@ -7,8 +7,9 @@ import logging
 import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Committed, Delete, Document, Put, Write
+from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
-from tai_state.engines.settling import Commit, Done, Failed, Look, Verdict, settle
+from tai_state.engines.settling import settle
 from tai_state.errors import Inconsistent, StateNotFound
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream

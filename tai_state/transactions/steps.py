@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from tai_state.errors import VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import fold_drafts
 from tai_state.streams.changes import Known
@@ -15,8 +16,10 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.writing import unchanged
-from tai_state.values.expected import Expected
+from tai_state.transactions.memory import Seen
+from tai_state.values.expected import Expected, expectation, matches
 from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot, StateSnapshot
 
 Compose: TypeAlias = Callable[[Known], Composition]
 
@@ -110,3 +113,20 @@ class Written:
             )
             known = Known(head, composition.data)
         return Composition(tuple(drafts), known.data)
+
+
+def check_expected(stream: Stream, expected: Expected, version: int, *, deleted: bool) -> None:
+    """Raises ``VersionConflict`` where a state is not as a write expects it."""
+    said = expectation(expected, stream.governor_id, stream.state_id)
+    if not matches(said, version, deleted=deleted):
+        raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
+
+
+def overlaid(seen: Seen, written: Written) -> JsonSnapshot:
+    """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
+    stream, composition = written.stream, written.compose(seen.known)
+    data: Any = composition.data
+    before = seen.snapshot or StateSnapshot[Any].unsaved(stream.governor_id, stream.state_id, data)
+    version = before.version + len(composition.drafts)
+    metadata = msgspec.structs.replace(written.metadata, parent_version=version - 1)
+    return msgspec.structs.replace(before, data=data, version=version, metadata=metadata, deleted=data is None)

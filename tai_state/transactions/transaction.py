@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import anyio
-import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
@@ -23,10 +22,10 @@ from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.transactions.memory import CHARACTERS_MAX, Memory, Seen
 from tai_state.transactions.records import StateVersion
-from tai_state.transactions.steps import Step, Written, logging_, putting, recording
+from tai_state.transactions.steps import Step, Written, check_expected, logging_, overlaid, putting, recording
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
-from tai_state.values.expected import ANY, Expected, expectation, matches
+from tai_state.values.expected import ANY, Expected
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
@@ -140,10 +139,12 @@ class Transaction:
             VersionConflict: an earlier write here does not leave what is expected.
             RuntimeError: the transaction has ended.
         """
+        self._check_open()
+        stream = self._stream(state)
         encoded = value if isinstance(state, str) else state.codec.to_json(cast("D", value))
         text, data = normalise_object(encoded, "state data")
         intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
-        draft = writing.draft(self.core, self._stream(state), intent, state=text)
+        draft = writing.draft(self.core, stream, intent, state=text)
         self._add(state, putting(draft, intent.metadata, data), expected)
 
     def delete(
@@ -157,8 +158,9 @@ class Transaction:
         timestamp: datetime | None = None,
     ) -> None:
         """Delete a state at the end, by one event; see :meth:`put`. That there is none to delete shows then."""
+        stream = self._stream(state)
         intent = Intent(self._who(metadata), action, event_id, timestamp)
-        draft = writing.draft(self.core, self._stream(state), intent, state=NO_STATE_TEXT)
+        draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
         self._add(state, putting(draft, intent.metadata, None), expected)
 
     def log(
@@ -173,8 +175,8 @@ class Transaction:
         timestamp: datetime | None = None,
     ) -> None:
         """Record at the end that something happened to a state and left it as it is; see :meth:`put`."""
-        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
         stream = self._stream(state)
+        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent)
         self._add(state, logging_(self.core, stream, draft, intent.metadata), expected)
 
@@ -190,7 +192,7 @@ class Transaction:
 
         An event whose action has no reducer leaves the state as it is.
         """
-        who, stream = self._who(metadata), self._stream(state)
+        stream, who = self._stream(state), self._who(metadata)
         drafts = drafts_of(self.core, stream, events, who)
         self._add(state, recording(self.core, stream, drafts, who, self._reducers), expected)
 
@@ -326,7 +328,7 @@ class Transaction:
         snapshot = seen.snapshot
         written = self._written.get(stream.state)
         if written is not None:
-            snapshot = _overlaid(seen, written)
+            snapshot = overlaid(seen, written)
         if snapshot is None or snapshot.deleted:
             return None
         own = snapshot.with_data(normalise_object(snapshot.data, "state data")[1])
@@ -355,13 +357,13 @@ class Transaction:
         if seen is None:
             raise InvalidData("what a second write of a state expects can be checked only once the state was read")
         after = written.compose(seen.known)
-        _check_expected(stream, expected, seen.version + len(written.drafts), deleted=after.data is None)
+        check_expected(stream, expected, seen.version + len(written.drafts), deleted=after.data is None)
 
     def _append(self, written: Written) -> Append:
         stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
         expected = ANY if written.expected is None else written.expected
         if seen is not None:
-            _check_expected(stream, expected, seen.version, deleted=seen.is_deleted)
+            check_expected(stream, expected, seen.version, deleted=seen.is_deleted)
             expected = seen.version
         return append_of(
             stream,
@@ -384,19 +386,3 @@ class Transaction:
 def _moved(path: str, seen: Seen, document: Document | None) -> VersionConflict:
     """What it means that a state that was read stands elsewhere now."""
     return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)
-
-
-def _check_expected(stream: Stream, expected: Expected, version: int, *, deleted: bool) -> None:
-    said = expectation(expected, stream.governor_id, stream.state_id)
-    if not matches(said, version, deleted=deleted):
-        raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
-
-
-def _overlaid(seen: Seen, written: Written) -> JsonSnapshot:
-    """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
-    stream, composition = written.stream, written.compose(seen.known)
-    data: Any = composition.data
-    before = seen.snapshot or StateSnapshot[Any].unsaved(stream.governor_id, stream.state_id, data)
-    version = before.version + len(composition.drafts)
-    metadata = msgspec.structs.replace(written.metadata, parent_version=version - 1)
-    return msgspec.structs.replace(before, data=data, version=version, metadata=metadata, deleted=data is None)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from tai_state import StateStore
-from tai_state.engines.api import Put
+from tai_state.engines.api import Engine, Put, Write
 from tai_state.errors import LockAlreadyHeld, LockLost
 from tai_state.testing import ManualClock
 
-from ..support.locks import OVER, TTL, Between, Time, expire, managed, paths
-from ..support.stores import GOVERNOR, METADATA, collected, fields_at
+from ..support.locks import OVER, TTL, Time, expire, managed, paths
+from ..support.stores import GOVERNOR, METADATA, AroundEngine, collected, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +83,22 @@ async def test_an_expired_lease_is_not_revived(store: StateStore, time: Time):
         await locks.release_lock(lease)
     assert again.is_held
     await locks.extend_lock(again)
+
+
+class Between(AroundEngine):
+    """Does something right before the commits that one is to fall between a look and."""
+
+    def __init__(
+        self, engine: Engine, is_it: Callable[[Sequence[Write]], bool], do: Callable[[], Awaitable[Any]]
+    ) -> None:
+        super().__init__(engine)
+        self._is_it = is_it
+        self._do = do
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if self._is_it(writes):
+            await self._do()
+        return await self._engine.commit(writes)
 
 
 @pytest.mark.parametrize("was_renewed_before", [False, True])

@@ -58,7 +58,9 @@ async def test_a_commit_that_is_seen_in_part(place: Place):
                 reading if not old else msgspec.structs.replace(reading, documents=(old.pop(), *reading.documents[1:]))
             )
 
-        other.core.appender._settling._engine = SimpleNamespace(read=torn)
+        other.core.appender._engine = SimpleNamespace(
+            read=torn, scan=other.core.engine.scan, commit=other.core.engine.commit
+        )
         with pytest.raises(VersionConflict) as conflict:
             await other.update_state(GOVERNOR, "alice", {"n": 9}, METADATA, expected=seen)
         assert not old

@@ -136,19 +136,3 @@ async def expect(error: type[TaiStateError], call: Callable[[], Awaitable[Any]])
     """The call ends in that error."""
     with pytest.raises(error):
         await call()
-
-
-class Between(AroundEngine):
-    """Does something right before the commits that one is to fall between a look and."""
-
-    def __init__(
-        self, engine: Engine, is_it: Callable[[Sequence[Write]], bool], do: Callable[[], Awaitable[Any]]
-    ) -> None:
-        super().__init__(engine)
-        self._is_it = is_it
-        self._do = do
-
-    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
-        if self._is_it(writes):
-            await self._do()
-        return await self._engine.commit(writes)

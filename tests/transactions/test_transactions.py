@@ -104,20 +104,21 @@ async def test_a_transfer(store: StateStore):
 
 
 async def test_a_transaction_sees_its_own_writes(store: StateStore, manager: TransactionManager):
-    """What was put or deleted is read back so, before anybody else can see it; the last write of a state counts."""
+    """What was put or deleted is read back so, before anybody else can see it; each write is an event of its own."""
     alice, carol = account(store, "alice"), account(store, "carol")
     async with manager.transaction(METADATA) as tx:
         tx.put(carol, Account(balance=1))
         tx.put(carol, Account(balance=2))
         found = await tx.get(carol)
-        assert (found.data, found.version) == (Account(balance=2), 1)
+        assert (found.data, found.version) == (Account(balance=2), 2)
         tx.delete(alice)
         assert await tx.find(alice) is None
         with pytest.raises(StateNotFound):
             await tx.get(alice)
         assert await balances(store, "alice") == [100]
     assert await balances(store, "carol") == [2]
-    assert len(await collected(store.get_events(GOVERNOR, "carol"))) == 1
+    events = await collected(store.get_events(GOVERNOR, "carol"))
+    assert [event.to_state for event in events] == [{"balance": 1}, {"balance": 2}]
     assert not await store.exists(GOVERNOR, "alice")
 
 
