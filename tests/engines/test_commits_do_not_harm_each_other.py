@@ -12,7 +12,7 @@ import anyio.lowlevel
 import apsw
 import pytest
 
-from tai_state.engines.api import ABSENT, Check, Delete, Engine, Put, Scan, Write, at
+from tai_state.engines.api import ABSENT, At, Check, Delete, Engine, Put, Scan, Write
 
 from ..support.stores import collected
 
@@ -25,9 +25,9 @@ BAD: dict[str, Write] = {
     "a timestamp that is an object": Put(f"{EVENTS}/bad", {"timestamp": {"a": 1}}),
     "a timestamp that is a list": Put(f"{EVENTS}/bad", {"timestamp": [1]}),
     "a timestamp that is a number": Put(f"{EVENTS}/bad", {"timestamp": 5}),
-    "a revision past 64 bits": Put("c/bad", {}, at(2**70)),
-    "a check past 64 bits": Check("c/bad", at(2**70)),
-    "a deletion past 64 bits": Delete("c/bad", at(-(2**70))),
+    "a revision past 64 bits": Put("c/bad", {}, At(2**70)),
+    "a check past 64 bits": Check("c/bad", At(2**70)),
+    "a deletion past 64 bits": Delete("c/bad", At(-(2**70))),
     "text that is half a character": Put("c/bad", {"text": "\ud800"}),
     "a number without an end": Put("c/bad", {"number": float("inf")}),
     "a value that is not JSON": Put("c/bad", {"value": object()}),

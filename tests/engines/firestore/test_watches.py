@@ -1,197 +1,183 @@
-"""Watches on Firestore: what they remember, and what is left when they are left."""
+"""Watches on Firestore: they outlive their connection, and leave nothing behind."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import asyncio
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tai_state.engines.api import Change, Delete, Put
+from tai_state.engines.api import At, Change, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.firestore.watching import Target, Watched
-from tai_state.testing.checking import until
+from tai_state.errors import StoreUnavailable
+from tai_state.testing.checking import present, until
+from tai_state.testing.emulator import fresh_project, started_emulator
 
-MANY = 500
-FEW = 20
+from ...support.firestore import free_port
 
-
-def remembered(*parts: object) -> int:
-    """How many entries the tables of some objects have together."""
-    tables = [each for part in parts for each in vars(part).values() if isinstance(each, dict | set | list)]
-    return sum(map(len, tables))
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def _established(*targets: Target) -> Watched:
+pytest.importorskip("grpc")
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The driver knows no other event loop."""
+    return "asyncio"
+
+
+async def test_a_thousand_watched_machines(firestore: Callable[[], FirestoreEngine]):
+    """One stream carries a thousand documents, each with a watch of its own, and every change arrives."""
+    async with firestore() as engine:
+        made = await engine.commit([Put(f"c/{n}", {}) for n in range(1_000)])
+        arrived: set[str] = set()
+
+        async def watch(path: str) -> None:
+            async with engine.watch(path) as changes:
+                await until(changes, Change(path, made.revision))
+                entered.append(path)
+                if len(entered) == 1_000:
+                    all_entered.set()
+                arrived.add((await anext(changes)).path)
+
+        entered: list[str] = []
+        all_entered = anyio.Event()
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for n in range(1_000):
+                    tasks.start_soon(watch, f"c/{n}")
+                await all_entered.wait()
+                await engine.commit([Put(f"c/{n}", {"n": 1}) for n in range(1_000)])
+        assert len(arrived) == 1_000
+
+
+async def test_a_watch_outlives_its_connection(monkeypatch: pytest.MonkeyPatch, firestore: Any):
+    """When the server goes away and comes back, a watch goes on and tells what is different then, and calls work."""
+    port = free_port()
+    monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
+    project = fresh_project()
+    with started_emulator(port=port):
+        engine = FirestoreEngine(project)
+        await engine.__aenter__()
+        await engine.commit([Put("c/a", {}), Put("c/gone", {})])
+        watch = engine.watch("c/a", "c")
+        changes = await watch.__aenter__()
+        first = [await anext(changes), await anext(changes)]
+        assert {each.path for each in first} == {"c/a", "c/gone"}
+    # This emulator kept its documents in memory: to the next one, both are gone.
+    with pytest.raises(StoreUnavailable):
+        await engine.read(["c/a"])
+    with started_emulator(port=port):
+        await until(changes, Change("c/a", None), Change("c/gone", None))
+        async with FirestoreEngine(project) as other:
+            made = await other.commit([Put("c/a", {})])
+        await until(changes, Change("c/a", made.revision))
+        made = await engine.commit([Put("c/a", {"n": 2}, At(made.revision))])
+        await until(changes, Change("c/a", made.revision))
+        assert (await present(engine, "c/a")).fields() == {"n": 2}
+        await watch.__aexit__(None, None, None)
+        await engine.__aexit__(None, None, None)
+
+
+async def test_a_watch_outlives_what_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, firestore: Callable[[], FirestoreEngine]
+):
+    """A message that is no message begins the stream anew, for a watch that is not established yet as for others."""
+    from tai_state.engines.firestore import driver
+
+    parse, seen = driver.ListenResponse.FromString, []
+
+    def garbled(data: bytes) -> Any:
+        seen.append(data)
+        return parse(b"\xff" if len(seen) in (1, 6) else data)
+
+    monkeypatch.setattr(driver, "ListenResponse", SimpleNamespace(FromString=garbled))
+    async with firestore() as engine:
+        await engine.commit([Put("c/a", {})])
+        async with engine.watch("c/a") as changes:
+            await anext(changes)
+            for n in range(4):
+                made = await engine.commit([Put("c/a", {"n": n})])
+                await until(changes, Change("c/a", made.revision))
+    assert len(seen) > 6
+
+
+async def test_what_was_watched_leaves_nothing_behind(firestore: Callable[[], FirestoreEngine]):
+    """No task that waits for the driver outlives a watch, or its end would arrive in the next event loop; no thread."""
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    async with firestore() as engine:
+        for _ in range(60):
+            async with anyio.create_task_group() as commits:
+                for n in range(20):
+                    commits.start_soon(engine.commit, [Put(f"c/{n}", {})])
+            async with engine.watch("c/a"):
+                pass
+            assert asyncio.all_tasks() <= tasks
+    left = [each.name for each in set(threading.enumerate()) - threads]
+    assert not [name for name in left if name.startswith("tai-state")]
+
+
+async def test_watches_that_begin_together_end_apart(firestore: Callable[[], FirestoreEngine]):
+    """Of streams begun in one turn of the event loop, each ends by itself, in whatever order."""
+    for order in ((0, 1), (1, 0)):
+        async with firestore() as first, firestore() as second:
+            watches = [each.watch("c/a") for each in (first, second)]
+            await asyncio.gather(*(each.__aenter__() for each in watches))
+            with anyio.fail_after(30):
+                for each in order:
+                    await watches[each].__aexit__(None, None, None)
+
+
+def _told(*targets: Target) -> Watched:
+    watched = Watched(targets)
     for target in targets:
         target.begin()
-        target.end()
-    return Watched(targets)
+    return watched
 
 
-def _tell(watched: Watched, target: Target, path: str, revision: int | None) -> None:
-    target.tell(path, revision)
-    watched.look(path)
+def _tell(watched: Watched, target: Target, revision: int | None) -> Change | None:
+    target.tell("c/a", revision)
+    watched.look("c/a")
+    return watched.pop()
 
 
-def test_what_is_gone_is_forgotten():
-    """However many documents come and go in a collection, entries are kept of those that are there."""
-    target, named = Target(collection="c"), Target(["d/0"])
-    watched = _established(target, named)
-    for n in range(MANY):
-        for revision in (n + 1, None):
-            _tell(watched, target, f"c/{n}", revision)
-            assert watched.pop() == Change(f"c/{n}", revision)
-    assert remembered(target, named, watched) < FEW
+def test_a_lagging_target_changes_nothing():
+    """Of two targets with one document, the one behind neither takes it back nor makes it absent."""
+    document, collection = Target(["c/a"]), Target(collection="c")
+    watched = _told(document, collection)
+    assert _tell(watched, document, 3) == Change("c/a", 3)
+    assert [_tell(watched, collection, each) for each in (1, 2, None, 3)] == [None] * 4
+    assert _tell(watched, document, None) is None
+    assert _tell(watched, collection, None) == Change("c/a", None)
+    assert _tell(watched, collection, 5) == Change("c/a", 5)
 
 
-def test_what_is_gone_after_a_reset_is_forgotten():
-    """What a collection no longer holds when it is told anew is told as gone once, and forgotten."""
-    target = Target(collection="c")
-    watched = _established(target)
-    for n in range(MANY):
-        _tell(watched, target, f"c/{n}", n + 1)
-        assert watched.pop() == Change(f"c/{n}", n + 1)
+def test_what_is_not_told_again_is_gone():
+    """After a reset, what was there before and is not named again is absent, and so are missing documents."""
+    target = Target(["c/a", "c/b"])
+    watched = _told(target)
+    assert not watched.is_established
+    assert _tell(watched, target, 3) == Change("c/a", 3)
+    assert target.end() == ["c/b"]
+    assert watched.is_established
     target.begin()
-    target.tell("c/7", 8)
-    for path in target.end():
-        watched.look(path)
-    gone = {change.path for change in iter(watched.pop, None) if change.revision is None}
-    assert gone == {f"c/{n}" for n in range(MANY)} - {"c/7"}
-    assert remembered(target, watched) < FEW
+    target.tell("c/b", 4)
+    assert target.end() == ["c/a"]
 
 
-def test_what_comes_and_goes_before_it_is_taken_is_told_as_gone():
-    """Somebody may have read a document before its change was taken: that it is gone is news, and is said once."""
-    target = Target(collection="c")
-    watched = _established(target)
-    _tell(watched, target, "c/a", 1)
-    _tell(watched, target, "c/a", None)
-    assert watched.pop() == Change("c/a", None)
-    _tell(watched, target, "c/a", None)
-    assert watched.pop() is None
-    _tell(watched, target, "c/a", 3)
+def test_changes_are_coalesced():
+    """Of several changes of a document, the last one is handed on."""
+    target = Target(["c/a"])
+    watched = _told(target)
+    for revision in (1, 2, 3):
+        target.tell("c/a", revision)
+        watched.look("c/a")
     assert watched.pop() == Change("c/a", 3)
-
-
-_TOLD = st.lists(st.tuples(st.sampled_from(["c/a", "c/b"]), st.booleans()), max_size=12)
-
-
-@given(history=_TOLD, chances=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=60))
-def test_in_the_end_all_is_as_it_is(history: list[tuple[str, bool]], chances: list[tuple[int, bool]]):
-    """Whichever of three targets learns first, revisions of a named document never go back, and the last is told."""
-    collection, one, other = Target(collection="c"), Target(["c/a"]), Target(["c/a", "d/a"])
-    watched = _established(collection, one, other)
-    states = [(path, n if is_there else None) for n, (path, is_there) in enumerate(history, start=1)]
-    places = [0, 0, 0]
-    targets = (collection, one, other)
-    seen: list[Change] = []
-
-    def advance(index: int) -> None:
-        path, revision = states[places[index]]
-        places[index] += 1
-        if index == 0 or path == "c/a":
-            _tell(watched, targets[index], path, revision)
-
-    for index, is_taken in chances:
-        if places[index] < len(states):
-            advance(index)
-        if is_taken and (change := watched.pop()) is not None:
-            seen.append(change)
-    for index in range(3):
-        while places[index] < len(states):
-            advance(index)
-    seen += iter(watched.pop, None)
-    last = {each.path: each.revision for each in seen}
-    expected = dict.fromkeys(("c/a", "c/b")) | dict(states)
-    assert {path: last.get(path) for path in expected} == expected
-    revisions = [each.revision for each in seen if each.path == "c/a" and each.revision is not None]
-    assert revisions == sorted(revisions)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_watch_forgets_what_firestore_tells_as_gone(firestore: Callable[[], FirestoreEngine]):
-    """With the server's own messages, too: of many documents that came and went, nothing is kept."""
-    async with firestore() as engine, engine.watch("c", "c", "c/0") as changes:
-        before = remembered(changes.watched, *changes.watched.targets)
-        made = await engine.commit([Put(f"c/{n}", {}) for n in range(MANY)])
-        await until(changes, *(Change(f"c/{n}", made.revision) for n in range(MANY)))
-        assert remembered(changes.watched, *changes.watched.targets) > before + MANY
-        await engine.commit([Delete(f"c/{n}") for n in range(MANY)])
-        await until(changes, *(Change(f"c/{n}", None) for n in range(MANY)))
-        assert remembered(changes.watched, *changes.watched.targets) < before + FEW
-
-
-_LEFT = """
-import asyncio, gc, secrets, sys
-from tai_state import ANY, ChangeMetadata, StoreUnavailable, open_store
-
-METADATA = ChangeMetadata("tester", "a test")
-
-async def by_break(store):
-    async for _ in store.watch("bank"):
-        break
-
-async def typed(store):
-    async for _ in store.state("bank", "x").watch():
-        break
-
-async def in_a_cycle(store):
-    watch = store.watch("bank")
-    await anext(watch)
-    cycle = [watch]
-    cycle.append(cycle)
-
-async def unused(store):
-    store.watch("bank")
-
-kept = []
-
-async def kept_for_good(store):
-    kept.append(store.watch("bank"))
-    await anext(kept[-1])
-
-async def waiting(store):
-    async def wait():
-        try:
-            async for _ in store.watch("bank"):
-                pass
-        except (StoreUnavailable, RuntimeError):  # the store was closed while it waited, or read
-            pass
-
-    kept.append(asyncio.create_task(wait()))
-    await asyncio.sleep(0)
-
-async def main(leave):
-    async with open_store(f"firestore://test-{secrets.token_hex(8)}") as store:
-        await store.save_state("bank", "x", {}, METADATA)
-        before = asyncio.all_tasks()
-        await leave(store)
-        gc.collect()
-        while not kept and asyncio.all_tasks() - before:
-            await asyncio.sleep(0)
-        await store.save_state("bank", "x", {}, METADATA, expected=ANY)
-    for task in kept:
-        if isinstance(task, asyncio.Task):
-            await task
-    assert asyncio.all_tasks() == {asyncio.current_task()}, asyncio.all_tasks()
-
-asyncio.run(main(globals()[sys.argv[1]]))
-kept.clear()
-gc.collect()
-print("done")
-"""
-
-
-@pytest.mark.parametrize("how", ["by_break", "typed", "in_a_cycle", "unused", "kept_for_good", "waiting"])
-def test_a_watch_that_is_left_leaves_nothing(firestore: Callable[[], FirestoreEngine], how: str):
-    """However a watch is left, its stream ends with it or with the store, and nothing is said about it."""
-    environment = {**os.environ, EMULATOR: str(firestore()._emulator)}
-    command = [sys.executable, "-W", "always", "-c", _LEFT, how]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
-    assert (done.stdout, done.stderr) == ("done\n", "")
+    assert watched.pop() is None
