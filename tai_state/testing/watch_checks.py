@@ -102,6 +102,33 @@ async def check_watch_wakes_everybody(engine: Engine) -> None:
     assert woken == [Change("c/a", last)] * 4, woken
 
 
+async def check_watch_sleeps_through_what_others_write(engine: Engine) -> None:
+    """Commits elsewhere wake no watch: each is woken once, by the first commit of what it watches."""
+    await engine.commit([Put("c/a", {}), Put("d/a", {})])
+    seen: dict[str, list[Change]] = {"c/a": [], "d": []}
+
+    async def wait(target: str, changes: AsyncIterator[Change]) -> None:
+        async for change in changes:
+            seen[target].append(change)
+
+    async with engine.watch("c/a") as one, engine.watch("d") as collection, anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, "c/a", one)
+        tasks.start_soon(wait, "d", collection)
+        with anyio.fail_after(HANG_SECONDS):
+            while not all(seen.values()):
+                await let_others_run(1)
+        for each in seen.values():
+            each.clear()
+        for n in range(20):
+            await engine.commit([Put("c/b", {"n": n}), Put("d/a/below/x", {"n": n}), Put("e/d", {}), Delete("c/none")])
+        last = await engine.commit([Put("c/a", {}), Put("d/a", {})])
+        with anyio.fail_after(HANG_SECONDS):
+            while not all(seen.values()):
+                await let_others_run(1)
+        tasks.cancel_scope.cancel()
+    assert seen == {"c/a": [Change("c/a", last.revision)], "d": [Change("d/a", last.revision)]}, seen
+
+
 async def check_watch_left_early(engine: Engine) -> None:
     """A watch may be left unused, after its first change, or by cancelling; nothing is held or broken."""
     committed = await engine.commit([Put("c/a", {})])

@@ -124,7 +124,8 @@ class Writer:
         clock: gives the time of each commit.
 
     Attributes:
-        others: how often it found that others may have committed between two of its transactions.
+        commits: how many transactions it has committed.
+        others: how many of them found that others may have committed since the one before.
     """
 
     def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: Clock) -> None:
@@ -136,6 +137,7 @@ class Writer:
         self._token = self._first_token = int.from_bytes(os.urandom(7))
         self._reserved: Counter | None = None
         self._revision = 0
+        self.commits: int = 0
         self.others: int = 0
 
     def owns(self, token: int) -> bool:
@@ -173,6 +175,7 @@ class Writer:
                 self._not_applied(jobs, error, unknown=applied is None)
                 return
         self._reserved, self._revision = transaction.after, transaction.revision
+        self.commits += 1
         for job, outcome in zip(jobs, transaction.outcomes, strict=True):
             if isinstance(outcome, Committed):
                 job.result = outcome

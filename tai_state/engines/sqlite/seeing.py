@@ -1,0 +1,155 @@
+"""What was seen last of all that is watched in a file, and what has moved since."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+import apsw
+import msgspec
+
+from tai_state.engines.api import split
+from tai_state.engines.watching import is_collection
+
+LARGE: Final = 256
+"""A collection of more documents is looked at by itself."""
+
+_REVISION: Final = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
+_MOVED_SINCE: Final = "SELECT id, revision FROM documents WHERE collection = ? AND revision > ?"
+_COUNT: Final = "SELECT count(*) FROM documents WHERE collection = ?"
+_IDS: Final = "SELECT id FROM documents WHERE collection = ?"
+_MOVED_OF: Final = """
+SELECT watched.value ->> 0, watched.value ->> 1, documents.revision FROM json_each(?) AS watched
+LEFT JOIN documents ON documents.collection = watched.value ->> 0 AND documents.id = watched.value ->> 1
+WHERE documents.revision IS NOT watched.value ->> 2
+"""
+
+_encode = msgspec.json.Encoder().encode
+
+Move: TypeAlias = tuple[str, str, int | None]
+"""A target, one of its documents, and the revision at which that stands now; None: it is absent."""
+
+
+class Sight:
+    """What was seen last, by one thread. Each method looks, where it is given a connection, at one moment."""
+
+    def __init__(self) -> None:
+        self._users: Counter[str] = Counter()
+        self._documents: dict[str, int | None] = {}
+        self._collections: dict[str, _Collection] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is watched."""
+        return bool(self._users)
+
+    @property
+    def large(self) -> list[str]:
+        """The large collections, those not looked at for longest first."""
+        return [path for path, each in self._collections.items() if each.is_large]
+
+    def enter(self, connection: apsw.Connection, targets: Sequence[str]) -> tuple[list[Move], list[Move]]:
+        """Watch these, too. Returns what has moved, for those who watch them already, and all that there is."""
+        moves: list[Move] = []
+        present: list[Move] = []
+        self._users.update(targets)
+        try:
+            for target in targets:
+                if is_collection(target):
+                    collection = self._collections.setdefault(target, _Collection(target))
+                    found = collection.look(connection)
+                    present += collection.present()
+                else:
+                    now: Any = connection.execute(_REVISION, split(target)).get
+                    found = [(target, target, now)] if self._documents.get(target) != now else []
+                    present.append((target, target, now))
+                    self._documents[target] = now
+                moves += found if self._users[target] > 1 else ()
+        except BaseException:
+            self.leave(targets)
+            raise
+        return moves, present
+
+    def leave(self, targets: Iterable[str]) -> None:
+        """Somebody no longer watches these."""
+        for target in targets:
+            self._users[target] -= 1
+            if not self._users[target]:
+                del self._users[target]
+                self._collections.pop(target, None)
+                self._documents.pop(target, None)
+
+    def look_again(self, connection: apsw.Connection, paths: Iterable[tuple[str, str]]) -> list[Move]:
+        """At documents, each by the target by which it is watched."""
+        moves: list[Move] = []
+        for target, path in paths:
+            now: Any = connection.execute(_REVISION, split(path)).get
+            if target in self._collections:
+                if self._collections[target].note(split(path)[1], now):
+                    moves.append((target, path, now))
+            elif target in self._documents and self._documents[target] != now:
+                self._documents[target] = now
+                moves.append((target, path, now))
+        return moves
+
+    def look_at_all_but_large(self, connection: apsw.Connection) -> list[Move]:
+        """At all documents that are watched by themselves, and at the collections that are not large."""
+        small = [each for each in self._collections.values() if not each.is_large]
+        moves = [move for collection in small for move in collection.look(connection)]
+        watched = _encode([(*split(path), revision) for path, revision in self._documents.items()]).decode()
+        moved: list[Any] = connection.execute(_MOVED_OF, (watched,)).fetchall()
+        for collection, document_id, now in moved:
+            path = f"{collection}/{document_id}"
+            self._documents[path] = now
+            moves.append((path, path, now))
+        return moves
+
+    def look_at(self, connection: apsw.Connection, collection: str) -> list[Move]:
+        """At one collection, if it is still watched."""
+        found = self._collections.pop(collection, None)
+        if found is None:
+            return []
+        self._collections[collection] = found  # behind all others: they are next
+        return found.look(connection)
+
+
+class _Collection:
+    """The revisions that were seen last in a collection, by the ids of the documents."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._newest = 0
+        self._revisions: dict[str, int] = {}
+
+    @property
+    def is_large(self) -> bool:
+        """Whether looking at it takes so long that nothing else should wait for it."""
+        return len(self._revisions) > LARGE
+
+    def present(self) -> list[Move]:
+        """All its documents."""
+        return [(self._path, f"{self._path}/{each}", revision) for each, revision in self._revisions.items()]
+
+    def note(self, document_id: str, revision: int | None) -> bool:
+        """One of its documents was looked at; whether that is news.
+
+        What is newer than all that was seen of the collection as a whole stays so: others may stand in between.
+        """
+        if self._revisions.get(document_id) == revision:
+            return False
+        if revision is None:
+            del self._revisions[document_id]
+        else:
+            self._revisions[document_id] = revision
+        return True
+
+    def look(self, connection: apsw.Connection) -> list[Move]:
+        """At what has moved in it: whatever becomes visible later has a greater revision than all before."""
+        moved: list[Any] = connection.execute(_MOVED_SINCE, (self._path, self._newest)).fetchall()
+        found: list[tuple[str, int | None]] = [each for each in moved if self.note(*each)]
+        self._newest = max([revision for _, revision in moved], default=self._newest)
+        if connection.execute(_COUNT, (self._path,)).get != len(self._revisions):
+            there = {row[0] for row in connection.execute(_IDS, (self._path,))}
+            gone = self._revisions.keys() - there
+            found += [(each, None) for each in gone if self.note(each, None)]
+        return [(self._path, f"{self._path}/{document_id}", revision) for document_id, revision in found]
