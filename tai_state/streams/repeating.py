@@ -23,9 +23,10 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
         for offset, draft in enumerate(append.drafts):
             marker = _marker(append, draft, look)
             if marker is not None:
-                is_same = marker.content == draft.marker and marker.state_id == append.stream.state_id
                 start = marker.version - offset
-                if not is_same or places.setdefault(append.stream.state, start) != start:
+                if marker.state_id == append.stream.state_id and marker.content != draft.marker:
+                    return _conflict(append, draft, marker.version, look)
+                if marker.state_id != append.stream.state_id or places.setdefault(append.stream.state, start) != start:
                     return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
                 first = first or (draft.event_id, append.stream.state)
                 places.update({path: at for path, at in marker.others.items() if path not in places})
@@ -36,6 +37,35 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
             if draft.marker is not None and _marker(append, draft, look) is None:
                 return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
     return _recorded_at(change, places, look)
+
+
+def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict[Results]:
+    """That an id stands for another change of the same state, and in what it differs."""
+    path = append.stream.event(version)
+    if path not in look.documents:
+        return More((path,))
+    document = look.documents[path]
+    if document is None:
+        return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
+    record = document.decode(EVENT)
+    differs = different(record, draft.action, draft.changed_by, draft.reason, draft.context)
+    if draft.payload != record.payload:
+        differs += ("payload",)
+    if draft.state is not None and draft.state != record.to_state:
+        differs += ("data",)
+    return Failed(IdempotencyConflict(draft.event_id, append.stream.state, differs or ("timestamp",)))
+
+
+def different(event: EventRecord, action: str, changed_by: str, reason: str, context: str) -> tuple[str, ...]:
+    """In which of these an event differs, by name."""
+    metadata = event.metadata
+    pairs = {
+        "action": (event.action, action),
+        "changed_by": (metadata.changed_by, changed_by),
+        "reason": (metadata.reason, reason),
+        "context": (metadata.context, context),
+    }
+    return tuple(name for name, (stands, said) in pairs.items() if stands != said)
 
 
 def at_expected(change: Change, look: Look) -> Verdict[Results] | None:
