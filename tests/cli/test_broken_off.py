@@ -80,10 +80,7 @@ def test_a_closed_stderr(there: Program) -> None:
 def test_an_interrupted_export_leaves_no_file(
     large: Path, tmp_path: Path, *, number: signal.Signals, in_background: bool
 ) -> None:
-    """Ctrl-C and SIGTERM end it with 130 and no traceback; nothing half-written stays, and the next run completes.
-
-    So does SIGTERM where Ctrl-C is ignored.
-    """
+    """Signals end it with 130 and no traceback, SIGTERM also where Ctrl-C is ignored; nothing half-written stays."""
     program = Program(large)
     target = tmp_path / "g.jsonl"
     os.mkfifo(tmp_path / "g.jsonl.partial")  # what the export writes to first: here it waits for the reader
