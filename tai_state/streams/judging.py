@@ -256,7 +256,11 @@ class Judge:
             return None if committed is None else Done([None] * len(sent.plans))
         if all(ours):
             return Done([None if each is None else _found(each, look) for each in sent.plans])
-        return More() if any(ours) and look.looks < LOOKS_MAX else None
+        if not any(ours):
+            return None
+        what = "a part of a commit is there, and another is not: run `tai-state verify`"
+        lacking = next(each.stream.state for each, is_ours in zip(sent.planned(), ours, strict=True) if not is_ours)
+        return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(lacking, what))
 
     def _stands(self, append: Append, look: Look, sent: Plan | None) -> Known | Verdict[Results]:
         """What is known of a stream, if it is what the change expects."""

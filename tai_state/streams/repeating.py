@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from tai_state.engines.matters import LOOKS_MAX, Done, Failed, Look, More, Verdict
-from tai_state.errors import IdempotencyConflict, NotRetained
+from tai_state.errors import EventSourcingError, IdempotencyConflict, NotRetained
 from tai_state.streams.changes import Append, Appended, Change
 from tai_state.streams.planning import Draft
 from tai_state.streams.records import EVENT, MARKER, NOTHING, STATE, EventRecord, MarkerRecord, state_after
@@ -72,24 +72,23 @@ def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: 
         for path, draft in zip(paths, append.drafts, strict=True):
             document = look.documents[path]
             if document is None:
-                return _not_there(append, draft, start, len(events), look)
+                return _not_there(append, start, start + len(events), known, look)
             events.append(document.decode(EVENT))
             recorded_us = document.updated_us
             if not _is_same(draft, events[-1]):
-                return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
+                return Failed(IdempotencyConflict(known.event_id, append.stream.state))
         results.append(Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True))
     return Done(results)
 
 
-def _not_there(append: Append, draft: Draft, start: int, offset: int, look: Look) -> Verdict[Results]:
-    """What it means that an event is not where it should have been recorded, so many events after the first."""
-    state = look.documents[append.stream.state]
-    version = 0 if state is None else state.decode(STATE).version
-    if version < start and look.looks < LOOKS_MAX:
-        return More()
-    if start <= version < start + offset:
-        return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-    path = append.stream.event(start + offset)
+def _not_there(append: Append, first: int, version: int, known: Draft, look: Look) -> Verdict[Results]:
+    """What it means that an event is not there, of those that an id says were recorded from a version on."""
+    state, path = look.documents[append.stream.state], append.stream.event(version)
+    head = 0 if state is None else state.decode(STATE).version
+    if head < first:
+        return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(path, "is missing: restore a backup"))
+    if head < version:
+        return Failed(IdempotencyConflict(known.event_id, append.stream.state))
     return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
 
 
