@@ -149,6 +149,10 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema: int
 
 
+NOTHING = 0
+"""In the place of a version: the change left that state as it was."""
+
+
 class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """``governors/{g}/ids/{event_id}``: where the event with a caller's id stands, and what it stands for.
 
@@ -156,7 +160,8 @@ class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         state_id: of its state.
         version: that it made.
         content: digest of what the id stands for.
-        others: the first version that the same commit made of each other state, by the state's path.
+        others: the first version that the same commit made of each other state whose events have no id of a
+            caller's, by the state's path; NOTHING where the change left a state as it was.
     """
 
     state_id: str

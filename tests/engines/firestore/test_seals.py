@@ -55,7 +55,9 @@ EDITS: dict[str, Callable[[Any], object]] = {
     "a text": lambda fields: setattr(fields["text"], "string_value", "b"),
     "a number": lambda fields: setattr(fields["n"], "integer_value", 2),
     "a number's kind": lambda fields: setattr(fields["n"], "double_value", 1.0),
-    "something deep": lambda fields: fields["data"].map_value.fields["deep"].map_value.fields["list"].array_value.values.pop(),
+    "something deep": lambda fields: (
+        fields["data"].map_value.fields["deep"].map_value.fields["list"].array_value.values.pop()
+    ),
     "a field removed": lambda fields: fields.pop("n"),
     "a field added": lambda fields: setattr(fields["more"], "boolean_value", True),
     "the checksum": lambda fields: setattr(fields["_w"], "integer_value", fields["_w"].integer_value ^ 1),
