@@ -42,7 +42,8 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Every example in the documents runs, every link leads somewhere."""
     _install_wheel(session, *TESTS)
-    session.run("python", "-m", "pytest", "tests/test_docs.py", "tests/test_examples.py", env=SAFE)
+    files = ("tests/house/test_docs.py", "tests/house/test_format.py", "tests/house/test_examples.py")
+    session.run("python", "-m", "pytest", *files, env=SAFE)
 
 
 @nox.session
@@ -51,7 +52,7 @@ def wheel(session: nox.Session) -> None:
     session.install("build")
     folder = session.create_tmp()
     session.run("python", "-m", "build", "--outdir", folder, silent=True)
-    session.run("python", "tests/check_wheel.py", folder)
+    session.run("python", "tests/house/check_wheel.py", folder)
 
 
 @nox.session
@@ -63,12 +64,12 @@ def proof(session: nox.Session) -> None:
         "python",
         "-m",
         "pytest",
-        "tests/test_store_model.py",
-        "tests/test_faults.py",
-        "tests/test_firestore_faults.py",
-        "tests/test_histories.py",
-        "tests/test_sync.py",
-        "tests/test_lock_processes.py",
+        "tests/streams/test_store_model.py",
+        "tests/streams/test_faults.py",
+        "tests/engines/firestore/test_faults.py",
+        "tests/streams/test_histories.py",
+        "tests/conflicts/test_sync.py",
+        "tests/locks/test_processes.py",
         env={**SAFE, "TAI_STATE_PROOF": "1"},
     )
 

@@ -28,7 +28,7 @@ from work import GOVERNOR, MACHINE
 
 from tai_state import ChangeMetadata, StateStore, open_store
 from tai_state.engines.firestore.codec import encode
-from tai_state.store.records import EventMetadata, EventRecord, StateMetadata, StateRecord
+from tai_state.streams.records import EventMetadata, EventRecord, StateMetadata, StateRecord
 from tai_state.testing.emulator import fresh_project, running_emulator
 
 ROUNDS = 9
@@ -217,7 +217,7 @@ async def main(rounds: int) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {}
     async with open_store(f"firestore://{project}") as store:
         for version in range(0, EVENTS, 1_000):
-            await store.appender.append([batch(store, version, 1_000)])
+            await store.core.appender.append([batch(store, version, 1_000)])
         running = contestants(store, client)
         for number in range(rounds + 1):
             for name in random.Random(number).sample(sorted(running), len(running)):

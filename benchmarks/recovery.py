@@ -15,8 +15,8 @@ from tai_state import StateMachinePersister, StateStore
 from tai_state.engines.api import ANYTHING, Capabilities, Change, Committed, Delete, Document, Put, Reading, Scan, Write
 from tai_state.engines.paging import Paged, taken
 from tai_state.engines.sqlite.engine import SqliteEngine
-from tai_state.store.core import Settings, SystemClock
-from tai_state.store.layout import Layout
+from tai_state.streams.layout import Layout
+from tai_state.streams.settings import Settings, SystemClock
 
 
 class Counting:
@@ -79,7 +79,7 @@ async def _recover(path: Path) -> dict[str, int]:
     engine = Counting(SqliteEngine(str(path), SystemClock()))
     found: dict[str, int] = {}
     async with StateStore(engine, Layout(), Settings()) as store:
-        stream = store.layout.stream(GOVERNOR, MACHINE)
+        stream = store.core.layout.stream(GOVERNOR, MACHINE)
         [document] = (await engine.read([stream.state])).documents
         if document is None:
             raise AssertionError("the state is not there")

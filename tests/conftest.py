@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from tai_state import StateStore
     from tai_state.engines.api import Engine
     from tai_state.values.times import Clock
 
@@ -215,6 +216,13 @@ def places(engine_under_test: EngineUnderTest) -> Iterator[Places]:
 def place(places: Places) -> Place:
     """An empty place on each engine."""
     return places.new()
+
+
+@pytest.fixture
+async def store(place: Place) -> AsyncIterator[StateStore]:
+    """An open store at that place."""
+    async with place.store() as store:
+        yield store
 
 
 @pytest.fixture

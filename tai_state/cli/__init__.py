@@ -1,3 +1,3 @@
 """The command line: ``tai-state COMMAND``."""
 
-from tai_state.cli.app import main as main
+from tai_state.cli.program import main as main

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import anyio
 import typer
 
-from tai_state.cli.app import INCONSISTENT, JsonOption, app
+from tai_state.cli.common import INCONSISTENT, JsonOption
 from tai_state.cli.output import print_json, print_line, say
 from tai_state.history.persister import StateMachinePersister
 from tai_state.store.opening import open_store
@@ -23,7 +23,6 @@ _GOVERNOR = "pumps"
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
-@app.command()
 def demo(*, as_json: JsonOption = False) -> None:
     """Kill a writer at work and show that nothing it wrote is lost. Leaves nothing behind."""
     started = time.monotonic()

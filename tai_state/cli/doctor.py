@@ -12,12 +12,13 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 import typer
 
-from tai_state.cli.app import JsonOption, StoreOption, app, opened, run
+from tai_state.cli.common import JsonOption, StoreOption, opened, run
 from tai_state.cli.output import print_json, print_line, print_table
 from tai_state.engines.api import PRESENT, Check, Scan, Where
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, TaiStateError, UnknownStore
-from tai_state.store.store import StateStore
+from tai_state.store.addresses import Address
+from tai_state.streams.settings import SystemClock
 
 Status: TypeAlias = Literal["ok", "warning", "failed"]
 
@@ -60,15 +61,18 @@ class Examination:
         self.checks: list[Checked] = []
         self.exit_code: int = 0
         self._url = url
-        self._store: StateStore = opened(url)
-        self._name = self._store.engine.capabilities.name
+        address = Address.parse(url)
+        self._engine = address.engine(SystemClock(), create=False)
+        self._layout = address.layout()
+        self._indexed = address.indexed
+        self._name = self._engine.capabilities.name
         self._emulator = os.environ.get(EMULATOR) if self._name == "firestore" else None
 
     async def examine(self) -> None:
         """Run the checks, as far as each one allows the next."""
         self._find("versions", "ok", _versions(self._name))
         try:
-            async with self._store.engine:
+            async with self._engine:
                 await self._reach()
                 if self._name == "firestore":
                     await self._try("permissions", self._permissions)
@@ -101,11 +105,11 @@ class Examination:
 
     async def _reach(self) -> None:
         """A read, whose answer tells most: somebody answers, lets us in, has the database, and knows the time."""
-        paths = [self._store.layout.store]
-        await self._store.engine.read(paths)  # also connects, so that the next one is a round trip and no more
+        paths = [self._layout.store]
+        await self._engine.read(paths)  # also connects, so that the next one is a round trip and no more
         before = time.time()
         started = time.monotonic()
-        reading = await self._store.engine.read(paths)
+        reading = await self._engine.read(paths)
         seconds = time.monotonic() - started
         where = f"the emulator at {self._emulator}" if self._emulator else f"the engine {self._name!r}"
         self._find("reachable", "ok", f"{where} answered in {seconds * 1_000:.1f} ms")
@@ -117,17 +121,16 @@ class Examination:
 
     async def _permissions(self) -> str:
         """Try to write without changing anything; only Firestore can."""
-        path = self._store.layout.store
-        [document] = (await self._store.engine.read([path])).documents
+        path = self._layout.store
+        [document] = (await self._engine.read([path])).documents
         if document is None:
             return "reading is allowed; writing can be tried when the store has been made"
-        await self._store.engine.commit([Check(path, PRESENT)])
+        await self._engine.commit([Check(path, PRESENT)])
         return "reading and writing are allowed"
 
     async def _indexes(self) -> str:
         """Ask what needs an index; where it is missing, Firestore refuses even if there is nothing to be found."""
-        engine, layout = self._store.engine, self._store.layout
-        fields = self._store.settings.indexed
+        engine, layout, fields = self._engine, self._layout, self._indexed
         try:
             async for _ in engine.scan(Scan(layout.events(_NOBODY), by="timestamp", limit=1)):
                 pass
@@ -144,7 +147,7 @@ class Examination:
         return f"events can be found by time, and states by {', '.join(fields) or 'nothing (no field is indexed)'}"
 
     async def _stored(self) -> str:
-        if not self._store.engine.capabilities.durable:
+        if not self._engine.capabilities.durable:
             return f"a store on {self._name!r} begins empty and ends with its process"
         async with opened(self._url) as store:
             return f"it is there, with the id {store.store_id}"
@@ -180,7 +183,6 @@ def _version(package: str) -> str:
         return "missing"
 
 
-@app.command()
 def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Look at a store's surroundings and say what to do.
 

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from tai_state.cli.app import JsonOption, StoreOption, app, opened
+from tai_state.cli.common import JsonOption, StoreOption
 from tai_state.cli.output import print_json, print_line, say
 from tai_state.engines.firestore.indexes import index_config
 from tai_state.errors import StoreUnavailable
+from tai_state.store.addresses import Address
 
 
-@app.command()
 def emulator(
     *,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Where it listens; else on a free port.")] = None,
@@ -20,7 +20,7 @@ def emulator(
 ) -> None:
     """Start a Firestore emulator. Prints the line that tells other programs of it, and runs until Ctrl-C."""
     from tai_state.engines.firestore.engine import EMULATOR  # noqa: PLC0415
-    from tai_state.testing.emulator import started_emulator  # noqa: PLC0415 - a later room
+    from tai_state.testing.emulator import started_emulator  # noqa: PLC0415
 
     with started_emulator(port=port) as running:
         if as_json:
@@ -32,9 +32,8 @@ def emulator(
         raise StoreUnavailable("emulator", "ENDED", f"it ended by itself with {code}")
 
 
-@app.command()
 def indexes(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Print the indexes that a store needs on Firestore. Those of the state fields in its address are among them."""
-    print_json(index_config(opened(store).settings.indexed))
+    print_json(index_config(Address.parse(store).indexed))
     if not as_json:
         say("save it as firestore.indexes.json, then: firebase deploy --only firestore:indexes")

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli.app import (
+from tai_state.cli.common import (
     AppOption,
     GovernorArgument,
     JsonOption,
     StateArgument,
     StoreOption,
     UsageError,
-    app,
     opened,
     run,
 )
@@ -32,8 +31,7 @@ from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import format_time, parse_time
 
 
-@app.command("ls")
-def list_(
+def ls(
     governor: Annotated[
         str | None, typer.Argument(metavar="GOVERNOR", help="Whose states; without it, all governors.")
     ] = None,
@@ -66,7 +64,6 @@ def list_(
     run(command)
 
 
-@app.command()
 def show(
     governor: GovernorArgument,
     state: StateArgument,
@@ -96,7 +93,6 @@ def show(
     run(command)
 
 
-@app.command()
 def history(
     governor: GovernorArgument,
     state: StateArgument,
@@ -121,7 +117,6 @@ def history(
     run(command)
 
 
-@app.command()
 def diff(
     governor: GovernorArgument,
     state: StateArgument,
@@ -150,7 +145,6 @@ def diff(
     run(command)
 
 
-@app.command()
 def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Count what the store holds."""
 
@@ -183,7 +177,7 @@ async def _state_at(
 
 
 async def _instead(store: StateStore, governor: str, state: str, when: int | datetime | None) -> str:
-    found = await store.read_state(store.layout.stream(governor, state))
+    found = await store.core.read_state(store.core.layout.stream(governor, state))
     if found is None:
         return ""
     record = found[1]

@@ -6,19 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli.app import JsonOption, StoreOption, YesOption, app, confirm, opened, run
+from tai_state.cli.common import JsonOption, StoreOption, YesOption, confirm, opened, run
 from tai_state.cli.output import plain, print_json, print_line, print_table, say
 from tai_state.locks.locking import LockManager
 from tai_state.locks.records import LockInfo
 
 
-@app.command()
 def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the locks that are held, or were and have expired. Expiry is told where all users share a clock."""
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            is_known = opened_store.engine.capabilities.shared_clock
+            is_known = opened_store.core.engine.capabilities.shared_clock
             rows = [_row(each, is_known=is_known) async for each in LockManager(opened_store).list_locks()]
         if as_json:
             print_json(rows)
@@ -42,7 +41,6 @@ def _row(lock: LockInfo, *, is_known: bool) -> dict[str, Any]:
     }
 
 
-@app.command()
 def unlock(
     resource: Annotated[str, typer.Argument(metavar="RESOURCE", help="What is locked.")],
     *,

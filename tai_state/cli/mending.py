@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli.app import (
+from tai_state.cli.common import (
     INCONSISTENT,
     AppOption,
     GovernorArgument,
@@ -16,7 +16,6 @@ from tai_state.cli.app import (
     StoreOption,
     UsageError,
     YesOption,
-    app,
     confirm,
     opened,
     run,
@@ -31,7 +30,6 @@ GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="
 _PROGRESS_EVERY = 1_000
 
 
-@app.command()
 def verify(
     governor: GovernorOption = None,
     *,
@@ -60,7 +58,6 @@ def verify(
     run(command)
 
 
-@app.command()
 def recover(
     governor: GovernorOption = None,
     *,
@@ -98,7 +95,6 @@ def recover(
     run(command)
 
 
-@app.command()
 def snapshot(
     governor: GovernorArgument,
     state: StateArgument,
@@ -121,7 +117,6 @@ def snapshot(
     run(command)
 
 
-@app.command()
 def cleanup(
     governor: GovernorArgument,
     *,
@@ -140,7 +135,7 @@ def cleanup(
 
     async def check() -> None:
         async with opened(store) as opened_store:
-            await opened_store.require_governor(governor)
+            await opened_store.core.require_governor(governor)
 
     if not yes:
         run(check)

@@ -8,25 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli.app import (
+from tai_state.cli.common import (
     GovernorArgument,
     JsonOption,
     StoreOption,
     UsageError,
     YesOption,
-    app,
     check_file,
     confirm,
     opened,
     run,
 )
 from tai_state.cli.output import Progress, plain, print_json, print_table
+from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import check_export
-from tai_state.history.importing import Columns, CsvImport, ImportStats
+from tai_state.history.importing import CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
+from tai_state.store.addresses import Address
+from tai_state.streams.settings import SystemClock
 
 
-@app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV in UTF-8 with a header; .gz is read too.")],
     *,
@@ -46,9 +47,8 @@ def import_(
 ) -> None:
     """Record a log of changes: one row, one event. Run again, it records nothing twice."""
     check_file(file)
-    target = opened(store, create=True)
-    importing = CsvImport(target, governor, file, Columns(machine, tuple(state.split(",")), time, by))
-    importing.check()
+    rows = CsvFile(file, governor, Columns(machine, tuple(state.split(",")), time, by))
+    rows.check(Address.parse(store).engine(SystemClock(), create=True).capabilities)  # before a store is made for it
 
     async def command() -> None:
         with Progress() as line:
@@ -59,14 +59,13 @@ def import_(
                 else:
                     line.show(f"{stats.events:,} events recorded, {stats.skipped:,} there already")
 
-            async with target:
-                stats = await importing.run(acknowledged)
+            async with opened(store, create=True) as target:
+                stats = await CsvImport(target.core, rows).run(acknowledged)
         _print_counts(plain(stats), as_json=as_json)
 
     run(command)
 
 
-@app.command()
 def export(
     governor: GovernorArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write: lines of JSON.")],
@@ -93,7 +92,6 @@ def export(
     run(command)
 
 
-@app.command()
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `tai-state export` wrote.")],
     *,

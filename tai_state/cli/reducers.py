@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
-from tai_state.cli.app import UsageError
+from tai_state.cli.common import UsageError
 from tai_state.history.folding import Reducers
 
 

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli.app import (
+from tai_state.cli.common import (
     INCONSISTENT,
     AppOption,
     GovernorArgument,
     JsonOption,
     StoreOption,
-    app,
     opened,
     run,
 )
@@ -48,7 +47,6 @@ _RESOLVERS: dict[Strategy, Resolver] = {
 }
 
 
-@app.command()
 def sync(
     first: Annotated[str, typer.Argument(metavar="A", help="The address of a store.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The address of the other one; made if there is none.")],
@@ -97,9 +95,9 @@ def sync(
 async def _require_governor(governor: str, one: StateStore, other: StateStore) -> None:
     """Raises ``GovernorNotFound`` where neither store has it."""
     try:
-        await one.require_governor(governor)
+        await one.core.require_governor(governor)
     except GovernorNotFound:
-        await other.require_governor(governor)
+        await other.core.require_governor(governor)
 
 
 @asynccontextmanager
@@ -131,7 +129,6 @@ def _dropped(count: int) -> str:
     return f"changed on both sides; {what} dropped and recorded" if count else "changed on both sides"
 
 
-@app.command()
 def conflicts(
     governor: GovernorArgument,
     *,

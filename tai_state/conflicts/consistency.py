@@ -17,8 +17,10 @@ from tai_state.conflicts.resolvers import Causal, LastWriteWins, Resolver
 from tai_state.conflicts.rivals import Rival, compare_rivals
 from tai_state.conflicts.sides import Side
 from tai_state.errors import CausalityViolation, InvalidData, StaleRead, StateNotFound, VersionConflict
-from tai_state.store.layout import Stream
-from tai_state.store.store import StateStore
+from tai_state.streams import writing
+from tai_state.streams.core import HasCore
+from tai_state.streams.layout import Stream
+from tai_state.streams.writing import Intent
 from tai_state.values.clocks import LamportClock, Order, VectorClock, compare, merge
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
@@ -95,7 +97,7 @@ class EventualConsistency:
     """Brings a store's states up to date with versions that are known from elsewhere: another store, a cache, a file.
 
     Args:
-        store: open.
+        store: an open one.
         resolver: decides between concurrent versions; never asked where one version knew of the other.
         read_repair: write back what ``read_repair`` finds.
         history: keeps the conflicts; its own, if not given.
@@ -103,14 +105,14 @@ class EventualConsistency:
 
     def __init__(
         self,
-        store: StateStore,
+        store: HasCore,
         resolver: Resolver = _LAST_WRITE_WINS,
         *,
         read_repair: bool = True,
         history: ConflictHistory | None = None,
     ) -> None:
-        self.history: ConflictHistory = history or ConflictHistory(store.settings.clock)
-        self._store = store
+        self._core = core = store.core
+        self.history: ConflictHistory = ConflictHistory(core.settings.clock) if history is None else history
         self._resolver = Causal(resolver)
         self._lamport = LamportClock()
         self._read_repair = read_repair
@@ -207,7 +209,7 @@ class EventualConsistency:
         stream = self._stream(governor_id, state_id)
         found = await self._version(stream)
         if found is None:
-            raise await self._store.streams.absence(stream)
+            raise await self._core.reader.absence(stream)
         return found
 
     async def read_repair(
@@ -280,7 +282,7 @@ class EventualConsistency:
         """The repair, with one more version brought in where it is not in already."""
         ours, base = repair.after, None
         if compare_rivals(ours, theirs) is Order.CONCURRENT:
-            clock, base = await ancestry(self._store, stream, repair.before.snapshot.version, ours.clock, theirs.clock)
+            clock, base = await ancestry(self._core, stream, repair.before.snapshot.version, ours.clock, theirs.clock)
             ours = _with(ours, ours.data, clock, ours.hlc)
         order = compare_rivals(ours, theirs)
         if order is Order.AFTER or (order is Order.SAME and same(state_of(ours.data), state_of(theirs.data))):
@@ -298,14 +300,14 @@ class EventualConsistency:
 
     async def _write(self, stream: Stream, repair: _Repair, metadata: ChangeMetadata) -> JsonSnapshot:
         """Write a repair back."""
-        ids, data = (stream.governor_id, stream.state_id), repair.after.data
+        data = repair.after.data
         note = noted(metadata, repair.brought_in, repair.resolutions)
-        action = ACTION_RIVAL if repair.conflicts else ACTION_NEWER
+        intent = Intent(note, ACTION_RIVAL if repair.conflicts else ACTION_NEWER)
         version = repair.before.snapshot.version
         if data is None:
-            written = await self._store.delete_state(*ids, note, expected=version, action=action)
+            written = await writing.delete(self._core, stream, intent, version, None)
         else:
-            written = await self._store.update_state(*ids, data, note, expected=version, action=action)
+            written = await writing.save(self._core, stream, data, intent, version, None)
         self._counts["repairs"] += 1
         return written
 
@@ -317,7 +319,7 @@ class EventualConsistency:
             path=stream.state,
             clocks=(conflict.ours.clock, conflict.theirs.clock),
             strategy=conflict.resolution.strategy,
-            resolved_at=from_us(self._store.settings.clock.now_us()),
+            resolved_at=from_us(self._core.settings.clock.now_us()),
             discarded=discarded,
             repaired=repaired,
         )
@@ -327,10 +329,10 @@ class EventualConsistency:
 
     async def _version(self, stream: Stream) -> Rival | None:
         """The state as it stands, deleted or not; None where there is none."""
-        side = await Side.read(self._store, stream.governor_id, stream.state_id)
+        side = await Side.read(self._core, stream.governor_id, stream.state_id)
         if side.record is None:
             return None
-        snapshot = self._store.snapshot(stream, side.record, side.recorded_us)
+        snapshot = self._core.snapshot(stream, side.record, side.recorded_us)
         return Rival(snapshot=snapshot, hlc=side.record.hlc, head=side.name)
 
     async def _nothing(self, stream: Stream, seen: Sequence[Rival]) -> Rival:
@@ -340,14 +342,14 @@ class EventualConsistency:
             StateNotFound: nothing was seen either.
             EventSourcingError: the state has events, and only its document is missing.
         """
-        absence = await self._store.streams.absence(stream)
+        absence = await self._core.reader.absence(stream)
         if not seen or not isinstance(absence, StateNotFound):
             raise absence
         unsaved = StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
         return Rival(snapshot=_with_data(unsaved, None), hlc=0, head="")
 
     def _stream(self, governor_id: str, state_id: str) -> Stream:
-        return self._store.layout.stream(governor_id, state_id)
+        return self._core.layout.stream(governor_id, state_id)
 
 
 def _check_state(stream: Stream, versions: Sequence[Rival]) -> None:

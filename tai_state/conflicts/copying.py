@@ -7,19 +7,23 @@ from typing import Any, Final
 import msgspec
 
 from tai_state.conflicts.sides import Side, Unseen
+from tai_state.engines.api import Capabilities
+from tai_state.engines.batching import Batches, Weight
 from tai_state.errors import EventSourcingError
 from tai_state.history.persister import StateMachinePersister
-from tai_state.store.changes import always, append_of
-from tai_state.store.planning import Composition, Draft, Given
-from tai_state.store.records import MARKER, EventRecord
+from tai_state.streams.changes import always, append_of
+from tai_state.streams.planning import Composition, Draft, Given
+from tai_state.streams.records import MARKER, EventRecord
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT, state_hash
 from tai_state.values.json import decode, encode
 
 EVENTS_MAX: Final = 200
-"""Events that are taken over in one commit."""
+"""Events that are taken over in one commit, at most."""
 
-_BYTES_MAX: Final = 1024 * 1024
-"""Bytes of their payloads and states, unless one alone has more."""
+_WRITES_PER_EVENT: Final = 2
+_BESIDE_WRITES: Final = 8
+_SIZE_BESIDE_RECORD: Final = 8_192
+"""An event's marker, and the paths of both."""
 
 
 async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMachinePersister) -> int:
@@ -35,25 +39,28 @@ async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMa
         VersionConflict: the older side has moved.
         ReducerMissing: a state can only be known with a reducer that was not given.
     """
-    events = _one_commit(unseen.events)
+    follows = _follows(unseen.events[0], older, unseen)
+    # An event that is given the state after it can be as large as two.
+    events = _one_commit(unseen.events, older.core.engine.capabilities) if follows else unseen.events[:1]
     markers = await _markers(newer, older, events)
     drafts = [_draft(event, newer, marker) for event, marker in zip(events, markers, strict=True)]
-    if not _follows(events[0], older, unseen):
+    if not follows:
         drafts[0] = await _carrying(events[0], newer, markers[0], persister)
     data = await _data_after(events[-1], newer, persister)
     composition = Composition(tuple(drafts), data)
-    await older.store.appender.append([append_of(older.stream, older.version, composition.drafts, always(composition))])
+    append = append_of(older.stream, older.version, composition.drafts)
+    await older.core.appender.append_one(append, always(composition))
     return len(events)
 
 
-def _one_commit(events: list[EventRecord]) -> list[EventRecord]:
-    """The first events, as many as go well into one commit; at least one."""
-    size = 0
-    for count, event in enumerate(events):
-        size += event.unkept_bytes
-        if count and size > _BYTES_MAX:
-            return events[:count]
-    return events
+def _one_commit(events: list[EventRecord], capabilities: Capabilities) -> list[EventRecord]:
+    """The first events, as many as go into one commit with the state after them; at least one."""
+    beside = Weight(_BESIDE_WRITES, capabilities.max_document_bytes)
+    return next(Batches(capabilities).split(events, _weight_of, beside))
+
+
+def _weight_of(event: EventRecord) -> Weight:
+    return Weight(_WRITES_PER_EVENT, len(msgspec.json.encode(event)) + _SIZE_BESIDE_RECORD)
 
 
 async def _markers(newer: Side, older: Side, events: list[EventRecord]) -> list[str | None]:
@@ -62,7 +69,7 @@ async def _markers(newer: Side, older: Side, events: list[EventRecord]) -> list[
     An id that stands for something there already goes on doing so.
     """
     there, here = [
-        (await side.store.engine.read([side.stream.marker(event.event_id) for event in events])).documents
+        (await side.core.engine.read([side.stream.marker(event.event_id) for event in events])).documents
         for side in (newer, older)
     ]
     return [
@@ -88,7 +95,7 @@ def _draft(event: EventRecord, newer: Side, marker: str | None) -> Draft:
             hlc=event.hlc,
             schema=event.schema,
             state_hash=event.state_hash,
-            origin=event.origin or newer.store.store_id,
+            origin=event.origin or newer.core.store_id,
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,10 +10,12 @@ import msgspec
 
 from tai_state.conflicts.repairs import ACTION_RIVAL, note_of
 from tai_state.conflicts.sides import JOIN_ACTION, joined_by
-from tai_state.engines.paging import Paged
-from tai_state.store.layout import Stream
-from tai_state.store.records import EventRecord, moment
-from tai_state.store.store import StateStore
+from tai_state.engines.paging import Paged, converted, resized
+from tai_state.streams.core import HasCore
+from tai_state.streams.layout import Stream
+from tai_state.streams.reading import list_states
+from tai_state.streams.records import EventRecord, moment
+from tai_state.values.states import JsonSnapshot
 
 _ACTIONS: Final = (JOIN_ACTION, ACTION_RIVAL)
 
@@ -42,23 +44,22 @@ class RecordedConflict(msgspec.Struct, frozen=True, kw_only=True):
     discarded: tuple[dict[str, Any], ...]
 
 
-def recorded_conflicts(store: StateStore, governor_id: str) -> Paged[RecordedConflict]:
+def recorded_conflicts(store: HasCore, governor_id: str) -> Paged[RecordedConflict]:
     """The conflicts of a governor's states, state by state, each oldest first. Reads all of their events.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    states = store.list_states(governor_id, deleted=True)
+    core = store.core
+    states = list_states(core, governor_id, deleted=True)
 
-    async def fetch() -> list[RecordedConflict] | None:
-        state = await anext(states, None)
-        if state is None:
-            return None
-        stream = store.layout.stream(governor_id, state.id)
-        found = [_recorded(stream, stored.record) async for stored in store.streams.records(stream, 1)]
+    async def convert(page: Sequence[JsonSnapshot]) -> list[RecordedConflict]:
+        [state] = page
+        stream = core.layout.stream(governor_id, state.id)
+        found = [_recorded(stream, stored.record) async for stored in core.reader.records(stream, 1)]
         return [each for each in found if each is not None]
 
-    return Paged(fetch)
+    return converted(resized(states, 1), convert)
 
 
 def _recorded(stream: Stream, event: EventRecord) -> RecordedConflict | None:

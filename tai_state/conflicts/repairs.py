@@ -14,9 +14,10 @@ import msgspec
 from tai_state.conflicts.resolutions import Discarded, Resolution
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import InvalidData, NotRetained, ReducerMissing
-from tai_state.store.layout import Stream
-from tai_state.store.records import EventRecord
-from tai_state.store.store import StateStore
+from tai_state.history.replay import Replay
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import Order, VectorClock, common, compare, merge
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
@@ -105,37 +106,37 @@ def noted(metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Se
     return msgspec.structs.replace(metadata, context=context)
 
 
-async def ancestry(store: StateStore, stream: Stream, version: int, ours: VectorClock, theirs: VectorClock) -> Ancestry:
+async def ancestry(core: Core, stream: Stream, version: int, ours: VectorClock, theirs: VectorClock) -> Ancestry:
     """What two versions have in common. Looks at a handful of events, and at all that theirs did not know of.
 
     Args:
-        store: ours.
+        core: of our store.
         stream: of the state.
         version: of our stream, up to which to look.
         ours: the clock of that version, and of what is to be brought in with it.
         theirs: the clock of the other version.
     """
-    shared, clock = await _last_shared(store, stream, version, theirs)
-    async for stored in store.streams.records(stream, shared + 1, version):
+    shared, clock = await _last_shared(core, stream, version, theirs)
+    async for stored in core.reader.records(stream, shared + 1, version):
         if (note := note_of(stored.record)) is not None:
             ours = merge(ours, note.clock)
     # Where both also know of changes that our stream holds in merged form only, they did not part at this version.
     if not shared or compare(common(ours, theirs), clock) is not Order.SAME:
         return Ancestry(ours, None)
     try:
-        parted = await store.state_at(stream.governor_id, stream.state_id, shared)
+        parted = await Replay(core, {}).at(stream, shared)
     except (NotRetained, ReducerMissing):
         return Ancestry(ours, None)
     return Ancestry(ours, None if parted.deleted else parted.data)
 
 
-async def _last_shared(store: StateStore, stream: Stream, version: int, theirs: VectorClock) -> tuple[int, VectorClock]:
+async def _last_shared(core: Core, stream: Stream, version: int, theirs: VectorClock) -> tuple[int, VectorClock]:
     """The last version of our stream that theirs knew of, and its clock; 0 for none. Cleaned-up ones count as known."""
     shared, unknown = 0, version + 1
     clock: VectorClock = {}
     while unknown - shared > 1:
         middle = (shared + unknown) // 2
-        stored = await store.streams.one(stream, middle)
+        stored = await core.reader.one(stream, middle)
         if stored is None or compare(stored.record.causality, theirs) in {Order.BEFORE, Order.SAME}:
             shared, clock = middle, {} if stored is None else stored.record.causality
         else:

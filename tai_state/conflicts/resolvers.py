@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from tai_state.conflicts.resolutions import Resolution, dropped, known, resolution, same, state_of, unkept
 from tai_state.conflicts.rivals import Rival, compare_rivals
 from tai_state.errors import ConflictResolutionFailed
-from tai_state.store.layout import Layout
+from tai_state.streams.layout import Layout
 from tai_state.values.clocks import Order
 from tai_state.values.json import normalise_object
 

@@ -9,9 +9,9 @@ import msgspec
 from tai_state.conflicts.repairs import note_of
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import EventSourcingError
-from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, EventRecord, StateRecord
-from tai_state.store.store import StateStore
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.records import EVENT, EventRecord, StateRecord
 from tai_state.values.clocks import Order, VectorClock, common, compare
 
 
@@ -19,35 +19,35 @@ class Side(msgspec.Struct, frozen=True):
     """A state in one of the stores.
 
     Attributes:
-        store: which.
+        core: which.
         stream: its paths there.
         record: the state's document; None where it was never written.
         head: the last event's record; None likewise.
         recorded_us: the engine's time of the state's document.
     """
 
-    store: StateStore
+    core: Core
     stream: Stream
     record: StateRecord | None
     head: EventRecord | None
     recorded_us: int = 0
 
     @classmethod
-    async def read(cls, store: StateStore, governor_id: str, state_id: str) -> Self:
+    async def read(cls, core: Core, governor_id: str, state_id: str) -> Self:
         """The state as it stands.
 
         Raises:
             CorruptDocument, EventSourcingError: it is damaged; ``recover`` mends it.
         """
-        stream = store.layout.stream(governor_id, state_id)
-        found = await store.read_state(stream)
+        stream = core.layout.stream(governor_id, state_id)
+        found = await core.read_state(stream)
         if found is None:
-            return cls(store, stream, None, None)
+            return cls(core, stream, None, None)
         document, record = found
-        [event] = (await store.engine.read([stream.event(record.version)])).documents
+        [event] = (await core.engine.read([stream.event(record.version)])).documents
         if event is None:
             raise EventSourcingError(stream.state, "lacks its last event: run `tai-state recover`")
-        return cls(store, stream, record, event.decode(EVENT), document.updated_us)
+        return cls(core, stream, record, event.decode(EVENT), document.updated_us)
 
     @property
     def clock(self) -> VectorClock:
@@ -67,7 +67,7 @@ class Side(msgspec.Struct, frozen=True):
     @property
     def schema(self) -> int:
         """The shape of its data as this store gives it."""
-        upcasting = self.store.settings.upcasting
+        upcasting = self.core.settings.upcasting
         return self.record.schema if self.record and upcasting.is_current(self.record.schema) else upcasting.schema
 
     def is_equal(self, other: Side) -> bool:
@@ -92,7 +92,7 @@ class Side(msgspec.Struct, frozen=True):
         events: list[EventRecord] = []
         is_apart = False
         brought_in: set[str] = set()
-        async for stored in self.store.streams.records(self.stream, first):
+        async for stored in self.core.reader.records(self.stream, first):
             order = compare(stored.record.causality, other.clock)
             if order is Order.AFTER:
                 events.append(stored.record)
@@ -114,7 +114,7 @@ class Side(msgspec.Struct, frozen=True):
         """
         if self.record is None:
             raise ValueError("a state that was never written is no rival")
-        snapshot = self.store.snapshot(self.stream, self.record, self.recorded_us)
+        snapshot = self.core.snapshot(self.stream, self.record, self.recorded_us)
         if compare(self.clock, other.clock) is not Order.CONCURRENT:
             snapshot = msgspec.structs.replace(snapshot, causality={**self.clock, self.name: 1})
         return Rival(snapshot=snapshot, hlc=self.record.hlc, head=self.name)

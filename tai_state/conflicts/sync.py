@@ -27,9 +27,9 @@ from tai_state.errors import (
 )
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
-from tai_state.store.changes import always, append_of
-from tai_state.store.planning import Composition, Draft, Given
-from tai_state.store.store import StateStore
+from tai_state.streams.changes import always, append_of
+from tai_state.streams.core import Core, HasCore
+from tai_state.streams.planning import Composition, Draft, Given
 from tai_state.values.clocks import Order, VectorClock, compare, merge
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import escape_id, unescape_id
@@ -109,8 +109,8 @@ class _Done(NamedTuple):
 
 
 async def sync(
-    first: StateStore,
-    second: StateStore,
+    first: HasCore,
+    second: HasCore,
     *,
     governor_id: str | None = None,
     resolver: Resolver = _LAST_WRITE_WINS,
@@ -145,16 +145,17 @@ async def sync(
         InvalidData: it is twice the same store, or the two are opened with different schemas.
         StoreUnavailable, StoreTimeout, CommitOutcomeUnknown: run it again, from ``resume`` or from the start.
     """
-    schemas = {store.settings.upcasting.schema for store in (first, second)}
-    if first is second:
+    one, other = first.core, second.core
+    schemas = {core.settings.upcasting.schema for core in (one, other)}
+    if one is other:
         raise InvalidData("a store cannot be synced with itself")
     if len(schemas) > 1:
         raise InvalidData("the two stores are opened with different schemas")
-    pair = _Pair(first, second, resolver, reducers or {}, metadata, dry_run=dry_run)
+    pair = _Pair(one, other, resolver, {} if reducers is None else reducers, metadata, dry_run=dry_run)
     report = SyncReport(resume=resume)
     some: list[tuple[str, str]] = []
-    async for governor in _governors(first, second, governor_id, resume):
-        async for state in _states(first, second, governor, resume):
+    async for governor in _governors(one, other, governor_id, resume):
+        async for state in _states(one, other, governor, resume):
             some.append((unescape_id(governor), unescape_id(state)))
             if len(some) >= concurrency:
                 report, some = _added(report, some, await pair.sync_all(some)), []
@@ -170,8 +171,8 @@ class _Pair:
 
     def __init__(
         self,
-        first: StateStore,
-        second: StateStore,
+        first: Core,
+        second: Core,
         resolver: Resolver,
         reducers: Reducers,
         metadata: ChangeMetadata,
@@ -181,7 +182,7 @@ class _Pair:
         self._first = first
         self._second = second
         self._resolver = resolver
-        self._persisters = {store: StateMachinePersister(store, reducers) for store in (first, second)}
+        self._persisters = {core: StateMachinePersister(core, reducers) for core in (first, second)}
         self._metadata = metadata
         self._context = check_metadata(metadata)
         self._dry_run = dry_run
@@ -236,7 +237,7 @@ class _Pair:
             return None
         if self._dry_run:
             return len(unseen.events)
-        return await take_over(newer, older, unseen, self._persisters[newer.store])
+        return await take_over(newer, older, unseen, self._persisters[newer.core])
 
     async def _join(self, here: Side, there: Side) -> SyncConflict:
         """Write the event that joins both sides to either of them."""
@@ -244,8 +245,8 @@ class _Pair:
         draft, data = self._joining(here, there, resolution)
         if not self._dry_run:
             for side in (here, there):
-                append = append_of(side.stream, side.version, (draft,), always(Composition((draft,), data)))
-                await side.store.appender.append([append])
+                append = append_of(side.stream, side.version, (draft,))
+                await side.core.appender.append_one(append, always(Composition((draft,), data)))
             facts = {"path": here.stream.state, "discarded": len(resolution.discarded)}
             _logger.warning("two stores had changed the same state: joined", extra=facts)
         return SyncConflict(
@@ -270,7 +271,7 @@ class _Pair:
             hlc=max(side.record.hlc for side in (here, there) if side.record is not None) + 1,
             schema=here.schema,
             state_hash=state_hash(text),
-            origin=min(here.store.store_id, there.store.store_id),
+            origin=min(here.core.store_id, there.core.store_id),
         )
         draft = Draft(
             event_id=event_id,
@@ -304,7 +305,7 @@ class _Pair:
             return None
         stream = here.stream
         try:
-            found = await self._persisters[here.store].get_state_at(stream.governor_id, stream.state_id, before.version)
+            found = await self._persisters[here.core].get_state_at(stream.governor_id, stream.state_id, before.version)
         except Inconsistent:
             return None
         return None if found.deleted else found.data
@@ -336,31 +337,28 @@ def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence
     )
 
 
-def _governors(
-    first: StateStore, second: StateStore, governor_id: str | None, resume: tuple[str, str] | None
-) -> Paged[str]:
+def _governors(first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None) -> Paged[str]:
     """The ids of the governors of either store, as stored."""
     if governor_id is not None:
-        return _merged(*(_only(store, escape_id(governor_id)) for store in (first, second)))
+        return _merged(*(_only(core, escape_id(governor_id)) for core in (first, second)))
     start = "" if resume is None else escape_id(resume[0])
-    return _merged(*(store.engine.scan(Scan(store.layout.governors, start=start)) for store in (first, second)))
+    return _merged(*(core.engine.scan(Scan(core.layout.governors, start=start)) for core in (first, second)))
 
 
-def _only(store: StateStore, segment: str) -> Paged[Document]:
-    return store.engine.scan(Scan(store.layout.governors, start=segment, end=after(segment)))
+def _only(core: Core, segment: str) -> Paged[Document]:
+    return core.engine.scan(Scan(core.layout.governors, start=segment, end=after(segment)))
 
 
-def _states(first: StateStore, second: StateStore, governor: str, resume: tuple[str, str] | None) -> Paged[str]:
+def _states(first: Core, second: Core, governor: str, resume: tuple[str, str] | None) -> Paged[str]:
     """The ids of a governor's states in either store, as stored, after the one to resume after."""
     governor_id = unescape_id(governor)
     start = after(escape_id(resume[1])) if resume is not None and resume[0] == governor_id else ""
-    return _merged(
-        *(store.engine.scan(Scan(store.layout.states(governor_id), start=start)) for store in (first, second))
-    )
+    return _merged(*(core.engine.scan(Scan(core.layout.states(governor_id), start=start)) for core in (first, second)))
 
 
 def _merged(one: Paged[Document], other: Paged[Document]) -> Paged[str]:
     """The ids of the documents of two scans, each once; both scans are in order."""
+    scans = (one, other)
     nexts: list[str | None] = []
 
     async def advance(scan: Paged[Document]) -> str | None:
@@ -368,13 +366,13 @@ def _merged(one: Paged[Document], other: Paged[Document]) -> Paged[str]:
         return None if document is None else document.id
 
     async def fetch() -> list[str] | None:
-        if not nexts:
-            nexts[:] = [await advance(one), await advance(other)]
+        while len(nexts) < len(scans):  # what a try that failed has got is there already
+            nexts.append(await advance(scans[len(nexts)]))
         there = [each for each in nexts if each is not None]
         if not there:
             return None
         lesser = min(there)
-        for index, scan in enumerate((one, other)):
+        for index, scan in enumerate(scans):
             if nexts[index] == lesser:
                 nexts[index] = await advance(scan)
         return [lesser]

@@ -282,7 +282,8 @@ class Engine(Protocol):
         cancelled, it may or may not be applied, as after an error with ``unknown``.
 
         Raises:
-            CommitRefused: a requirement did not hold; nothing was applied.
+            CommitRefused: a requirement did not hold, or too many writers wanted the same documents at once; nothing
+                was applied.
             CommitTooLarge, DocumentTooLarge: over a limit; nothing was sent.
             StoreUnavailable, StoreTimeout: not applied, or with ``unknown`` perhaps applied.
             ValueError: a path stands in it twice.

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from itertools import chain
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
+
+import anyio
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 Fetch: TypeAlias = Callable[[], Awaitable[Iterable[T] | None]]
-"""Gives the next page, or None where there is no more; an empty page is not the end."""
+"""Gives the next page, or None where there is no more; an empty page is not the end.
+
+It is called again after it has failed or was cancelled, never twice at once, and gives then what it would have given.
+"""
+
+_NOTHING: Final[Iterator[Any]] = iter(())
 
 
 class Paged(AsyncIterator[T], Generic[T]):
     """The items of one page after the other.
+
+    No item is passed over in silence, and none comes twice:
+
+    - Where the next page cannot be had now, the error is raised, and the next step asks for the same page again.
+    - Where an item itself is wrong (a damaged document, say), the error is raised, and every later step raises it
+      again: what comes after such an item cannot be had from this iterator.
+    - A step that is cancelled has taken nothing.
+    - Several tasks may take from one iterator; each item goes to one of them.
 
     Args:
         fetch: gives the pages.
@@ -21,20 +37,75 @@ class Paged(AsyncIterator[T], Generic[T]):
 
     def __init__(self, fetch: Fetch[T]) -> None:
         self._fetch = fetch
-        self._items: Iterator[T] = iter(())
-
-    async def page(self) -> Iterable[T] | None:
-        """The next page as it is, for those who take items faster than one by one; None where there is no more."""
-        return await self._fetch()
+        self._items: Iterator[T] = _NOTHING
+        self._failed: _Failed | None = None
+        self._turn = anyio.Lock(fast_acquire=True)
 
     async def __anext__(self) -> T:
-        for item in self._items:
-            return item
-        while (page := await self._fetch()) is not None:
-            self._items = iter(page)
-            for item in self._items:
-                return item
-        raise StopAsyncIteration
+        while True:
+            try:
+                for item in self._items:
+                    return item
+            except BaseException as error:
+                self._fail(error)
+                raise
+            self._items = _NOTHING
+            if not await self._fill():
+                raise StopAsyncIteration
+
+    async def page(self) -> list[T] | None:
+        """What is left of the present page, else the next page; None where there is no more.
+
+        For those who take items faster than one by one. A page ends before an item that is wrong.
+        """
+        items = await self.rest()
+        if items is None:
+            return None
+        page: list[T] = []
+        try:
+            page.extend(items)
+        except BaseException as error:
+            self._fail(error)
+            if not page:
+                raise
+        return page
+
+    async def rest(self) -> Iterator[T] | None:
+        """As :meth:`page`, but made one by one as they are taken: the caller's alone, and so are the errors in it."""
+        if self._items is _NOTHING and not await self._fill():
+            return None
+        items, self._items = self._items, _NOTHING
+        return items
+
+    def put_back(self, items: Iterable[T]) -> None:
+        """Have these come next: they were taken for a step that has failed."""
+        self._items = chain(items, self._items)
+
+    async def _fill(self) -> bool:
+        """Have another page, now that one is used up; False where there is no more."""
+        async with self._turn:
+            if self._items is _NOTHING:  # else another task has fetched meanwhile
+                page = await self._fetch()
+                if page is None:
+                    return False
+                self._items = iter(page) if self._items is _NOTHING else chain(self._items, page)
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        """Have nothing but this error come from now on."""
+        self._failed = self._failed or _Failed(error)
+        self._items = self._failed
+
+
+class _Failed(Iterator[Any]):
+    """In place of items that come after an error: raises it each time."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+        self._traceback = error.__traceback__
+
+    def __next__(self) -> NoReturn:
+        raise self._error.with_traceback(self._traceback)
 
 
 def limited(fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | None) -> Fetch[T]:
@@ -66,12 +137,49 @@ def mapped(
     """
 
     async def fetch() -> Iterable[T] | None:
-        page = await items.page()
-        if page is not None:
-            return take(page)
+        rest = await items.rest()
+        if rest is not None:
+            return take(rest)
         if end is not None:
             await end()
         return None
+
+    return Paged(fetch)
+
+
+def converted(
+    items: Paged[S],
+    convert: Callable[[list[S]], Awaitable[Iterable[T]]],
+    end: Callable[[], Awaitable[None]] | None = None,
+) -> Paged[T]:
+    """What the items stand for, where something must be looked up for each page.
+
+    Args:
+        items: the items.
+        convert: gives what the items of one page stand for; called again where it has failed.
+        end: called after the last item; may raise.
+    """
+
+    async def fetch() -> Iterable[T] | None:
+        page = await items.page()
+        if page is None:
+            if end is not None:
+                await end()
+            return None
+        try:
+            return await convert(page)
+        except BaseException:
+            items.put_back(page)
+            raise
+
+    return Paged(fetch)
+
+
+def resized(items: Paged[T], size: int) -> Paged[T]:
+    """The same items in pages of so many; the last one may have fewer."""
+
+    async def fetch() -> list[T] | None:
+        return await taken(items, size) or None
 
     return Paged(fetch)
 
@@ -82,21 +190,24 @@ def chained(parts: Iterable[Paged[T]]) -> Paged[T]:
 
     async def fetch() -> Iterable[T] | None:
         while left:
-            page = await left[0].page()
-            if page is not None:
-                return page
+            rest = await left[0].rest()
+            if rest is not None:
+                return rest
             left.pop(0)
         return None
 
     return Paged(fetch)
 
 
-async def taken(items: AsyncIterator[T], count: int | None) -> list[T]:
-    """The next items, so many at most; None: all."""
+async def taken(items: Paged[T], count: int | None) -> list[T]:
+    """The next items, so many at most; None: all. Where one of them cannot be had, none is taken."""
     page: list[T] = []
-    while count is None or len(page) < count:
-        try:
+    try:
+        while count is None or len(page) < count:
             page.append(await anext(items))
-        except StopAsyncIteration:
-            break
+    except StopAsyncIteration:
+        return page
+    except BaseException:
+        items.put_back(page)
+        raise
     return page

@@ -7,8 +7,9 @@ import msgspec
 from tai_state.engines.api import Document
 from tai_state.errors import Inconsistent, ReducerMissing
 from tai_state.history.folding import Folding, first_fold
-from tai_state.store.layout import Stream
-from tai_state.store.records import (
+from tai_state.streams.layout import Stream
+from tai_state.streams.reader import Folded
+from tai_state.streams.records import (
     EVENT,
     SNAPSHOT,
     EventRecord,
@@ -18,8 +19,7 @@ from tai_state.store.records import (
     state_after,
     state_text,
 )
-from tai_state.store.snapshots import is_state_after
-from tai_state.store.streams import Folded
+from tai_state.streams.snapshots import is_state_after
 from tai_state.values.digests import GENESIS, state_hash
 
 

@@ -9,23 +9,29 @@ order, so that an interruption leaves a shorter stream and no hole.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import aclosing
 from datetime import timedelta
+from itertools import takewhile
 from typing import NamedTuple
 
 import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Delete, Put, Scan, Write
-from tai_state.errors import CommitRefused, DocumentTooLarge, Inconsistent
+from tai_state.engines.batching import Batches, weight_of
+from tai_state.engines.matters import Commit, Done, Look, Verdict
+from tai_state.engines.rewriting import Rewrite, write
+from tai_state.engines.settling import settle
+from tai_state.errors import CommitTooLarge, DocumentTooLarge, Inconsistent
 from tai_state.history.folding import first_fold
 from tai_state.history.recovery import streams_with_events
 from tai_state.history.replay import Replay
-from tai_state.store.layout import Stream
-from tai_state.store.policies import Progress
-from tai_state.store.records import STATE, EventRecord, SnapshotRecord, StateRecord
-from tai_state.store.snapshots import Kept, is_state_after
-from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.policies import Progress
+from tai_state.streams.reader import Folded
+from tai_state.streams.records import STATE, EventRecord, SnapshotRecord, StateRecord
+from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.json import decode
 from tai_state.values.times import format_time, from_us, to_us
@@ -36,8 +42,8 @@ AGE_MIN = timedelta(hours=1)
 """No event younger than this goes: longer than any commit can be under way."""
 
 _SNAPSHOTS_MIN = 2
-_BATCH = 200
-_ATTEMPTS_MAX = 64
+_BESIDE_DROPPED = 2
+"""Writes of the commit that drops snapshots: the state, and the snapshot that stays as the oldest one."""
 
 
 class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,25 +71,43 @@ class _Cutoff(NamedTuple):
     us: int
 
 
+class _Moved(NamedTuple):
+    """How many kept snapshots a commit dropped, and how many are left to be dropped."""
+
+    dropped: int
+    left: int
+
+
+class _Moving(Rewrite[_Moved | None]):
+    """Moving a floor; where others always write first, it is left for another time."""
+
+    def __init__(self, stream: Stream, decide: Callable[[Look], Verdict[_Moved | None]]) -> None:
+        super().__init__([stream.state], decide)
+
+    def outrun(self) -> None:
+        return None
+
+
 class Cleanup:
     """Cleans the streams of one store.
 
     Args:
-        store: which.
+        core: which.
         replay: the fold with the application's reducers.
         keep: history younger than this stays, and so does time travel to it.
         age_min: as :data:`AGE_MIN`, for tests.
     """
 
-    def __init__(self, store: StateStore, replay: Replay, keep: timedelta, age_min: timedelta = AGE_MIN) -> None:
-        self._store = store
+    def __init__(self, core: Core, replay: Replay, keep: timedelta, age_min: timedelta = AGE_MIN) -> None:
+        self._core = core
         self._folding = replay.folding()
         self._keep = max(keep, age_min)
+        self._batches = Batches(core.engine.capabilities)
 
     async def run(self, governor_id: str) -> CleanupStats:
         """Clean all streams of a governor."""
         total = CleanupStats()
-        async with aclosing(streams_with_events(self._store, governor_id)) as streams:
+        async with aclosing(streams_with_events(self._core, governor_id)) as streams:
             async for stream in streams:
                 done = await self._stream(stream)
                 total = CleanupStats(
@@ -96,7 +120,7 @@ class Cleanup:
         return total
 
     async def _stream(self, stream: Stream) -> CleanupStats:
-        reading = await self._store.engine.read([stream.state])
+        reading = await self._core.engine.read([stream.state])
         [document] = reading.documents
         if document is None:
             return CleanupStats()
@@ -109,17 +133,16 @@ class Cleanup:
         older = await self._kept_before(stream, record, cutoff)
         kept = older.record if older else None
         made = await self._made(stream, record, older, cutoff)
-        try:
-            return await self._clean(stream, made or kept, cutoff)
-        except DocumentTooLarge as error:
-            _logger.warning("no snapshot is made for a cleanup: it is too large", extra=error.fields())
-            return await self._clean(stream, kept, cutoff)
+        if made is not None:
+            try:
+                return await self._clean(stream, made, cutoff, is_made=True)
+            except (DocumentTooLarge, CommitTooLarge) as error:
+                _logger.warning("no snapshot is made for a cleanup: it is too large", extra=error.fields())
+        return CleanupStats() if kept is None else await self._clean(stream, kept, cutoff, is_made=False)
 
-    async def _clean(self, stream: Stream, base: SnapshotRecord | None, cutoff: _Cutoff) -> CleanupStats:
+    async def _clean(self, stream: Stream, base: SnapshotRecord, cutoff: _Cutoff, *, is_made: bool) -> CleanupStats:
         """Remove what is before a snapshot, which stays as the oldest one."""
-        if base is None:
-            return CleanupStats()
-        dropped = await self._move_floor(stream, base)
+        dropped = await self._move_floor(stream, base, is_made=is_made)
         if dropped is None:
             _logger.warning("a state in use is not cleaned up: run it again", extra={"path": stream.state})
             return CleanupStats(skipped=1)
@@ -128,37 +151,53 @@ class Cleanup:
             states=int(events > 0), events_deleted=events, snapshots_deleted=dropped, bytes_deleted=size
         )
 
-    async def _move_floor(self, stream: Stream, base: SnapshotRecord) -> int | None:
-        """Keep a snapshot as the oldest one; how many older that drops; None where others always wrote first."""
-        for _ in range(_ATTEMPTS_MAX):
-            [document] = (await self._store.engine.read([stream.state])).documents
-            if document is None:
+    async def _move_floor(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> int | None:
+        """Keep a snapshot as the oldest one; how many older that drops; None where others always wrote first.
+
+        Where more are dropped than one commit takes, the oldest goes with the last of them: the stream rests on it.
+        """
+        total = 0
+        while True:
+            moved = await self._moved(stream, base, is_made=is_made)
+            if moved is None:
                 return None
+            self._core.appender.heads.drop(stream.state)
+            total += moved.dropped
+            if not moved.left:
+                return total
+
+    async def _moved(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> _Moved | None:
+        """One commit of :meth:`_move_floor`."""
+
+        def decide(look: Look) -> Verdict[_Moved | None]:
+            document = look.documents[stream.state]
+            if document is None:
+                return Done(None)
             record = document.decode(STATE)
             if record.floor > base.version:
-                return 0  # another cleanup went further
-            kept = (base.version, *[version for version in record.kept if version > base.version])
-            if kept == record.kept and record.floor == base.version:
-                return 0
-            dropped = [version for version in record.kept if version < base.version]
-            after = msgspec.structs.replace(record, kept=kept, floor=base.version)
+                return Done(_Moved(0, 0))  # another cleanup went further
+            older = [version for version in record.kept if version < base.version]
+            dropped = older[-(self._batches.operations_max - _BESIDE_DROPPED) :]
+            left = older[: len(older) - len(dropped)]
+            kept = (*left, base.version, *[version for version in record.kept if version > base.version])
+            floor = record.floor if left else base.version
+            if kept == record.kept and record.floor == floor:
+                return Done(_Moved(0, 0))
             writes: list[Write] = [
-                Put(stream.state, after, At(document.revision)),
-                Put(stream.snapshot(base.version), base),
+                Put(stream.state, msgspec.structs.replace(record, kept=kept, floor=floor), At(document.revision)),
                 *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
             ]
-            try:
-                await self._store.engine.commit(writes)
-            except CommitRefused:
-                continue
-            self._store.appender.heads.drop(stream.state)
-            return len(dropped)
-        return None
+            if is_made or base.version not in record.kept:
+                writes.append(Put(stream.snapshot(base.version), base))
+            moved = _Moved(len(dropped), len(left))
+            return Commit(writes, lambda _: moved)
+
+        return await settle(self._core.engine, _Moving(stream, decide), self._core.bounds)
 
     async def _kept_before(self, stream: Stream, record: StateRecord, cutoff: _Cutoff) -> Kept | None:
         """The newest snapshot that is sound and as old as the cutoff, with another kept after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
-            kept = await self._store.sound_snapshot(stream, version)
+            kept = await sound_snapshot(self._core, stream, version)
             if kept is not None and kept.record.as_of <= cutoff.text:
                 return kept
         return None
@@ -177,7 +216,7 @@ class Cleanup:
         first, size = (last.version + 1 if last else 1), 0
         made = None
         try:
-            async for event, recorded_us in self._store.streams.records(stream, first, record.kept[-1] - 1):
+            async for event, recorded_us in self._core.reader.records(stream, first, record.kept[-1] - 1):
                 if recorded_us > cutoff.us or event.timestamp > cutoff.text:
                     break
                 folded = self._folding.follow(folded, last, stream, event)
@@ -193,25 +232,22 @@ class Cleanup:
     def _is_due(self, events: int, size: int, since: str, until: str, folded: Folded) -> bool:
         data = None if folded.text in (None, NO_STATE_TEXT) else decode(folded.text)
         progress = Progress(events=events, bytes=size, since=since, until=until, data=data)
-        return self._store.settings.snapshots.due(progress)
+        return self._core.settings.snapshots.due(progress)
 
     async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:
         """Delete the events before a version, oldest first, as long as they are old enough."""
         count = size = 0
-        batch: list[Write] = []
         start, end = stream.range(1, before - 1)
-        async for document in self._store.engine.scan(Scan(stream.events, start=start, end=end)):
-            if document.updated_us > cutoff.us:
+        documents = self._core.engine.scan(Scan(stream.events, start=start, end=end))
+        while (page := await documents.page()) is not None:
+            old = list(takewhile(lambda document: document.updated_us <= cutoff.us, page))
+            for batch in self._batches.split([Delete(document.path, ANYTHING) for document in old], weight_of):
+                await write(self._core.engine, batch, self._core.bounds)
+            count += len(old)
+            size += sum(document.size for document in old)
+            if len(old) < len(page):
                 break
-            size += document.size
-            batch.append(Delete(document.path, ANYTHING))
-            if len(batch) == _BATCH:
-                await self._store.engine.commit(batch)
-                count += len(batch)
-                batch = []
-        if batch:
-            await self._store.engine.commit(batch)
-        return count + len(batch), size
+        return count, size
 
 
 def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord | None:

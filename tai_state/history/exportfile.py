@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from tai_state.errors import CorruptDocument, IncompatibleFormat, InvalidData, InvalidId
-from tai_state.store.records import (
+from tai_state.streams.records import (
     EventRecord,
     GovernorRecord,
     MarkerRecord,

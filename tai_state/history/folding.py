@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tai_state.errors import EventSourcingError, ReducerMissing
-from tai_state.store.layout import Stream
-from tai_state.store.planning import Draft
-from tai_state.store.records import EventRecord
-from tai_state.store.streams import Folded, StreamReader
-from tai_state.store.upcasting import Upcasting
+from tai_state.streams.layout import Stream
+from tai_state.streams.planning import Draft
+from tai_state.streams.reader import Folded, StreamReader
+from tai_state.streams.records import EventRecord
+from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import GENESIS, NO_STATE_TEXT, state_hash
 from tai_state.values.events import Event, JsonEvent
 from tai_state.values.json import decode, normalise_object

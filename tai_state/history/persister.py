@@ -7,31 +7,33 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from tai_state.engines.paging import Paged
 from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
+from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import TransferStats
-from tai_state.history.folding import Reducer, Reducers, fold, seen_by_reducer
-from tai_state.history.importing import Acknowledged, Columns, CsvImport, ImportStats
+from tai_state.history.folding import Reducer, Reducers
+from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
+from tai_state.history.recording import drafts_of, fold_drafts
 from tai_state.history.recovery import Progress, Recovery, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
-from tai_state.store.changes import Appended, Fence, append_of
-from tai_state.store.layout import Stream
-from tai_state.store.planning import Composition, Draft
-from tai_state.store.records import Head
-from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded
+from tai_state.streams import writing
+from tai_state.streams.changes import Appended, Fence, Known, append_of, separately
+from tai_state.streams.core import HasCore
+from tai_state.streams.layout import Stream
+from tai_state.streams.planning import Composition
+from tai_state.streams.reader import Folded
+from tai_state.streams.writing import Intent
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
-from tai_state.values.ids import escape_id
-from tai_state.values.json import encode, normalise, normalise_object
+from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 
@@ -52,10 +54,10 @@ class StateMachinePersister:
             actions carry the state themselves or leave it as it was.
     """
 
-    def __init__(self, store: StateStore, reducers: Reducers | None = None) -> None:
-        self._store = store
-        self._reducers: Reducers = reducers or {}
-        self._replay = Replay(store, self._reducers)
+    def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
+        self._core = store.core
+        self._reducers: Reducers = {} if reducers is None else reducers
+        self._replay = Replay(self._core, self._reducers)
 
     async def log_transition(
         self,
@@ -91,23 +93,24 @@ class StateMachinePersister:
                 raise InvalidData("from_state and to_state must be StateSnapshots (from_state may be None)")
         if from_state is not None and from_state.id != to_state.id:
             raise InvalidData(f"from_state is {from_state.id!r} and to_state is {to_state.id!r}")
-        store = self._store
-        stream = store.layout.stream(governor_id, to_state.id)
+        core = self._core
+        stream = core.layout.stream(governor_id, to_state.id)
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None or from_state.deleted else from_state.data
         asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
-        draft = store.draft(stream, metadata, action, event_id, timestamp, payload=None, state=text)
+        draft = writing.draft(core, stream, Intent(metadata, action, event_id, timestamp), state=text)
 
-        def compose(head: Head, _: dict[str, Any] | None) -> Composition:
-            if store.settings.upcasting.is_current(head.schema) and asserted != head.state_hash:
+        def compose(known: Known) -> Composition:
+            head = known.head
+            if core.settings.upcasting.is_current(head.schema) and asserted != head.state_hash:
                 raise InvalidData(f"from_state is not what stands at version {head.version}", stream.state)
             return Composition((draft,), data)
 
-        append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,), compose)
-        [appended] = await store.appender.append([append], store.guards(fence))
+        append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,))
+        appended = await core.appender.append_one(append, separately(compose), core.guards(fence))
         if appended.is_repeated:
             return (await self._recorded(stream, appended))[0]
-        return store.events_of(stream, appended, before)[0]
+        return writing.events_of(core, stream, appended, before)[0]
 
     async def record(
         self,
@@ -133,39 +136,21 @@ class StateMachinePersister:
             InvalidData: there are no events, or a payload or a folded state is no JSON.
             Otherwise as ``StateStore.save_state``.
         """
-        if not events or any(type(event) is not NewEvent for event in events):
-            raise InvalidData("record needs at least one event, each a NewEvent")
-        given = [escape_id(event.event_id, "event_id") for event in events if event.event_id is not None]
-        if len(set(given)) != len(given):
-            raise InvalidData("two events of one record have the same event id")
-        store = self._store
-        stream = store.layout.stream(governor_id, state_id)
-        drafts = tuple(
-            store.draft(
-                stream,
-                metadata,
-                event.action,
-                event.event_id,
-                event.timestamp,
-                payload=None if event.payload is None else normalise(event.payload, "payload")[0],
-                state=None,
-            )
-            for event in events
-        )
+        core = self._core
+        stream = core.layout.stream(governor_id, state_id)
+        drafts = drafts_of(core, stream, events, metadata)
         folded: list[Folded] = []
 
-        def compose(head: Head, data: dict[str, Any] | None) -> Composition:
-            upcasting = store.settings.upcasting
-            current = None if data is None else upcasting.state(data, head.schema, stream.state)
-            composition, folded[:] = self._fold(stream, head, current, drafts, upcasting.schema)
+        def compose(known: Known) -> Composition:
+            composition, folded[:] = fold_drafts(core, self._reducers, stream, known, drafts)
             return composition
 
-        append = append_of(stream, expected, drafts, compose, needs_state=True)
-        [appended] = await store.appender.append([append], store.guards(fence))
+        append = append_of(stream, expected, drafts, needs_state=True)
+        appended = await core.appender.append_one(append, separately(compose), core.guards(fence))
         if appended.is_repeated:
             return await self._recorded(stream, appended)
         return [
-            store.streams.event(
+            core.reader.event(
                 stream,
                 msgspec.structs.replace(event, causality=dict(event.causality)),
                 appended.recorded_us,
@@ -187,11 +172,11 @@ class StateMachinePersister:
             StateNotFound: it was never written, or is deleted.
             EventSourcingError, NotRetained: the stream does not give the state.
         """
-        stream = self._store.layout.stream(governor_id, state_id)
-        record, recorded_us, is_rebuilt = await Recovery(self._store, self._replay).recover_one(stream)
+        stream = self._core.layout.stream(governor_id, state_id)
+        record, recorded_us, is_rebuilt = await Recovery(self._core, self._replay).recover_one(stream)
         if record.deleted:
             raise StateNotFound(stream.state)
-        return LoadedState(self._store.snapshot(stream, record, recorded_us), is_rebuilt)
+        return LoadedState(self._core.snapshot(stream, record, recorded_us), is_rebuilt)
 
     async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
         """The state as it was at a version, or at a time.
@@ -203,7 +188,7 @@ class StateMachinePersister:
             NotRetained: what it follows from was cleaned up.
             ReducerMissing: it needs a reducer that was not given.
         """
-        return await self._replay.at(self._store.layout.stream(governor_id, state_id), version_or_time)
+        return await self._replay.at(self._core.layout.stream(governor_id, state_id), version_or_time)
 
     def replay(
         self,
@@ -228,7 +213,7 @@ class StateMachinePersister:
             NotRetained: the events asked for were cleaned up.
             EventSourcingError: an event is missing, needs a reducer, or does not fold to what was recorded.
         """
-        return self._replay.events(self._store.layout.stream(governor_id, state_id), after, until, reducer)
+        return self._replay.events(self._core.layout.stream(governor_id, state_id), after, until, reducer)
 
     async def recover(
         self,
@@ -250,7 +235,7 @@ class StateMachinePersister:
             GovernorNotFound: nothing was ever written under this governor.
         """
         await self._require(governor_id)
-        return await Recovery(self._store, self._replay).recover(governor_id, concurrency, progress, resume)
+        return await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
 
     async def validate_consistency(self, governor_id: str | None = None) -> ConsistencyReport:
         """Check every digest, fold, state and kept snapshot of one governor, or of all. Changes nothing.
@@ -259,7 +244,7 @@ class StateMachinePersister:
             GovernorNotFound: nothing was ever written under this governor.
         """
         await self._require(governor_id)
-        return await Validation(self._store, self._replay).run(governor_id)
+        return await Validation(self._core, self._replay).run(governor_id)
 
     async def cleanup_old_data(self, governor_id: str, *, keep: timedelta) -> CleanupStats:
         """Remove events that a kept snapshot stands for and that are older than ``keep``, and older snapshots.
@@ -273,7 +258,7 @@ class StateMachinePersister:
             GovernorNotFound: nothing was ever written under this governor.
         """
         await self._require(governor_id)
-        return await Cleanup(self._store, self._replay, keep).run(governor_id)
+        return await Cleanup(self._core, self._replay, keep).run(governor_id)
 
     async def export_history(self, governor_id: str, path: str | PathLike[str]) -> TransferStats:
         """Write the whole history of a governor to a file, lines of JSON, digests included.
@@ -286,7 +271,7 @@ class StateMachinePersister:
             StoreTimeout: cleanup removed events before they were read, time after time.
         """
         await self._require(governor_id)
-        return await Export(self._store).run(governor_id, Path(path))
+        return await Export(self._core).run(governor_id, Path(path))
 
     async def import_history(self, path: str | PathLike[str]) -> TransferStats:
         """Restore an exported governor, digests included, into a store that does not have it.
@@ -297,35 +282,14 @@ class StateMachinePersister:
             GovernorExists: the governor has states or events already; nothing was written.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours.
         """
-        return await Restore(self._store).run(Path(path))
+        return await Restore(self._core).run(Path(path))
 
     async def import_csv(
         self, governor_id: str, path: str | PathLike[str], columns: Columns, acknowledged: Acknowledged
     ) -> ImportStats:
         """Record a CSV log of changes, one row one event; see :class:`CsvImport`."""
-        return await CsvImport(self._store, governor_id, Path(path), columns).run(acknowledged)
+        return await CsvImport(self._core, CsvFile(Path(path), governor_id, columns)).run(acknowledged)
 
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is not None:
-            await self._store.require_governor(governor_id)
-
-    def _fold(
-        self, stream: Stream, head: Head, data: dict[str, Any] | None, drafts: Sequence[Draft], schema: int
-    ) -> tuple[Composition, list[Folded]]:
-        """The drafts with the states that the reducers give, and those states one by one."""
-        is_current = head.version == 0 or self._store.settings.upcasting.is_current(head.schema)
-        text = NO_STATE_TEXT if data is None else encode(data)
-        folded: list[Folded] = [Folded(text, schema, state_hash(text))]
-        done: list[Draft] = []
-        for offset, draft in enumerate(drafts, start=1):
-            reducer = self._reducers.get(draft.action)
-            if reducer is not None:
-                text, data = fold(reducer, data, stream, seen_by_reducer(stream, head.version + offset, draft, data))
-                done.append(msgspec.structs.replace(draft, state=text))
-            elif is_current:
-                done.append(draft)
-            else:
-                done.append(msgspec.structs.replace(draft, state=text, carries_state=True))
-            is_current = True
-            folded.append(Folded(text, schema, state_hash(text)))
-        return Composition(tuple(done), data), folded
+            await self._core.require_governor(governor_id)

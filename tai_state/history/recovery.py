@@ -11,10 +11,12 @@ from typing import NamedTuple, TypeAlias
 import anyio
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Delete, Document, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Write
+from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
 from tai_state.engines.paging import taken
+from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.settling import settle
 from tai_state.errors import (
-    CommitRefused,
     CorruptDocument,
     EventSourcingError,
     Inconsistent,
@@ -25,16 +27,17 @@ from tai_state.errors import (
 )
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
-from tai_state.store.layout import Stream
-from tai_state.store.records import (
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.reading import list_governors
+from tai_state.streams.records import (
     STATE,
     StateRecord,
     head_of,
     state_after,
     state_text,
 )
-from tai_state.store.snapshots import Kept
-from tai_state.store.store import StateStore
+from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 from tai_state.values.json import decode
@@ -104,12 +107,12 @@ class Recovery:
     """Recovers states one by one, or all of a store.
 
     Args:
-        store: whose states.
+        core: whose states.
         replay: the fold with the application's reducers.
     """
 
-    def __init__(self, store: StateStore, replay: Replay) -> None:
-        self._store = store
+    def __init__(self, core: Core, replay: Replay) -> None:
+        self._core = core
         self._replay = replay
         self._strange: list[CorruptDocument] = []
 
@@ -147,7 +150,7 @@ class Recovery:
             EventSourcingError, NotRetained, CorruptDocument: it cannot be mended.
         """
         for _ in range(_ATTEMPTS_MAX):
-            [document] = (await self._store.engine.read([stream.state])).documents
+            [document] = (await self._core.engine.read([stream.state])).documents
             record = _intact(document)
             rebuilt = None if record is None else await self._by_its_own_list(stream, record)
             if (
@@ -167,7 +170,7 @@ class Recovery:
 
     async def _has_moved(self, stream: Stream, document: Document) -> bool:
         """Whether a state was written since it was read: what follows it in its stream came after it."""
-        [now] = (await self._store.engine.read([stream.state])).documents
+        [now] = (await self._core.engine.read([stream.state])).documents
         return now is not None and now.revision != document.revision
 
     async def _by_its_own_list(self, stream: Stream, record: StateRecord) -> _Rebuilt | None:
@@ -194,19 +197,22 @@ class Recovery:
         after = rebuilt.record
         if record is not None and record.version > after.version and record.digest != after.digest:
             raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
-        require = ABSENT if document is None else At(document.revision)
-        try:
-            committed = await self._store.engine.commit(
-                [
-                    Put(stream.state, after, require),
-                    Check(stream.event(after.version), PRESENT),
-                    Check(stream.event(after.version + 1), ABSENT),
-                    *(Delete(stream.snapshot(version), ANYTHING) for version in rebuilt.unsound),
-                ]
-            )
-        except CommitRefused:
+        writes: list[Write] = [
+            Put(stream.state, after, ABSENT if document is None else At(document.revision)),
+            Check(stream.event(after.version), PRESENT),
+            Check(stream.event(after.version + 1), ABSENT),
+            *(Delete(stream.snapshot(version), ANYTHING) for version in rebuilt.unsound),
+        ]
+        commit = Commit[Committed | None](writes, _as_is)
+
+        def decide(look: Look) -> Verdict[Committed | None]:
+            return commit if still_hold(writes, look) else Done(None)
+
+        paths = [write.path for write in writes]
+        committed = await settle(self._core.engine, Rewrite(paths, decide), self._core.bounds, commit)
+        if committed is None:
             return None
-        self._store.appender.heads.put(stream.state, head_of(after, committed.revision))
+        self._core.appender.heads.put(stream.state, head_of(after, committed.revision))
         _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
         return Recovered(after, committed.time_us, is_rebuilt=True)
 
@@ -230,7 +236,7 @@ class Recovery:
         if base is not None:
             folded, last = base.folded, base.stored
             as_of = kept_as_of = base.record.as_of
-        async for stored in self._store.streams.records(stream, base.record.version + 1 if base else 1):
+        async for stored in self._core.reader.records(stream, base.record.version + 1 if base else 1):
             event = stored.record
             if last is not None and event.version > until:
                 is_followed = True
@@ -261,7 +267,7 @@ class Recovery:
     async def _base(self, stream: Stream, kept: Sequence[int]) -> tuple[Kept | None, tuple[int, ...]]:
         """The newest sound snapshot, and its version with those of all older ones."""
         for index in reversed(range(len(kept))):
-            found = await self._store.sound_snapshot(stream, kept[index], as_stored=True)
+            found = await sound_snapshot(self._core, stream, kept[index], as_stored=True)
             if found is not None:
                 return found, tuple(kept[: index + 1])
         return None, ()
@@ -269,13 +275,13 @@ class Recovery:
     async def _kept(self, stream: Stream) -> list[int]:
         """The versions of the snapshots that are there."""
         start, end = stream.range(1)
-        documents = self._store.engine.scan(Scan(stream.snapshots, start=start, end=end))
+        documents = self._core.engine.scan(Scan(stream.snapshots, start=start, end=end))
         return [version async for document in documents if (version := _version(document)) is not None]
 
     async def _floor(self, stream: Stream) -> int:
         """The version of the first event that is there."""
         start, end = stream.range(1)
-        first = await taken(self._store.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
+        first = await taken(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
         return (_version(first[0]) if first else None) or 1
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
@@ -315,30 +321,30 @@ class Recovery:
         if governor_id is not None:
             governors = [governor_id]
         else:
-            governors = [each async for each in self._store.list_governors()]
+            governors = [each async for each in list_governors(self._core)]
         for governor in governors:
             if resume is not None and escape_id(governor) < escape_id(resume[0]):
                 continue
             begin = resume[1] if resume is not None and governor == resume[0] else None
             for find in (partial(streams_with_events, after=begin), states_without_events):
-                async with aclosing(find(self._store, governor, strange=self._strange)) as streams:
+                async with aclosing(find(self._core, governor, strange=self._strange)) as streams:
                     async for stream in streams:
                         yield stream
 
 
 async def streams_with_events(
-    store: StateStore, governor_id: str, after: str | None = None, strange: list[CorruptDocument] | None = None
+    core: Core, governor_id: str, after: str | None = None, strange: list[CorruptDocument] | None = None
 ) -> AsyncGenerator[Stream, None]:
     """The streams of a governor, one look each: whatever their length, their events are not read.
 
     What stands in no place of an event is passed over, and noted in ``strange``, at most 1,000 of them.
     """
-    collection = store.layout.events(governor_id)
-    start = "" if after is None else store.layout.stream(governor_id, after).range(VERSION_MAX)[1]
-    while found := await taken(store.engine.scan(Scan(collection, start=start, limit=1)), 1):
+    collection = core.layout.events(governor_id)
+    start = "" if after is None else core.layout.stream(governor_id, after).range(VERSION_MAX)[1]
+    while found := await taken(core.engine.scan(Scan(collection, start=start, limit=1)), 1):
         try:
             segment, _ = split_versioned(found[0].id)
-            stream = store.layout.stream(governor_id, unescape_id(segment))
+            stream = core.layout.stream(governor_id, unescape_id(segment))
         except (ValueError, CorruptDocument, InvalidId):
             if strange is not None and len(strange) < LISTED_MAX:
                 strange.append(CorruptDocument(found[0].path, "is no place of an event"))
@@ -349,18 +355,18 @@ async def streams_with_events(
 
 
 async def states_without_events(
-    store: StateStore, governor_id: str, strange: list[CorruptDocument]
+    core: Core, governor_id: str, strange: list[CorruptDocument]
 ) -> AsyncGenerator[Stream, None]:
     """The states of a governor that have no event at all, so that their streams do not show them."""
-    async for document in store.engine.scan(Scan(store.layout.states(governor_id))):
+    async for document in core.engine.scan(Scan(core.layout.states(governor_id))):
         try:
-            stream = store.layout.stream(governor_id, unescape_id(document.id))
+            stream = core.layout.stream(governor_id, unescape_id(document.id))
         except (CorruptDocument, InvalidId):
             if len(strange) < LISTED_MAX:
                 strange.append(CorruptDocument(document.path, "is no place of a state"))
             continue
         start, end = stream.range(1)
-        if not await taken(store.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1):
+        if not await taken(core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1):
             yield stream
 
 
@@ -383,3 +389,7 @@ def _intact(document: Document | None) -> StateRecord | None:
         return None if document is None else document.decode(STATE)
     except Inconsistent:
         return None
+
+
+def _as_is(committed: Committed) -> Committed:
+    return committed

@@ -12,12 +12,12 @@ from tai_state.engines.api import Document
 from tai_state.engines.paging import Paged
 from tai_state.errors import EventSourcingError, InvalidData, NotRetained, StateNotFound
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
-from tai_state.store.layout import Stream
-from tai_state.store.records import StateRecord
-from tai_state.store.snapshots import sound, where_kept
-from tai_state.store.store import StateStore
-from tai_state.store.streams import Folded, Stored, floor_of, missing, stored_record
-from tai_state.store.walking import Walk
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.reader import Folded, Stored, floor_of, missing, stored_record
+from tai_state.streams.records import StateRecord
+from tai_state.streams.snapshots import sound, where_kept
+from tai_state.streams.walking import Walk
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
 from tai_state.values.states import JsonSnapshot
@@ -50,17 +50,17 @@ class Replay:
     """Folds the stream of a state from the nearest sound base.
 
     Args:
-        store: whose streams.
+        core: whose streams.
         reducers: by action.
     """
 
-    def __init__(self, store: StateStore, reducers: Reducers) -> None:
-        self._store = store
+    def __init__(self, core: Core, reducers: Reducers) -> None:
+        self._core = core
         self._reducers = reducers
 
     def folding(self, fallback: Reducer | None = None) -> Folding:
         """The fold with this application's reducers."""
-        return Folding(self._store.streams, self._store.settings.upcasting, self._reducers, fallback)
+        return Folding(self._core.reader, self._core.settings.upcasting, self._reducers, fallback)
 
     def events(self, stream: Stream, after: int, until: int | None, reducer: Reducer | None) -> Paged[JsonEvent]:
         """The events after one version and up to another, each with the states before and after it."""
@@ -70,7 +70,7 @@ class Replay:
             nonlocal begun
             begun = begun or await self._walk(stream, after, until, reducer)
             state, walk, events = begun
-            page = await events.page()
+            page = await events.rest()
             reached = walk.reached or 0
             if page is None and reached < (state.version if until is None else min(until, state.version)):
                 raise missing(stream, reached + 1, walk.floor)
@@ -84,7 +84,7 @@ class Replay:
         """A state's record, and the walk to it from the nearest base."""
         state, base = await self.begin(stream, after)
         walk = Walk(
-            self._store.streams,
+            self._core.reader,
             stream,
             after=after,
             before=base.folded,
@@ -92,7 +92,7 @@ class Replay:
             floor=state.floor,
             fold=self.folding(reducer).then,
         )
-        return state, walk, walk.over(self._store.engine, until)
+        return state, walk, walk.over(self._core.engine, until)
 
     async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
         """A state's record, and the newest sound base at or before a version (or, without one, a time).
@@ -103,13 +103,13 @@ class Replay:
         Raises:
             StateNotFound: the state was never written.
         """
-        head = self._store.appender.heads.get(stream.state)
+        head = self._core.appender.heads.get(stream.state)
         hinted = next(iter(_rounds(head.kept if head else (), version)), ())
         exact = [stream.event(version)] if version else []
         document, *others = await self._read([stream.state, *exact, *_places(stream, hinted)])
         if document is None:
             raise StateNotFound(stream.state)
-        record = self._store.checked(stream, document)
+        record = self._core.checked(stream, document)
         if exact and (event := others.pop(0)) is not None:
             stored = stored_record(stream, event)
             folded = Folded().then(stored.record)
@@ -124,14 +124,14 @@ class Replay:
         return record, base
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
-        return (await self._store.engine.read(paths)).documents
+        return (await self._core.engine.read(paths)).documents
 
     def _newest(
         self, stream: Stream, versions: Sequence[int], documents: Sequence[Document | None], until: str | None
     ) -> Base | None:
         """The newest sound snapshot among those read (the newest first), and not of a later time."""
         for version, (snapshot, event) in zip(versions, zip(documents[::2], documents[1::2], strict=True), strict=True):
-            kept = sound(stream, version, snapshot, event, self._store.settings.upcasting)
+            kept = sound(stream, version, snapshot, event, self._core.settings.upcasting)
             if kept is not None and (until is None or kept.record.as_of <= until):
                 return Base(kept.folded, kept.stored)
         return None
@@ -152,14 +152,14 @@ class Replay:
 
     async def _missing(self, stream: Stream, version: int) -> NotRetained | EventSourcingError:
         """Why an event is not there, as of now."""
-        return missing(stream, version, await floor_of(self._store.engine, stream))
+        return missing(stream, version, await floor_of(self._core.engine, stream))
 
     async def _fold_to(self, stream: Stream, base: Base, version: int, until: str | None) -> JsonSnapshot:
         folding = self.folding()
         folded, stored = base.folded, base.stored
         reached = base.version
         if reached < version:
-            async for each in self._store.streams.records(stream, reached + 1, version):
+            async for each in self._core.reader.records(stream, reached + 1, version):
                 if each.record.version != reached + 1:
                     raise await self._missing(stream, reached + 1)
                 if until is not None and each.record.timestamp > until:
@@ -171,7 +171,7 @@ class Replay:
         if stored is None:
             raise StateNotFound(stream.state)
         _check(stream, stored, folded)
-        return self._store.streams.snapshot(stream, stored, folded)
+        return self._core.reader.snapshot(stream, stored, folded)
 
 
 def _check(stream: Stream, stored: Stored, folded: Folded) -> None:

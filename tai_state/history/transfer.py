@@ -18,15 +18,17 @@ import anyio.to_thread
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put, Scan
+from tai_state.engines.batching import Batches, Weight
+from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
+from tai_state.engines.rewriting import Rewrite, write
+from tai_state.engines.settling import settle
 from tai_state.errors import (
-    CommitRefused,
     CorruptDocument,
     GovernorExists,
     NotRetained,
     Rejected,
     StoreTimeout,
     TaiStateError,
-    Unavailable,
 )
 from tai_state.history.exportfile import (
     FORMAT,
@@ -40,16 +42,14 @@ from tai_state.history.exportfile import (
     check_export,
     lines_of,
 )
-from tai_state.store.layout import Layout, Stream
-from tai_state.store.records import STATE
-from tai_state.store.store import StateStore
-from tai_state.store.streams import missing
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Layout, Stream
+from tai_state.streams.reader import missing
+from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 
-_BATCH_BYTES = 1024 * 1024
-_BATCH_LINES = 200
-_ENDINGS_MAX = 5
+_BUFFER_BYTES = 1024 * 1024
 _EXPORTS_MAX = 5
 
 
@@ -57,11 +57,11 @@ class Export:
     """Writes a governor's history to a file.
 
     Args:
-        store: whose.
+        core: whose.
     """
 
-    def __init__(self, store: StateStore) -> None:
-        self._store = store
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     async def run(self, governor_id: str, path: Path) -> TransferStats:
         """Export a governor; the file appears under its name only when it is whole, and can be restored.
@@ -97,8 +97,8 @@ class Export:
             NotRetained: cleanup removed an event before it was read.
         """
         check = ExportCheck(governor_id)
-        now = format_us(self._store.settings.clock.now_us())
-        header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._store.store_id, now)
+        now = format_us(self._core.settings.clock.now_us())
+        header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._core.store_id, now)
         with partial.open("wb") as file:
             buffer = bytearray(msgspec.json.encode(header) + b"\n")
             async with aclosing(self._lines(governor_id)) as lines:
@@ -106,7 +106,7 @@ class Export:
                     if wrong := check.wrong(line):
                         raise await self._refusal(governor_id, line, wrong)
                     buffer += msgspec.json.encode(line) + b"\n"
-                    if len(buffer) >= _BATCH_BYTES:
+                    if len(buffer) >= _BUFFER_BYTES:
                         await anyio.to_thread.run_sync(file.write, bytes(buffer))
                         buffer.clear()
             end = Line("end", "", msgspec.to_builtins(End(check.lines)))
@@ -115,19 +115,19 @@ class Export:
 
     async def _refusal(self, governor_id: str, line: Line, wrong: Wrong) -> TaiStateError:
         """Why a line cannot be exported: damage, or a cleanup, which removes the oldest events first."""
-        layout = self._store.layout
+        layout = self._core.layout
         if wrong.missing is None:
             mend = "recover" if line.kind == "state" else "verify"
             return CorruptDocument(_path(layout, governor_id, line), f"{wrong.what}: run `tai-state {mend}`")
         segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
         stream = layout.stream(governor_id, unescape_id(segment))
         paths = [stream.state, stream.event(wrong.missing - 1)]
-        state, before = (await self._store.engine.read(paths)).documents
+        state, before = (await self._core.engine.read(paths)).documents
         floor = 1 if state is None or before is not None else state.decode(STATE).floor
         return missing(stream, wrong.missing, floor)
 
     async def _lines(self, governor_id: str) -> AsyncGenerator[Line, None]:
-        layout, engine = self._store.layout, self._store.engine
+        layout, engine = self._core.layout, self._core.engine
         [governor] = (await engine.read([layout.governor(governor_id)])).documents
         if governor is not None:
             yield _line("governor", governor)
@@ -144,7 +144,7 @@ class Export:
         record = document.decode(STATE)
         while True:
             snapshots = [stream.snapshot(version) for version in record.kept]
-            found = (await self._store.engine.read([stream.state, *snapshots])).documents
+            found = (await self._core.engine.read([stream.state, *snapshots])).documents
             present = found[0]
             if present is None:
                 raise CorruptDocument(stream.state, "disappeared during the export")
@@ -154,7 +154,7 @@ class Export:
             if record.kept == read.kept:
                 raise CorruptDocument(stream.state, "lists a kept snapshot that is missing: run `tai-state verify`")
         start, end = stream.range(1, record.version)
-        async for event in self._store.engine.scan(Scan(stream.events, start=start, end=end)):
+        async for event in self._core.engine.scan(Scan(stream.events, start=start, end=end)):
             yield _line("event", event)
         for snapshot in found[1:]:
             if snapshot is not None:
@@ -169,8 +169,8 @@ class Restore:
         store: where to.
     """
 
-    def __init__(self, store: StateStore) -> None:
-        self._store = store
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     async def run(self, path: Path) -> TransferStats:
         """Restore a file. Interrupted, it goes on where it stopped when run again with the same file.
@@ -194,24 +194,26 @@ class Restore:
 
     def _batches(self, governor_id: str, path: Path) -> Iterator[list[Put]]:
         """The documents of a file, so many at a time as go into one commit."""
-        batch: list[Put] = []
-        size = 0
+
+        def weigh(document: tuple[Put, int]) -> Weight:
+            put, length = document
+            return Weight(1, len(put.path.encode()) + length)
+
+        for batch in Batches(self._core.engine.capabilities).split(self._documents(governor_id, path), weigh):
+            yield [put for put, _ in batch]
+
+    def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Put, int]]:
+        """The documents of a file, each with the length of its line."""
         for line, length in lines_of(path):
             if line.kind == "end":
-                break
+                return
             # Nothing is below the governor's own document, if there is one: a first write under it was refused.
             require = ANYTHING if line.kind == "governor" else ABSENT
-            batch.append(Put(_path(self._store.layout, governor_id, line), line.fields, require))
-            size += length
-            if size >= _BATCH_BYTES or len(batch) >= _BATCH_LINES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
+            yield Put(_path(self._core.layout, governor_id, line), line.fields, require), length
 
     async def _begin(self, header: Header) -> bool:
         """Note that this restore is under way, unless something else is there; whether no earlier try did so."""
-        engine, layout = self._store.engine, self._store.layout
+        engine, layout = self._core.engine, self._core.layout
         note = layout.restore(header.governor_id)
         [document] = (await engine.read([note])).documents
         if document is not None and document.fields().get("export_id") == header.export_id:
@@ -219,25 +221,20 @@ class Restore:
         for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
             async for found in engine.scan(Scan(collection, limit=1)):
                 raise GovernorExists(found.path)
-        try:
-            await engine.commit([Put(note, {"export_id": header.export_id}, ABSENT)])
-        except CommitRefused:
-            [document] = (await engine.read([note])).documents
-            if document is None or document.fields().get("export_id") != header.export_id:
-                raise GovernorExists(note) from None
-            return False
-        return True
+        ours = {"export_id": header.export_id}
+
+        def decide(look: Look) -> Verdict[bool]:
+            there = look.documents[note]
+            if there is None:
+                return Commit([Put(note, ours, ABSENT)], lambda _: True)
+            is_ours = there.fields().get("export_id") == header.export_id
+            return Done(False) if is_ours else Failed(GovernorExists(note))
+
+        return await settle(engine, Rewrite([note], decide), self._core.bounds)
 
     async def _end(self, governor_id: str) -> None:
-        """Take the note away; where the answer is lost, again, since all that was to be written is by now."""
-        for attempt in range(_ENDINGS_MAX):
-            try:
-                await self._store.engine.commit([Delete(self._store.layout.restore(governor_id), ANYTHING)])
-            except Unavailable as error:
-                if not error.unknown or attempt == _ENDINGS_MAX - 1:
-                    raise
-            else:
-                return
+        """Take the note away."""
+        await write(self._core.engine, [Delete(self._core.layout.restore(governor_id), ANYTHING)], self._core.bounds)
 
     async def _put(self, batch: list[Put]) -> None:
         """Write a batch, unless an earlier try did.
@@ -245,17 +242,20 @@ class Restore:
         Raises:
             GovernorExists: another document is in its way; none of it was written.
         """
-        try:
-            await self._store.engine.commit(batch)
-        except CommitRefused:
-            # An earlier try wrote this batch, by atomicity all of it, unless it wrote other batches then.
-            documents = (await self._store.engine.read([put.path for put in batch])).documents
-            absent = [put for put, document in zip(batch, documents, strict=True) if document is None]
-            for put, document in zip(batch, documents, strict=True):
-                if document is not None and put.require is ABSENT and document.fields() != put.fields:
-                    raise GovernorExists(put.path) from None
-            for put in absent:
-                await self._store.engine.commit([put])
+
+        def decide(look: Look) -> Verdict[None]:
+            left: list[Put] = []
+            for put in batch:
+                document = look.documents[put.path]
+                if document is None or put.require is ANYTHING:
+                    left.append(put)
+                elif document.fields() != put.fields:
+                    return Failed(GovernorExists(put.path))
+            # An earlier try wrote the rest.
+            return Commit(left, lambda _: None) if left else Done(None)
+
+        rewrite = Rewrite([put.path for put in batch], decide)
+        await settle(self._core.engine, rewrite, self._core.bounds, Commit(batch, lambda _: None))
 
 
 def _line(kind: Kind, document: Document) -> Line:

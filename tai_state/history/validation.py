@@ -17,9 +17,10 @@ from tai_state.engines.paging import taken
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.replay import Replay
-from tai_state.store.layout import Stream
-from tai_state.store.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord, StateRecord
-from tai_state.store.store import StateStore
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.reading import list_governors
+from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord, StateRecord
 from tai_state.values.digests import content_digest
 from tai_state.values.ids import split_versioned, unescape_id
 
@@ -50,12 +51,12 @@ class Validation:
     """One pass over a store.
 
     Args:
-        store: which.
+        core: which.
         replay: the fold with the application's reducers.
     """
 
-    def __init__(self, store: StateStore, replay: Replay) -> None:
-        self._store = store
+    def __init__(self, core: Core, replay: Replay) -> None:
+        self._core = core
         self._folding = replay.folding()
         self._states = self._events = self._unchecked = 0
         self._findings: list[Finding] = []
@@ -66,7 +67,7 @@ class Validation:
             governors = [governor_id]
         else:
             await self._storage()
-            governors = [each async for each in self._store.list_governors()]
+            governors = [each async for each in list_governors(self._core)]
         for governor in governors:
             try:
                 await self._streams(governor)
@@ -85,13 +86,13 @@ class Validation:
 
     async def _storage(self) -> None:
         """What lies below the documents: an index that misses some hides them from every look at the others."""
-        for error in await self._store.engine.self_check():
+        for error in await self._core.engine.self_check():
             self._find(error.path, "corrupt", error.what)
 
     async def _streams(self, governor_id: str) -> None:
         check: StreamCheck | None = None
         revision: int | None = None
-        async for document in self._store.engine.scan(Scan(self._store.layout.events(governor_id))):
+        async for document in self._core.engine.scan(Scan(self._core.layout.events(governor_id))):
             stream = self._stream_of(governor_id, document)
             if stream is None:
                 continue
@@ -107,14 +108,14 @@ class Validation:
         """The stream that an event's place names; None where it names none."""
         try:
             segment, _ = split_versioned(document.id)
-            return self._store.layout.stream(governor_id, unescape_id(segment))
+            return self._core.layout.stream(governor_id, unescape_id(segment))
         except (ValueError, CorruptDocument, InvalidId):
             self._find(document.path, "corrupt", "is no place of an event")
             return None
 
     async def _start(self, stream: Stream) -> tuple[StreamCheck, int | None]:
         """The check of one stream, with its state and kept snapshots read beforehand, and the state's revision."""
-        [document] = (await self._store.engine.read([stream.state])).documents
+        [document] = (await self._core.engine.read([stream.state])).documents
         if document is None:
             check = StreamCheck(stream, self._folding, None, {})
             check.find(stream.state, "state", "is missing though it has events: run `tai-state recover`")
@@ -126,7 +127,7 @@ class Validation:
             check.find(stream.state, "corrupt", f"{error.what}: run `tai-state recover`")
             return check, document.revision
         paths = [stream.snapshot(each) for each in record.kept]
-        snapshots = (await self._store.engine.read(paths)).documents if paths else ()
+        snapshots = (await self._core.engine.read(paths)).documents if paths else ()
         by_version = dict(zip(record.kept, snapshots, strict=True))
         return StreamCheck(stream, self._folding, record, by_version), document.revision
 
@@ -140,7 +141,7 @@ class Validation:
             before = check.findings
             check, revision = await self._start(check.stream)
             start, end = check.stream.range(1)
-            async for event in self._store.engine.scan(Scan(check.stream.events, start=start, end=end)):
+            async for event in self._core.engine.scan(Scan(check.stream.events, start=start, end=end)):
                 check.event(event)
             await self._end(check, revision)
             findings = [each for each in check.findings if each in before]
@@ -161,7 +162,7 @@ class Validation:
         check.end(has_moved=has_moved)
 
     async def _states_without_events(self, governor_id: str) -> None:
-        documents = self._store.engine.scan(Scan(self._store.layout.states(governor_id)))
+        documents = self._core.engine.scan(Scan(self._core.layout.states(governor_id)))
         while page := await taken(documents, _PAGE):
             records = [(self._stream(governor_id, document), _intact(document)) for document in page]
             present = [(stream, record) for stream, record in records if stream is not None and record is not None]
@@ -173,10 +174,10 @@ class Validation:
 
     async def _snapshots(self, governor_id: str) -> None:
         """Every snapshot is one that its state lists."""
-        async for document in self._store.engine.scan(Scan(self._store.layout.snapshots(governor_id))):
+        async for document in self._core.engine.scan(Scan(self._core.layout.snapshots(governor_id))):
             try:
                 segment, version = split_versioned(document.id)
-                stream = self._store.layout.stream(governor_id, unescape_id(segment))
+                stream = self._core.layout.stream(governor_id, unescape_id(segment))
             except (ValueError, CorruptDocument, InvalidId):
                 self._find(document.path, "corrupt", "is no place of a snapshot")
                 continue
@@ -187,10 +188,10 @@ class Validation:
 
     async def _markers(self, governor_id: str) -> None:
         """Every id marker names the event that has its id and its content."""
-        async for document in self._store.engine.scan(Scan(self._store.layout.ids(governor_id))):
+        async for document in self._core.engine.scan(Scan(self._core.layout.ids(governor_id))):
             try:
                 marker = document.decode(MARKER)
-                stream = self._store.layout.stream(governor_id, marker.state_id)
+                stream = self._core.layout.stream(governor_id, marker.state_id)
                 state, event = await self._read([stream.state, stream.event(marker.version)])
                 record = None if event is None else event.decode(EVENT)
             except InvalidId:
@@ -210,13 +211,13 @@ class Validation:
     def _stream(self, governor_id: str, document: Document) -> Stream | None:
         """The stream that a state's place names; None where it names none."""
         try:
-            return self._store.layout.stream(governor_id, unescape_id(document.id))
+            return self._core.layout.stream(governor_id, unescape_id(document.id))
         except (CorruptDocument, InvalidId):
             self._find(document.path, "corrupt", "is no place of a state")
             return None
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
-        return (await self._store.engine.read(paths)).documents if paths else ()
+        return (await self._core.engine.read(paths)).documents if paths else ()
 
     def _find(self, path: str, kind: str, message: str) -> None:
         if len(self._findings) < FINDINGS_MAX:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import count
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Put, Write
-from tai_state.errors import CommitRefused, LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
-from tai_state.locks.core import LockCore
+from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, overtaken
+from tai_state.engines.rewriting import Rewrite, write
+from tai_state.engines.settling import settle
+from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
+from tai_state.locks.common import Common
+from tai_state.locks.judging import Outcome, judge_acquiring
 from tai_state.locks.lease import Claim, Tenure
-from tai_state.locks.records import LockRecord
+from tai_state.locks.records import LOCK, LockRecord
 from tai_state.locks.sighting import Standing
 from tai_state.values.times import format_us
 
@@ -18,9 +21,6 @@ _logger = logging.getLogger("tai_state.locks")
 
 ATTEMPTS_MAX = 8
 """How often a lock that seems to be free is tried before its caller gets in line."""
-
-LOOKS_MAX = 64
-"""How often it is looked up what came of a try."""
 
 _SECONDS_MIN = 0.01
 """Between two looks at locks whose time is almost over."""
@@ -34,7 +34,7 @@ class Attempt:
     moment at which it was certainly not ours yet.
 
     Args:
-        core: what all parts share.
+        common: what all parts share.
         claim: what is wanted.
 
     Attributes:
@@ -44,15 +44,13 @@ class Attempt:
         takeable_at: when all of it can be taken if nobody renews or releases, by the monotonic clock.
     """
 
-    def __init__(self, core: LockCore, claim: Claim) -> None:
+    def __init__(self, common: Common, claim: Claim) -> None:
         self.claim = claim
         self.standings: Mapping[str, Standing | None] = {}
-        self._core = core
-        self._engine = core.store.engine
-        self._layout = core.store.layout
-        self._since = core.monotonic()
+        self._common = common
+        self._layout = common.core.layout
+        self._since = common.monotonic()
         self._is_open = False
-        self._is_unanswered = False
         self.was_found: bool = False
         self.takeable_at: float = self._since
         self.presume_free()
@@ -61,6 +59,11 @@ class Attempt:
     def is_open(self) -> bool:
         """Whether something was sent of which it is not known that it failed."""
         return self._is_open
+
+    @property
+    def paths(self) -> list[str]:
+        """What must be read to know how all of it stands."""
+        return self._common.sightings.paths(self.claim.resources)
 
     @property
     def is_takeable(self) -> bool:
@@ -75,7 +78,7 @@ class Attempt:
     def presume_free(self) -> None:
         """Go on as if there were no locks on any of it: the next commit tells."""
         self.standings = dict.fromkeys(self.claim.resources)
-        self.takeable_at = self._core.monotonic()
+        self.takeable_at = self._common.monotonic()
 
     async def at_once(self) -> Tenure | None:
         """Acquire it if nobody holds it, without waiting; None if somebody does.
@@ -84,12 +87,7 @@ class Attempt:
             LockAcquisitionFailed: answers were lost and what came of it could not be looked up.
             StoreUnavailable, StoreTimeout: nothing was acquired.
         """
-        for attempt in range(ATTEMPTS_MAX):
-            tenure = await self.send()
-            if tenure is not None or not self.is_takeable:
-                return tenure
-            await self._core.pause(attempt)
-        return None
+        return await self._settle(_Acquiring(self, is_single=False), self._commit())
 
     async def send(self, also: Sequence[Write] = ()) -> Tenure | None:
         """One try to take it from where it stood when last looked at; None, and a fresh look, if others were faster.
@@ -100,20 +98,7 @@ class Attempt:
         Raises:
             LockAcquisitionFailed, StoreUnavailable, StoreTimeout: as for :meth:`at_once`.
         """
-        was_open, self._is_open = self._is_open, True
-        sent = self._core.monotonic()
-        try:
-            committed = await self._core.commit([*self._writes(), *also])
-        except CommitRefused:
-            return await self.look()
-        except Unavailable as error:
-            if not error.unknown and not was_open:
-                self._is_open = False
-                raise
-            self._is_unanswered = self._is_unanswered or error.unknown
-            _logger.warning("the answer to acquiring a lock was lost: looking whether it is held", extra=error.fields())
-            return await self.look()
-        return self._accepted(committed.revision, sent)
+        return await self._settle(_Acquiring(self, is_single=True), self._commit(also))
 
     async def look(self) -> Tenure | None:
         """See how all of it stands; the tenure, if it turns out to be ours.
@@ -122,17 +107,38 @@ class Attempt:
             LockAcquisitionFailed: something was sent, and what came of it could not be looked up in time.
             StoreUnavailable, StoreTimeout: the engine could not look, and nothing had been sent.
         """
-        asked = self._core.monotonic()
-        for standing in (standings := await self._read()).values():
-            if standing is not None and standing.record.nonce == self.claim.nonce:
-                self.was_found = True
-                return self._accepted(standing.lock.revision, self._since)
-        self._since = asked
-        self._is_open = self._is_unanswered
+        return await self._settle(_Acquiring(self, is_single=True), None)
+
+    async def _settle(self, acquiring: _Acquiring, first: Commit[Tenure | None] | None) -> Tenure | None:
+        was_open, self._is_open = self._is_open, self._is_open or first is not None
+        bounds = self._common.bounds(ATTEMPTS_MAX)
+        try:
+            tenure = await settle(self._common, acquiring, bounds, first, is_open=was_open)
+        except Unavailable:
+            # Of this try nothing was applied; of an earlier one, something may have been.
+            self._is_open = was_open
+            if not was_open or first is None:
+                raise
+            return await self.look()
+        self._is_open = tenure is None and (was_open or acquiring.may_arrive)
+        return tenure
+
+    def judge(self, look: Look, *, is_single: bool) -> Verdict[Tenure | None]:
+        """What a look means, and what is done."""
+        sightings, resources = self._common.sightings, self.claim.resources
+        standings = sightings.standings(resources, sightings.seen(look))
+        outcome = judge_acquiring(standings, self.claim.nonce)
+        if outcome is Outcome.OURS:
+            fence = next(
+                each.lock.revision for each in standings.values() if each and each.record.nonce == self.claim.nonce
+            )
+            self.was_found = True
+            return Done(self._accepted(fence, self._since))
+        self._since = look.asked
         self.standings = standings
         left = max((each.remaining for each in standings.values() if each is not None), default=0.0)
-        self.takeable_at = self._core.monotonic() + max(left, _SECONDS_MIN)
-        return None
+        self.takeable_at = self._common.monotonic() + max(left, _SECONDS_MIN)
+        return Done(None) if is_single or outcome is Outcome.HELD else self._commit()
 
     async def abandon(self, also: Sequence[Write] = ()) -> None:
         """Give back what was perhaps acquired all the same. Where that fails, it ends by itself.
@@ -140,17 +146,20 @@ class Attempt:
         Args:
             also: what else is to be written.
         """
+        paths = [self._layout.lock(each) for each in self.claim.resources]
+
+        def decide(look: Look) -> Verdict[None]:
+            there = [each for each in look.documents.values() if each is not None]
+            ours = [
+                Delete(each.path, At(each.revision)) for each in there if each.decode(LOCK).nonce == self.claim.nonce
+            ]
+            return Commit(ours, lambda _: None) if ours else Done(None)
+
         try:
             if also:
-                await self._engine.commit(also)
+                await write(self._common, also, self._common.bounds())
             if self._is_open:
-                for standing in (await self._core.sightings.locks(self.claim.resources)).values():
-                    if standing is not None and standing.record.nonce == self.claim.nonce:
-                        fence = At(standing.lock.revision)
-                        await self._engine.commit(
-                            [Delete(self._layout.lock(each), fence) for each in self.claim.resources]
-                        )
-                        break
+                await settle(self._common, Rewrite(paths, decide), self._common.bounds())
         except TaiStateError as error:
             _logger.warning("what a lock's acquiring left ends by itself", extra=error.fields())
 
@@ -166,7 +175,7 @@ class Attempt:
             self.claim.holder,
             self.claim.nonce,
             self.claim.ttl,
-            format_us(self._core.store.settings.clock.now_us()),
+            format_us(self._common.core.settings.clock.now_us()),
         )
         writes: list[Write] = []
         for resource, standing in self.standings.items():
@@ -181,24 +190,50 @@ class Attempt:
             ]
         return writes
 
-    async def _read(self) -> dict[str, Standing | None]:
-        """A look; again and again where something was sent, for as long as the store looks after a change."""
-        deadline = self._core.monotonic() + self._core.store.settings.timeout_seconds
-        for attempt in count():
-            try:
-                return await self._core.sightings.locks(self.claim.resources)
-            except Unavailable as error:
-                if not self._is_open:
-                    raise
-                if attempt == LOOKS_MAX or self._core.monotonic() >= deadline:
-                    raise self.refusal(LockAcquisitionFailed) from error
-                await self._core.pause(attempt)
-        raise AssertionError("counting has no end")
+    def _commit(self, also: Sequence[Write] = ()) -> Commit[Tenure | None]:
+        sent = self._common.monotonic()
+        return Commit([*self._writes(), *also], lambda committed: self._accepted(committed.revision, sent))
 
     def _accepted(self, fence: int, since: float) -> Tenure:
         """A tenure, unless it was over before the answer came."""
-        tenure = Tenure(self.claim, fence, since, self._core.monotonic)
+        tenure = Tenure(self.claim, fence, since, self._common.monotonic)
         if tenure.remaining > 0:
             return tenure
         self.presume_free()
         raise self.refusal(LockAcquisitionFailed)
+
+
+class _Acquiring:
+    """The matter of one try, or of several.
+
+    Args:
+        attempt: that tries.
+        is_single: one commit at most.
+
+    Attributes:
+        may_arrive: a copy of which no answer came may still be under way, as of the last look.
+    """
+
+    def __init__(self, attempt: Attempt, *, is_single: bool) -> None:
+        self._attempt = attempt
+        self._is_single = is_single
+        self.may_arrive: bool = False
+
+    def reads(self, sent: Commit[Tenure | None] | None) -> Sequence[str]:  # noqa: ARG002
+        return self._attempt.paths
+
+    def judge(self, look: Look, sent: Commit[Tenure | None] | None) -> Verdict[Tenure | None]:  # noqa: ARG002
+        self.may_arrive = look.may_arrive
+        return self._attempt.judge(look, is_single=self._is_single)
+
+    def is_overtaken(self, sent: Commit[Tenure | None], look: Look) -> bool:
+        return overtaken(sent.writes, look)
+
+    def smaller(self, sent: Commit[Tenure | None], error: TooLarge) -> None:  # noqa: ARG002
+        return None
+
+    def outrun(self) -> None:
+        return None
+
+    def unsettled(self) -> TaiStateError:
+        return self._attempt.refusal(LockAcquisitionFailed)

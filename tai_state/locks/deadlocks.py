@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from tai_state.engines.api import Scan, split
-from tai_state.locks.core import LockCore
+from tai_state.locks.common import Common
 from tai_state.locks.records import WAITER, WaiterRecord
 from tai_state.values.ids import unescape_id
 
@@ -117,13 +117,13 @@ class DeadlockSearch:
     """Looks for circles.
 
     Args:
-        core: what all parts share.
+        common: what all parts share.
     """
 
-    def __init__(self, core: LockCore) -> None:
-        self._core = core
-        self._engine = core.store.engine
-        self._layout = core.store.layout
+    def __init__(self, common: Common) -> None:
+        self._common = common
+        self._engine = common.core.engine
+        self._layout = common.core.layout
 
     async def circle_to_leave(self, owner: str, holds: Iterable[str]) -> Circle | None:
         """A circle in which a waiter is the youngest, and so the one to give up.
@@ -162,10 +162,10 @@ class DeadlockSearch:
     async def _alive(self, places: Mapping[str, WaiterRecord]) -> dict[str, Waiter]:
         """Of these waiters, those who live, by owner, and of what each holds, what is its still: all of one look."""
         resources = sorted({held.resource for record in places.values() for held in record.holds})
-        seen = await self._core.sightings.read([*places, *self._core.sightings.paths(resources)])
+        seen = await self._common.sightings.read([*places, *self._common.sightings.paths(resources)])
         lasting: set[tuple[str, str]] = set()
         for resource in resources:
-            standing = self._core.sightings.standing(resource, seen)
+            standing = self._common.sightings.standing(resource, seen)
             if standing is not None and standing.lasts:
                 lasting.add((resource, standing.record.nonce))
         found: dict[str, Waiter] = {}
@@ -174,7 +174,9 @@ class DeadlockSearch:
                 continue
             owner, sight = split(path)[1], seen[path]
             record = sight.document.decode(WAITER)
-            if owner in self._core.waiting or (sight.is_sure and not self._core.sightings.is_gone(sight, record.ttl)):
+            if owner in self._common.waiting or (
+                sight.is_sure and not self._common.sightings.is_gone(sight, record.ttl)
+            ):
                 holds = tuple(each.resource for each in record.holds if (each.resource, each.nonce) in lasting)
                 found[owner] = Waiter(owner, record.ticket or sight.document.revision, holds, record.wants)
         return found

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import anyio
 
 from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
-from tai_state.errors import CommitRefused, LockLost, StoreUnavailable, TaiStateError, Unavailable
-from tai_state.locks.core import LockCore
+from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
+from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.settling import settle
+from tai_state.errors import LockLost, StoreTimeout, TaiStateError
+from tai_state.locks.common import Common
+from tai_state.locks.judging import Outcome, judge_keeping
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import BeatRecord
 
@@ -24,20 +29,19 @@ class Keeper:
     """Renews and releases.
 
     Args:
-        core: what all parts share.
+        common: what all parts share.
     """
 
-    def __init__(self, core: LockCore) -> None:
-        self._core = core
-        self._engine = core.store.engine
-        self._layout = core.store.layout
+    def __init__(self, common: Common) -> None:
+        self._common = common
+        self._layout = common.core.layout
 
     async def keep(self, tenure: Tenure) -> None:
         """Renew a tenure until it is over; ``tenure.lost`` then says why, unless it was released."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew_on_and_on, tenure, tasks.cancel_scope)
             while tenure.remaining > 0:
-                await self._core.sleep(tenure.remaining)
+                await self._common.sleep(tenure.remaining)
             tasks.cancel_scope.cancel()
         self.lose_if_over(tenure)
 
@@ -54,21 +58,26 @@ class Keeper:
             LockLost: it is over.
             StoreUnavailable, StoreTimeout: it was not renewed, as far as is known; it may be tried again.
         """
-        for _ in range(ATTEMPTS_MAX):
-            self.lose_if_over(tenure)
-            if tenure.lost is not None or tenure.is_given_up:
-                raise tenure.lost or LockLost(tenure.claim.resources[0])
-            sent = self._core.monotonic()
-            tenure.beats += 1
-            try:
-                await self._engine.commit(self._renewal(tenure))
-            except CommitRefused:
-                if not tenure.is_given_up:
-                    tenure.lost = await self._loss(tenure)
-            else:
-                tenure.since = max(tenure.since, sent)
-                return
-        raise StoreUnavailable("commit", "REFUSED", "a renewal is refused, though the lock stands as it was acquired")
+        self.lose_if_over(tenure)
+        if tenure.lost is not None or tenure.is_given_up:
+            raise tenure.lost or LockLost(tenure.claim.resources[0])
+        tenure.beats += 1
+
+        def renewal() -> Commit[None]:
+            sent = self._common.monotonic()
+            return Commit(self._renewal(tenure), lambda _: tenure.renewed(sent))
+
+        def decide(look: Look) -> Verdict[None]:
+            loss = self._loss(tenure, look)
+            return renewal() if loss is None else Failed(loss)
+
+        what = "it is not known whether the lease was renewed: renew it again"
+        try:
+            await self._settle(tenure, decide, renewal(), StoreTimeout("renew", "UNKNOWN", what))
+        except LockLost as loss:
+            if not tenure.is_given_up:
+                tenure.lost = loss
+            raise
 
     async def release(self, tenure: Tenure) -> None:
         """Give all of a tenure back, also one whose time has passed; one that was given back stays so.
@@ -81,32 +90,30 @@ class Keeper:
             return
         was_held = tenure.remaining > 0
         tenure.is_given_up = True
-        failure: Unavailable | None = None
-        for attempt in range(ATTEMPTS_MAX):
-            try:
-                await self._core.commit(self._return(tenure))
-            except CommitRefused:
-                loss = await self._loss(tenure)
-                if loss is None:
-                    continue
-                # Gone, and none of ours was lost on its way: somebody took it. Where nobody has it and its time had
-                # not passed, nobody can have taken it: this was the second answer to our own deletion.
-                if failure is None and not (was_held and loss.holder is None):
-                    tenure.lost = loss
-                    raise loss from None
-            except Unavailable as error:
-                failure = error
-                await self._core.pause(attempt)
-                continue
-            tenure.is_released = True
-            return
-        raise failure or StoreUnavailable("commit", "REFUSED", "a release is refused, though the lock stands")
+        commit = Commit[None](self._return(tenure), lambda _: None)
+
+        def decide(look: Look) -> Verdict[None]:
+            loss = self._loss(tenure, look)
+            if loss is None:
+                return commit
+            # Gone: where the answer to a deletion of ours was lost, that was it. Where nobody has it and its time had
+            # not passed, nobody can have taken it: this was the second answer to our own deletion.
+            is_own = look.was_unanswered or (was_held and loss.holder is None)
+            return Done(None) if is_own else Failed(loss)
+
+        what = "it is not known whether the lock was released: release it again, or let it end by itself"
+        try:
+            await self._settle(tenure, decide, commit, StoreTimeout("release", "UNKNOWN", what), insists=True)
+        except LockLost as loss:
+            tenure.lost = loss
+            raise
+        tenure.is_released = True
 
     async def end(self, tenure: Tenure) -> LockLost | None:
         """Give a tenure back at the end of its block, whatever happens; the loss, if it was over before that."""
         self.lose_if_over(tenure)
         loss = tenure.lost
-        with anyio.move_on_after(self._core.store.settings.timeout_seconds, shield=True):
+        with anyio.move_on_after(self._common.core.settings.timeout_seconds, shield=True):
             try:
                 await self.release(tenure)
             except LockLost as error:
@@ -118,7 +125,7 @@ class Keeper:
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
         pause = tenure.claim.ttl / RENEWALS_PER_TTL
         while True:
-            await self._core.sleep(max(0.0, tenure.since + pause - self._core.monotonic()))
+            await self._common.sleep(max(0.0, tenure.since + pause - self._common.monotonic()))
             try:
                 await self.renew(tenure)
             except LockLost:
@@ -126,16 +133,32 @@ class Keeper:
                 return
             except TaiStateError as error:
                 _logger.warning("a lease could not be renewed; trying again", extra=error.fields())
-                await self._core.sleep(pause / RENEWALS_PER_TTL)
+                await self._common.sleep(pause / RENEWALS_PER_TTL)
 
-    async def _loss(self, tenure: Tenure) -> LockLost | None:
-        """Who has it instead; None where it stands as it was acquired. Its revision, once gone, never comes back."""
-        for resource, standing in (await self._core.sightings.locks(tenure.claim.resources)).items():
-            if standing is None:
-                return LockLost(resource)
-            if standing.lock.revision != tenure.fence:
-                return LockLost(resource, standing.record.holder, standing.remaining)
-        return None
+    async def _settle(
+        self,
+        tenure: Tenure,
+        decide: Callable[[Look], Verdict[None]],
+        first: Commit[None],
+        unsettled: TaiStateError,
+        *,
+        insists: bool = False,
+    ) -> None:
+        paths = self._common.sightings.paths(tenure.claim.resources)
+        bounds = self._common.bounds(ATTEMPTS_MAX, insists=insists)
+        await settle(self._common, Rewrite(paths, decide, unsettled), bounds, first)
+
+    def _loss(self, tenure: Tenure, look: Look) -> LockLost | None:
+        """Who has it instead; None where it stands as it was acquired."""
+        sightings = self._common.sightings
+        standings = sightings.standings(tenure.claim.resources, sightings.seen(look))
+        outcome, resource = judge_keeping(standings, tenure.fence)
+        if outcome is Outcome.UNMOVED or resource is None:
+            return None
+        standing = standings[resource]
+        if standing is None:
+            return LockLost(resource)
+        return LockLost(resource, standing.record.holder, standing.remaining)
 
     def _renewal(self, tenure: Tenure) -> list[Write]:
         beat = BeatRecord(tenure.claim.nonce, tenure.beats)

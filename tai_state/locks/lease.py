@@ -12,8 +12,8 @@ import msgspec
 from tai_state.engines.api import At, Document
 from tai_state.errors import LockLost
 from tai_state.locks.records import HeldLock, holder_of
-from tai_state.store.changes import Guard
-from tai_state.store.layout import Layout
+from tai_state.streams.changes import Guard
+from tai_state.streams.layout import Layout
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -67,6 +67,10 @@ class Tenure:
         if self.is_given_up or self.lost is not None:
             return 0.0
         return max(0.0, self.since + self.claim.ttl - self._monotonic())
+
+    def renewed(self, sent: float) -> None:
+        """A renewal that was sent at that time is acknowledged."""
+        self.since = max(self.since, sent)
 
 
 class Lease:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf, isfinite
 
 import anyio
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
-from tai_state.engines.paging import Paged, taken
-from tai_state.errors import CommitRefused, InvalidData, InvalidId, LockAlreadyHeld
+from tai_state.engines.matters import Commit, Done, Look, Verdict
+from tai_state.engines.paging import Paged, converted, resized, taken
+from tai_state.engines.rewriting import Rewrite, write_unless_moved
+from tai_state.engines.settling import settle
+from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
-from tai_state.locks.core import LockCore, alongside
+from tai_state.locks.common import Common, alongside
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered, locks_of, note_entered
 from tai_state.locks.queueing import Place
 from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Standing
-from tai_state.store.core import new_id
-from tai_state.store.store import StateStore
+from tai_state.streams.core import HasCore
+from tai_state.streams.settings import new_id
 from tai_state.values.ids import escape_id, unescape_id
 from tai_state.values.times import from_us
 
@@ -40,21 +43,21 @@ class LockManager:
     saw it stand still for its whole time and a tenth: keep one manager for all calls, since it remembers what it saw.
 
     Args:
-        store: open.
+        store: an open one.
         monotonic: seconds of a clock that never goes back; by default the event loop's.
         sleep: waits so many seconds of that clock.
     """
 
     def __init__(
         self,
-        store: StateStore,
+        store: HasCore,
         *,
         monotonic: Callable[[], float] = anyio.current_time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self._store = store
-        self._core = LockCore(store, monotonic, sleep)
-        self._keeper = Keeper(self._core)
+        self._core = core = store.core
+        self._common = Common(core, monotonic, sleep)
+        self._keeper = Keeper(self._common)
 
     @asynccontextmanager
     async def lock(
@@ -180,16 +183,12 @@ class LockManager:
 
     def list_locks(self) -> Paged[LockInfo]:
         """The locks that are held, and those whose time has passed and that nobody took over yet, by resource."""
-        documents = self._store.engine.scan(Scan(self._store.layout.locks))
 
-        async def fetch() -> Sequence[LockInfo] | None:
-            resources = await self._resources(documents)
-            if not resources:
-                return None
-            standings = await self._core.sightings.locks(resources)
+        async def convert(page: Sequence[Document]) -> list[LockInfo]:
+            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
             return [_info(resource, each) for resource, each in standings.items() if each is not None]
 
-        return Paged(fetch)
+        return converted(resized(self._core.engine.scan(Scan(self._core.layout.locks)), _PAGE), convert)
 
     async def cleanup_expired_locks(self) -> int:
         """Remove locks whose time has passed, and renewals that belong to no lock; how many locks were removed.
@@ -198,17 +197,18 @@ class LockManager:
         those go that this manager saw standing still: call it again later.
         """
         removed = 0
-        documents = self._store.engine.scan(Scan(self._store.layout.locks))
-        while resources := await self._resources(documents):
-            for resource, each in (await self._core.sightings.locks(resources)).items():
+        documents = self._core.engine.scan(Scan(self._core.layout.locks))
+        while page := await taken(documents, _PAGE):
+            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
+            for resource, each in standings.items():
                 if each is None or each.remaining > 0:
                     continue
-                lockbeat = self._store.layout.lockbeat(resource)
+                lockbeat = self._core.layout.lockbeat(resource)
                 beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
                 removed += await self._removed([Delete(each.lock.path, At(each.lock.revision)), beat])
-        async for document in self._store.engine.scan(Scan(self._store.layout.lockbeats)):
-            lock = self._store.layout.lock(unescape_id(document.id))
-            if (await self._store.engine.read([lock])).documents == (None,):
+        async for document in self._core.engine.scan(Scan(self._core.layout.lockbeats)):
+            lock = self._core.layout.lock(unescape_id(document.id))
+            if (await self._core.engine.read([lock])).documents == (None,):
                 await self._removed([Delete(document.path, At(document.revision))])
         return removed
 
@@ -220,10 +220,16 @@ class LockManager:
         Returns:
             The lock that was taken away; None where nobody held it.
         """
-        while (standing := (await self._core.sightings.locks([resource]))[resource]) is not None:
-            if await self._removed([Delete(standing.lock.path, At(standing.lock.revision))]):
-                return _info(resource, standing)
-        return None
+        sightings = self._common.sightings
+
+        def decide(look: Look) -> Verdict[LockInfo | None]:
+            standing = sightings.standing(resource, sightings.seen(look))
+            if standing is None:
+                return Done(None)
+            info = _info(resource, standing)
+            return Commit([Delete(standing.lock.path, At(standing.lock.revision))], lambda _: info)
+
+        return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds())
 
     async def detect_deadlocks(self) -> list[tuple[str, ...]]:
         """The deadlocks at this moment; those who wait also look for them by themselves, and end them.
@@ -232,7 +238,7 @@ class LockManager:
         waits for the first. Of circles that share somebody who waits, one is given. Where the users of a store share no
         clock, only those count that this manager saw giving signs of life. Reads all locks and all who wait.
         """
-        return [circle.cycle for circle in await DeadlockSearch(self._core).circles()]
+        return [circle.cycle for circle in await DeadlockSearch(self._common).circles()]
 
     async def _acquire(
         self, resources: Sequence[str], ttl: float, wait: float | None, holder: str, holding: Sequence[Lease]
@@ -247,36 +253,29 @@ class LockManager:
             holder or f"{socket.gethostname()}:{os.getpid()}",
             ttl,
         )
-        deadline = inf if wait is None else self._core.monotonic() + wait
-        attempt = Attempt(self._core, claim)
+        deadline = inf if wait is None else self._common.monotonic() + wait
+        attempt = Attempt(self._common, claim)
         place: Place | None = None
         try:
             tenure = await attempt.at_once()
             if tenure is None and wait == 0:
                 raise attempt.refusal(LockAlreadyHeld)
             if tenure is None:
-                holds = locks_of([*entered(), *holding], self._store.store_id)
-                place = Place(self._core, attempt, holds, deadline)
+                holds = locks_of([*entered(), *holding], self._core.store_id)
+                place = Place(self._common, attempt, holds, deadline)
                 tenure = await place.wait()
         except BaseException:
             if place is not None or attempt.is_open:
-                with anyio.move_on_after(self._store.settings.timeout_seconds, shield=True):
+                with anyio.move_on_after(self._core.settings.timeout_seconds, shield=True):
                     await attempt.abandon(() if place is None else place.leaving)
             raise
         return tenure
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
-        return Lease(tenure, resource, self._store.layout, self._store.store_id)
-
-    async def _resources(self, documents: AsyncIterator[Document]) -> list[str]:
-        return [unescape_id(each.id) for each in await taken(documents, _PAGE)]
+        return Lease(tenure, resource, self._core.layout, self._core.store_id)
 
     async def _removed(self, writes: Sequence[Write]) -> bool:
-        try:
-            await self._store.engine.commit(writes)
-        except CommitRefused:
-            return False  # it lives
-        return True
+        return await write_unless_moved(self._common, writes, self._common.bounds())
 
 
 def _info(resource: str, standing: Standing) -> LockInfo:

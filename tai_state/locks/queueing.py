@@ -10,10 +10,11 @@ from math import inf
 import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Change, Delete, Put, Scan, Write, split
+from tai_state.engines.rewriting import write, write_unless_moved
 from tai_state.engines.watching import Signal
-from tai_state.errors import CommitRefused, DeadlockDetected, LockAcquisitionFailed, Unavailable
+from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, StoreTimeout, TaiStateError, Unavailable
 from tai_state.locks.attempting import Attempt
-from tai_state.locks.core import LockCore, alongside
+from tai_state.locks.common import Common, alongside
 from tai_state.locks.deadlocks import WAITERS_MAX, DeadlockSearch
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import WAITER, HeldLock, WaiterRecord
@@ -39,19 +40,19 @@ class Place:
     """A place in line for all that an attempt is to acquire.
 
     Args:
-        core: what all parts share.
+        common: what all parts share.
         attempt: what is wanted, and what was tried so far.
         holds: the locks that the waiting scope has meanwhile.
         deadline: when waiting ends, by the monotonic clock.
     """
 
-    def __init__(self, core: LockCore, attempt: Attempt, holds: tuple[HeldLock, ...], deadline: float) -> None:
-        self._core = core
-        self._engine = core.store.engine
+    def __init__(self, common: Common, attempt: Attempt, holds: tuple[HeldLock, ...], deadline: float) -> None:
+        self._common = common
+        self._engine = common.core.engine
         self._attempt = attempt
         self._deadline = deadline
         self._owner = attempt.claim.nonce
-        layout = core.store.layout
+        layout = common.core.layout
         resources = attempt.claim.resources
         self._lines = [layout.waiters(each) for each in resources]
         self._revisions: dict[str, int | None] = {}
@@ -84,26 +85,23 @@ class Place:
             DeadlockDetected: it waits, by whatever detour, for itself, and came last of all in the circle.
             StoreUnavailable, StoreTimeout: nothing was acquired.
         """
-        self._core.waiting.add(self._owner)
+        self._common.waiting.add(self._owner)
         try:
             await self._enter()
             async with self._engine.watch(*self._locks) as changes, alongside(partial(self._listen, changes)):
                 tenure = await self._wait_for_turn()
             if self._attempt.was_found:
-                await self._core.commit(self.leaving)
+                await write(self._common, self.leaving, self._common.bounds())
             return tenure
         finally:
-            self._core.waiting.discard(self._owner)
+            self._common.waiting.discard(self._owner)
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
-        try:
-            committed = await self._core.commit(writes)
-        except Unavailable as error:
-            error.unknown = False  # of the lock itself nothing was sent
-            raise
+        what = "no place in line could be had in time; nothing was acquired"
+        committed = await write(self._common, writes, self._common.bounds(), StoreTimeout("lock", "UNKNOWN", what))
         self._record = msgspec.structs.replace(self._record, ticket=committed.revision)
-        now = self._core.monotonic()
+        now = self._common.monotonic()
         self._beat_at = now + WAITER_TTL_SECONDS / 3
         if self._record.holds:  # who holds nothing is in no circle
             self._search_at = now + SEARCH_SECONDS
@@ -124,13 +122,13 @@ class Place:
         while True:
             event = self._signal.next()
             is_takeable = self._attempt.is_takeable
-            now = self._core.monotonic()
+            now = self._common.monotonic()
             is_unconfirmed = not is_takeable and not self._is_confirmed
             until = now + min(self._ahead, TURNS_MAX) * TURN_SECONDS if is_takeable else self._next_due
             if is_unconfirmed:
                 until = min(until, now + TURN_SECONDS)
             if until > now and not self._has_moved:
-                await self._core.wait(event, until - now)
+                await self._common.wait(event, until - now)
             if self._broken is not None:
                 raise self._broken
             tenure: Tenure | None = None
@@ -145,7 +143,7 @@ class Place:
             if tenure is not None:
                 return tenure
             if refusals and self._attempt.is_takeable:
-                await self._core.pause(refusals)
+                await self._common.pause(refusals)
 
     @property
     def _is_confirmed(self) -> bool:
@@ -165,7 +163,7 @@ class Place:
         return None if self._is_confirmed else await self._attempt.look()
 
     async def _do_what_is_due(self) -> Tenure | None:
-        now = self._core.monotonic()
+        now = self._common.monotonic()
         tenure: Tenure | None = None
         if now >= self._attempt.takeable_at and not self._attempt.is_takeable:
             tenure = await self._attempt.look()
@@ -196,33 +194,34 @@ class Place:
                 record = document.decode(WAITER)
                 if (record.ticket or document.revision, document.id) < mine:
                     records[document.path] = record
-        sightings = self._core.sightings
+        sightings = self._common.sightings
         seen = await sightings.read(list(records)) if records else {}
         gone = [path for path, each in seen.items() if sightings.is_gone(each, records[path].ttl)]
         self._ahead = len({split(path)[1] for path in seen if path not in gone})
         if gone:
+            leaving = [Delete(path, At(seen[path].document.revision)) for path in gone]
             try:
-                await self._engine.commit([Delete(path, At(seen[path].document.revision)) for path in gone])
-            except (CommitRefused, Unavailable) as error:
+                await write_unless_moved(self._common, leaving, self._common.bounds())
+            except TaiStateError as error:
                 _logger.debug("those who are gone from a line stay for now", extra=error.fields())
 
     async def _beat(self) -> None:
         """Show that it still waits. Where that fails, the next try comes sooner."""
         self._record = msgspec.structs.replace(self._record, n=self._record.n + 1)
         try:
-            await self._core.commit([Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines])
+            await self._common.commit([Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines])
         except Unavailable as error:
             _logger.warning("somebody who waits for a lock could not say so", extra=error.fields())
-            self._beat_at = self._core.monotonic() + WAITER_TTL_SECONDS / 30
+            self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 30
         else:
-            self._beat_at = self._core.monotonic() + WAITER_TTL_SECONDS / 3
+            self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 3
 
     async def _search(self) -> None:
         if not self._engine.capabilities.shared_clock:
             await self._beat()  # others see life only in what moves between two of their looks
-        search = DeadlockSearch(self._core)
+        search = DeadlockSearch(self._common)
         circle = await search.circle_to_leave(self._owner, [each.resource for each in self._record.holds])
         if circle is not None:
             raise DeadlockDetected(circle.cycle)
-        self._search_at = self._core.monotonic() + self._search_seconds
+        self._search_at = self._common.monotonic() + self._search_seconds
         self._search_seconds = min(self._search_seconds * 2, SEARCH_SECONDS_MAX)

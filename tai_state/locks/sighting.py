@@ -12,8 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from tai_state.engines.api import Document, Engine
+from tai_state.engines.matters import Look
 from tai_state.locks.records import BEAT, LOCK, LockRecord
-from tai_state.store.layout import Layout
+from tai_state.streams.layout import Layout
 
 SIGHTINGS_MAX = 8_192
 """Documents whose standing still is remembered, where there is no shared clock."""
@@ -84,15 +85,23 @@ class Sightings:
         """Those of the documents that are there, all of one moment."""
         asked = self._monotonic()
         reading = await self._engine.read(paths)
-        answered = self._monotonic()
-        there = [document for document in reading.documents if document is not None]
+        documents = dict(zip(paths, reading.documents, strict=True))
+        return self.seen(Look(documents, time_us=reading.time_us, asked=asked, answered=self._monotonic()))
+
+    def seen(self, look: Look) -> dict[str, Seen]:
+        """Those of the documents of a look that are there, and for how long they have stood still."""
+        there = [document for document in look.documents.values() if document is not None]
         if self._shared_clock:
-            return {each.path: Seen(each, max(0, reading.time_us - each.updated_us) / 1e6, True) for each in there}
-        return {each.path: self._sighted(each, asked, answered) for each in there}
+            return {each.path: Seen(each, max(0, look.time_us - each.updated_us) / 1e6, True) for each in there}
+        return {each.path: self._sighted(each, look.asked, look.answered) for each in there}
 
     async def locks(self, resources: Sequence[str]) -> dict[str, Standing | None]:
         """How the locks on these resources stand, all of one moment; None where there is none."""
         seen = await self.read(self.paths(resources))
+        return self.standings(resources, seen)
+
+    def standings(self, resources: Sequence[str], seen: Mapping[str, Seen]) -> dict[str, Standing | None]:
+        """How the locks on these resources stand, by a look that took in their paths; None where there is none."""
         return {resource: self.standing(resource, seen) for resource in resources}
 
     def paths(self, resources: Sequence[str]) -> list[str]:

@@ -1,1 +1,1 @@
-"""The store: the one write path, reading, kept snapshots, typed handles."""
+"""The store: opening one, its methods, and typed handles: composed of the rooms below."""

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
 from tai_state.engines.api import Change, Document, Engine, Fields, Put
+from tai_state.engines.batching import Batches, weight_of
 
 HANG_SECONDS: Final = 60
 MANY: Final = 1_300
@@ -30,18 +30,10 @@ async def ids_of(scan: AsyncIterator[Document]) -> list[str]:
 
 
 async def fill(engine: Engine, documents: Mapping[str, Fields]) -> None:
-    """Store these documents in as few commits as the engine's limits allow."""
-    limits = engine.capabilities
-    batch: list[Put] = []
-    size = 0
-    for path, fields in documents.items():
-        more = len(msgspec.json.encode(fields))
-        if len(batch) == limits.max_ops_per_commit or size + more > limits.max_bytes_per_commit:
-            await engine.commit(batch)
-            batch, size = [], 0
-        batch.append(Put(path, fields))
-        size += more
-    await engine.commit(batch)
+    """Store these documents in commits that the engine takes."""
+    puts = [Put(path, fields) for path, fields in documents.items()]
+    for batch in Batches(engine.capabilities).split(puts, weight_of):
+        await engine.commit(batch)
 
 
 async def raises(error: type[BaseException], awaitable: Awaitable[object]) -> bool:

@@ -35,6 +35,11 @@ from tai_state.testing.lifecycle_checks import (
     check_entered_twice,
     check_outside_of_its_block,
 )
+from tai_state.testing.paging_checks import (
+    check_scan_after_a_cancelled_step,
+    check_scan_after_an_error,
+    check_scan_shared_by_tasks,
+)
 from tai_state.testing.query_checks import (
     check_scan_by_field,
     check_scan_by_field_leaves_out_what_is_no_text,
@@ -110,6 +115,9 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_scan_large_documents,
     check_scan_while_written,
     check_scan_broken_off,
+    check_scan_after_an_error,
+    check_scan_after_a_cancelled_step,
+    check_scan_shared_by_tasks,
     check_scan_by_field,
     check_scan_by_field_leaves_out_what_is_no_text,
     check_scan_by_field_pages,

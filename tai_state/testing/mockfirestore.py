@@ -25,7 +25,7 @@ import msgspec
 from tai_state.engines.api import Document, split
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CorruptDocument
-from tai_state.store.core import SystemClock
+from tai_state.streams.settings import SystemClock
 from tai_state.values.times import Clock
 
 OWN_FIELD: Final = "_tai_state"

@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 from tenacity import (
     AsyncRetrying,
-    RetryError,
     retry_if_exception,
     stop_after_attempt,
     stop_after_delay,
     wait_random_exponential,
 )
 
-from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFailed
-from tai_state.store.changes import Fence
-from tai_state.store.store import StateStore
+from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFailed, VersionConflict
+from tai_state.history.folding import Reducers
+from tai_state.streams.changes import Fence
+from tai_state.streams.core import Core, HasCore
 from tai_state.transactions.memory import Memory
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
@@ -51,12 +51,14 @@ class TransactionManager:
     nobody. They are serializable for states read by id; see :class:`Transaction`.
 
     Args:
-        store: open.
+        store: an open one.
+        reducers: by action: what folds the payload-carrying events that a transaction records.
     """
 
-    def __init__(self, store: StateStore) -> None:
-        self._store = store
-        self._memory = Memory(store.appender.heads)
+    def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
+        self._core = core = store.core
+        self._reducers: Reducers = {} if reducers is None else reducers
+        self._memory = Memory(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
 
     async def transact(
@@ -87,24 +89,27 @@ class TransactionManager:
             CommitOutcomeUnknown: all of it may be written, or nothing. It is not run again; to be able to ask, let the
                 function write a state named after the request, and return early where it finds it.
             LockLost: the lease given as fence is over; nothing was written.
+            VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not run again.
             Anything that the function raises; nothing was written then.
         """
         last: Transaction | None = None
         attempts = AsyncRetrying(
             retry=retry_if_exception(lambda error: last is not None and last.conflict is error),
-            stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._store.settings.timeout_seconds),
+            stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._core.settings.timeout_seconds),
             wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
+            reraise=True,
         )
         with self._recorded() as book:
             try:
                 async for attempt in attempts:
                     with attempt:
-                        async with self._store.turns.of(last.paths if last else ()):
-                            last = Transaction(self._store, metadata, governor_id, self._memory)
+                        async with self._core.turns.of(last.paths if last else ()):
+                            last = self._begun(metadata, governor_id, self._memory, is_in_turn=last is not None)
                             return await book.run(last, function, fence)
-            except RetryError as error:
-                cause = error.last_attempt.exception()
-                raise TransactionFailed(book.attempts, str(cause)) from cause
+            except VersionConflict as conflict:
+                if last is None or last.conflict is not conflict:
+                    raise
+                raise TransactionFailed(book.attempts, str(conflict)) from conflict
         raise AssertionError("the last attempt returns or raises")
 
     async def execute_transaction(
@@ -173,7 +178,7 @@ class TransactionManager:
             Otherwise as :meth:`transact`.
         """
         with self._recorded() as book:
-            transaction = Transaction(self._store, metadata, governor_id)
+            transaction = self._begun(metadata, governor_id, None)
             with book.begun(transaction):
                 yield transaction
                 await book.commit(transaction, fence)
@@ -186,10 +191,20 @@ class TransactionManager:
         """One of them; None where it is not remembered (any more)."""
         return self._records.get(transaction_id)
 
+    def _begun(
+        self,
+        metadata: ChangeMetadata | None,
+        governor_id: str | None,
+        memory: Memory | None,
+        *,
+        is_in_turn: bool = False,
+    ) -> Transaction:
+        return Transaction(self._core, metadata, governor_id, self._reducers, memory, is_in_turn=is_in_turn)
+
     @contextmanager
     def _recorded(self) -> Generator[_Book, None, None]:
         """Keep the account of one transaction, from its beginning to its end."""
-        book = _Book(self._store)
+        book = _Book(self._core)
         self._keep(book.record(TransactionStatus.PENDING))
         try:
             yield book
@@ -207,11 +222,11 @@ class TransactionManager:
 class _Book:
     """The account of one transaction."""
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(self, core: Core) -> None:
         self.attempts = 0
-        self._store = store
+        self._core = core
         self._id = str(uuid.uuid4())
-        self._started_us = store.settings.clock.now_us()
+        self._started_us = core.settings.clock.now_us()
         self._transaction: Transaction | None = None
         self._is_committing = False
         self._written: tuple[StateVersion, ...] = ()
@@ -237,7 +252,7 @@ class _Book:
             RuntimeError: another one of this store is under way in this task.
         """
         before = _under_way.get()
-        if any(each.is_open and each.store is self._store for each in before):
+        if any(each.is_open and each.core is self._core for each in before):
             raise RuntimeError("a transaction is under way in this task already: go on in it, or end it first")
         self.attempts += 1
         self._transaction, self._is_committing = transaction, False
@@ -274,7 +289,7 @@ class _Book:
             reads=() if self._transaction is None else self._transaction.reads,
             writes=self._written,
             started_at=from_us(self._started_us),
-            ended_at=from_us(self._store.settings.clock.now_us()) if is_over else None,
+            ended_at=from_us(self._core.settings.clock.now_us()) if is_over else None,
             reason=None if error is None else f"{type(error).__name__}: {error}",
         )
         if is_over:

@@ -6,7 +6,8 @@ from collections import OrderedDict
 
 import msgspec
 
-from tai_state.store.heads import Heads
+from tai_state.streams.changes import Known
+from tai_state.streams.heads import Heads
 from tai_state.values.states import JsonSnapshot
 
 REMEMBERED_MAX = 1_024
@@ -17,15 +18,30 @@ CHARACTERS_MAX = 16_384
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A state as a transaction read it, or remembers it; without a snapshot where it was never written."""
+    """A state as a transaction read it, or remembers it.
 
-    revision: int | None
+    Attributes:
+        known: its head, and its data as stored.
+        snapshot: the state as callers get it; None where it was never written.
+    """
+
+    known: Known
     snapshot: JsonSnapshot | None
+
+    @property
+    def revision(self) -> int | None:
+        """Of the state's document; None where there is none."""
+        return self.known.head.revision
 
     @property
     def version(self) -> int:
         """0 where it was never written."""
-        return 0 if self.snapshot is None else self.snapshot.version
+        return self.known.head.version
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the state was written, and is deleted."""
+        return self.known.head.deleted
 
 
 class Memory:
@@ -48,7 +64,7 @@ class Memory:
         written, head = self._written.get(path), self._heads.get(path)
         if written is None or head is None or head.digest != written[0]:
             return None
-        return Seen(head.revision, written[1])
+        return Seen(Known(head, written[1].data), written[1])
 
     def note(self, path: str, digest: str, snapshot: JsonSnapshot) -> None:
         """A transaction has just written this, by an event with this digest."""

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import anyio
-import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
-from tai_state.store.changes import Append, Appended, Fence, Guard, always, append_of
-from tai_state.store.handle import StateHandle
-from tai_state.store.layout import Stream
-from tai_state.store.planning import Composition, Draft
-from tai_state.store.records import STATE
-from tai_state.store.store import StateStore
+from tai_state.history.folding import Reducers
+from tai_state.history.recording import drafts_of
+from tai_state.streams import writing
+from tai_state.streams.changes import Append, Appended, Change, Fence, Guard, Known, append_of, separately
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.records import EMPTY, STATE, head_of
+from tai_state.streams.typed import TypedState
+from tai_state.streams.writing import Intent
 from tai_state.transactions.memory import CHARACTERS_MAX, Memory, Seen
 from tai_state.transactions.records import StateVersion
+from tai_state.transactions.steps import Step, Written, check_expected, logging_, overlaid, putting, recording
 from tai_state.values.digests import NO_STATE_TEXT
-from tai_state.values.expected import ANY, Expected, expectation, matches
+from tai_state.values.events import NewEvent
+from tai_state.values.expected import ANY, Expected
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 
 D = TypeVar("D")
-
-
-class _Written(msgspec.Struct, frozen=True):
-    """A state as this transaction is to write it; without data it is deleted."""
-
-    stream: Stream
-    draft: Draft
-    metadata: ChangeMetadata
-    data: dict[str, Any] | None
-    expected: Expected
 
 
 class Transaction:
@@ -54,29 +49,34 @@ class Transaction:
 
     def __init__(
         self,
-        store: StateStore,
+        core: Core,
         metadata: ChangeMetadata | None,
         governor_id: str | None,
+        reducers: Reducers,
         memory: Memory | None = None,
+        *,
+        is_in_turn: bool = False,
     ) -> None:
-        self.store: StateStore = store
+        self.core: Core = core
         self.conflict: VersionConflict | None = None
         self._metadata = metadata
         self._governor_id = governor_id
+        self._reducers = reducers
         self._memory = memory
+        self._is_in_turn = is_in_turn
         self._reading = anyio.Lock(fast_acquire=True)
         self._recalled: str | None = None
         self._seen: dict[str, Seen] = {}
-        self._written: dict[str, _Written] = {}
+        self._written: dict[str, Written] = {}
         self._is_open = True
 
     # What its function uses ------------------------------------------------------------------------------------
 
     @overload
-    async def get(self, state: StateHandle[D]) -> StateSnapshot[D]: ...
+    async def get(self, state: TypedState[D]) -> StateSnapshot[D]: ...
     @overload
     async def get(self, state: str) -> JsonSnapshot: ...
-    async def get(self, state: StateHandle[Any] | str) -> StateSnapshot[Any]:
+    async def get(self, state: TypedState[Any] | str) -> StateSnapshot[Any]:
         """A state as it is, or as this transaction is to write it (then at the version that it will have).
 
         Args:
@@ -93,14 +93,14 @@ class Transaction:
         return found
 
     @overload
-    async def find(self, state: StateHandle[D]) -> StateSnapshot[D] | None: ...
+    async def find(self, state: TypedState[D]) -> StateSnapshot[D] | None: ...
     @overload
     async def find(self, state: str) -> JsonSnapshot | None: ...
-    async def find(self, state: StateHandle[Any] | str) -> StateSnapshot[Any] | None:
+    async def find(self, state: TypedState[Any] | str) -> StateSnapshot[Any] | None:
         """As :meth:`get`; None where there is no state."""
         return (await self.get_all(state))[0]
 
-    async def get_all(self, *states: StateHandle[Any] | str) -> list[StateSnapshot[Any] | None]:
+    async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]:
         """Several states in one read; None where there is none."""
         self._check_open()
         streams = [self._stream(state) for state in states]
@@ -109,15 +109,17 @@ class Transaction:
 
     def put(
         self,
-        state: StateHandle[D] | str,
+        state: TypedState[D] | str,
         value: D | dict[str, Any],
         metadata: ChangeMetadata | None = None,
         *,
         expected: Expected | None = None,
         action: str = "update",
+        payload: Any = None,
+        event_id: str | None = None,
         timestamp: datetime | None = None,
     ) -> None:
-        """Write a state at the end, by one event. Of several writes of one state, the last one counts.
+        """Write a state at the end, by one event. Several writes of one state are several events, in their order.
 
         A state that this transaction has read is written only at the version it had then. Any other is written
         whatever stands there, unless it is said what is expected.
@@ -126,29 +128,73 @@ class Transaction:
             state: a handle, or the id of a state of the governor that the transaction was begun for.
             value: the new data, a model or a JSON object as the handle has it.
             metadata: who and why; that of the whole transaction, if not given.
-            expected: what the writer believes the version to be; of a state that was read, checked against that.
+            expected: what the writer believes the version to be, its earlier writes here included.
             action: what happens.
+            payload: any JSON value, kept with the event and no part of the state.
+            event_id: the caller's own, so that the same transaction again changes nothing.
             timestamp: when it happened; now, if not given.
 
         Raises:
             InvalidData: it cannot be stored, or there is no metadata.
+            VersionConflict: an earlier write here does not leave what is expected.
             RuntimeError: the transaction has ended.
         """
+        self._check_open()
+        stream = self._stream(state)
         encoded = value if isinstance(state, str) else state.codec.to_json(cast("D", value))
         text, data = normalise_object(encoded, "state data")
-        self._write(state, text, data, metadata, expected, action, timestamp)
+        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
+        draft = writing.draft(self.core, stream, intent, state=text)
+        self._add(state, putting(draft, intent.metadata, data), expected)
 
     def delete(
         self,
-        state: StateHandle[Any] | str,
+        state: TypedState[Any] | str,
         metadata: ChangeMetadata | None = None,
         *,
         expected: Expected | None = None,
         action: str = "delete",
+        event_id: str | None = None,
         timestamp: datetime | None = None,
     ) -> None:
         """Delete a state at the end, by one event; see :meth:`put`. That there is none to delete shows then."""
-        self._write(state, NO_STATE_TEXT, None, metadata, expected, action, timestamp)
+        stream = self._stream(state)
+        intent = Intent(self._who(metadata), action, event_id, timestamp)
+        draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
+        self._add(state, putting(draft, intent.metadata, None), expected)
+
+    def log(
+        self,
+        state: TypedState[Any] | str,
+        action: str,
+        metadata: ChangeMetadata | None = None,
+        *,
+        payload: Any = None,
+        expected: Expected | None = None,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+    ) -> None:
+        """Record at the end that something happened to a state and left it as it is; see :meth:`put`."""
+        stream = self._stream(state)
+        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
+        draft = writing.draft(self.core, stream, intent)
+        self._add(state, logging_(self.core, stream, draft, intent.metadata), expected)
+
+    def record(
+        self,
+        state: TypedState[Any] | str,
+        events: Sequence[NewEvent],
+        metadata: ChangeMetadata | None = None,
+        *,
+        expected: Expected | None = None,
+    ) -> None:
+        """Record payload-carrying events at the end, folded into the state by the manager's reducers; see :meth:`put`.
+
+        An event whose action has no reducer leaves the state as it is.
+        """
+        stream, who = self._stream(state), self._who(metadata)
+        drafts = drafts_of(self.core, stream, events, who)
+        self._add(state, recording(self.core, stream, drafts, who, self._reducers), expected)
 
     # What its manager uses -------------------------------------------------------------------------------------
 
@@ -176,22 +222,30 @@ class Transaction:
 
         Raises:
             VersionConflict: something that it read has moved; nothing was written.
-            Otherwise as ``StateStore.save_state``.
+            Otherwise as ``HasCore.save_state``.
         """
         if self.conflict is not None:
             raise self.conflict
         if not self._written:
             await self.confirm()
             return ()
-        guards = [*self._guards(), *self.store.guards(fence)]
+        if self._recalled is not None and any(each.expected is not None for each in self._written.values()):
+            await self.confirm()
+        appends = tuple([self._append(each) for each in self._written.values()])
+        compose = separately(*[each.compose for each in self._written.values()])
+        guards = (*self._guards(), *self.core.guards(fence))
         try:
-            done = await self.store.appender.append([self._append(each) for each in self._written.values()], guards)
+            done = await self.core.appender.append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         except VersionConflict as error:
-            self._fail(error)
+            if self._is_of_a_read(error):
+                self._fail(error)
             raise
+        versions: list[StateVersion] = []
         for written, appended in zip(self._written.values(), done, strict=True):
-            self._note(written, appended)
-        return tuple(map(_named, self._written, done))
+            if appended is not None:
+                self._note(written, appended)
+                versions.append(StateVersion(written.stream.state, appended.state.version))
+        return tuple(versions)
 
     async def confirm(self) -> None:
         """See that a state that was remembered, and not read, is still so.
@@ -208,14 +262,14 @@ class Transaction:
         if not self._is_open:
             raise RuntimeError("the transaction has ended: read and write inside its function or block")
 
-    def _stream(self, state: StateHandle[Any] | str) -> Stream:
+    def _stream(self, state: TypedState[Any] | str) -> Stream:
         if isinstance(state, str):
             if self._governor_id is None:
                 raise InvalidData("a state's id alone names no state here: give a handle, store.state(governor, id)")
-            return self.store.layout.stream(self._governor_id, state)
-        if state.store is not self.store:
+            return self.core.layout.stream(self._governor_id, state)
+        if state.core is not self.core:
             raise InvalidData("the handle is of another store than the transaction")
-        return self.store.layout.stream(state.governor_id, state.state_id)
+        return state.stream
 
     async def _read(self, streams: dict[str, Stream]) -> None:
         """See these states. One that is the first and only one so far may be remembered: it is of one moment, too."""
@@ -234,7 +288,7 @@ class Transaction:
 
     async def _look(self, new: dict[str, Stream]) -> None:
         """Read these states, and see that those seen before have not moved meanwhile: all of one moment."""
-        documents = (await self.store.engine.read([*new, *self._seen])).documents
+        documents = (await self.core.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
                 raise self._fail(_moved(path, seen, document))
@@ -249,61 +303,75 @@ class Transaction:
             self._memory.doubt(self._recalled)
         return conflict
 
-    def _note(self, written: _Written, done: Appended) -> None:
+    def _is_of_a_read(self, conflict: VersionConflict) -> bool:
+        """Whether a conflict is about what was read, and not about what the caller said to expect."""
+        written = self._written.get(conflict.path)
+        return conflict.path in self._seen or written is None or written.expected is None
+
+    def _note(self, written: Written, done: Appended) -> None:
         """Remember what was written, for the transactions that begin on it."""
-        if self._memory is not None and not done.is_repeated and len(written.draft.state or "") <= CHARACTERS_MAX:
-            snapshot = self.store.snapshot(written.stream, done.state, done.recorded_us)
+        text = done.events[-1].to_state
+        if self._memory is not None and not done.is_repeated and text is not None and len(text) <= CHARACTERS_MAX:
+            snapshot = self.core.snapshot(written.stream, done.state, done.recorded_us)
             self._memory.note(written.stream.state, done.state.digest, snapshot)
 
     def _as_seen(self, stream: Stream, document: Document | None) -> Seen:
         if document is None:
-            return Seen(None, None)
-        record = self.store.checked(stream, document)
-        return Seen(document.revision, self.store.snapshot(stream, record, document.updated_us))
+            return Seen(Known(EMPTY), None)
+        record = self.core.checked(stream, document)
+        known = Known(head_of(record, document.revision), record.data)
+        return Seen(known, self.core.snapshot(stream, record, document.updated_us))
 
-    def _present(self, state: StateHandle[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
-        """A state as this transaction sees it: as it was read, with its own write on top."""
-        snapshot = self._seen[stream.state].snapshot
+    def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
+        """A state as this transaction sees it: as it was read, with its own writes on top."""
+        seen = self._seen[stream.state]
+        snapshot = seen.snapshot
         written = self._written.get(stream.state)
         if written is not None:
-            snapshot = _overlaid(snapshot, written)
+            snapshot = overlaid(seen, written)
         if snapshot is None or snapshot.deleted:
             return None
         own = snapshot.with_data(normalise_object(snapshot.data, "state data")[1])
         return own if isinstance(state, str) else state.typed(own)
 
-    def _write(
-        self,
-        state: StateHandle[Any] | str,
-        text: str,
-        data: dict[str, Any] | None,
-        metadata: ChangeMetadata | None,
-        expected: Expected | None,
-        action: str,
-        timestamp: datetime | None,
-    ) -> None:
+    def _who(self, metadata: ChangeMetadata | None) -> ChangeMetadata:
         self._check_open()
-        stream = self._stream(state)
         who = metadata or self._metadata
         if who is None:
             raise InvalidData("who makes the change, and why? Give metadata with the write or with the transaction")
-        draft = self.store.draft(stream, who, action, None, timestamp, payload=None, state=text)
-        self._written.pop(stream.state, None)
-        self._written[stream.state] = _Written(stream, draft, who, data, ANY if expected is None else expected)
+        return who
 
-    def _append(self, written: _Written) -> Append:
-        stream, seen, expected = written.stream, self._seen.get(written.stream.state), written.expected
+    def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
+        stream = self._stream(state)
+        written = self._written.get(stream.state)
+        if written is None:
+            written = Written(stream, expected, self.core.settings.upcasting.schema)
+        elif expected is not None:
+            self._check_left(written, expected)
+        written.steps.append(step)
+        self._written[stream.state] = written
+
+    def _check_left(self, written: Written, expected: Expected) -> None:
+        """See that the writes so far leave a state as a further one expects it."""
+        stream, seen = written.stream, self._seen.get(written.stream.state)
+        if seen is None:
+            raise InvalidData("what a second write of a state expects can be checked only once the state was read")
+        after = written.compose(seen.known)
+        check_expected(stream, expected, seen.version + len(written.drafts), deleted=after.data is None)
+
+    def _append(self, written: Written) -> Append:
+        stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
+        expected = ANY if written.expected is None else written.expected
         if seen is not None:
-            said = expectation(expected, stream.governor_id, stream.state_id)
-            if not matches(said, seen.version, deleted=seen.snapshot is not None and seen.snapshot.deleted):
-                raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, seen.version)
+            check_expected(stream, expected, seen.version, deleted=seen.is_deleted)
             expected = seen.version
         return append_of(
             stream,
             expected,
-            (written.draft,),
-            always(Composition((written.draft,), written.data)),
-            must_live=written.data is None,
+            written.drafts,
+            needs_state=first.needs_state and seen is None,
+            must_live=first.must_live,
+            seen=None if seen is None else seen.known,
         )
 
     def _guards(self) -> list[Guard]:
@@ -318,18 +386,3 @@ class Transaction:
 def _moved(path: str, seen: Seen, document: Document | None) -> VersionConflict:
     """What it means that a state that was read stands elsewhere now."""
     return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)
-
-
-def _overlaid(snapshot: JsonSnapshot | None, written: _Written) -> JsonSnapshot:
-    """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
-    stream = written.stream
-    data: Any = written.data
-    before = snapshot or StateSnapshot[Any].unsaved(stream.governor_id, stream.state_id, data)
-    metadata = msgspec.structs.replace(written.metadata, parent_version=before.version)
-    return msgspec.structs.replace(
-        before, data=data, version=before.version + 1, metadata=metadata, deleted=written.data is None
-    )
-
-
-def _named(path: str, done: Appended) -> StateVersion:
-    return StateVersion(path, done.state.version)

@@ -14,7 +14,7 @@ from oracle import Ledger, check, ledger
 from workload import Job, Step, Worker, steps, store_at
 
 from tai_state.engines.sqlite.engine import SqliteEngine
-from tai_state.store.core import SystemClock
+from tai_state.streams.settings import SystemClock
 
 _HISTORY = (
     "save:a", "update:a", "update:a", "update:a", "save:b", "update:a", "log:a", "update:a", "update:a", "update:b",

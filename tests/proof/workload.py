@@ -143,7 +143,7 @@ async def perform(store: StateStore, step: Step, attempt: int, expected: Any) ->
         await store.create_snapshot(GOVERNOR, step.state)
     elif step.kind == "cleanup":
         nothing = timedelta(0)  # the public call spares the last hour, which is all there is here
-        await Cleanup(store, Replay(store, {}), nothing, age_min=nothing).run(GOVERNOR)
+        await Cleanup(store.core, Replay(store.core, {}), nothing, age_min=nothing).run(GOVERNOR)
     else:
         raise ValueError(step.kind)
 
@@ -228,7 +228,7 @@ async def work(job: Job) -> None:
         opened = False
         store = store_at(job.path, job.patience)
         try:
-            async with store.engine if job.bare else store:
+            async with store.core.engine if job.bare else store:
                 opened = True
                 await Worker(job, store, say).run()
                 if not job.closes:

@@ -1,6 +1,9 @@
-"""Looks behind a store on Firestore, for tests."""
+"""Looks behind a store on Firestore, and what stands for its driver's errors, for tests."""
 
 from __future__ import annotations
+
+import socket
+from typing import Any
 
 from tai_state.engines.firestore.engine import FirestoreEngine
 
@@ -19,3 +22,26 @@ async def everything(engine: FirestoreEngine) -> list[str]:
     while isinstance(arrived := await page.next(), Part):
         paths += [document.path for document in arrived.documents]
     return sorted(paths)
+
+
+class Failure(Exception):
+    """Looks like an error of the driver."""
+
+    def __init__(self, code: Any) -> None:
+        super().__init__(code)
+        self._code = code
+
+    def code(self) -> Any:
+        """The status."""
+        return self._code
+
+    def details(self) -> str:
+        """What a server might say, in two lines."""
+        return "some details\nand more"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

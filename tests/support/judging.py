@@ -86,7 +86,7 @@ async def judge(place: Place, change: Change, seen: Attempt, event_id: str | Non
             assert stored, "an acknowledged change is missing"
         elif isinstance(seen.error, CommitOutcomeUnknown):
             assert not stored or tuple(stored) == tuple(seen.error.event_ids)
-            assert seen.error.paths == (store.layout.stream(GOVERNOR, STATE_ID).state,)
+            assert seen.error.paths == (store.core.layout.stream(GOVERNOR, STATE_ID).state,)
         elif seen.error is not None:
             assert not stored, f"reported as failed and happened: {seen.error!r}"
             _check_failure(seen.error)

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import pytest
 
-from tai_state.cli.app import main
+from tai_state.cli.program import main
 
 SCRIPT = Path(sys.executable).parent / "tai-state"
 

@@ -133,12 +133,6 @@ async def connect(address: Address) -> Channels:
     return Channels(address, credentials, getattr(credentials, "quota_project_id", None))
 
 
-def break_off(call: Any) -> None:
-    """Have a call end soon. Its own ``cancel`` would also stop waiting for that end."""
-    if not call.done():
-        call._cython_call.cancel("the caller was cancelled")  # noqa: SLF001
-
-
 def metadata(address: Address, database: str, parameter: str) -> tuple[tuple[str, str], ...]:
     """What goes with each call of a kind.
 

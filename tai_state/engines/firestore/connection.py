@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final, TypeVar
 
 import anyio
 
 from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Scan, Write
 from tai_state.engines.filtering import passes
-from tai_state.engines.firestore.channels import Address, Channels, break_off, connect, metadata
+from tai_state.engines.firestore import driver
+from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
 from tai_state.engines.firestore.errors import mapped
 from tai_state.engines.firestore.listening import Listener, Watch
 from tai_state.engines.firestore.messages import (
@@ -28,7 +29,6 @@ from tai_state.engines.firestore.streaming import End, Page, Queries
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import is_collection
-from tai_state.errors import StoreTimeout
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class Connection:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if sent:
-                break_off(sent[0])
+                driver.break_off(sent[0])
             else:
                 task.cancel()
             raise
@@ -129,21 +129,12 @@ class Connection:
         time_us = microseconds(response.commit_time)
         return Committed(time_us, time_us)
 
-    @asynccontextmanager
-    async def watch(self, targets: Sequence[str]) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
-        collections = [each for each in targets if is_collection(each)]
-        documents = [each for each in targets if not is_collection(each)]
+    def watch(self, targets: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Change]]:  # noqa: D102
+        each_once = dict.fromkeys(targets)
+        documents = [each for each in each_once if not is_collection(each)]
         groups = [documents[n : n + _DOCUMENTS_PER_TARGET] for n in range(0, len(documents), _DOCUMENTS_PER_TARGET)]
-        watch = Watch(Watched([*map(Target, groups), *(Target(collection=each) for each in collections)]))
-        self._listener.add(watch)
-        try:
-            try:
-                await asyncio.wait_for(watch.established(), DEADLINE_SECONDS)
-            except TimeoutError as error:
-                raise StoreTimeout("watch", "DEADLINE_EXCEEDED", "no answer in time") from error
-            yield watch
-        finally:
-            await self._listener.remove(watch)
+        collections = [Target(collection=each) for each in each_once if is_collection(each)]
+        return Watch(self._listener, Watched([*map(Target, groups), *collections]), DEADLINE_SECONDS)
 
     async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a call, which goes on when the caller is cancelled, until its deadline at most."""

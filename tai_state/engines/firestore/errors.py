@@ -46,7 +46,7 @@ MEANINGS: Final = {
     "FAILED_PRECONDITION": Meaning(
         "the database cannot do this: is it in native mode, and are its indexes deployed?", lasting=True, refuses=True
     ),
-    "ABORTED": Meaning("too many writers at once; nothing was applied"),
+    "ABORTED": Meaning("too many writers at once; nothing was applied", refuses=True),
     "OUT_OF_RANGE": Meaning("Firestore refuses the request", lasting=True, error=InvalidData),
     "UNIMPLEMENTED": Meaning("this server does not know the call: is it Firestore?", lasting=True),
     "INTERNAL": Meaning("Firestore failed", unknown=True),

@@ -7,12 +7,13 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tai_state.engines.api import NOT_OPEN, Change
 from tai_state.engines.firestore import driver
-from tai_state.engines.firestore.channels import Channel, Channels, break_off
+from tai_state.engines.firestore.channels import Channel, Channels
 from tai_state.engines.firestore.errors import is_lasting, mapped
 from tai_state.engines.firestore.messages import (
     Names,
@@ -22,14 +23,12 @@ from tai_state.engines.firestore.messages import (
     watch_no_longer,
 )
 from tai_state.engines.firestore.watching import Target, Watched
-from tai_state.errors import StoreUnavailable
+from tai_state.errors import StoreTimeout, StoreUnavailable
 
 _log = logging.getLogger("tai_state")
 
 _PAUSE_SECONDS_MIN: Final = 0.1
 _PAUSE_SECONDS_MAX: Final = 5.0
-_WAITS_FOR_THE_END: Final = "_AioCall._handle_status_once_received"
-"""The driver's task that does, for each stream."""
 
 # The kinds of a target's change, as ListenResponse numbers them.
 _ADD: Final = 1
@@ -39,10 +38,20 @@ _RESET: Final = 4
 
 
 class Watch(AsyncIterator[Change]):
-    """One watch as its user sees it. Yields changes; waits where there are none."""
+    """One watch as its user sees it, established as long as its block runs. Yields changes; waits where there are none.
 
-    def __init__(self, watched: Watched) -> None:
+    No generator: it may be left to the end of the event loop, and then two ends of one generator would meet.
+
+    Args:
+        listener: tells it.
+        watched: what it knows.
+        timeout_seconds: for establishing it.
+    """
+
+    def __init__(self, listener: Listener, watched: Watched, timeout_seconds: float) -> None:
         self.watched = watched
+        self._listener = listener
+        self._timeout_seconds = timeout_seconds
         self._error: Exception | None = None
         self._moved = asyncio.Event()
 
@@ -55,13 +64,27 @@ class Watch(AsyncIterator[Change]):
         self._error = error
         self._moved.set()
 
-    async def established(self) -> None:
-        """Wait until every target has been told.
+    async def __aenter__(self) -> Self:
+        """Have every target told.
 
         Raises:
             StoreUnavailable, StoreTimeout: it cannot be.
             RuntimeError: the engine was closed.
         """
+        self._listener.add(self)
+        try:
+            await asyncio.wait_for(self._established(), self._timeout_seconds)
+        except BaseException as error:
+            await self._listener.remove(self)
+            if isinstance(error, TimeoutError):
+                raise StoreTimeout("watch", "DEADLINE_EXCEEDED", "no answer in time") from error
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._listener.remove(self)
+
+    async def _established(self) -> None:
         while not self.watched.is_established:
             await self._wait()
 
@@ -125,7 +148,7 @@ class Listener:
             self._stop.set()
             self._stop = None
         if self._call is not None:
-            break_off(self._call)
+            driver.break_off(self._call)
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -170,7 +193,7 @@ class Listener:
         requests: asyncio.Queue[Any] = asyncio.Queue()
         for target_id, (target, _) in self._targets.items():
             requests.put_nowait(self._request(target_id, target))
-        call, waiting = _begin(channel, self._metadata)
+        call, waiting = driver.begin(partial(channel.listen, metadata=self._metadata))
         self._requests, self._call = requests, call
         waiting.append(asyncio.create_task(_send(call, requests)))
         try:
@@ -182,7 +205,7 @@ class Listener:
         finally:
             if self._call is call:  # the next stream may have begun already
                 self._requests = self._call = None
-            break_off(call)
+            driver.break_off(call)
             requests.put_nowait(None)
             await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -241,26 +264,6 @@ class Listener:
         target_id = next(self._ids)
         self._targets[target_id] = (target, watch)
         self._requests.put_nowait(self._request(target_id, target))
-
-
-def _begin(channel: Channel, metadata: Any) -> tuple[Any, list[asyncio.Task[Any]]]:
-    """A stream, and the tasks in which the driver waits for its beginning and its end.
-
-    What they wait for must arrive before the event loop is closed, or it fails in the next one. The second task is made
-    in the first step of the first one, and nothing names it: it is in the list from the next thing awaited on.
-    """
-    loop = asyncio.get_running_loop()
-    others: set[asyncio.Task[Any]] = set()
-    # In this order, with nothing of another stream in between.
-    loop.call_soon(lambda: others.update(_waiting_for_ends()))
-    call = channel.listen(metadata=metadata)
-    waiting = [call._initializer]  # noqa: SLF001
-    loop.call_soon(lambda: waiting.extend(_waiting_for_ends() - others))
-    return call, waiting
-
-
-def _waiting_for_ends() -> set[asyncio.Task[Any]]:
-    return {each for each in asyncio.all_tasks() if getattr(each.get_coro(), "__qualname__", "") == _WAITS_FOR_THE_END}
 
 
 async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from tai_state.engines.api import Document
+from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import SERVICE, Channels
-from tai_state.engines.firestore.driver import RunQueryRequest, RunQueryResponse
 from tai_state.engines.firestore.messages import Names, document
 
 _THREADS_MAX: Final = 32
@@ -112,7 +112,7 @@ class Queries:
             self._connection = self._channels.connect_blocking()
             self._run = self._connection.unary_stream(
                 f"{SERVICE}RunQuery",
-                request_serializer=RunQueryRequest.SerializeToString,
+                request_serializer=driver.RunQueryRequest.SerializeToString,
             )
         page = Page(bytes_used)
         self._threads.submit(self._read, request, timeout_seconds, page)
@@ -132,11 +132,12 @@ class Queries:
         is_cut = False
         last: Any = None
         part: list[Document] = []
+        parse = driver.RunQueryResponse.FromString
         until = time.monotonic() + _SECONDS_MAX
         call = self._run(request, metadata=self._metadata, timeout=timeout_seconds)
         try:
             for response in call:
-                message = RunQueryResponse.FromString(response).document
+                message = parse(response).document
                 if name := message.name:
                     # Each at once: many messages kept are many objects that the garbage collector goes through.
                     part.append(document(self._names.path(name), message))
@@ -152,7 +153,7 @@ class Queries:
             if part:
                 page.hand_over(Part(part, last, size))
         finally:
-            _leave(call)
+            driver.drain(call)
         return End(is_cut or rows == rows_max > 0)
 
     async def aclose(self) -> None:
@@ -160,13 +161,3 @@ class Queries:
         await asyncio.to_thread(self._threads.shutdown)
         if self._connection is not None:
             self._connection.close()
-
-
-def _leave(call: Any) -> None:
-    """End a call if it has not ended, and take what arrives of its end.
-
-    The driver would keep a call whose end nobody took, and with it the connection, even after it was closed.
-    """
-    call.cancel()
-    while call._state.due:  # noqa: SLF001
-        call._consume_next_event()  # noqa: SLF001

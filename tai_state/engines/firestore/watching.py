@@ -32,7 +32,7 @@ class Target:
         """A document stands at a revision, or is absent."""
         if self._told is not None:
             self._told.add(path)
-        self.revisions[path] = revision
+        self._note(path, revision)
 
     def end(self) -> list[str]:
         """Firestore has told everything. Returns the documents that it did not name: they are absent."""
@@ -42,21 +42,30 @@ class Target:
             return []
         absent = [path for path in {**self.revisions, **dict.fromkeys(self.documents)} if path not in told]
         for path in absent:
-            self.revisions[path] = None
+            self._note(path, None)
         return absent
+
+    def _note(self, path: str, revision: int | None) -> None:
+        """Remember a revision; of a collection only what is there, or whatever ever was in it would be remembered."""
+        if revision is None and self.collection:
+            self.revisions.pop(path, None)
+        else:
+            self.revisions[path] = revision
 
 
 class Watched:
     """The targets of one watch, and the changes that it has not handed on yet.
 
-    Targets may overlap, and one may lag behind the other. A document is absent only where all of them say so,
-    and its revision never goes back; in the end all say the same.
+    Targets may overlap in documents that are named, and one may lag behind the other. A document is absent only where
+    all of them say so, and its revision never goes back; in the end all say the same. What is in collections alone is
+    forgotten once it is gone.
     """
 
     def __init__(self, targets: Iterable[Target]) -> None:
         self.targets: tuple[Target, ...] = tuple(targets)
+        self._named = {path for target in self.targets for path in target.documents}
         self._news: OrderedDict[str, Change] = OrderedDict()
-        self._newest: dict[str, int] = {}
+        self._newest: dict[str, int] = {}  # of those that are named
         self._last: dict[str, int | None] = {}
 
     @property
@@ -68,13 +77,16 @@ class Watched:
         """One of the targets was told of a document: note what that changes."""
         told = [target.revisions[path] for target in self.targets if path in target.revisions]
         revision = max([each for each in told if each is not None], default=None)
-        if path in self._last and self._last[path] == revision:
-            return
-        if revision is not None:
+        if revision is not None and path in self._named:
             if revision < self._newest.get(path, 0):
                 return
             self._newest[path] = revision
-        self._last[path] = revision
+        if path in self._last and self._last[path] == revision:
+            return
+        if revision is not None or path in self._named:
+            self._last[path] = revision
+        elif self._last.pop(path, None) is None:
+            return
         self._news[path] = Change(path, revision)
 
     def pop(self) -> Change | None:

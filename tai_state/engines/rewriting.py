@@ -1,0 +1,99 @@
+"""Changing some documents by a pure function of what stands in them: read, decide, write what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from tai_state.engines.api import Committed, Write
+from tai_state.engines.matters import (
+    Bounds,
+    Commit,
+    Done,
+    Look,
+    TooLarge,
+    Verdict,
+    Waist,
+    contended,
+    overtaken,
+    standing,
+    still_hold,
+)
+from tai_state.engines.settling import settle
+from tai_state.errors import CommitOutcomeUnknown, TaiStateError
+
+R = TypeVar("R")
+
+
+class Rewrite(Generic[R]):
+    """Some documents that are changed by a pure function of what stands in them: a matter to be settled.
+
+    Args:
+        paths: of all that decides, and of all that is written.
+        decide: what to do about what stands. It is asked again whenever others were faster.
+        unsettled: the error for an outcome that could not be found out; by default ``CommitOutcomeUnknown``.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], decide: Callable[[Look], Verdict[R]], unsettled: TaiStateError | None = None
+    ) -> None:
+        self._paths = paths
+        self._decide = decide
+        self._unsettled = unsettled
+
+    def reads(self, sent: Commit[R] | None) -> Sequence[str]:  # noqa: ARG002, D102
+        return self._paths
+
+    def judge(self, look: Look, sent: Commit[R] | None) -> Verdict[R]:  # noqa: D102
+        if sent is not None and (committed := standing(sent.writes, look)) is not None:
+            return Done(sent.accepted(committed))
+        return self._decide(look)
+
+    def is_overtaken(self, sent: Commit[R], look: Look) -> bool:  # noqa: D102
+        return overtaken(sent.writes, look)
+
+    def smaller(self, sent: Commit[R], error: TooLarge) -> Commit[R] | None:  # noqa: ARG002, D102
+        return None
+
+    def outrun(self) -> R:  # noqa: D102
+        raise contended()
+
+    def unsettled(self) -> TaiStateError:  # noqa: D102
+        return self._unsettled or CommitOutcomeUnknown((), tuple(self._paths))
+
+
+async def write(
+    waist: Waist, writes: Sequence[Write], bounds: Bounds, unsettled: TaiStateError | None = None
+) -> Committed:
+    """Commit what does no harm when it is applied twice; again until an answer comes.
+
+    Raises:
+        CommitOutcomeUnknown: none came in time; or the error given for that.
+        StoreUnavailable, StoreTimeout: nothing was applied.
+    """
+    commit = Commit(writes, _as_is)
+    rewrite = Rewrite([each.path for each in writes], lambda _: commit, unsettled)
+    return await settle(waist, rewrite, bounds, commit)
+
+
+async def write_unless_moved(waist: Waist, writes: Sequence[Write], bounds: Bounds) -> bool:
+    """Commit, and say whether it was applied; it is not, once something that it requires does not hold.
+
+    Raises:
+        CommitOutcomeUnknown: no answer came in time.
+        StoreUnavailable, StoreTimeout: nothing was applied.
+    """
+    commit = Commit(writes, _applied)
+
+    def decide(look: Look) -> Verdict[bool]:
+        return commit if still_hold(writes, look) else Done(False)
+
+    return await settle(waist, Rewrite([each.path for each in writes], decide), bounds, commit)
+
+
+def _as_is(committed: Committed) -> Committed:
+    return committed
+
+
+def _applied(_committed: Committed) -> bool:
+    return True

@@ -1,0 +1,232 @@
+"""Settling a commit: what to do when it is refused, or when no answer comes.
+
+A refusal can be an earlier copy of the same commit, applied; a lost answer says nothing at all. So after either,
+what stands is read, and a pure function judges it. This is the only place that catches a refusal and weighs an
+answer that was lost: every part of the library that writes goes through :func:`settle`.
+
+The order of one round is: commit, pause, look, judge. Nothing is between a look and the commit that rests on it, so
+that among many writers a look is as fresh as it can be.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from math import inf
+from typing import Generic, TypeVar
+
+import msgspec
+
+from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Matter, More, Verdict, Waist
+from tai_state.engines.paging import taken
+from tai_state.errors import (
+    CommitOutcomeUnknown,
+    CommitRefused,
+    CommitTooLarge,
+    DocumentTooLarge,
+    TaiStateError,
+    Unavailable,
+)
+
+R = TypeVar("R")
+
+_logger = logging.getLogger("tai_state.store")
+
+
+async def settle(
+    waist: Waist,
+    matter: Matter[R],
+    bounds: Bounds,
+    first: Commit[R] | None = None,
+    *,
+    is_open: bool = False,
+    observe: Callable[[Look], None] | None = None,
+) -> R:
+    """Commit, and find out what became of it, whatever the engine answers.
+
+    Args:
+        waist: the engine.
+        matter: what is to be settled.
+        bounds: for how long.
+        first: what to send without looking; None: look first.
+        is_open: something of the matter was sent before, and it is not known what became of it.
+        observe: is shown each look, before it is judged.
+
+    Raises:
+        Unavailable: nothing was applied.
+        TaiStateError: the error of a verdict, or that of ``unsettled`` where the outcome is not known.
+    """
+    course = _Course(waist, matter, bounds, observe, is_open=is_open)
+    verdict: Verdict[R] | None = first
+    while True:
+        if isinstance(verdict, Commit):
+            verdict = await course.send(verdict)
+        if isinstance(verdict, Done):
+            return verdict.result
+        if verdict is None:
+            verdict = await course.look()
+
+
+class _Course(Generic[R]):
+    """The course of one settling: what was sent, and which copies may still be under way."""
+
+    __slots__ = (
+        "_attempts",
+        "_bounds",
+        "_deadline",
+        "_failure",
+        "_is_open",
+        "_looks",
+        "_matter",
+        "_observe",
+        "_sent",
+        "_took_seconds",
+        "_under_way",
+        "_waist",
+        "_was_unanswered",
+    )
+
+    def __init__(
+        self,
+        waist: Waist,
+        matter: Matter[R],
+        bounds: Bounds,
+        observe: Callable[[Look], None] | None,
+        *,
+        is_open: bool,
+    ) -> None:
+        self._observe = observe
+        self._is_open = is_open
+        self._was_unanswered = False
+        self._waist = waist
+        self._matter = matter
+        self._bounds = bounds
+        self._deadline = inf
+        self._sent: Commit[R] | None = None
+        self._under_way: list[Commit[R]] = []
+        self._failure: Exception | None = None
+        self._attempts = 0
+        self._looks = 0
+        self._took_seconds = 0.0
+
+    async def send(self, commit: Commit[R]) -> Verdict[R] | None:
+        """One try; None: what it means has to be looked up."""
+        if self._attempts and (self._attempts >= self._bounds.attempts_max or self._is_over):
+            return Done(self._given_up())
+        begun = self._bounds.monotonic()
+        self._attempts += 1
+        try:
+            return Done(commit.accepted(await self._waist.commit(commit.writes)))
+        except CommitRefused as refusal:
+            self._failure = refusal
+        except Unavailable as error:
+            if not error.unknown and not self._under_way and not self._bounds.insists:
+                raise
+            if error.unknown:
+                self._under_way.append(commit)
+                self._was_unanswered = True
+                _logger.warning("the answer to a commit was lost: looking what became of it", extra=error.fields())
+            self._failure = error
+        except (DocumentTooLarge, CommitTooLarge) as error:
+            smaller = self._matter.smaller(commit, error)
+            if smaller is None:
+                raise self._final(error) from None
+            self._attempts -= 1
+            return smaller
+        self._sent = commit
+        self._is_open = True
+        self._looks = 0
+        now = self._bounds.monotonic()
+        self._took_seconds = now - begun
+        self._deadline = min(self._deadline, now + self._bounds.timeout_seconds)
+        return None
+
+    async def look(self) -> Verdict[R]:
+        """See what stands, and judge it; the verdict is a result, or a commit to be sent."""
+        look = Look({})
+        wanted, is_again = self._all(), self._attempts > 1
+        while True:
+            if is_again:
+                await self._pause()
+            try:
+                look = await self._read(look, wanted)
+            except TaiStateError as error:
+                self._check_may_go_on(error)
+                is_again = True
+                continue
+            self._under_way = [each for each in self._under_way if not self._matter.is_overtaken(each, look)]
+            verdict = self._judged(msgspec.structs.replace(look, may_arrive=bool(self._under_way)))
+            if isinstance(verdict, Failed):
+                raise self._final(verdict.error)
+            if not isinstance(verdict, More):
+                return verdict
+            is_again = not verdict.paths and verdict.scan is None
+            wanted = self._all() if is_again else verdict
+
+    def _all(self) -> More:
+        return More(tuple(self._matter.reads(self._sent)))
+
+    async def _read(self, look: Look, wanted: More) -> Look:
+        """The look with what else was wanted."""
+        self._looks += 1
+        asked = self._bounds.monotonic()
+        documents, time_us, scanned = look.documents, look.time_us, look.scanned
+        if wanted.paths:
+            reading = await self._waist.read(wanted.paths)
+            documents = {**documents, **dict(zip(wanted.paths, reading.documents, strict=True))}
+            time_us = reading.time_us
+        if wanted.scan is not None:
+            found = await taken(self._waist.scan(wanted.scan), wanted.scan.limit)
+            scanned = {**scanned, wanted.scan: found}
+        return Look(
+            documents,
+            scanned,
+            time_us,
+            self._looks,
+            was_unanswered=self._was_unanswered,
+            asked=asked,
+            answered=self._bounds.monotonic(),
+        )
+
+    def _judged(self, look: Look) -> Verdict[R]:
+        try:
+            if self._observe is not None:
+                self._observe(look)
+            return self._matter.judge(look, self._sent)
+        except Exception as error:  # noqa: BLE001 - it is raised in the end, or is the cause of what is
+            return Failed(error)
+
+    def _check_may_go_on(self, error: TaiStateError) -> None:
+        """Once something was sent, not being able to look leaves its outcome unknown."""
+        if not self._is_open:
+            raise error
+        if not error.is_transient or self._looks >= self._bounds.attempts_max or self._is_over:
+            raise self._unsettled() from error
+
+    def _final(self, error: Exception) -> Exception:
+        """The error of something that cannot be applied, unless a copy of it may be applied all the same."""
+        if not self._under_way or isinstance(error, CommitOutcomeUnknown):
+            return error
+        unsettled = self._unsettled()
+        unsettled.__cause__ = error
+        return unsettled
+
+    def _given_up(self) -> R:
+        if self._under_way:
+            raise self._unsettled() from self._failure
+        if isinstance(self._failure, Unavailable):
+            raise self._failure
+        return self._matter.outrun()
+
+    def _unsettled(self) -> TaiStateError:
+        error = self._matter.unsettled()
+        _logger.error("the outcome of a commit is not known", extra=error.fields())
+        return error
+
+    @property
+    def _is_over(self) -> bool:
+        return self._bounds.monotonic() >= self._deadline
+
+    async def _pause(self) -> None:
+        attempt = max(self._attempts - 1, self._looks)
+        await self._bounds.sleep(self._bounds.pause_seconds(attempt, self._took_seconds))

@@ -1,0 +1,46 @@
+"""Judging what became of a commit on locks: from how they stand, what it means. Pure.
+
+``tests/locks/settling.txt`` has the tables, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from tai_state.locks.sighting import Standing
+
+
+class Outcome(Enum):
+    """What a look at locks means for who wants to acquire, renew or return them."""
+
+    OURS = "ours"
+    FREE = "free"
+    HELD = "held"
+    UNMOVED = "unmoved"
+    GONE = "gone"
+    TAKEN = "taken"
+
+
+def judge_acquiring(standings: Mapping[str, Standing | None], nonce: str) -> Outcome:
+    """Of locks that are to be acquired together: OURS, FREE (to be taken) or HELD.
+
+    One commit writes all of them, so where our nonce stands on one, all of them are ours.
+    """
+    there = [each for each in standings.values() if each is not None]
+    if any(each.record.nonce == nonce for each in there):
+        return Outcome.OURS
+    return Outcome.FREE if all(each.remaining <= 0 for each in there) else Outcome.HELD
+
+
+def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple[Outcome, str | None]:
+    """Of locks that were acquired together: UNMOVED, GONE or TAKEN; in the last two cases, which.
+
+    A lock's revision, once gone, never comes back.
+    """
+    for resource, standing in standings.items():
+        if standing is None:
+            return Outcome.GONE, resource
+        if standing.lock.revision != fence:
+            return Outcome.TAKEN, resource
+    return Outcome.UNMOVED, None

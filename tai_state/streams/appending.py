@@ -1,0 +1,163 @@
+"""The one write path: a change is planned, committed, and settled where the answer is a refusal or none at all."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+
+from tai_state.engines.api import Committed, Engine
+from tai_state.engines.matters import Bounds, Look
+from tai_state.engines.settling import settle
+from tai_state.errors import TaiStateError, VersionConflict
+from tai_state.streams.changes import Append, Appended, Change, Compose, Guard, Known
+from tai_state.streams.heads import Heads
+from tai_state.streams.judging import Judge, Sent
+from tai_state.streams.planning import Author
+from tai_state.streams.reader import StreamReader
+from tai_state.streams.records import EMPTY, checked_state, head_of
+from tai_state.streams.repeating import Results
+from tai_state.streams.turns import Turns
+from tai_state.values.expected import NO_STATE
+from tai_state.values.times import Clock
+
+_logger = logging.getLogger("tai_state.store")
+
+GOVERNORS_MAX = 10_000
+"""Governors of which it is remembered that their document is there."""
+
+
+class Appender:
+    """Appends changes to streams, in one commit each.
+
+    Args:
+        engine: the waist.
+        reader: reads the events that a conflict carries.
+        author: this store's id, schema and snapshot policy.
+        clock: the author's own.
+        bounds: for how long a change is looked after.
+        turns: taken where tasks of this process would only get in each other's way.
+
+    Attributes:
+        heads: last seen.
+    """
+
+    def __init__(
+        self, engine: Engine, reader: StreamReader, author: Author, clock: Clock, bounds: Bounds, turns: Turns
+    ) -> None:
+        self.heads: Heads = Heads()
+        self._engine = engine
+        self._reader = reader
+        self._author = author
+        self._clock = clock
+        self._bounds = bounds
+        self._turns = turns
+        self._governors: OrderedDict[str, None] = OrderedDict()
+
+    async def append(self, change: Change) -> Results:
+        """Record a change, all or nothing, and only where all guards hold.
+
+        Returns:
+            For each append what it recorded; None where nothing was to happen.
+
+        Raises:
+            VersionConflict, StateNotFound: a state is not what its change expects; nothing was written.
+            IdempotencyConflict: a caller's event id already stands for something else.
+            CommitOutcomeUnknown: no answer in time; call again with the same ids.
+            TaiStateError: the error of a guard that does not hold; nothing was written.
+            EventSourcingError: events without their state's document; ``recover`` mends it.
+            StoreUnavailable, StoreTimeout, CommitTooLarge, DocumentTooLarge: nothing was written.
+        """
+        turns = [] if change.is_in_turn else [each.stream.state for each in change.appends if not each.has_version]
+        if unregistered := self._unregistered(change):
+            # The first state of a governor brings the governor's document along: one task is enough for that.
+            async with self._turns.of([*turns, *unregistered]):
+                if still := self._unregistered(change):
+                    return await self._settled(change, still)
+        if turns:
+            async with self._turns.of(turns):
+                return await self._settled(change, ())
+        return await self._settled(change, ())
+
+    async def append_one(self, append: Append, compose: Compose, guards: tuple[Guard, ...] = ()) -> Appended:
+        """A change of one stream, on which something always happens: as :meth:`append`."""
+        [done] = await self.append(Change((append,), compose, guards))
+        if done is None:
+            raise AssertionError("compose always says something here")
+        return done
+
+    async def _settled(self, change: Change, unregistered: Sequence[str]) -> Results:
+        judge = Judge(change, self._author, self._clock.now_us(), self._reader, unregistered, self._recorded)
+        known = None if unregistered else self._remembered(change)
+        try:
+            first = None if known is None else judge.planned(known, {})
+            first = first if first is not None and first.writes else None
+            done = await settle(self._engine, judge, self._bounds, first, observe=partial(self._note, change))
+        except VersionConflict as conflict:
+            _logger.warning("version conflict", extra={"path": conflict.path, "actual": conflict.actual})
+            raise
+        except TaiStateError:
+            raise
+        except BaseException:
+            for append in change.appends:
+                self.heads.drop(append.stream.state)
+            raise
+        for path in unregistered:
+            self._governors[path] = None
+            if len(self._governors) > GOVERNORS_MAX:
+                self._governors.popitem(last=False)
+        return done
+
+    def _note(self, change: Change, look: Look) -> None:
+        """Remember the heads that were seen, for the change that its caller makes next."""
+        for append in change.appends:
+            document = look.documents.get(append.stream.state)
+            if document is not None:
+                self.heads.put(append.stream.state, head_of(checked_state(document), document.revision))
+
+    def _unregistered(self, change: Change) -> list[str]:
+        """The governors of which a first state may be created here, and whose document may not be there."""
+        if len(change.appends) == 1:  # nearly always, and in each change that matters for speed
+            [append] = change.appends
+            return [append.stream.governor] if self._may_register(append) else []
+        return sorted({each.stream.governor for each in change.appends if self._may_register(each)})
+
+    def _may_register(self, append: Append) -> bool:
+        if append.stream.governor in self._governors or append.must_live:
+            return False
+        return not isinstance(append.expected, int) or append.expected == 0
+
+    def _remembered(self, change: Change) -> list[Known] | None:
+        """The heads to build on without reading, or None where one is not known well enough."""
+        if change.documents:
+            return None
+        known: list[Known] = []
+        for append in change.appends:
+            each = append.seen
+            if each is None:
+                head = self.heads.get(append.stream.state)
+                if head is None and append.expected in (NO_STATE, 0):
+                    head = EMPTY
+                if head is None or append.needs_state or not append.has_version:
+                    return None
+                each = Known(head)
+            if not append.fits(each.head):
+                return None
+            known.append(each)
+        return known
+
+    def _recorded(self, sent: Sent, committed: Committed) -> Results:
+        """The results of a commit that the engine acknowledged; its heads are remembered."""
+        results: Results = []
+        for plan, known in zip(sent.plans, sent.known, strict=True):
+            if plan is None:
+                results.append(None)
+                continue
+            self.heads.put(plan.stream.state, head_of(plan.state, committed.revision))
+            if _logger.isEnabledFor(logging.INFO):
+                for event in plan.events:
+                    facts = {"path": plan.stream.state, "version": event.version, "event_id": event.event_id}
+                    _logger.info("recorded", extra=facts)
+            results.append(Appended(plan.events, plan.state, known.data, committed.time_us))
+        return results

@@ -1,0 +1,75 @@
+"""Between a model and JSON."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from tai_state.errors import InvalidData, SerializationError
+from tai_state.values.json import to_bytes
+
+D = TypeVar("D")
+
+
+@lru_cache(maxsize=256)
+def codec_of(model: type[Any] | None) -> Codec[Any]:
+    """The codec of a model. It is costly to make and holds nothing of a store: one for each model will do."""
+    return Codec(model)
+
+
+class Codec(Generic[D]):
+    """Turns a model into a JSON object and back.
+
+    Args:
+        model: anything pydantic can validate and that dumps to a JSON object; None: plain JSON, as it is.
+    """
+
+    def __init__(self, model: type[D] | None) -> None:
+        self._adapter: TypeAdapter[D] | None = None if model is None else TypeAdapter(model)
+
+    def to_json(self, value: D) -> dict[str, Any]:
+        """The JSON object of a model, by its aliases, from which the model reads back equal.
+
+        Computed fields, private attributes and fields that are excluded are no part of it.
+
+        Raises:
+            InvalidData: it is none, or would read back as something else.
+        """
+        if self._adapter is None:
+            return cast("dict[str, Any]", value)
+        try:
+            data = self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings="error")
+            back = self._adapter.validate_json(to_bytes(data), by_name=True)
+            is_same = back == value or _whole(self._adapter, back) == _whole(self._adapter, value)
+        except ValidationError as error:
+            raise InvalidData(f"the value would not read back: it does not fit its model at {_places(error)}") from None
+        except ValueError as error:
+            raise InvalidData(f"the value does not fit its model ({type(error).__name__})") from None
+        if not is_same:
+            raise InvalidData("the value would read back as another one: its model does not keep all of it as JSON")
+        return cast("dict[str, Any]", data)
+
+    def from_json(self, data: dict[str, Any], path: str) -> D:
+        """The model of a JSON object, whose keys are aliases or names of fields.
+
+        Raises:
+            SerializationError: it does not fit; the message names the fields, not their values.
+        """
+        if self._adapter is None:
+            return cast("D", data)
+        try:
+            return self._adapter.validate_json(to_bytes(data), by_name=True)
+        except ValidationError as error:
+            raise SerializationError(path, f"does not fit the model at {_places(error)}") from None
+
+
+def _whole(adapter: TypeAdapter[D], value: D) -> Any:
+    """All that a value holds, by which those without an equality of their own are compared."""
+    return adapter.dump_python(value, serialize_as_any=True, warnings=False)
+
+
+def _places(error: ValidationError) -> str:
+    """The fields that an error is about, without their values."""
+    return ", ".join(".".join(map(str, each["loc"])) or "$" for each in error.errors())

@@ -1,0 +1,340 @@
+"""Judging a change: from what was read, what stands, what it means, and what is done. Pure.
+
+One look takes in the states, the place of the first event on each stream, and the markers of callers' ids. Our event
+at our place means success: by atomicity one place speaks for the whole commit. If a state has moved, no copy of the
+commit can be applied any more, however late it arrives: each requires the state's old revision. If nothing moved, the
+same commit is sent again. ``tests/streams/settling.txt`` has the table, row by row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import msgspec
+
+from tai_state.engines.api import ABSENT, Check, Committed, Document, Put, Scan, Write
+from tai_state.engines.matters import (
+    LOOKS_MAX,
+    Commit,
+    Done,
+    Failed,
+    Look,
+    More,
+    TooLarge,
+    Verdict,
+    contended,
+    overtaken,
+    standing,
+)
+from tai_state.errors import (
+    CommitOutcomeUnknown,
+    DocumentTooLarge,
+    EventSourcingError,
+    StateNotFound,
+    TaiStateError,
+    VersionConflict,
+)
+from tai_state.streams.changes import Append, Appended, Change, Known
+from tai_state.streams.planning import Author, Composition, Plan, plan, require_of
+from tai_state.streams.policies import Never
+from tai_state.streams.reader import StreamReader
+from tai_state.streams.records import (
+    EMPTY,
+    EVENT,
+    GovernorRecord,
+    Head,
+    MarkerRecord,
+    checked_state,
+    head_of,
+)
+from tai_state.streams.repeating import Results, at_expected, repeated
+from tai_state.streams.walking import Walk
+from tai_state.values.events import JsonEvent
+from tai_state.values.expected import EXISTS, Expectation, matches
+from tai_state.values.times import format_us
+
+_logger = logging.getLogger("tai_state.store")
+
+UNSEEN_MAX = 100
+"""Events that a version conflict carries."""
+
+
+class Sent(Commit[Results]):
+    """A change as it is sent.
+
+    Attributes:
+        known: of each stream, what the plan stands on.
+        plans: on each stream; None where nothing is to happen.
+        others: the writes beside those of the plans.
+        author: who writes, by which policy.
+    """
+
+    known: Sequence[Known]
+    plans: tuple[Plan | None, ...]
+    others: tuple[Write, ...]
+    author: Author
+
+    def planned(self) -> Iterator[Plan]:
+        """The plans that are there."""
+        return (each for each in self.plans if each is not None)
+
+
+class Judge:
+    """The matter of one change, to be settled.
+
+    Args:
+        change: what is asked for.
+        author: this store.
+        now_us: the writer's clock; the same in every repetition of one call.
+        reader: makes the events that a conflict carries.
+        unregistered: governors of which it is not known that their document is there.
+        recorded: makes the results of a commit that the engine acknowledged.
+    """
+
+    def __init__(
+        self,
+        change: Change,
+        author: Author,
+        now_us: int,
+        reader: StreamReader,
+        unregistered: Sequence[str],
+        recorded: Callable[[Sent, Committed], Results],
+    ) -> None:
+        self._change = change
+        self._author = author
+        self._now_us = now_us
+        self._reader = reader
+        self._unregistered = unregistered
+        self._recorded = recorded
+        self._markers = [
+            append.stream.marker(draft.event_id)
+            for append in change.appends
+            for draft in append.drafts
+            if draft.marker is not None
+        ]
+
+    def reads(self, sent: Commit[Results] | None) -> Sequence[str]:
+        """See :class:`~tai_state.engines.settling.Matter`, also for the others."""
+        change = self._change
+        paths = [append.stream.state for append in change.appends]
+        if isinstance(sent, Sent):
+            for each in sent.planned():
+                paths += [each.stream.event(each.before.version), each.stream.event(each.before.version + 1)]
+        for append in change.appends:
+            if isinstance(append.expected, int) and append.drafts and append.drafts[0].marker is not None:
+                paths.append(append.stream.event(append.expected + 1))
+        paths += self._markers
+        paths += [guard.path for guard in change.guards]
+        return list(dict.fromkeys([*paths, *change.documents, *self._unregistered]))
+
+    def judge(self, look: Look, sent: Commit[Results] | None) -> Verdict[Results]:  # noqa: D102
+        before = sent if isinstance(sent, Sent) else None
+        found = self._own(look, before) or repeated(self._change, look) or at_expected(self._change, look)
+        if found is not None:
+            return found
+        for guard in self._change.guards:
+            document = look.documents[guard.path]
+            if not guard.holds(document):
+                return Failed(guard.broken(document))
+        known: list[Known] = []
+        for index, append in enumerate(self._change.appends):
+            each = self._stands(append, look, None if before is None else before.plans[index])
+            if not isinstance(each, Known):
+                return each
+            known.append(each)
+        author = self._author if before is None else before.author
+        commit = self.planned(known, look.documents, author)
+        return commit if commit.writes else Done([None] * len(known))
+
+    def is_overtaken(self, sent: Commit[Results], look: Look) -> bool:  # noqa: D102
+        if not isinstance(sent, Sent):
+            return False
+        states = ((look.documents.get(each.stream.state), each.before.revision) for each in sent.planned())
+        return (
+            any((None if state is None else state.revision) != revision for state, revision in states)
+            or any(not guard.holds(look.documents[guard.path]) for guard in self._change.guards)
+            or any(look.documents.get(path) is not None for path in self._markers)
+            or overtaken(sent.writes, look)
+        )
+
+    def smaller(self, sent: Commit[Results], error: TooLarge) -> Commit[Results] | None:
+        """The same without the snapshots that fall due: they are to be left out, rather than the change."""
+        if not isinstance(sent, Sent):
+            return None
+        due = [each.snapshot for each in sent.planned() if each.snapshot is not None]
+        if not due or (isinstance(error, DocumentTooLarge) and error.path not in due):
+            return None
+        _logger.warning("a snapshot that is due is not kept: it is too large", extra=error.fields())
+        author = msgspec.structs.replace(sent.author, policy=Never())
+        return self._commit(
+            sent.known, [None if each is None else each.composition for each in sent.plans], sent.others, author
+        )
+
+    def outrun(self) -> Results:  # noqa: D102
+        raise contended()
+
+    def unsettled(self) -> TaiStateError:
+        """It names the ids with which its caller can ask again: those that the caller gave."""
+        appends = self._change.appends
+        marked = [draft.event_id for append in appends for draft in append.drafts if draft.marker is not None]
+        return CommitOutcomeUnknown(tuple(marked), tuple(append.stream.state for append in appends))
+
+    def planned(
+        self, known: Sequence[Known], documents: Mapping[str, Document | None], author: Author | None = None
+    ) -> Sent:
+        """The commit of this change, on what is known; without writes where nothing is to happen."""
+        change = self._change
+        composed = change.compose(known, documents)
+        others = list(composed.writes)
+        if others or any(composed.compositions):
+            others += [guard.check for guard in change.guards]
+            for append, each, composition in zip(change.appends, known, composed.compositions, strict=True):
+                if composition is None:
+                    others.append(Check(append.stream.state, require_of(each.head)))
+            others += [
+                Put(path, GovernorRecord(format_us(self._now_us), {}), ABSENT)
+                for path in self._unregistered
+                if documents.get(path) is None and self._is_created(path, known, composed.compositions)
+            ]
+        return self._commit(known, composed.compositions, tuple(others), author or self._author)
+
+    def _is_created(self, governor: str, known: Sequence[Known], compositions: Sequence[Composition | None]) -> bool:
+        """Whether the first state of a governor may be created here."""
+        return any(
+            append.stream.governor == governor and each.head.version == 0 and composition is not None
+            for append, each, composition in zip(self._change.appends, known, compositions, strict=True)
+        )
+
+    def _commit(
+        self,
+        known: Sequence[Known],
+        compositions: Sequence[Composition | None],
+        others: tuple[Write, ...],
+        author: Author,
+    ) -> Sent:
+        plans = tuple(
+            [
+                None if composition is None else plan(append.stream, each.head, composition, author, self._now_us)
+                for append, each, composition in zip(self._change.appends, known, compositions, strict=True)
+            ]
+        )
+        there = [each for each in plans if each is not None]
+        writes = [write for each in there for write in each.writes]
+        if self._markers:
+            writes += _put_markers(there)
+        writes += others
+        sent = Sent(writes, _never, known, plans, others, author)
+        sent.accepted = partial(self._recorded, sent)
+        return sent
+
+    def _own(self, look: Look, sent: Sent | None) -> Verdict[Results] | None:
+        """The result of this very call, if its commit stands."""
+        if sent is None:
+            return None
+        ours = [_is_ours(each, look) for each in sent.planned()]
+        if not ours:
+            committed = standing(sent.writes, look)
+            return None if committed is None else Done([None] * len(sent.plans))
+        if all(ours):
+            return Done([None if each is None else _found(each, look) for each in sent.plans])
+        return More() if any(ours) and look.looks < LOOKS_MAX else None
+
+    def _stands(self, append: Append, look: Look, sent: Plan | None) -> Known | Verdict[Results]:
+        """What is known of a stream, if it is what the change expects."""
+        path = append.stream.state
+        document = look.documents[path]
+        known = _known(document)
+        if sent is not None and known.head.revision == sent.before.revision and _is_taken(sent, look):
+            if look.looks < LOOKS_MAX:
+                return More()
+            what = "its stream has events that the state lacks: run `tai-state recover`"
+            return Failed(EventSourcingError(path, what))
+        if append.fits(known.head):
+            return known
+        if document is None:
+            return self._absent(append, look)
+        head = known.head
+        if append.expected is EXISTS or matches(append.expected, head.version, deleted=head.deleted):
+            return Failed(StateNotFound(path))
+        return self._conflict(append, head, look)
+
+    def _absent(self, append: Append, look: Look) -> Verdict[Results]:
+        """What it means that a state has no document: it was never written, or only its events are left."""
+        start, end = append.stream.range(1)
+        scan = Scan(append.stream.events, start=start, end=end, limit=1)
+        found = look.scanned.get(scan)
+        if found is None:
+            return More(scan=scan)
+        path = append.stream.state
+        if not found:
+            return Failed(StateNotFound(path))
+        if look.looks < LOOKS_MAX:
+            return More()
+        return Failed(EventSourcingError(path, "is missing though it has events: run `tai-state recover`"))
+
+    def _conflict(self, append: Append, head: Head, look: Look) -> Verdict[Results]:
+        """The conflict, with the events that the writer has not seen."""
+        after = append.expected if isinstance(append.expected, int) else 0
+        if after >= head.version:
+            return Failed(_conflict(append, head.version))
+        around = [look.documents.get(append.stream.event(version)) for version in (after, after + 1)]
+        if head.version == after + 1 and around[1] is not None and (not after or around[0] is not None):
+            documents: Sequence[Document] = [each for each in around if each is not None]
+        else:
+            start, end = append.stream.range(max(after, 1), head.version)
+            scan = Scan(append.stream.events, start=start, end=end, limit=UNSEEN_MAX + (after > 0))
+            found = look.scanned.get(scan)
+            if found is None:
+                return More(scan=scan)
+            documents = found
+        events = tuple(Walk(self._reader, append.stream, after=after).events(documents))
+        return Failed(_conflict(append, head.version, events))
+
+
+def _never(_committed: Committed) -> Results:
+    raise AssertionError("replaced when the commit is made")
+
+
+def _known(document: Document | None) -> Known:
+    if document is None:
+        return Known(EMPTY)
+    record = checked_state(document)
+    return Known(head_of(record, document.revision), record.data)
+
+
+def _put_markers(plans: Sequence[Plan]) -> Iterator[Put]:
+    """The writes that note where the events with callers' ids stand, and with them the events that have no such id."""
+    unmarked = {
+        each.stream.state: each.events[0].version
+        for each in plans
+        if all(draft.marker is None for draft in each.composition.drafts)
+    }
+    for each in plans:
+        for draft, event in zip(each.composition.drafts, each.events, strict=True):
+            if draft.marker is not None:
+                record = MarkerRecord(each.stream.state_id, event.version, draft.marker, unmarked)
+                yield Put(each.stream.marker(draft.event_id), record, ABSENT)
+
+
+def _is_ours(sent: Plan, look: Look) -> bool:
+    """Whether the event that was sent stands at its place."""
+    document = look.documents.get(sent.stream.event(sent.before.version + 1))
+    return document is not None and document.decode(EVENT).digest == sent.events[0].digest
+
+
+def _is_taken(sent: Plan, look: Look) -> bool:
+    """Whether an event stands at the place of the one that was sent."""
+    return look.documents.get(sent.stream.event(sent.before.version + 1)) is not None
+
+
+def _found(sent: Plan, look: Look) -> Appended:
+    document = look.documents[sent.stream.event(sent.before.version + 1)]
+    return Appended(sent.events, sent.state, None, 0 if document is None else document.updated_us)
+
+
+def _conflict(append: Append, actual: int, events: tuple[JsonEvent, ...] = ()) -> VersionConflict:
+    expected = append.expected
+    name = expected.value if isinstance(expected, Expectation) else expected
+    return VersionConflict(append.stream.state, name, actual, events)

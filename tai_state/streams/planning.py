@@ -1,0 +1,250 @@
+"""Planning a commit: from what stands and what is to happen, the writes. Pure; nothing is decided elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Require, Write
+from tai_state.streams.layout import Stream
+from tai_state.streams.policies import Progress, SnapshotPolicy
+from tai_state.streams.records import (
+    EventMetadata,
+    EventRecord,
+    Head,
+    SnapshotRecord,
+    StateRecord,
+    state_metadata,
+    state_text,
+)
+from tai_state.values.clocks import VectorClock, next_hybrid, tick
+from tai_state.values.digests import state_hash
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event has from the store that it comes from, or from the two stores whose streams it joins.
+
+    Attributes:
+        causality: the vector clock.
+        hlc: the hybrid clock.
+        schema: the shape of its data.
+        state_hash: of the state after it.
+        origin: the id of the store that recorded it first.
+    """
+
+    causality: VectorClock
+    hlc: int
+    schema: int
+    state_hash: str
+    origin: str
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """One event to be.
+
+    Attributes:
+        event_id: fixed before the first send.
+        action: what happens.
+        timestamp: when, as text.
+        changed_by: who made the change.
+        reason: why.
+        context: canonical text of any further facts.
+        payload: canonical text.
+        state: canonical text of the state after it; None: the same as before.
+        carries_state: the event holds that state; else a reducer folds it.
+        marker: digest of the content that a caller's own id stands for; None for an id of ours.
+        given: what it has from elsewhere; None for an event that happens here.
+    """
+
+    event_id: str
+    action: str
+    timestamp: str
+    changed_by: str
+    reason: str
+    context: str
+    payload: str | None = None
+    state: str | None = None
+    carries_state: bool = True
+    marker: str | None = None
+    given: Given | None = None
+
+
+class Composition(msgspec.Struct, frozen=True):
+    """The drafts of one commit on one stream, and the state's data after the last of them."""
+
+    drafts: tuple[Draft, ...]
+    data: dict[str, Any] | None
+
+
+class Author(msgspec.Struct, frozen=True):
+    """Who writes: what every event of this store takes from it."""
+
+    store_id: str
+    schema: int
+    policy: SnapshotPolicy
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A commit's part on one stream.
+
+    Attributes:
+        stream: the paths.
+        before: the head that the plan stands on.
+        composition: what is to happen.
+        events: the records to create, in order.
+        state: the state's record after them.
+        writes: all of it, for the engine.
+    """
+
+    stream: Stream
+    before: Head
+    composition: Composition
+    events: tuple[EventRecord, ...]
+    state: StateRecord
+    writes: tuple[Write, ...]
+
+    @property
+    def snapshot(self) -> str | None:
+        """The path of the snapshot that it keeps; None where none is due."""
+        version = self.state.version
+        return self.stream.snapshot(version) if version in self.state.kept else None
+
+
+def plan(
+    stream: Stream,
+    before: Head,
+    composition: Composition,
+    author: Author,
+    now_us: int,
+) -> Plan:
+    """The writes that append these drafts to a stream.
+
+    Args:
+        stream: the paths.
+        before: what the commit stands on.
+        composition: what is to happen.
+        author: this store.
+        now_us: the writer's clock; the same in every repetition of one call.
+    """
+    events = _events(stream, before, composition.drafts, author, now_us)
+    state, kept_now = _state(before, composition, events, author)
+    writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
+    writes.append(Put(stream.state, state, require_of(before)))
+    if kept_now:
+        writes.append(put_snapshot(stream, state))
+        writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept]
+    return Plan(stream, before, composition, events, state, tuple(writes))
+
+
+def require_of(head: Head) -> Require:
+    """That a state stands as its head says."""
+    return ABSENT if head.revision is None else At(head.revision)
+
+
+def put_snapshot(stream: Stream, state: StateRecord) -> Put:
+    """The write that keeps a snapshot of a state; writing the same one again does no harm."""
+    record = SnapshotRecord(
+        state_id=stream.state_id,
+        state=state_text(state),
+        version=state.version,
+        timestamp=state.timestamp,
+        as_of=state.as_of,
+        state_hash=state.state_hash,
+        digest=state.digest,
+        schema=state.schema,
+    )
+    return Put(stream.snapshot(state.version), record, ANYTHING)
+
+
+def kept_with(kept: tuple[int, ...], version: int, keep: int, floor: int) -> tuple[int, ...]:
+    """The versions that are kept once one more is: the newest and, after a cleanup, the first.
+
+    What a cleanup left rests on that one, so it stays until the next cleanup, and is not counted.
+    """
+    newest = (*kept, version)[-keep:]
+    return newest if floor == 1 or newest[0] in kept[:1] else (*kept[:1], *newest)
+
+
+def _events(
+    stream: Stream,
+    before: Head,
+    drafts: tuple[Draft, ...],
+    author: Author,
+    now_us: int,
+) -> tuple[EventRecord, ...]:
+    version, digest, after = before.version, before.digest, before.state_hash
+    causality, hlc = before.causality, before.hlc
+    events: list[EventRecord] = []
+    for draft in drafts:
+        given = draft.given
+        if given is not None:
+            causality, hlc, after = given.causality, given.hlc, given.state_hash
+        else:
+            causality = tick(causality, author.store_id)
+            hlc = next_hybrid(hlc, now_us)
+            if draft.state is not None:
+                after = state_hash(draft.state)
+        event = EventRecord(
+            event_id=draft.event_id,
+            state_id=stream.state_id,
+            version=version + 1,
+            action=draft.action,
+            timestamp=draft.timestamp,
+            causality=causality,
+            hlc=hlc,
+            metadata=EventMetadata(draft.changed_by, draft.reason, version, draft.context),
+            schema=author.schema if given is None else given.schema,
+            state_hash=after,
+            previous=digest,
+            digest="",
+            payload=draft.payload,
+            to_state=draft.state if draft.carries_state else None,
+            origin=None if given is None else given.origin,
+        )
+        digest = event.computed_digest(stream.governor_id)
+        msgspec.structs.force_setattr(event, "digest", digest)
+        events.append(event)
+        version += 1
+    return tuple(events)
+
+
+def _state(
+    before: Head,
+    composition: Composition,
+    events: tuple[EventRecord, ...],
+    author: Author,
+) -> tuple[StateRecord, bool]:
+    """The state's record after the events, and whether a snapshot of it falls due."""
+    last = events[-1]
+    as_of, unkept_bytes = before.as_of, before.unkept_bytes
+    for event in events:
+        as_of = max(as_of, event.timestamp)
+        unkept_bytes += event.unkept_bytes
+    kept_as_of = before.kept_as_of or events[0].timestamp
+    progress = Progress(
+        events=last.version - (before.kept[-1] if before.kept else 0),
+        bytes=unkept_bytes,
+        since=kept_as_of,
+        until=as_of,
+        data=composition.data,
+    )
+    due = author.policy.due(progress)
+    record = StateRecord(
+        data=composition.data,
+        version=last.version,
+        timestamp=last.timestamp,
+        as_of=as_of,
+        metadata=state_metadata(last.metadata),
+        causality=last.causality,
+        hlc=last.hlc,
+        state_hash=last.state_hash,
+        digest=last.digest,
+        schema=last.schema,
+        kept=kept_with(before.kept, last.version, author.policy.keep, before.floor) if due else before.kept,
+        kept_as_of=as_of if due else kept_as_of,
+        unkept_bytes=0 if due else unkept_bytes,
+        floor=before.floor,
+        deleted=composition.data is None,
+    )
+    return record, due

@@ -1,0 +1,215 @@
+"""Reading streams: stored records into events, decoded and brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tai_state.engines.api import Document, Engine, Scan
+from tai_state.engines.paging import Paged, converted
+from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
+from tai_state.streams.layout import Stream
+from tai_state.streams.records import EVENT, STATE, EventRecord, change_metadata, moment
+from tai_state.streams.upcasting import Upcasting
+from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
+from tai_state.values.events import Event, JsonEvent
+from tai_state.values.json import decode
+from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.times import from_us
+
+LOOKS_AT_DAMAGE = 8
+"""How often what seems to be damage is looked at before anybody is told of it."""
+
+
+class Folded(msgspec.Struct, frozen=True, gc=False):
+    """The state after some event, as text.
+
+    Attributes:
+        text: canonical; None where it is not known without a reducer.
+        schema: the shape that the text has.
+        state_hash: what the event says of it; empty before the first event seen.
+    """
+
+    text: str | None = None
+    schema: int = 1
+    state_hash: str = ""
+
+    def then(self, record: EventRecord) -> Folded:
+        """The state after one more event."""
+        if record.to_state is not None:
+            return Folded(record.to_state, record.schema, record.state_hash)
+        if record.version == 1 and record.state_hash == NO_STATE_HASH:
+            return Folded(NO_STATE_TEXT, record.schema, record.state_hash)
+        if record.state_hash == self.state_hash:
+            return Folded(self.text, self.schema, self.state_hash)
+        return Folded(None, record.schema, record.state_hash)
+
+
+class Stored(NamedTuple):
+    """An event's record, and the engine's time of it."""
+
+    record: EventRecord
+    recorded_us: int
+
+
+class StreamReader:
+    """Reads streams.
+
+    Attributes:
+        schema: the present shape of the application's data.
+
+    Args:
+        engine: the waist.
+        upcasting: brings old data up to date.
+    """
+
+    def __init__(self, engine: Engine, upcasting: Upcasting) -> None:
+        self.schema: int = upcasting.schema
+        self._engine = engine
+        self._upcasting = upcasting
+
+    def records(self, stream: Stream, first: int, last: int | None = None) -> Paged[Stored]:
+        """The stored events of versions first to last, both included; where some were cleaned up, from a later one.
+
+        Raises:
+            CorruptDocument: an event is damaged or stands in the wrong place.
+            EventSourcingError, NotRetained: there is a gap between two events.
+        """
+        start, end = stream.range(first, last)
+        documents = self._engine.scan(Scan(stream.events, start=start, end=end))
+        reached: int | None = None
+
+        def take(page: Iterable[Document], floor: int) -> Iterator[Stored]:
+            nonlocal reached
+            for document in page:
+                stored = stored_record(stream, document, reached, floor)
+                reached = stored.record.version
+                yield stored
+
+        async def convert(page: Sequence[Document]) -> Iterator[Stored]:
+            return take(page, 1 if follows(stream, page, reached) else await floor_of(self._engine, stream))
+
+        return converted(documents, convert)
+
+    async def one(self, stream: Stream, version: int) -> Stored | None:
+        """The stored event of one version; None where there is none."""
+        [document] = (await self._engine.read([stream.event(version)])).documents
+        return None if document is None else stored_record(stream, document)
+
+    async def absence(self, stream: Stream) -> StateNotFound | EventSourcingError:
+        """What it means that a state has no document: it was never written, or only its events are left.
+
+        Looked at in one read, and again: it may have been written just now, and the emulator of Firestore shows a
+        commit document by document.
+        """
+        start, end = stream.range(1)
+        async for event in self._engine.scan(Scan(stream.events, start=start, end=end, limit=1)):
+            for _ in range(LOOKS_AT_DAMAGE):
+                state, _ = (await self._engine.read([stream.state, event.path])).documents
+                if state is not None:
+                    return StateNotFound(stream.state)
+            return EventSourcingError(stream.state, "is missing though it has events: run `tai-state recover`")
+        return StateNotFound(stream.state)
+
+    def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
+        """One event as callers get it. Its states are decoded for it alone, so that they are the caller's own."""
+        version = record.version
+        payload = None if record.payload is None else decode(record.payload)
+        if not self._upcasting.is_current(record.schema):
+            payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(version))
+        try:
+            timestamp, metadata = moment(record.timestamp), change_metadata(record.metadata)
+        except CorruptDocument as error:
+            raise CorruptDocument(stream.event(version), f"{error.path} {error.what}") from None
+        return Event(
+            governor_id=stream.governor_id,
+            state_id=stream.state_id,
+            version=version,
+            id=record.event_id,
+            action=record.action,
+            payload=payload,
+            from_state=None if before.text is None else self.state(before, stream, version - 1),
+            to_state=None if now.text is None else self.state(now, stream, version),
+            timestamp=timestamp,
+            recorded_at=from_us(recorded_us),
+            metadata=metadata,
+            causality=record.causality,
+            digest=record.digest,
+        )
+
+    def snapshot(self, stream: Stream, stored: Stored, folded: Folded) -> JsonSnapshot:
+        """The state right after a stored event."""
+        record = stored.record
+        data: Any = self.state(folded, stream, record.version)
+        return StateSnapshot(
+            governor_id=stream.governor_id,
+            id=stream.state_id,
+            version=record.version,
+            data=data,
+            timestamp=moment(record.timestamp),
+            recorded_at=from_us(stored.recorded_us),
+            metadata=change_metadata(record.metadata),
+            causality=record.causality,
+            deleted=folded.text == NO_STATE_TEXT,
+        )
+
+    def state(self, folded: Folded, stream: Stream, version: int) -> dict[str, Any] | None:
+        """The data that a stored text stands for, brought up to date; None where there is none."""
+        if folded.text is None or folded.text == NO_STATE_TEXT:
+            return None
+        try:
+            data: dict[str, Any] = decode(folded.text)
+        except msgspec.DecodeError:
+            raise CorruptDocument(stream.event(version), "holds a state that is no JSON") from None
+        if not self._upcasting.is_current(folded.schema):
+            data = self._upcasting.state(data, folded.schema, stream.event(version))
+        return data
+
+
+def follows(stream: Stream, page: Sequence[Document], reached: int | None) -> bool:
+    """Whether a page goes on right after a version. Where it does not, cleanup may have been between two pages."""
+    return reached is None or not page or page[0].path == stream.event(reached + 1)
+
+
+async def floor_of(engine: Engine, stream: Stream) -> int:
+    """The version below which the events of a stream may have been cleaned up by now."""
+    [document] = (await engine.read([stream.state])).documents
+    try:
+        return 1 if document is None else document.decode(STATE).floor
+    except CorruptDocument:
+        return 1
+
+
+def stored_record(stream: Stream, document: Document, reached: int | None = None, floor: int = 1) -> Stored:
+    """The event in a document, which must stand where its fields say.
+
+    Args:
+        stream: whose event it is.
+        document: as read.
+        reached: the version before, if it is known.
+        floor: the version below which events may have been cleaned up.
+
+    Raises:
+        CorruptDocument: it does not stand there.
+        EventSourcingError, NotRetained: there is a gap before it.
+    """
+    record = document.decode(EVENT)
+    check_place(stream, document, record, reached, floor)
+    return Stored(record, document.updated_us)
+
+
+def check_place(stream: Stream, document: Document, record: EventRecord, reached: int | None, floor: int) -> None:
+    """As :func:`stored_record`, of a record."""
+    if record.state_id != stream.state_id or document.path != stream.event(record.version):
+        raise CorruptDocument(document.path, "holds an event of another place")
+    if reached is not None and record.version != reached + 1:
+        raise missing(stream, reached + 1, floor)
+
+
+def missing(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
+    """Why an event is not there."""
+    if version < floor:
+        return NotRetained(stream.event(version), "was cleaned up, and no snapshot stands for it")
+    return EventSourcingError(stream.event(version), "is missing: restore a backup")

@@ -1,0 +1,338 @@
+"""Reading states and events. What can be long is an async iterator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from tai_state.engines.api import Document, Scan, Where, after, split
+from tai_state.engines.filtering import passes
+from tai_state.engines.paging import Paged, chained, converted, mapped, resized
+from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.reader import Folded, follows
+from tai_state.streams.records import EVENT, STATE, EventRecord
+from tai_state.streams.walking import Walk
+from tai_state.values.events import JsonEvent
+from tai_state.values.ids import escape_id, split_versioned, unescape_id
+from tai_state.values.states import JsonSnapshot
+from tai_state.values.times import format_time
+
+T = TypeVar("T")
+
+_PAGE = 100
+
+
+class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a store holds.
+
+    Attributes:
+        governors: that have states.
+        states: live ones.
+        deleted: states whose newest version is a deletion.
+        versions: all changes ever recorded, cleaned-up ones included.
+        max_version: of the state with the longest stream.
+        snapshots: kept for recovery.
+    """
+
+    governors: int
+    states: int
+    deleted: int
+    versions: int
+    max_version: int
+    snapshots: int
+
+
+async def get_state(core: Core, stream: Stream) -> JsonSnapshot:
+    """A state as it is now, its version inside. One read, which sees every acknowledged change.
+
+    Raises:
+        StateNotFound: it was never written, or is deleted.
+        EventSourcingError: it is missing though it has events; ``recover`` mends it.
+        CorruptDocument: what is stored is damaged.
+    """
+    found = await core.read_state(stream)
+    if found is None:
+        raise await core.reader.absence(stream)
+    if found[1].deleted:
+        raise StateNotFound(stream.state)
+    return core.snapshot(stream, found[1], found[0].updated_us)
+
+
+async def exists(core: Core, stream: Stream) -> bool:
+    """Whether a state is there and not deleted."""
+    found = await core.read_state(stream)
+    return found is not None and not found[1].deleted
+
+
+async def batch_get_states(core: Core, governor_id: str, ids: Sequence[str]) -> dict[str, JsonSnapshot | None]:
+    """Several states of one moment, in one read; None for those that are not there.
+
+    Raises:
+        InvalidId: one str, which is no sequence of ids, or an id that cannot be stored.
+    """
+    if isinstance(ids, str):
+        raise InvalidId("ids", "a sequence of ids, not one str")
+    streams = [core.layout.stream(governor_id, state_id) for state_id in ids]
+    reading = await core.engine.read([stream.state for stream in streams])
+    states: dict[str, JsonSnapshot | None] = {}
+    for stream, document in zip(streams, reading.documents, strict=True):
+        record = None if document is None else core.checked(stream, document)
+        states[stream.state_id] = (
+            None
+            if document is None or record is None or record.deleted
+            else core.snapshot(stream, record, document.updated_us)
+        )
+    return states
+
+
+def list_states(
+    core: Core, governor_id: str, *, start: str | None = None, deleted: bool = False
+) -> Paged[JsonSnapshot]:
+    """The states of a governor in the order of their ids.
+
+    Args:
+        core: of the store.
+        governor_id: whose.
+        start: the first id; to resume after one, pass it and skip it.
+        deleted: deleted states as well.
+
+    Raises:
+        GovernorNotFound: nothing was ever written under this governor.
+    """
+    documents = core.engine.scan(
+        Scan(core.layout.states(governor_id), start="" if start is None else escape_id(start, "start"))
+    )
+
+    def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
+        for document in page:
+            yield from _listed(core, governor_id, document, deleted=deleted)
+
+    return _of_governor(core, governor_id, mapped(documents, take))
+
+
+def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
+    """The same items; where there are none, the governor must be there."""
+    is_empty = True
+
+    def seen(page: Iterable[T]) -> Iterator[T]:
+        nonlocal is_empty
+        for item in page:
+            is_empty = False
+            yield item
+
+    async def end() -> None:
+        if is_empty:
+            await core.require_governor(governor_id)
+
+    return mapped(items, seen, end)
+
+
+def _listed(core: Core, governor_id: str, document: Document, *, deleted: bool) -> Iterator[JsonSnapshot]:
+    """A state's document as it is listed; nothing where it is deleted and deleted ones are not asked for."""
+    stream = core.layout.stream(governor_id, unescape_id(document.id))
+    record = core.checked(stream, document)
+    if deleted or not record.deleted:
+        yield core.snapshot(stream, record, document.updated_us)
+
+
+def list_governors(core: Core) -> Paged[str]:
+    """The ids of all governors, in order."""
+    return mapped(
+        core.engine.scan(Scan(core.layout.governors)), lambda page: (unescape_id(document.id) for document in page)
+    )
+
+
+async def count_states(core: Core, governor_id: str) -> int:
+    """How many live states a governor has; reads them all.
+
+    Raises:
+        GovernorNotFound: nothing was ever written under this governor.
+    """
+    count = 0
+    async for document in _of_governor(core, governor_id, core.engine.scan(Scan(core.layout.states(governor_id)))):
+        count += not document.decode(STATE).deleted
+    return count
+
+
+def find_states(core: Core, governor_id: str, where: Mapping[str, Any]) -> Paged[JsonSnapshot]:
+    """The live states whose data, brought up to date, has these values, like ``{"status": "failed"}``.
+
+    An engine looks for data as it is stored: with a ``schema`` above 1, all states of older ones are read as well,
+    and come first. One of them that is written meanwhile may come twice.
+
+    Args:
+        core: of the store.
+        governor_id: whose.
+        where: by field (a dotted path into the data): a value, or a list of values any of which will do.
+
+    Raises:
+        UnindexedField: the store was not opened with this field ``indexed``.
+        GovernorNotFound: nothing was ever written under this governor.
+    """
+    for name in where:
+        if name not in core.settings.indexed:
+            raise UnindexedField(name, core.settings.indexed)
+    filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
+    states, older = core.layout.states(governor_id), core.settings.upcasting.older
+
+    def of_today(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
+        for document in page:
+            if not older or document.decode(STATE).schema not in older:
+                yield from _listed(core, governor_id, document, deleted=False)
+
+    found = mapped(core.engine.scan(Scan(states, where=filters)), of_today)
+    parts = chained([_older_with(core, governor_id, filters, older), found]) if older else found
+    return _of_governor(core, governor_id, parts)
+
+
+def _older_with(core: Core, governor_id: str, filters: list[Where], schemas: tuple[int, ...]) -> Paged[JsonSnapshot]:
+    """The live states of these schemas whose data passes once it is brought up to date."""
+
+    def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
+        for document in page:
+            for state in _listed(core, governor_id, document, deleted=False):
+                if passes({"data": state.data}, filters):
+                    yield state
+
+    scan = core.engine.scan(Scan(core.layout.states(governor_id), where=[Where("schema", schemas)]))
+    return mapped(scan, take)
+
+
+def get_events(core: Core, stream: Stream, *, after: int = 0, until: int | None = None) -> Paged[JsonEvent]:
+    """The events of one state, oldest first, from version ``after + 1`` to ``until`` (included).
+
+    Where old events were cleaned up, it starts with the oldest that is left.
+
+    Raises:
+        StateNotFound: the state was never written.
+        NotRetained: events were cleaned up while this read.
+        EventSourcingError: an event is missing between two others.
+    """
+    walk = Walk(core.reader, stream, after=after)
+
+    async def end() -> None:
+        if walk.reached is None and await core.read_state(stream) is None:
+            raise StateNotFound(stream.state)
+
+    return walk.over(core.engine, until, end=end)
+
+
+def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
+    """All events of a governor: state by state in the order of their ids, each oldest first.
+
+    Raises:
+        GovernorNotFound: nothing was ever written under this governor.
+        NotRetained: events were cleaned up while this read.
+        EventSourcingError: an event is missing between two others.
+    """
+    walk: Walk | None = None
+
+    def take(page: Iterable[Document]) -> Iterator[JsonEvent]:
+        nonlocal walk
+        for document in page:
+            stream, _ = place(core, governor_id, document)
+            if walk is None or walk.stream.segment != stream.segment:
+                walk = Walk(core.reader, stream)
+            yield from walk.events([document])
+
+    documents = core.engine.scan(Scan(core.layout.events(governor_id)))
+
+    async def convert(page: Sequence[Document]) -> Iterator[JsonEvent]:
+        if walk is not None and not follows(walk.stream, page, walk.reached):
+            await walk.look_at_floor(core.engine)
+        return take(page)
+
+    return _of_governor(core, governor_id, converted(documents, convert))
+
+
+def get_events_between(core: Core, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
+    """The events of a governor that happened from one time to another, both included, in order of time.
+
+    Raises:
+        GovernorNotFound: nothing was ever written under this governor.
+    """
+    documents = core.engine.scan(
+        Scan(core.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end)))
+    )
+    events = converted(resized(documents, _PAGE), partial(_with_states_before, core, governor_id))
+    return _of_governor(core, governor_id, events)
+
+
+async def get_stats(core: Core) -> StoreStats:
+    """Counts over the whole store; reads every state."""
+    governors = states = deleted = versions = max_version = snapshots = 0
+    async for governor_id in list_governors(core):
+        governors += 1
+        async for document in core.engine.scan(Scan(core.layout.states(governor_id))):
+            record = document.decode(STATE)
+            states += not record.deleted
+            deleted += record.deleted
+            versions += record.version
+            max_version = max(max_version, record.version)
+            snapshots += len(record.kept)
+    return StoreStats(
+        governors=governors,
+        states=states,
+        deleted=deleted,
+        versions=versions,
+        max_version=max_version,
+        snapshots=snapshots,
+    )
+
+
+async def watch(core: Core, governor_id: str, *state_ids: str) -> AsyncGenerator[JsonSnapshot, None]:
+    """The states as they are now, then each as it changes; without ids, all states of the governor.
+
+    Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
+    snapshot with ``deleted``. For every single event, read the events after the version last seen.
+    """
+    streams = {stream.state: stream for stream in (core.layout.stream(governor_id, each) for each in state_ids)}
+    collection = core.layout.states(governor_id)
+    shown: dict[str, int] = {}
+    async with core.engine.watch(*(streams or (collection,))) as changes:
+        async for change in changes:
+            path = change.path
+            if change.revision is None:
+                continue
+            stream = streams.get(path) or core.layout.stream(governor_id, unescape_id(split(path)[1]))
+            found = await core.read_state(stream)
+            if found is not None and found[1].version > shown.get(path, 0):
+                shown[path] = found[1].version
+                yield core.snapshot(stream, found[1], found[0].updated_us)
+
+
+def place(core: Core, governor_id: str, document: Document) -> tuple[Stream, int]:
+    """The stream and version that an event's path names."""
+    try:
+        segment, version = split_versioned(document.id)
+    except ValueError:
+        raise CorruptDocument(document.path, "is no place of an event") from None
+    return core.layout.stream(governor_id, unescape_id(segment)), version
+
+
+async def _with_states_before(core: Core, governor_id: str, page: Sequence[Document]) -> list[JsonEvent]:
+    """Events of different streams, with the states before them read in one go."""
+    places = [(*place(core, governor_id, document), document) for document in page]
+    paths = [stream.event(version - 1) for stream, version, _ in places if version > 1]
+    befores: dict[str, EventRecord] = {}
+    for document in (await core.engine.read(paths)).documents if paths else ():
+        if document is not None:
+            befores[document.path] = document.decode(EVENT)
+    events: list[JsonEvent] = []
+    for stream, version, document in places:
+        previous = befores.get(stream.event(version - 1)) if version > 1 else None
+        before = Folded().then(previous) if previous is not None else Folded()
+        record = document.decode(EVENT)
+        events.append(core.reader.event(stream, record, document.updated_us, before, before.then(record)))
+    return events
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    """One value, or any of several."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

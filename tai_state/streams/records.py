@@ -1,0 +1,343 @@
+"""What stands in the documents, and the values that callers get from it. ``docs/format.md`` fixes the fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from tai_state.engines.api import Document, Shape
+from tai_state.errors import CorruptDocument, InvalidData
+from tai_state.streams.layout import Stream
+from tai_state.values.clocks import VectorClock
+from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
+from tai_state.values.json import decode, encode
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.times import from_us, parse_time
+
+
+class StateMetadata(msgspec.Struct, frozen=True):
+    """A state's metadata, its context as a native map."""
+
+    changed_by: str
+    reason: str
+    parent_version: int
+    context: dict[str, Any]
+
+
+class EventMetadata(msgspec.Struct, frozen=True):
+    """An event's metadata, its context as JSON text."""
+
+    changed_by: str
+    reason: str
+    parent_version: int
+    context: str
+
+
+class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``governors/{g}/states/{s}``: replay of the whole stream, already folded."""
+
+    data: dict[str, Any] | None
+    version: int
+    timestamp: str
+    as_of: str
+    metadata: StateMetadata
+    causality: VectorClock
+    hlc: int
+    state_hash: str
+    digest: str
+    schema: int
+    kept: tuple[int, ...]
+    kept_as_of: str
+    unkept_bytes: int
+    floor: int = 1
+    deleted: bool = False
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``governors/{g}/events/{s}~{n}``: what changed, and the state after it."""
+
+    event_id: str
+    state_id: str
+    version: int
+    action: str
+    timestamp: str
+    causality: VectorClock
+    hlc: int
+    metadata: EventMetadata
+    schema: int
+    state_hash: str
+    previous: str
+    digest: str
+    payload: str | None = None
+    to_state: str | None = None
+    origin: str | None = None
+
+    @property
+    def unkept_bytes(self) -> int:
+        """What the event adds to the count of :class:`EveryBytes`: the bytes of its payload and state as text."""
+        return len((self.payload or "").encode()) + len((self.to_state or "").encode())
+
+    def is_genuine(self, governor_id: str) -> bool:
+        """Whether the digest fits the fields; otherwise something was edited."""
+        try:
+            return self.computed_digest(governor_id) == self.digest
+        except ValueError:  # a hash that is no hex
+            return False
+
+    def computed_digest(self, governor_id: str) -> str:
+        """The digest that the fields give.
+
+        Raises:
+            ValueError: ``previous`` or ``state_hash`` is no hex.
+        """
+        header = _Header(
+            action=self.action,
+            carries_state=self.to_state is not None,
+            causality=self.causality,
+            event_id=self.event_id,
+            governor_id=governor_id,
+            hlc=self.hlc,
+            metadata=self.metadata,
+            origin=self.origin,
+            schema=self.schema,
+            state_id=self.state_id,
+            timestamp=self.timestamp,
+            version=self.version,
+        )
+        return event_digest(self.previous, header, self.payload, self.state_hash)
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The facts of an event that its digest covers by name; a dict of them gives the same text, more slowly."""
+
+    action: str
+    carries_state: bool
+    causality: VectorClock
+    event_id: str
+    governor_id: str
+    hlc: int
+    metadata: EventMetadata
+    origin: str | None = None
+    schema: int
+    state_id: str
+    timestamp: str
+    version: int
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """``governors/{g}/snapshots/{s}~{n}``: the state at one version, kept for recovery."""
+
+    state_id: str
+    state: str
+    version: int
+    timestamp: str
+    as_of: str
+    state_hash: str
+    digest: str
+    schema: int
+
+
+class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``governors/{g}/ids/{event_id}``: where the event with a caller's id stands, and what it stands for.
+
+    Attributes:
+        state_id: of its state.
+        version: that it made.
+        content: digest of what the id stands for.
+        others: the first version that the same commit made of each other state, by the state's path.
+    """
+
+    state_id: str
+    version: int
+    content: str
+    others: dict[str, int] = {}
+
+
+class GovernorRecord(msgspec.Struct, frozen=True):
+    """``governors/{g}``."""
+
+    created_at: str
+    labels: dict[str, str]
+
+
+class StoreRecord(msgspec.Struct, frozen=True):
+    """``meta/store``."""
+
+    store_id: str
+    format: int
+
+
+STATE = Shape(StateRecord)
+EVENT = Shape(EventRecord)
+SNAPSHOT = Shape(SnapshotRecord)
+MARKER = Shape(MarkerRecord)
+STORE = Shape(StoreRecord)
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next commit on a stream needs of the state's document.
+
+    Attributes:
+        revision: the engine's token of the document; None where there is none.
+        others: as in :class:`StateRecord`.
+    """
+
+    revision: int | None
+    version: int
+    digest: str
+    state_hash: str
+    causality: VectorClock
+    hlc: int
+    as_of: str
+    deleted: bool
+    schema: int
+    kept: tuple[int, ...]
+    kept_as_of: str
+    unkept_bytes: int
+    floor: int
+
+
+_to_object: Callable[[str], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
+_HASH = re.compile("[0-9a-f]{64}")
+
+EMPTY = Head(
+    revision=None,
+    version=0,
+    digest=GENESIS,
+    state_hash=NO_STATE_HASH,
+    causality={},
+    hlc=0,
+    as_of="",
+    deleted=False,
+    schema=1,
+    kept=(),
+    kept_as_of="",
+    unkept_bytes=0,
+    floor=1,
+)
+"""The head of a stream without events."""
+
+
+def checked_state(document: Document) -> StateRecord:
+    """The record of a state's document.
+
+    Raises:
+        CorruptDocument: it does not fit, or its data is not what its hash says.
+    """
+    record = document.decode(STATE)
+    if state_hash(state_text(record)) != record.state_hash or not _HASH.fullmatch(record.digest):
+        raise CorruptDocument(document.path, "its data is not what its hash says: run `tai-state recover`")
+    return record
+
+
+def head_of(record: StateRecord, revision: int) -> Head:
+    """The head that a state's document shows."""
+    return Head(
+        revision=revision,
+        version=record.version,
+        digest=record.digest,
+        state_hash=record.state_hash,
+        causality=record.causality,
+        hlc=record.hlc,
+        as_of=record.as_of,
+        deleted=record.deleted,
+        schema=record.schema,
+        kept=record.kept,
+        kept_as_of=record.kept_as_of,
+        unkept_bytes=record.unkept_bytes,
+        floor=record.floor,
+    )
+
+
+def state_text(record: StateRecord) -> str:
+    """The canonical text of a record's data."""
+    return NO_STATE_TEXT if record.deleted else encode(record.data)
+
+
+def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
+    """What callers get of a state's document."""
+    metadata = record.metadata
+    data: Any = record.data
+    return StateSnapshot(
+        governor_id=stream.governor_id,
+        id=stream.state_id,
+        version=record.version,
+        data=data,
+        timestamp=moment(record.timestamp),
+        recorded_at=from_us(recorded_us),
+        metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
+        causality=dict(record.causality),
+        deleted=record.deleted,
+    )
+
+
+def state_metadata(metadata: EventMetadata) -> StateMetadata:
+    """The metadata of the state that an event makes.
+
+    Raises:
+        CorruptDocument: the context is no JSON object.
+    """
+    return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, _context(metadata))
+
+
+def state_after(event: EventRecord) -> StateRecord:
+    """The state's record right after an event that carries the state, as far as the event tells."""
+    data = None
+    if event.to_state is not None and event.to_state != NO_STATE_TEXT:
+        try:
+            data = decode(event.to_state)
+        except msgspec.DecodeError:
+            raise CorruptDocument(
+                f"event {event.version} of {event.state_id}", "holds a state that is no JSON"
+            ) from None
+    return StateRecord(
+        data=data,
+        version=event.version,
+        timestamp=event.timestamp,
+        as_of=event.timestamp,
+        metadata=state_metadata(event.metadata),
+        causality=event.causality,
+        hlc=event.hlc,
+        state_hash=event.state_hash,
+        digest=event.digest,
+        schema=event.schema,
+        kept=(),
+        kept_as_of="",
+        unkept_bytes=0,
+        deleted=event.to_state == NO_STATE_TEXT,
+    )
+
+
+def change_metadata(metadata: EventMetadata) -> ChangeMetadata:
+    """An event's metadata as callers get it.
+
+    Raises:
+        CorruptDocument: the context is no JSON object.
+    """
+    return ChangeMetadata(metadata.changed_by, metadata.reason, _context(metadata), metadata.parent_version)
+
+
+def moment(text: str) -> datetime:
+    """The time that a stored text stands for.
+
+    Raises:
+        CorruptDocument: it is none.
+    """
+    try:
+        return parse_time(text)
+    except InvalidData:
+        raise CorruptDocument("a timestamp", "is no time: run `tai-state verify`") from None
+
+
+def _context(metadata: EventMetadata) -> dict[str, Any]:
+    if metadata.context == "{}":
+        return {}
+    try:
+        return _to_object(metadata.context)
+    except msgspec.MsgspecError:
+        raise CorruptDocument("a context", "is no JSON object: run `tai-state verify`") from None

@@ -1,0 +1,64 @@
+"""A state by its paths and its model, as a transaction takes it."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from tai_state.streams.codec import Codec
+from tai_state.streams.core import Core, HasCore
+from tai_state.streams.layout import Stream
+from tai_state.values.states import JsonSnapshot, StateSnapshot
+
+D = TypeVar("D")
+
+
+class TypedState(Generic[D]):
+    """Names a state of a store, and knows its model. Making one reads nothing; the store may be opened later.
+
+    Args:
+        store: that the state is in.
+        stream: the state's paths.
+        codec: between the model and JSON.
+
+    Attributes:
+        stream: as given.
+        codec: as given.
+    """
+
+    def __init__(self, store: HasCore, stream: Stream, codec: Codec[D]) -> None:
+        self.stream: Stream = stream
+        self.codec: Codec[D] = codec
+        self._store = store
+
+    @property
+    def governor_id(self) -> str:
+        """The owner and namespace."""
+        return self.stream.governor_id
+
+    @property
+    def state_id(self) -> str:
+        """The state under it."""
+        return self.stream.state_id
+
+    @property
+    def core(self) -> Core:
+        """The opened core of its store.
+
+        Raises:
+            RuntimeError: the store is not open.
+        """
+        return self._store.core
+
+    def typed(self, snapshot: JsonSnapshot) -> StateSnapshot[D]:
+        """A snapshot with its data as the model.
+
+        Raises:
+            SerializationError: the data does not fit it.
+        """
+        if snapshot.deleted:
+            return cast("StateSnapshot[D]", snapshot)
+        typed: Any = snapshot
+        data = self.codec.from_json(snapshot.data, self.stream.state)
+        return cast("StateSnapshot[D]", msgspec.structs.replace(typed, data=data))

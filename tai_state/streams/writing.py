@@ -1,0 +1,164 @@
+"""Changing states: every function is one atomic commit of the new state and the event that explains it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from tai_state.errors import IdempotencyConflict, NotRetained
+from tai_state.streams.changes import Appended, Fence, Known, always, append_of, separately
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.planning import Composition, Draft
+from tai_state.streams.reader import Folded
+from tai_state.streams.records import MARKER, state_after
+from tai_state.streams.walking import Walk
+from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
+from tai_state.values.events import JsonEvent
+from tai_state.values.expected import Expected
+from tai_state.values.json import encode, normalise, normalise_object
+from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
+from tai_state.values.states import JsonSnapshot
+from tai_state.values.times import format_time, format_us
+
+
+class Intent(msgspec.Struct, frozen=True):
+    """What a caller says of a change besides the data. The parts travel together.
+
+    Attributes:
+        metadata: who and why.
+        action: what happens; the event's name.
+        event_id: the caller's own, with which it can ask again.
+        timestamp: when it happens; None: now.
+        payload: any JSON value, kept with the event; None: none.
+    """
+
+    metadata: ChangeMetadata
+    action: str
+    event_id: str | None = None
+    timestamp: datetime | None = None
+    payload: Any = None
+
+
+async def save(
+    core: Core, stream: Stream, data: dict[str, Any], intent: Intent, expected: Expected, fence: Fence | None
+) -> JsonSnapshot:
+    """Write a state; see ``StateStore.save_state``."""
+    text, copy = normalise_object(data, "state data")
+    made = draft(core, stream, intent, state=text)
+    append = append_of(stream, expected, (made,))
+    appended = await core.appender.append_one(append, always(Composition((made,), copy)), core.guards(fence))
+    return core.snapshot(stream, appended.state, appended.recorded_us)
+
+
+async def delete(core: Core, stream: Stream, intent: Intent, expected: Expected, fence: Fence | None) -> JsonSnapshot:
+    """Delete a state; see ``StateStore.delete_state``."""
+    made = draft(core, stream, intent, state=NO_STATE_TEXT)
+    append = append_of(stream, expected, (made,), must_live=True)
+    appended = await core.appender.append_one(append, always(Composition((made,), None)), core.guards(fence))
+    return core.snapshot(stream, appended.state, appended.recorded_us)
+
+
+async def log(core: Core, stream: Stream, intent: Intent, expected: Expected, fence: Fence | None) -> JsonEvent:
+    """Record an event that leaves the state as it is; see ``StateStore.log_event``."""
+    made = draft(core, stream, intent)
+    append = append_of(stream, expected, (made,), needs_state=True, must_live=True)
+    compose = separately(partial(unchanged, core, stream, made))
+    appended = await core.appender.append_one(append, compose, core.guards(fence))
+    if appended.is_repeated:
+        version = appended.state.version
+        walk = Walk(core.reader, stream, after=version - 1)
+        [event] = [each async for each in walk.over(core.engine, version)]
+        return event
+    return events_of(core, stream, appended, appended.state.data)[0]
+
+
+async def result_of(
+    core: Core, stream: Stream, event_id: str, action: str, metadata: ChangeMetadata
+) -> JsonSnapshot | None:
+    """What the change with a caller's event id made of a state; see ``StateStore.result_of``."""
+    [document] = (await core.engine.read([stream.marker(event_id)])).documents
+    if document is None:
+        return None
+    marker = document.decode(MARKER)
+    if marker.state_id != stream.state_id:
+        raise IdempotencyConflict(event_id, stream.state)
+    stored = await core.reader.one(stream, marker.version)
+    if stored is None:
+        raise NotRetained(stream.event(marker.version), "the change was made, and its event was cleaned up since")
+    record = stored.record
+    said = (action, metadata.changed_by, metadata.reason, check_metadata(metadata))
+    found = (record.action, record.metadata.changed_by, record.metadata.reason, record.metadata.context)
+    if said != found or record.to_state is None:
+        raise IdempotencyConflict(event_id, stream.state)
+    return core.snapshot(stream, state_after(record), stored.recorded_us)
+
+
+def events_of(core: Core, stream: Stream, appended: Appended, from_state: dict[str, Any] | None) -> list[JsonEvent]:
+    """The events that an append recorded, with the states before and after them.
+
+    Args:
+        core: of the store.
+        stream: of the events.
+        appended: what was recorded.
+        from_state: the data before the first of them; None where there was none.
+    """
+    text = NO_STATE_TEXT if from_state is None else encode(from_state)
+    before = Folded(text, core.settings.upcasting.schema, state_hash(text))
+    events: list[JsonEvent] = []
+    for record in appended.events:
+        now = before.then(record)
+        # The record stays in use as the head: the caller gets a clock of its own.
+        given = msgspec.structs.replace(record, causality=dict(record.causality))
+        events.append(core.reader.event(stream, given, appended.recorded_us, before, now))
+        before = now
+    return events
+
+
+def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = None) -> Draft:
+    """One event to be, its id fixed. For a caller's own id, with the digest of what it stands for.
+
+    Args:
+        core: of the store.
+        stream: of the state.
+        intent: what the caller says of the change.
+        state: canonical text of the state after it; None: the same as before.
+
+    Raises:
+        InvalidId, InvalidData: a part of it cannot be stored.
+    """
+    metadata = intent.metadata
+    check_text(intent.action, "action")
+    context = check_metadata(metadata)
+    payload = None if intent.payload is None else normalise(intent.payload, "payload")[0]
+    said = None if intent.timestamp is None else format_time(intent.timestamp)
+    marker = None
+    if intent.event_id is not None:
+        stream.marker(intent.event_id)
+        marker = content_digest(
+            stream.state_id, intent.action, payload, state, metadata.changed_by, metadata.reason, context, said
+        )
+    return Draft(
+        event_id=intent.event_id or core.settings.new_id(),
+        action=intent.action,
+        timestamp=said or format_us(core.settings.clock.now_us()),
+        changed_by=metadata.changed_by,
+        reason=metadata.reason,
+        context=context,
+        payload=payload,
+        state=state,
+        carries_state=state is not None,
+        marker=marker,
+    )
+
+
+def unchanged(core: Core, stream: Stream, made: Draft, known: Known) -> Composition:
+    """The state as it is; where its shape is an old one, in the present shape and carried by the event."""
+    upcasting = core.settings.upcasting
+    if known.data is None or upcasting.is_current(known.head.schema):
+        return Composition((made,), known.data)
+    current = upcasting.state(known.data, known.head.schema, stream.state)
+    return Composition((msgspec.structs.replace(made, state=encode(current), carries_state=True),), current)

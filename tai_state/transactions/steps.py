@@ -1,0 +1,132 @@
+"""What a transaction is to write: for each state, the steps that follow one another. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import msgspec
+
+from tai_state.errors import VersionConflict
+from tai_state.history.folding import Reducers
+from tai_state.history.recording import fold_drafts
+from tai_state.streams.changes import Known
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.planning import Composition, Draft
+from tai_state.streams.writing import unchanged
+from tai_state.transactions.memory import Seen
+from tai_state.values.expected import Expected, expectation, matches
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot, StateSnapshot
+
+Compose: TypeAlias = Callable[[Known], Composition]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Events of one state that are written together.
+
+    Attributes:
+        drafts: the events to be.
+        metadata: who and why.
+        compose: what is to happen, given what stands before it.
+        needs_state: compose looks at the data before.
+        must_live: the state must be there before, and not deleted.
+    """
+
+    drafts: tuple[Draft, ...]
+    metadata: ChangeMetadata
+    compose: Compose
+    needs_state: bool = False
+    must_live: bool = False
+
+
+def putting(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None) -> Step:
+    """Write a state as a whole; without data, delete it."""
+
+    def compose(_: Known) -> Composition:
+        return Composition((draft,), data)
+
+    return Step((draft,), metadata, compose, must_live=data is None)
+
+
+def logging_(core: Core, stream: Stream, draft: Draft, metadata: ChangeMetadata) -> Step:
+    """Record an event that leaves the state as it is."""
+    return Step((draft,), metadata, partial(unchanged, core, stream, draft), needs_state=True, must_live=True)
+
+
+def recording(
+    core: Core, stream: Stream, drafts: tuple[Draft, ...], metadata: ChangeMetadata, reducers: Reducers
+) -> Step:
+    """Record events that the reducers fold into the state."""
+
+    def compose(known: Known) -> Composition:
+        return fold_drafts(core, reducers, stream, known, drafts)[0]
+
+    return Step(drafts, metadata, compose, needs_state=True)
+
+
+class Written:
+    """A state as a transaction is to write it.
+
+    Args:
+        stream: the state's paths.
+        expected: what the first step expects; None: whatever stands, or what was read.
+        schema: the present shape of the application's data.
+
+    Attributes:
+        stream: as given.
+        expected: as given.
+        steps: in order.
+    """
+
+    def __init__(self, stream: Stream, expected: Expected | None, schema: int) -> None:
+        self.stream = stream
+        self.expected = expected
+        self.steps: list[Step] = []
+        self._schema = schema
+
+    @property
+    def drafts(self) -> tuple[Draft, ...]:
+        """The events of all steps."""
+        return tuple([draft for step in self.steps for draft in step.drafts])
+
+    @property
+    def metadata(self) -> ChangeMetadata:
+        """Who makes the last step, and why."""
+        return self.steps[-1].metadata
+
+    def compose(self, known: Known) -> Composition:
+        """What is to happen, given what stands before the first step."""
+        if len(self.steps) == 1:
+            return self.steps[0].compose(known)
+        drafts: list[Draft] = []
+        for step in self.steps:
+            composition = step.compose(known)
+            drafts += composition.drafts
+            head = msgspec.structs.replace(
+                known.head,
+                version=known.head.version + len(composition.drafts),
+                schema=self._schema,
+                deleted=composition.data is None,
+            )
+            known = Known(head, composition.data)
+        return Composition(tuple(drafts), known.data)
+
+
+def check_expected(stream: Stream, expected: Expected, version: int, *, deleted: bool) -> None:
+    """Raises ``VersionConflict`` where a state is not as a write expects it."""
+    said = expectation(expected, stream.governor_id, stream.state_id)
+    if not matches(said, version, deleted=deleted):
+        raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
+
+
+def overlaid(seen: Seen, written: Written) -> JsonSnapshot:
+    """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
+    stream, composition = written.stream, written.compose(seen.known)
+    data: Any = composition.data
+    before = seen.snapshot or StateSnapshot[Any].unsaved(stream.governor_id, stream.state_id, data)
+    version = before.version + len(composition.drafts)
+    metadata = msgspec.structs.replace(written.metadata, parent_version=version - 1)
+    return msgspec.structs.replace(before, data=data, version=version, metadata=metadata, deleted=data is None)

@@ -1,0 +1,104 @@
+"""Streams that listen and end by a status that passes, at any moment: the watches go on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tai_state.engines.api import Change, Put
+from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
+from tai_state.errors import Unavailable
+
+from ...support.ending_proxy import EndingProxy
+
+if TYPE_CHECKING:
+    from tai_state.testing.emulator import Emulator
+
+pytest.importorskip("grpc")
+pytestmark = pytest.mark.anyio
+
+HANG_SECONDS = 30
+"""What takes longer than this hangs."""
+
+PASSING = (
+    "CANCELLED",
+    "UNKNOWN",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "ABORTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The driver knows no other event loop."""
+    return "asyncio"
+
+
+@pytest.fixture
+def proxy(firestore_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndingProxy]:
+    """A proxy before the emulator, which what is opened from now on goes through."""
+    with EndingProxy(firestore_emulator.host) as proxy:
+        monkeypatch.setenv(EMULATOR, proxy.host)
+        yield proxy
+
+
+@pytest.fixture
+async def engine(proxy: EndingProxy, firestore_project: str) -> AsyncIterator[FirestoreEngine]:
+    """An open engine behind the proxy."""
+    async with FirestoreEngine(firestore_project) as engine:
+        yield engine
+
+
+def _not_yet(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(strict=True, raises=Unavailable, reason=reason)
+
+
+@_not_yet("a watch that is not established yet ends with its stream")
+@pytest.mark.parametrize("messages", [0, 1])
+@pytest.mark.parametrize("code", PASSING)
+async def test_a_watch_is_established_by_another_stream(
+    engine: FirestoreEngine, proxy: EndingProxy, code: str, messages: int
+):
+    """A watch begins although its first stream ends by a status that passes before it is established."""
+    made = await engine.commit([Put("c/a", {})])
+    proxy.end_next("Listen", code, messages=messages)
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as changes:
+            assert await anext(changes) == Change("c/a", made.revision)
+    assert len(proxy.ended) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [*PASSING, pytest.param("UNAUTHENTICATED", marks=_not_yet("credentials that are refused once end all watches"))],
+)
+async def test_an_established_watch_goes_on_by_another_stream(engine: FirestoreEngine, proxy: EndingProxy, code: str):
+    """A watch tells of changes after its stream ended by a status that passes; new credentials pass, too."""
+    await engine.commit([Put("c/a", {})])
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as changes:
+            await anext(changes)
+            proxy.end_listening(code)
+            while not proxy.ended:
+                await anyio.lowlevel.checkpoint()
+            revision = await _changed(engine)
+            while (await anext(changes)).revision != revision:
+                pass
+
+
+async def _changed(engine: FirestoreEngine) -> int:
+    """Change the document; which revision it is at then.
+
+    The emulator breaks off a commit of which it would tell a stream that is just ending.
+    """
+    while True:
+        with suppress(Unavailable):
+            return (await engine.commit([Put("c/a", {})])).revision

@@ -1,0 +1,141 @@
+"""What Firestore says of single targets and documents on a stream that goes on, beside what the emulator says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from tai_state import InvalidData, StoreUnavailable
+from tai_state.engines.api import Change, Put
+from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
+from tai_state.errors import Unavailable
+
+from ...support.ending_proxy import EndingProxy
+
+if TYPE_CHECKING:
+    from tai_state.testing.emulator import Emulator
+
+grpc = pytest.importorskip("grpc")
+pytestmark = pytest.mark.anyio
+
+HANG_SECONDS = 30
+"""What takes longer than this hangs."""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The driver knows no other event loop."""
+    return "asyncio"
+
+
+@pytest.fixture
+def proxy(firestore_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndingProxy]:
+    """A proxy before the emulator, which what is opened from now on goes through."""
+    with EndingProxy(firestore_emulator.host) as proxy:
+        monkeypatch.setenv(EMULATOR, proxy.host)
+        yield proxy
+
+
+@pytest.fixture
+async def engine(proxy: EndingProxy, firestore_project: str) -> AsyncIterator[FirestoreEngine]:
+    """An open engine behind the proxy, with the documents ``c/a`` and ``c/b``."""
+    async with FirestoreEngine(firestore_project) as engine:
+        await engine.commit([Put("c/a", {}), Put("c/b", {})])
+        yield engine
+
+
+def _response() -> Any:
+    from google.cloud.firestore_v1.types import ListenResponse
+
+    return ListenResponse.pb()()
+
+
+def _removal(code: str = "") -> bytes:
+    """Every target was removed, for a cause or for none that is told."""
+    response = _response()
+    response.target_change.target_change_type = 2
+    if code:
+        response.target_change.cause.code = grpc.StatusCode[code].value[0]
+        response.target_change.cause.message = "says the server"
+    return response.SerializeToString()
+
+
+def _deletion(project: str, path: str, kind: str) -> bytes:
+    """A document is there no longer, or does not match any longer; of which target, is not told."""
+    response = _response()
+    getattr(response, kind).document = f"projects/{project}/databases/(default)/documents/{path}"
+    return response.SerializeToString()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=Unavailable, reason="a target that is removed ends its watch, whatever the cause"
+)
+@pytest.mark.parametrize("code", ["", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNAUTHENTICATED"])
+async def test_a_target_removed_for_what_passes_is_watched_again(
+    engine: FirestoreEngine, proxy: EndingProxy, code: str
+):
+    """A watch tells of changes after Firestore removed its target for a cause that passes, or told none."""
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as changes:
+            await anext(changes)
+            proxy.say(_removal(code))
+            made = await engine.commit([Put("c/a", {})])
+            while (await anext(changes)) != Change("c/a", made.revision):
+                pass
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a removal's error has a number in place of the table's words"
+)
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("PERMISSION_DENIED", "roles/datastore.user"),
+        ("FAILED_PRECONDITION", "native mode"),
+        ("UNIMPLEMENTED", "server"),
+    ],
+)
+async def test_a_removal_for_what_lasts_is_told_as_of_a_call(
+    engine: FirestoreEngine, proxy: EndingProxy, code: str, advice: str
+):
+    """The error of a target removed for good names the status, says what to do, and gives the server's words."""
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as changes:
+            await anext(changes)
+            proxy.say(_removal(code))
+            with pytest.raises(StoreUnavailable) as removed:
+                await anext(changes)
+    assert removed.value.code == code
+    assert advice in removed.value.what
+    assert "says the server" in removed.value.what
+
+
+@pytest.mark.xfail(
+    strict=True, raises=StoreUnavailable, reason="a removal is always told as Firestore's being unavailable"
+)
+async def test_a_removal_for_an_invalid_target_is_told_as_of_a_call(engine: FirestoreEngine, proxy: EndingProxy):
+    """A target that Firestore refuses is data that means nothing to it, as in a call."""
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as changes:
+            await anext(changes)
+            proxy.say(_removal("INVALID_ARGUMENT"))
+            with pytest.raises(InvalidData, match="says the server"):
+                await anext(changes)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a deletion that names no target is passed over")
+@pytest.mark.parametrize("kind", ["document_delete", "document_remove"])
+@pytest.mark.parametrize("targets", [("c/a", "c/b"), ("c",)], ids=["documents", "collection"])
+async def test_a_deletion_that_names_no_target_is_of_all(
+    engine: FirestoreEngine, proxy: EndingProxy, firestore_project: str, targets: tuple[str, ...], kind: str
+):
+    """A document said to be gone, of no target in particular, is gone for all that have it."""
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch(*targets) as changes:
+            assert {(await anext(changes)).path for _ in range(2)} == {"c/a", "c/b"}
+            proxy.say(_deletion(firestore_project, "c/a", kind))
+            await engine.commit([Put("c/b", {})])
+            assert await anext(changes) == Change("c/a", None)

@@ -1,0 +1,171 @@
+"""The file and what lies beside it: full disks, files that can only be read, logs of another file, logs that grew."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+
+from tai_state import ANY, CorruptDocument, StateStore, open_store
+
+from ...support.program import SCRIPT
+from ...support.stores import GOVERNOR, METADATA
+
+MIB = 1024 * 1024
+
+WRITE = """
+import asyncio
+from tai_state import ChangeMetadata, TaiStateError, open_store
+
+async def main():
+    async with open_store("sqlite:///store.db", timeout_seconds=1.0) as store:
+        try:
+            await store.save_state("bank", "y", {}, ChangeMetadata("tester", "a test"))
+        except TaiStateError as error:
+            print(type(error).__name__, getattr(error, "code", ""), "full" in str(error))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """One event loop will do: files are the engine's."""
+    return "asyncio"
+
+
+async def fill(store: StateStore, first: int, last: int, size: int) -> None:
+    """States of so many bytes, scattered over the table."""
+    for n in range(first, last):
+        await store.save_state(GOVERNOR, f"s{n * 7919 % 10_000}", {"n": n, "x": "y" * size}, METADATA)
+
+
+def url(folder: Path) -> str:
+    """The address of the store in a folder."""
+    return f"sqlite:///{folder}/store.db"
+
+
+async def make_small_store(folder: Path) -> None:
+    """A store of one state."""
+    async with open_store(url(folder)) as store:
+        await fill(store, 0, 1, 10)
+
+
+def traced(folder: Path, *plan: str) -> subprocess.CompletedProcess[str]:
+    """Change the store in a process whose calls go wrong as planned; skips where nobody may trace."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    command = [
+        strace,
+        "-f",
+        "-qq",
+        "-o",
+        os.devnull,
+        "-P",
+        str(folder / "store.db-wal"),
+        *plan,
+        sys.executable,
+        "-c",
+        WRITE,
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    if "ptrace" in done.stderr.lower():
+        pytest.skip(done.stderr)
+    return done
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the change is tried until its time is over, and the error does not name the disk"
+)
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """A change that finds no room on the disk is ``StoreUnavailable`` with SQLite's code, and says why."""
+    anyio.run(make_small_store, tmp_path)
+    done = traced(tmp_path, "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=1+")
+    assert done.stdout == "StoreUnavailable SQLITE_FULL True\n", done.stderr
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a small store, neither of which may be written."""
+    anyio.run(make_small_store, tmp_path)
+    for path in tmp_path.iterdir():
+        path.chmod(0o444)
+    tmp_path.chmod(0o555)
+    yield tmp_path
+    tmp_path.chmod(0o755)
+
+
+def run_without_the_right_to_write(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as somebody whom the modes of files bind; skips where the superuser cannot be bound."""
+    command = [str(SCRIPT), *arguments, "--json", "--store", url(folder)]
+    if os.geteuid() == 0:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            pytest.skip("the superuser may write everything, and setpriv is not installed")
+        command = [setpriv, "--bounding-set", "-dac_override", *command]
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.xfail(strict=True, reason="a file is refused that cannot be opened for writing")
+@pytest.mark.parametrize("command", [("ls",), ("show", GOVERNOR, "s0"), ("history", GOVERNOR, "s0"), ("verify",)])
+def test_a_store_is_read_without_the_right_to_write(read_only: Path, command: tuple[str, ...]) -> None:
+    """Whoever may read the file can look at the store; nothing is written beside it."""
+    before = {path.name for path in read_only.iterdir()}
+    done = run_without_the_right_to_write(read_only, *command)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in read_only.iterdir()} == before
+
+
+def test_a_write_without_the_right_to_it_is_refused(read_only: Path) -> None:
+    """A command that writes ends with SQLite's code for it."""
+    done = run_without_the_right_to_write(read_only, "snapshot", GOVERNOR, "s0")
+    assert json.loads(done.stderr)["error"]["code"] == "SQLITE_READONLY"
+
+
+@pytest.mark.anyio
+@pytest.mark.xfail(strict=True, reason="the file is called damaged, without a word of the log beside it")
+async def test_a_backup_beside_another_log_is_named(tmp_path: Path) -> None:
+    """A backup that was put back beside the log of the file it replaced is not just called damaged."""
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    async with open_store(url(tmp_path)) as store:
+        await fill(store, 0, 50, 3_000)
+    shutil.copy(tmp_path / "store.db", backup)
+    async with open_store(url(tmp_path)) as store:
+        await fill(store, 50, 500, 3_000)
+        shutil.copy(tmp_path / "store.db-wal", backup)
+    with pytest.raises(CorruptDocument) as caught:
+        async with open_store(url(backup)) as store:
+            await store.count_states(GOVERNOR)
+    assert "-wal" in str(caught.value)
+
+
+@pytest.mark.anyio
+@pytest.mark.xfail(strict=True, reason="a log that grew under a long reader keeps its size as long as the file is open")
+async def test_the_log_shrinks_after_a_long_reader(tmp_path: Path) -> None:
+    """Once a reader that held the log up has ended, writing on brings it back to a few MiB."""
+    async with open_store(url(tmp_path)) as store:
+
+        async def log_after(count: int) -> int:
+            for _ in range(count):
+                data = {"x": os.urandom(50_000).hex()}
+                await store.save_state(GOVERNOR, "x", data, METADATA, expected=ANY)
+            return (tmp_path / "store.db-wal").stat().st_size
+
+        reader = apsw.Connection(str(tmp_path / "store.db"))
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM documents").fetchall()
+        assert await log_after(60) > 12 * MIB
+        reader.execute("COMMIT")
+        reader.close()
+        await log_after(30)
+        assert await log_after(30) <= 8 * MIB

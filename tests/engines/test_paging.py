@@ -1,0 +1,296 @@
+"""Iterators in pages: no item is lost, doubled or passed over, whatever happens between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from tai_state.engines import paging
+from tai_state.engines.api import Document, Scan, after
+from tai_state.engines.memory import MemoryEngine
+from tai_state.engines.paging import Paged, chained, converted, limited, mapped, resized, taken
+from tai_state.testing import ManualClock
+from tai_state.testing.paging_checks import (
+    check_scan_after_a_cancelled_step,
+    check_scan_after_an_error,
+    check_scan_shared_by_tasks,
+)
+
+from ..support.stores import AroundEngine, collected
+
+if TYPE_CHECKING:
+    from tai_state.testing.conformance import EngineCheck
+
+pytestmark = pytest.mark.anyio
+
+
+class Source:
+    """Gives pages of numbers. Each page first fails so many times, and each fetch waits for a turn of the others."""
+
+    def __init__(self, *pages: Sequence[int], failures: int = 0) -> None:
+        self._pages = list(pages)
+        self._failures = failures
+        self._left = failures
+
+    async def fetch(self) -> Sequence[int] | None:
+        """The next page."""
+        await anyio.lowlevel.checkpoint()
+        if self._left:
+            self._left -= 1
+            raise TimeoutError
+        self._left = self._failures
+        return self._pages.pop(0) if self._pages else None
+
+
+PAGES = ([1, 2, 3], [], [4], [5, 6, 7, 8])
+NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def _source(failures: int) -> Paged[int]:
+    return Paged(Source(*PAGES, failures=failures).fetch)
+
+
+def _doubled(failures: int) -> Paged[int]:
+    left = failures
+
+    async def double(page: list[int]) -> Iterable[int]:
+        nonlocal left
+        await anyio.lowlevel.checkpoint()
+        if left:
+            left -= 1
+            raise TimeoutError
+        left = failures
+        return (number * 2 for number in page)
+
+    return converted(_source(failures), double)
+
+
+KINDS: dict[str, Callable[[int], Paged[int]]] = {
+    "plain": _source,
+    "limited": lambda failures: Paged(limited(Source(*PAGES, NUMBERS, failures=failures).fetch, 8)),
+    "mapped": lambda failures: mapped(mapped(_source(failures), lambda page: (-n for n in page)), lambda page: page),
+    "converted": _doubled,
+    "resized": lambda failures: resized(_source(failures), 3),
+    "chained": lambda failures: chained([_source(failures), _source(failures)]),
+}
+
+
+async def _insisting(items: Paged[Any]) -> list[Any]:
+    """All that is given to somebody who asks again after an error that passes."""
+    seen: list[Any] = []
+    while True:
+        try:
+            seen.append(await anext(items))
+        except TimeoutError:
+            continue
+        except StopAsyncIteration:
+            return seen
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+async def test_an_iterator_goes_on_after_an_error_that_passes(make: Callable[[int], Paged[int]]):
+    """Where each page fails twice before it comes, the items are those that come without failures."""
+    expected = await collected(make(0))
+    assert len(expected) >= len(NUMBERS)
+    assert await _insisting(make(2)) == expected
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+async def test_a_cancelled_step_takes_nothing(make: Callable[[int], Paged[int]]):
+    """Steps that are cancelled at each of their moments leave all items to the later ones."""
+    expected = await collected(make(0))
+    for moments in range(1, 5):
+        items, seen = make(0), []
+        step = 0
+        while len(seen) < len(expected):
+            step += 1
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_take_one, items, seen)
+                for _ in range(step % (moments + 3)):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+        assert seen == expected
+
+
+async def _take_one(items: Paged[Any], seen: list[Any]) -> None:
+    seen.append(await anext(items))
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+async def test_several_tasks_share_an_iterator(make: Callable[[int], Paged[int]]):
+    """Of several tasks each gets some of the items, and together they get each item once."""
+    expected = await collected(make(0))
+    items, seen = make(0), [[], [], []]
+
+    async def take(mine: list[int]) -> None:
+        async for item in items:
+            mine.append(item)
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        for mine in seen:
+            tasks.start_soon(take, mine)
+    assert sorted(item for mine in seen for item in mine) == sorted(expected)
+    assert sum(bool(mine) for mine in seen) > 1
+
+
+def _sound(page: Iterable[int]) -> Iterator[int]:
+    for number in page:
+        if number == 6:
+            raise ValueError("six is wrong")
+        yield number
+
+
+WRONG: dict[str, Callable[[], Paged[int]]] = {
+    "mapped": lambda: mapped(_source(0), _sound),
+    "mapped twice": lambda: mapped(mapped(_source(0), _sound), lambda page: (number for number in page)),
+    "chained": lambda: chained([mapped(_source(0), _sound), _source(0)]),
+    "resized": lambda: resized(mapped(_source(0), _sound), 100),
+    "converted": lambda: converted(mapped(_source(0), _sound), _as_they_are),
+}
+
+
+async def _as_they_are(page: list[int]) -> Iterable[int]:
+    return page
+
+
+@pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
+async def test_an_item_that_is_wrong_is_never_passed_over(make: Callable[[], Paged[int]]):
+    """After an item that cannot be made, each step raises its error again: neither a later item comes nor an end."""
+    items, seen = make(), []
+    for _ in range(20):
+        try:
+            seen.append(await anext(items))
+        except ValueError:
+            continue
+    assert seen == ([] if make is WRONG["resized"] else [1, 2, 3, 4, 5])
+    with pytest.raises(ValueError, match="six is wrong") as caught:
+        await anext(items)
+    assert len(caught.traceback) < 10  # and does not grow with each step
+
+
+async def test_a_page_ends_before_an_item_that_is_wrong():
+    """Taking page by page gives the items before the error, and then the error each time."""
+    items = mapped(_source(0), _sound)
+    assert [await items.page() for _ in range(4)] == [[1, 2, 3], [], [4], [5]]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="six is wrong"):
+            await items.page()
+
+
+async def test_a_page_begins_where_the_last_step_ended():
+    """What steps have left of a page comes first when a page is asked for, and the other way round."""
+    items = mapped(_source(0), lambda page: (number for number in page))
+    assert await anext(items) == 1
+    assert await items.page() == [2, 3]
+    assert await items.page() == []
+    assert [await anext(items), await anext(items)] == [4, 5]
+    assert await items.page() == [6, 7, 8]
+    assert await items.page() is None
+    assert await anext(items, None) is None
+
+
+async def test_taking_several_takes_all_of_them_or_none():
+    """Where one of the items that are asked for cannot be had now, those before it come again."""
+    items = _source(1)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await taken(items, 5)
+    assert await taken(items, 3) == [1, 2, 3]
+    assert await _insisting(items) == [4, 5, 6, 7, 8]
+
+
+async def test_what_is_put_back_while_another_task_waits_for_a_page_is_kept():
+    """Items that come back during another task's fetch come before those of its page."""
+    items = Paged(Source([1], [2]).fetch)
+    first = await anext(items)
+    seen: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_take_one, items, seen)
+        await anyio.lowlevel.checkpoint()
+        items.put_back([first])
+    assert seen + await collected(items) == [1, 2]
+
+
+# The examination finds mistakes ----------------------------------------------------------------------------------
+
+
+class _Pages(AroundEngine):
+    """Scans in pages of a hundred, looked up one after the other."""
+
+    loses_a_cancelled_page = False
+
+    def scan(self, scan: Scan) -> Paged[Document]:
+        begin, left = scan.start, scan.limit
+
+        async def fetch() -> list[Document] | None:
+            nonlocal begin, left
+            size = 100 if left is None else min(left, 100)
+            page = await taken(self._engine.scan(msgspec.structs.replace(scan, start=begin, limit=size)), size)
+            if not self.loses_a_cancelled_page:
+                await anyio.lowlevel.checkpoint()
+            begin = after(page[-1].id) if page else begin
+            left = None if left is None else left - len(page)
+            if self.loses_a_cancelled_page:
+                await anyio.lowlevel.checkpoint()
+            return page or None
+
+        return Paged(fetch)
+
+
+class _Free:
+    """A lock that lets everybody in."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def nothing_is_put_back(patch: pytest.MonkeyPatch) -> None:
+    """What a step took before it failed is lost."""
+    patch.setattr(Paged, "put_back", lambda *_: None)
+
+
+def errors_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """After an item that is wrong the rest of its page is passed over."""
+    patch.setattr(paging, "_Failed", lambda _: iter(()))
+
+
+def fetches_overlap(patch: pytest.MonkeyPatch) -> None:
+    """Two tasks ask for a page at once, and both get the same."""
+    patch.setattr(paging.anyio, "Lock", _Free)
+
+
+def a_place_moves_too_early(patch: pytest.MonkeyPatch) -> None:
+    """A scan notes that a page was given before it is."""
+    patch.setattr(_Pages, "loses_a_cancelled_page", True)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "check"),
+    [
+        (nothing_is_put_back, check_scan_after_an_error),
+        (errors_are_forgotten, check_scan_after_an_error),
+        (fetches_overlap, check_scan_shared_by_tasks),
+        (a_place_moves_too_early, check_scan_after_a_cancelled_step),
+    ],
+    ids=lambda each: each.__name__.removeprefix("check_"),
+)
+async def test_the_examination_finds_mistakes(
+    monkeypatch: pytest.MonkeyPatch, mistake: Callable[[pytest.MonkeyPatch], Any], check: EngineCheck
+):
+    """An engine with the mistake fails the check that passes without it."""
+    await check(_Pages(MemoryEngine(ManualClock())))  # type: ignore[arg-type]
+    mistake(monkeypatch)
+    with pytest.raises(AssertionError):
+        await check(_Pages(MemoryEngine(ManualClock())))  # type: ignore[arg-type]

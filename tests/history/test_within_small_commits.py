@@ -1,0 +1,178 @@
+"""Long operations work on an engine whose commits take few operations, and leave the event loop to others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tai_state import ANY, Columns, EveryEvents, NewEvent, StateMachinePersister, StateStore, open_store, sync
+from tai_state.engines.api import Committed, Write
+from tai_state.testing import ManualClock, MemoryEngine
+
+from ..support.stores import GOVERNOR, METADATA, AroundEngine
+
+pytestmark = pytest.mark.anyio
+
+OPERATIONS_MAX = 128
+COUNT = 300
+COLUMNS = Columns("machine", ("status",), "time")
+DAY_US = 86_400_000_000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """One event loop will do: batches are made above the engines."""
+    return "asyncio"
+
+
+class Small(MemoryEngine):
+    """An engine with the least operations a commit that one may have."""
+
+    @property
+    def capabilities(self) -> Any:  # noqa: D102
+        return replace(super().capabilities, max_ops_per_commit=OPERATIONS_MAX)
+
+
+@pytest.fixture
+async def small(clock: ManualClock) -> AsyncIterator[StateStore]:
+    """An empty store on such an engine."""
+    async with open_store(Small(clock), clock=clock, snapshots=EveryEvents(50)) as store:
+        yield store
+
+
+@pytest.fixture
+async def large(clock: ManualClock) -> AsyncIterator[StateStore]:
+    """A store on an engine that takes more, with a long history."""
+    async with open_store(MemoryEngine(clock), clock=clock, snapshots=EveryEvents(50)) as store:
+        await fill(store)
+        yield store
+
+
+async def fill(store: StateStore) -> None:
+    """Give a state a long history, each change with an id."""
+    for n in range(COUNT):
+        await store.save_state(GOVERNOR, "x", {"n": n}, METADATA, expected=ANY, event_id=f"id-{n}")
+
+
+def write_log(path: Path, machines: int, rows: int) -> Path:
+    """A log of so many rows."""
+    lines = [f"m{n % machines},on,2023-01-31T09:15:00Z\n" for n in range(rows)]
+    path.write_text("machine,status,time\n" + "".join(lines))
+    return path
+
+
+async def nothing(_: Any) -> None:
+    """What is acknowledged is of no interest."""
+
+
+async def assert_whole(store: StateStore, events: int) -> None:
+    """All events are there, and everything adds up."""
+    report = await StateMachinePersister(store).validate_consistency()
+    assert (report.consistent, report.events) == (True, events)
+
+
+RED = pytest.mark.xfail(strict=True, reason="a commit of a fixed size is more than this engine takes")
+
+
+@RED
+@pytest.mark.parametrize("machines", [COUNT, 1])
+async def test_import_of_a_log(small: StateStore, tmp_path: Path, machines: int) -> None:
+    """A log is imported, whether its rows are of many machines or of one."""
+    log = write_log(tmp_path / "log.csv", machines, COUNT)
+    await StateMachinePersister(small).import_csv(GOVERNOR, log, COLUMNS, nothing)
+    await assert_whole(small, COUNT)
+
+
+@RED
+async def test_restore(small: StateStore, large: StateStore, tmp_path: Path) -> None:
+    """An export of a store that took more in one commit is restored."""
+    await StateMachinePersister(large).export_history(GOVERNOR, tmp_path / "x")
+    await StateMachinePersister(small).import_history(tmp_path / "x")
+    await assert_whole(small, COUNT)
+
+
+@RED
+async def test_sync(small: StateStore, large: StateStore) -> None:
+    """A long history is taken over by a sync."""
+    await sync(large, small)
+    await assert_whole(small, COUNT)
+
+
+@RED
+async def test_cleanup(small: StateStore, clock: ManualClock) -> None:
+    """Old events are removed, however many they are."""
+    await fill(small)
+    clock.advance_us(3 * DAY_US)
+    for n in range(COUNT, COUNT + 120):
+        await small.save_state(GOVERNOR, "x", {"n": n}, METADATA, expected=ANY)
+    cleaned = await StateMachinePersister(small).cleanup_old_data(GOVERNOR, keep=timedelta(days=1))
+    assert cleaned.events_deleted > OPERATIONS_MAX
+
+
+async def test_recover(small: StateStore) -> None:
+    """States that are missing are rebuilt, however long their history is."""
+    await fill(small)
+    engine: Any = small.engine
+    engine._delete(f"governors/{GOVERNOR}/states/x")
+    report = await StateMachinePersister(small).recover()
+    assert len(report.rebuilt) == 1
+    await assert_whole(small, COUNT)
+
+
+async def test_record_within_one_commit(small: StateStore) -> None:
+    """As many events as fit are recorded by one commit: two operations are the state's and the governor's own."""
+    events = [NewEvent("seen", n) for n in range(OPERATIONS_MAX - 2)]
+    await StateMachinePersister(small).record(GOVERNOR, "x", events, METADATA, expected=0)
+    await assert_whole(small, OPERATIONS_MAX - 2)
+
+
+class _DoneError(Exception):
+    """The first rows are recorded."""
+
+
+async def stop(_: Any) -> None:
+    """Only the check of the file is of interest."""
+    raise _DoneError
+
+
+class UntilFirstCommit(AroundEngine):
+    """Tells when something is written for the first time.
+
+    Attributes:
+        has_begun: whether it was.
+    """
+
+    has_begun = False
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        self.has_begun = True
+        return await self._engine.commit(writes)
+
+
+@pytest.mark.xfail(strict=True, reason="the whole file is checked in one go in the event loop")
+async def test_checking_a_log_lets_others_run(clock: ManualClock, tmp_path: Path) -> None:
+    """While the rows of a log are checked, before the first is recorded, other tasks get a turn again and again."""
+    engine: Any = UntilFirstCommit(MemoryEngine(clock))
+    async with open_store(engine, clock=clock) as store:
+        engine.has_begun = False
+        log = write_log(tmp_path / "log.csv", 4_000, 4_000)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while not engine.has_begun:
+                turns += 1
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count_turns)
+            with pytest.raises(_DoneError):
+                await StateMachinePersister(store).import_csv(GOVERNOR, log, COLUMNS, stop)
+        assert turns >= 20

@@ -1,0 +1,132 @@
+"""Locks that an operator breaks: whoever worked without the lock is told so, and no answer is taken for another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tai_state import LockLost, StateStore, StoreTimeout
+from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
+
+from ..support.stores import collected, make_store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tai_state.testing import Call
+
+    from ..support.stores import Place
+
+pytestmark = pytest.mark.anyio
+
+
+async def _break(other: StateStore) -> None:
+    assert await other.locks.break_lock("r") is not None
+
+
+async def _break_and_take(other: StateStore) -> None:
+    await _break(other)
+    await other.locks.acquire_lock("r", holder="B", wait=0)
+
+
+async def _break_take_and_return(other: StateStore) -> None:
+    await _break(other)
+    async with other.lock("r", holder="B", wait=0):
+        pass
+
+
+RED = pytest.mark.xfail(strict=True, reason="a lock that nobody has counts as given back", raises=pytest.fail.Exception)
+BROKEN = pytest.mark.parametrize(
+    "break_it",
+    [pytest.param(_break, marks=RED), _break_and_take, pytest.param(_break_take_and_return, marks=RED)],
+    ids=["broken", "taken", "taken_and_returned"],
+)
+
+
+@BROKEN
+async def test_a_block_whose_lock_was_broken_ends_with_that(place: Place, break_it: Callable[[StateStore], Any]):
+    """At the end of the block its caller learns that its steps may have happened without the lock."""
+    async with place.store() as store, place.store() as other:
+        with pytest.raises(LockLost):
+            async with store.lock("r", ttl=30.0, holder="A"):
+                await break_it(other)
+
+
+@BROKEN
+async def test_a_lease_whose_lock_was_broken_cannot_be_given_back(
+    place: Place, break_it: Callable[[StateStore], Awaitable[None]]
+):
+    """The same of a lease that is given back by hand."""
+    async with place.store() as store, place.store() as other:
+        lease = await store.locks.acquire_lock("r", ttl=30.0)
+        await break_it(other)
+        with pytest.raises(LockLost):
+            await store.locks.release_lock(lease)
+
+
+async def test_a_lease_can_be_given_back_twice(place: Place):
+    """Giving back what was given back is not a loss, and a block that kept its lock ends without one."""
+    async with place.store() as store:
+        lease = await store.locks.acquire_lock("r", ttl=30.0)
+        await store.locks.release_lock(lease)
+        await store.locks.release_lock(lease)
+        async with store.lock("r", ttl=30.0, wait=0):
+            pass
+
+
+class NextCommit:
+    """A fault at the next commit, once."""
+
+    planned = 1
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault: Fault | None = fault
+
+    def fault(self, call: Call) -> Fault | None:
+        """The fault of a call."""
+        if call.verb != "commit":
+            return None
+        fault, self._fault = self._fault, None
+        return fault
+
+
+NOT_LOOKED = pytest.mark.xfail(strict=True, reason="the lost answer comes out", raises=StoreTimeout)
+LOST = pytest.mark.parametrize(
+    "fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.DELAYED], ids=lambda each: each.value
+)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@LOST
+@NOT_LOOKED
+async def test_breaking_a_lock_is_looked_after(fault: Fault):
+    """Whatever becomes of the answer, the lock is broken, and the operator is told which one it was."""
+    clock = ManualClock(step_us=1)
+    faulty = FaultyEngine(MemoryEngine(clock), AtCalls({}))
+    async with make_store(faulty, clock) as store:
+        lease = await store.locks.acquire_lock("r", ttl=30.0, holder="A")
+        faulty.plan = NextCommit(fault)
+        broken = await store.locks.break_lock("r")
+        await faulty.settle()
+        assert broken is not None
+        assert (broken.holder, broken.fence) == ("A", lease.fence)
+        assert await collected(store.locks.list_locks()) == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@LOST
+@NOT_LOOKED
+async def test_removing_locks_whose_time_has_passed_is_looked_after(fault: Fault):
+    """The same of the removal of expired locks: it goes on, and all of them are gone and counted."""
+    clock = ManualClock(step_us=1)
+    faulty = FaultyEngine(MemoryEngine(clock), AtCalls({}))
+    async with make_store(faulty, clock) as store:
+        for resource in ("a", "b", "c"):
+            await store.locks.acquire_lock(resource, ttl=1.0)
+        clock.advance_us(60_000_000)
+        faulty.plan = NextCommit(fault)
+        removed = await store.locks.cleanup_expired_locks()
+        await faulty.settle()
+        assert removed == 3
+        assert await collected(store.locks.list_locks()) == []

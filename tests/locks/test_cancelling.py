@@ -1,0 +1,130 @@
+"""Acquiring a lock, cancelled: nothing stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tai_state import StateStore
+from tai_state.engines.api import Engine, Write
+from tai_state.locks.lease import Lease
+from tai_state.testing import AtCalls, Fault, FaultyEngine
+
+from ..support.locks import TTL, Time, managed, paths, until
+from ..support.stores import AroundEngine, Places
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("moment", range(0, 60, 4))
+async def test_cancelled_while_waiting(store: StateStore, other: StateStore, time: Time, moment: int):
+    """Whenever somebody who acquires or waits is cancelled, nothing of it is left behind."""
+    locks, theirs = managed(store, time), managed(other, time)
+    lease = await locks.acquire_lock("r", ttl=TTL) if moment % 8 else None
+
+    async def block() -> None:
+        async with theirs.lock("r", ttl=TTL):
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(block)
+        for _ in range(moment):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert await paths(store.core.engine, "r") == (["locks/r"] if lease else [])
+    assert time.sleepers == 0
+
+
+class Late(AroundEngine):
+    """A commit takes a while; one that is cancelled on its way is applied all the same, after the next read."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._late: Sequence[Write] = ()
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        try:
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            self._late = writes
+            raise
+        return await self._engine.commit(writes)
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        reading = await self._engine.read(paths)
+        if self._late:
+            await self._engine.commit(self._late)
+            self._late = ()
+        return reading
+
+
+async def test_cancelled_commits_that_arrive_late(memory_places: Places, anyio_backend: str):
+    """Nothing is left either where a cancelled commit would arrive when all was given back, were it let go."""
+    place = memory_places.new()
+    time = Time(place.clock)
+    async with place.store() as store:
+        locks = managed(store, time, Late(store.core.engine))
+
+        async def block() -> None:
+            async with locks.lock("r"):
+                await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(block)
+            await until(lambda: time.calls)
+            tasks.cancel_scope.cancel()
+        if anyio_backend == "asyncio":
+            import asyncio
+
+            task = asyncio.create_task(block())
+            await until(lambda: time.calls)
+            task.cancel()
+            await asyncio.wait([task])
+        await store.core.engine.read([])
+        assert await paths(store.core.engine, "r") == []
+
+
+@pytest.mark.parametrize("fault", [Fault.CANCELLED_BEFORE, Fault.CANCELLED_AFTER])
+@pytest.mark.parametrize("call", range(1, 9))
+async def test_cancelled_at_each_call(store: StateStore, other: StateStore, time: Time, fault: Fault, call: int):
+    """The same where the cancellation falls on a call of the engine."""
+    faulty = FaultyEngine(other.core.engine, AtCalls({("any", call): fault}))
+    locks, theirs = managed(store, time), managed(other, time, faulty)
+    lease = await locks.acquire_lock("r", ttl=TTL)
+    async with anyio.create_task_group() as tasks:
+
+        async def wait() -> None:
+            with faulty.cancellable():
+                async with theirs.lock("r", ttl=TTL):
+                    pass
+
+        tasks.start_soon(wait)
+        await until(lambda: time.sleepers == 1 or faulty.statistics().all_hit)
+        await locks.release_lock(lease)
+    assert await paths(store.core.engine, "r") == []
+
+
+async def test_cancelled_natively(store: StateStore, other: StateStore, time: Time, anyio_backend: str):
+    """The same for ``task.cancel()`` under asyncio, at any moment."""
+    if anyio_backend != "asyncio":
+        return
+    import asyncio
+
+    locks, theirs = managed(store, time), managed(other, time)
+    for moment in range(0, 40, 3):
+        lease = await locks.acquire_lock("r", ttl=TTL, wait=0) if moment % 2 else None
+        task = asyncio.create_task(theirs.acquire_lock("r", ttl=TTL))
+        for _ in range(moment):
+            await anyio.lowlevel.checkpoint()
+        task.cancel()
+        [result] = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(result, Lease):
+            await theirs.release_lock(result)
+        assert await paths(store.core.engine, "r") == (["locks/r"] if lease else [])
+        if lease:
+            await locks.release_lock(lease)

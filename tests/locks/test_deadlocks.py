@@ -1,0 +1,178 @@
+"""Deadlocks are found, and only where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tai_state import StateStore
+from tai_state.engines.api import Delete, Put
+from tai_state.errors import DeadlockDetected
+from tai_state.locks.deadlocks import Waiter, circle_through, circles
+from tai_state.locks.lease import Lease
+
+from ..support.locks import TTL, Time, managed, paths, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("names", ["ab", "abc"])
+async def test_a_deadlock_is_found_and_broken(store: StateStore, other: StateStore, time: Time, names: str):
+    """Of two or three who wait for each other, the last to wait gives up, and the others get their locks."""
+    managers = [managed(store, time), managed(other, time)]
+    turn = -1
+    held: list[str] = []
+    done: list[str] = []
+    failed: list[DeadlockDetected] = []
+
+    async def step(n: int) -> None:
+        try:
+            async with managers[n % 2].lock(names[n], ttl=60):
+                held.append(names[n])
+                await until(lambda: turn == n)
+                async with managers[n % 2].lock(names[(n + 1) % len(names)], ttl=60):
+                    done.append(names[n])
+        except DeadlockDetected as error:
+            failed.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(len(names)):
+            tasks.start_soon(step, n)
+        await until(lambda: len(held) == len(names))
+        for turn in range(len(names)):
+            await until(lambda turn=turn: time.sleepers == 2 * len(names) + turn + 1)
+        found = await managers[0].detect_deadlocks()
+        assert found == ([tuple(names)] if store.core.engine.capabilities.shared_clock else [])
+        await time.pass_until(lambda: len(done) == len(names) - 1)
+    [error] = failed
+    assert (error.cycle, error.is_transient) == (tuple(names), True)
+    assert sorted(done) == sorted(names[:-1]), "the last to wait gave up"
+    assert not [each for each in await paths(store.core.engine, *names) if each.startswith("locks/")]
+    assert await managers[0].detect_deadlocks() == []
+
+
+async def test_who_waits_for_itself(store: StateStore, time: Time):
+    """A block that locks again what it holds is a deadlock by itself; so is a task that names the block it is of."""
+    locks = managed(store, time)
+    caught: list[DeadlockDetected] = []
+
+    async def again(*holding: Lease) -> None:
+        try:
+            await locks.acquire_lock("r", holding=holding)
+        except DeadlockDetected as error:
+            caught.append(error)
+
+    for is_in_task in (False, True):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(time.pass_until, lambda: caught)
+            async with locks.lock("r", ttl=60) as lease:
+                if is_in_task:
+                    async with anyio.create_task_group() as inner:
+                        inner.start_soon(again, lease)
+                else:
+                    await again()
+        assert caught.pop().cycle == ("r",)
+
+
+async def test_waiting_in_a_row_is_no_deadlock(store: StateStore, other: StateStore, time: Time):
+    """Those who wait one behind the other, without a circle, are left alone however often they search."""
+    managers = [managed(store, time), managed(other, time)]
+    names = "abcd"
+    held: list[int] = []
+    done: list[int] = []
+
+    async def step(n: int) -> None:
+        async with managers[n % 2].lock(names[n], ttl=60):
+            held.append(n)
+            async with managers[n % 2].lock(names[n + 1], ttl=60):
+                done.append(n)
+
+    last = await managers[0].acquire_lock("d", ttl=60)
+    async with anyio.create_task_group() as tasks:
+        for n in (2, 1, 0):
+            tasks.start_soon(step, n)
+            await until(lambda n=n: len(held) == 3 - n)
+        await time.pass_until(lambda: False, seconds=30)
+        assert await managers[1].detect_deadlocks() == []
+        await managers[0].extend_lock(last)
+        await managers[0].release_lock(last)
+        await time.pass_until(lambda: len(done) == 3)
+    assert done == [2, 1, 0]
+
+
+@pytest.mark.parametrize("dead", ["nothing", "waiter", "lease", "claim", "lock"])
+async def test_the_dead_are_in_no_circle(store: StateStore, time: Time, dead: str):
+    """A circle counts only if each waiter shows life, each lease does, and each lock is still of the tenure named."""
+    locks = managed(store, time)
+    left = {"waiter": "locks/b/waiters/x", "lease": "lockbeats/a", "claim": "", "nothing": "", "lock": "locks/a"}[dead]
+    n = 0
+
+    async def live() -> None:
+        nonlocal n
+        n += 1
+        documents: dict[str, dict[str, Any]] = {}
+        for owner, has, wants in (("x", "a", "b"), ("y", "b", "a")):
+            nonce = "of before" if dead == "claim" and has == "a" else has
+            documents[f"lockbeats/{has}"] = {"nonce": has, "n": n}
+            documents[f"locks/{wants}/waiters/{owner}"] = {
+                "holder": owner,
+                "holds": [{"resource": has, "nonce": nonce}],
+                "wants": [wants],
+                "ttl": TTL,
+                "ticket": 0,
+                "n": n,
+            }
+            if n == 1:
+                documents[f"locks/{has}"] = {"holder": owner, "nonce": has, "ttl": TTL, "acquired_at": ""}
+        await store.core.engine.commit([Put(path, each) for path, each in documents.items() if n == 1 or path != left])
+
+    await live()
+    found = await locks.detect_deadlocks()
+    assert found == ([("a", "b")] if store.core.engine.capabilities.shared_clock and dead != "claim" else [])
+    if dead == "lock":
+        await store.core.engine.commit([Delete("locks/a")])
+    time.advance(TTL * 0.6)
+    await live()
+    await locks.detect_deadlocks()
+    time.advance(TTL * 0.6)
+    await live()
+    assert await locks.detect_deadlocks() == ([("a", "b")] if dead == "nothing" else [])
+
+
+Graph = Mapping[str, tuple[frozenset[str], frozenset[str]]]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("wxyz"),
+        st.tuples(st.frozensets(st.sampled_from("abc"), max_size=2), st.frozensets(st.sampled_from("abc"), max_size=2)),
+    )
+)
+def test_a_circle_is_found_where_there_is_one(graph: Graph):
+    """A circle is found exactly where a waiter can be reached from itself, and each of its steps is a real wait."""
+    waiters = {
+        owner: Waiter(owner, ticket, tuple(sorted(holds)), tuple(sorted(wants)))
+        for ticket, (owner, (holds, wants)) in enumerate(sorted(graph.items()))
+    }
+    ahead = {a: {b for b in graph if graph[a][1] & graph[b][0]} for a in graph}
+    for _ in graph:
+        ahead = {a: found.union(*(ahead[b] for b in found)) for a, found in ahead.items()}
+    for owner in graph:
+        circle = circle_through(owner, waiters)
+        assert (circle is not None) == (owner in ahead[owner])
+        if circle is not None:
+            assert circle.waiters[0].owner == owner
+            assert len({each.owner for each in circle.waiters}) == len(circle.waiters)
+            for n, (waiter, resource) in enumerate(zip(circle.waiters, circle.resources, strict=True)):
+                assert resource in waiter.wants
+                assert resource in circle.waiters[(n + 1) % len(circle.waiters)].holds
+    found = circles(waiters)
+    assert bool(found) == any(owner in ahead[owner] for owner in graph)
+    members = [each.owner for circle in found for each in circle.waiters]
+    assert len(members) == len(set(members))

@@ -1,0 +1,72 @@
+"""Several locks at once: all or none."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tai_state import StateStore
+from tai_state.errors import LockAlreadyHeld, LockLost
+from tai_state.locks.locking import LockManager
+from tai_state.testing import ManualClock
+
+from ..support.locks import TTL, Time, expire, managed, paths
+from ..support.stores import GOVERNOR, METADATA, CountingEngine
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_all_or_none(store: StateStore, other: StateStore, time: Time):
+    """Several locks come together by one commit, with one number, or none of them does."""
+    engine = CountingEngine(store.core.engine)
+    locks, theirs = managed(store, time, engine), managed(other, time)
+    async with locks.lock_all(["b", "a", "b"], ttl=TTL) as leases:
+        assert [lease.resource for lease in leases] == ["b", "a", "b"]
+        assert len({lease.fence for lease in leases}) == 1
+        await locks.extend_lock(leases[0])
+        with pytest.raises(LockAlreadyHeld) as held:
+            async with theirs.lock_all(["c", "a"], wait=0):
+                pass
+        assert held.value.resource == "a"
+        assert await paths(store.core.engine) == ["locks/a", "locks/b", "lockbeats/a", "lockbeats/b"]
+    assert engine.counts.reads == 0
+    assert len(engine.counts.commits) == 3
+    async with theirs.lock_all(["c", "a"], wait=0):
+        pass
+
+
+async def test_each_of_several_fences_by_itself(store: StateStore, other: StateStore, time: Time):
+    """Where one of several locks was taken over, its lease refuses writes, though another of them stands."""
+    locks, theirs = managed(store, Time(ManualClock())), managed(other, time)
+    with pytest.raises(LockLost):  # noqa: PT012 - it comes out of the block
+        async with locks.lock_all(["a", "b"], ttl=TTL) as (a, b):
+            await expire(time, theirs)
+            await theirs.acquire_lock("b", wait=0)
+            await store.save_state(GOVERNOR, "s", {}, METADATA, fence=a)
+            with pytest.raises(LockLost):
+                await store.save_state(GOVERNOR, "t", {}, METADATA, fence=b)
+
+
+async def test_philosophers(store: StateStore, other: StateStore):
+    """Five who each need two of five locks, named in any order, all eat, never two with the same fork."""
+    managers = [LockManager(store), LockManager(other)]
+    in_hands: set[str] = set()
+    eaten: list[int] = []
+
+    async def philosopher(n: int) -> None:
+        forks = [str(n), str((n + 1) % 5)]
+        for _ in range(3):
+            async with managers[n % 2].lock_all(forks[:: 1 if n % 2 else -1], ttl=60):
+                assert in_hands.isdisjoint(forks)
+                in_hands.update(forks)
+                await anyio.lowlevel.checkpoint()
+                in_hands.difference_update(forks)
+            eaten.append(n)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for n in range(5):
+                tasks.start_soon(philosopher, n)
+    assert sorted(eaten) == sorted([*range(5)] * 3)
+    assert await paths(store.core.engine, *"01234") == []

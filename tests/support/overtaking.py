@@ -1,0 +1,55 @@
+"""Another caller's whole call in the middle of one's own, at a place that the test chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from tai_state.engines.api import Document, Engine, Write
+from tai_state.engines.paging import Paged
+
+from .stores import AroundEngine
+
+
+class Overtaken(AroundEngine):
+    """An engine that lets somebody else act right before one of its calls.
+
+    Args:
+        engine: the one that does the work.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.calls = 0
+        self._at = 0
+        self._rival: Callable[[], Awaitable[object]] | None = None
+
+    def plan(self, at: int, rival: Callable[[], Awaitable[object]]) -> None:
+        """Let somebody act right before the how-many-eth call from here, counted from 1."""
+        self.calls, self._at, self._rival = 0, at, rival
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        await self._step()
+        return await self._engine.read(paths)
+
+    def scan(self, *args: Any, **bounds: Any) -> Paged[Document]:  # noqa: D102
+        scan = self._engine.scan(*args, **bounds)
+        begun = False
+
+        async def fetch() -> Any:
+            nonlocal begun
+            if not begun:
+                begun = True
+                await self._step()
+            return await scan.page()
+
+        return Paged(fetch)
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        await self._step()
+        return await self._engine.commit(writes)
+
+    async def _step(self) -> None:
+        self.calls += 1
+        if self.calls == self._at and self._rival is not None:
+            await self._rival()

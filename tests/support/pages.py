@@ -1,0 +1,48 @@
+"""The pages of the documentation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+_FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Attributes:
+        page: the file it stands in.
+        line: the first line of its text in the page, from 1.
+        language: the first word after the fence.
+        file: what follows ``file=`` after the fence: the block is that file's content.
+        text: between the fences.
+        output: what it must print: the ``text`` block that follows at once; None where there is none.
+    """
+
+    page: Path
+    line: int
+    language: str
+    file: str
+    text: str
+    output: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text()
+    found = list(_FENCE.finditer(text))
+    made: list[Block] = []
+    for fence, following in zip_longest(found, found[1:]):
+        language, _, rest = fence["info"].partition(" ")
+        output = None
+        if following is not None and following["info"] == "text" and not text[fence.end() : following.start()].strip():
+            output = following["text"]
+        line = text.count("\n", 0, fence.start("text")) + 1
+        made.append(Block(page, line, language, rest.removeprefix("file="), fence["text"], output))
+    return made

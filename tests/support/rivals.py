@@ -1,0 +1,34 @@
+"""Versions of a state that were made apart from one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tai_state.conflicts.rivals import Rival
+from tai_state.values.clocks import VectorClock
+from tai_state.values.json import encode
+from tai_state.values.states import StateSnapshot
+
+from .stores import GOVERNOR
+
+A, B, C = "store-a", "store-b", "store-c"
+Data = dict[str, Any] | None
+
+
+def version(data: Data, clock: VectorClock, hlc: int = 0, number: int = 1, head: str = "") -> Rival:
+    """A version by hand; None stands for a deleted state."""
+    snapshot: StateSnapshot[Any] = StateSnapshot.unsaved(GOVERNOR, "alice", data)
+    snapshot = msgspec.structs.replace(snapshot, version=number, causality=clock, deleted=data is None)
+    return Rival(snapshot=snapshot, hlc=hlc, head=head or encode(clock))
+
+
+def rivals(ours: Data, theirs: Data) -> tuple[Rival, Rival]:
+    """Two concurrent versions, theirs the later one."""
+    return version(ours, {A: 2, B: 1}, hlc=1, head="ours"), version(theirs, {A: 1, B: 2}, hlc=2, head="theirs")
+
+
+def glue(earlier: Any, later: Any, base: Any) -> Any:
+    """A strategy of one's own that depends on the order."""
+    return [earlier, later, base]

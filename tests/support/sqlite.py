@@ -1,0 +1,87 @@
+"""Looks at and behind the SQLite engine's file."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from tai_state.engines.api import Document, Scan
+from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.engines.sqlite.schema import connect
+from tai_state.engines.sqlite.worker import Job
+from tai_state.engines.sqlite.writer import Writer, prepare
+from tai_state.testing import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tai_state.engines.api import Write
+
+
+def engine_over(file: Path, *, create: bool = True) -> SqliteEngine:
+    """An engine over a file, not yet opened."""
+    return SqliteEngine(str(file), ManualClock(0, step_us=1), create=create)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds."""
+    return sorted(each.name for each in folder.iterdir())
+
+
+def bytes_of(file: Path) -> bytes:
+    """What a file holds."""
+    return file.read_bytes()
+
+
+async def all_in(file: Path, *, create: bool = True) -> list[Document]:
+    """The documents of the collection ``c``."""
+    async with engine_over(file, create=create) as engine:
+        return [document async for document in engine.scan(Scan("c"))]
+
+
+def connected(file: Path, busy_timeout_ms: int = 0) -> apsw.Connection:
+    """A connection such as the engine makes, without the engine."""
+    return connect(str(file), create=True, busy_timeout_ms=busy_timeout_ms)
+
+
+@contextmanager
+def writer_over(file: Path, open_: Callable[[], Any] | None = None, clock: Any = None) -> Iterator[Writer]:
+    """A writer by itself, whose commits are served in this thread."""
+    writer = Writer(str(file), open_ or (lambda: connected(file)), clock or ManualClock(0, step_us=1))
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def served(writer: Writer, *commits: Sequence[Write]) -> list[Any]:
+    """What the writer answers to commits that it gets together."""
+    jobs = [Job([prepare(write) for write in commit], None) for commit in commits]
+    writer.serve(jobs)
+    return [job.error if job.error is not None else job.result for job in jobs]
+
+
+@contextmanager
+def hooked(hook: Callable[[apsw.Connection], object]) -> Iterator[None]:
+    """Show each new connection to this function."""
+    apsw.connection_hooks.append(hook)
+    try:
+        yield
+    finally:
+        apsw.connection_hooks.remove(hook)
+
+
+@contextmanager
+def statements_seen() -> Iterator[list[tuple[str, Any]]]:
+    """All that connections opened from now on execute: SQL and bindings."""
+    seen: list[tuple[str, Any]] = []
+
+    def trace(_: object, sql: str, bindings: Any) -> bool:
+        seen.append((sql, bindings))
+        return True
+
+    with hooked(lambda connection: setattr(connection, "exec_trace", trace)):
+        yield seen
