@@ -301,7 +301,9 @@ async def test_the_examination_finds_mistakes(
     monkeypatch: pytest.MonkeyPatch, mistake: Callable[[pytest.MonkeyPatch], Any], check: EngineCheck
 ):
     """An engine with the mistake fails the check that passes without it."""
-    await check(_Pages(MemoryEngine(ManualClock())))  # type: ignore[arg-type]
+    async with MemoryEngine(ManualClock()) as engine:
+        await check(_Pages(engine))  # type: ignore[arg-type]
     mistake(monkeypatch)
-    with pytest.raises(AssertionError):
-        await check(_Pages(MemoryEngine(ManualClock())))  # type: ignore[arg-type]
+    async with MemoryEngine(ManualClock()) as engine:
+        with pytest.raises(AssertionError):
+            await check(_Pages(engine))  # type: ignore[arg-type]
