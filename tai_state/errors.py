@@ -39,6 +39,7 @@
     │   └── SerializationError     stored data does not fit the type asked for
     └── Unavailable                the engine could not do it now
         ├── StoreUnavailable       unreachable, disk full, disk error
+        │   └── StoreUnusable      no such folder, no permission: until somebody changes that
         └── StoreTimeout           no answer in time
 
 Errors carry fields, not only text: ``error.fields()`` gives them by name. ``is_transient`` says whether the
@@ -510,6 +511,16 @@ class StoreUnavailable(Unavailable):
     """The engine is unreachable, its disk is full or failing. What to do: see ``what``, then try again."""
 
     backoff_seconds: ClassVar[float] = 0.5
+
+
+@dataclass(eq=False)
+class StoreUnusable(StoreUnavailable):
+    """The engine cannot do it until somebody changes something, such as a folder or a permission.
+
+    The same call fails until then, so a loop that tries again must end. What to do: see ``what``.
+    """
+
+    is_transient: ClassVar[bool] = False
 
 
 @dataclass(eq=False)

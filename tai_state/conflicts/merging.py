@@ -27,7 +27,7 @@ from tai_state.values.json import encode, normalise
 Combine: TypeAlias = Callable[[Any, Any, Any], Any]
 """``combine(earlier, later, base)``: the value of a field that both sides changed; base is None where unknown."""
 
-Strategy: TypeAlias = Literal["counter", "union", "maximum", "last"] | Combine
+FieldStrategy: TypeAlias = Literal["counter", "union", "maximum", "last"] | Combine
 """How a field is merged that both sides changed; :class:`FieldMerge` says what they mean."""
 
 
@@ -66,13 +66,13 @@ class FieldMerge:
 
     def __init__(
         self,
-        strategies: Mapping[str, Strategy] | None = None,
-        default: Strategy = "last",
+        strategies: Mapping[str, FieldStrategy] | None = None,
+        default: FieldStrategy = "last",
         *,
         removal_wins: bool = False,
     ) -> None:
         self._strategies = dict(strategies or {})
-        self._default: Strategy = default
+        self._default: FieldStrategy = default
         self._removal_wins = removal_wins
         for strategy in (*self._strategies.values(), default):
             if not callable(strategy) and strategy not in _NAMED:

@@ -85,7 +85,7 @@ class Causal:
         return self.fallback.resolve(ours, theirs, base)
 
 
-Choice: TypeAlias = Callable[[Rival, Rival, dict[str, Any] | None], dict[str, Any] | None]
+ResolverFunction: TypeAlias = Callable[[Rival, Rival, dict[str, Any] | None], dict[str, Any] | None]
 """``choose(earlier, later, base)``: the data to go on with, None for a deletion. Pure."""
 
 
@@ -97,11 +97,11 @@ class Custom:
     who asks. What it takes from neither side unchanged is recorded as discarded, on both.
 
     Attributes:
-        function: see :data:`Choice`.
+        function: see :data:`ResolverFunction`.
         strategy: its name in records.
     """
 
-    function: Choice
+    function: ResolverFunction
     strategy: str = "custom"
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from tai_state.values.clocks import Order, VectorClock, compare
 from tai_state.values.states import JsonSnapshot
-
-Rank: TypeAlias = tuple[int, list[tuple[str, int]], str]
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +36,7 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
         return self.snapshot.causality
 
     @property
-    def rank(self) -> Rank:
+    def rank(self) -> tuple[int, list[tuple[str, int]], str]:
         """Orders rivals by hybrid clock, then by store id. Total, and in line with causality along a stream.
 
         By store id means: of all stores of whose changes one version knows more than the other, the one with the

@@ -96,7 +96,7 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         return not self.failed
 
 
-Progress: TypeAlias = Callable[[SyncReport], Awaitable[None]]
+SyncProgress: TypeAlias = Callable[[SyncReport], Awaitable[None]]
 
 
 class _Done(NamedTuple):
@@ -118,7 +118,7 @@ async def sync(
     metadata: ChangeMetadata = _BY_SYNC,
     dry_run: bool = False,
     concurrency: int = 8,
-    progress: Progress | None = None,
+    progress: SyncProgress | None = None,
     resume: tuple[str, str] | None = None,
 ) -> SyncReport:
     """Bring two stores to the same states, on any two engines.

@@ -28,7 +28,7 @@ from tai_state.history.recovery import streams_with_events
 from tai_state.history.replay import Replay
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.policies import Progress
+from tai_state.streams.policies import SinceKept
 from tai_state.streams.reader import Folded
 from tai_state.streams.records import STATE, EventRecord, SnapshotRecord, StateRecord
 from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot
@@ -231,8 +231,8 @@ class Cleanup:
 
     def _is_due(self, events: int, size: int, since: str, until: str, folded: Folded) -> bool:
         data = None if folded.text in (None, NO_STATE_TEXT) else decode(folded.text)
-        progress = Progress(events=events, bytes=size, since=since, until=until, data=data)
-        return self._core.settings.snapshots.due(progress)
+        since_kept = SinceKept(events=events, bytes=size, since=since, until=until, data=data)
+        return self._core.settings.snapshots.due(since_kept)
 
     async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:
         """Delete the events before a version, oldest first, as long as they are old enough."""

@@ -19,7 +19,7 @@ from tai_state.history.exportfile import TransferStats
 from tai_state.history.folding import Reducer, Reducers
 from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
 from tai_state.history.recording import drafts_of, fold_drafts
-from tai_state.history.recovery import Progress, Recovery, RecoveryReport
+from tai_state.history.recovery import Recovery, RecoveryProgress, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
@@ -220,7 +220,7 @@ class StateMachinePersister:
         governor_id: str | None = None,
         *,
         concurrency: int = 8,
-        progress: Progress | None = None,
+        progress: RecoveryProgress | None = None,
         resume: tuple[str, str] | None = None,
     ) -> RecoveryReport:
         """Make every state agree with its stream: those that are missing or wrong are rebuilt.

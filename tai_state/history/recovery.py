@@ -78,7 +78,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         return not self.unchecked and not self.failed
 
 
-Progress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
+RecoveryProgress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
 
 
 class Recovered(NamedTuple):
@@ -120,7 +120,7 @@ class Recovery:
         self,
         governor_id: str | None,
         concurrency: int,
-        progress: Progress | None,
+        progress: RecoveryProgress | None,
         resume: tuple[str, str] | None,
     ) -> RecoveryReport:
         """Recover all states of one governor, or of all."""

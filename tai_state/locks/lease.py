@@ -79,6 +79,8 @@ class Lease:
     It is a fence: writes that take it as ``fence`` happen only as long as the lock is held, whatever clocks say. Where
     something else is protected, hand on the number :attr:`fence` with each request and let the other side refuse
     numbers smaller than the greatest it has seen.
+
+    Made by :class:`~tai_state.LockManager`.
     """
 
     def __init__(self, tenure: Tenure, resource: str, layout: Layout, store_id: str) -> None:

@@ -21,7 +21,7 @@ from tai_state.streams.records import EMPTY, checked_state, head_of
 from tai_state.streams.repeating import Results
 from tai_state.streams.turns import Turns
 from tai_state.values.expected import NO_STATE
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 _logger = logging.getLogger("tai_state.store")
 
@@ -45,7 +45,7 @@ class Appender:
     """
 
     def __init__(
-        self, engine: Engine, reader: StreamReader, author: Author, clock: Clock, bounds: Bounds, turns: Turns
+        self, engine: Engine, reader: StreamReader, author: Author, clock: WallClock, bounds: Bounds, turns: Turns
     ) -> None:
         self.heads: Heads = Heads()
         self._engine = engine

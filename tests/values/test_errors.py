@@ -88,6 +88,7 @@ def test_errors_have_fields_and_survive_pickling(error_type: type[TaiStateError]
         ("NotRetained", 4, False),
         ("CommitOutcomeUnknown", 5, False),
         ("StoreUnavailable", 5, True),
+        ("StoreUnusable", 5, False),
         ("StoreTimeout", 5, True),
     ],
 )
