@@ -27,9 +27,8 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
                 if marker.content != draft.marker and marker.state_id == append.stream.state_id:
                     return _conflict(append, draft, marker.version, look)
                 said = {append.stream.state: marker.version - offset, **marker.others}
-                if marker.content != draft.marker or any(
-                    places.setdefault(path, at) != at for path, at in said.items()
-                ):
+                is_apart = any(places.setdefault(path, at) != at for path, at in said.items())
+                if marker.content != draft.marker or is_apart:
                     return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
     if first is None:
         return None

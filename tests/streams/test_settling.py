@@ -329,12 +329,12 @@ IDS = (
     ),
     Mistake("markers are not asked", judging, " or repeated(self._change, look)", ""),
     Mistake("an id without a marker is not looked for", judging, " or at_expected(self._change, look)", ""),
-    Mistake("the content is not compared", repeating, "marker.content != draft.marker or any(", "any("),
+    Mistake("the content is not compared", repeating, "if marker.content != draft.marker or is_apart:", "if is_apart:"),
     Mistake(
         "ids are a batch wherever they stand",
         repeating,
-        "any(places.setdefault(path, at) != at for path, at in said.items()):",
-        "places.update(said):",
+        "any(places.setdefault(path, at) != at for path, at in said.items())\n",
+        "bool(places.update(said))\n",
     ),
     Mistake(
         "an id stands where its batch begins",
