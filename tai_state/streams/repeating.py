@@ -25,7 +25,9 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
             if marker is not None:
                 first = first or draft
                 said = {append.stream.state: marker.version - offset, **marker.others}
-                if marker.content != draft.marker or any(places.setdefault(path, at) != at for path, at in said.items()):
+                if marker.content != draft.marker or any(
+                    places.setdefault(path, at) != at for path, at in said.items()
+                ):
                     return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
     if first is None:
         return None
