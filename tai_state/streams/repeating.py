@@ -24,10 +24,9 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
             marker = _marker(append, draft, look)
             if marker is not None:
                 first = first or draft
+                is_same = marker.content == draft.marker
                 said = {append.stream.state: marker.version - offset, **marker.others}
-                if marker.content != draft.marker or any(
-                    places.setdefault(path, at) != at for path, at in said.items()
-                ):
+                if not is_same or any(places.setdefault(path, at) != at for path, at in said.items()):
                     return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
     if first is None:
         return None
