@@ -8,7 +8,7 @@ from pathlib import Path
 
 from work import GOVERNOR, MACHINE, METADATA, Measured, state, timed
 
-from tai_state import Event, StateMachinePersister, StateStore, open_store
+from tai_state import StateEvent, StateMachinePersister, StateStore, open_store
 from tai_state.engines.sqlite.schema import connect
 from tai_state.streams import writing
 from tai_state.streams.changes import Append, always, append_of
@@ -91,7 +91,7 @@ async def _steps(store: StateStore, state_id: str, version: int, count: int) -> 
         version = written.version
 
 
-def _read(path: Path, count: int, events: Callable[[StateStore], AsyncIterator[Event]]) -> Measured:
+def _read(path: Path, count: int, events: Callable[[StateStore], AsyncIterator[StateEvent]]) -> Measured:
     async def run() -> Measured:
         async with open_store(url(path)) as store:
             with timed(count) as measured:

@@ -104,12 +104,12 @@ from tai_state.transactions.records import StateVersion as StateVersion
 from tai_state.transactions.records import TransactionRecord as TransactionRecord
 from tai_state.transactions.records import TransactionStatus as TransactionStatus
 from tai_state.transactions.transaction import Transaction as Transaction
+from tai_state.values.clocks import ClockOrder as ClockOrder
 from tai_state.values.clocks import LamportClock as LamportClock
-from tai_state.values.clocks import Order as Order
 from tai_state.values.clocks import VectorClock as VectorClock
-from tai_state.values.events import Event as Event
 from tai_state.values.events import JsonEvent as JsonEvent
 from tai_state.values.events import NewEvent as NewEvent
+from tai_state.values.events import StateEvent as StateEvent
 from tai_state.values.expected import ANY as ANY
 from tai_state.values.expected import EXISTS as EXISTS
 from tai_state.values.expected import NO_STATE as NO_STATE
@@ -131,6 +131,7 @@ __all__ = [
     "CausalityViolation",
     "ChangeMetadata",
     "CleanupStats",
+    "ClockOrder",
     "Columns",
     "CommitOutcomeUnknown",
     "CommitTooLarge",
@@ -146,7 +147,6 @@ __all__ = [
     "Discarded",
     "DocumentTooLarge",
     "Engine",
-    "Event",
     "EventSourcingError",
     "EventualConsistency",
     "EveryBytes",
@@ -185,7 +185,6 @@ __all__ = [
     "NotFound",
     "NotRetained",
     "OnStates",
-    "Order",
     "Paged",
     "RecordedConflict",
     "RecoveryProgress",
@@ -202,6 +201,7 @@ __all__ = [
     "SinceKept",
     "SnapshotPolicy",
     "StaleRead",
+    "StateEvent",
     "StateHandle",
     "StateMachinePersister",
     "StateNotFound",

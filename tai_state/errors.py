@@ -233,7 +233,7 @@ class VersionConflict(Conflict):
 
     def fields(self) -> dict[str, Any]:
         """As for every error; the unseen events by version and id only (no state data)."""
-        seen = [{"version": event.version, "id": event.id, "action": event.action} for event in self.events]
+        seen = [{"version": event.version, "id": event.event_id, "action": event.action} for event in self.events]
         return {"path": self.path, "expected": self.expected, "actual": self.actual, "events": seen}
 
 

@@ -91,10 +91,10 @@ class StateMachinePersister:
         for given in (to_state,) if from_state is None else (from_state, to_state):
             if type(given) is not StateSnapshot:
                 raise InvalidData("from_state and to_state must be StateSnapshots (from_state may be None)")
-        if from_state is not None and from_state.id != to_state.id:
-            raise InvalidData(f"from_state is {from_state.id!r} and to_state is {to_state.id!r}")
+        if from_state is not None and from_state.state_id != to_state.state_id:
+            raise InvalidData(f"from_state is {from_state.state_id!r} and to_state is {to_state.state_id!r}")
         core = self._core
-        stream = core.layout.stream(governor_id, to_state.id)
+        stream = core.layout.stream(governor_id, to_state.state_id)
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None or from_state.deleted else from_state.data
         asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])

@@ -108,12 +108,12 @@ def test_a_removal_gives_way_to_a_change(removal: Data, path: str):
         assert resolution.data == change
         [lost] = resolution.discarded
         assert (lost.path, lost.value, lost.removed) == (path, None, True)
-        assert lost.head == versions[theirs is removal].head
+        assert lost.tip == versions[theirs is removal].tip
         resolution = FieldMerge(removal_wins=True).resolve(*versions, base)
         assert resolution.data == removal
         [lost] = resolution.discarded
         assert (lost.path, lost.removed) == (path, False)
-        assert lost.head == versions[theirs is change].head
+        assert lost.tip == versions[theirs is change].tip
 
 
 def test_a_removal_of_what_the_other_side_left_alone():

@@ -53,7 +53,7 @@ async def test_equal_rows_are_events_of_their_own(store: StateStore, tmp_path: P
     rows = [(TIME, "P-1", "tick"), (TIME, "P-2", "tick"), (TIME, "P-1", "tick"), (TIME, "P-1", "tock")]
     rows += rows[:1]
     await imported(store, tmp_path, rows)
-    ids = [event.id for event in await collected(store.get_all_events("field"))]
+    ids = [event.event_id for event in await collected(store.get_all_events("field"))]
     assert len(ids) == len(rows)
     assert len(set(ids)) == len(rows)
     again = await imported(store, tmp_path, rows)

@@ -215,8 +215,8 @@ async def test_a_sync(memory_places: Places, fill: Any):
         report = await sync(big, small, reducers=REDUCERS)
         events = await collected(big.get_events(GOVERNOR, "s"))
         assert (report.sent, report.failed) == (len(events), ())
-        assert [event.id for event in await collected(small.get_events(GOVERNOR, "s"))] == [
-            event.id for event in events
+        assert [event.event_id for event in await collected(small.get_events(GOVERNOR, "s"))] == [
+            event.event_id for event in events
         ]
         assert (await small.get_state(GOVERNOR, "s")).data == (await big.get_state(GOVERNOR, "s")).data
         await _assert_consistent(small)

@@ -232,7 +232,7 @@ async def judge(url: str, account: Account) -> list[str]:
         async for event in StateMachinePersister(store).replay(GOVERNOR, COUNTER, after=1):
             assert event.to_state is not None
             number, fence = event.to_state["n"], event.to_state["fence"]
-            stored.add(event.id)
+            stored.add(event.event_id)
             if fence < last:
                 problems.append(f"version {event.version} was written by fence {fence}, after one by {last}")
             if number != event.version - 1:

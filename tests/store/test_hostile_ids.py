@@ -254,7 +254,7 @@ async def test_an_id_that_looks_dangerous(places: Places, identifier: str) -> No
     async with place.store(indexed=("n",)) as store:
         g = s = identifier
         saved = await store.save_state(g, s, {"n": 1}, METADATA, event_id=identifier)
-        assert (saved.governor_id, saved.id) == (g, s)
+        assert (saved.governor_id, saved.state_id) == (g, s)
         assert await store.save_state(g, s, {"n": 1}, METADATA, event_id=identifier) == saved
         handle = store.state(g, s)
         await handle.update(lambda data: {"n": data["n"] + 1}, METADATA)
@@ -268,24 +268,24 @@ async def test_an_id_that_looks_dangerous(places: Places, identifier: str) -> No
         await store.create_snapshot(g, s)
 
         assert [each async for each in store.list_governors()] == [g]
-        assert [each.id for each in await collected(store.list_states(g))] == [s]
-        assert [each.id for each in await collected(store.list_states(g, start=s))] == [s]
-        assert [each.id for each in await collected(store.find_states(g, {"n": 7}))] == [s]
+        assert [each.state_id for each in await collected(store.list_states(g))] == [s]
+        assert [each.state_id for each in await collected(store.list_states(g, start=s))] == [s]
+        assert [each.state_id for each in await collected(store.find_states(g, {"n": 7}))] == [s]
         assert [*await store.batch_get_states(g, [s])] == [s]
         assert await store.exists(g, s)
         events = await collected(store.get_events(g, s))
         assert [(each.governor_id, each.state_id, each.version) for each in events] == [(g, s, n) for n in range(1, 6)]
-        assert events[0].id == identifier
+        assert events[0].event_id == identifier
         assert [each.state_id for each in await collected(store.get_all_events(g))] == [s] * 5
         assert len(await collected(persister.replay(g, s))) == 5
-        assert (await _first(store.watch(g, s))).id == s
-        assert (await _first(store.watch(g))).id == s
+        assert (await _first(store.watch(g, s))).state_id == s
+        assert (await _first(store.watch(g))).state_id == s
         assert (await persister.get_state_at(g, s, 2)).data == {"n": 2}
         assert (await persister.load_state(g, s)).recovered is False
         assert await store.list_snapshots(g, s) == [5]
         loaded = await store.load_snapshot(g, s)
         assert loaded is not None
-        assert loaded.id == s
+        assert loaded.state_id == s
         assert (await persister.recover(g)).sound == 1
         assert (await persister.validate_consistency()).consistent
         await handle.delete(METADATA, expected=5)
@@ -342,7 +342,7 @@ async def test_no_two_ids_are_one(places: Places, tmp_path: Path) -> None:
     async with other.store() as store:
         await persister_of(store).import_history(tmp_path / "export.jsonl")
         states = await collected(store.list_states(GOVERNOR))
-        assert {each.id: each.data for each in states} == {
+        assert {each.state_id: each.data for each in states} == {
             identifier: {"name": name, "n": number} for number, (name, identifier) in enumerate(VALID_IDS.items())
         }
         for identifier in VALID_IDS.values():

@@ -124,7 +124,7 @@ async def test_a_change_at_a_version_is_found_at_its_place():
     async with store:
         await unanswered(store, faulty, 1, None)
         stored = (await collected(store.get_events(GOVERNOR, STATE_ID)))[-1]
-        again = await store.update_state(GOVERNOR, STATE_ID, {"n": 2}, METADATA, expected=1, event_id=stored.id)
+        again = await store.update_state(GOVERNOR, STATE_ID, {"n": 2}, METADATA, expected=1, event_id=stored.event_id)
         assert (again.version, again.data) == (2, {"n": 2})
 
 

@@ -339,7 +339,7 @@ async def test_random_faults(places: Places):
     assert statistics.all_hit
     async with place.store() as store:
         events = await collected(store.get_all_events(GOVERNOR))
-        stored = [event.id for event in events if event.version > 1]
+        stored = [event.event_id for event in events if event.version > 1]
         assert all(outcome in ("acknowledged", "failed", event_id) for event_id, outcome in told.items())
         assert len(stored) == len(set(stored)) == 400
         assert set(stored) == {event_id for event_id, outcome in told.items() if outcome == "acknowledged"}

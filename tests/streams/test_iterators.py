@@ -147,7 +147,7 @@ async def test_two_tasks_share_an_iterator(place: Place, read: Read):
 
 def _name(item: Any) -> str:
     """What tells the items of one iterator apart, and stays the same when they are read again."""
-    for name in ("digest", "id", "resource", "event_id"):
+    for name in ("digest", "state_id", "resource", "event_id"):
         if hasattr(item, name):
             return str(getattr(item, name))
     return str(item)

@@ -111,7 +111,8 @@ async def store() -> AsyncIterator[StateStore]:
 def names(items: Sequence[Any]) -> list[Any]:
     """What tells the items apart."""
     return [
-        getattr(each, "fence", None) or getattr(each, "digest", None) or getattr(each, "id", each) for each in items
+        getattr(each, "fence", None) or getattr(each, "digest", None) or getattr(each, "state_id", each)
+        for each in items
     ]
 
 

@@ -119,7 +119,7 @@ async def prepare(place: Place, request: Request) -> None:
 
 async def check_it_happened_once(store: StateStore, request: Request) -> None:
     """The stream holds one event more than before, and that has the id."""
-    ids = [event.id for event in await collected(store.get_events(GOVERNOR, STATE_ID))]
+    ids = [event.event_id for event in await collected(store.get_events(GOVERNOR, STATE_ID))]
     assert len(ids) == request.versions + 1
     assert ids[-1] == EVENT_ID
 

@@ -30,7 +30,7 @@ async def test_states_come_in_the_order_of_stored_ids(place: Place) -> None:
         for state_id in IDS:
             await store.save_state(GOVERNOR, state_id, {}, METADATA)
         ordered = sorted(IDS, key=as_stored)
-        assert [each.id for each in await collected(store.list_states(GOVERNOR))] == ordered
+        assert [each.state_id for each in await collected(store.list_states(GOVERNOR))] == ordered
         for place_in_order, state_id in enumerate(ordered):
-            rest = [each.id for each in await collected(store.list_states(GOVERNOR, start=state_id))]
+            rest = [each.state_id for each in await collected(store.list_states(GOVERNOR, start=state_id))]
             assert rest == ordered[place_in_order:]

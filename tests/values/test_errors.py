@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tai_state import ChangeMetadata, Event, TaiStateError, errors
+from tai_state import ChangeMetadata, StateEvent, TaiStateError, errors
 from tai_state.values.times import from_us
 
-_EVENT = Event(
+_EVENT = StateEvent(
     governor_id="g",
     state_id="s",
     version=2,
-    id="i",
+    event_id="i",
     action="a",
     payload={"secret": 1},
     from_state={"secret": 1},

@@ -116,7 +116,7 @@ async def _sync(store: StateStore, _: Path) -> None:
 
 
 async def _list(store: StateStore, _: Path) -> None:
-    assert [state.id for state in await collected(store.list_states(GOVERNOR))] == ["alice", "bob", "carol"]
+    assert [state.state_id for state in await collected(store.list_states(GOVERNOR))] == ["alice", "bob", "carol"]
 
 
 async def _count(store: StateStore, _: Path) -> None:
