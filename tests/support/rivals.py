@@ -21,7 +21,7 @@ def version(data: Data, clock: VectorClock, hlc: int = 0, number: int = 1, head:
     """A version by hand; None stands for a deleted state."""
     snapshot: StateSnapshot[Any] = StateSnapshot.unsaved(GOVERNOR, "alice", data)
     snapshot = msgspec.structs.replace(snapshot, version=number, causality=clock, deleted=data is None)
-    return Rival(snapshot=snapshot, hlc=hlc, head=head or encode(clock))
+    return Rival(snapshot=snapshot, hlc=hlc, tip=head or encode(clock))
 
 
 def rivals(ours: Data, theirs: Data) -> tuple[Rival, Rival]:
