@@ -239,13 +239,19 @@ class VersionConflict(Conflict):
 
 @dataclass(eq=False)
 class IdempotencyConflict(Conflict):
-    """The caller's event id was used before, for something else. What to do: use a new id for a new change."""
+    """The caller's event id was used before, for something else. What to do: use a new id for a new change.
+
+    ``differs`` names what differs: action, payload, data, changed_by, reason, context or timestamp. It is empty where
+    the id stands at another state or in another batch, or where the event was cleaned up since.
+    """
 
     event_id: str
     path: str
+    differs: Sequence[str] = ()
 
     def __str__(self) -> str:
-        return f"event id {self.event_id!r} already stands for another change, at {self.path!r}"
+        what = f": it differs in {', '.join(self.differs)}" if self.differs else ""
+        return f"event id {self.event_id!r} is already used by a different change of {self.path!r}{what}"
 
 
 @dataclass(eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -151,9 +152,18 @@ def _can_run(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose Hypothesis's seed here, where it is not given, so that it can be printed."""
+    """Choose Hypothesis's seed, where none is given, so that it can be printed; let tests' processes be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _ignored)
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = secrets.randbelow(2**32)
+
+
+def _ignored(*_: object) -> None:
+    """Ignore a signal, as it was ignored when the suite was started: by ``&`` in a script, or by ``nohup``.
+
+    Processes inherit what is ignored, but no handlers: those that tests start can be interrupted.
+    """
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -114,6 +114,7 @@ def fold(
 def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, Any] | None) -> JsonEvent:
     """An event still to be recorded as a reducer sees it: as it will see it at every replay."""
     timestamp = parse_time(draft.timestamp)
+    trace = {} if draft.trace is None else decode(draft.trace)
     return StateEvent(
         governor_id=stream.governor_id,
         state_id=stream.state_id,
@@ -125,7 +126,7 @@ def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, 
         to_state=None,
         timestamp=timestamp,
         recorded_at=timestamp,
-        metadata=ChangeMetadata(draft.changed_by, draft.reason, decode(draft.context), version - 1),
+        metadata=ChangeMetadata(draft.changed_by, draft.reason, decode(draft.context), version - 1, trace),
         causality={},
         digest="",
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from tai_state.engines.api import Committed, Engine
 from tai_state.engines.matters import Bounds, Look
 from tai_state.engines.settling import settle
-from tai_state.errors import TaiStateError, VersionConflict
+from tai_state.errors import CorruptDocument, TaiStateError, VersionConflict
 from tai_state.streams.changes import Append, Appended, Change, Compose, Guard, Known
 from tai_state.streams.heads import Heads
 from tai_state.streams.judging import Judge, Sent
@@ -114,7 +115,8 @@ class Appender:
         for append in change.appends:
             document = look.documents.get(append.stream.state)
             if document is not None:
-                self.heads.put(append.stream.state, head_of(checked_state(document), document.revision))
+                with suppress(CorruptDocument):  # the judgement says what it means
+                    self.heads.put(append.stream.state, head_of(checked_state(document), document.revision))
 
     def _unregistered(self, change: Change) -> list[str]:
         """The governors of which a first state may be created here, and whose document may not be there."""

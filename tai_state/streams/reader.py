@@ -120,7 +120,7 @@ class StreamReader:
         if not self._upcasting.is_current(record.schema):
             payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(version))
         try:
-            timestamp, metadata = moment(record.timestamp), change_metadata(record.metadata)
+            timestamp, metadata = moment(record.timestamp), change_metadata(record)
         except CorruptDocument as error:
             raise CorruptDocument(stream.event(version), f"{error.path} {error.what}") from None
         return StateEvent(
@@ -150,7 +150,7 @@ class StreamReader:
             data=data,
             timestamp=moment(record.timestamp),
             recorded_at=from_us(stored.recorded_us),
-            metadata=change_metadata(record.metadata),
+            metadata=change_metadata(record),
             causality=record.causality,
             deleted=folded.text == NO_STATE_TEXT,
         )

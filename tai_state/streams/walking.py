@@ -85,7 +85,13 @@ class Walk:
                 before = now
                 continue
             event = None
-            if before.text and now.text and metadata.context == "{}" and now.schema == before.schema == schema:
+            if (
+                before.text
+                and now.text
+                and metadata.context == "{}"
+                and record.trace is None
+                and now.schema == before.schema == schema
+            ):
                 try:
                     event = StateEvent(
                         governor_id=stream.governor_id,

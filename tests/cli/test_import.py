@@ -202,12 +202,13 @@ def test_two_imports_of_one_file_at_once(program: Program) -> None:
     """Two processes that import the same file share the work: each row is recorded once."""
     rows = make_rows(8 * BATCH)
     write_csv(program.folder / "log.csv", rows)
-    running = [program.start("import", "log.csv", "--governor", "g", *IMPORT, "--json") for _ in range(2)]
+    command = ("import", "log.csv", "--governor", "g", *IMPORT, "--json")
     totals = []
-    for process in running:
-        out, err = process.communicate()
-        assert (process.returncode, err) == (0, b"")
-        totals.append(json.loads(out.splitlines()[-1]))
+    with program.started(*command) as one, program.started(*command) as other:
+        for process in (one, other):
+            out, err = process.communicate()
+            assert (process.returncode, err) == (0, b"")
+            totals.append(json.loads(out.splitlines()[-1]))
     assert sum(each["events"] for each in totals) == len(rows)
     assert all(each["events"] + each["skipped"] == len(rows) for each in totals)
     assert ordered(imported(program.folder)) == ordered(expected(rows))

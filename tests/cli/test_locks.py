@@ -69,7 +69,7 @@ def test_a_lock_is_listed_and_taken_away(program: Program):
 
 
 def test_expiry_is_told_only_where_it_is_known(program: Program):
-    """On SQLite one look shows nothing of it; what shows it is said. By a shared clock it is told."""
+    """On SQLite one look shows nothing of it and what shows it is said; by a shared clock it is told."""
 
     async def hold() -> None:
         async with open_store(f"sqlite:///{program.folder}/locks.db") as store:

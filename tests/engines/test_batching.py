@@ -91,4 +91,5 @@ def test_a_struct_weighs_what_it_is_stored_as():
 async def test_an_engine_with_small_commits_passes_the_examination(check: EngineCheck):
     """No check of the examination needs a commit of more than 128 writes or 1.5 MiB."""
     assert (OPERATIONS, COMMIT_BYTES) == (128, 1_572_864)
-    await check(SmallEngine(MemoryEngine(ManualClock(step_us=1))))  # type: ignore[arg-type]
+    async with SmallEngine(MemoryEngine(ManualClock(step_us=1))) as engine:
+        await check(engine)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, how long files and functions are, what has no place in it."""
+"""The shape of package and tests: who imports whom, how long files and functions are, what has no place in them."""
 
 import ast
 import re
@@ -36,6 +36,10 @@ LINES_MAX = 400
 LINES_MAX_OF = {"errors.py": 600, "store/store.py": 600}
 """The tree of errors is read as a whole, and so are the methods of a store."""
 FUNCTION_LINES_MAX = 60
+
+TESTS = Path(__file__).parents[1]
+TEST_FILES = sorted(TESTS.rglob("*.py"))
+TEST_LINES_MAX = 600
 
 
 def _name(path: Path) -> str:
@@ -118,6 +122,17 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             body = node.body[1] if docstring and len(node.body) > 1 else first
             assert node.end_lineno is not None
             assert node.end_lineno - body.lineno < FUNCTION_LINES_MAX, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_a_file_of_tests_is_one_topic_and_a_test_says_what_it_shows(path: Path) -> None:
+    """Files of tests stay small, and each test's docstring is one sentence."""
+    text = path.read_text()
+    assert text.count("\n") < TEST_LINES_MAX
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            docstring = ast.get_docstring(node) or ""
+            assert re.fullmatch(r"(?:(?![.!?] [A-Z])[^\n])+\.", docstring), f"{node.name}: {docstring}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

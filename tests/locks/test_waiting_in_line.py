@@ -110,7 +110,7 @@ async def test_a_watch_that_has_gone_silent_is_not_waited_for(clock: ManualClock
     engine = MemoryEngine(clock)
     time = Time(clock)
     got: list[Lease] = []
-    async with make_store(engine, clock) as store, make_store(Silent(engine), clock) as other:
+    async with make_store(engine, clock) as store, make_store(Silent(engine.beside()), clock) as other:
         holder, waiter = (LockManager(each, monotonic=time.monotonic, sleep=time.sleep) for each in (store, other))
         lease = await holder.acquire_lock("r", ttl=40.0)
 

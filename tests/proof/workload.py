@@ -228,7 +228,7 @@ async def work(job: Job) -> None:
         opened = False
         store = store_at(job.path, job.patience)
         try:
-            async with store.core.engine if job.bare else store:
+            async with store._engine if job.bare else store:
                 opened = True
                 await Worker(job, store, say).run()
                 if not job.closes:

@@ -71,18 +71,14 @@ def _help(word: str) -> bool:
     return word.startswith("RuntimeError: ") and "async with" in word
 
 
-@pytest.mark.xfail(strict=True, reason="some parts are missing before the block, others work", raises=AssertionError)
 async def test_before_its_block_a_store_says_what_to_do(place: Place):
     """Whoever forgets to open it is told how, whatever is asked of the store."""
     words = await said(place.store())
     assert {name: word for name, word in words.items() if not _help(word)} == {}
 
 
-async def test_after_its_block_a_store_is_closed(place: Place, engine_under_test: Any, request: pytest.FixtureRequest):
+async def test_after_its_block_a_store_is_closed(place: Place):
     """Nothing is read or written any more, and that is said."""
-    if not engine_under_test.durable:
-        reason = "documents in memory are used as before"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
     async with place.store() as store:
         await store.save_state("g", "s", {"n": 1}, METADATA)
     words = await said(store)
@@ -99,7 +95,6 @@ async def test_a_store_that_was_closed_can_be_opened_again(place: Place):
         assert [state.state_id for state in await collected(store.list_states("g"))] == ["s", "t"]
 
 
-@pytest.mark.xfail(strict=True, reason="it is opened twice", raises=pytest.fail.Exception)
 async def test_a_store_is_opened_once_at_a_time(memory_places: Places):
     """Opening one object inside its own block is refused; its block goes on."""
     async with memory_places.new().store() as store:

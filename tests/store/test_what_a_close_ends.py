@@ -52,13 +52,8 @@ async def _wait_for_a_lock(store: StateStore, begun: anyio.Event) -> None:
 async def test_a_close_ends_what_waits(
     place: Place,
     wait: Callable[[StateStore, anyio.Event], Awaitable[Any]],
-    engine_under_test: Any,
-    request: pytest.FixtureRequest,
 ):
     """A watch, and a waiter for a lock, end with an error when the store is closed."""
-    if not engine_under_test.durable:
-        reason = "nothing wakes who waits for documents in memory"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
     ended: list[str] = []
     begun, over = anyio.Event(), anyio.Event()
 

@@ -273,11 +273,9 @@ async def list_history(
 
 @pytest.mark.timeout(3_600 if LONG else 120)
 async def test_transactions_are_strictly_serializable(place: Place, engine_under_test: EngineUnderTest, seed: int):
-    """Transactions over several states, with faults, are as if made one after the other, in the order of time.
-
-    An engine that shows commits piece by piece can mislead those that only read: nothing is checked at their end.
-    """
+    """Transactions over several states, with faults, are as if made one after the other, in the order of time."""
     wanted = TRANSACTIONS.get(engine_under_test.name, TRANSACTIONS[""])
+    # Those that only read check nothing at their end: an engine that shows commits piece by piece can mislead them.
     history = await list_history(place, random.Random(seed), wanted, only_writers=engine_under_test.tears)
     report = list_append.check(history)
     assert report.ok, str(report)

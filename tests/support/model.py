@@ -297,4 +297,6 @@ def plain(place: Place, value: Any) -> Any:
 
 def plain_error(error: TaiStateError) -> tuple[str, dict[str, Any]]:
     """An error of the store, to be compared with the model's."""
-    return type(error).__name__, error.fields()
+    facts = error.fields()
+    facts.pop("differs", None)  # the model does not say in what
+    return type(error).__name__, facts

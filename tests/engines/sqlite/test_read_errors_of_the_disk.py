@@ -70,21 +70,7 @@ def disk() -> Iterator[Disk]:
     disk.unregister()
 
 
-@pytest.mark.parametrize(
-    "paths",
-    [
-        ["c/7"],
-        pytest.param(
-            ["c/7", "c/20"],
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="the error of the COMMIT in the clean-up takes the place of the disk's",
-                raises=CorruptDocument,
-            ),
-        ),
-    ],
-    ids=["one", "several"],
-)
+@pytest.mark.parametrize("paths", [["c/7"], ["c/7", "c/20"]], ids=["one", "several"])
 async def test_a_read_of_documents_says_that_the_disk_fails(disk: Disk, tmp_path: Path, paths: Sequence[str]):
     """A failing disk is ``StoreUnavailable``, however many documents are read; once it works again, they are read."""
     clock = ManualClock()
@@ -140,19 +126,14 @@ class LosesAnswers(AroundEngine):
 
 
 FOREVER = 1_000_000
-NOT_TOLD = pytest.mark.xfail(
-    strict=True,
-    reason="only an engine that is unavailable leaves the outcome open",
-    raises=(CorruptDocument, IncompatibleFormat),
-)
 
 
 @pytest.mark.parametrize(
     "failure",
     [
         StoreUnavailable("read", "SQLITE_IOERR", "the disk reports an error"),
-        pytest.param(CorruptDocument("store.db", "the file is damaged"), marks=NOT_TOLD),
-        pytest.param(IncompatibleFormat("store.db", "is no SQLite file"), marks=NOT_TOLD),
+        CorruptDocument("store.db", "the file is damaged"),
+        IncompatibleFormat("store.db", "is no SQLite file"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -167,9 +148,6 @@ async def test_a_change_that_cannot_be_looked_up_is_unknown(failure: TaiStateErr
             await store.update_state(GOVERNOR, "alice", {"n": 2}, METADATA, expected=1)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the disk's error is taken for damage, and the change for failed", raises=CorruptDocument
-)
 async def test_a_change_is_found_once_the_disk_works_again(disk: Disk, tmp_path: Path):
     """A read error while a lost answer is looked up is looked up again: the change is stored, and so it is said."""
     clock = ManualClock(step_us=1)
