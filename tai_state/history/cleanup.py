@@ -24,8 +24,8 @@ from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import CommitTooLarge, DocumentTooLarge, Inconsistent
 from tai_state.history.folding import first_fold
-from tai_state.history.recovery import streams_with_events
 from tai_state.history.replay import Replay
+from tai_state.history.survey import streams_with_events
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.policies import SinceKept

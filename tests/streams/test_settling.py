@@ -476,7 +476,7 @@ def test_a_mistake_turns_the_table_red(mistake: Mistake):
     assert red(mistake)
 
 
-def test_each_row_is_needed_or_guarded():
+def test_each_row_is_turned_by_a_mistake():
     """There is no row that stays as it is whatever mistake is made."""
     reddened = frozenset[int]().union(*map(red, MISTAKES))
     assert [str(row) for row in rows(TABLE) if row.line not in reddened] == []

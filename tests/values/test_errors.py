@@ -29,6 +29,7 @@ _EVENT = StateEvent(
 )
 
 _SAMPLES: dict[str, Any] = {
+    "differs": ("action", "payload"),
     "path": "governors/g/states/s",
     "what": "what",
     "limit": 3,
