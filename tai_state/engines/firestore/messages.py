@@ -14,6 +14,7 @@ from tai_state.engines.api import (
     At,
     Capabilities,
     Check,
+    Damage,
     Delete,
     Document,
     Fields,
@@ -149,14 +150,13 @@ def read_request(names: Names, paths: Iterable[str]) -> Any:
 def document(path: str, message: Any) -> Document:
     """A document as the waist has it.
 
-    What holds something that was never written here is handed on as a text that is no JSON: it is then reported
-    as corrupt when it is looked at, and no other document with it.
+    What holds something that was never written here is reported as damaged when it is looked at, and no other with it.
     """
-    content: str | Fields
+    content: Fields | Damage
     try:
         content = decode(message.fields)
     except NotJson as error:
-        content = str(error)
+        content = Damage(str(error))
     updated = microseconds(message.update_time)
     return Document(*split(path), content, updated, updated)
 
