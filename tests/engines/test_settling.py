@@ -200,10 +200,8 @@ def test_without_a_first_commit_it_looks_first():
 
 
 def test_the_pause_is_before_the_look():
-    """Commit, pause, look, judge: a pause never parts a look from the commit that rests on it.
-
-    After the first commit there is none: mostly, one look is enough.
-    """
+    """Commit, pause, look, judge: a pause never parts a look from the commit that rests on it."""
+    # After the first commit there is none: mostly, one look is enough.
     script = Scripted([REFUSED, LOST, REFUSED, COMMITTED], [commit("b"), commit("c"), commit("d")])
     assert script.settled(commit()) == "d at 7"
     assert " ".join(script.log) == ("commit a look judge commit b pause look judge commit c pause look judge commit d")
