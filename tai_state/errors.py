@@ -431,8 +431,9 @@ class CommitRefused(Conflict):
 class CommitOutcomeUnknown(TaiStateError):
     """The engine did not answer in time, so the change may or may not be stored.
 
-    It is never reported as failed. What to do: call again with the same ``event_id``; if the first one
-    was applied its result comes back, else it is applied now.
+    It is never reported as failed. What to do: where the caller gave ids, ``event_ids`` names them: call again with the
+    same ``event_id``; if the first one was applied its result comes back, else it is applied now. Without ids, look
+    whether it was applied before trying again.
     """
 
     event_ids: Sequence[str]
@@ -440,7 +441,8 @@ class CommitOutcomeUnknown(TaiStateError):
     exit_code: ClassVar[int] = 5
 
     def __str__(self) -> str:
-        return f"the change of {', '.join(self.paths)} may or may not be stored: ask again with the same event ids"
+        advice = "retry with the same event ids" if self.event_ids else "read what is stored before you retry"
+        return f"the outcome of the change to {', '.join(self.paths)} is unknown; {advice}"
 
 
 @dataclass(eq=False)

@@ -22,9 +22,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.engines.api import Document, split
+from tai_state.engines.api import Damage, Document, split
 from tai_state.engines.memory import MemoryEngine
-from tai_state.errors import CorruptDocument
 from tai_state.streams.settings import SystemClock
 from tai_state.values.times import WallClock
 
@@ -65,11 +64,12 @@ class _MockDocuments:
         if entry is None or own is None:
             return None
         fields = own.aside | {name: entry[name] for name in own.names if name in entry}
+        content: bytes | Damage
         try:
-            text = msgspec.json.encode(fields).decode()
+            content = msgspec.json.encode(fields)
         except (TypeError, ValueError) as error:
-            raise CorruptDocument(path, f"is no JSON object: {error}") from None
-        return Document(*split(path), text, own.revision, own.updated_us)
+            content = Damage(f"is not a JSON object: {error}")
+        return Document(*split(path), content, own.revision, own.updated_us)
 
     def ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = sorted(each for each in self._entry(collection) or {} if each >= start and (end is None or each < end))

@@ -68,6 +68,7 @@ class Transaction:
         self._recalled: str | None = None
         self._seen: dict[str, SeenState] = {}
         self._written: dict[str, Written] = {}
+        self._ids: set[str] = set()
         self._is_open = True
 
     # What its function uses ------------------------------------------------------------------------------------
@@ -348,6 +349,10 @@ class Transaction:
             written = Written(stream, expected, self.core.settings.upcasting.schema)
         elif expected is not None:
             self._check_left(written, expected)
+        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
+        if not self._ids.isdisjoint(ids):
+            raise InvalidData("two events of one transaction have the same event id")
+        self._ids.update(ids)
         written.steps.append(step)
         self._written[stream.state] = written
 

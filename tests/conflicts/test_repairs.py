@@ -33,7 +33,7 @@ from tai_state.values.clocks import ClockOrder, merge
 
 from ..support.operations import REDUCERS
 from ..support.rivals import B, C, Data, rivals, version
-from ..support.stores import GOVERNOR, METADATA, STORE_ID, AroundEngine, Place, Places, collected, fix_identity
+from ..support.stores import GOVERNOR, METADATA, STORE_ID, AroundEngine, Opened, Place, Places, collected, fix_identity
 
 
 class Overtaking(AroundEngine):
@@ -66,7 +66,7 @@ async def store(place: Place) -> AsyncIterator[StateStore]:
     engine = place.engine()
     async with engine:
         await fix_identity(engine)
-        async with place.store(engine, snapshots=EveryEvents(2, keep=2)) as store:
+        async with place.store(Opened(engine), snapshots=EveryEvents(2, keep=2)) as store:
             yield store
 
 
@@ -360,7 +360,7 @@ async def test_only_real_notes_are_read(store: StateStore):
 async def test_versions_of_another_state_are_refused(store: StateStore):
     """Versions are brought together with those of the same state only."""
     alice = await written(store, {"n": 1})
-    bob = msgspec.structs.replace(alice, snapshot=msgspec.structs.replace(alice.snapshot, id="bob"))
+    bob = msgspec.structs.replace(alice, snapshot=msgspec.structs.replace(alice.snapshot, state_id="bob"))
     consistency = EventualConsistency(store)
     with pytest.raises(InvalidData, match="another state"):
         consistency.resolve_conflict(alice, bob)

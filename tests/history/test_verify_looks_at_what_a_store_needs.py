@@ -152,7 +152,6 @@ COLUMNS = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="the columns beside a document's text are not looked at")
 @pytest.mark.parametrize("statement", COLUMNS)
 async def test_an_edited_column_is_found(tmp_path: Path, statement: str) -> None:
     """A column beside the text that does not fit the document is found, and the document is named."""
@@ -172,7 +171,6 @@ async def read_state(store: StateStore) -> Any:
     return await store.get_state(GOVERNOR, "alice")
 
 
-@pytest.mark.xfail(strict=True, reason="a recorded time past the year 9999 is a bare ValueError", raises=ValueError)
 @pytest.mark.parametrize(("collection", "read"), [("events", read_events), ("states", read_state)])
 async def test_an_impossible_recorded_time_is_damage(
     tmp_path: Path, collection: str, read: Callable[[StateStore], Awaitable[Any]]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tai_state import LockLost, StateStore, StoreTimeout
+from tai_state import LockLost, StateStore
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 
 from ..support.stores import collected, make_store
@@ -91,7 +91,6 @@ class NextCommit:
         return fault
 
 
-NOT_LOOKED = pytest.mark.xfail(strict=True, reason="the lost answer comes out", raises=StoreTimeout)
 LOST = pytest.mark.parametrize(
     "fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.DELAYED], ids=lambda each: each.value
 )
@@ -99,7 +98,6 @@ LOST = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @LOST
-@NOT_LOOKED
 async def test_breaking_a_lock_is_looked_after(fault: Fault):
     """Whatever becomes of the answer, the lock is broken, and the operator is told which one it was."""
     clock = ManualClock(step_us=1)
@@ -116,7 +114,6 @@ async def test_breaking_a_lock_is_looked_after(fault: Fault):
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @LOST
-@NOT_LOOKED
 async def test_removing_locks_whose_time_has_passed_is_looked_after(fault: Fault):
     """The same of the removal of expired locks: it goes on, and all of them are gone and counted."""
     clock = ManualClock(step_us=1)

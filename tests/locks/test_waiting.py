@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,8 +11,8 @@ import anyio.lowlevel
 import pytest
 
 from tai_state import StateStore
-from tai_state.engines.api import Change, Put
-from tai_state.errors import LockAcquisitionFailed
+from tai_state.engines.api import Change, Engine, Put, Write
+from tai_state.errors import CommitRefused, LockAcquisitionFailed
 from tai_state.locks import queueing
 from tai_state.locks.lease import Lease
 from tai_state.locks.queueing import WAITER_TTL_SECONDS
@@ -188,3 +188,43 @@ async def test_who_waits_shows_life_and_keeps_its_place(store: StateStore, other
             assert (record["n"] >= n, record["ticket"]) == (True, came.revision)
         tasks.cancel_scope.cancel()
     assert [each for each in await paths(store.core.engine, "r") if each.startswith("locks/")] == []
+
+
+class Refusing(AroundEngine):
+    """Refuses every sign of life after the first, as an engine does where too many want the same documents at once.
+
+    Attributes:
+        refusals: how many there were.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.refusals = 0
+        self._is_in_line = False
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if any("/waiters/" in each.path and isinstance(each, Put) for each in writes):
+            if self._is_in_line:
+                self.refusals += 1
+                raise CommitRefused(writes[0].path)
+            self._is_in_line = True
+        return await self._engine.commit(writes)
+
+
+async def test_a_sign_of_life_that_is_refused(store: StateStore, other: StateStore, time: Time):
+    """It is given again soon, and who waits goes on waiting."""
+    engine = Refusing(other.core.engine)
+    locks, theirs = managed(store, time), managed(other, time, engine)
+    lease = await locks.acquire_lock("r", ttl=60)
+    got: list[Lease] = []
+
+    async def wait() -> None:
+        got.append(await theirs.acquire_lock("r", ttl=TTL))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await until(lambda: time.sleepers)
+        await time.pass_until(lambda: engine.refusals > 2)
+        await locks.release_lock(lease)
+        await until(lambda: got)
+    assert got[0].fence > lease.fence

@@ -17,6 +17,7 @@ import pytest
 from tai_state import ANY, Columns, EveryEvents, InvalidId, NewEvent, StateStore
 from tai_state.engines.api import Scan
 from tai_state.engines.firestore.engine import FirestoreEngine
+from tai_state.engines.memory import MemoryEngine
 from tai_state.testing.mockfirestore import OWN_FIELD, MockFirestoreEngine
 
 from ..support.firestore import everything
@@ -302,8 +303,8 @@ async def _documents(store: StateStore) -> list[str]:
     engine: Any = store.core.engine._engine if isinstance(store.core.engine, Dated) else store.core.engine
     if isinstance(engine, MockFirestoreEngine):
         return sorted(_in_mock(engine._root(), ""))
-    if isinstance(getattr(engine, "_documents", None), dict):
-        return sorted(engine._documents)
+    if isinstance(engine, MemoryEngine):
+        return sorted(engine._documents._documents)
     if isinstance(engine, FirestoreEngine):
         return await everything(engine)
     connection = apsw.Connection(engine._path, flags=apsw.SQLITE_OPEN_READONLY)

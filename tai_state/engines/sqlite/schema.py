@@ -8,6 +8,7 @@ from pathlib import Path
 
 import apsw
 
+from tai_state.engines.sqlite.upgrading import upgrade
 from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreNotFound, StoreUnusable
 
 APPLICATION_ID = 0x7A157A7E
@@ -15,20 +16,24 @@ FORMAT = 2
 
 _PAUSE_MS = 5
 
-_COLUMNS = ("collection", "id", "revision", "updated_us", "fields", "timestamp", "path")
+_COLUMNS = ("collection", "id", "revision", "updated_us", "checksum", "fields", "timestamp", "path")
 
-_TABLES = f"""
+_DOCUMENTS = """
 CREATE TABLE documents (
     collection TEXT NOT NULL,
     id TEXT NOT NULL,
     revision INTEGER NOT NULL,
     updated_us INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
     fields TEXT NOT NULL,
     timestamp TEXT,
     path TEXT GENERATED ALWAYS AS (collection || '/' || id) VIRTUAL,
     PRIMARY KEY (collection, id)
 ) STRICT;
 CREATE INDEX documents_by_timestamp ON documents (collection, timestamp, id) WHERE timestamp IS NOT NULL;
+"""
+_TABLES = f"""
+{_DOCUMENTS}
 CREATE TABLE counter (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     revision INTEGER NOT NULL,
@@ -41,7 +46,7 @@ PRAGMA user_version = {FORMAT};
 
 
 def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection:
-    """Open the file, make its tables where it has none, and refuse what is not ours.
+    """Open the file, make its tables where it has none, upgrade older ones, and refuse what is not ours.
 
     Raises:
         StoreNotFound: there is no store, and ``create`` is false.
@@ -137,7 +142,9 @@ def _check(connection: apsw.Connection, path: str) -> None:
     if connection.pragma("application_id") != APPLICATION_ID:
         raise IncompatibleFormat(path, "is a database of another program, not a tai-state store")
     version = connection.pragma("user_version")
-    if version != FORMAT:
+    if version == 1:
+        upgrade(connection, _DOCUMENTS, FORMAT)
+    elif version != FORMAT:
         raise IncompatibleFormat(
             path, f"has file format {version}, this release reads format {FORMAT}: upgrade tai-state"
         )

@@ -24,6 +24,7 @@ from tai_state import (
 from tai_state.errors import Inconsistent
 
 from ...support.refusals import names
+from ...support.sqlite import seal
 from ...support.stores import METADATA, collected
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,8 @@ def execute(path: Path, *statements: str) -> None:
     connection = apsw.Connection(str(path))
     for statement in statements:
         connection.execute(statement)
+        if statement.startswith("UPDATE"):
+            seal(connection)
     connection.close()
 
 
