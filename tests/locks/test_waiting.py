@@ -215,11 +215,11 @@ async def test_a_sign_of_life_that_is_refused(store: StateStore, other: StateSto
     """It is given again soon, and who waits goes on waiting."""
     engine = Refusing(other.core.engine)
     locks, theirs = managed(store, time), managed(other, time, engine)
-    lease = await locks.acquire_lock("r", ttl=60)
+    lease = await locks.acquire_lock("r", ttl_seconds=60)
     got: list[Lease] = []
 
     async def wait() -> None:
-        got.append(await theirs.acquire_lock("r", ttl=TTL))
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)

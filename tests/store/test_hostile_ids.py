@@ -228,7 +228,7 @@ async def test_an_id_that_cannot_be_stored(places: Places, value: Any) -> None:
                 continue
             with pytest.raises(InvalidId) as caught:
                 await call(store)
-            assert caught.value.what in {"governor_id", "state_id", "event_id", "ids", "start"}
+            assert caught.value.what in {"governor_id", "state_id", "event_id", "ids", "after"}
             assert len(str(caught.value)) < 200
             assert str(caught.value).isprintable()
         assert engine.counts.commits == []
