@@ -238,7 +238,8 @@ def _without_an_id(calls: list[Callable[[StateStore], Any]]) -> list[Callable[[S
     """The calls in which None stands for no id: all governors, or the first state."""
     names = [*STATE_CALLS]
     governors = len(STATE_CALLS) * 2
-    optional = [governors + [*GOVERNOR_CALLS].index(name) for name in ("recover", "validate_consistency")]
+    of_all = ("recover", "validate_consistency", "cleanup_old_data")
+    optional = [governors + [*GOVERNOR_CALLS].index(name) for name in of_all]
     return [calls[2 * names.index("list_states")], *(calls[index] for index in optional)]
 
 
