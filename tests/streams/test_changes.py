@@ -276,7 +276,7 @@ def told(done: list[Appended | None]) -> list[list[tuple[int, str]] | None]:
 async def recorded(store: StateStore) -> list[list[tuple[int, str]]]:
     """What the streams hold after their first event."""
     events = [await collected(store.get_events(GOVERNOR, name, after=1)) for name in ("alice", "bob")]
-    return [[(event.version, event.id) for event in each] for each in events]
+    return [[(event.version, event.event_id) for event in each] for each in events]
 
 
 @pytest.mark.parametrize("fault", [each for each in Fault if not each.name.startswith("CANCELLED")], ids=str)
