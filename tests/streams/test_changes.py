@@ -282,7 +282,7 @@ async def recorded(store: StateStore) -> list[list[tuple[int, str]]]:
 @pytest.mark.parametrize("fault", [each for each in Fault if not each.name.startswith("CANCELLED")], ids=str)
 @pytest.mark.parametrize(("compose", "ids"), IDENTIFIED, ids=lambda each: getattr(each, "__name__", str(each)))
 async def test_ids_answer_for_each_state(places: Places, compose: Compose, ids: Sequence[str | None], fault: Fault):
-    """Whichever call goes wrong, the change happens once, and asked for again it has the first result for each state."""
+    """Whichever call goes wrong, the change happens once; asked for again, it has the first result for each state."""
     # An id on one state answers for the other, too, whether something happens there or not.
     unknown: set[tuple[str, ...]] = set()
     for number in count(1):
