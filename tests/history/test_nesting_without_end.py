@@ -200,7 +200,6 @@ async def test_a_line_of_an_export_is_named(tmp_path: Path, line: int, error: ty
         assert await collected(empty.list_governors()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="an unexpected error ends the program with 70", raises=AssertionError)
 @pytest.mark.parametrize("command", [("show", GOVERNOR, "b"), ("ls", GOVERNOR)], ids=["show", "ls"])
 def test_the_program_says_what_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]

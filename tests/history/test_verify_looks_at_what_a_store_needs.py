@@ -210,7 +210,6 @@ async def test_a_stream_that_begins_with_a_logged_event_is_checked() -> None:
         assert (report.consistent, report.unchecked, report.findings) == (True, 0, ())
 
 
-@pytest.mark.xfail(strict=True, reason="what wraps an engine hides its check of its own storage")
 async def test_a_wrapped_engine_checks_its_storage(tmp_path: Path) -> None:
     """Damage below the documents is found through an engine that wraps the one whose file it is."""
     clock = ManualClock(step_us=1)

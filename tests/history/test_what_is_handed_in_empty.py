@@ -39,7 +39,6 @@ def opened(state: Any, event: Any) -> Any:
         pytest.param(
             {},
             id="empty",
-            marks=pytest.mark.xfail(strict=True, reason="an empty registry is taken for none", raises=AssertionError),
         ),
         pytest.param({"other": opened}, id="with_another"),
     ],
@@ -80,7 +79,6 @@ class Quiet(ConflictHistory):
         return len(self.recent(1))
 
 
-@pytest.mark.xfail(strict=True, reason="an empty history is taken for none", raises=AssertionError)
 async def test_a_history_of_conflicts_is_used_while_it_is_empty(memory_places: Places, clock: ManualClock):
     """Conflicts go into the history that is given, though there is none in it yet."""
     history = Quiet(clock)
