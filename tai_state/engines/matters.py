@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -199,11 +199,7 @@ def standing(writes: Sequence[Write], look: Look) -> Committed | None:
             if document is not None:
                 return None
         elif isinstance(write, Put):
-            if document is None or document.fields() != _plain(write.fields):
+            if document is None or document.fields() != msgspec.to_builtins(write.fields):
                 return None
             committed = Committed(document.revision, document.updated_us)
     return committed
-
-
-def _plain(fields: Any) -> Any:
-    return fields if isinstance(fields, dict) else msgspec.to_builtins(fields)

@@ -148,7 +148,8 @@ class Judge:
             known.append(each)
         author = self._author if before is None else before.author
         commit = self.planned(known, look.documents, author)
-        return commit if commit.writes else Done([None] * len(known))
+        nothing: Results = [None] * len(known)
+        return commit if commit.writes else Done(nothing)
 
     def is_overtaken(self, sent: Commit[Results], look: Look) -> bool:  # noqa: D102
         if not isinstance(sent, Sent):
@@ -250,8 +251,8 @@ class Judge:
             return None
         ours = [_is_ours(each, look) for each in sent.planned()]
         if not ours:
-            committed = standing(sent.writes, look)
-            return None if committed is None else Done([None] * len(sent.plans))
+            nothing: Results = [None] * len(sent.plans)
+            return None if standing(sent.writes, look) is None else Done(nothing)
         if all(ours):
             return Done([None if each is None else _found(each, look) for each in sent.plans])
         if not any(ours):

@@ -60,20 +60,20 @@ OWN = (
     Mistake(
         "what other documents were written is not looked for",
         judging,
-        "return None if committed is None else Done([None] * len(sent.plans))",
+        "return None if standing(sent.writes, look) is None else Done(nothing)",
         "return None",
     ),
     Mistake(
         "other documents count as written",
         judging,
-        "return None if committed is None else Done([None] * len(sent.plans))",
-        "return Done([None] * len(sent.plans))",
+        "return None if standing(sent.writes, look) is None else Done(nothing)",
+        "return Done(nothing)",
     ),
     Mistake("a document that is there counts as removed", matters, "if document is not None:", "if False:"),
     Mistake(
         "a document that is there counts as written, whatever is in it",
         matters,
-        "if document is None or document.fields() != _plain(write.fields):",
+        "if document is None or document.fields() != msgspec.to_builtins(write.fields):",
         "if document is None:",
     ),
 )
