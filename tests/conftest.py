@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tai_state import StateStore
     from tai_state.engines.api import Engine
-    from tai_state.values.times import Clock
+    from tai_state.values.times import WallClock
 
 settings.register_profile("ci", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -64,7 +64,7 @@ class EngineUnderTest:
     has_own_clock: bool
     tears: bool
     loops: tuple[str, ...]
-    make: Callable[[Path, Clock], Engine]
+    make: Callable[[Path, WallClock], Engine]
 
 
 _RUNNING = ExitStack()
@@ -88,7 +88,7 @@ def firestore_emulator() -> Iterator[Emulator]:
         yield Emulator(emulator_host())
 
 
-def _firestore(folder: Path, _: Clock) -> Engine:
+def _firestore(folder: Path, _: WallClock) -> Engine:
     """The engine on a project that belongs to a folder: the emulator makes it when it is first named."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(EMULATOR, emulator_host())

@@ -90,7 +90,7 @@ class Shape(Generic[S]):
 
     def __init__(self, struct: type[S]) -> None:
         self.struct = struct
-        self.from_json: Callable[[str], S] = msgspec.json.Decoder(struct).decode
+        self.from_json: Callable[[bytes], S] = msgspec.json.Decoder(struct).decode
 
 
 def split(path: str) -> tuple[str, str]:
@@ -99,20 +99,32 @@ def split(path: str) -> tuple[str, str]:
     return collection, document_id
 
 
+class Damage(msgspec.Struct, frozen=True, gc=False):
+    """In place of a document's content: it is not what was written.
+
+    Attributes:
+        what: is wrong with it, without a subject.
+    """
+
+    what: str
+
+
 class Document(msgspec.Struct, frozen=True, gc=False):
     """One stored document, as read.
+
+    A damaged one stands where it stands, and is reported by whatever looks at its content: so it hides no other.
 
     Attributes:
         collection: that it is in.
         id: the last segment of its path, escaped as stored.
-        content: its fields, or the JSON text of them, as the engine has it.
+        content: its fields, or their JSON in UTF-8, as the engine has it; or what is wrong with what is stored there.
         revision: the engine's token for the write that made it so.
         updated_us: when it was last written, in microseconds since 1970 by the engine's clock.
     """
 
     collection: str
     id: str
-    content: str | Fields
+    content: bytes | Fields | Damage
     revision: int
     updated_us: int
 
@@ -123,32 +135,46 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def size(self) -> int:
-        """The bytes of its fields as JSON text."""
-        return len(self.content.encode() if isinstance(self.content, str) else msgspec.json.encode(self.content))
+        """The bytes of its fields as JSON.
+
+        Raises:
+            CorruptDocument: it is damaged.
+        """
+        return len(self._json())
 
     def fields(self) -> Fields:
         """The fields as plain JSON, the caller's to change.
 
         Raises:
-            CorruptDocument: they are no JSON object.
+            CorruptDocument: it is damaged: they are not a JSON object, or not the one that was written.
         """
         try:
-            content = self.content if isinstance(self.content, str) else msgspec.json.encode(self.content)
-            return msgspec.json.decode(content, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
-            raise CorruptDocument(self.path, f"is no JSON object: {error}") from None
+            return msgspec.json.decode(self._json(), type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise CorruptDocument(self.path, f"is not a JSON object: {error}") from None
 
     def decode(self, shape: Shape[S]) -> S:
         """The fields as a struct.
 
         Raises:
-            CorruptDocument: a field is missing or has the wrong type; the message names it, not its value.
+            CorruptDocument: it is damaged, or a field is missing or has the wrong type; the message names it, not its
+                value.
         """
         try:
             content = self.content
-            return shape.from_json(content) if type(content) is str else msgspec.convert(content, shape.struct)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            if type(content) is bytes:
+                return shape.from_json(content)
+            if isinstance(content, Damage):
+                raise CorruptDocument(self.path, content.what)
+            return msgspec.convert(content, shape.struct)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptDocument(self.path, f"does not fit {shape.struct.__name__}: {error}") from None
+
+    def _json(self) -> bytes:
+        content = self.content
+        if isinstance(content, Damage):
+            raise CorruptDocument(self.path, content.what)
+        return content if isinstance(content, bytes) else msgspec.json.encode(content)
 
 
 class Reading(msgspec.Struct, frozen=True):

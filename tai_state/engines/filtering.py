@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tai_state.engines.api import Where
+from tai_state.engines.api import Document, Where
+from tai_state.errors import CorruptDocument
 
 _MISSING = object()
 
@@ -22,6 +23,14 @@ def field(fields: Any, dotted: str) -> Any:
 def passes(fields: Any, where: Sequence[Where]) -> bool:
     """Whether a document's fields meet every filter; ``true`` is not ``1`` here."""
     return all(any(_same(field(fields, each.field), value) for value in each.values) for each in where)
+
+
+def is_chosen(document: Document, where: Sequence[Where]) -> bool:
+    """Whether a document meets every filter. A damaged one is chosen, and so whoever looks at it learns of it."""
+    try:
+        return passes(document.fields(), where)
+    except CorruptDocument:
+        return True
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -26,11 +26,11 @@ from tai_state.engines.api import (
     holds,
     split,
 )
-from tai_state.engines.filtering import field, passes
+from tai_state.engines.filtering import field, is_chosen
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import Watch, Watches, is_collection
 from tai_state.errors import CommitRefused, CorruptDocument
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 
 class Documents(Protocol):
@@ -41,19 +41,11 @@ class Documents(Protocol):
         ...
 
     def get(self, path: str) -> Document | None:
-        """The document at a path.
-
-        Raises:
-            CorruptDocument: it is none that was put there.
-        """
+        """The document at a path."""
         ...
 
     def ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
-        """The documents of a collection between two ids, in their order.
-
-        Raises:
-            CorruptDocument: one is none that was put there.
-        """
+        """The documents of a collection between two ids, in their order."""
         ...
 
     def set(self, path: str, document: Document | None) -> None:
@@ -103,7 +95,7 @@ class MemoryEngine:
         name: as its capabilities say it.
     """
 
-    def __init__(self, clock: Clock, documents: Documents | None = None, name: str = "memory") -> None:
+    def __init__(self, clock: WallClock, documents: Documents | None = None, name: str = "memory") -> None:
         self._clock = clock
         self._documents = MemoryDocuments() if documents is None else documents
         self._capabilities = Capabilities(name=name, durable=False, processes=False, shared_clock=True)
@@ -147,9 +139,9 @@ class MemoryEngine:
             await self._checkpoint()
             if is_fetched:
                 return None
-            is_fetched = True
             found = self._scanned(scan)
-            return [each for each in found if passes(each.fields(), scan.where)] if scan.where else found
+            is_fetched = True
+            return [each for each in found if is_chosen(each, scan.where)] if scan.where else found
 
         return Paged(limited(fetch, scan.limit))
 
@@ -166,8 +158,8 @@ class MemoryEngine:
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
-        encoded = {write.path: msgspec.json.encode(write.fields).decode() for write in writes if isinstance(write, Put)}
-        sizes = {write.path: len(encoded.get(write.path, "").encode()) for write in writes}
+        encoded = {write.path: msgspec.json.encode(write.fields) for write in writes if isinstance(write, Put)}
+        sizes = {write.path: len(encoded.get(write.path, b"")) for write in writes}
         check_budget(sizes, len(writes), self.capabilities)
         await self._checkpoint()
         present: set[str] = set()

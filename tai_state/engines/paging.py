@@ -31,6 +31,8 @@ class Paged(AsyncIterator[T], Generic[T]):
     - A step that is cancelled has taken nothing.
     - Several tasks may take from one iterator; each item goes to one of them.
 
+    Made by stores and engines.
+
     Args:
         fetch: gives the pages.
     """

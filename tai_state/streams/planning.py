@@ -8,7 +8,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Require, Write
 from tai_state.streams.layout import Stream
-from tai_state.streams.policies import Progress, SnapshotPolicy
+from tai_state.streams.policies import SinceKept, SnapshotPolicy
 from tai_state.streams.records import (
     EventMetadata,
     EventRecord,
@@ -226,14 +226,14 @@ def _state(
     for event in events:
         unkept_bytes += event.unkept_bytes
     kept_as_of = before.kept_as_of or events[0].timestamp
-    progress = Progress(
+    since_kept = SinceKept(
         events=last.version - (before.kept[-1] if before.kept else 0),
         bytes=unkept_bytes,
         since=kept_as_of,
         until=as_of,
         data=composition.data,
     )
-    due = author.policy.due(progress)
+    due = author.policy.due(since_kept)
     record = StateRecord(
         data=composition.data,
         version=last.version,

@@ -277,7 +277,7 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
     data: Any = record.data
     return StateSnapshot(
         governor_id=stream.governor_id,
-        id=stream.state_id,
+        state_id=stream.state_id,
         version=record.version,
         data=data,
         timestamp=moment(record.timestamp),

@@ -24,11 +24,11 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
             marker = _marker(append, draft, look)
             if marker is not None:
                 first = first or draft
-                if marker.state_id == append.stream.state_id and marker.content != draft.marker:
+                if marker.content != draft.marker and marker.state_id == append.stream.state_id:
                     return _conflict(append, draft, marker.version, look)
                 said = {append.stream.state: marker.version - offset, **marker.others}
-                is_here = marker.state_id == append.stream.state_id
-                if not is_here or any(places.setdefault(path, at) != at for path, at in said.items()):
+                is_apart = any(places.setdefault(path, at) != at for path, at in said.items())
+                if marker.content != draft.marker or is_apart:
                     return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
     if first is None:
         return None

@@ -22,11 +22,10 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.engines.api import Document, split
+from tai_state.engines.api import Damage, Document, split
 from tai_state.engines.memory import MemoryEngine
-from tai_state.errors import CorruptDocument
 from tai_state.streams.settings import SystemClock
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 OWN_FIELD: Final = "_tai_state"
 
@@ -65,11 +64,12 @@ class _MockDocuments:
         if entry is None or own is None:
             return None
         fields = own.aside | {name: entry[name] for name in own.names if name in entry}
+        content: bytes | Damage
         try:
-            text = msgspec.json.encode(fields).decode()
+            content = msgspec.json.encode(fields)
         except (TypeError, ValueError) as error:
-            raise CorruptDocument(path, f"is no JSON object: {error}") from None
-        return Document(*split(path), text, own.revision, own.updated_us)
+            content = Damage(f"is not a JSON object: {error}")
+        return Document(*split(path), content, own.revision, own.updated_us)
 
     def ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
         ids = sorted(each for each in self._entry(collection) or {} if each >= start and (end is None or each < end))
@@ -139,7 +139,7 @@ class MockFirestoreEngine(MemoryEngine):
         TypeError: it is none.
     """
 
-    def __init__(self, client: object, clock: Clock | None = None) -> None:
+    def __init__(self, client: object, clock: WallClock | None = None) -> None:
         if not isinstance(getattr(client, "_data", None), dict):
             raise TypeError(f"a MockFirestore is needed, not a {type(client).__name__}")
         super().__init__(SystemClock() if clock is None else clock, _MockDocuments(client), "mockfirestore")

@@ -16,6 +16,7 @@ import pytest
 from tai_state import ChangeMetadata, Columns, EveryEvents, StateMachinePersister, open_store
 
 from ..support.program import IMPORT, Inside, Program, write_csv
+from ..support.sqlite import seal
 
 Fields = dict[str, Any]
 Edit = Callable[[Fields], None]
@@ -47,10 +48,13 @@ class Victim:
         self._file = str(folder / "tai-state.db")
 
     def execute(self, statement: str, *values: Any) -> list[Any]:
-        """One statement, on a connection of its own."""
+        """One statement, on a connection of its own; checksums are made to fit."""
         connection = apsw.Connection(self._file)
         try:
-            return list(connection.execute(statement, values))
+            found = list(connection.execute(statement, values))
+            if statement.startswith("UPDATE"):
+                seal(connection)
+            return found
         finally:
             connection.close()
 

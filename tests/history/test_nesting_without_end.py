@@ -22,6 +22,7 @@ from tai_state import (
 )
 
 from ..support.program import Inside
+from ..support.sqlite import seal
 from ..support.stores import GOVERNOR, METADATA, collected
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +67,7 @@ def nest(folder: Path, collection: str, document_id: str, value: str, nested: st
         [(path, text)] = connection.execute(f"SELECT path, fields {where}", place)
         assert text.count(value) == 1
         connection.execute("UPDATE documents SET fields = ? WHERE path = ?", (text.replace(value, nested), path))
+        seal(connection)
     return path
 
 

@@ -32,6 +32,12 @@ ROOMS = (
 PURE = ("values",)
 IMPURE = {"asyncio", "random", "time", "uuid", "logging", "os", "sys", "socket", "threading", "anyio", "trio", "apsw"}
 
+SETTLES = "engines/settling.py"
+"""The one file that weighs a refusal or a lost answer."""
+
+ANSWERS = ("errors.py", "testing/", "engines/memory.py", "engines/sqlite/", "engines/firestore/")
+"""Where refusals and lost answers come from, or are made on purpose."""
+
 LINES_MAX = 400
 LINES_MAX_OF = {"errors.py": 600, "store/store.py": 600}
 """The tree of errors is read as a whole, and so are the methods of a store."""
@@ -91,6 +97,19 @@ def test_imports_have_no_circle() -> None:
         for path in free:
             del imported[path]
     assert not imported, sorted(map(_name, imported))
+
+
+def _weighs(node: ast.AST) -> bool:
+    """Whether a refusal is named here, or an error asked whether its outcome is unknown."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("unknown", "CommitRefused")
+    return isinstance(node, ast.Name) and node.id == "CommitRefused"
+
+
+def test_one_file_weighs_refusals_and_lost_answers() -> None:
+    """Besides the engines, whose answers they are, one file catches a refusal or asks whether an answer was lost."""
+    asking = [path for path in FILES if not _name(path).startswith(ANSWERS)]
+    assert [_name(path) for path in asking if any(map(_weighs, ast.walk(ast.parse(path.read_text()))))] == [SETTLES]
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if _room(path) in PURE], ids=_name)

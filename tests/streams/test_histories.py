@@ -373,7 +373,7 @@ async def test_totals_never_change(place: Place, engine_under_test: EngineUnderT
 
             async def look(tx: Transaction) -> dict[str, int]:
                 found = await tx.get_all(*(store.state(GOVERNOR, name) for name in names))
-                return {each.id: each.data["balance"] for each in found if each is not None}
+                return {each.state_id: each.data["balance"] for each in found if each is not None}
 
             outcome = "unknown"
             try:

@@ -144,16 +144,16 @@ class Part:
 
     Args:
         name: of the state.
-        asked: ``saves``, ``deletes``, ``logs``, ``nothing``, or events one by one. ``x`` to ``z`` have that id of the
-            caller's; ``note`` and ``save`` have none, and the latter brings the state along. With a star they have
-            another content.
+        asked: ``saves``, ``deletes``, ``logs``, ``nothing``, or events one by one, perhaps ``none of`` them. ``x`` to
+            ``z`` have that id of the caller's; ``note`` and ``save`` have none, and the latter brings the state along.
+            With a star they have another content.
         expected: what the caller believes of the state.
         call: tells the events of two calls apart that have no id of the caller's.
     """
 
     def __init__(self, name: str, asked: str, expected: str, call: str) -> None:
         self.stream = stream = STREAMS[name]
-        self.asked = asked
+        self.asked, asked = asked, asked.removeprefix("none of ")
         self.expected: int | Expectation = EXPECTATIONS.get(expected) or int(expected.removeprefix("version "))
         if asked in ("saves", "nothing", "deletes"):
             text = NO_STATE_TEXT if asked == "deletes" else encode({"n": 10})
@@ -178,7 +178,7 @@ class Part:
 
     def compose(self, known: Known) -> Composition | None:
         """What is to happen."""
-        if self.asked == "nothing":
+        if self.asked == "nothing" or self.asked.startswith("none of "):
             return None
         if self.asked == "deletes":
             return Composition(self.drafts, None)
@@ -241,8 +241,10 @@ class Case:
         self._is_whole = set(places) == {"ours"}
         self._guards: tuple[Guard, ...] = ()
         if "lock" in self.cells:
-            world.commit([Put(LOCK, {"holder": "ann"})])
-            self._guards = (Guard(LOCK, At(world.revision), lambda _: LockLost("r", "ben")),)
+            is_absent = self.cells["lock"] in ("none", "made since")
+            if not is_absent:
+                world.commit([Put(LOCK, {"holder": "ann"})])
+            self._guards = (Guard(LOCK, ABSENT if is_absent else At(world.revision), lambda _: LockLost("r", "ben")),)
         self._note = self._take("the note is", "")
         if self._note != "made" and self.cells.get("note", "absent") != "absent":
             world.commit([Put(NOTE, {"n": 1})])
@@ -263,7 +265,7 @@ class Case:
             compositions = [compose(each) for compose, each in zip(composes, known, strict=True)]
             return Composed(tuple(compositions), tuple(self._writes_of_note(documents)))
 
-        documents = (NOTE,) if self._note in ("rewritten", "checked") else ()
+        documents = (NOTE,) if self._note not in ("", "made") else ()
         change = Change(tuple(part.append() for part in parts), compose, self._guards, documents)
         return self._judge_type(change, self._author, now_us, READER, self._governors, _recorded)
 
@@ -274,7 +276,11 @@ class Case:
             document = documents[NOTE]
             require = ABSENT if document is None else At(document.revision)
             number = 0 if document is None else document.fields()["n"] + 1
-            yield Put(NOTE, {"n": number}, require) if self._note == "rewritten" else Check(NOTE, require)
+            yield {
+                "rewritten": Put(NOTE, {"n": number}, require),
+                "removed": Delete(NOTE, require),
+                "checked": Check(NOTE, require),
+            }[self._note]
 
     def _send(self, sent: str) -> None:
         if sent == "nothing":
@@ -340,12 +346,12 @@ class Case:
         world = self.world
         lock, note = self._take("lock", "as it was"), self._take("note", "absent")
         governor, since = self._take("governor", ""), self._take("since", "")
-        if lock == "another's":
+        if lock in ("another's", "made since"):
             world.commit([Put(LOCK, {"holder": "ben"})])
         elif lock == "gone":
             world.commit([Delete(LOCK)])
         else:
-            assert lock == "as it was", lock
+            assert lock in ("as it was", "none"), lock
         if note == "moved":
             world.commit([Put(NOTE, {"n": 7})])
         else:
@@ -452,7 +458,8 @@ class Case:
         names = {LOCK: "the lock checked", NOTE: "the note", "governors/bank": "the governor"}
         if kind == "snapshots":
             return "a snapshot"
-        return names[write.path] + (" checked" if write.path == NOTE and isinstance(write, Check) else "")
+        verbs = {Put: "", Delete: " removed", Check: " checked"} if write.path == NOTE else {}
+        return names[write.path] + verbs.get(type(write), "")
 
     def _done(self, results: Sequence[Any]) -> str:
         if all(each is None for each in results):
@@ -527,13 +534,9 @@ def _state(path: str) -> str:
 
 
 def answers(cells: Cells, names: Iterable[str], judge_type: Any = Judge) -> Cells:
-    """The answers of a row; what is raised is one, too."""
-    case = Case(cells, judge_type)
-    return {name: _answer(case, name) for name in names}
-
-
-def _answer(case: Case, name: str) -> str:
+    """The answers of a row; what is raised is one, too: a mistake may raise anything."""
     try:
-        return case.answer(name)
-    except Exception as error:  # noqa: BLE001 - a mistake may raise anything
-        return f"raises {error!r}".partition("\n")[0]
+        case = Case(cells, judge_type)
+        return {name: case.answer(name) for name in names}
+    except Exception as error:  # noqa: BLE001
+        return dict.fromkeys(names, f"raises {error!r}".partition("\n")[0])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from tai_state.engines.api import Document, Scan
+from tai_state.engines.sqlite.checksums import of_row, of_text, stamp
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job
@@ -45,6 +46,17 @@ async def all_in(file: Path, *, create: bool = True) -> list[Document]:
 def connected(file: Path, busy_timeout_ms: int = 0) -> apsw.Connection:
     """A connection such as the engine makes, without the engine."""
     return connect(str(file), create=True, busy_timeout_ms=busy_timeout_ms)
+
+
+def seal(connection: apsw.Connection) -> None:
+    """Give every row the checksum that fits it: as one does who edits a file and knows its format."""
+
+    def checksum(*row: Any) -> int:
+        path, text, revision, updated_us = row
+        return of_row(of_text(path, text), stamp(revision, updated_us))
+
+    connection.create_scalar_function("checksum_of", checksum)
+    connection.execute("UPDATE documents SET checksum = checksum_of(path, CAST(fields AS BLOB), revision, updated_us)")
 
 
 @contextmanager

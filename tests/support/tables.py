@@ -93,7 +93,7 @@ def rewrite(path: Path, answers: dict[int, Cells]) -> None:
     for number, found in answers.items():
         given = lines[number - 1].split(ARROW)[0]
         lines[number - 1] = f"{given}{ARROW}{BAR.join(found.values())}"
-    path.write_text("\n".join(_aligned(lines)) + "\n")
+    path.write_text("\n".join(_aligned(lines)).rstrip() + "\n")
 
 
 def _aligned(lines: list[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from tai_state.engines.api import (
     At,
     Capabilities,
     Check,
+    Damage,
     Delete,
     Document,
     Fields,
@@ -151,17 +152,17 @@ def read_request(names: Names, paths: Iterable[str]) -> Any:
 def document(path: str, message: Any) -> Document:
     """A document as the waist has it.
 
-    What holds something that was never written here, or was edited since, is handed on as a text that is not JSON: it
-    is then reported as corrupt when it is looked at, and no other document with it.
+    What holds something that was never written here, or was edited since, is reported as damaged when it is looked at,
+    and no other document with it.
     """
-    content: str | Fields
+    content: Fields | Damage
     try:
         content = decode(message.fields)
         sealed = message.fields[SEAL].integer_value if SEAL in message.fields else 0
         if not fits(sealed, path, msgspec.json.encode(content, order="sorted")):
-            content = "it was edited: its checksum does not fit"
+            content = Damage("was edited: its checksum does not fit")
     except NotJson as error:
-        content = str(error)
+        content = Damage(str(error))
     updated = microseconds(message.update_time)
     return Document(*split(path), content, updated, updated)
 

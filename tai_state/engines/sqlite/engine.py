@@ -22,12 +22,11 @@ from tai_state.engines.api import (
     Reading,
     Scan,
     Write,
-    after,
     check_budget,
-    split,
 )
-from tai_state.engines.filtering import passes
+from tai_state.engines.filtering import is_chosen
 from tai_state.engines.paging import Paged, limited
+from tai_state.engines.sqlite.checksums import ROW, TIMESTAMP, documents
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.reader import Reader, page, select
 from tai_state.engines.sqlite.schema import connect
@@ -36,7 +35,7 @@ from tai_state.engines.sqlite.watching import FileWatches
 from tai_state.engines.sqlite.worker import Worker
 from tai_state.engines.sqlite.writer import Writer, is_by_time, prepare
 from tai_state.errors import CorruptDocument, StoreUnavailable
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 _CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared_clock=False)
 
@@ -46,16 +45,19 @@ _PAGE_ROWS = 512
 
 # Both go on from where the page before ended, with bounds that the index can seek: a page costs the same wherever it
 # stands. Without an end, the bound is a blob: SQLite orders every text before every blob.
-_BY_ID = """
-SELECT id, fields, revision, updated_us FROM documents
-WHERE collection = :collection AND id >= :start AND id < :end ORDER BY id
-"""
-_BY_FIELD = """
-SELECT id, fields, revision, updated_us, {value} FROM documents
-WHERE collection = :collection AND ({value}, id) > (:start, :resume) AND {value} < :end AND {is_text}
-ORDER BY {value}, id
-"""
+_BY_ID = f"""
+SELECT {ROW} FROM documents
+WHERE collection = :collection AND id >= CAST(:start AS TEXT) AND id < :end ORDER BY id
+"""  # noqa: S608 - columns of this package
+_BY_FIELD = f"""
+SELECT {ROW}, CAST({{value}} AS BLOB) FROM documents
+WHERE collection = :collection AND ({{value}}, id) > (CAST(:start AS TEXT), CAST(:resume AS TEXT))
+AND {{value}} < :end AND {{is_text}}
+ORDER BY {{value}}, id
+"""  # noqa: S608 - likewise
 _NO_END = b""
+_HIDDEN = f"SELECT CAST(path AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100"  # noqa: S608 - likewise
+_HIDDEN_MEANS = "its column timestamp is not its field's, so that queries by time miss it: restore a backup"
 
 
 class SqliteEngine:
@@ -67,7 +69,7 @@ class SqliteEngine:
         create: make the file where there is none.
     """
 
-    def __init__(self, path: str, clock: Clock, *, create: bool = True) -> None:
+    def __init__(self, path: str, clock: WallClock, *, create: bool = True) -> None:
         self._path = str(Path(path).absolute())
         self._clock = clock
         self._connect = partial(connect, self._path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
@@ -123,21 +125,17 @@ class SqliteEngine:
             raise StoreUnavailable(operation, code, f"{error.strerror} ({self._path})") from error
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
-        keys = [split(path) for path in paths]
-        rows = await self._read(partial(select, keys))
-        documents = tuple(
-            Document(*key, *row) if row is not None else None for key, row in zip(keys, rows, strict=True)
-        )
-        return Reading(documents, self._clock.now_us())
+        found: list[Document | None] = await self._read(partial(select, paths))
+        return Reading(tuple(found), self._clock.now_us())
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
         collection, by = scan.collection, scan.by
         sql = _by_field(by, collection) if by else _BY_ID
         left = None if scan.where else scan.limit
         end = _NO_END if scan.end is None else scan.end
-        place: dict[str, Any] = {"collection": collection, "start": scan.start, "end": end}
+        place: dict[str, Any] = {"collection": collection, "start": scan.start.encode(), "end": end}
         if by:
-            place["resume"] = ""
+            place["resume"] = b""
         ended = False
 
         async def fetch() -> Sequence[Document] | None:
@@ -149,9 +147,9 @@ class SqliteEngine:
             left = None if left is None else left - len(rows)
             if rows:
                 last = rows[-1]
-                place.update({"start": last[4], "resume": last[0]} if by else {"start": after(last[0])})
-            documents = [Document(collection, row[0], row[1], row[2], row[3]) for row in rows]
-            return [each for each in documents if passes(each.fields(), scan.where)] if scan.where else documents
+                place.update({"start": last[5], "resume": last[0]} if by else {"start": last[0] + b"\0"})
+            found = documents(collection, [row[:5] for row in rows] if by else rows)
+            return [each for each in found if is_chosen(each, scan.where)] if scan.where else found
 
         return Paged(limited(fetch, scan.limit))
 
@@ -186,19 +184,24 @@ def _integrity(connect: Callable[[], apsw.Connection], path: str) -> list[Corrup
     try:
         with closing(connect()) as connection:
             found = [text for (text,) in connection.execute("PRAGMA integrity_check(100)") if text != "ok"]
+            hidden: list[Any] = connection.execute(_HIDDEN).fetchall()
     except apsw.Error as error:
         failure = mapped(error, "read", path)
         if not isinstance(failure, CorruptDocument):
             raise failure from error
         return [failure]
     advice = "restore a backup, or, if indexes alone are damaged, let SQLite REINDEX a copy, and verify that"
-    return [CorruptDocument(path, f"SQLite finds: {text.strip()}: {advice}") for text in found]
+    return [
+        *(CorruptDocument(path, f"SQLite finds: {text.strip()}: {advice}") for text in found),
+        *(CorruptDocument(each.decode(errors="backslashreplace"), _HIDDEN_MEANS) for (each,) in hidden),
+    ]
 
 
 def _by_field(dotted: str, collection: str) -> str:
     """The scan ordered by a field: by the index where there is one, else by sorting."""
     if dotted == "timestamp" and is_by_time(collection):
-        return _BY_FIELD.format(value="timestamp", is_text="timestamp IS NOT NULL")
+        is_text = "timestamp IS NOT NULL AND (timestamp <> '' OR json_type(fields, '$.timestamp') = 'text')"
+        return _BY_FIELD.format(value="timestamp", is_text=is_text)
     path = "$." + ".".join('"' + key.replace('"', '\\"') + '"' for key in dotted.split("."))
     literal = "'" + path.replace("'", "''") + "'"
     return _BY_FIELD.format(value=f"fields ->> {literal}", is_text=f"json_type(fields, {literal}) = 'text'")

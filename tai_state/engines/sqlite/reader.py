@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import apsw
 
+from tai_state.engines.api import Document, split
+from tai_state.engines.sqlite.checksums import ROW, documents
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.worker import Job
 
@@ -17,7 +19,7 @@ T = TypeVar("T")
 _FETCHED_ROWS = 16
 _PAGE_BYTES = 1024 * 1024
 
-_ONE = "SELECT fields, revision, updated_us FROM documents WHERE collection = ? AND id = ?"
+_ONE = f"SELECT {ROW} FROM documents WHERE collection = ? AND id = ?"  # noqa: S608 - columns of this package
 
 
 class Reader:
@@ -68,15 +70,21 @@ def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection],
     return found
 
 
-def select(keys: Sequence[tuple[str, str]], connection: apsw.Connection) -> list[Any]:
-    """The rows of some documents, all of one moment."""
-    if len(keys) == 1:
-        return [connection.execute(_ONE, keys[0]).fetchone()]
-    return at_one_moment(connection, lambda it: [it.execute(_ONE, key).fetchone() for key in keys])
+def select(paths: Sequence[str], connection: apsw.Connection) -> list[Document | None]:
+    """Some documents, all of one moment."""
+    if len(paths) == 1:
+        return [_one(connection, paths[0])]
+    return at_one_moment(connection, lambda it: [_one(it, path) for path in paths])
+
+
+def _one(connection: apsw.Connection, path: str) -> Document | None:
+    collection, document_id = split(path)
+    rows = connection.execute(_ONE, (collection, document_id)).fetchall()
+    return documents(collection, rows)[0] if rows else None
 
 
 def page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
-    """The next rows, bounded in number and bytes, and whether they are the last."""
+    """The next rows, bounded in number and bytes, and whether they are the last. The second column is text."""
     rows: list[Any] = []
     size = 0
     cursor = connection.execute(sql, place)
@@ -85,5 +93,5 @@ def page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connec
         if not some:
             return rows, True
         rows += some
-        size += sum([len(row[1]) for row in some])
+        size += sum([len(row[1] or b"") for row in some])
     return rows, False

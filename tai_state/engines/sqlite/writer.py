@@ -20,11 +20,12 @@ import apsw
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, Delete, Fields, Put, Require, Write, holds, split
+from tai_state.engines.sqlite.checksums import of_row, of_text, stamp
 from tai_state.engines.sqlite.errors import mapped
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
 from tai_state.errors import CommitRefused, TaiStateError
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,13 +37,15 @@ gives no revision anew that was given after the copy was made.
 """
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
-_INSERT = "INSERT INTO documents (collection,id,revision,updated_us,fields,timestamp) VALUES (?,?,?,?,?,?)"
+_INSERT = "INSERT INTO documents (collection,id,revision,updated_us,checksum,fields,timestamp) VALUES (?,?,?,?,?,?,?)"
 _PUT_NEW: Final = f"{_INSERT} ON CONFLICT DO NOTHING"
 _PUT_AT: Final = """
-UPDATE documents SET revision=?,updated_us=?,fields=?,timestamp=? WHERE collection=? AND id=? AND revision=?
+UPDATE documents SET revision=?,updated_us=?,checksum=?,fields=?,timestamp=?
+WHERE collection=? AND id=? AND revision=?
 """.strip()
 _PUT: Final = f"""{_INSERT} ON CONFLICT (collection,id) DO UPDATE SET
-revision=excluded.revision,updated_us=excluded.updated_us,fields=excluded.fields,timestamp=excluded.timestamp"""
+revision=excluded.revision,updated_us=excluded.updated_us,checksum=excluded.checksum,
+fields=excluded.fields,timestamp=excluded.timestamp"""
 _COUNTER = "SELECT revision, token FROM counter"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
@@ -58,7 +61,9 @@ class Prepared(msgspec.Struct, frozen=True):
         require: what the write requires.
         text: the fields to put; None where nothing is put.
         size: of the text, in bytes.
-        timestamp: the field of this name of an event, kept in an indexed column of its own.
+        checksum: of path and text.
+        timestamp: of a document in a collection of events, its field of this name, empty where that is not text; of
+            others None. It is kept in an indexed column of its own.
         deletes: the document goes.
     """
 
@@ -68,6 +73,7 @@ class Prepared(msgspec.Struct, frozen=True):
     require: Require
     text: str | None
     size: int
+    checksum: int
     timestamp: str | None
     deletes: bool
 
@@ -77,8 +83,9 @@ def is_by_time(collection: str) -> bool:
     return collection.endswith("/events")
 
 
-def _timestamp(fields: Fields | msgspec.Struct) -> Any:
-    return fields.get("timestamp") if isinstance(fields, dict) else getattr(fields, "timestamp", None)
+def _timestamp(fields: Fields | msgspec.Struct) -> str:
+    found: Any = fields.get("timestamp") if isinstance(fields, dict) else getattr(fields, "timestamp", None)
+    return found if isinstance(found, str) else ""
 
 
 def prepare(write: Write) -> Prepared:
@@ -86,11 +93,18 @@ def prepare(write: Write) -> Prepared:
     collection, document_id = split(write.path)
     if isinstance(write, Put):
         encoded = _encode(write.fields)
-        timestamp = _timestamp(write.fields) if is_by_time(collection) else None
         return Prepared(
-            write.path, collection, document_id, write.require, encoded.decode(), len(encoded), timestamp, deletes=False
+            write.path,
+            collection,
+            document_id,
+            write.require,
+            encoded.decode(),
+            len(encoded),
+            of_text(write.path, encoded),
+            _timestamp(write.fields) if is_by_time(collection) else None,
+            deletes=False,
         )
-    return Prepared(write.path, collection, document_id, write.require, None, 0, None, isinstance(write, Delete))
+    return Prepared(write.path, collection, document_id, write.require, None, 0, 0, None, isinstance(write, Delete))
 
 
 Counter: TypeAlias = tuple[int, int]
@@ -128,7 +142,7 @@ class Writer:
         others: how many of them found that others may have committed since the one before.
     """
 
-    def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: Clock) -> None:
+    def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: WallClock) -> None:
         self._path = path
         self._connect = connect
         self._clock = clock
@@ -137,6 +151,7 @@ class Writer:
         self._token = self._first_token = int.from_bytes(os.urandom(7))
         self._reserved: Counter | None = None
         self._revision = 0
+        self._data_version = 0
         self.commits: int = 0
         self.others: int = 0
 
@@ -174,7 +189,9 @@ class Writer:
             if not applied:
                 self._not_applied(jobs, error, unknown=applied is None)
                 return
-        self._reserved, self._revision = transaction.after, transaction.revision
+        else:
+            self._reserved, self._data_version = transaction.after, connection.data_version()
+        self._revision = transaction.revision
         self.commits += 1
         for job, outcome in zip(jobs, transaction.outcomes, strict=True):
             if isinstance(outcome, Committed):
@@ -197,9 +214,11 @@ class Writer:
         self, connection: apsw.Connection, jobs: Sequence[Job[Committed]], reserved: Counter | None, *, look_first: bool
     ) -> _Transaction:
         cursor = connection.cursor()
-        before: Any = cursor.execute(_COUNTER).get
-        if before != reserved:
-            self.others += 1
+        before: Any = reserved
+        if reserved is None or connection.data_version() != self._data_version:  # else nobody else has committed
+            before = cursor.execute(_COUNTER).get
+            if before != reserved:
+                self.others += 1
         now = self._clock.now_us()
         # As long as the counter is as this process left it, nobody else has given a revision above the last one here.
         revision: int = self._revision if before == reserved else max(before[0], now)
@@ -293,31 +312,36 @@ def _write(cursor: apsw.Cursor, writes: Sequence[Prepared], revision: int, now: 
     Raises:
         _HalfWrittenError: another one is refused.
     """
+    stamped = stamp(revision, now)
     for index, write in enumerate(writes):
-        if not _is_written(cursor, write, revision, now):
+        if not _is_written(cursor, write, revision, now, stamped):
             if index:
                 raise _HalfWrittenError
             return write
     return None
 
 
-def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int) -> bool:
+def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, stamped: bytes) -> bool:
     """Apply a write if its requirement holds; whether it does."""
     require = write.require
-    if write.text is not None and require is ABSENT:
-        new = (write.collection, write.id, revision, now, write.text, write.timestamp)
-        cursor.execute(_PUT_NEW, new)
-        return cursor.connection.changes() == 1
-    if write.text is not None and isinstance(require, At):
-        changed = (revision, now, write.text, write.timestamp, write.collection, write.id, require.revision)
+    if write.text is None:
+        if not _holds(cursor, write):
+            return False
+        if write.deletes:
+            cursor.execute(_DELETE, (write.collection, write.id))
+        return True
+    checksum = of_row(write.checksum, stamped)
+    if isinstance(require, At):
+        changed = (revision, now, checksum, write.text, write.timestamp, write.collection, write.id, require.revision)
         cursor.execute(_PUT_AT, changed)
+        return cursor.connection.changes() == 1
+    put = (write.collection, write.id, revision, now, checksum, write.text, write.timestamp)
+    if require is ABSENT:
+        cursor.execute(_PUT_NEW, put)
         return cursor.connection.changes() == 1
     if not _holds(cursor, write):
         return False
-    if write.text is not None:
-        cursor.execute(_PUT, (write.collection, write.id, revision, now, write.text, write.timestamp))
-    elif write.deletes:
-        cursor.execute(_DELETE, (write.collection, write.id))
+    cursor.execute(_PUT, put)
     return True
 
 

@@ -124,8 +124,10 @@ async def test_a_row_that_is_no_json_object_is_reported(made: Path, text: str):
         with pytest.raises(CorruptDocument) as caught:
             bad.fields()
         assert caught.value.path == "c/100"
+        chosen = [document async for document in engine.scan(Scan("c", where=[Where("n", (1,))]))]
+        assert [document.id for document in chosen] == ["001", "100"]
         with pytest.raises(CorruptDocument):
-            [document async for document in engine.scan(Scan("c", where=[Where("n", (1,))]))]
+            chosen[1].fields()
         await engine.commit([Put("c/100", {"n": 100})])
         assert len([document async for document in engine.scan(Scan("c", by="text"))]) == 399
 

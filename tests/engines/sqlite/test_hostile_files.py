@@ -24,6 +24,7 @@ from tai_state import (
 from tai_state.errors import Inconsistent
 
 from ...support.refusals import names
+from ...support.sqlite import seal
 from ...support.stores import METADATA, collected
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,8 @@ def execute(path: Path, *statements: str) -> None:
     connection = apsw.Connection(str(path))
     for statement in statements:
         connection.execute(statement)
+        if statement.startswith("UPDATE"):
+            seal(connection)
     connection.close()
 
 
@@ -205,4 +208,4 @@ async def test_a_damaged_snapshot_is_never_fatal(file: Path) -> None:
     execute(file, "UPDATE documents SET fields = '{}' WHERE collection = 'governors/g/snapshots'")
     async with open_store(f"sqlite:///{file}") as store:
         assert await store.load_snapshot("g", "s") is None
-        assert (await store.state_at("g", "s", 3)).data == {"n": 2}
+        assert (await store.get_state_at("g", "s", 3)).data == {"n": 2}
