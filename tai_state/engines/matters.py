@@ -206,4 +206,5 @@ def standing(writes: Sequence[Write], look: Look) -> Committed | None:
 
 
 def _plain(fields: Any) -> Any:
-    return fields if isinstance(fields, dict) else msgspec.to_builtins(fields)
+    """As they are read back: what is a tuple in a struct is an array there."""
+    return msgspec.json.decode(msgspec.json.encode(fields))
