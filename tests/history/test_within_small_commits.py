@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from tai_state import ANY, Columns, EveryEvents, NewEvent, StateMachinePersister, StateStore, open_store, sync
-from tai_state.engines.api import Committed, Write
+from tai_state.engines.api import Committed, Delete, Write
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.stores import GOVERNOR, METADATA, AroundEngine

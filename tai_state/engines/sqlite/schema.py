@@ -68,10 +68,8 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         # Where the log's shared memory cannot be opened at first and then can, closing takes a full log for an empty
         # one and deletes it (SQLite 3.54.1). So what could not be opened leaves the log alone.
         leave_log(connection)
-        if connection.readonly("main"):
-            raise apsw.exception_for(
-                apsw.SQLITE_READONLY
-            )  # SQLite falls back to reading where it cannot open for writing
+        if connection.readonly("main"):  # SQLite falls back to reading where it cannot open for writing, for any reason
+            raise apsw.exception_for(apsw.SQLITE_READONLY if _in_the_way(path) else apsw.SQLITE_CANTOPEN)
         connection.set_busy_timeout(busy_timeout_ms)
         if _is_empty(connection):
             if not create:
