@@ -11,9 +11,10 @@ import apsw
 from tai_state.engines.api import Document, Scan
 from tai_state.engines.sqlite.checksums import of_row, of_text, stamp
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job
-from tai_state.engines.sqlite.writer import Writer, prepare
+from tai_state.engines.sqlite.writer import Writer
 from tai_state.testing import ManualClock
 
 if TYPE_CHECKING:

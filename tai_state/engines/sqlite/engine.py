@@ -28,12 +28,13 @@ from tai_state.engines.filtering import is_chosen
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.sqlite.checksums import ROW, TIMESTAMP, documents
 from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.preparing import is_by_time, prepare
 from tai_state.engines.sqlite.reader import Reader, page, select
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.watcher import Watcher
 from tai_state.engines.sqlite.watching import FileWatches
 from tai_state.engines.sqlite.worker import Worker
-from tai_state.engines.sqlite.writer import Writer, is_by_time, prepare
+from tai_state.engines.sqlite.writer import Writer
 from tai_state.errors import CorruptDocument, StoreUnavailable
 from tai_state.values.times import Clock
 
