@@ -81,3 +81,10 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/run.py", *session.posargs)
     session.run("python", "benchmarks/firestore.py")
     session.run("python", "benchmarks/contention.py")
+
+
+@nox.session
+def releases(session: nox.Session) -> None:
+    """The working tree compared with an earlier release, in one run."""
+    _install_wheel(session)
+    session.run("python", "benchmarks/releases.py", *session.posargs)

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from google.cloud import firestore
 from google.cloud.firestore_v1 import types
-from ours import batch
+from ours import append
 from work import GOVERNOR, MACHINE
 
 from tai_state import ChangeMetadata, StateStore, open_store
@@ -217,7 +217,7 @@ async def main(rounds: int) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {}
     async with open_store(f"firestore://{project}") as store:
         for version in range(0, EVENTS, 1_000):
-            await store.core.appender.append([batch(store, version, 1_000)])
+            await append(store, version, 1_000)
         running = contestants(store, client)
         for number in range(rounds + 1):
             for name in random.Random(number).sample(sorted(running), len(running)):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from work import GOVERNOR, MACHINE, METADATA, Measured, state, timed
 
-from tai_state import Event, StateMachinePersister, StateStore, open_store
+from tai_state import StateEvent, StateMachinePersister, StateStore, open_store
 from tai_state.engines.sqlite.schema import connect
 from tai_state.streams import writing
-from tai_state.streams.changes import Append, always, append_of
+from tai_state.streams.changes import always, append_of
 from tai_state.streams.planning import Composition
 from tai_state.streams.writing import Intent
 from tai_state.values.json import normalise_object
@@ -79,7 +79,7 @@ def build(path: Path, count: int) -> None:
         async with open_store(url(path)) as store:
             at = 0
             for size in _sizes(count):
-                await store.core.appender.append([batch(store, at, size)])
+                await append(store, at, size)
                 at += size
 
     asyncio.run(run())
@@ -91,7 +91,7 @@ async def _steps(store: StateStore, state_id: str, version: int, count: int) -> 
         version = written.version
 
 
-def _read(path: Path, count: int, events: Callable[[StateStore], AsyncIterator[Event]]) -> Measured:
+def _read(path: Path, count: int, events: Callable[[StateStore], AsyncIterator[StateEvent]]) -> Measured:
     async def run() -> Measured:
         async with open_store(url(path)) as store:
             with timed(count) as measured:
@@ -111,9 +111,10 @@ def _sizes(count: int) -> list[int]:
     return [*[BATCH] * whole, *([rest] if rest else []), last]
 
 
-def batch(store: StateStore, version: int, size: int) -> Append:
+async def append(store: StateStore, version: int, size: int) -> None:
     """So many transitions of the machine in one commit."""
     stream = store.core.layout.stream(GOVERNOR, MACHINE)
     texts = [normalise_object(state(version + offset), "data") for offset in range(size)]
     drafts = tuple(writing.draft(store.core, stream, Intent(METADATA, "update"), state=text) for text, _ in texts)
-    return append_of(stream, version, drafts, always(Composition(drafts, texts[-1][1])))
+    compose = always(Composition(drafts, texts[-1][1]))
+    await store.core.appender.append_one(append_of(stream, version, drafts), compose)

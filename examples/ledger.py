@@ -22,10 +22,10 @@ from tai_state import (
     ANY,
     NO_STATE,
     ChangeMetadata,
-    Event,
     EventSourcingError,
     NewEvent,
     Reducers,
+    StateEvent,
     StateMachinePersister,
     open_store,
 )
@@ -38,17 +38,17 @@ class Refused(Exception):
     """The account does not allow it."""
 
 
-def opened(_: State | None, event: Event[State]) -> State:
+def opened(_: State | None, event: StateEvent[State]) -> State:
     """A new account is empty."""
     return {"owner": event.payload["owner"], "balance": 0}
 
 
-def deposited(state: State | None, event: Event[State]) -> State:
+def deposited(state: State | None, event: StateEvent[State]) -> State:
     """Money comes in."""
     return _moved(state, event.payload["amount"])
 
 
-def withdrawn(state: State | None, event: Event[State]) -> State:
+def withdrawn(state: State | None, event: StateEvent[State]) -> State:
     """Money goes out, if it is there."""
     return _moved(state, -event.payload["amount"])
 

@@ -39,6 +39,7 @@
     │   └── SerializationError     stored data does not fit the type asked for
     └── Unavailable                the engine could not do it now
         ├── StoreUnavailable       unreachable, disk full, disk error
+        │   └── StoreUnusable      no such folder, no permission: until somebody changes that
         └── StoreTimeout           no answer in time
 
 Errors carry fields, not only text: ``error.fields()`` gives them by name. ``is_transient`` says whether the
@@ -232,19 +233,25 @@ class VersionConflict(Conflict):
 
     def fields(self) -> dict[str, Any]:
         """As for every error; the unseen events by version and id only (no state data)."""
-        seen = [{"version": event.version, "id": event.id, "action": event.action} for event in self.events]
+        seen = [{"version": event.version, "id": event.event_id, "action": event.action} for event in self.events]
         return {"path": self.path, "expected": self.expected, "actual": self.actual, "events": seen}
 
 
 @dataclass(eq=False)
 class IdempotencyConflict(Conflict):
-    """The caller's event id was used before, for something else. What to do: use a new id for a new change."""
+    """The caller's event id was used before, for something else. What to do: use a new id for a new change.
+
+    ``differs`` names what differs: action, payload, data, changed_by, reason, context or timestamp. It is empty where
+    the id stands at another state or in another batch, or where the event was cleaned up since.
+    """
 
     event_id: str
     path: str
+    differs: Sequence[str] = ()
 
     def __str__(self) -> str:
-        return f"event id {self.event_id!r} already stands for another change, at {self.path!r}"
+        what = f": it differs in {', '.join(self.differs)}" if self.differs else ""
+        return f"event id {self.event_id!r} is already used by a different change of {self.path!r}{what}"
 
 
 @dataclass(eq=False)
@@ -335,7 +342,7 @@ class ConflictResolutionFailed(Conflict):
 
 @dataclass(eq=False)
 class LockAlreadyHeld(Conflict):
-    """Somebody else holds the lock, and the caller does not wait (``wait=0``).
+    """Somebody else holds the lock, and the caller does not wait (``wait_seconds=0``).
 
     ``remaining`` is how many seconds are left if the holder does not renew; None where that is not known. You do not
     get it for a lock whose time is over: that is taken over. What to do: wait for it, or try later.
@@ -424,8 +431,9 @@ class CommitRefused(Conflict):
 class CommitOutcomeUnknown(TaiStateError):
     """The engine did not answer in time, so the change may or may not be stored.
 
-    It is never reported as failed. What to do: call again with the same ``event_id``; if the first one
-    was applied its result comes back, else it is applied now.
+    It is never reported as failed. What to do: where the caller gave ids, ``event_ids`` names them: call again with the
+    same ``event_id``; if the first one was applied its result comes back, else it is applied now. Without ids, look
+    whether it was applied before trying again.
     """
 
     event_ids: Sequence[str]
@@ -433,7 +441,8 @@ class CommitOutcomeUnknown(TaiStateError):
     exit_code: ClassVar[int] = 5
 
     def __str__(self) -> str:
-        return f"the change of {', '.join(self.paths)} may or may not be stored: ask again with the same event ids"
+        advice = "retry with the same event ids" if self.event_ids else "read what is stored before you retry"
+        return f"the outcome of the change to {', '.join(self.paths)} is unknown; {advice}"
 
 
 @dataclass(eq=False)
@@ -504,6 +513,16 @@ class StoreUnavailable(Unavailable):
     """The engine is unreachable, its disk is full or failing. What to do: see ``what``, then try again."""
 
     backoff_seconds: ClassVar[float] = 0.5
+
+
+@dataclass(eq=False)
+class StoreUnusable(StoreUnavailable):
+    """The engine cannot do it until somebody changes something, such as a folder or a permission.
+
+    The same call fails until then, so a loop that tries again must end. What to do: see ``what``.
+    """
+
+    is_transient: ClassVar[bool] = False
 
 
 @dataclass(eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from tai_state import StateStore
     from tai_state.engines.api import Engine
-    from tai_state.values.times import Clock
+    from tai_state.values.times import WallClock
 
 settings.register_profile("ci", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -63,7 +64,7 @@ class EngineUnderTest:
     has_own_clock: bool
     tears: bool
     loops: tuple[str, ...]
-    make: Callable[[Path, Clock], Engine]
+    make: Callable[[Path, WallClock], Engine]
 
 
 _RUNNING = ExitStack()
@@ -87,7 +88,7 @@ def firestore_emulator() -> Iterator[Emulator]:
         yield Emulator(emulator_host())
 
 
-def _firestore(folder: Path, _: Clock) -> Engine:
+def _firestore(folder: Path, _: WallClock) -> Engine:
     """The engine on a project that belongs to a folder: the emulator makes it when it is first named."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(EMULATOR, emulator_host())
@@ -151,9 +152,18 @@ def _can_run(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose Hypothesis's seed here, where it is not given, so that it can be printed."""
+    """Choose Hypothesis's seed, where none is given, so that it can be printed; let tests' processes be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _ignored)
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = secrets.randbelow(2**32)
+
+
+def _ignored(*_: object) -> None:
+    """Ignore a signal, as it was ignored when the suite was started: by ``&`` in a script, or by ``nohup``.
+
+    Processes inherit what is ignored, but no handlers: those that tests start can be interrupted.
+    """
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from tai_state.cli.common import (
@@ -51,7 +52,7 @@ def ls(
                 ]
             else:
                 rows = [
-                    {"state_id": each.id, "version": each.version, "data": each.data, "timestamp": each.timestamp}
+                    {"state_id": each.state_id, "version": each.version, "data": each.data, "timestamp": each.timestamp}
                     async for each in opened_store.list_states(governor)
                 ]
         if as_json:
@@ -108,7 +109,7 @@ def history(
         async with opened(store) as opened_store:
             events = await taken(opened_store.get_events(governor, state, after=after), limit)
         if as_json:
-            print_json(events)
+            print_json([_event_fields(event) for event in events])
         elif events:
             print_table(["version", "timestamp", "action", "by", "change"], [_event_row(event) for event in events])
         else:
@@ -192,7 +193,7 @@ async def _instead(store: StateStore, governor: str, state: str, when: int | dat
 def _state_fields(state: JsonSnapshot) -> dict[str, Any]:
     return {
         "governor": state.governor_id,
-        "state_id": state.id,
+        "state_id": state.state_id,
         "version": state.version,
         "data": state.data,
         "timestamp": state.timestamp,
@@ -200,6 +201,11 @@ def _state_fields(state: JsonSnapshot) -> dict[str, Any]:
         "metadata": state.metadata,
         "deleted": state.deleted,
     }
+
+
+def _event_fields(event: JsonEvent) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(event)
+    return {"id" if name == "event_id" else name: value for name, value in fields.items()}
 
 
 def _event_row(event: JsonEvent) -> list[Any]:

@@ -39,7 +39,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return format_time(value)
     if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        return {encoded: plain(getattr(value, name)) for name, encoded in names}
     if isinstance(value, Mapping):
         items: Any = value.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         return {str(key): plain(each) for key, each in items}

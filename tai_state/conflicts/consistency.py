@@ -21,7 +21,7 @@ from tai_state.streams import writing
 from tai_state.streams.core import HasCore
 from tai_state.streams.layout import Stream
 from tai_state.streams.writing import Intent
-from tai_state.values.clocks import LamportClock, Order, VectorClock, compare, merge
+from tai_state.values.clocks import ClockOrder, LamportClock, VectorClock, compare, merge
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us
@@ -120,7 +120,7 @@ class EventualConsistency:
 
     # Comparing -----------------------------------------------------------------------------------------------------
 
-    def compare(self, ours: Rival, theirs: Rival) -> Order:
+    def compare(self, ours: Rival, theirs: Rival) -> ClockOrder:
         """How our version stands to the other one: BEFORE means that theirs knew of ours."""
         return compare_rivals(ours, theirs)
 
@@ -131,9 +131,9 @@ class EventualConsistency:
             StaleRead: one of the clocks knew of what was read, and of more.
         """
         for clock in known:
-            if compare(read.causality, clock) is Order.BEFORE:
+            if compare(read.causality, clock) is ClockOrder.BEFORE:
                 self._counts["stale_reads"] += 1
-                path = self._stream(read.governor_id, read.id).state
+                path = self._stream(read.governor_id, read.state_id).state
                 _logger.warning("stale read", extra={"path": path})
                 raise StaleRead(path, (read.causality, clock))
 
@@ -147,9 +147,9 @@ class EventualConsistency:
         Raises:
             CausalityViolation: it does not.
         """
-        if compare(after, read.causality) in {Order.AFTER, Order.CONCURRENT}:
+        if compare(after, read.causality) in {ClockOrder.AFTER, ClockOrder.CONCURRENT}:
             self._counts["violations"] += 1
-            raise CausalityViolation(self._stream(read.governor_id, read.id).state, (read.causality, after))
+            raise CausalityViolation(self._stream(read.governor_id, read.state_id).state, (read.causality, after))
 
     def merge_clocks(self, *clocks: VectorClock) -> VectorClock:
         """The clock of what knows of all these."""
@@ -193,10 +193,10 @@ class EventualConsistency:
             InvalidData: they are versions of different states.
             ConflictResolutionFailed: the resolver cannot decide.
         """
-        stream = self._stream(ours.snapshot.governor_id, ours.snapshot.id)
+        stream = self._stream(ours.snapshot.governor_id, ours.snapshot.state_id)
         _check_state(stream, [theirs])
         resolution = self._resolver.resolve(ours, theirs, base)
-        if compare_rivals(ours, theirs) is Order.CONCURRENT:
+        if compare_rivals(ours, theirs) is ClockOrder.CONCURRENT:
             self._record(stream, _Conflict(ours, theirs, resolution), repaired=False)
         return resolution
 
@@ -281,15 +281,15 @@ class EventualConsistency:
     async def _bring_in(self, stream: Stream, repair: _Repair, theirs: Rival) -> _Repair:
         """The repair, with one more version brought in where it is not in already."""
         ours, base = repair.after, None
-        if compare_rivals(ours, theirs) is Order.CONCURRENT:
+        if compare_rivals(ours, theirs) is ClockOrder.CONCURRENT:
             clock, base = await ancestry(self._core, stream, repair.before.snapshot.version, ours.clock, theirs.clock)
             ours = _with(ours, ours.data, clock, ours.hlc)
         order = compare_rivals(ours, theirs)
-        if order is Order.AFTER or (order is Order.SAME and same(state_of(ours.data), state_of(theirs.data))):
+        if order is ClockOrder.AFTER or (order is ClockOrder.SAME and same(state_of(ours.data), state_of(theirs.data))):
             return repair
         resolution = self._resolver.resolve(ours, theirs, base)
         after = _with(ours, resolution.data, merge(ours.clock, theirs.clock), max(ours.hlc, theirs.hlc))
-        conflicts = [] if order is Order.BEFORE else [_Conflict(ours, theirs, resolution)]
+        conflicts = [] if order is ClockOrder.BEFORE else [_Conflict(ours, theirs, resolution)]
         return _Repair(
             repair.before,
             after,
@@ -333,7 +333,7 @@ class EventualConsistency:
         if side.record is None:
             return None
         snapshot = self._core.snapshot(stream, side.record, side.recorded_us)
-        return Rival(snapshot=snapshot, hlc=side.record.hlc, head=side.name)
+        return Rival(snapshot=snapshot, hlc=side.record.hlc, tip=side.tip)
 
     async def _nothing(self, stream: Stream, seen: Sequence[Rival]) -> Rival:
         """What stands where no state was ever written, if there is something to take over.
@@ -346,7 +346,7 @@ class EventualConsistency:
         if not seen or not isinstance(absence, StateNotFound):
             raise absence
         unsaved = StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
-        return Rival(snapshot=_with_data(unsaved, None), hlc=0, head="")
+        return Rival(snapshot=_with_data(unsaved, None), hlc=0, tip="")
 
     def _stream(self, governor_id: str, state_id: str) -> Stream:
         return self._core.layout.stream(governor_id, state_id)
@@ -359,7 +359,7 @@ def _check_state(stream: Stream, versions: Sequence[Rival]) -> None:
         InvalidData: one of them is not.
     """
     for version in versions:
-        if (version.snapshot.governor_id, version.snapshot.id) != (stream.governor_id, stream.state_id):
+        if (version.snapshot.governor_id, version.snapshot.state_id) != (stream.governor_id, stream.state_id):
             raise InvalidData(f"a version is of another state than {stream.state!r}")
 
 

@@ -90,6 +90,7 @@ def _draft(event: EventRecord, newer: Side, marker: str | None) -> Draft:
         state=event.to_state,
         carries_state=event.to_state is not None,
         marker=marker,
+        trace=event.trace,
         given=Given(
             causality=event.causality,
             hlc=event.hlc,

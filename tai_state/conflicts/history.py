@@ -9,7 +9,7 @@ from itertools import islice
 import msgspec
 
 from tai_state.values.clocks import VectorClock
-from tai_state.values.times import Clock, to_us
+from tai_state.values.times import WallClock, to_us
 
 
 class ConflictRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class ConflictHistory:
         kept_max: how many are kept.
     """
 
-    def __init__(self, clock: Clock, *, kept_max: int = 1_000) -> None:
+    def __init__(self, clock: WallClock, *, kept_max: int = 1_000) -> None:
         self._clock = clock
         self._kept_max = kept_max
         self._records: deque[ConflictRecord] = deque(maxlen=kept_max)

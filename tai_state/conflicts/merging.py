@@ -8,12 +8,12 @@ from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 from tai_state.conflicts.resolutions import (
-    Change,
+    FieldChange,
     Lack,
     Resolution,
     dropped,
     field_of,
-    joined,
+    field_path,
     known,
     resolution,
     same,
@@ -27,7 +27,7 @@ from tai_state.values.json import encode, normalise
 Combine: TypeAlias = Callable[[Any, Any, Any], Any]
 """``combine(earlier, later, base)``: the value of a field that both sides changed; base is None where unknown."""
 
-Strategy: TypeAlias = Literal["counter", "union", "maximum", "last"] | Combine
+FieldStrategy: TypeAlias = Literal["counter", "union", "maximum", "last"] | Combine
 """How a field is merged that both sides changed; :class:`FieldMerge` says what they mean."""
 
 
@@ -66,13 +66,13 @@ class FieldMerge:
 
     def __init__(
         self,
-        strategies: Mapping[str, Strategy] | None = None,
-        default: Strategy = "last",
+        strategies: Mapping[str, FieldStrategy] | None = None,
+        default: FieldStrategy = "last",
         *,
         removal_wins: bool = False,
     ) -> None:
         self._strategies = dict(strategies or {})
-        self._default: Strategy = default
+        self._default: FieldStrategy = default
         self._removal_wins = removal_wins
         for strategy in (*self._strategies.values(), default):
             if not callable(strategy) and strategy not in _NAMED:
@@ -112,7 +112,7 @@ class FieldMerge:
         """Two objects, field by field."""
         whole = _Merged({})
         for key in keys:
-            part = self._merge(joined(path, key), field_of(earlier, key), field_of(later, key), field_of(base, key))
+            part = self._merge(field_path(path, key), field_of(earlier, key), field_of(later, key), field_of(base, key))
             if part.value is not Lack.MISSING:
                 whole.value[key] = part.value
             whole.earlier.extend(part.earlier)
@@ -132,8 +132,8 @@ class _Merged:
     """The value of a field, and what of either version did not make it."""
 
     value: Any
-    earlier: list[Change] = field(default_factory=list[Change])
-    later: list[Change] = field(default_factory=list[Change])
+    earlier: list[FieldChange] = field(default_factory=list[FieldChange])
+    later: list[FieldChange] = field(default_factory=list[FieldChange])
 
 
 def _decided(path: str | None, earlier: Any, later: Any, base: Any, value: Any) -> _Merged:

@@ -30,7 +30,7 @@ class RecordedConflict(msgspec.Struct, frozen=True, kw_only=True):
         event_id: of that event.
         timestamp: of that event.
         strategies: of the resolvers that decided.
-        heads: ids of the last events of the versions that it brought together.
+        tips: ids of the last events of the versions that it brought together.
         discarded: what was dropped: objects of path, value, removed, stores and head.
     """
 
@@ -40,7 +40,7 @@ class RecordedConflict(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str
     timestamp: datetime
     strategies: tuple[str, ...]
-    heads: tuple[str, ...]
+    tips: tuple[str, ...] = msgspec.field(name="heads")
     discarded: tuple[dict[str, Any], ...]
 
 
@@ -55,7 +55,7 @@ def recorded_conflicts(store: HasCore, governor_id: str) -> Paged[RecordedConfli
 
     async def convert(page: Sequence[JsonSnapshot]) -> list[RecordedConflict]:
         [state] = page
-        stream = core.layout.stream(governor_id, state.id)
+        stream = core.layout.stream(governor_id, state.state_id)
         found = [_recorded(stream, stored.record) async for stored in core.reader.records(stream, 1)]
         return [each for each in found if each is not None]
 
@@ -67,9 +67,9 @@ def _recorded(stream: Stream, event: EventRecord) -> RecordedConflict | None:
     if event.action not in _ACTIONS:
         return None
     if (joined := joined_by(event)) is not None:
-        return _conflict(stream, event, [joined.strategy], joined.heads, joined.discarded)
+        return _conflict(stream, event, [joined.strategy], joined.tips, joined.discarded)
     if (note := note_of(event)) is not None:
-        return _conflict(stream, event, note.strategies, note.heads, map(msgspec.to_builtins, note.discarded))
+        return _conflict(stream, event, note.strategies, note.tips, map(msgspec.to_builtins, note.discarded))
     return None
 
 
@@ -77,7 +77,7 @@ def _conflict(
     stream: Stream,
     event: EventRecord,
     strategies: Iterable[str],
-    heads: Iterable[str],
+    tips: Iterable[str],
     discarded: Iterable[dict[str, Any]],
 ) -> RecordedConflict:
     return RecordedConflict(
@@ -87,6 +87,6 @@ def _conflict(
         event_id=event.event_id,
         timestamp=moment(event.timestamp),
         strategies=tuple(strategies),
-        heads=tuple(heads),
+        tips=tuple(tips),
         discarded=tuple(discarded),
     )

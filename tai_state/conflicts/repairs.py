@@ -18,7 +18,7 @@ from tai_state.history.replay import Replay
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EventRecord
-from tai_state.values.clocks import Order, VectorClock, common, compare, merge
+from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, merge
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
 
@@ -41,13 +41,13 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A discarded change as a note lists it; fields as in :class:`Discarded`.
 
     Attributes:
-        bytes: size of the value's text where it is too large to stand here; the events of ``head`` have it.
+        bytes: size of the value's text where it is too large to stand here; the events of ``tip`` have it.
         others: see above.
     """
 
     path: str
     stores: tuple[str, ...]
-    head: str
+    tip: str = msgspec.field(name="head")
     value: Any = None
     removed: bool = False
     bytes: int = 0
@@ -58,14 +58,14 @@ class RepairNote(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         clock: all that the versions brought in knew of.
-        heads: ids of their last events.
+        tips: ids of their last events.
         strategies: that decided, in the order in which versions were brought in.
         discarded: the first changes that were dropped.
         discarded_total: how many there were.
     """
 
     clock: VectorClock
-    heads: tuple[str, ...]
+    tips: tuple[str, ...] = msgspec.field(name="heads")
     strategies: tuple[str, ...]
     discarded: tuple[Listed, ...]
     discarded_total: int
@@ -97,7 +97,7 @@ def noted(metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Se
     discarded = [each for resolution in resolutions for each in resolution.discarded]
     note = RepairNote(
         clock=clock,
-        heads=tuple(version.head for version in brought_in),
+        tips=tuple(version.tip for version in brought_in),
         strategies=tuple(resolution.strategy for resolution in resolutions),
         discarded=tuple(map(_listed, discarded[:LISTED_MAX])),
         discarded_total=len(discarded),
@@ -121,7 +121,7 @@ async def ancestry(core: Core, stream: Stream, version: int, ours: VectorClock, 
         if (note := note_of(stored.record)) is not None:
             ours = merge(ours, note.clock)
     # Where both also know of changes that our stream holds in merged form only, they did not part at this version.
-    if not shared or compare(common(ours, theirs), clock) is not Order.SAME:
+    if not shared or compare(common(ours, theirs), clock) is not ClockOrder.SAME:
         return Ancestry(ours, None)
     try:
         parted = await Replay(core, {}).at(stream, shared)
@@ -137,7 +137,7 @@ async def _last_shared(core: Core, stream: Stream, version: int, theirs: VectorC
     while unknown - shared > 1:
         middle = (shared + unknown) // 2
         stored = await core.reader.one(stream, middle)
-        if stored is None or compare(stored.record.causality, theirs) in {Order.BEFORE, Order.SAME}:
+        if stored is None or compare(stored.record.causality, theirs) in {ClockOrder.BEFORE, ClockOrder.SAME}:
             shared, clock = middle, {} if stored is None else stored.record.causality
         else:
             unknown = middle
@@ -160,7 +160,7 @@ def _listed(discarded: Discarded) -> Listed:
     return Listed(
         path=discarded.path,
         stores=discarded.stores,
-        head=discarded.head,
+        tip=discarded.tip,
         value=None if is_large else discarded.value,
         removed=discarded.removed,
         bytes=size if is_large else 0,

@@ -29,14 +29,14 @@ class Discarded(msgspec.Struct, frozen=True, kw_only=True):
         value: that the change gave it; None where it took the field away.
         removed: whether the change took the field away, or deleted the state.
         stores: ids of the stores whose changes the version held and its rival did not know.
-        head: the id of the last event of the version that held it.
+        tip: the id of the last event of the version that held it.
     """
 
     path: str
     value: Any
     removed: bool
     stores: tuple[str, ...]
-    head: str
+    tip: str = msgspec.field(name="head")
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True):
     discarded: tuple[Discarded, ...] = ()
 
 
-class Change(NamedTuple):
+class FieldChange(NamedTuple):
     """A field of one version: its path and its value there."""
 
     path: str
@@ -84,12 +84,12 @@ def field_of(value: Any, key: str) -> Any:
     return value if value is Lack.UNKNOWN else Lack.MISSING
 
 
-def joined(path: str | None, key: str) -> str:
+def field_path(path: str | None, key: str) -> str:
     """The path of a field of what stands at a path; None is the path of the whole state."""
     return key if path is None else f"{path}.{key}"
 
 
-def unkept(value: Any, kept: Any, base: Any, path: str | None = None) -> Iterator[Change]:
+def unkept(value: Any, kept: Any, base: Any, path: str | None = None) -> Iterator[FieldChange]:
     """What a version changed and the resolution does not have, field by field.
 
     A field that the version lacks was taken away only where the base is known to have it.
@@ -105,12 +105,12 @@ def unkept(value: Any, kept: Any, base: Any, path: str | None = None) -> Iterato
     if isinstance(value, dict) and isinstance(kept, dict):
         keys: set[str] = {*value, *kept}
         for key in sorted(keys):
-            yield from unkept(field_of(value, key), field_of(kept, key), field_of(base, key), joined(path, key))
+            yield from unkept(field_of(value, key), field_of(kept, key), field_of(base, key), field_path(path, key))
     elif value is not Lack.MISSING or base is not Lack.UNKNOWN or path is None:
-        yield Change(path or "", value)
+        yield FieldChange(path or "", value)
 
 
-def dropped(version: Rival, rival: Rival, changes: Iterable[Change]) -> list[Discarded]:
+def dropped(version: Rival, rival: Rival, changes: Iterable[FieldChange]) -> list[Discarded]:
     """The records of a version's changes that did not make it."""
     stores = version.unseen_by(rival)
     return [
@@ -119,7 +119,7 @@ def dropped(version: Rival, rival: Rival, changes: Iterable[Change]) -> list[Dis
             value=None if value is Lack.MISSING else value,
             removed=value is Lack.MISSING,
             stores=stores,
-            head=version.head,
+            tip=version.tip,
         )
         for path, value in changes
     ]
@@ -131,4 +131,4 @@ def resolution(data: dict[str, Any] | None, strategy: str, discarded: Iterable[D
 
 
 def _place(discarded: Discarded) -> tuple[str, str, tuple[str, ...]]:
-    return discarded.path, discarded.head, discarded.stores
+    return discarded.path, discarded.tip, discarded.stores

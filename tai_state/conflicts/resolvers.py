@@ -10,7 +10,7 @@ from tai_state.conflicts.resolutions import Resolution, dropped, known, resoluti
 from tai_state.conflicts.rivals import Rival, compare_rivals
 from tai_state.errors import ConflictResolutionFailed
 from tai_state.streams.layout import Layout
-from tai_state.values.clocks import Order
+from tai_state.values.clocks import ClockOrder
 from tai_state.values.json import normalise_object
 
 
@@ -74,18 +74,20 @@ class Causal:
             ConflictResolutionFailed: they are concurrent, and there is no fallback.
         """
         order = compare_rivals(ours, theirs)
-        if order is Order.AFTER:
+        if order is ClockOrder.AFTER:
             return Resolution(data=ours.data, strategy="causal")
         # Equal clocks stand for the same event, unless a store was copied and both went on under one id.
-        if order is Order.BEFORE or (order is Order.SAME and same(state_of(ours.data), state_of(theirs.data))):
+        if order is ClockOrder.BEFORE or (
+            order is ClockOrder.SAME and same(state_of(ours.data), state_of(theirs.data))
+        ):
             return Resolution(data=theirs.data, strategy="causal")
         if self.fallback is None:
-            stream = Layout().stream(ours.snapshot.governor_id, ours.snapshot.id)
+            stream = Layout().stream(ours.snapshot.governor_id, ours.snapshot.state_id)
             raise ConflictResolutionFailed(stream.state, (ours.clock, theirs.clock))
         return self.fallback.resolve(ours, theirs, base)
 
 
-Choice: TypeAlias = Callable[[Rival, Rival, dict[str, Any] | None], dict[str, Any] | None]
+ResolverFunction: TypeAlias = Callable[[Rival, Rival, dict[str, Any] | None], dict[str, Any] | None]
 """``choose(earlier, later, base)``: the data to go on with, None for a deletion. Pure."""
 
 
@@ -97,11 +99,11 @@ class Custom:
     who asks. What it takes from neither side unchanged is recorded as discarded, on both.
 
     Attributes:
-        function: see :data:`Choice`.
+        function: see :data:`ResolverFunction`.
         strategy: its name in records.
     """
 
-    function: Choice
+    function: ResolverFunction
     strategy: str = "custom"
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
@@ -127,7 +129,7 @@ def ranked(ours: Rival, theirs: Rival) -> tuple[Rival, Rival]:
 
 def _keep(winner: Rival, loser: Rival, base: dict[str, Any] | None, strategy: str) -> Resolution:
     """One of the versions whole. What it knew of, it did not discard."""
-    if compare_rivals(loser, winner) is Order.BEFORE:
+    if compare_rivals(loser, winner) is ClockOrder.BEFORE:
         return Resolution(data=winner.data, strategy=strategy)
     changes = unkept(state_of(loser.data), state_of(winner.data), known(base))
     return resolution(winner.data, strategy, dropped(loser, winner, changes))

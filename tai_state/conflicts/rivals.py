@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from tai_state.values.clocks import Order, VectorClock, compare
+from tai_state.values.clocks import ClockOrder, VectorClock, compare
 from tai_state.values.states import JsonSnapshot
-
-Rank: TypeAlias = tuple[int, list[tuple[str, int]], str]
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,12 +18,12 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         snapshot: the state, deleted or not; its ``causality`` says what the version knew of.
         hlc: the hybrid clock of its last event.
-        head: the id of its last event.
+        tip: the id of its last event.
     """
 
     snapshot: JsonSnapshot
     hlc: int
-    head: str
+    tip: str
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -38,20 +36,20 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
         return self.snapshot.causality
 
     @property
-    def rank(self) -> Rank:
+    def rank(self) -> tuple[int, list[tuple[str, int]], str]:
         """Orders rivals by hybrid clock, then by store id. Total, and in line with causality along a stream.
 
         By store id means: of all stores of whose changes one version knows more than the other, the one with the
         greatest id decides. Between two stores' own changes that is the greater of their ids.
         """
         counts = [(store_id, count) for store_id, count in self.clock.items() if count]
-        return self.hlc, sorted(counts, reverse=True), self.head
+        return self.hlc, sorted(counts, reverse=True), self.tip
 
     def unseen_by(self, other: Rival) -> tuple[str, ...]:
         """The ids of the stores of whose changes this version knows and the other one does not."""
         return tuple(sorted(store_id for store_id, count in self.clock.items() if count > other.clock.get(store_id, 0)))
 
 
-def compare_rivals(one: Rival, other: Rival) -> Order:
+def compare_rivals(one: Rival, other: Rival) -> ClockOrder:
     """As :func:`~tai_state.values.clocks.compare`, of versions."""
     return compare(one.clock, other.clock)

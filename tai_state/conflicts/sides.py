@@ -12,7 +12,7 @@ from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, EventRecord, StateRecord
-from tai_state.values.clocks import Order, VectorClock, common, compare
+from tai_state.values.clocks import ClockOrder, VectorClock, common, compare
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -22,14 +22,14 @@ class Side(msgspec.Struct, frozen=True):
         core: which.
         stream: its paths there.
         record: the state's document; None where it was never written.
-        head: the last event's record; None likewise.
+        last: the record of its last event; None likewise.
         recorded_us: the engine's time of the state's document.
     """
 
     core: Core
     stream: Stream
     record: StateRecord | None
-    head: EventRecord | None
+    last: EventRecord | None
     recorded_us: int = 0
 
     @classmethod
@@ -60,9 +60,9 @@ class Side(msgspec.Struct, frozen=True):
         return 0 if self.record is None else self.record.version
 
     @property
-    def name(self) -> str:
+    def tip(self) -> str:
         """The id of its last event."""
-        return "" if self.head is None else self.head.event_id
+        return "" if self.last is None else self.last.event_id
 
     @property
     def schema(self) -> int:
@@ -75,9 +75,9 @@ class Side(msgspec.Struct, frozen=True):
         if self.record is None or other.record is None:
             return self.record is other.record
         return (
-            compare(self.clock, other.clock) is Order.SAME
+            compare(self.clock, other.clock) is ClockOrder.SAME
             and self.record.state_hash == other.record.state_hash
-            and self.name == other.name
+            and self.tip == other.tip
         )
 
     async def unseen(self, other: Side, limit: int) -> Unseen:
@@ -94,14 +94,14 @@ class Side(msgspec.Struct, frozen=True):
         brought_in: set[str] = set()
         async for stored in self.core.reader.records(self.stream, first):
             order = compare(stored.record.causality, other.clock)
-            if order is Order.AFTER:
+            if order is ClockOrder.AFTER:
                 events.append(stored.record)
                 if len(events) >= limit:
                     break
-            elif order is Order.CONCURRENT:
+            elif order is ClockOrder.CONCURRENT:
                 is_apart = True
                 note = note_of(stored.record)
-                brought_in.update(note.heads if note else ())
+                brought_in.update(note.tips if note else ())
             else:
                 before = stored.record
         return Unseen(before, events, is_apart, frozenset(brought_in))
@@ -115,9 +115,9 @@ class Side(msgspec.Struct, frozen=True):
         if self.record is None:
             raise ValueError("a state that was never written is no rival")
         snapshot = self.core.snapshot(self.stream, self.record, self.recorded_us)
-        if compare(self.clock, other.clock) is not Order.CONCURRENT:
-            snapshot = msgspec.structs.replace(snapshot, causality={**self.clock, self.name: 1})
-        return Rival(snapshot=snapshot, hlc=self.record.hlc, head=self.name)
+        if compare(self.clock, other.clock) is not ClockOrder.CONCURRENT:
+            snapshot = msgspec.structs.replace(snapshot, causality={**self.clock, self.tip: 1})
+        return Rival(snapshot=snapshot, hlc=self.record.hlc, tip=self.tip)
 
 
 class Unseen(msgspec.Struct, frozen=True):
@@ -143,21 +143,21 @@ class Unseen(msgspec.Struct, frozen=True):
         """
         if older.record is None or not self.events:
             return True
-        if not self.is_apart and self.before is not None and self.before.event_id == older.name:
+        if not self.is_apart and self.before is not None and self.before.event_id == older.tip:
             return True
-        return older.name in joined(self.events[0])
+        return older.tip in joined_tips(self.events[0])
 
 
 class Joined(msgspec.Struct, frozen=True):
     """The payload of an event that joins two streams.
 
     Attributes:
-        heads: ids of the last events that it joins.
+        tips: ids of the last events that it joins.
         strategy: of the resolver.
         discarded: what was dropped, as :class:`~tai_state.conflicts.resolutions.Discarded` has it.
     """
 
-    heads: list[str]
+    tips: list[str] = msgspec.field(name="heads")
     strategy: str
     discarded: list[dict[str, Any]]
 
@@ -178,7 +178,7 @@ def joined_by(event: EventRecord) -> Joined | None:
         return None
 
 
-def joined(event: EventRecord) -> list[str]:
+def joined_tips(event: EventRecord) -> list[str]:
     """The ids of the last events that an event joined."""
     found = joined_by(event)
-    return [] if found is None else found.heads
+    return [] if found is None else found.tips

@@ -30,7 +30,7 @@ from tai_state.history.persister import StateMachinePersister
 from tai_state.streams.changes import always, append_of
 from tai_state.streams.core import Core, HasCore
 from tai_state.streams.planning import Composition, Draft, Given
-from tai_state.values.clocks import Order, VectorClock, compare, merge
+from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import escape_id, unescape_id
 from tai_state.values.json import encode
@@ -96,7 +96,7 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         return not self.failed
 
 
-Progress: TypeAlias = Callable[[SyncReport], Awaitable[None]]
+SyncProgress: TypeAlias = Callable[[SyncReport], Awaitable[None]]
 
 
 class _Done(NamedTuple):
@@ -118,7 +118,7 @@ async def sync(
     metadata: ChangeMetadata = _BY_SYNC,
     dry_run: bool = False,
     concurrency: int = 8,
-    progress: Progress | None = None,
+    progress: SyncProgress | None = None,
     resume: tuple[str, str] | None = None,
 ) -> SyncReport:
     """Bring two stores to the same states, on any two engines.
@@ -224,9 +224,9 @@ class _Pair:
     async def _step(self, here: Side, there: Side) -> _Done:
         """One commit on either side, or on both."""
         order = compare(here.clock, there.clock)
-        if order is Order.AFTER and (count := await self._take_over(here, there)) is not None:
+        if order is ClockOrder.AFTER and (count := await self._take_over(here, there)) is not None:
             return _Done(sent=count)
-        if order is Order.BEFORE and (count := await self._take_over(there, here)) is not None:
+        if order is ClockOrder.BEFORE and (count := await self._take_over(there, here)) is not None:
             return _Done(received=count)
         return _Done(met=(await self._join(here, there),))
 
@@ -262,10 +262,10 @@ class _Pair:
         stream = here.stream
         if here.schema != there.schema:
             raise IncompatibleFormat(stream.state, "has two shapes: sync with the application's schema and upcasters")
-        heads = sorted((here.name, there.name))
-        event_id = str(uuid.uuid5(_NAMES, encode([stream.governor_id, stream.state_id, *heads])))
+        tips = sorted((here.tip, there.tip))
+        event_id = str(uuid.uuid5(_NAMES, encode([stream.governor_id, stream.state_id, *tips])))
         text = NO_STATE_TEXT if resolution.data is None else encode(resolution.data)
-        payload = Joined(heads, resolution.strategy, [msgspec.to_builtins(each) for each in resolution.discarded])
+        payload = Joined(tips, resolution.strategy, [msgspec.to_builtins(each) for each in resolution.discarded])
         given = Given(
             causality=_joined_clock(here.clock, there.clock, event_id),
             hlc=max(side.record.hlc for side in (here, there) if side.record is not None) + 1,
@@ -290,7 +290,7 @@ class _Pair:
         """What becomes of both sides."""
         ours, theirs = await here.unseen(there, 1), await there.unseen(here, 1)
         for side, repaired, other in ((here, ours, there), (there, theirs, here)):
-            if other.name in repaired.brought_in:  # by a read repair, of which the clock does not tell
+            if other.tip in repaired.brought_in:  # by a read repair, of which the clock does not tell
                 return Resolution(data=side.rival(other).data, strategy="read_repair")
         base = None if ours.brought_in or theirs.brought_in else await self._base(here, ours, theirs)
         return self._resolver.resolve(here.rival(there), there.rival(here), base)
@@ -317,7 +317,7 @@ def _joined_clock(one: VectorClock, other: VectorClock, event_id: str) -> Vector
     Where one seems to know of the other and does not, a count of its own is added: equal clocks stand for one event.
     """
     joined = merge(one, other)
-    if compare(joined, one) is Order.AFTER and compare(joined, other) is Order.AFTER:
+    if compare(joined, one) is ClockOrder.AFTER and compare(joined, other) is ClockOrder.AFTER:
         return joined
     return {**joined, event_id: 1}
 

@@ -30,7 +30,7 @@ from tai_state.engines.filtering import field, is_chosen
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import Watch, Watches, is_collection
 from tai_state.errors import CommitRefused, CorruptDocument
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 
 class Documents(Protocol):
@@ -95,7 +95,7 @@ class MemoryEngine:
         name: as its capabilities say it.
     """
 
-    def __init__(self, clock: Clock, documents: Documents | None = None, name: str = "memory") -> None:
+    def __init__(self, clock: WallClock, documents: Documents | None = None, name: str = "memory") -> None:
         self._clock = clock
         self._documents = MemoryDocuments() if documents is None else documents
         self._capabilities = Capabilities(name=name, durable=False, processes=False, shared_clock=True)

@@ -31,6 +31,8 @@ class Paged(AsyncIterator[T], Generic[T]):
     - A step that is cancelled has taken nothing.
     - Several tasks may take from one iterator; each item goes to one of them.
 
+    Made by stores and engines.
+
     Args:
         fetch: gives the pages.
     """
@@ -39,7 +41,8 @@ class Paged(AsyncIterator[T], Generic[T]):
         self._fetch = fetch
         self._items: Iterator[T] = _NOTHING
         self._failed: _Failed | None = None
-        self._turn = anyio.Lock(fast_acquire=True)
+        self._is_fetching = False
+        self._fetched: anyio.Event | None = None  # made only where another task waits for it
 
     async def __anext__(self) -> T:
         while True:
@@ -83,12 +86,22 @@ class Paged(AsyncIterator[T], Generic[T]):
 
     async def _fill(self) -> bool:
         """Have another page, now that one is used up; False where there is no more."""
-        async with self._turn:
-            if self._items is _NOTHING:  # else another task has fetched meanwhile
-                page = await self._fetch()
-                if page is None:
-                    return False
-                self._items = iter(page) if self._items is _NOTHING else chain(self._items, page)
+        while self._is_fetching:
+            self._fetched = self._fetched or anyio.Event()
+            await self._fetched.wait()
+        if self._items is not _NOTHING:  # another task has fetched meanwhile
+            return True
+        self._is_fetching = True
+        try:
+            page = await self._fetch()
+        finally:
+            self._is_fetching = False
+            fetched, self._fetched = self._fetched, None
+            if fetched is not None:
+                fetched.set()
+        if page is None:
+            return False
+        self._items = iter(page) if self._items is _NOTHING else chain(self._items, page)
         return True
 
     def _fail(self, error: BaseException) -> None:

@@ -32,20 +32,27 @@ class Rewrite(Generic[R]):
         paths: of all that decides, and of all that is written.
         decide: what to do about what stands. It is asked again whenever others were faster.
         unsettled: the error for an outcome that could not be found out; by default ``CommitOutcomeUnknown``.
+        is_telling: where all stands as it was written, it was written by this. Others do not write the same.
     """
 
     def __init__(
-        self, paths: Sequence[str], decide: Callable[[Look], Verdict[R]], unsettled: TaiStateError | None = None
+        self,
+        paths: Sequence[str],
+        decide: Callable[[Look], Verdict[R]],
+        unsettled: TaiStateError | None = None,
+        *,
+        is_telling: bool = True,
     ) -> None:
         self._paths = paths
         self._decide = decide
         self._unsettled = unsettled
+        self._is_telling = is_telling
 
     def reads(self, sent: Commit[R] | None) -> Sequence[str]:  # noqa: ARG002, D102
         return self._paths
 
     def judge(self, look: Look, sent: Commit[R] | None) -> Verdict[R]:  # noqa: D102
-        if sent is not None and (committed := standing(sent.writes, look)) is not None:
+        if sent is not None and self._is_telling and (committed := standing(sent.writes, look)) is not None:
             return Done(sent.accepted(committed))
         return self._decide(look)
 

@@ -63,6 +63,8 @@ async def settle(
             verdict = await course.send(verdict)
         if isinstance(verdict, Done):
             return verdict.result
+        if isinstance(verdict, Failed):
+            raise course.final(verdict.error)
         if verdict is None:
             verdict = await course.look()
 
@@ -111,7 +113,7 @@ class _Course(Generic[R]):
 
     async def send(self, commit: Commit[R]) -> Verdict[R] | None:
         """One try; None: what it means has to be looked up."""
-        if self._attempts and (self._attempts >= self._bounds.attempts_max or self._is_over):
+        if self._attempts >= self._bounds.attempts_max or self._is_over:
             return Done(self._given_up())
         begun = self._bounds.monotonic()
         self._attempts += 1
@@ -128,11 +130,8 @@ class _Course(Generic[R]):
                 _logger.warning("the answer to a commit was lost: looking what became of it", extra=error.fields())
             self._failure = error
         except (DocumentTooLarge, CommitTooLarge) as error:
-            smaller = self._matter.smaller(commit, error)
-            if smaller is None:
-                raise self._final(error) from None
             self._attempts -= 1
-            return smaller
+            return self._matter.smaller(commit, error) or Failed(error)
         self._sent = commit
         self._is_open = True
         self._looks = 0
@@ -142,7 +141,7 @@ class _Course(Generic[R]):
         return None
 
     async def look(self) -> Verdict[R]:
-        """See what stands, and judge it; the verdict is a result, or a commit to be sent."""
+        """See what stands, and judge it, until it is enough for a verdict."""
         look = Look({})
         wanted, is_again = self._all(), self._attempts > 1
         while True:
@@ -156,12 +155,20 @@ class _Course(Generic[R]):
                 continue
             self._under_way = [each for each in self._under_way if not self._matter.is_overtaken(each, look)]
             verdict = self._judged(msgspec.structs.replace(look, may_arrive=bool(self._under_way)))
-            if isinstance(verdict, Failed):
-                raise self._final(verdict.error)
             if not isinstance(verdict, More):
                 return verdict
             is_again = not verdict.paths and verdict.scan is None
+            if is_again:
+                look = Look({})
             wanted = self._all() if is_again else verdict
+
+    def final(self, error: Exception) -> Exception:
+        """The error of something that cannot be applied, unless a copy of it may be applied all the same."""
+        if not self._under_way or isinstance(error, CommitOutcomeUnknown):
+            return error
+        unsettled = self._unsettled()
+        unsettled.__cause__ = error
+        return unsettled
 
     def _all(self) -> More:
         return More(tuple(self._matter.reads(self._sent)))
@@ -202,14 +209,6 @@ class _Course(Generic[R]):
             raise error
         if not error.is_transient or self._looks >= self._bounds.attempts_max or self._is_over:
             raise self._unsettled() from error
-
-    def _final(self, error: Exception) -> Exception:
-        """The error of something that cannot be applied, unless a copy of it may be applied all the same."""
-        if not self._under_way or isinstance(error, CommitOutcomeUnknown):
-            return error
-        unsettled = self._unsettled()
-        unsettled.__cause__ = error
-        return unsettled
 
     def _given_up(self) -> R:
         if self._under_way:

@@ -73,7 +73,7 @@ class StreamCheck:
         self.events += 1
         try:
             record = document.decode(EVENT)
-            change_metadata(record.metadata)
+            change_metadata(record)
             moment(record.timestamp)
         except Inconsistent as error:
             self.find(document.path, "corrupt", f"{error.path} {error.what}")
@@ -166,6 +166,9 @@ class StreamCheck:
         """What a state counts since its last kept snapshot."""
         if self._as_of is not None:
             self._as_of = max(self._as_of, record.timestamp)
+            if record.as_of not in ("", self._as_of):
+                path = self.stream.event(record.version)
+                self.find(path, "chain", "its as_of is not the latest time up to it: restore a backup")
         if self._kept_as_of is not None:
             self._kept_as_of = self._kept_as_of or record.timestamp
             self._unkept_bytes += record.unkept_bytes

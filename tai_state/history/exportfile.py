@@ -20,7 +20,8 @@ from tai_state.streams.records import (
 from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.ids import escape_id, unescape_id, versioned
 
-FORMAT = 1
+FORMAT = 2
+"""Exports of format 1 lack fields that are optional; a restore takes them as they are."""
 
 Kind = Literal["governor", "marker", "event", "snapshot", "state", "end"]
 
@@ -206,10 +207,10 @@ def check_export(path: Path) -> tuple[Header, TransferStats]:
         raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise InvalidData(f"{path} is no export of tai-state") from None
-    if header.tai_state_export != FORMAT:
+    if not 1 <= header.tai_state_export <= FORMAT:
         raise IncompatibleFormat(
             str(path),
-            f"has export format {header.tai_state_export}, this release reads {FORMAT}: upgrade tai-state",
+            f"has export format {header.tai_state_export}, this release reads up to {FORMAT}: upgrade tai-state",
         )
     check = ExportCheck(header.governor_id)
     number = 1

@@ -18,7 +18,7 @@ from tai_state.streams.reader import Folded, StreamReader
 from tai_state.streams.records import EventRecord
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import GENESIS, NO_STATE_TEXT, state_hash
-from tai_state.values.events import Event, JsonEvent
+from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import decode, normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import parse_time
@@ -114,18 +114,19 @@ def fold(
 def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, Any] | None) -> JsonEvent:
     """An event still to be recorded as a reducer sees it: as it will see it at every replay."""
     timestamp = parse_time(draft.timestamp)
-    return Event(
+    trace = {} if draft.trace is None else decode(draft.trace)
+    return StateEvent(
         governor_id=stream.governor_id,
         state_id=stream.state_id,
         version=version,
-        id=draft.event_id,
+        event_id=draft.event_id,
         action=draft.action,
         payload=None if draft.payload is None else decode(draft.payload),
         from_state=data,
         to_state=None,
         timestamp=timestamp,
         recorded_at=timestamp,
-        metadata=ChangeMetadata(draft.changed_by, draft.reason, decode(draft.context), version - 1),
+        metadata=ChangeMetadata(draft.changed_by, draft.reason, decode(draft.context), version - 1, trace),
         causality={},
         digest="",
     )

@@ -19,7 +19,7 @@ from tai_state.history.exportfile import TransferStats
 from tai_state.history.folding import Reducer, Reducers
 from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
 from tai_state.history.recording import drafts_of, fold_drafts
-from tai_state.history.recovery import Progress, Recovery, RecoveryReport
+from tai_state.history.recovery import Recovery, RecoveryProgress, RecoveryReport
 from tai_state.history.replay import Replay
 from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
@@ -91,10 +91,10 @@ class StateMachinePersister:
         for given in (to_state,) if from_state is None else (from_state, to_state):
             if type(given) is not StateSnapshot:
                 raise InvalidData("from_state and to_state must be StateSnapshots (from_state may be None)")
-        if from_state is not None and from_state.id != to_state.id:
-            raise InvalidData(f"from_state is {from_state.id!r} and to_state is {to_state.id!r}")
+        if from_state is not None and from_state.state_id != to_state.state_id:
+            raise InvalidData(f"from_state is {from_state.state_id!r} and to_state is {to_state.state_id!r}")
         core = self._core
-        stream = core.layout.stream(governor_id, to_state.id)
+        stream = core.layout.stream(governor_id, to_state.state_id)
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None or from_state.deleted else from_state.data
         asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
@@ -220,7 +220,7 @@ class StateMachinePersister:
         governor_id: str | None = None,
         *,
         concurrency: int = 8,
-        progress: Progress | None = None,
+        progress: RecoveryProgress | None = None,
         resume: tuple[str, str] | None = None,
     ) -> RecoveryReport:
         """Make every state agree with its stream: those that are missing or wrong are rebuilt.
@@ -246,8 +246,10 @@ class StateMachinePersister:
         await self._require(governor_id)
         return await Validation(self._core, self._replay).run(governor_id)
 
-    async def cleanup_old_data(self, governor_id: str, *, keep: timedelta) -> CleanupStats:
+    async def cleanup_old_data(self, governor_id: str | None = None, *, keep: timedelta) -> CleanupStats:
         """Remove events that a kept snapshot stands for and that are older than ``keep``, and older snapshots.
+
+        Of one governor; without one, of all.
 
         Time travel to any moment younger than ``keep`` goes on working; two kept snapshots of each state stay,
         and no event younger than an hour goes. Where all that are kept are younger than ``keep``, one is made as the
@@ -285,9 +287,26 @@ class StateMachinePersister:
         return await Restore(self._core).run(Path(path))
 
     async def import_csv(
-        self, governor_id: str, path: str | PathLike[str], columns: Columns, acknowledged: Acknowledged
+        self,
+        governor_id: str,
+        path: str | PathLike[str],
+        columns: Columns,
+        acknowledged: Acknowledged | None = None,
     ) -> ImportStats:
-        """Record a CSV log of changes, one row one event; see :class:`CsvImport`."""
+        """Record a CSV log of changes, one row one event. Run again, it records nothing twice.
+
+        Row k of a machine becomes its version k. The whole file is checked before anything is written.
+
+        Args:
+            governor_id: the owner and namespace of the machines.
+            path: the file; compressed where its name ends in ``.gz``.
+            columns: which column means what.
+            acknowledged: called with the counts so far after each batch of rows that is durable.
+
+        Raises:
+            InvalidId, InvalidData: a row cannot be recorded; nothing was written.
+            ImportConflict: a machine has another event where a row would go.
+        """
         return await CsvImport(self._core, CsvFile(Path(path), governor_id, columns)).run(acknowledged)
 
     async def _require(self, governor_id: str | None) -> None:

@@ -20,13 +20,13 @@ from tai_state.errors import (
     CorruptDocument,
     EventSourcingError,
     Inconsistent,
-    InvalidId,
     ReducerMissing,
     StateNotFound,
     TaiStateError,
 )
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
+from tai_state.history.survey import states_without_events, streams_with_events
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import list_governors
@@ -39,7 +39,7 @@ from tai_state.streams.records import (
 )
 from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
-from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
+from tai_state.values.ids import VERSION_MAX, escape_id
 from tai_state.values.json import decode
 
 _logger = logging.getLogger("tai_state.history")
@@ -78,7 +78,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         return not self.unchecked and not self.failed
 
 
-Progress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
+RecoveryProgress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
 
 
 class Recovered(NamedTuple):
@@ -120,7 +120,7 @@ class Recovery:
         self,
         governor_id: str | None,
         concurrency: int,
-        progress: Progress | None,
+        progress: RecoveryProgress | None,
         resume: tuple[str, str] | None,
     ) -> RecoveryReport:
         """Recover all states of one governor, or of all."""
@@ -276,13 +276,16 @@ class Recovery:
         """The versions of the snapshots that are there."""
         start, end = stream.range(1)
         documents = self._core.engine.scan(Scan(stream.snapshots, start=start, end=end))
-        return [version async for document in documents if (version := _version(document)) is not None]
+        return [
+            place.version async for each in documents if (place := self._core.layout.placed(stream.governor_id, each))
+        ]
 
     async def _floor(self, stream: Stream) -> int:
         """The version of the first event that is there."""
         start, end = stream.range(1)
         first = await taken(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
-        return (_version(first[0]) if first else None) or 1
+        place = self._core.layout.placed(stream.governor_id, first[0]) if first else None
+        return place.version if place else 1
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
         outcomes: dict[str, bool | TaiStateError] = {}
@@ -330,52 +333,6 @@ class Recovery:
                 async with aclosing(find(self._core, governor, strange=self._strange)) as streams:
                     async for stream in streams:
                         yield stream
-
-
-async def streams_with_events(
-    core: Core, governor_id: str, after: str | None = None, strange: list[CorruptDocument] | None = None
-) -> AsyncGenerator[Stream, None]:
-    """The streams of a governor, one look each: whatever their length, their events are not read.
-
-    What stands in no place of an event is passed over, and noted in ``strange``, at most 1,000 of them.
-    """
-    collection = core.layout.events(governor_id)
-    start = "" if after is None else core.layout.stream(governor_id, after).range(VERSION_MAX)[1]
-    while found := await taken(core.engine.scan(Scan(collection, start=start, limit=1)), 1):
-        try:
-            segment, _ = split_versioned(found[0].id)
-            stream = core.layout.stream(governor_id, unescape_id(segment))
-        except (ValueError, CorruptDocument, InvalidId):
-            if strange is not None and len(strange) < LISTED_MAX:
-                strange.append(CorruptDocument(found[0].path, "is no place of an event"))
-            start = found[0].id + "\x00"
-            continue
-        yield stream
-        start = versioned(segment, VERSION_MAX) + "\x00"
-
-
-async def states_without_events(
-    core: Core, governor_id: str, strange: list[CorruptDocument]
-) -> AsyncGenerator[Stream, None]:
-    """The states of a governor that have no event at all, so that their streams do not show them."""
-    async for document in core.engine.scan(Scan(core.layout.states(governor_id))):
-        try:
-            stream = core.layout.stream(governor_id, unescape_id(document.id))
-        except (CorruptDocument, InvalidId):
-            if len(strange) < LISTED_MAX:
-                strange.append(CorruptDocument(document.path, "is no place of a state"))
-            continue
-        start, end = stream.range(1)
-        if not await taken(core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1):
-            yield stream
-
-
-def _version(document: Document) -> int | None:
-    """The version that an event's or a kept snapshot's place names; None where it names none."""
-    try:
-        return split_versioned(document.id)[1]
-    except ValueError:
-        return None
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:

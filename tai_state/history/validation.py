@@ -18,11 +18,11 @@ from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.replay import Replay
 from tai_state.streams.core import Core
-from tai_state.streams.layout import Stream
+from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reading import list_governors
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord, StateRecord
 from tai_state.values.digests import content_digest
-from tai_state.values.ids import split_versioned, unescape_id
+from tai_state.values.ids import unescape_id
 
 FINDINGS_MAX = 1_000
 _PAGE = 100
@@ -93,9 +93,10 @@ class Validation:
         check: StreamCheck | None = None
         revision: int | None = None
         async for document in self._core.engine.scan(Scan(self._core.layout.events(governor_id))):
-            stream = self._stream_of(governor_id, document)
-            if stream is None:
+            place = self._place(governor_id, document, "an event")
+            if place is None:
                 continue
+            stream = place.stream
             if check is None or check.stream.segment != stream.segment:
                 if check is not None:
                     await self._finish(check, revision)
@@ -104,14 +105,12 @@ class Validation:
         if check is not None:
             await self._finish(check, revision)
 
-    def _stream_of(self, governor_id: str, document: Document) -> Stream | None:
-        """The stream that an event's place names; None where it names none."""
-        try:
-            segment, _ = split_versioned(document.id)
-            return self._core.layout.stream(governor_id, unescape_id(segment))
-        except (ValueError, CorruptDocument, InvalidId):
-            self._find(document.path, "corrupt", "is no place of an event")
-            return None
+    def _place(self, governor_id: str, document: Document, kind: str) -> Place | None:
+        """What a document's place names; None where it names nothing, which is a finding."""
+        place = self._core.layout.placed(governor_id, document)
+        if place is None:
+            self._find(document.path, "corrupt", f"is not a place of {kind}")
+        return place
 
     async def _start(self, stream: Stream) -> tuple[StreamCheck, int | None]:
         """The check of one stream, with its state and kept snapshots read beforehand, and the state's revision."""
@@ -164,8 +163,8 @@ class Validation:
     async def _states_without_events(self, governor_id: str) -> None:
         documents = self._core.engine.scan(Scan(self._core.layout.states(governor_id)))
         while page := await taken(documents, _PAGE):
-            records = [(self._stream(governor_id, document), _intact(document)) for document in page]
-            present = [(stream, record) for stream, record in records if stream is not None and record is not None]
+            records = [(self._place(governor_id, document, "a state"), _intact(document)) for document in page]
+            present = [(place.stream, record) for place, record in records if place is not None and record is not None]
             events = await self._read([stream.event(record.version) for stream, record in present])
             for (stream, record), event in zip(present, events, strict=True):
                 if event is None:
@@ -175,12 +174,10 @@ class Validation:
     async def _snapshots(self, governor_id: str) -> None:
         """Every snapshot is one that its state lists."""
         async for document in self._core.engine.scan(Scan(self._core.layout.snapshots(governor_id))):
-            try:
-                segment, version = split_versioned(document.id)
-                stream = self._core.layout.stream(governor_id, unescape_id(segment))
-            except (ValueError, CorruptDocument, InvalidId):
-                self._find(document.path, "corrupt", "is no place of a snapshot")
+            place = self._place(governor_id, document, "a snapshot")
+            if place is None:
                 continue
+            stream, version = place
             state, snapshot = await self._read([stream.state, document.path])
             record = None if state is None else _intact(state)
             if snapshot is not None and (state is None or (record is not None and version not in record.kept)):
@@ -207,14 +204,6 @@ class Validation:
                 fits = record.event_id == unescape_id(document.id) and _stands_for(marker, record)
             if not fits:
                 self._find(document.path, "marker", "names an event that is not there, or another one")
-
-    def _stream(self, governor_id: str, document: Document) -> Stream | None:
-        """The stream that a state's place names; None where it names none."""
-        try:
-            return self._core.layout.stream(governor_id, unescape_id(document.id))
-        except (CorruptDocument, InvalidId):
-            self._find(document.path, "corrupt", "is no place of a state")
-            return None
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._core.engine.read(paths)).documents if paths else ()

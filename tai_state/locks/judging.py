@@ -30,7 +30,7 @@ def judge_acquiring(standings: Mapping[str, Standing | None], nonce: str) -> Out
     there = [each for each in standings.values() if each is not None]
     if any(each.record.nonce == nonce for each in there):
         return Outcome.OURS
-    return Outcome.FREE if all(each.remaining <= 0 for each in there) else Outcome.HELD
+    return Outcome.FREE if all(each.remaining_seconds <= 0 for each in there) else Outcome.HELD
 
 
 def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple[Outcome, str | None]:
@@ -44,3 +44,23 @@ def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple
         if standing.lock.revision != fence:
             return Outcome.TAKEN, resource
     return Outcome.UNMOVED, None
+
+
+def judge_returning(
+    standings: Mapping[str, Standing | None], fence: int, *, was_held: bool, was_unanswered: bool
+) -> bool:
+    """Of locks that are not all as they were acquired: whether it was we who returned them.
+
+    None of them is ours any more, and the answer to a deletion of ours was lost. Or there are none, and they were held
+    until now: then nobody else can have had them, and this was the second answer to our own deletion.
+
+    Args:
+        standings: how they stand.
+        fence: the revision at which they were acquired.
+        was_held: our time was not over when the first deletion was sent.
+        was_unanswered: the answer to one of the deletions was lost.
+    """
+    there = [each for each in standings.values() if each is not None]
+    if was_unanswered:
+        return all(each.lock.revision != fence for each in there)
+    return was_held and not there

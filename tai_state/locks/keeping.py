@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import anyio
 
@@ -13,9 +13,10 @@ from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import LockLost, StoreTimeout, TaiStateError
 from tai_state.locks.common import Common
-from tai_state.locks.judging import Outcome, judge_keeping
+from tai_state.locks.judging import Outcome, judge_keeping, judge_returning
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import BeatRecord
+from tai_state.locks.sighting import Standing
 
 _logger = logging.getLogger("tai_state.locks")
 
@@ -40,14 +41,14 @@ class Keeper:
         """Renew a tenure until it is over; ``tenure.lost`` then says why, unless it was released."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew_on_and_on, tenure, tasks.cancel_scope)
-            while tenure.remaining > 0:
-                await self._common.sleep(tenure.remaining)
+            while tenure.remaining_seconds > 0:
+                await self._common.sleep(tenure.remaining_seconds)
             tasks.cancel_scope.cancel()
         self.lose_if_over(tenure)
 
     def lose_if_over(self, tenure: Tenure) -> None:
         """Where its time has passed, a tenure is lost for good."""
-        if tenure.remaining <= 0 and not tenure.is_given_up and tenure.lost is None:
+        if tenure.remaining_seconds <= 0 and not tenure.is_given_up and tenure.lost is None:
             tenure.lost = LockLost(tenure.claim.resources[0])
             _logger.warning("a lease was not renewed in time", extra=tenure.lost.fields())
 
@@ -68,12 +69,13 @@ class Keeper:
             return Commit(self._renewal(tenure), lambda _: tenure.renewed(sent))
 
         def decide(look: Look) -> Verdict[None]:
-            loss = self._loss(tenure, look)
+            loss = _loss(self._standings(tenure, look), tenure.fence)
             return renewal() if loss is None else Failed(loss)
 
         what = "it is not known whether the lease was renewed: renew it again"
+        rewrite = Rewrite(self._paths(tenure), decide, StoreTimeout("renew", "UNKNOWN", what))
         try:
-            await self._settle(tenure, decide, renewal(), StoreTimeout("renew", "UNKNOWN", what))
+            await settle(self._common, rewrite, self._common.bounds(ATTEMPTS_MAX), renewal())
         except LockLost as loss:
             if not tenure.is_given_up:
                 tenure.lost = loss
@@ -88,22 +90,24 @@ class Keeper:
         """
         if tenure.is_released:
             return
-        was_held = tenure.remaining > 0
+        was_held, was_sent = tenure.remaining_seconds > 0, tenure.is_given_up
         tenure.is_given_up = True
         commit = Commit[None](self._return(tenure), lambda _: None)
 
         def decide(look: Look) -> Verdict[None]:
-            loss = self._loss(tenure, look)
+            standings = self._standings(tenure, look)
+            loss = _loss(standings, tenure.fence)
             if loss is None:
                 return commit
-            # Gone: where the answer to a deletion of ours was lost, that was it. Where nobody has it and its time had
-            # not passed, nobody can have taken it: this was the second answer to our own deletion.
-            is_own = look.was_unanswered or (was_held and loss.holder is None)
-            return Done(None) if is_own else Failed(loss)
+            was_unanswered = was_sent or look.was_unanswered
+            is_ours = judge_returning(standings, tenure.fence, was_held=was_held, was_unanswered=was_unanswered)
+            return Done(None) if is_ours else Failed(loss)
 
         what = "it is not known whether the lock was released: release it again, or let it end by itself"
+        unsettled = StoreTimeout("release", "UNKNOWN", what)
+        rewrite = Rewrite(self._paths(tenure), decide, unsettled, is_telling=False)
         try:
-            await self._settle(tenure, decide, commit, StoreTimeout("release", "UNKNOWN", what), insists=True)
+            await settle(self._common, rewrite, self._common.bounds(ATTEMPTS_MAX, insists=True), commit)
         except LockLost as loss:
             tenure.lost = loss
             raise
@@ -123,7 +127,7 @@ class Keeper:
         return loss
 
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
-        pause = tenure.claim.ttl / RENEWALS_PER_TTL
+        pause = tenure.claim.ttl_seconds / RENEWALS_PER_TTL
         while True:
             await self._common.sleep(max(0.0, tenure.since + pause - self._common.monotonic()))
             try:
@@ -135,30 +139,12 @@ class Keeper:
                 _logger.warning("a lease could not be renewed; trying again", extra=error.fields())
                 await self._common.sleep(pause / RENEWALS_PER_TTL)
 
-    async def _settle(
-        self,
-        tenure: Tenure,
-        decide: Callable[[Look], Verdict[None]],
-        first: Commit[None],
-        unsettled: TaiStateError,
-        *,
-        insists: bool = False,
-    ) -> None:
-        paths = self._common.sightings.paths(tenure.claim.resources)
-        bounds = self._common.bounds(ATTEMPTS_MAX, insists=insists)
-        await settle(self._common, Rewrite(paths, decide, unsettled), bounds, first)
+    def _paths(self, tenure: Tenure) -> list[str]:
+        return self._common.sightings.paths(tenure.claim.resources)
 
-    def _loss(self, tenure: Tenure, look: Look) -> LockLost | None:
-        """Who has it instead; None where it stands as it was acquired."""
+    def _standings(self, tenure: Tenure, look: Look) -> Mapping[str, Standing | None]:
         sightings = self._common.sightings
-        standings = sightings.standings(tenure.claim.resources, sightings.seen(look))
-        outcome, resource = judge_keeping(standings, tenure.fence)
-        if outcome is Outcome.UNMOVED or resource is None:
-            return None
-        standing = standings[resource]
-        if standing is None:
-            return LockLost(resource)
-        return LockLost(resource, standing.record.holder, standing.remaining)
+        return sightings.standings(tenure.claim.resources, sightings.seen(look))
 
     def _renewal(self, tenure: Tenure) -> list[Write]:
         beat = BeatRecord(tenure.claim.nonce, tenure.beats)
@@ -167,3 +153,14 @@ class Keeper:
 
     def _return(self, tenure: Tenure) -> list[Write]:
         return [Delete(self._layout.lock(each), At(tenure.fence)) for each in tenure.claim.resources]
+
+
+def _loss(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:
+    """Who has a lock instead; None where all of them stand as they were acquired."""
+    outcome, resource = judge_keeping(standings, fence)
+    if outcome is Outcome.UNMOVED or resource is None:
+        return None
+    standing = standings[resource]
+    if standing is None:
+        return LockLost(resource)
+    return LockLost(resource, standing.record.holder, standing.remaining_seconds)

@@ -208,8 +208,10 @@ class Place:
     async def _beat(self) -> None:
         """Show that it still waits. Where that fails, the next try comes sooner."""
         self._record = msgspec.structs.replace(self._record, n=self._record.n + 1)
+        writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
+        what = "it is not known whether others see that somebody waits"
         try:
-            await self._common.commit([Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines])
+            await write(self._common, writes, self._common.bounds(1), StoreTimeout("wait", "UNKNOWN", what))
         except Unavailable as error:
             _logger.warning("somebody who waits for a lock could not say so", extra=error.fields())
             self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 30

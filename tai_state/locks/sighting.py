@@ -23,7 +23,7 @@ _MARGIN = 0.1
 """Of a lease, waited in addition where only standing still shows its end: clocks do not run equally fast."""
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Stillness(msgspec.Struct, frozen=True):
     """A document, and for how long it has certainly stood as it is.
 
     Attributes:
@@ -45,7 +45,7 @@ class Standing(msgspec.Struct, frozen=True):
         lock: the lock's document.
         record: what is in it.
         beat: the document of renewals, whoever wrote it; None where there is none.
-        remaining: seconds from the look to when it may be taken over; 0: now.
+        remaining_seconds: from the look to when it may be taken over; 0: now.
         lasts: whether its lease is not over yet, as far as was seen.
         last_sign_us: when its holder last showed that it lives, by the engine's clock.
     """
@@ -53,7 +53,7 @@ class Standing(msgspec.Struct, frozen=True):
     lock: Document
     record: LockRecord
     beat: Document | None
-    remaining: float
+    remaining_seconds: float
     lasts: bool
     last_sign_us: int
 
@@ -81,18 +81,18 @@ class Sightings:
         self._patience = 1.0 if self._shared_clock else 1.0 + _MARGIN
         self._sightings: OrderedDict[str, _Sighting] = OrderedDict()
 
-    async def read(self, paths: Sequence[str]) -> dict[str, Seen]:
+    async def read(self, paths: Sequence[str]) -> dict[str, Stillness]:
         """Those of the documents that are there, all of one moment."""
         asked = self._monotonic()
         reading = await self._engine.read(paths)
         documents = dict(zip(paths, reading.documents, strict=True))
         return self.seen(Look(documents, time_us=reading.time_us, asked=asked, answered=self._monotonic()))
 
-    def seen(self, look: Look) -> dict[str, Seen]:
+    def seen(self, look: Look) -> dict[str, Stillness]:
         """Those of the documents of a look that are there, and for how long they have stood still."""
         there = [document for document in look.documents.values() if document is not None]
         if self._shared_clock:
-            return {each.path: Seen(each, max(0, look.time_us - each.updated_us) / 1e6, True) for each in there}
+            return {each.path: Stillness(each, max(0, look.time_us - each.updated_us) / 1e6, True) for each in there}
         return {each.path: self._sighted(each, look.asked, look.answered) for each in there}
 
     async def locks(self, resources: Sequence[str]) -> dict[str, Standing | None]:
@@ -100,7 +100,7 @@ class Sightings:
         seen = await self.read(self.paths(resources))
         return self.standings(resources, seen)
 
-    def standings(self, resources: Sequence[str], seen: Mapping[str, Seen]) -> dict[str, Standing | None]:
+    def standings(self, resources: Sequence[str], seen: Mapping[str, Stillness]) -> dict[str, Standing | None]:
         """How the locks on these resources stand, by a look that took in their paths; None where there is none."""
         return {resource: self.standing(resource, seen) for resource in resources}
 
@@ -108,7 +108,7 @@ class Sightings:
         """What must be read to know how these locks stand."""
         return [path for each in resources for path in (self._layout.lock(each), self._layout.lockbeat(each))]
 
-    def standing(self, resource: str, seen: Mapping[str, Seen]) -> Standing | None:
+    def standing(self, resource: str, seen: Mapping[str, Stillness]) -> Standing | None:
         """How one lock stands, by a look that took in its paths.
 
         Raises:
@@ -131,15 +131,15 @@ class Sightings:
             max(each.document.updated_us for each in signs),
         )
 
-    def is_gone(self, seen: Seen, ttl: float) -> bool:
+    def is_gone(self, seen: Stillness, ttl_seconds: float) -> bool:
         """Whether a document that is to be rewritten within so many seconds has not been."""
-        return seen.still_seconds >= ttl * self._patience
+        return seen.still_seconds >= ttl_seconds * self._patience
 
-    def _sighted(self, document: Document, asked: float, answered: float) -> Seen:
+    def _sighted(self, document: Document, asked: float, answered: float) -> Stillness:
         before = self._sightings.pop(document.path, None)
         if before is None or before.revision != document.revision:
             before = _Sighting(document.revision, answered, before is not None)
         self._sightings[document.path] = before
         if len(self._sightings) > SIGHTINGS_MAX:
             self._sightings.popitem(last=False)
-        return Seen(document, max(0.0, asked - before.since), before.has_moved)
+        return Stillness(document, max(0.0, asked - before.since), before.has_moved)

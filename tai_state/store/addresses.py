@@ -14,7 +14,7 @@ from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import UnknownStore
 from tai_state.streams.layout import Layout
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 ENVIRONMENT = "TAI_STATE_STORE"
 DEFAULT_URL = "sqlite:///tai-state.db"
@@ -64,7 +64,7 @@ class Address(msgspec.Struct, frozen=True):
         """
         return Layout(self.root, self.namespace)
 
-    def engine(self, clock: Clock, *, create: bool) -> Engine:
+    def engine(self, clock: WallClock, *, create: bool) -> Engine:
         """The engine that it names, not yet opened.
 
         Args:
@@ -81,13 +81,13 @@ class Address(msgspec.Struct, frozen=True):
         return make(self.url, rest.partition("?")[0], clock, create)
 
 
-def _memory(address: str, rest: str, clock: Clock, _create: bool) -> Engine:  # noqa: FBT001
+def _memory(address: str, rest: str, clock: WallClock, _create: bool) -> Engine:  # noqa: FBT001
     if rest:
         raise UnknownStore(f"{address!r} is no store's address", "the memory engine has no path: use memory://")
     return MemoryEngine(clock)
 
 
-def _sqlite(address: str, rest: str, clock: Clock, create: bool) -> Engine:  # noqa: FBT001
+def _sqlite(address: str, rest: str, clock: WallClock, create: bool) -> Engine:  # noqa: FBT001
     path = unquote(rest[1:])
     if path == ":memory:":
         raise UnknownStore(f"{address!r} is no store's address", "for a store in memory use memory://")
@@ -96,7 +96,7 @@ def _sqlite(address: str, rest: str, clock: Clock, create: bool) -> Engine:  # n
     return SqliteEngine(path, clock, create=create)
 
 
-def _firestore(address: str, rest: str, _clock: Clock, _create: bool) -> Engine:  # noqa: FBT001
+def _firestore(address: str, rest: str, _clock: WallClock, _create: bool) -> Engine:  # noqa: FBT001
     project, _, database = rest.partition("/")
     project = unquote(project) or os.environ.get(PROJECT, "")
     database = unquote(database) or "(default)"
@@ -105,7 +105,7 @@ def _firestore(address: str, rest: str, _clock: Clock, _create: bool) -> Engine:
     return FirestoreEngine(project, database)
 
 
-_ENGINES: Mapping[str, Callable[[str, str, Clock, bool], Engine]] = {
+_ENGINES: Mapping[str, Callable[[str, str, WallClock, bool], Engine]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "firestore": _firestore,

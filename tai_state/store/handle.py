@@ -17,7 +17,7 @@ from tai_state.streams import reading, writing
 from tai_state.streams.changes import Fence
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
-from tai_state.values.events import Event, JsonEvent
+from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.expected import NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import StateSnapshot
@@ -126,7 +126,7 @@ class StateHandle(TypedState[D]):
         """The state as it was at a version, or at a time; see ``StateMachinePersister.get_state_at``."""
         return self.typed(await Replay(self.core, {}).at(self.stream, version_or_time))
 
-    def history(self, *, after: int = 0, until: int | None = None) -> Paged[Event[D]]:
+    def history(self, *, after: int = 0, until: int | None = None) -> Paged[StateEvent[D]]:
         """The events, oldest first; see ``StateStore.get_events``."""
         events = reading.get_events(self.core, self.stream, after=after, until=until)
         return mapped(events, lambda page: map(self._typed_event, page))
@@ -137,11 +137,11 @@ class StateHandle(TypedState[D]):
             async for snapshot in snapshots:
                 yield self.typed(snapshot)
 
-    def _typed_event(self, event: JsonEvent) -> Event[D]:
+    def _typed_event(self, event: JsonEvent) -> StateEvent[D]:
         typed: Any = event
         before, now = event.from_state, event.to_state
         return cast(
-            "Event[D]",
+            "StateEvent[D]",
             msgspec.structs.replace(
                 typed,
                 from_state=None if before is None else self.codec.from_json(before, self.stream.state),

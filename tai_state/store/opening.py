@@ -14,7 +14,7 @@ from tai_state.streams.layout import Layout
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.settings import Settings, SystemClock
 from tai_state.streams.upcasting import Upcast, Upcasting
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 
 def open_store(
@@ -28,7 +28,7 @@ def open_store(
     upcasters: Mapping[int, Upcast] | None = None,
     create: bool = True,
     timeout_seconds: float = 30.0,
-    clock: Clock | None = None,
+    clock: WallClock | None = None,
 ) -> StateStore:
     """A store at an address; nothing is opened before ``async with``.
 

@@ -26,7 +26,7 @@ class HasCore(Protocol):
 
     @property
     def core(self) -> Core:
-        """The opened core.
+        """The opened core, for the library's own rooms; not part of the public interface.
 
         Raises:
             RuntimeError: the store is not open.

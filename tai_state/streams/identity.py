@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from tai_state.engines.api import ABSENT, Engine, Put
+from tai_state.engines.api import ABSENT, At, Engine, Put
 from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
@@ -12,7 +12,7 @@ from tai_state.errors import IncompatibleFormat, StoreNotFound
 from tai_state.streams.layout import Layout
 from tai_state.streams.records import STORE, StoreRecord
 
-FORMAT = 1
+FORMAT = 2
 """The version of the documents' format; ``docs/format.md`` describes it."""
 
 
@@ -34,6 +34,10 @@ async def identify(engine: Engine, layout: Layout, bounds: Bounds, *, create: bo
             if record.format > FORMAT:
                 what = f"has format {record.format}, this release reads up to {FORMAT}: upgrade tai-state"
                 return Failed(IncompatibleFormat(path, what))
+            if record.format < FORMAT:
+                # Documents of format 1 are read as they are, and are of format 2 once they are written again.
+                upgraded = StoreRecord(record.store_id, FORMAT)
+                return Commit([Put(path, upgraded, At(document.revision))], lambda _: record.store_id)
             return Done(record.store_id)
         # Where another process is first, its id is the store's.
         return Commit([Put(path, made, ABSENT)], lambda _: made.store_id) if create else Done(None)

@@ -43,6 +43,7 @@ from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import (
     EMPTY,
     EVENT,
+    NOTHING,
     GovernorRecord,
     Head,
     MarkerRecord,
@@ -100,7 +101,7 @@ class Judge:
         now_us: int,
         reader: StreamReader,
         unregistered: Sequence[str],
-        recorded: Callable[[Sent, Committed], Results],
+        recorded: Callable[[Sequence[Plan | None], Sequence[Known], Committed], Results],
     ) -> None:
         self._change = change
         self._author = author
@@ -122,6 +123,7 @@ class Judge:
         if isinstance(sent, Sent):
             for each in sent.planned():
                 paths += [each.stream.event(each.before.version), each.stream.event(each.before.version + 1)]
+            paths += [write.path for write in sent.others]
         for append in change.appends:
             if isinstance(append.expected, int) and append.drafts and append.drafts[0].marker is not None:
                 paths.append(append.stream.event(append.expected + 1))
@@ -151,9 +153,10 @@ class Judge:
     def is_overtaken(self, sent: Commit[Results], look: Look) -> bool:  # noqa: D102
         if not isinstance(sent, Sent):
             return False
-        states = ((look.documents.get(each.stream.state), each.before.revision) for each in sent.planned())
+        states = [look.documents[append.stream.state] for append in self._change.appends]
+        revisions = [None if state is None else state.revision for state in states]
         return (
-            any((None if state is None else state.revision) != revision for state, revision in states)
+            revisions != [known.head.revision for known in sent.known]
             or any(not guard.holds(look.documents[guard.path]) for guard in self._change.guards)
             or any(look.documents.get(path) is not None for path in self._markers)
             or overtaken(sent.writes, look)
@@ -220,14 +223,26 @@ class Judge:
                 for append, each, composition in zip(self._change.appends, known, compositions, strict=True)
             ]
         )
-        there = [each for each in plans if each is not None]
-        writes = [write for each in there for write in each.writes]
+        writes = [write for each in plans if each is not None for write in each.writes]
         if self._markers:
-            writes += _put_markers(there)
+            writes += self._put_markers(plans)
         writes += others
-        sent = Sent(writes, _never, known, plans, others, author)
-        sent.accepted = partial(self._recorded, sent)
-        return sent
+        return Sent(writes, partial(self._recorded, plans, known), known, plans, others, author)
+
+    def _put_markers(self, plans: Sequence[Plan | None]) -> Iterator[Put]:
+        """The writes that note where the events with callers' ids stand, and with them those without, and nothing."""
+        streams = [append.stream for append in self._change.appends]
+        others = {
+            stream.state: NOTHING if each is None else each.events[0].version
+            for stream, each in zip(streams, plans, strict=True)
+            if each is None or all(draft.marker is None for draft in each.composition.drafts)
+        }
+        for stream, each in zip(streams, plans, strict=True):
+            if each is not None:
+                for draft, event in zip(each.composition.drafts, each.events, strict=True):
+                    if draft.marker is not None:
+                        record = MarkerRecord(stream.state_id, event.version, draft.marker, others)
+                        yield Put(stream.marker(draft.event_id), record, ABSENT)
 
     def _own(self, look: Look, sent: Sent | None) -> Verdict[Results] | None:
         """The result of this very call, if its commit stands."""
@@ -239,7 +254,11 @@ class Judge:
             return None if committed is None else Done([None] * len(sent.plans))
         if all(ours):
             return Done([None if each is None else _found(each, look) for each in sent.plans])
-        return More() if any(ours) and look.looks < LOOKS_MAX else None
+        if not any(ours):
+            return None
+        what = "a part of a commit is there, and another is not: run `tai-state verify`"
+        lacking = next(each.stream.state for each, is_ours in zip(sent.planned(), ours, strict=True) if not is_ours)
+        return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(lacking, what))
 
     def _stands(self, append: Append, look: Look, sent: Plan | None) -> Known | Verdict[Results]:
         """What is known of a stream, if it is what the change expects."""
@@ -293,29 +312,11 @@ class Judge:
         return Failed(_conflict(append, head.version, events))
 
 
-def _never(_committed: Committed) -> Results:
-    raise AssertionError("replaced when the commit is made")
-
-
 def _known(document: Document | None) -> Known:
     if document is None:
         return Known(EMPTY)
     record = checked_state(document)
     return Known(head_of(record, document.revision), record.data)
-
-
-def _put_markers(plans: Sequence[Plan]) -> Iterator[Put]:
-    """The writes that note where the events with callers' ids stand, and with them the events that have no such id."""
-    unmarked = {
-        each.stream.state: each.events[0].version
-        for each in plans
-        if all(draft.marker is None for draft in each.composition.drafts)
-    }
-    for each in plans:
-        for draft, event in zip(each.composition.drafts, each.events, strict=True):
-            if draft.marker is not None:
-                record = MarkerRecord(each.stream.state_id, event.version, draft.marker, unmarked)
-                yield Put(each.stream.marker(draft.event_id), record, ABSENT)
 
 
 def _is_ours(sent: Plan, look: Look) -> bool:

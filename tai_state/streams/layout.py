@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from tai_state.errors import InvalidId
-from tai_state.values.ids import VERSION_MAX, escape_id, versioned
+from tai_state.engines.api import Document
+from tai_state.errors import CorruptDocument, InvalidId
+from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -51,6 +53,13 @@ class Stream(msgspec.Struct, frozen=True):
         return versioned(self.segment, first), end
 
 
+class Place(NamedTuple):
+    """What a document's path names: a stream and, of an event or a kept snapshot, a version; of a state, 0."""
+
+    stream: Stream
+    version: int
+
+
 class Layout:
     """Maps ids to paths, under ``{root}/{namespace}/`` where a store shares its engine with others.
 
@@ -71,6 +80,14 @@ class Layout:
     def governor(self, governor_id: str) -> str:
         """Path of a governor's document."""
         return f"{self.governors}/{escape_id(governor_id, 'governor_id')}"
+
+    def placed(self, governor_id: str, document: Document) -> Place | None:
+        """What the place of a state, an event or a kept snapshot names; None where it names nothing."""
+        try:
+            segment, version = (document.id, 0) if _is_state(document) else split_versioned(document.id)
+            return Place(self.stream(governor_id, unescape_id(segment)), version)
+        except (ValueError, CorruptDocument, InvalidId):
+            return None
 
     def states(self, governor_id: str) -> str:
         """Collection of a governor's states."""
@@ -127,3 +144,7 @@ class Layout:
             snapshots=f"{governor}/snapshots",
             prefix=f"{governor}/events/{segment}~",
         )
+
+
+def _is_state(document: Document) -> bool:
+    return document.collection.endswith("/states")

@@ -8,7 +8,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Require, Write
 from tai_state.streams.layout import Stream
-from tai_state.streams.policies import Progress, SnapshotPolicy
+from tai_state.streams.policies import SinceKept, SnapshotPolicy
 from tai_state.streams.records import (
     EventMetadata,
     EventRecord,
@@ -55,6 +55,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         carries_state: the event holds that state; else a reducer folds it.
         marker: digest of the content that a caller's own id stands for; None for an id of ours.
         given: what it has from elsewhere; None for an event that happens here.
+        trace: canonical text of the ids of the request that made the change.
     """
 
     event_id: str
@@ -68,6 +69,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     carries_state: bool = True
     marker: str | None = None
     given: Given | None = None
+    trace: str | None = None
 
 
 class Composition(msgspec.Struct, frozen=True):
@@ -174,7 +176,7 @@ def _events(
     now_us: int,
 ) -> tuple[EventRecord, ...]:
     version, digest, after = before.version, before.digest, before.state_hash
-    causality, hlc = before.causality, before.hlc
+    causality, hlc, as_of = before.causality, before.hlc, before.as_of
     events: list[EventRecord] = []
     for draft in drafts:
         given = draft.given
@@ -185,6 +187,7 @@ def _events(
             hlc = next_hybrid(hlc, now_us)
             if draft.state is not None:
                 after = state_hash(draft.state)
+        as_of = max(as_of, draft.timestamp)
         event = EventRecord(
             event_id=draft.event_id,
             state_id=stream.state_id,
@@ -201,6 +204,8 @@ def _events(
             payload=draft.payload,
             to_state=draft.state if draft.carries_state else None,
             origin=None if given is None else given.origin,
+            as_of=as_of,
+            trace=draft.trace,
         )
         digest = event.computed_digest(stream.governor_id)
         msgspec.structs.force_setattr(event, "digest", digest)
@@ -217,19 +222,18 @@ def _state(
 ) -> tuple[StateRecord, bool]:
     """The state's record after the events, and whether a snapshot of it falls due."""
     last = events[-1]
-    as_of, unkept_bytes = before.as_of, before.unkept_bytes
+    as_of, unkept_bytes = last.as_of, before.unkept_bytes
     for event in events:
-        as_of = max(as_of, event.timestamp)
         unkept_bytes += event.unkept_bytes
     kept_as_of = before.kept_as_of or events[0].timestamp
-    progress = Progress(
+    since_kept = SinceKept(
         events=last.version - (before.kept[-1] if before.kept else 0),
         bytes=unkept_bytes,
         since=kept_as_of,
         until=as_of,
         data=composition.data,
     )
-    due = author.policy.due(progress)
+    due = author.policy.due(since_kept)
     record = StateRecord(
         data=composition.data,
         version=last.version,

@@ -16,7 +16,7 @@ import msgspec
 from tai_state.values.times import parse_time
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class SinceKept(msgspec.Struct, frozen=True, kw_only=True):
     """What happened on a stream since its last kept snapshot.
 
     Attributes:
@@ -41,7 +41,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class SnapshotPolicy(Protocol):
-    """Decides from the progress alone, so that every writer decides alike."""
+    """Decides from what happened since the last kept snapshot alone, so that every writer decides alike."""
 
     @property
     def keep(self) -> int:
@@ -51,7 +51,7 @@ class SnapshotPolicy(Protocol):
         """
         ...
 
-    def due(self, progress: Progress) -> bool:
+    def due(self, since_kept: SinceKept) -> bool:
         """Whether to keep a snapshot of the version being written."""
         ...
 
@@ -67,8 +67,8 @@ class EveryEvents:
         _at_least(self.events, 1, "events")
         _at_least(self.keep, 1, "keep")
 
-    def due(self, progress: Progress) -> bool:  # noqa: D102
-        return progress.events >= self.events
+    def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
+        return since_kept.events >= self.events
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class EveryBytes:
         _at_least(self.bytes, 1, "bytes")
         _at_least(self.keep, 1, "keep")
 
-    def due(self, progress: Progress) -> bool:  # noqa: D102
-        return progress.bytes >= self.bytes
+    def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
+        return since_kept.bytes >= self.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ class EveryInterval:
             raise ValueError("interval must be longer than nothing")
         _at_least(self.keep, 1, "keep")
 
-    def due(self, progress: Progress) -> bool:  # noqa: D102
-        return progress.age >= self.interval
+    def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
+        return since_kept.age >= self.interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,10 @@ class OnStates:
             raise TypeError(f"values must be several, like ({self.values!r},)")
         _at_least(self.keep, 1, "keep")
 
-    def due(self, progress: Progress) -> bool:  # noqa: D102
-        return progress.data is not None and self.field in progress.data and progress.data[self.field] in self.values
+    def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
+        return (
+            since_kept.data is not None and self.field in since_kept.data and since_kept.data[self.field] in self.values
+        )
 
 
 class AnyOf:
@@ -131,8 +133,8 @@ class AnyOf:
     def __repr__(self) -> str:
         return f"AnyOf({', '.join(map(repr, self.policies))}, keep={self.keep})"
 
-    def due(self, progress: Progress) -> bool:  # noqa: D102
-        return any(policy.due(progress) for policy in self.policies)
+    def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
+        return any(policy.due(since_kept) for policy in self.policies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Never:
     def __post_init__(self) -> None:
         _at_least(self.keep, 1, "keep")
 
-    def due(self, progress: Progress) -> bool:  # noqa: ARG002, D102
+    def due(self, since_kept: SinceKept) -> bool:  # noqa: ARG002, D102
         return False
 
 

@@ -14,7 +14,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, STATE, EventRecord, change_metadata, moment
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
-from tai_state.values.events import Event, JsonEvent
+from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import decode
 from tai_state.values.states import JsonSnapshot, StateSnapshot
 from tai_state.values.times import from_us
@@ -120,14 +120,14 @@ class StreamReader:
         if not self._upcasting.is_current(record.schema):
             payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(version))
         try:
-            timestamp, metadata = moment(record.timestamp), change_metadata(record.metadata)
+            timestamp, metadata = moment(record.timestamp), change_metadata(record)
         except CorruptDocument as error:
             raise CorruptDocument(stream.event(version), f"{error.path} {error.what}") from None
-        return Event(
+        return StateEvent(
             governor_id=stream.governor_id,
             state_id=stream.state_id,
             version=version,
-            id=record.event_id,
+            event_id=record.event_id,
             action=record.action,
             payload=payload,
             from_state=None if before.text is None else self.state(before, stream, version - 1),
@@ -145,12 +145,12 @@ class StreamReader:
         data: Any = self.state(folded, stream, record.version)
         return StateSnapshot(
             governor_id=stream.governor_id,
-            id=stream.state_id,
+            state_id=stream.state_id,
             version=record.version,
             data=data,
             timestamp=moment(record.timestamp),
             recorded_at=from_us(stored.recorded_us),
-            metadata=change_metadata(record.metadata),
+            metadata=change_metadata(record),
             causality=record.causality,
             deleted=folded.text == NO_STATE_TEXT,
         )

@@ -9,17 +9,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan, Where, after, split
+from tai_state.engines.api import Document, Scan, Where, split
+from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
 from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
 from tai_state.streams.core import Core
-from tai_state.streams.layout import Stream
+from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, follows
 from tai_state.streams.records import EVENT, STATE, EventRecord
 from tai_state.streams.walking import Walk
 from tai_state.values.events import JsonEvent
-from tai_state.values.ids import escape_id, split_versioned, unescape_id
+from tai_state.values.ids import escape_id, unescape_id
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import format_time
 
@@ -92,22 +93,20 @@ async def batch_get_states(core: Core, governor_id: str, ids: Sequence[str]) -> 
 
 
 def list_states(
-    core: Core, governor_id: str, *, start: str | None = None, deleted: bool = False
+    core: Core, governor_id: str, *, after: str | None = None, deleted: bool = False
 ) -> Paged[JsonSnapshot]:
     """The states of a governor in the order of their ids.
 
     Args:
         core: of the store.
         governor_id: whose.
-        start: the first id; to resume after one, pass it and skip it.
+        after: the first state is the one after this id; None: the first of all.
         deleted: deleted states as well.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    documents = core.engine.scan(
-        Scan(core.layout.states(governor_id), start="" if start is None else escape_id(start, "start"))
-    )
+    documents = core.engine.scan(Scan(core.layout.states(governor_id), start=_start(after)))
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
         for document in page:
@@ -135,17 +134,21 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
 
 def _listed(core: Core, governor_id: str, document: Document, *, deleted: bool) -> Iterator[JsonSnapshot]:
     """A state's document as it is listed; nothing where it is deleted and deleted ones are not asked for."""
-    stream = core.layout.stream(governor_id, unescape_id(document.id))
+    stream = _place(core, governor_id, document, "a state").stream
     record = core.checked(stream, document)
     if deleted or not record.deleted:
         yield core.snapshot(stream, record, document.updated_us)
 
 
-def list_governors(core: Core) -> Paged[str]:
-    """The ids of all governors, in order."""
-    return mapped(
-        core.engine.scan(Scan(core.layout.governors)), lambda page: (unescape_id(document.id) for document in page)
-    )
+def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
+    """The ids of all governors, in order, or of those after one."""
+    documents = core.engine.scan(Scan(core.layout.governors, start=_start(after)))
+    return mapped(documents, lambda page: (unescape_id(document.id) for document in page))
+
+
+def _start(after: str | None) -> str:
+    """Where a scan by ids begins."""
+    return "" if after is None else right_after(escape_id(after, "after"))
 
 
 async def count_states(core: Core, governor_id: str) -> int:
@@ -236,7 +239,7 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
     def take(page: Iterable[Document]) -> Iterator[JsonEvent]:
         nonlocal walk
         for document in page:
-            stream, _ = place(core, governor_id, document)
+            stream = _place(core, governor_id, document, "an event").stream
             if walk is None or walk.stream.segment != stream.segment:
                 walk = Walk(core.reader, stream)
             yield from walk.events([document])
@@ -257,9 +260,8 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    documents = core.engine.scan(
-        Scan(core.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end)))
-    )
+    first, last = format_time(start), right_after(format_time(end))
+    documents = core.engine.scan(Scan(core.layout.events(governor_id), by="timestamp", start=first, end=last))
     events = converted(resized(documents, _PAGE), partial(_with_states_before, core, governor_id))
     return _of_governor(core, governor_id, events)
 
@@ -307,18 +309,21 @@ async def watch(core: Core, governor_id: str, *state_ids: str) -> AsyncGenerator
                 yield core.snapshot(stream, found[1], found[0].updated_us)
 
 
-def place(core: Core, governor_id: str, document: Document) -> tuple[Stream, int]:
-    """The stream and version that an event's path names."""
-    try:
-        segment, version = split_versioned(document.id)
-    except ValueError:
-        raise CorruptDocument(document.path, "is no place of an event") from None
-    return core.layout.stream(governor_id, unescape_id(segment)), version
+def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place:
+    """What a document's path names.
+
+    Raises:
+        CorruptDocument: nothing that can be.
+    """
+    place = core.layout.placed(governor_id, document)
+    if place is None:
+        raise CorruptDocument(document.path, f"is not a place of {kind}")
+    return place
 
 
 async def _with_states_before(core: Core, governor_id: str, page: Sequence[Document]) -> list[JsonEvent]:
     """Events of different streams, with the states before them read in one go."""
-    places = [(*place(core, governor_id, document), document) for document in page]
+    places = [(*_place(core, governor_id, document, "an event"), document) for document in page]
     paths = [stream.event(version - 1) for stream, version, _ in places if version > 1]
     befores: dict[str, EventRecord] = {}
     for document in (await core.engine.read(paths)).documents if paths else ():

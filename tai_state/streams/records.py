@@ -59,7 +59,10 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``governors/{g}/events/{s}~{n}``: what changed, and the state after it."""
+    """``governors/{g}/events/{s}~{n}``: what changed, and the state after it.
+
+    ``as_of`` is empty in events of format 1. The digest does not cover it: the times of the chain give it.
+    """
 
     event_id: str
     state_id: str
@@ -76,6 +79,8 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     payload: str | None = None
     to_state: str | None = None
     origin: str | None = None
+    as_of: str = ""
+    trace: str | None = None
 
     @property
     def unkept_bytes(self) -> int:
@@ -107,6 +112,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
             schema=self.schema,
             state_id=self.state_id,
             timestamp=self.timestamp,
+            trace=self.trace,
             version=self.version,
         )
         return event_digest(self.previous, header, self.payload, self.state_hash)
@@ -126,6 +132,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     schema: int
     state_id: str
     timestamp: str
+    trace: str | None = None
     version: int
 
 
@@ -142,6 +149,10 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema: int
 
 
+NOTHING = 0
+"""In the place of a version: the change left that state as it was."""
+
+
 class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """``governors/{g}/ids/{event_id}``: where the event with a caller's id stands, and what it stands for.
 
@@ -149,7 +160,8 @@ class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         state_id: of its state.
         version: that it made.
         content: digest of what the id stands for.
-        others: the first version that the same commit made of each other state, by the state's path.
+        others: the first version that the same commit made of each other state whose events have no id of a
+            caller's, by the state's path; NOTHING where the change left a state as it was.
     """
 
     state_id: str
@@ -265,7 +277,7 @@ def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSn
     data: Any = record.data
     return StateSnapshot(
         governor_id=stream.governor_id,
-        id=stream.state_id,
+        state_id=stream.state_id,
         version=record.version,
         data=data,
         timestamp=moment(record.timestamp),
@@ -299,7 +311,7 @@ def state_after(event: EventRecord) -> StateRecord:
         data=data,
         version=event.version,
         timestamp=event.timestamp,
-        as_of=event.timestamp,
+        as_of=event.as_of or event.timestamp,
         metadata=state_metadata(event.metadata),
         causality=event.causality,
         hlc=event.hlc,
@@ -313,13 +325,15 @@ def state_after(event: EventRecord) -> StateRecord:
     )
 
 
-def change_metadata(metadata: EventMetadata) -> ChangeMetadata:
+def change_metadata(event: EventRecord) -> ChangeMetadata:
     """An event's metadata as callers get it.
 
     Raises:
-        CorruptDocument: the context is no JSON object.
+        CorruptDocument: the context or the trace is not a JSON object.
     """
-    return ChangeMetadata(metadata.changed_by, metadata.reason, _context(metadata), metadata.parent_version)
+    metadata = event.metadata
+    trace: dict[str, str] = {} if event.trace is None else _object(event.trace, "a trace")
+    return ChangeMetadata(metadata.changed_by, metadata.reason, _context(metadata), metadata.parent_version, trace)
 
 
 def moment(text: str) -> datetime:
@@ -335,9 +349,11 @@ def moment(text: str) -> datetime:
 
 
 def _context(metadata: EventMetadata) -> dict[str, Any]:
-    if metadata.context == "{}":
-        return {}
+    return {} if metadata.context == "{}" else _object(metadata.context, "a context")
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
     try:
-        return _to_object(metadata.context)
+        return _to_object(text)
     except msgspec.MsgspecError:
-        raise CorruptDocument("a context", "is no JSON object: run `tai-state verify`") from None
+        raise CorruptDocument(what, "is not a JSON object: run `tai-state verify`") from None

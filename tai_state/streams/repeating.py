@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from tai_state.engines.matters import Done, Failed, Look, More, Verdict
-from tai_state.errors import IdempotencyConflict, NotRetained
+from tai_state.engines.matters import LOOKS_MAX, Done, Failed, Look, More, Verdict
+from tai_state.errors import EventSourcingError, IdempotencyConflict, NotRetained
 from tai_state.streams.changes import Append, Appended, Change
 from tai_state.streams.planning import Draft
-from tai_state.streams.records import EVENT, MARKER, EventRecord, MarkerRecord, state_after
+from tai_state.streams.records import EVENT, MARKER, NOTHING, STATE, EventRecord, MarkerRecord, state_after
 
 Results: TypeAlias = list[Appended | None]
 """Of a change: for each append what it recorded; None where nothing was to happen."""
@@ -18,46 +18,81 @@ Results: TypeAlias = list[Appended | None]
 def repeated(change: Change, look: Look) -> Verdict[Results] | None:
     """The result of an earlier call with the same ids; None where none of the ids is known."""
     places: dict[str, int] = {}
-    first: tuple[str, str] | None = None
+    first: Draft | None = None
     for append in change.appends:
         for offset, draft in enumerate(append.drafts):
             marker = _marker(append, draft, look)
             if marker is not None:
-                is_same = marker.content == draft.marker and marker.state_id == append.stream.state_id
-                start = marker.version - offset
-                if not is_same or places.setdefault(append.stream.state, start) != start:
+                first = first or draft
+                if marker.content != draft.marker and marker.state_id == append.stream.state_id:
+                    return _conflict(append, draft, marker.version, look)
+                said = {append.stream.state: marker.version - offset, **marker.others}
+                is_apart = any(places.setdefault(path, at) != at for path, at in said.items())
+                if marker.content != draft.marker or is_apart:
                     return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-                first = first or (draft.event_id, append.stream.state)
-                places.update({path: at for path, at in marker.others.items() if path not in places})
     if first is None:
         return None
     for append in change.appends:
         for draft in append.drafts:
-            if draft.marker is not None and _marker(append, draft, look) is None:
+            is_known = draft.marker is None or _marker(append, draft, look) is not None
+            if not is_known and places.get(append.stream.state) != NOTHING:
                 return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-    return _recorded_at(change, places, look)
+    return _recorded_at(change, places, first, look)
+
+
+def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict[Results]:
+    """That an id stands for another change of the same state, and in what it differs."""
+    path = append.stream.event(version)
+    if path not in look.documents:
+        return More((path,))
+    document = look.documents[path]
+    if document is None:
+        return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
+    record = document.decode(EVENT)
+    differs = different(record, draft.action, draft.changed_by, draft.reason, draft.context)
+    if draft.payload != record.payload:
+        differs += ("payload",)
+    if draft.state is not None and draft.state != record.to_state:
+        differs += ("data",)
+    return Failed(IdempotencyConflict(draft.event_id, append.stream.state, differs or ("timestamp",)))
+
+
+def different(event: EventRecord, action: str, changed_by: str, reason: str, context: str) -> tuple[str, ...]:
+    """In which of these an event differs, by name."""
+    metadata = event.metadata
+    pairs = {
+        "action": (event.action, action),
+        "changed_by": (metadata.changed_by, changed_by),
+        "reason": (metadata.reason, reason),
+        "context": (metadata.context, context),
+    }
+    return tuple(name for name, (stands, said) in pairs.items() if stands != said)
 
 
 def at_expected(change: Change, look: Look) -> Verdict[Results] | None:
     """The same for ids that have no marker, where the version that was expected tells their place."""
     places: dict[str, int] = {}
+    first: Draft | None = None
     for append in change.appends:
         if isinstance(append.expected, int) and append.drafts and append.drafts[0].marker is not None:
             document = look.documents.get(append.stream.event(append.expected + 1))
             if document is not None and document.decode(EVENT).event_id == append.drafts[0].event_id:
                 places[append.stream.state] = append.expected + 1
-    return _recorded_at(change, places, look) if places else None
+                first = first or append.drafts[0]
+    return None if first is None else _recorded_at(change, places, first, look)
 
 
-def _recorded_at(change: Change, places: Mapping[str, int], look: Look) -> Verdict[Results]:
+def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: Look) -> Verdict[Results]:
     """What an earlier call recorded, given where its first event on each stream stands.
 
-    Without a place nothing of a stream is known to have been recorded.
+    Where the places are not those of the streams of this change, the id that is known stands for another one.
     """
     results: Results = []
     for append in change.appends:
         start = places.get(append.stream.state)
-        if start is None:
+        if start is None or len(places) > len(change.appends):
+            return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+        if start == NOTHING:
             results.append(None)
             continue
         paths = [append.stream.event(start + offset) for offset in range(len(append.drafts))]
@@ -68,13 +103,24 @@ def _recorded_at(change: Change, places: Mapping[str, int], look: Look) -> Verdi
         for path, draft in zip(paths, append.drafts, strict=True):
             document = look.documents[path]
             if document is None:
-                return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
+                return _not_there(append, start, start + len(events), known, look)
             events.append(document.decode(EVENT))
             recorded_us = document.updated_us
             if not _is_same(draft, events[-1]):
-                return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
+                return Failed(IdempotencyConflict(known.event_id, append.stream.state))
         results.append(Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True))
     return Done(results)
+
+
+def _not_there(append: Append, first: int, version: int, known: Draft, look: Look) -> Verdict[Results]:
+    """What it means that an event is not there, of those that an id says were recorded from a version on."""
+    state, path = look.documents[append.stream.state], append.stream.event(version)
+    head = 0 if state is None else state.decode(STATE).version
+    if head < first:
+        return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(path, "is missing: restore a backup"))
+    if head < version:
+        return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+    return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
 
 
 def _marker(append: Append, draft: Draft, look: Look) -> MarkerRecord | None:

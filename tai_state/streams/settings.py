@@ -11,7 +11,7 @@ from functools import partial
 
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.upcasting import Upcasting
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 
 class SystemClock:
@@ -70,6 +70,6 @@ class Settings:
     snapshots: SnapshotPolicy = field(default_factory=EveryEvents)
     upcasting: Upcasting = field(default_factory=partial(Upcasting, 1, {}))
     timeout_seconds: float = 30.0
-    clock: Clock = field(default_factory=SystemClock)
+    clock: WallClock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = new_id
     jitter: Callable[[], float] = random.random

@@ -17,6 +17,8 @@ D = TypeVar("D")
 class TypedState(Generic[D]):
     """Names a state of a store, and knows its model. Making one reads nothing; the store may be opened later.
 
+    Made by ``store.state``, as a :class:`~tai_state.StateHandle`.
+
     Args:
         store: that the state is in.
         stream: the state's paths.
@@ -44,7 +46,7 @@ class TypedState(Generic[D]):
 
     @property
     def core(self) -> Core:
-        """The opened core of its store.
+        """The opened core of its store, for the library's own rooms; not part of the public interface.
 
         Raises:
             RuntimeError: the store is not open.

@@ -12,7 +12,7 @@ from tai_state.errors import InvalidData
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing
 from tai_state.streams.records import EVENT, EventRecord
-from tai_state.values.events import Event, JsonEvent
+from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import decode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import from_us, parse_time
@@ -85,13 +85,19 @@ class Walk:
                 before = now
                 continue
             event = None
-            if before.text and now.text and metadata.context == "{}" and now.schema == before.schema == schema:
+            if (
+                before.text
+                and now.text
+                and metadata.context == "{}"
+                and record.trace is None
+                and now.schema == before.schema == schema
+            ):
                 try:
-                    event = Event(
+                    event = StateEvent(
                         governor_id=stream.governor_id,
                         state_id=state_id,
                         version=version,
-                        id=record.event_id,
+                        event_id=record.event_id,
                         action=record.action,
                         payload=None if record.payload is None else decode(record.payload),
                         from_state=decode(before.text),

@@ -15,12 +15,13 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.reader import Folded
 from tai_state.streams.records import MARKER, state_after
+from tai_state.streams.repeating import different
 from tai_state.streams.walking import Walk
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import Expected
 from tai_state.values.json import encode, normalise, normalise_object
-from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
+from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text, check_trace
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import format_time, format_us
 
@@ -90,10 +91,9 @@ async def result_of(
     if stored is None:
         raise NotRetained(stream.event(marker.version), "the change was made, and its event was cleaned up since")
     record = stored.record
-    said = (action, metadata.changed_by, metadata.reason, check_metadata(metadata))
-    found = (record.action, record.metadata.changed_by, record.metadata.reason, record.metadata.context)
-    if said != found or record.to_state is None:
-        raise IdempotencyConflict(event_id, stream.state)
+    differs = different(record, action, metadata.changed_by, metadata.reason, check_metadata(metadata))
+    if differs or record.to_state is None:
+        raise IdempotencyConflict(event_id, stream.state, differs or ("data",))
     return core.snapshot(stream, state_after(record), stored.recorded_us)
 
 
@@ -152,6 +152,7 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
         state=state,
         carries_state=state is not None,
         marker=marker,
+        trace=check_trace(metadata),
     )
 
 

@@ -6,7 +6,7 @@ from threading import Lock
 
 
 class ManualClock:
-    """A :class:`~tai_state.values.times.Clock` that moves only when it is told to. Any thread may look at it.
+    """A :class:`~tai_state.values.times.WallClock` that moves only when it is told to. Any thread may look at it.
 
     Args:
         start_us: its first time, in microseconds since 1970.

@@ -25,7 +25,7 @@ import msgspec
 from tai_state.engines.api import Damage, Document, split
 from tai_state.engines.memory import MemoryEngine
 from tai_state.streams.settings import SystemClock
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 OWN_FIELD: Final = "_tai_state"
 
@@ -139,7 +139,7 @@ class MockFirestoreEngine(MemoryEngine):
         TypeError: it is none.
     """
 
-    def __init__(self, client: object, clock: Clock | None = None) -> None:
+    def __init__(self, client: object, clock: WallClock | None = None) -> None:
         if not isinstance(getattr(client, "_data", None), dict):
             raise TypeError(f"a MockFirestore is needed, not a {type(client).__name__}")
         super().__init__(SystemClock() if clock is None else clock, _MockDocuments(client), "mockfirestore")

@@ -22,7 +22,7 @@ from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFai
 from tai_state.history.folding import Reducers
 from tai_state.streams.changes import Fence
 from tai_state.streams.core import Core, HasCore
-from tai_state.transactions.memory import Memory
+from tai_state.transactions.recent import RecentWrites
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
 from tai_state.values.metadata import ChangeMetadata
@@ -58,7 +58,7 @@ class TransactionManager:
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
         self._core = core = store.core
         self._reducers: Reducers = {} if reducers is None else reducers
-        self._memory = Memory(core.appender.heads)
+        self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
 
     async def transact(
@@ -104,7 +104,7 @@ class TransactionManager:
                 async for attempt in attempts:
                     with attempt:
                         async with self._core.turns.of(last.paths if last else ()):
-                            last = self._begun(metadata, governor_id, self._memory, is_in_turn=last is not None)
+                            last = self._begun(metadata, governor_id, self._recent, is_in_turn=last is not None)
                             return await book.run(last, function, fence)
             except VersionConflict as conflict:
                 if last is None or last.conflict is not conflict:
@@ -195,11 +195,11 @@ class TransactionManager:
         self,
         metadata: ChangeMetadata | None,
         governor_id: str | None,
-        memory: Memory | None,
+        recent: RecentWrites | None,
         *,
         is_in_turn: bool = False,
     ) -> Transaction:
-        return Transaction(self._core, metadata, governor_id, self._reducers, memory, is_in_turn=is_in_turn)
+        return Transaction(self._core, metadata, governor_id, self._reducers, recent, is_in_turn=is_in_turn)
 
     @contextmanager
     def _recorded(self) -> Generator[_Book, None, None]:

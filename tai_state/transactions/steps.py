@@ -16,7 +16,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.writing import unchanged
-from tai_state.transactions.memory import Seen
+from tai_state.transactions.recent import SeenState
 from tai_state.values.expected import Expected, expectation, matches
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, StateSnapshot
@@ -122,7 +122,7 @@ def check_expected(stream: Stream, expected: Expected, version: int, *, deleted:
         raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
 
 
-def overlaid(seen: Seen, written: Written) -> JsonSnapshot:
+def overlaid(seen: SeenState, written: Written) -> JsonSnapshot:
     """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
     stream, composition = written.stream, written.compose(seen.known)
     data: Any = composition.data

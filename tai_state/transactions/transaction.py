@@ -20,7 +20,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.records import EMPTY, STATE, head_of
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
-from tai_state.transactions.memory import CHARACTERS_MAX, Memory, Seen
+from tai_state.transactions.recent import CHARACTERS_MAX, RecentWrites, SeenState
 from tai_state.transactions.records import StateVersion
 from tai_state.transactions.steps import Step, Written, check_expected, logging_, overlaid, putting, recording
 from tai_state.values.digests import NO_STATE_TEXT
@@ -37,13 +37,13 @@ class Transaction:
     """Reads and writes of states that take effect at one moment, or not at all.
 
     What it reads is one snapshot of all the states that it names: a state that has moved by the time of a later read
-    ends the attempt. Its writes wait in memory, where its own reads see them, and are sent in one commit, which also
+    ends the attempt. Its writes wait in recent, where its own reads see them, and are sent in one commit, which also
     checks every state that was only read, present or absent. So transactions are serializable for states read by id.
     What a query finds is not checked: states that appear afterwards are missed.
 
     Made by :class:`~tai_state.TransactionManager`; for one task, or for tasks that end before it does.
 
-    With a memory, the first state that it reads may be one that this process wrote last: a second read looks at it as
+    With a recent, the first state that it reads may be one that this process wrote last: a second read looks at it as
     well, the commit checks it, and an attempt that ends without a commit, by its result or by an error, is confirmed.
     """
 
@@ -53,7 +53,7 @@ class Transaction:
         metadata: ChangeMetadata | None,
         governor_id: str | None,
         reducers: Reducers,
-        memory: Memory | None = None,
+        recent: RecentWrites | None = None,
         *,
         is_in_turn: bool = False,
     ) -> None:
@@ -62,12 +62,13 @@ class Transaction:
         self._metadata = metadata
         self._governor_id = governor_id
         self._reducers = reducers
-        self._memory = memory
+        self._recent = recent
         self._is_in_turn = is_in_turn
         self._reading = anyio.Lock(fast_acquire=True)
         self._recalled: str | None = None
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, SeenState] = {}
         self._written: dict[str, Written] = {}
+        self._ids: set[str] = set()
         self._is_open = True
 
     # What its function uses ------------------------------------------------------------------------------------
@@ -277,9 +278,9 @@ class Transaction:
             new = {path: stream for path, stream in streams.items() if path not in self._seen}
             if not new:
                 return
-            if self._memory is not None and not self._seen and len(new) == 1:
+            if self._recent is not None and not self._seen and len(new) == 1:
                 [path] = new
-                seen = self._memory.recall(path)
+                seen = self._recent.recall(path)
                 if seen is not None:
                     self._seen[path] = seen
                     self._recalled = path
@@ -299,8 +300,8 @@ class Transaction:
     def _fail(self, conflict: VersionConflict) -> VersionConflict:
         """This attempt is over."""
         self.conflict = conflict
-        if self._memory is not None and self._recalled is not None:
-            self._memory.doubt(self._recalled)
+        if self._recent is not None and self._recalled is not None:
+            self._recent.doubt(self._recalled)
         return conflict
 
     def _is_of_a_read(self, conflict: VersionConflict) -> bool:
@@ -311,16 +312,16 @@ class Transaction:
     def _note(self, written: Written, done: Appended) -> None:
         """Remember what was written, for the transactions that begin on it."""
         text = done.events[-1].to_state
-        if self._memory is not None and not done.is_repeated and text is not None and len(text) <= CHARACTERS_MAX:
+        if self._recent is not None and not done.is_repeated and text is not None and len(text) <= CHARACTERS_MAX:
             snapshot = self.core.snapshot(written.stream, done.state, done.recorded_us)
-            self._memory.note(written.stream.state, done.state.digest, snapshot)
+            self._recent.note(written.stream.state, done.state.digest, snapshot)
 
-    def _as_seen(self, stream: Stream, document: Document | None) -> Seen:
+    def _as_seen(self, stream: Stream, document: Document | None) -> SeenState:
         if document is None:
-            return Seen(Known(EMPTY), None)
+            return SeenState(Known(EMPTY), None)
         record = self.core.checked(stream, document)
         known = Known(head_of(record, document.revision), record.data)
-        return Seen(known, self.core.snapshot(stream, record, document.updated_us))
+        return SeenState(known, self.core.snapshot(stream, record, document.updated_us))
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as it was read, with its own writes on top."""
@@ -348,6 +349,10 @@ class Transaction:
             written = Written(stream, expected, self.core.settings.upcasting.schema)
         elif expected is not None:
             self._check_left(written, expected)
+        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
+        if not self._ids.isdisjoint(ids):
+            raise InvalidData("two events of one transaction have the same event id")
+        self._ids.update(ids)
         written.steps.append(step)
         self._written[stream.state] = written
 
@@ -383,6 +388,6 @@ class Transaction:
         ]
 
 
-def _moved(path: str, seen: Seen, document: Document | None) -> VersionConflict:
+def _moved(path: str, seen: SeenState, document: Document | None) -> VersionConflict:
     """What it means that a state that was read stands elsewhere now."""
     return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)

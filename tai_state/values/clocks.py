@@ -16,7 +16,7 @@ VectorClock: TypeAlias = dict[str, int]
 _COUNTER_BITS = 16
 
 
-class Order(Enum):
+class ClockOrder(Enum):
     """How one change stands to another."""
 
     SAME = "same"
@@ -30,7 +30,7 @@ def tick(clock: VectorClock, store_id: str) -> VectorClock:
     return {**clock, store_id: clock.get(store_id, 0) + 1}
 
 
-def compare(one: VectorClock, other: VectorClock) -> Order:
+def compare(one: VectorClock, other: VectorClock) -> ClockOrder:
     """How the first change stands to the other: BEFORE means that the other one knew of it.
 
     CONCURRENT is said of different changes only, neither of which knew of the other.
@@ -38,8 +38,8 @@ def compare(one: VectorClock, other: VectorClock) -> Order:
     is_behind = any(one.get(store_id, 0) < count for store_id, count in other.items())
     is_ahead = any(other.get(store_id, 0) < count for store_id, count in one.items())
     if is_behind:
-        return Order.CONCURRENT if is_ahead else Order.BEFORE
-    return Order.AFTER if is_ahead else Order.SAME
+        return ClockOrder.CONCURRENT if is_ahead else ClockOrder.BEFORE
+    return ClockOrder.AFTER if is_ahead else ClockOrder.SAME
 
 
 def merge(one: VectorClock, other: VectorClock) -> VectorClock:

@@ -13,14 +13,14 @@ from tai_state.values.metadata import ChangeMetadata
 D = TypeVar("D")
 
 
-class Event(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
+class StateEvent(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     """One recorded change of one state: event n of a stream is version n of its state.
 
     Attributes:
         governor_id: the owner and namespace of the machine.
         state_id: the state that changed.
         version: the state's version after the event; the first is 1.
-        id: unique; the caller's own when one was given.
+        event_id: unique; the caller's own when one was given.
         action: what happened, in the caller's words.
         payload: what the action carried; None where the event carries states only.
         from_state: the state before, or None where there was none (or it was not kept or asked for).
@@ -35,7 +35,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     governor_id: str
     state_id: str
     version: int
-    id: str
+    event_id: str
     action: str
     payload: Any
     from_state: D | None
@@ -47,7 +47,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     digest: str
 
 
-JsonEvent = Event[dict[str, Any]]
+JsonEvent = StateEvent[dict[str, Any]]
 
 
 class NewEvent(msgspec.Struct, frozen=True):

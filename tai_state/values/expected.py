@@ -36,8 +36,10 @@ def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Ex
         InvalidData: it is none, or a snapshot of another state.
     """
     if isinstance(expected, StateSnapshot):
-        if (expected.governor_id, expected.id) != (governor_id, state_id):
-            raise InvalidData(f"expected is a snapshot of another state, {expected.governor_id!r} {expected.id!r}")
+        if (expected.governor_id, expected.state_id) != (governor_id, state_id):
+            raise InvalidData(
+                f"expected is a snapshot of another state, {expected.governor_id!r} {expected.state_id!r}"
+            )
         return expected.version
     if isinstance(expected, Expectation):
         return expected

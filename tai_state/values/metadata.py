@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tai_state.errors import InvalidData
-from tai_state.values.json import normalise_object
+from tai_state.values.json import encode, normalise_object
 
 
 class ChangeMetadata(msgspec.Struct, frozen=True):
@@ -18,12 +18,15 @@ class ChangeMetadata(msgspec.Struct, frozen=True):
         reason: why, in the caller's words.
         context: any further facts, a JSON object.
         parent_version: the version that the change was made on; set by the store.
+        trace: ids of the request or span that made the change, such as a ``traceparent``. They are kept with the event
+            and are no part of what it says: the same call again with other ones is the same change.
     """
 
     changed_by: str
     reason: str
     context: dict[str, Any] = {}
     parent_version: int | None = None
+    trace: dict[str, str] = {}
 
 
 def check_metadata(metadata: ChangeMetadata) -> str:
@@ -39,6 +42,23 @@ def check_metadata(metadata: ChangeMetadata) -> str:
     if type(metadata.context) is dict and not metadata.context:
         return "{}"
     return normalise_object(metadata.context, "metadata.context")[0]
+
+
+def check_trace(metadata: ChangeMetadata) -> str | None:
+    """The canonical text of a caller's trace; None where there is none.
+
+    Raises:
+        InvalidData: it is not a dict of texts, or cannot be stored.
+    """
+    trace: object = metadata.trace
+    if type(trace) is not dict:
+        raise InvalidData(f"metadata.trace must be a dict, not {type(trace).__name__}")
+    if not trace:
+        return None
+    for name, value in trace.items():  # pyright: ignore[reportUnknownVariableType]
+        check_text(name, "a name in metadata.trace")  # pyright: ignore[reportUnknownArgumentType]
+        check_text(value, f"metadata.trace[{name!r}]")  # pyright: ignore[reportUnknownArgumentType]
+    return encode(trace)
 
 
 def check_text(text: object, what: str) -> str:

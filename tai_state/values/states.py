@@ -20,7 +20,7 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
 
     Attributes:
         governor_id: the owner and namespace of the machine.
-        id: the state's id under its governor.
+        state_id: the state under it.
         version: the length of the state's stream; 0 means never written.
         data: a JSON object, or the model of the typed handle that read it; None when deleted.
         timestamp: when the change happened, as its caller said.
@@ -31,7 +31,7 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     """
 
     governor_id: str
-    id: str
+    state_id: str
     version: int
     data: D
     timestamp: datetime
@@ -45,7 +45,7 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
         """A state that was never written: version 0, and no history. For ``log_transition`` to write."""
         return cls(
             governor_id=governor_id,
-            id=state_id,
+            state_id=state_id,
             version=0,
             data=data,
             timestamp=_NEVER,

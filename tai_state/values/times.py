@@ -12,7 +12,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class Clock(Protocol):
+class WallClock(Protocol):
     """Where the time comes from. Tests pass their own."""
 
     def now_us(self) -> int:

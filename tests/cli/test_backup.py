@@ -29,6 +29,8 @@ async def test_a_backup_opens_as_a_store(tmp_path: Path):
         assert (done.code, done.err) == (0, "")
         await store.save_state(GOVERNOR, "after", {"n": 2}, METADATA)
     async with open_store(f"sqlite:///{tmp_path}/copy.db", create=False) as backup:
-        assert {state.id: state.data for state in await collected(backup.list_states(GOVERNOR))} == {"before": {"n": 1}}
+        assert {state.state_id: state.data for state in await collected(backup.list_states(GOVERNOR))} == {
+            "before": {"n": 1}
+        }
     async with open_store(f"sqlite:///{tmp_path}/tai-state.db") as store:
         assert await store.count_states(GOVERNOR) == 2

@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
@@ -36,11 +37,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_reader_who_has_seen_enough(large: Path, options: list[str]) -> None:
     """``… | head -1`` ends quietly."""
-    process = Program(large).start("ls", "g", *options)
-    assert process.stdout is not None
-    process.stdout.read(10)
-    process.stdout.close()
-    _, err = process.communicate()
+    with Program(large).started("ls", "g", *options) as process:
+        assert process.stdout is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        _, err = process.communicate()
     assert (process.returncode, err) == (141, b"")
 
 
@@ -80,22 +81,20 @@ def test_a_closed_stderr(there: Program) -> None:
 def test_an_interrupted_export_leaves_no_file(
     large: Path, tmp_path: Path, *, number: signal.Signals, in_background: bool
 ) -> None:
-    """Ctrl-C and SIGTERM end it with 130 and no traceback; nothing half-written stays, and the next run completes.
-
-    So does SIGTERM where Ctrl-C is ignored.
-    """
+    """Signals end it with 130 and no traceback, SIGTERM also where Ctrl-C is ignored; nothing half-written stays."""
     program = Program(large)
     target = tmp_path / "g.jsonl"
     os.mkfifo(tmp_path / "g.jsonl.partial")  # what the export writes to first: here it waits for the reader
     around = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_background else signal.getsignal(signal.SIGINT)
-    try:
-        process = program.start("export", "g", str(target), "--json")
-    finally:
-        signal.signal(signal.SIGINT, around)
-    with os.fdopen(_written_to(tmp_path / "g.jsonl.partial", process), "rb") as reader:
-        reader.read(10)
-        process.send_signal(number)
-    out, err = process.communicate()
+    with ExitStack() as block:
+        try:
+            process = block.enter_context(program.started("export", "g", str(target), "--json"))
+        finally:
+            signal.signal(signal.SIGINT, around)
+        with os.fdopen(_written_to(tmp_path / "g.jsonl.partial", process), "rb") as reader:
+            reader.read(10)
+            process.send_signal(number)
+        out, err = process.communicate()
     assert Ended(process.returncode, out.decode(), err.decode()).error(130)["type"] == "Interrupted"
     assert not list(tmp_path.iterdir())
     assert program("export", "g", str(target), "--json").json()["states"] == 1_200
@@ -119,13 +118,13 @@ def test_an_interrupted_recovery_goes_on_when_run_again(large: Path, tmp_path: P
     with_removed_state(program, "s1199")
     lock = apsw.Connection(str(tmp_path / "tai-state.db"))
     lock.execute("BEGIN IMMEDIATE")  # the recovery waits for it when it comes to the last state
-    process = program.start("recover")
-    assert process.stderr is not None
-    assert process.stderr.readline() == b"1,008 states checked, 0 rebuilt\n"
-    interrupt(process)
-    lock.execute("ROLLBACK")
-    lock.close()
-    out, err = process.communicate()
+    with program.started("recover") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"1,008 states checked, 0 rebuilt\n"
+        interrupt(process)
+        lock.execute("ROLLBACK")
+        lock.close()
+        out, err = process.communicate()
     assert (process.returncode, out, err) == (130, b"", b"tai-state: interrupted; it can be run again\n")
     assert program("recover", "--json").json()["consistent"]
     assert program("show", "g", "s1199").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -65,12 +66,14 @@ READERS = [
 def test_no_command_but_import_and_restore_makes_a_store(tmp_path: Path) -> None:
     """A mistyped address ends with 1, says so, and leaves no file behind."""
     program = Program(tmp_path)
-    running = [(command, program.start(*command, "--store", "sqlite:///no.db", "--json")) for command in READERS]
-    for command, process in running:
-        out, err = process.communicate()
-        error = Ended(process.returncode, out.decode(), err.decode()).error(1)
-        assert error["type"] == "StoreNotFound", command
-        assert "no.db" in error["message"]
+    with ExitStack() as running:
+        options = ("--store", "sqlite:///no.db", "--json")
+        processes = [running.enter_context(program.started(*command, *options)) for command in READERS]
+        for command, process in zip(READERS, processes, strict=True):
+            out, err = process.communicate()
+            error = Ended(process.returncode, out.decode(), err.decode()).error(1)
+            assert error["type"] == "StoreNotFound", command
+            assert "no.db" in error["message"]
     assert not list(tmp_path.iterdir())
 
 

@@ -20,11 +20,11 @@ def test_demo_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_terminated_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     """SIGTERM ends it as Ctrl-C does, its writer too, and its folder is removed."""
-    process = Program(tmp_path, TMPDIR=str(tmp_path)).start("demo")
-    while not list(tmp_path.iterdir()):
-        assert process.poll() is None
-    process.terminate()
-    _, err = process.communicate()
+    with Program(tmp_path, TMPDIR=str(tmp_path)).started("demo") as process:
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None
+        process.terminate()
+        _, err = process.communicate()
     assert process.returncode == 130
     assert err.endswith(b"tai-state: interrupted; it can be run again\n")
     assert b"Traceback" not in err

@@ -292,8 +292,7 @@ def test_indexes_prints_what_to_deploy(program: Program):
 @pytest.mark.usefixtures("firestore_emulator")
 def test_emulator_runs_until_it_is_interrupted(program: Program):
     """The printed line is one for a shell, the emulator answers there, and it ends with the program."""
-    process = program.start("emulator", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with process:
+    with program.started("emulator") as process:
         assert process.stdout is not None
         line = process.stdout.readline().decode().strip()
         assert line.startswith(f"export {EMULATOR}=127.0.0.1:")
@@ -308,8 +307,7 @@ def test_emulator_runs_until_it_is_interrupted(program: Program):
 @pytest.mark.usefixtures("firestore_emulator")
 def test_emulator_ends_when_its_java_does(program: Program):
     """When the emulator dies the program does not wait for ever: it ends with 5 and says so."""
-    process = program.start("emulator", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with process:
+    with program.started("emulator", "--json") as process:
         assert process.stdout is not None
         host = json.loads(process.stdout.readline())["host"]
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

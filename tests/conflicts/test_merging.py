@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tai_state import InvalidData
-from tai_state.conflicts.merging import FieldMerge, Strategy
+from tai_state.conflicts.merging import FieldMerge, FieldStrategy
 from tai_state.conflicts.resolutions import Resolution
 from tai_state.values.json import encode
 
 from ..support.rivals import A, B, Data, glue, rivals
 
 
-def one_field(strategy: Strategy, ours: Any, theirs: Any, *base: Any) -> tuple[Any, list[Any]]:
+def one_field(strategy: FieldStrategy, ours: Any, theirs: Any, *base: Any) -> tuple[Any, list[Any]]:
     """What a strategy makes of a field, and the values discarded; without a base where none is given."""
     before = {"f": base[0]} if base else None
     resolution = FieldMerge({"f": strategy}).resolve(*rivals({"f": ours}, {"f": theirs}), before)
@@ -59,7 +59,7 @@ def one_field(strategy: Strategy, ours: Any, theirs: Any, *base: Any) -> tuple[A
     ],
 )
 def test_how_fields_are_merged(
-    strategy: Strategy, ours: Any, theirs: Any, base: list[Any], merged: Any, discarded: list[Any]
+    strategy: FieldStrategy, ours: Any, theirs: Any, base: list[Any], merged: Any, discarded: list[Any]
 ):
     """What each strategy makes of two changes of a field, and what it drops; theirs is the later one."""
     found, lost = one_field(strategy, ours, theirs, *base)
@@ -89,7 +89,7 @@ def test_objects_are_merged_field_by_field():
     base = {"money": {"balance": 10, "limit": 1}, "place": {"x": 0, "y": 0}, "on": False}
     ours = {"money": {"balance": 12, "limit": 5}, "place": {"x": 1, "y": 0}, "on": True}
     theirs = {"money": {"balance": 9, "limit": 4}, "place": {"x": 0, "y": 1}, "on": True}
-    strategies: dict[str, Strategy] = {"money.balance": "counter", "money.limit": "maximum", "place": "last"}
+    strategies: dict[str, FieldStrategy] = {"money.balance": "counter", "money.limit": "maximum", "place": "last"}
     resolution = FieldMerge(strategies).resolve(*rivals(ours, theirs), base)
     assert resolution.data == {"money": {"balance": 11, "limit": 5}, "place": {"x": 0, "y": 1}, "on": True}
     assert [(each.path, each.value, each.stores) for each in resolution.discarded] == [
@@ -108,12 +108,12 @@ def test_a_removal_gives_way_to_a_change(removal: Data, path: str):
         assert resolution.data == change
         [lost] = resolution.discarded
         assert (lost.path, lost.value, lost.removed) == (path, None, True)
-        assert lost.head == versions[theirs is removal].head
+        assert lost.tip == versions[theirs is removal].tip
         resolution = FieldMerge(removal_wins=True).resolve(*versions, base)
         assert resolution.data == removal
         [lost] = resolution.discarded
         assert (lost.path, lost.removed) == (path, False)
-        assert lost.head == versions[theirs is change].head
+        assert lost.tip == versions[theirs is change].tip
 
 
 def test_a_removal_of_what_the_other_side_left_alone():

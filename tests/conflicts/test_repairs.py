@@ -29,11 +29,11 @@ from tai_state.conflicts.resolvers import Causal, LastWriteWins
 from tai_state.conflicts.rivals import Rival
 from tai_state.engines.api import ANYTHING, Delete
 from tai_state.errors import CausalityViolation, ConflictResolutionFailed, EventSourcingError, StaleRead
-from tai_state.values.clocks import Order, merge
+from tai_state.values.clocks import ClockOrder, merge
 
 from ..support.operations import REDUCERS
 from ..support.rivals import B, C, Data, rivals, version
-from ..support.stores import GOVERNOR, METADATA, STORE_ID, AroundEngine, Place, Places, collected, fix_identity
+from ..support.stores import GOVERNOR, METADATA, STORE_ID, AroundEngine, Opened, Place, Places, collected, fix_identity
 
 
 class Overtaking(AroundEngine):
@@ -66,7 +66,7 @@ async def store(place: Place) -> AsyncIterator[StateStore]:
     engine = place.engine()
     async with engine:
         await fix_identity(engine)
-        async with place.store(engine, snapshots=EveryEvents(2, keep=2)) as store:
+        async with place.store(Opened(engine), snapshots=EveryEvents(2, keep=2)) as store:
             yield store
 
 
@@ -116,7 +116,7 @@ async def test_a_newer_version_is_written_back(store: StateStore):
         "read_repair",
         {
             "clock": {STORE_ID: 1, B: 1},
-            "heads": [newer.head],
+            "heads": [newer.tip],
             "strategies": ["causal"],
             "discarded": [],
             "discarded_total": 0,
@@ -142,7 +142,7 @@ async def test_a_concurrent_version_is_resolved_and_written_back(store: StateSto
     assert (action, note["strategies"], note["discarded_total"]) == ("resolve", ["field_merge"], 1)
     [lost] = note["discarded"]
     assert (lost["path"], lost["value"], lost["stores"]) == ("by", "us", [STORE_ID])
-    assert [each.id for each in await collected(store.get_events(GOVERNOR, "alice"))][3] == lost["head"]
+    assert [each.event_id for each in await collected(store.get_events(GOVERNOR, "alice"))][3] == lost["head"]
     [record] = consistency.history.recent(9)
     assert record.path == "governors/bank/states/alice"
     assert record.clocks == ({STORE_ID: 4}, {STORE_ID: 2, B: 1})
@@ -360,7 +360,7 @@ async def test_only_real_notes_are_read(store: StateStore):
 async def test_versions_of_another_state_are_refused(store: StateStore):
     """Versions are brought together with those of the same state only."""
     alice = await written(store, {"n": 1})
-    bob = msgspec.structs.replace(alice, snapshot=msgspec.structs.replace(alice.snapshot, id="bob"))
+    bob = msgspec.structs.replace(alice, snapshot=msgspec.structs.replace(alice.snapshot, state_id="bob"))
     consistency = EventualConsistency(store)
     with pytest.raises(InvalidData, match="another state"):
         consistency.resolve_conflict(alice, bob)
@@ -374,8 +374,8 @@ async def test_resolving_by_hand(store: StateStore):
     consistency = EventualConsistency(store, COUNTING)
     ours, theirs = rivals({"n": 15}, {"n": 12})
     after = version({"n": 9}, merge(ours.clock, theirs.clock))
-    assert consistency.compare(ours, theirs) is Order.CONCURRENT
-    assert consistency.compare(ours, after) is Order.BEFORE
+    assert consistency.compare(ours, theirs) is ClockOrder.CONCURRENT
+    assert consistency.compare(ours, after) is ClockOrder.BEFORE
     assert consistency.resolve_conflict(ours, theirs, {"n": 10}).data == {"n": 17}
     assert consistency.resolve_conflict(ours, theirs).data == {"n": 12}
     assert consistency.resolve_conflict(ours, after).data == {"n": 9}

@@ -117,7 +117,7 @@ def test_what_is_dropped_is_recorded(name: str, conflict: tuple[Rival, Rival, Da
     resolution = RESOLVERS[name].resolve(ours, theirs, base)
     for side, other in ((ours, theirs), (theirs, ours)):
         stores = tuple(each for each in (A, B, C) if side.clock.get(each, 0) > other.clock.get(each, 0))
-        records = [each for each in resolution.discarded if each.head == side.head]
+        records = [each for each in resolution.discarded if each.tip == side.tip]
         assert all(each.stores == stores for each in records)
         for path in changed(side.data, base):
             value = at(side.data, path)
@@ -212,7 +212,7 @@ def test_merging_again_changes_nothing(name: str, conflict: tuple[Rival, Rival, 
         (version({"n": 1}, {A: 1}, hlc=5), version({"n": 2}, {B: 1}, hlc=5)),
         (version({"n": 1}, {A: 9, B: 1}, hlc=5), version({"n": 2}, {A: 1, B: 2}, hlc=5)),
         (version({"n": 1}, {A: 3, B: 2, C: 1}, hlc=5), version({"n": 2}, {A: 1, B: 2, C: 2}, hlc=5)),
-        (version({"n": 1}, {A: 1}, hlc=5, head="1"), version({"n": 2}, {A: 1, B: 0}, hlc=5, head="2")),
+        (version({"n": 1}, {A: 1}, hlc=5, tip="1"), version({"n": 2}, {A: 1, B: 0}, hlc=5, tip="2")),
     ],
     ids=["later", "greater store", "greater store that moved", "third store", "one store copied"],
 )
@@ -222,7 +222,7 @@ def test_the_last_write_wins(ours: Rival, theirs: Rival):
         resolution = LastWriteWins().resolve(one, other, None)
         assert (resolution.data, resolution.strategy) == ({"n": 2}, "last_write_wins")
         [lost] = resolution.discarded
-        assert (lost.path, lost.value, lost.removed, lost.head) == ("n", 1, False, ours.head)
+        assert (lost.path, lost.value, lost.removed, lost.tip) == ("n", 1, False, ours.tip)
 
 
 @given(st.permutations([({A: 1}, 1), ({B: 1}, 1), ({C: 1}, 1), ({A: 2, B: 1}, 1), ({A: 1, C: 2}, 1), ({B: 3}, 0)]))
@@ -278,7 +278,7 @@ def test_ones_own_function_is_held_to_the_rules():
     both = Custom(lambda earlier, *_: {**(earlier.data or {}), "n": 3}, "ours_and_three")
     resolution = both.resolve(ours, theirs, {"n": 0})
     assert (resolution.data, resolution.strategy) == ({"n": 3, "m": 1}, "ours_and_three")
-    assert [(each.path, each.value, each.head) for each in resolution.discarded] == [
+    assert [(each.path, each.value, each.tip) for each in resolution.discarded] == [
         ("k", 1, "theirs"),
         ("n", 1, "ours"),
         ("n", 2, "theirs"),

@@ -33,7 +33,7 @@ from tai_state.conflicts.resolvers import Causal, LastWriteWins, VersionBased
 from tai_state.conflicts.sides import JOIN_ACTION
 from tai_state.conflicts.sync import SyncReport, sync
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
-from tai_state.values.clocks import Order, compare
+from tai_state.values.clocks import ClockOrder, compare
 
 from ..support.operations import REDUCERS
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, Place, collected
@@ -41,7 +41,7 @@ from ..support.stores import GOVERNOR, METADATA, AroundEngine, Place, collected
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tai_state import Event
+    from tai_state import StateEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ async def centre() -> AsyncIterator[StateStore]:
         yield store
 
 
-async def events_of(store: StateStore, state_id: str = "pump") -> list[Event[Any]]:
+async def events_of(store: StateStore, state_id: str = "pump") -> list[StateEvent[Any]]:
     """All events of a state."""
     return await collected(store.get_events(GOVERNOR, state_id))
 
@@ -81,8 +81,8 @@ async def assert_alike(*stores: StateStore) -> None:
         states = {}
         async for governor in store.list_governors():
             async for each in store.list_states(governor, deleted=True):
-                [head] = await collected(store.get_events(governor, each.id, after=each.version - 1))
-                states[governor, each.id] = (each.data, each.deleted, each.causality, head.id)
+                [head] = await collected(store.get_events(governor, each.state_id, after=each.version - 1))
+                states[governor, each.state_id] = (each.data, each.deleted, each.causality, head.event_id)
         seen.append(states)
         assert (await StateMachinePersister(store, REDUCERS).validate_consistency()).consistent
     assert all(each == seen[0] for each in seen)
@@ -196,9 +196,9 @@ async def test_one_event_joins_both_sides(device: StateStore, centre: StateStore
     assert (report.joined, met.state_id) == (1, "pump")
     joins = [(await events_of(store))[-1] for store in (device, centre)]
     for join in joins:
-        assert (join.id, join.action, join.version) == (met.event_id, JOIN_ACTION, 3)
-        assert join.payload["heads"] == sorted(each.id for each in before)
-        assert all(compare(join.causality, each.causality) is Order.AFTER for each in before)
+        assert (join.event_id, join.action, join.version) == (met.event_id, JOIN_ACTION, 3)
+        assert join.payload["heads"] == sorted(each.event_id for each in before)
+        assert all(compare(join.causality, each.causality) is ClockOrder.AFTER for each in before)
         assert {key: join.to_state[key] for key in ("n", "new")} == {"n": 2, "new": 3}
         [dropped] = join.payload["discarded"]
         assert {join.to_state["by"], dropped["value"]} == {"device, later", "centre"}
@@ -258,7 +258,7 @@ async def test_a_store_restored_from_a_backup():
                 for version, text in enumerate(writes, start=1):
                     await device.update_state(GOVERNOR, "pump", {"n": text}, METADATA, expected=version)
                 order = compare((await device.get_state(GOVERNOR, "pump")).causality, {device.store_id: 3})
-                assert order is (Order.BEFORE if len(writes) == 1 else Order.SAME)
+                assert order is (ClockOrder.BEFORE if len(writes) == 1 else ClockOrder.SAME)
                 assert (await sync(device, other)).joined == 1
                 join = (await events_of(other))[-1]
                 texts = {join.to_state["n"], *(each["value"] for each in join.payload["discarded"])}
@@ -435,10 +435,10 @@ class World:
                 await store.save_state(GOVERNOR, state_id, data, METADATA, expected=ANY)
             event = await self.head(store, state_id)
             assert event is not None
-            self.parents[event.id] = [] if before is None else [before.id]
-            self.written[event.id] = written
+            self.parents[event.event_id] = [] if before is None else [before.event_id]
+            self.written[event.event_id] = written
 
-    async def head(self, store: StateStore, state_id: str) -> Event[Any] | None:
+    async def head(self, store: StateStore, state_id: str) -> StateEvent[Any] | None:
         """The last event of a state."""
         try:
             return (await events_of(store, state_id))[-1]
@@ -492,13 +492,13 @@ class World:
             await assert_alike(one, other, third)
             await self.nothing_dropped([one, other, third], kept)
 
-    def account(self, head: Event[Any], events: list[Event[Any]]) -> set[str]:
+    def account(self, head: StateEvent[Any], events: list[StateEvent[Any]]) -> set[str]:
         """The ids of all events that a stream knows of: its own, and those that were joined to it."""
         for event in events:
             if event.action == JOIN_ACTION:
-                self.parents[event.id] = list(event.payload["heads"])
+                self.parents[event.event_id] = list(event.payload["heads"])
         known: set[str] = set()
-        left = [head.id]
+        left = [head.event_id]
         while left:
             event_id = left.pop()
             if event_id not in known:

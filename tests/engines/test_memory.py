@@ -21,11 +21,11 @@ class Counted(MemoryDocuments):
         super().__init__()
         self.asked: Counter[str] = Counter()
 
-    def get(self, path: str) -> object:  # noqa: D102
+    def get(self, path: str) -> object:  # noqa: D102  # noqa: D102
         self.asked[path] += 1
         return super().get(path)
 
-    def ordered(self, collection: str, start: str, end: str | None) -> object:  # noqa: D102
+    def ordered(self, collection: str, start: str, end: str | None) -> object:  # noqa: D102  # noqa: D102
         self.asked[collection] += 1
         return super().ordered(collection, start, end)
 

@@ -205,6 +205,30 @@ async def test_taking_several_takes_all_of_them_or_none():
     assert await _insisting(items) == [4, 5, 6, 7, 8]
 
 
+async def test_who_waits_for_a_page_outlives_who_fetches_it():
+    """When the task that fetches a page is cancelled, those that wait for it fetch it themselves."""
+    pages, is_open = [[1], [2]], anyio.Event()
+
+    async def fetch() -> list[int] | None:
+        await is_open.wait()
+        return pages.pop(0) if pages else None
+
+    items = Paged(fetch)
+    cancelled: list[int] = []
+    seen: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as fetching:
+            fetching.start_soon(_take_one, items, cancelled)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(_take_one, items, seen)
+            tasks.start_soon(_take_one, items, seen)
+            await anyio.wait_all_tasks_blocked()
+            fetching.cancel_scope.cancel()
+        is_open.set()
+    assert cancelled == []
+    assert sorted(seen) == [1, 2]
+
+
 async def test_what_is_put_back_while_another_task_waits_for_a_page_is_kept():
     """Items that come back during another task's fetch come before those of its page."""
     items = Paged(Source([1], [2]).fetch)
@@ -243,19 +267,6 @@ class _Pages(AroundEngine):
         return Paged(fetch)
 
 
-class _Free:
-    """A lock that lets everybody in."""
-
-    def __init__(self, **_: object) -> None:
-        pass
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-
 def nothing_is_put_back(patch: pytest.MonkeyPatch) -> None:
     """What a step took before it failed is lost."""
     patch.setattr(Paged, "put_back", lambda *_: None)
@@ -268,7 +279,7 @@ def errors_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def fetches_overlap(patch: pytest.MonkeyPatch) -> None:
     """Two tasks ask for a page at once, and both get the same."""
-    patch.setattr(paging.anyio, "Lock", _Free)
+    patch.setattr(Paged, "_is_fetching", property(lambda _: False, lambda *_: None), raising=False)
 
 
 def a_place_moves_too_early(patch: pytest.MonkeyPatch) -> None:

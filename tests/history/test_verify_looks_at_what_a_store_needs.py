@@ -111,7 +111,11 @@ async def test_a_call_whose_marker_was_removed_is_not_applied_again() -> None:
         await StateMachinePersister(store).recover()
         with suppress(TaiStateError):
             assert (await call(store, 2)).version == 2
-        assert [each.id for each in await collected(store.get_events(GOVERNOR, "alice"))] == ["id-1", "id-2", "id-3"]
+        assert [each.event_id for each in await collected(store.get_events(GOVERNOR, "alice"))] == [
+            "id-1",
+            "id-2",
+            "id-3",
+        ]
 
 
 @pytest.mark.xfail(strict=True, reason="an event id that stands twice in a stream is not looked for")
@@ -119,7 +123,7 @@ async def test_an_event_id_that_stands_twice_is_found() -> None:
     """Two events of one stream with one id are named: a change was applied twice."""
     async with without("governors/bank/ids/id-2") as store:
         await call(store, 2)
-        ids = [each.id for each in await collected(store.get_events(GOVERNOR, "alice"))]
+        ids = [each.event_id for each in await collected(store.get_events(GOVERNOR, "alice"))]
         assert ids == ["id-1", "id-2", "id-3", "id-2"], "the marker is what kept the second one away"
         report = await verify(store)
         assert not report.consistent

@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, how long files and functions are, what has no place in it."""
+"""The shape of package and tests: who imports whom, how long files and functions are, what has no place in them."""
 
 import ast
 import re
@@ -32,10 +32,20 @@ ROOMS = (
 PURE = ("values",)
 IMPURE = {"asyncio", "random", "time", "uuid", "logging", "os", "sys", "socket", "threading", "anyio", "trio", "apsw"}
 
+SETTLES = "engines/settling.py"
+"""The one file that weighs a refusal or a lost answer."""
+
+ANSWERS = ("errors.py", "testing/", "engines/memory.py", "engines/sqlite/", "engines/firestore/")
+"""Where refusals and lost answers come from, or are made on purpose."""
+
 LINES_MAX = 400
 LINES_MAX_OF = {"errors.py": 600, "store/store.py": 600}
 """The tree of errors is read as a whole, and so are the methods of a store."""
 FUNCTION_LINES_MAX = 60
+
+TESTS = Path(__file__).parents[1]
+TEST_FILES = sorted(TESTS.rglob("*.py"))
+TEST_LINES_MAX = 600
 
 
 def _name(path: Path) -> str:
@@ -89,6 +99,19 @@ def test_imports_have_no_circle() -> None:
     assert not imported, sorted(map(_name, imported))
 
 
+def _weighs(node: ast.AST) -> bool:
+    """Whether a refusal is named here, or an error asked whether its outcome is unknown."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("unknown", "CommitRefused")
+    return isinstance(node, ast.Name) and node.id == "CommitRefused"
+
+
+def test_one_file_weighs_refusals_and_lost_answers() -> None:
+    """Besides the engines, whose answers they are, one file catches a refusal or asks whether an answer was lost."""
+    asking = [path for path in FILES if not _name(path).startswith(ANSWERS)]
+    assert [_name(path) for path in asking if any(map(_weighs, ast.walk(ast.parse(path.read_text()))))] == [SETTLES]
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if _room(path) in PURE], ids=_name)
 def test_pure_rooms_touch_no_clock_chance_or_device(path: Path) -> None:
     """Values import nothing that could make the same call give another result."""
@@ -118,6 +141,17 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             body = node.body[1] if docstring and len(node.body) > 1 else first
             assert node.end_lineno is not None
             assert node.end_lineno - body.lineno < FUNCTION_LINES_MAX, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_a_file_of_tests_is_one_topic_and_a_test_says_what_it_shows(path: Path) -> None:
+    """Files of tests stay small, and each test's docstring is one sentence."""
+    text = path.read_text()
+    assert text.count("\n") < TEST_LINES_MAX
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            docstring = ast.get_docstring(node) or ""
+            assert re.fullmatch(r"(?:(?![.!?] [A-Z])[^\n])+\.", docstring), f"{node.name}: {docstring}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

@@ -9,8 +9,8 @@ from tai_state import (
     ANY,
     EXISTS,
     ChangeMetadata,
-    Event,
     NewEvent,
+    StateEvent,
     StateHandle,
     StateMachinePersister,
     StateSnapshot,
@@ -34,7 +34,7 @@ async def typed() -> None:
         assert_type(snapshot.data.balance, int)
         await account.update(lambda value: Account(balance=value.balance + 1), ChangeMetadata("me", "because"))
         async for event in account.history():
-            assert_type(event, Event[Account])
+            assert_type(event, StateEvent[Account])
             assert_type(event.to_state, Account | None)
         async for seen in account.watch():
             assert_type(seen.data, Account)
@@ -52,10 +52,10 @@ async def plain() -> None:
         assert_type(states, dict[str, StateSnapshot[dict[str, Any]] | None])
         await store.save_state("site", "pump", {"on": True}, ChangeMetadata("me", "because"), expected=ANY)
         event = await store.log_event("site", "pump", "seen", ChangeMetadata("me", "because"), expected=EXISTS)
-        assert_type(event, Event[dict[str, Any]])
+        assert_type(event, StateEvent[dict[str, Any]])
 
 
-def _deposited(state: dict[str, Any] | None, event: Event[dict[str, Any]]) -> dict[str, Any]:
+def _deposited(state: dict[str, Any] | None, event: StateEvent[dict[str, Any]]) -> dict[str, Any]:
     return {"balance": (state or {"balance": 0})["balance"] + event.payload["amount"]}
 
 
@@ -66,6 +66,6 @@ async def reducers() -> None:
         events = await persister.record(
             "bank", "bob", [NewEvent("deposited", {"amount": 5})], ChangeMetadata("me", "because"), expected=0
         )
-        assert_type(events, list[Event[dict[str, Any]]])
+        assert_type(events, list[StateEvent[dict[str, Any]]])
         async for event in persister.replay("bank", "bob"):
             assert_type(event.to_state, dict[str, Any] | None)

@@ -120,7 +120,7 @@ def _events(state: str, attempts: Sequence[Attempt], events: Sequence[Any], gone
     due = [attempt for attempt in attempts if attempt.step.kind not in ("snapshot", "cleanup")]
     wanted = {attempt.step.event_id(attempt.number): attempt for attempt in due}
     order = list(wanted)
-    found = [event.id for event in events]
+    found = [event.event_id for event in events]
     versions = [event.version for event in events]
     if versions != list(range(gone + 1, gone + 1 + len(versions))):
         problems.append(f"{state}: the stream has versions {versions}")
@@ -147,7 +147,7 @@ def _contents(state: str, wanted: dict[str, Attempt], events: Sequence[Any]) -> 
     problems = []
     before: Any = None
     for place, event in enumerate(events):
-        attempt = wanted.get(event.id)
+        attempt = wanted.get(event.event_id)
         if attempt is None:
             continue
         kind = attempt.step.kind

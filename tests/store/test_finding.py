@@ -28,7 +28,7 @@ async def test_find_states(place: Place):
         await store.delete_state(GOVERNOR, "e", METADATA, expected=1)
 
         async def found(where: dict[str, Any]) -> list[str]:
-            return [state.id for state in await collected(store.find_states(GOVERNOR, where))]
+            return [state.state_id for state in await collected(store.find_states(GOVERNOR, where))]
 
         assert await found({"status": "failed"}) == ["a", "c"]
         assert await found({"status": ["done", None]}) == ["b", "d"]

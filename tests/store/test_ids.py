@@ -96,5 +96,5 @@ async def test_two_spellings_are_two_states(store: StateStore):
     await store.save_state(decomposed, composed, {"n": 3}, METADATA)
     assert (await store.get_state(composed, composed)).data == {"n": 1}
     assert (await store.get_state(composed, decomposed)).data == {"n": 2}
-    assert {state.id for state in await collected(store.list_states(composed))} == {composed, decomposed}
+    assert {state.state_id for state in await collected(store.list_states(composed))} == {composed, decomposed}
     assert set(await collected(store.list_governors())) == {composed, decomposed}

@@ -61,7 +61,7 @@ async def test_opening_by_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TAI_STATE_STORE", f"sqlite:///{tmp_path}/with%20space.db?root=r&namespace=n&indexed=a,b")
     async with open_store() as store:
         await store.save_state(GOVERNOR, "alice", {"a": 1}, METADATA)
-        assert [state.id for state in await collected(store.find_states(GOVERNOR, {"a": 1}))] == ["alice"]
+        assert [state.state_id for state in await collected(store.find_states(GOVERNOR, {"a": 1}))] == ["alice"]
         assert store.core.layout.governors == "r/n/governors"
     assert (tmp_path / "with space.db").exists()
     async with open_store("sqlite:///tai-state.db") as store:

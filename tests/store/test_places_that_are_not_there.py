@@ -18,7 +18,6 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.parametrize("place", ["missing/store.db", ".", "file/store.db"], ids=["no_folder", "a_folder", "a_file"])
-@pytest.mark.xfail(strict=True, reason="it is said that the same call may succeed later", raises=AssertionError)
 async def test_a_place_where_no_file_can_be_is_not_transient(tmp_path: Path, place: str):
     """What somebody has to mend first is said to last, and names the file."""
     (tmp_path / "file").write_text("")

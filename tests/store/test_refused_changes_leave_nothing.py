@@ -68,15 +68,12 @@ async def of_what_is_not_there(store: StateStore) -> None:
     await store.update_state(TYPO, "a", {}, METADATA, expected=3)
 
 
-RED = pytest.mark.xfail(strict=True, reason="the governor's document is written by a commit of its own before")
-
-
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        pytest.param(too_large, DocumentTooLarge, marks=RED),
-        pytest.param(too_many, CommitTooLarge, marks=RED),
-        pytest.param(without_the_lock, LockLost, marks=RED),
+        (too_large, DocumentTooLarge),
+        (too_many, CommitTooLarge),
+        (without_the_lock, LockLost),
         (without_the_lock_recorded, LockLost),
         (of_what_is_not_there, StateNotFound),
     ],

@@ -32,7 +32,7 @@ async def _watch(store: StateStore) -> None:
 
 
 async def _lock(store: StateStore) -> None:
-    async with store.lock("r", wait=0):
+    async with store.lock("r", wait_seconds=0):
         pass
 
 
@@ -92,7 +92,7 @@ async def test_a_store_that_was_closed_can_be_opened_again(place: Place):
         await store.save_state("g", "s", {"n": 1}, METADATA)
     async with store:
         await store.save_state("g", "t", {"n": 2}, METADATA)
-        assert [state.id for state in await collected(store.list_states("g"))] == ["s", "t"]
+        assert [state.state_id for state in await collected(store.list_states("g"))] == ["s", "t"]
 
 
 async def test_a_store_is_opened_once_at_a_time(memory_places: Places):

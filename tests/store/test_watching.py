@@ -32,21 +32,21 @@ async def test_watch_shows_what_is_there_and_what_comes(place: Place):
             await store.save_state(GOVERNOR, "carol", {}, METADATA)
             await other.save_state(GOVERNOR, "bob", {"n": 5}, METADATA)
             newest = await anext(changes)
-            assert (newest.id, newest.data) == ("bob", {"n": 5})
+            assert (newest.state_id, newest.data) == ("bob", {"n": 5})
             await store.delete_state(GOVERNOR, "alice", METADATA, expected=2)
             gone = await anext(changes)
-            assert (gone.id, gone.version, gone.deleted, gone.data) == ("alice", 3, True, None)
+            assert (gone.state_id, gone.version, gone.deleted, gone.data) == ("alice", 3, True, None)
 
 
 async def test_watch_a_whole_governor(store: StateStore):
     """Without ids all states of the governor are watched, those to come included, and only those."""
     await store.save_state(GOVERNOR, "a/b", {"n": 0}, METADATA)
     async with aclosing(store.watch(GOVERNOR)) as changes:
-        assert (await anext(changes)).id == "a/b"
+        assert (await anext(changes)).state_id == "a/b"
         await store.save_state("another", "x", {}, METADATA)
         await store.create_snapshot(GOVERNOR, "a/b")
         await store.save_state(GOVERNOR, "new", {}, METADATA)
-        assert (await anext(changes)).id == "new"
+        assert (await anext(changes)).state_id == "new"
 
 
 async def test_a_watching_handle_gives_models(store: StateStore):

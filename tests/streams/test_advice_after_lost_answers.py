@@ -15,13 +15,12 @@ from tai_state import (
     StateMachinePersister,
     StateStore,
     StoreTimeout,
-    VersionConflict,
 )
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 
 from ..support.operations import REDUCERS
 from ..support.overtaking import Overtaken
-from ..support.stores import GOVERNOR, METADATA, collected, make_store
+from ..support.stores import GOVERNOR, METADATA, Opened, collected, make_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -75,22 +74,8 @@ def impatient() -> tuple[FaultyEngine, StateStore]:
 @pytest.mark.parametrize(
     ("expected", "event_id"),
     [
-        pytest.param(
-            ANY,
-            None,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="an id that the store made has no marker: asked with it again, the change is recorded twice",
-                raises=AssertionError,
-            ),
-        ),
-        pytest.param(
-            1,
-            None,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the writer is told of a conflict with its own change", raises=VersionConflict
-            ),
-        ),
+        (ANY, None),
+        (1, None),
         (ANY, "the caller's"),
         (1, "the caller's"),
     ],
@@ -113,18 +98,13 @@ async def test_an_id_of_the_callers_own_is_named(expected: Any):
         assert await unanswered(store, faulty, expected, "the caller's") == ("the caller's",)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the marker of a caller's own id is looked at, not the place itself",
-    raises=VersionConflict,
-)
 async def test_a_change_at_a_version_is_found_at_its_place():
     """Asked again with the id of the event at ``expected + 1``, the stored change is returned."""
     faulty, store = impatient()
     async with store:
         await unanswered(store, faulty, 1, None)
         stored = (await collected(store.get_events(GOVERNOR, STATE_ID)))[-1]
-        again = await store.update_state(GOVERNOR, STATE_ID, {"n": 2}, METADATA, expected=1, event_id=stored.id)
+        again = await store.update_state(GOVERNOR, STATE_ID, {"n": 2}, METADATA, expected=1, event_id=stored.event_id)
         assert (again.version, again.data) == (2, {"n": 2})
 
 
@@ -166,11 +146,6 @@ async def _record(store: StateStore, event_id: str | None) -> Any:
 
 @pytest.mark.parametrize("event_id", ["the caller's", None], ids=["own_id", "no_id"])
 @pytest.mark.parametrize("change", [_update, _log, _record])
-@pytest.mark.xfail(
-    strict=True,
-    reason="the end of the tries is taken for an unknown outcome, though every answer came",
-    raises=CommitOutcomeUnknown,
-)
 async def test_a_change_that_is_always_refused_is_known_to_have_failed(
     change: Callable[[StateStore, str | None], Awaitable[Any]], event_id: str | None
 ):
@@ -178,7 +153,7 @@ async def test_a_change_that_is_always_refused_is_known_to_have_failed(
     clock = ManualClock(step_us=1)
     inner = MemoryEngine(clock)
     engine = Outrun(inner)
-    async with make_store(engine, clock, timeout_seconds=1.0) as store, make_store(inner, clock) as other:
+    async with make_store(engine, clock, timeout_seconds=1.0) as store, make_store(Opened(inner), clock) as other:
         await store.save_state(GOVERNOR, STATE_ID, {"n": 1}, METADATA)
         engine.rival = lambda: other.log_event(GOVERNOR, STATE_ID, "theirs", METADATA)
         with pytest.raises(StoreTimeout) as told:
@@ -188,20 +163,12 @@ async def test_a_change_that_is_always_refused_is_known_to_have_failed(
 
 
 KINDS = (Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.DELAYED, Fault.DUPLICATED)
-NOT_LOOKED_AFTER = "the commit beside the write path is not looked after"
 
 
 @pytest.mark.parametrize("commit", [1, 2], ids=["of_the_store", "of_the_governor"])
 @pytest.mark.parametrize(
     "fault",
-    [
-        *(
-            pytest.param(fault, marks=pytest.mark.xfail(strict=True, reason=NOT_LOOKED_AFTER, raises=StoreTimeout))
-            for fault in KINDS
-            if fault is not Fault.DUPLICATED
-        ),
-        Fault.DUPLICATED,
-    ],
+    KINDS,
     ids=lambda fault: fault.name.lower(),
 )
 async def test_the_first_change_of_a_store_is_looked_after(fault: Fault, commit: int):

@@ -339,7 +339,7 @@ async def test_random_faults(places: Places):
     assert statistics.all_hit
     async with place.store() as store:
         events = await collected(store.get_all_events(GOVERNOR))
-        stored = [event.id for event in events if event.version > 1]
+        stored = [event.event_id for event in events if event.version > 1]
         assert all(outcome in ("acknowledged", "failed", event_id) for event_id, outcome in told.items())
         assert len(stored) == len(set(stored)) == 400
         assert set(stored) == {event_id for event_id, outcome in told.items() if outcome == "acknowledged"}
@@ -380,8 +380,8 @@ async def test_what_a_fault_does_to_a_commit(memory_places: Places, fault: Fault
     """Each fault of a commit shows to the caller, and happens underneath, as it is described."""
     name, is_unknown, applied = SHAPES[fault]
     inner = memory_places.new().engine()
-    first = await inner.commit([Put("c/a", {"n": 0})])
     async with FaultyEngine(inner, AtCalls({("commit", 1): fault})) as engine:
+        first = await inner.commit([Put("c/a", {"n": 0})])
         seen: TaiStateError | None = None
         fields = {"n": 1}
         with engine.cancellable() as scope:
@@ -433,9 +433,9 @@ async def test_a_delayed_commit_that_comes_too_late(memory_places: Places):
 async def test_faults_of_other_verbs(memory_places: Places):
     """Reads, scans and watches fail as well; a scan whose answer is lost breaks off after its first document."""
     inner = memory_places.new().engine()
-    await inner.commit([Put("c/a", {}), Put("c/b", {})])
     plan = AtCalls({("read", 1): Fault.UNAVAILABLE, ("scan", 2): Fault.LOST_AFTER, ("watch", 1): Fault.LOST_BEFORE})
     async with FaultyEngine(inner, plan) as engine:
+        await inner.commit([Put("c/a", {}), Put("c/b", {})])
         with pytest.raises(StoreUnavailable):
             await engine.read(["c/a"])
         assert len(await collected(engine.scan(Scan("c")))) == 2

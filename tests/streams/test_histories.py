@@ -273,11 +273,9 @@ async def list_history(
 
 @pytest.mark.timeout(3_600 if LONG else 120)
 async def test_transactions_are_strictly_serializable(place: Place, engine_under_test: EngineUnderTest, seed: int):
-    """Transactions over several states, with faults, are as if made one after the other, in the order of time.
-
-    An engine that shows commits piece by piece can mislead those that only read: nothing is checked at their end.
-    """
+    """Transactions over several states, with faults, are as if made one after the other, in the order of time."""
     wanted = TRANSACTIONS.get(engine_under_test.name, TRANSACTIONS[""])
+    # Those that only read check nothing at their end: an engine that shows commits piece by piece can mislead them.
     history = await list_history(place, random.Random(seed), wanted, only_writers=engine_under_test.tears)
     report = list_append.check(history)
     assert report.ok, str(report)
@@ -371,7 +369,7 @@ async def test_totals_never_change(place: Place, engine_under_test: EngineUnderT
 
             async def look(tx: Transaction) -> dict[str, int]:
                 found = await tx.get_all(*(store.state(GOVERNOR, name) for name in names))
-                return {each.id: each.data["balance"] for each in found if each is not None}
+                return {each.state_id: each.data["balance"] for each in found if each is not None}
 
             outcome = "unknown"
             try:

@@ -111,7 +111,8 @@ async def store() -> AsyncIterator[StateStore]:
 def names(items: Sequence[Any]) -> list[Any]:
     """What tells the items apart."""
     return [
-        getattr(each, "fence", None) or getattr(each, "digest", None) or getattr(each, "id", each) for each in items
+        getattr(each, "fence", None) or getattr(each, "digest", None) or getattr(each, "state_id", each)
+        for each in items
     ]
 
 
@@ -134,13 +135,7 @@ def is_honest(got: list[Any], has_ended: bool, whole: list[Any]) -> bool:  # noq
     return got == whole if has_ended else got == whole[: len(got)]
 
 
-def red(*names_of_iterators: str, reason: str) -> list[Any]:
-    """All iterators, those marked that are wrong today."""
-    mark = pytest.mark.xfail(strict=True, reason=reason)
-    return [
-        pytest.param(iterate, id=name, marks=[mark] if name in names_of_iterators else [])
-        for name, iterate in ITERATORS.items()
-    ]
+ALL = pytest.mark.parametrize("iterate", [pytest.param(iterate, id=name) for name, iterate in ITERATORS.items()])
 
 
 async def fail() -> None:
@@ -148,9 +143,7 @@ async def fail() -> None:
     raise StoreUnavailable("read", "FAULT", "a planned fault")
 
 
-@pytest.mark.parametrize(
-    "iterate", red("get_all_events", "list_locks", reason="what was taken before the error is lost")
-)
+@ALL
 async def test_after_an_error_that_passes(store: StateStore, iterate: Iterate) -> None:
     """Whichever call of the engine fails once, an iterator that is asked again skips nothing."""
     engine: Any = store.core.engine
@@ -168,9 +161,7 @@ async def test_after_an_error_that_passes(store: StateStore, iterate: Iterate) -
     assert at_call > COUNT // PAGE, "the engine was called as often as there are pages"
 
 
-@pytest.mark.parametrize(
-    "iterate", red("get_all_events", "list_locks", reason="what was taken before the step is lost")
-)
+@ALL
 async def test_after_a_cancelled_step(store: StateStore, iterate: Iterate) -> None:
     """Whichever call of the engine is cancelled, an iterator that is asked again skips nothing."""
     engine: Any = store.core.engine
@@ -215,12 +206,7 @@ DAMAGED = {
 }
 
 
-_SKIPS = pytest.mark.xfail(strict=True, reason="after an error on one item the rest of its page is skipped")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(each, marks=[] if each == "get_events_between" else [_SKIPS]) for each in DAMAGED]
-)
+@pytest.mark.parametrize("name", DAMAGED)
 async def test_after_a_damaged_item(store: StateStore, name: str) -> None:
     """An iterator that met a damaged document gives all sound ones when asked again, or raises again, and names it."""
     path = f"governors/{GOVERNOR}/{DAMAGED[name]}"
@@ -240,7 +226,6 @@ async def test_after_a_damaged_item(store: StateStore, name: str) -> None:
     assert len(missed) == 1 if has_ended else names(got) == whole[: len(got)]
 
 
-@pytest.mark.xfail(strict=True, reason="what is left of the page that items were taken from is dropped")
 @pytest.mark.parametrize("name", ["list_states", "get_events"])
 async def test_items_and_pages_from_one_iterator(store: StateStore, name: str) -> None:
     """After some items the next page is what is left of theirs, so that nothing is skipped between them."""
@@ -252,9 +237,7 @@ async def test_items_and_pages_from_one_iterator(store: StateStore, name: str) -
     assert names(got) == whole
 
 
-@pytest.mark.parametrize(
-    "iterate", red("get_events_between", "replay", reason="two tasks in one step take a page twice, or see a gap")
-)
+@ALL
 async def test_two_tasks_take_from_one_iterator(store: StateStore, iterate: Iterate) -> None:
     """Two tasks that take items from one iterator get each item once between them, or one of them is refused."""
     whole = names(await collected(iterate(store)))

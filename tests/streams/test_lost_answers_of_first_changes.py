@@ -76,11 +76,6 @@ async def _transact(store: StateStore) -> None:
     await store.transact(function, METADATA)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a governor's own document is written beside the change, and nobody looks what became of it",
-    raises=StoreTimeout,
-)
 @pytest.mark.parametrize("change", [_save, _record, _transition, _transact])
 @pytest.mark.parametrize("fate", ["applied", "never arrived"])
 async def test_the_first_change_is_made_once(clock: ManualClock, change: Change, fate: str):

@@ -245,7 +245,7 @@ def state_and_event_in_two_commits(patch: pytest.MonkeyPatch) -> None:
 
 def no_marker(patch: pytest.MonkeyPatch) -> None:
     """The marker of a caller's event id is left out of the commit."""
-    patch.setattr(judging, "_put_markers", lambda _: iter(()))
+    patch.setattr(Judge, "_put_markers", lambda *_: iter(()))
 
 
 def any_marker_will_do(patch: pytest.MonkeyPatch) -> None:

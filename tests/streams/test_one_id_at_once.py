@@ -79,7 +79,7 @@ async def _record(store: StateStore) -> tuple[int, Any]:
 
 
 async def _log_transition(store: StateStore) -> tuple[int, Any]:
-    before = await store.state_at(GOVERNOR, STATE_ID, 2)
+    before = await store.get_state_at(GOVERNOR, STATE_ID, 2)
     after = before.with_data({"n": 10})
     event = await StateMachinePersister(store).log_transition(
         GOVERNOR, before, after, "step", METADATA, event_id=EVENT_ID
@@ -119,7 +119,7 @@ async def prepare(place: Place, request: Request) -> None:
 
 async def check_it_happened_once(store: StateStore, request: Request) -> None:
     """The stream holds one event more than before, and that has the id."""
-    ids = [event.id for event in await collected(store.get_events(GOVERNOR, STATE_ID))]
+    ids = [event.event_id for event in await collected(store.get_events(GOVERNOR, STATE_ID))]
     assert len(ids) == request.versions + 1
     assert ids[-1] == EVENT_ID
 

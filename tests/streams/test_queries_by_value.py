@@ -49,7 +49,7 @@ async def store(place: Place) -> AsyncIterator[StateStore]:
 )
 async def test_a_plain_value_finds_its_own_kind(store: StateStore, value: Any, found: list[str]):
     """A number is not a truth value, and neither is text, on any engine."""
-    assert [state.id for state in await collected(store.find_states("g", {"where": value}))] == found
+    assert [state.state_id for state in await collected(store.find_states("g", {"where": value}))] == found
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ async def test_two_stores_with_stale_heads(place: Place):
             "path": "governors/bank/states/alice",
             "expected": 1,
             "actual": 3,
-            "events": [{"version": event.version, "id": event.id, "action": event.action} for event in unseen],
+            "events": [{"version": event.version, "id": event.event_id, "action": event.action} for event in unseen],
         }
         written = await other.update_state(GOVERNOR, "alice", {"n": 9}, METADATA, expected=3)
         assert (written.version, written.data) == (4, {"n": 9})

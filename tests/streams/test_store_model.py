@@ -18,9 +18,9 @@ from tai_state import (
     EXISTS,
     NO_STATE,
     ChangeMetadata,
-    Event,
     EventSourcingError,
     NewEvent,
+    StateEvent,
     StateSnapshot,
     StateStore,
 )
@@ -205,7 +205,7 @@ class StoreMachine(ModelledStores):
         self.told["repetition"] += 1
         kind, again = self.call(call, writer)
         assert kind == "result"
-        if isinstance(first, Event):
+        if isinstance(first, StateEvent):
             again = with_states(again, first.from_state, first.to_state)
         assert again == first
 
@@ -242,15 +242,15 @@ class StoreMachine(ModelledStores):
             for error in (listed, found, count):
                 assert m.plain_error(error) == ("GovernorNotFound", {"path": f"governors/{governor}"})
             return
-        assert [each.id for each in listed] == list(live)
+        assert [each.state_id for each in listed] == list(live)
         for each in listed:
-            assert m.plain((governor, each.id), each) == m.plain_state(live[each.id].events[-1])
-            assert batch[each.id] == each
+            assert m.plain((governor, each.state_id), each) == m.plain_state(live[each.state_id].events[-1])
+            assert batch[each.state_id] == each
         _, everything = self.listed(lambda store: store.list_states(governor, deleted=True))
-        assert [each.id for each in everything] == self.model.states(governor)
+        assert [each.state_id for each in everything] == self.model.states(governor)
         _, found = self.listed(lambda store: store.find_states(governor, {"kind": kinds}))
         values = {m.text(value) for value in (kinds if isinstance(kinds, list) else [kinds])}
-        assert [each.id for each in found] == [
+        assert [each.state_id for each in found] == [
             state for state, stream in live.items() if "kind" in stream.data and m.text(stream.data["kind"]) in values
         ]
         assert self.call(lambda store: store.count_states(governor)) == ("result", len(live))

@@ -22,12 +22,6 @@ TASKS = 50
 
 Change = Callable[[StateStore], Awaitable[Any]]
 
-NO_TURNS = pytest.mark.xfail(
-    strict=True,
-    reason="changes that name no version take no turns, and are refused and tried again",
-    raises=AssertionError,
-)
-
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -71,11 +65,11 @@ async def _update_handle(store: StateStore) -> Any:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(_log, marks=NO_TURNS, id="log_event"),
-        pytest.param(_save_any, marks=NO_TURNS, id="save_any"),
-        pytest.param(_update_existing, marks=NO_TURNS, id="update_exists"),
-        pytest.param(_record, marks=NO_TURNS, id="record_any"),
-        pytest.param(_save_handle, marks=NO_TURNS, id="handle_save_any"),
+        pytest.param(_log, id="log_event"),
+        pytest.param(_save_any, id="save_any"),
+        pytest.param(_update_existing, id="update_exists"),
+        pytest.param(_record, id="record_any"),
+        pytest.param(_save_handle, id="handle_save_any"),
         pytest.param(_update_handle, id="handle_update"),
     ],
 )

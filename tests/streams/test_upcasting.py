@@ -130,8 +130,8 @@ async def test_states_are_read_in_the_present_shape(place: Place):
         batch = await store.batch_get_states(GOVERNOR, ["alice"])
         assert batch["alice"] == await store.get_state(GOVERNOR, "alice")
         assert [state.data for state in await collected(store.list_states(GOVERNOR))] == [three]
-        assert (await store.state_at(GOVERNOR, "alice", 1)).data == {"cents": 0}
-        assert (await store.state_at(GOVERNOR, "alice", moment)).data == three
+        assert (await store.get_state_at(GOVERNOR, "alice", 1)).data == {"cents": 0}
+        assert (await store.get_state_at(GOVERNOR, "alice", moment)).data == three
         loaded = await store.load_snapshot(GOVERNOR, "alice")
         assert loaded is not None
         assert loaded.data == {"cents": 200}
@@ -157,12 +157,12 @@ async def test_states_are_found_by_their_present_shape(place: Place):
         for state_id, cents in (("f", 100), ("g", 200)):
             await store.save_state(GOVERNOR, state_id, {"cents": cents}, METADATA)
         found = await collected(store.find_states(GOVERNOR, {"cents": 100}))
-        assert [(state.id, state.data) for state in found] == [
+        assert [(state.state_id, state.data) for state in found] == [
             (state_id, {"cents": 100}) for state_id in ("a", "c", "e", "f")
         ]
         assert await collected(store.find_states(GOVERNOR, {"n": 1})) == []
     async with release(place, None, indexed=("n",)) as store:
-        assert [state.id for state in await collected(store.find_states(GOVERNOR, {"n": 1}))] == ["a", "c"]
+        assert [state.state_id for state in await collected(store.find_states(GOVERNOR, {"n": 1}))] == ["a", "c"]
 
 
 async def test_an_event_that_leaves_the_state_brings_it_up_to_date(place: Place):

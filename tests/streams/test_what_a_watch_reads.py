@@ -25,7 +25,7 @@ async def test_a_watch_reads_what_is_there_at_once(clock: ManualClock, is_named:
             await store.save_state(GOVERNOR, state_id, {}, METADATA)
         counting.reset()
         watch = store.watch(GOVERNOR, *(ids if is_named else ()))
-        told = [(await anext(watch)).id for _ in range(STATES)]
+        told = [(await anext(watch)).state_id for _ in range(STATES)]
         await watch.aclose()
     assert sorted(told) == sorted(ids)
     assert counting.counts.reads + counting.counts.scans == 1

@@ -15,7 +15,6 @@ from tai_state import (
     OnStates,
     StateMachinePersister,
     StateStore,
-    StoreTimeout,
     TaiStateError,
     VersionConflict,
     open_store,
@@ -147,7 +146,6 @@ class NextCommit:
         return fault
 
 
-@pytest.mark.xfail(strict=True, reason="a lost answer to this commit is not looked after", raises=StoreTimeout)
 @pytest.mark.parametrize("fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER])
 async def test_a_snapshot_on_request_whose_answer_is_lost(clock: ManualClock, fault: Fault) -> None:
     """Where the answer to a snapshot is lost, it is looked up, and the snapshot is kept once."""
@@ -172,7 +170,6 @@ class Refusing(AroundEngine):
         return await self._engine.commit(writes)
 
 
-@pytest.mark.xfail(strict=True, reason="the conflict names a version that nobody expected")
 async def test_a_snapshot_on_request_among_refusals_tells_the_truth(clock: ManualClock) -> None:
     """A snapshot that is refused each time is not reported as a conflict with a version that is not there."""
     engine: Any = Refusing(MemoryEngine(clock))

@@ -9,7 +9,7 @@ import anyio
 import apsw
 
 from tai_state import ChangeMetadata, EveryEvents, NewEvent, StateMachinePersister, open_store
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 from .program import Program
 
@@ -55,7 +55,7 @@ async def fill(url: str) -> None:
         await persister.record("sums", "s", [NewEvent("add", 2), NewEvent("add", 3)], METADATA, expected=0)
 
 
-def on_store(url: str, work: Any, clock: Clock | None = None) -> None:
+def on_store(url: str, work: Any, clock: WallClock | None = None) -> None:
     """Run asynchronous work on a store."""
 
     async def run() -> None:

@@ -70,7 +70,7 @@ async def new_events(store: StateStore, change: Change) -> list[str]:
         events = await collected(store.get_events(GOVERNOR, STATE_ID, after=change.versions))
     except StateNotFound:
         return []
-    return [event.id for event in events]
+    return [event.event_id for event in events]
 
 
 async def judge(place: Place, change: Change, seen: Attempt, event_id: str | None) -> None:

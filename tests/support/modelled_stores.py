@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from tai_state import (
     ChangeMetadata,
-    Event,
     EveryEvents,
+    StateEvent,
     StateMachinePersister,
     StateSnapshot,
     StateStore,
@@ -57,7 +57,7 @@ class Lane:
 Answer = tuple[str, Any]
 
 
-def with_states(event: Event[Any], before: m.Data, after: m.Data) -> Event[Any]:
+def with_states(event: StateEvent[Any], before: m.Data, after: m.Data) -> StateEvent[Any]:
     """An event given again. Without reducers, the states around one that left them alone are not always known then."""
     if event.to_state is not None:
         return event
@@ -219,12 +219,12 @@ class ModelledStores(RuleBasedStateMachine):
         _, [event] = self.listed(lambda store: store.get_events(*place, after=version - 1, until=version))
         stream = self.model.stream(place)
         if new[-1].id == "not told":
-            assert event.id.startswith("made-")
-            object.__setattr__(stream.events[version - 1], "id", event.id)
-        assert event.id == stream.events[version - 1].id
+            assert event.event_id.startswith("made-")
+            object.__setattr__(stream.events[version - 1], "id", event.event_id)
+        assert event.event_id == stream.events[version - 1].id
 
 
 def _ids_in(value: Any) -> list[str]:
     """The ids that events in an answer tell."""
     values = value if isinstance(value, list) else [value]
-    return [each.id for each in values if not isinstance(each, StateSnapshot)]
+    return [each.event_id for each in values if not isinstance(each, StateSnapshot)]

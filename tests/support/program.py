@@ -15,7 +15,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,8 @@ from typing import IO, Any
 import pytest
 
 from tai_state.cli.program import main
+
+from .processes import started
 
 SCRIPT = Path(sys.executable).parent / "tai-state"
 
@@ -78,9 +80,9 @@ class Program:
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
-        """Start a command; by default its outputs are pipes."""
-        return subprocess.Popen(
+    def started(self, *arguments: str, **streams: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """A command that runs, at most until the end of the block; by default its outputs are pipes."""
+        return started(
             [SCRIPT, *arguments],
             cwd=self.folder,
             env=self.environment,
@@ -91,32 +93,27 @@ class Program:
         """Run a command on a terminal of its own, with this typed into it."""
         leader, follower = pty.openpty()
         termios.tcsetwinsize(follower, (24, columns))
-        process = self.start(*arguments, stdin=follower, stdout=follower, stderr=follower)
-        os.close(follower)
-        os.write(leader, answer.encode())
-        shown = b""
-        try:
-            while chunk := os.read(leader, 65_536):
-                shown += chunk
-        except OSError:
-            pass  # Linux says so when nobody has the other end open any more
-        finally:
-            os.close(leader)
-        return Ended(process.wait(), shown.decode().replace("\r\n", "\n"))
+        with self.started(*arguments, stdin=follower, stdout=follower, stderr=follower) as process:
+            os.close(follower)
+            os.write(leader, answer.encode())
+            shown = b""
+            try:
+                while chunk := os.read(leader, 65_536):
+                    shown += chunk
+            except OSError:
+                pass  # Linux says so when nobody has the other end open any more
+            finally:
+                os.close(leader)
+            return Ended(process.wait(), shown.decode().replace("\r\n", "\n"))
 
     @contextmanager
     def throttled(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
         """A command that can print a few lines more than were read, and then waits: the process and its stdout."""
         ours, theirs = socket.socketpair()
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        with ours, ours.makefile("rb") as lines, theirs:
-            process = self.start(*arguments, stdout=theirs)
+        with ours, ours.makefile("rb") as lines, theirs, self.started(*arguments, stdout=theirs) as process:
             theirs.close()
-            try:
-                yield process, lines
-            finally:
-                process.kill()
-                process.communicate()
+            yield process, lines
 
 
 @dataclass

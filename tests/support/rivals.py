@@ -17,16 +17,16 @@ A, B, C = "store-a", "store-b", "store-c"
 Data = dict[str, Any] | None
 
 
-def version(data: Data, clock: VectorClock, hlc: int = 0, number: int = 1, head: str = "") -> Rival:
+def version(data: Data, clock: VectorClock, hlc: int = 0, number: int = 1, tip: str = "") -> Rival:
     """A version by hand; None stands for a deleted state."""
     snapshot: StateSnapshot[Any] = StateSnapshot.unsaved(GOVERNOR, "alice", data)
     snapshot = msgspec.structs.replace(snapshot, version=number, causality=clock, deleted=data is None)
-    return Rival(snapshot=snapshot, hlc=hlc, head=head or encode(clock))
+    return Rival(snapshot=snapshot, hlc=hlc, tip=tip or encode(clock))
 
 
 def rivals(ours: Data, theirs: Data) -> tuple[Rival, Rival]:
     """Two concurrent versions, theirs the later one."""
-    return version(ours, {A: 2, B: 1}, hlc=1, head="ours"), version(theirs, {A: 1, B: 2}, hlc=2, head="theirs")
+    return version(ours, {A: 2, B: 1}, hlc=1, tip="ours"), version(theirs, {A: 1, B: 2}, hlc=2, tip="theirs")
 
 
 def glue(earlier: Any, later: Any, base: Any) -> Any:

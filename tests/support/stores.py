@@ -22,7 +22,7 @@ from tai_state.streams.layout import Layout
 from tai_state.streams.records import StoreRecord
 from tai_state.streams.settings import Settings
 from tai_state.testing import ManualClock
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 T = TypeVar("T")
 
@@ -179,7 +179,7 @@ class Kind(Protocol):
         ...
 
     @property
-    def make(self) -> Callable[[Path, Clock], Engine]:
+    def make(self) -> Callable[[Path, WallClock], Engine]:
         """Gives an engine over the documents in a folder."""
         ...
 
@@ -189,7 +189,7 @@ class _Kind:
     durable: bool
     in_files: bool
     has_own_clock: bool
-    make: Callable[[Path, Clock], Engine]
+    make: Callable[[Path, WallClock], Engine]
 
 
 MEMORY: Kind = _Kind(False, False, False, lambda _, clock: MemoryEngine(clock))
@@ -205,7 +205,7 @@ class Dated(AroundEngine):
         dates: when each document was last written through such an engine, by its path.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, dates: dict[str, int]) -> None:
+    def __init__(self, engine: Engine, clock: WallClock, dates: dict[str, int]) -> None:
         super().__init__(engine)
         self._clock = clock
         self._dates = dates

@@ -25,6 +25,8 @@ from tai_state.testing.emulator import (
     started_emulator,
 )
 
+from ..support.processes import started
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -137,7 +139,8 @@ def test_an_error_in_the_block_ends_it(monkeypatch: pytest.MonkeyPatch):
 def test_java_goes_with_the_process_that_started_it(number: signal.Signals):
     """Also when that process is killed and can clean nothing up, neither Java nor its shell is left."""
     command = [sys.executable, "-c", PARENT]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with started(command, **streams) as parent:
         assert parent.stdout is not None
         host, group = parent.stdout.readline().decode().split()
         connection = _connected(host)

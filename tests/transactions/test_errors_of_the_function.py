@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import tenacity
 
-from tai_state import TransactionFailed, VersionConflict, open_store
+from tai_state import VersionConflict, open_store
 
 from ..support.stores import METADATA
 
@@ -65,13 +65,7 @@ async def _read_write(store: StateStore, fail: Callable[[], NoReturn]) -> None:
     ("fail", "error"),
     [
         (conflicts, VersionConflict),
-        pytest.param(
-            gives_up,
-            tenacity.RetryError,
-            marks=pytest.mark.xfail(
-                strict=True, reason="it is taken for that of the transaction's own tries", raises=TransactionFailed
-            ),
-        ),
+        (gives_up, tenacity.RetryError),
     ],
     ids=["a_conflict", "a_retry_error"],
 )

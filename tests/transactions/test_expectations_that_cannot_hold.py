@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tai_state import EXISTS, NO_STATE, StateNotFound, StateStore, TransactionFailed, VersionConflict
+from tai_state import EXISTS, NO_STATE, StateNotFound, StateStore, VersionConflict
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.stores import METADATA, make_store
@@ -38,9 +38,6 @@ async def store() -> AsyncIterator[StateStore]:
 @pytest.mark.parametrize("reads", [False, True], ids=["blind", "read_before"])
 @pytest.mark.parametrize("writes", ["put", "delete"])
 @pytest.mark.parametrize("expected", [1, 7, NO_STATE], ids=["passed", "not_reached", "no_state"])
-@pytest.mark.xfail(
-    strict=True, reason="the function runs until there is no time left: others were faster", raises=TransactionFailed
-)
 async def test_a_wrong_expectation_is_told_at_once(store: StateStore, expected: Any, writes: str, reads: bool):  # noqa: FBT001
     """The function runs once, and its caller is told what stands in place of what it expected."""
     runs = 0

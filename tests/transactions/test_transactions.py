@@ -24,7 +24,7 @@ from tai_state import (
     VersionConflict,
 )
 from tai_state.testing import AtCalls, Fault, FaultyEngine
-from tai_state.transactions import memory
+from tai_state.transactions import recent
 from tai_state.transactions.manager import RECORDS_MAX
 
 from ..support.stores import GOVERNOR, METADATA, CountingEngine, Place, Places, collected
@@ -239,7 +239,7 @@ async def test_what_is_remembered_and_out_of_date_is_read_anew(place: Place, end
 
 async def test_memory_is_bounded(memory_places: Places, monkeypatch: pytest.MonkeyPatch):
     """Neither many states nor large ones are remembered, and doubts are bounded, too."""
-    monkeypatch.setattr(memory, "REMEMBERED_MAX", 3)
+    monkeypatch.setattr(recent, "REMEMBERED_MAX", 3)
     async with memory_places.new().store() as store:
 
         async def write(tx: Transaction) -> None:
@@ -247,7 +247,7 @@ async def test_memory_is_bounded(memory_places: Places, monkeypatch: pytest.Monk
                 tx.put(f"s{n}", {"text": "x" * (20_000 if n == 5 else 1)})
 
         await store.transactions.execute_transaction(GOVERNOR, write, METADATA)
-        kept = store.transactions._memory
+        kept = store.transactions._recent
         assert [path.rpartition("/")[2] for path in kept._written] == ["s2", "s3", "s4"]
         path = next(iter(kept._written))
         head = store.core.appender.heads.get(path)

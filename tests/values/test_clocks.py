@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tai_state.values.clocks import (
+    ClockOrder,
     LamportClock,
-    Order,
     VectorClock,
     common,
     compare,
@@ -24,12 +24,12 @@ from tai_state.values.clocks import (
 
 clocks = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 3))
 OPPOSITE = {
-    Order.SAME: Order.SAME,
-    Order.BEFORE: Order.AFTER,
-    Order.AFTER: Order.BEFORE,
-    Order.CONCURRENT: Order.CONCURRENT,
+    ClockOrder.SAME: ClockOrder.SAME,
+    ClockOrder.BEFORE: ClockOrder.AFTER,
+    ClockOrder.AFTER: ClockOrder.BEFORE,
+    ClockOrder.CONCURRENT: ClockOrder.CONCURRENT,
 }
-KNOWN = {Order.SAME, Order.BEFORE}
+KNOWN = {ClockOrder.SAME, ClockOrder.BEFORE}
 """What ``compare`` says where the second one knew of the first."""
 
 
@@ -39,19 +39,19 @@ KNOWN = {Order.SAME, Order.BEFORE}
 @pytest.mark.parametrize(
     ("one", "other", "order"),
     [
-        ({}, {}, Order.SAME),
-        ({"a": 1}, {"a": 1}, Order.SAME),
-        ({"a": 0}, {}, Order.SAME),
-        ({"a": 1, "b": 0}, {"a": 1, "c": 0}, Order.SAME),
-        ({}, {"a": 1}, Order.BEFORE),
-        ({"a": 1}, {"a": 1, "b": 1}, Order.BEFORE),
-        ({"a": 2}, {"a": 1, "b": 0}, Order.AFTER),
-        ({"a": 1}, {"b": 1}, Order.CONCURRENT),
-        ({"a": 2, "b": 1}, {"a": 1, "b": 2}, Order.CONCURRENT),
+        ({}, {}, ClockOrder.SAME),
+        ({"a": 1}, {"a": 1}, ClockOrder.SAME),
+        ({"a": 0}, {}, ClockOrder.SAME),
+        ({"a": 1, "b": 0}, {"a": 1, "c": 0}, ClockOrder.SAME),
+        ({}, {"a": 1}, ClockOrder.BEFORE),
+        ({"a": 1}, {"a": 1, "b": 1}, ClockOrder.BEFORE),
+        ({"a": 2}, {"a": 1, "b": 0}, ClockOrder.AFTER),
+        ({"a": 1}, {"b": 1}, ClockOrder.CONCURRENT),
+        ({"a": 2, "b": 1}, {"a": 1, "b": 2}, ClockOrder.CONCURRENT),
     ],
     ids=str,
 )
-def test_how_clocks_compare(one: VectorClock, other: VectorClock, order: Order):
+def test_how_clocks_compare(one: VectorClock, other: VectorClock, order: ClockOrder):
     """Equal clocks are the same change and not concurrent; a store that is not named counts as zero."""
     assert compare(one, other) is order
     assert compare(other, one) is OPPOSITE[order]
@@ -60,7 +60,7 @@ def test_how_clocks_compare(one: VectorClock, other: VectorClock, order: Order):
 @given(clocks, clocks, clocks)
 def test_order_is_an_order(one: VectorClock, other: VectorClock, third: VectorClock):
     """Comparing is antisymmetric and transitive, and a clock is the same as itself."""
-    assert compare(one, dict(one)) is Order.SAME
+    assert compare(one, dict(one)) is ClockOrder.SAME
     assert compare(one, other) is OPPOSITE[compare(other, one)]
     if compare(one, other) in KNOWN and compare(other, third) in KNOWN:
         assert compare(one, third) in KNOWN
@@ -80,11 +80,11 @@ def test_merging_is_the_least_clock_that_knows_both(one: VectorClock, other: Vec
         (common(one, merge(one, other)), one),
     ]
     for left, right in same:
-        assert compare(left, right) is Order.SAME
+        assert compare(left, right) is ClockOrder.SAME
     assert compare(one, merge(one, other)) in KNOWN
     if compare(one, third) in KNOWN and compare(other, third) in KNOWN:
         assert compare(merge(one, other), third) in KNOWN
-    assert (compare(merge(one, other), other) is Order.SAME) == (compare(one, other) in KNOWN)
+    assert (compare(merge(one, other), other) is ClockOrder.SAME) == (compare(one, other) in KNOWN)
 
 
 @given(clocks, clocks)
@@ -158,13 +158,13 @@ def test_vector_clocks_tell_what_happened_before(events: list[Event]):
     for one in events:
         for other in events:
             if one is other:
-                order = Order.SAME
+                order = ClockOrder.SAME
             elif one.past < other.past:
-                order = Order.BEFORE
+                order = ClockOrder.BEFORE
             elif one.past > other.past:
-                order = Order.AFTER
+                order = ClockOrder.AFTER
             else:
-                order = Order.CONCURRENT
+                order = ClockOrder.CONCURRENT
             assert compare(one.clock, other.clock) is order
             assert sum(common(one.clock, other.clock).values()) == len(one.past & other.past)
             assert sum(merge(one.clock, other.clock).values()) == len(one.past | other.past)

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tai_state import ChangeMetadata, Event, TaiStateError, errors
+from tai_state import ChangeMetadata, StateEvent, TaiStateError, errors
 from tai_state.values.times import from_us
 
-_EVENT = Event(
+_EVENT = StateEvent(
     governor_id="g",
     state_id="s",
     version=2,
-    id="i",
+    event_id="i",
     action="a",
     payload={"secret": 1},
     from_state={"secret": 1},
@@ -29,6 +29,7 @@ _EVENT = Event(
 )
 
 _SAMPLES: dict[str, Any] = {
+    "differs": ("action", "payload"),
     "path": "governors/g/states/s",
     "what": "what",
     "limit": 3,
@@ -88,6 +89,7 @@ def test_errors_have_fields_and_survive_pickling(error_type: type[TaiStateError]
         ("NotRetained", 4, False),
         ("CommitOutcomeUnknown", 5, False),
         ("StoreUnavailable", 5, True),
+        ("StoreUnusable", 5, False),
         ("StoreTimeout", 5, True),
     ],
 )

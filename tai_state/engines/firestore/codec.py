@@ -20,12 +20,12 @@ import msgspec
 
 from tai_state.engines.api import Fields
 
-NONCE: Final = "_w"
-"""A number beside the document's own fields, another in each write: Firestore ignores a write that changes nothing."""
+SEAL: Final = "_w"
+"""A number beside the document's own fields; see ``seals.py``."""
 
 _JSON: Final = "_json"
 _KEYS: Final = "_keys"
-_RESERVED: Final = frozenset({NONCE, _JSON, _KEYS})
+_RESERVED: Final = frozenset({SEAL, _JSON, _KEYS})
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
@@ -151,7 +151,7 @@ def decode(values: Any) -> Fields:
     """
     # Most values are texts, and one that is not empty says that it is one: asking for the kind costs twice as much.
     fields: Fields = {key: value.string_value or _decode(value, key) for key, value in values.items()}
-    fields.pop(NONCE, None)
+    fields.pop(SEAL, None)
     return _with_odd_keys(fields) if _KEYS in fields else fields
 
 

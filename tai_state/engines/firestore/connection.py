@@ -25,6 +25,7 @@ from tai_state.engines.firestore.messages import (
     required,
 )
 from tai_state.engines.firestore.queries import Plan, is_within, plan, query
+from tai_state.engines.firestore.seals import NONCE_BITS
 from tai_state.engines.firestore.streaming import End, Page, Queries
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.engines.paging import Paged, limited
@@ -105,7 +106,7 @@ class Connection:
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         # The nonce only has to differ from the one before it in each document.
-        nonce = random.getrandbits(63)
+        nonce = random.getrandbits(NONCE_BITS)
         request = commit_request(self.names, writes, nonce, self._capabilities, self._request_bytes_max)
         if not request.writes:
             time_us = (await self.read([])).time_us

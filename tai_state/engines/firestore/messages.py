@@ -24,8 +24,9 @@ from tai_state.engines.api import (
     check_budget,
     split,
 )
-from tai_state.engines.firestore.codec import NONCE, NotJson, decode, encode, stored_bytes
+from tai_state.engines.firestore.codec import SEAL, NotJson, decode, encode, stored_bytes
 from tai_state.engines.firestore.driver import BatchGetDocumentsRequest, CommitRequest, ListenRequest
+from tai_state.engines.firestore.seals import fits, seal
 from tai_state.errors import CommitRefused, CommitTooLarge, DocumentTooLarge
 
 _STORED_BYTES_MAX: Final = 1024 * 1024
@@ -69,7 +70,7 @@ def commit_request(
     Args:
         names: of the database.
         writes: in the waist's words. One that requires and does nothing is left out.
-        nonce: is written into each document, and must differ from the last one there.
+        nonce: random bits, as the seal takes them: it must differ from the last one in each document.
         capabilities: the engine's.
         request_bytes_max: what the server takes in one message.
 
@@ -89,11 +90,12 @@ def commit_request(
         message = request.writes.add()
         if isinstance(write, Put):
             fields = plain(write.fields)
-            sizes[write.path] = len(msgspec.json.encode(fields))
+            canonical = msgspec.json.encode(fields, order="sorted")
+            sizes[write.path] = len(canonical)
             message.update.name = name
             if sizes[write.path] <= capabilities.max_document_bytes:
                 encode(fields, message.update.fields)
-                message.update.fields[NONCE].integer_value = nonce
+                message.update.fields[SEAL].integer_value = seal(write.path, canonical, nonce)
                 _check_stored(write.path, name, message.update)
         elif isinstance(write, Delete) or write.require is ABSENT:
             message.delete = name  # what must be absent can be checked by deleting it
@@ -150,11 +152,15 @@ def read_request(names: Names, paths: Iterable[str]) -> Any:
 def document(path: str, message: Any) -> Document:
     """A document as the waist has it.
 
-    What holds something that was never written here is reported as damaged when it is looked at, and no other with it.
+    What holds something that was never written here, or was edited since, is reported as damaged when it is looked at,
+    and no other document with it.
     """
     content: Fields | Damage
     try:
         content = decode(message.fields)
+        sealed = message.fields[SEAL].integer_value if SEAL in message.fields else 0
+        if not fits(sealed, path, msgspec.json.encode(content, order="sorted")):
+            content = Damage("was edited: its checksum does not fit")
     except NotJson as error:
         content = Damage(str(error))
     updated = microseconds(message.update_time)

@@ -36,7 +36,7 @@ from tai_state.engines.sqlite.watching import FileWatches
 from tai_state.engines.sqlite.worker import Worker
 from tai_state.engines.sqlite.writer import Writer
 from tai_state.errors import CorruptDocument, StoreUnavailable
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 _CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared_clock=False)
 
@@ -70,7 +70,7 @@ class SqliteEngine:
         create: make the file where there is none.
     """
 
-    def __init__(self, path: str, clock: Clock, *, create: bool = True) -> None:
+    def __init__(self, path: str, clock: WallClock, *, create: bool = True) -> None:
         self._path = str(Path(path).absolute())
         self._clock = clock
         self._connect = partial(connect, self._path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)

@@ -11,6 +11,7 @@ from tai_state.errors import (
     IncompatibleFormat,
     StoreTimeout,
     StoreUnavailable,
+    StoreUnusable,
     TaiStateError,
 )
 
@@ -18,14 +19,16 @@ UNAVAILABLE: Final = {
     "SQLITE_FULL": "the disk is full: free space and try again",
     "SQLITE_IOERR": "the disk reports an error: check it, then open the store again",
     "SQLITE_CANTOPEN": "the file cannot be opened: check its folder and its permissions",
+    "SQLITE_NOMEM": "there is no memory left",
+    "SQLITE_TOOBIG": "a value is larger than SQLite takes",
+    "SQLITE_INTERRUPT": "the operation was interrupted",
+    "SQLITE_ABORT": "the operation was aborted",
+}
+UNUSABLE: Final = {
     "SQLITE_READONLY": "the file is read-only: check its permissions",
     "SQLITE_PERM": "access is denied: check the file's permissions",
     "SQLITE_AUTH": "access is denied: check the file's permissions",
-    "SQLITE_NOMEM": "there is no memory left",
-    "SQLITE_TOOBIG": "a value is larger than SQLite takes",
     "SQLITE_NOLFS": "the file system cannot hold a file of this size",
-    "SQLITE_INTERRUPT": "the operation was interrupted",
-    "SQLITE_ABORT": "the operation was aborted",
 }
 TIMEOUT: Final = {
     "SQLITE_BUSY": "another process holds the file: try again",
@@ -60,6 +63,8 @@ def mapped(error: apsw.Error, operation: str, path: str, *, unknown: bool = Fals
     found: TaiStateError
     if code in UNAVAILABLE:
         found = StoreUnavailable(operation, code, f"{UNAVAILABLE[code]} ({path})", unknown)
+    elif code in UNUSABLE:
+        found = StoreUnusable(operation, code, f"{UNUSABLE[code]} ({path})", unknown)
     elif code in TIMEOUT:
         found = StoreTimeout(operation, code, f"{TIMEOUT[code]} ({path})", unknown)
     elif code in CORRUPT:

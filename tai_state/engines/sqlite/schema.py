@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import apsw
 
 from tai_state.engines.sqlite.upgrading import upgrade
-from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreNotFound
+from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreNotFound, StoreUnusable
 
 APPLICATION_ID = 0x7A157A7E
 FORMAT = 2
@@ -57,9 +58,12 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
     try:
         connection = apsw.Connection(path, flags=flags)
     except apsw.CantOpenError:
-        if create or os.path.lexists(path):
+        if not create and not os.path.lexists(path):
+            raise StoreNotFound(path) from None
+        what = _in_the_way(path)
+        if what is None:
             raise
-        raise StoreNotFound(path) from None
+        raise StoreUnusable("open", "SQLITE_CANTOPEN", f"{what} ({path})") from None
     try:
         # Where the log's shared memory cannot be opened at first and then can, closing takes a full log for an empty
         # one and deletes it (SQLite 3.54.1). So what could not be opened leaves the log alone.
@@ -82,6 +86,18 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         connection.close()
         raise
     return connection
+
+
+def _in_the_way(path: str) -> str | None:
+    """What somebody has to change before this file can be opened; None where it may go by itself."""
+    file = Path(path)
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}: make it, or check the address"
+    if file.is_dir():
+        return "this is a folder: name a file in it"
+    if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
+        return "access is denied: check the permissions of the file and its folder"
+    return None
 
 
 def leave_log(connection: apsw.Connection, *, yes: bool = True) -> None:

@@ -26,7 +26,7 @@ from tai_state.engines.sqlite.preparing import Prepared
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
 from tai_state.errors import CommitRefused, TaiStateError
-from tai_state.values.times import Clock
+from tai_state.values.times import WallClock
 
 RESERVED = 1_000
 """Revisions that a process reserves at a time: so most commits write one page less.
@@ -85,7 +85,7 @@ class Writer:
         others: how many of them found that others may have committed since the one before.
     """
 
-    def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: Clock) -> None:
+    def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: WallClock) -> None:
         self._path = path
         self._connect = connect
         self._clock = clock

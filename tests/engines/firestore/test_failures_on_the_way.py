@@ -116,7 +116,7 @@ async def _sync(store: StateStore, _: Path) -> None:
 
 
 async def _list(store: StateStore, _: Path) -> None:
-    assert [state.id for state in await collected(store.list_states(GOVERNOR))] == ["alice", "bob", "carol"]
+    assert [state.state_id for state in await collected(store.list_states(GOVERNOR))] == ["alice", "bob", "carol"]
 
 
 async def _count(store: StateStore, _: Path) -> None:
@@ -181,11 +181,11 @@ async def test_who_waits_for_a_lock_goes_on_waiting(
     store: StateStore, proxy: EndingProxy, method: str, code: str, messages: int
 ):
     """A failure that passes, of whatever waiting for a lock does, costs nobody their place."""
-    lease = await store.locks.acquire_lock("r", ttl=30)
+    lease = await store.locks.acquire_lock("r", ttl_seconds=30)
     proxy.end_next(method, code, messages=messages)
 
     async def wait() -> None:
-        async with store.lock("r", wait=20):
+        async with store.lock("r", wait_seconds=20):
             pass
 
     task = asyncio.create_task(wait())

@@ -93,7 +93,7 @@ async def _handle_update(store: StateStore) -> None:
 
 
 async def _lock(store: StateStore) -> None:
-    async with store.lock("r", wait=0):
+    async with store.lock("r", wait_seconds=0):
         await _update_any(store)
 
 
@@ -151,7 +151,7 @@ async def test_a_read_is_made_in_spite_of_it(store: StateStore, proxy: Ending, c
 async def test_a_scan_goes_on_in_spite_of_it(store: StateStore, proxy: Ending, code: str, later: bool):  # noqa: FBT001
     """A scan that breaks goes on where it was: each document comes once, in order."""
     proxy.end_next("RunQuery", code, later=later)
-    assert [state.id for state in await collected(store.list_states("g"))] == ["s0", "s1", "s2"]
+    assert [state.state_id for state in await collected(store.list_states("g"))] == ["s0", "s1", "s2"]
     assert proxy.is_over
 
 

@@ -6,10 +6,17 @@ import apsw
 import pytest
 
 from tai_state.engines.sqlite import errors as table
-from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreTimeout, StoreUnavailable, Unavailable
+from tai_state.errors import (
+    CorruptDocument,
+    IncompatibleFormat,
+    StoreTimeout,
+    StoreUnavailable,
+    StoreUnusable,
+    Unavailable,
+)
 
 _NO_ERRORS = {"SQLITE_OK", "SQLITE_ROW", "SQLITE_DONE", "SQLITE_NOTICE", "SQLITE_WARNING"}
-_TABLES = (table.UNAVAILABLE, table.TIMEOUT, table.CORRUPT, table.INCOMPATIBLE, table.MISUSE)
+_TABLES = (table.UNAVAILABLE, table.UNUSABLE, table.TIMEOUT, table.CORRUPT, table.INCOMPATIBLE, table.MISUSE)
 _CODES = {name: code for code, name in apsw.mapping_result_codes.items() if isinstance(code, int)}
 
 _MISTAKES_IN_USING_APSW = {
@@ -52,9 +59,10 @@ def test_codes_are_mapped_with_their_cause(code: int):
             "commit",
             name,
             True,
-            True,
+            name not in table.UNUSABLE,
         )
-        assert type(found) is (StoreTimeout if name in table.TIMEOUT else StoreUnavailable)
+        special = StoreTimeout if name in table.TIMEOUT else StoreUnusable
+        assert type(found) is (StoreUnavailable if name in table.UNAVAILABLE else special)
     else:
         assert type(found) is (CorruptDocument if name in table.CORRUPT else IncompatibleFormat)
         assert found.path == "the file"

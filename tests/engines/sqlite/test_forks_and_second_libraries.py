@@ -145,7 +145,7 @@ def refused(lines: list[str]) -> list[str]:
 async def stored(file: Path) -> set[str]:
     """The states that are there afterwards."""
     async with open_store(f"sqlite:///{file}") as store:
-        return {state.id for state in await collected(store.list_states(GOVERNOR))}
+        return {state.state_id for state in await collected(store.list_states(GOVERNOR))}
 
 
 @pytest.mark.parametrize("name", ["store.db", "link.db"])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import anyio
@@ -15,6 +16,8 @@ from tai_state import errors
 from tai_state.engines.api import Change, Delete, Put, Scan
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.testing import ManualClock
+
+from ...support.processes import started
 
 _FOLDER = Path(errors.__file__).parents[1]
 """Where the package under test was imported from; the processes import the same."""
@@ -113,8 +116,8 @@ anyio.run(main)
 """
 
 
-def _start(script: str, file: Path) -> subprocess.Popen:
-    return subprocess.Popen(
+def _started(script: str, file: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _PREAMBLE + script, str(file)],
         env={**os.environ, "PYTHONPATH": str(_FOLDER)},
         stdin=subprocess.PIPE,
@@ -124,7 +127,7 @@ def _start(script: str, file: Path) -> subprocess.Popen:
     )
 
 
-def _end(process: subprocess.Popen) -> str:
+def _end(process: subprocess.Popen[str]) -> str:
     """Close its standard input and take what it still says; a process that fails fails the test."""
     said, _ = process.communicate(timeout=_HANG_SECONDS)
     assert process.returncode == 0, said
@@ -139,13 +142,14 @@ def _opened(file: Path) -> SqliteEngine:
 async def test_increments_of_several_processes_all_count(tmp_path: Path):
     """Four processes that make one new file together and compare and set one document lose no increment."""
     file = tmp_path / "store.db"
-    processes = [_start(_INCREMENTS, file) for _ in range(4)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-    for process in processes:
-        _end(process)
+    with ExitStack() as running:
+        processes = [running.enter_context(_started(_INCREMENTS, file)) for _ in range(4)]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+        for process in processes:
+            _end(process)
     async with _opened(file) as engine:
         [counter] = (await engine.read(["c/counter"])).documents
         assert counter.fields() == {"n": 200}
@@ -160,9 +164,8 @@ async def test_increments_of_several_processes_all_count(tmp_path: Path):
 async def test_watch_sees_the_commits_of_another_process(tmp_path: Path):
     """A watch yields what another process writes and deletes, for documents and for collections."""
     file = tmp_path / "store.db"
-    process = _start(_ONE_COMMIT_PER_LINE, file)
-    assert process.stdout.readline() == "ready\n"
-    with anyio.fail_after(_HANG_SECONDS):
+    with _started(_ONE_COMMIT_PER_LINE, file) as process, anyio.fail_after(_HANG_SECONDS):
+        assert process.stdout.readline() == "ready\n"
         async with _opened(file) as engine, engine.watch("c/a", "d") as changes:
             assert await anext(changes) == Change("c/a", None)
             for _ in range(3):
@@ -175,7 +178,7 @@ async def test_watch_sees_the_commits_of_another_process(tmp_path: Path):
                 process.stdin.write("delete\n")
                 process.stdout.readline()
                 assert await anext(changes) == Change("c/a", None)
-    _end(process)
+        _end(process)
 
 
 @pytest.mark.anyio
@@ -183,11 +186,10 @@ async def test_watch_sees_the_commits_of_another_process(tmp_path: Path):
 async def test_what_a_killed_process_acknowledged_is_stored(tmp_path: Path, lines: int):
     """After SIGKILL among many commits, all that were acknowledged are there, and none by half."""
     file = tmp_path / "store.db"
-    process = _start(_COMMITS_FOR_EVER, file)
-    said = [process.stdout.readline() for _ in range(lines)]
-    process.send_signal(signal.SIGKILL)
-    said += process.stdout.readlines()
-    process.communicate()
+    with _started(_COMMITS_FOR_EVER, file) as process:
+        said = [process.stdout.readline() for _ in range(lines)]
+        process.send_signal(signal.SIGKILL)
+        said += process.stdout.readlines()
     assert process.returncode == -signal.SIGKILL
     acknowledged = {line.strip() for line in said if line.endswith("\n")}
     async with _opened(file) as engine:
@@ -204,6 +206,7 @@ async def test_what_a_killed_process_acknowledged_is_stored(tmp_path: Path, line
 
 def test_an_engine_is_not_used_across_a_fork(tmp_path: Path):
     """In a forked child each verb is a RuntimeError that says what to do; the parent's engine works on."""
-    said = _end(_start(_FORK, tmp_path / "store.db")).splitlines()
+    with _started(_FORK, tmp_path / "store.db") as process:
+        said = _end(process).splitlines()
     told = "the store was opened before a fork: open it again in the child process"
     assert said == [told, told, told, "left", "True"]

@@ -16,7 +16,7 @@ import pytest
 from tai_state.engines.api import ABSENT, PRESENT, At, Check, Committed, Delete, Put
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.worker import Job, Worker
-from tai_state.errors import CommitRefused, StoreTimeout, StoreUnavailable
+from tai_state.errors import CommitRefused, StoreTimeout, StoreUnusable
 from tai_state.testing import ManualClock
 
 from ...support.sqlite import all_in, connected, engine_over, served, statements_seen, writer_over
@@ -202,8 +202,8 @@ async def test_a_file_held_by_another_process_is_a_timeout(file: Path):
 
 
 @anyio_test
-async def test_a_connection_that_may_not_write_is_unavailable(file: Path):
-    """A write that SQLite refuses as read-only is StoreUnavailable, and stores nothing."""
+async def test_a_connection_that_may_not_write_is_unusable(file: Path):
+    """A write that SQLite refuses as read-only is StoreUnusable, and stores nothing."""
 
     def open_read_only() -> apsw.Connection:
         connection = connected(file)
@@ -212,7 +212,7 @@ async def test_a_connection_that_may_not_write_is_unavailable(file: Path):
 
     with writer_over(file, open_read_only) as writer:
         answers = served(writer, [Put("c/a", {})], [Delete("c/a")])
-    assert {(type(each), each.code, each.unknown) for each in answers} == {(StoreUnavailable, "SQLITE_READONLY", False)}
+    assert {(type(each), each.code, each.unknown) for each in answers} == {(StoreUnusable, "SQLITE_READONLY", False)}
     assert await all_in(file) == []
 
 

@@ -17,7 +17,7 @@ CHARACTERS_MAX = 16_384
 """Larger data is not remembered."""
 
 
-class Seen(msgspec.Struct, frozen=True):
+class SeenState(msgspec.Struct, frozen=True):
     """A state as a transaction read it, or remembers it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Seen(msgspec.Struct, frozen=True):
         return self.known.head.deleted
 
 
-class Memory:
+class RecentWrites:
     """What transactions wrote, the least recently written forgotten first.
 
     A state that others write as well is out of date here more often than not, and every time costs a commit in vain. So
@@ -59,12 +59,12 @@ class Memory:
         self._written: OrderedDict[str, tuple[str, JsonSnapshot]] = OrderedDict()
         self._doubted: OrderedDict[str, None] = OrderedDict()
 
-    def recall(self, path: str) -> Seen | None:
+    def recall(self, path: str) -> SeenState | None:
         """The state as it was written here, if the head last seen is that of this very history."""
         written, head = self._written.get(path), self._heads.get(path)
         if written is None or head is None or head.digest != written[0]:
             return None
-        return Seen(Known(head, written[1].data), written[1])
+        return SeenState(Known(head, written[1].data), written[1])
 
     def note(self, path: str, digest: str, snapshot: JsonSnapshot) -> None:
         """A transaction has just written this, by an event with this digest."""

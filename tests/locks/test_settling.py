@@ -1,0 +1,199 @@
+"""What a look at locks means: the tables in ``settling.txt``, row by row, and mistakes that turn them red."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+
+from tai_state.engines import rewriting
+from tai_state.locks import attempting, judging, keeping
+
+from ..support.judged_locks import Parts, answers
+from ..support.mistakes import Mistake, using
+from ..support.tables import check, mismatches, rows
+
+TABLE = Path(__file__).parent / "settling.txt"
+
+ACQUIRING = (
+    Mistake(
+        "a lock of ours is somebody else's",
+        judging,
+        "if any(each.record.nonce == nonce for each",
+        "if any(False for each",
+    ),
+    Mistake(
+        "all locks must be ours",
+        judging,
+        "if any(each.record.nonce == nonce for each",
+        "if there and all(each.record.nonce == nonce for each",
+    ),
+    Mistake("every lock is ours", judging, "if any(each.record.nonce == nonce for each", "if any(True for each"),
+    Mistake(
+        "one lock that is over is enough",
+        judging,
+        "if all(each.remaining_seconds <= 0 for each in there)",
+        "if not there or any(each.remaining_seconds <= 0 for each in there)",
+    ),
+    Mistake(
+        "a lock is not to be had though it is over",
+        judging,
+        "if all(each.remaining_seconds <= 0 for each in there)",
+        "if not there",
+    ),
+    Mistake("every lock is to be had", judging, "if all(each.remaining_seconds <= 0 for each in there)", "if True"),
+    Mistake(
+        "ours counts from the look",
+        attempting,
+        "return Done(self._accepted(fence, self._since))",
+        "return Done(self._accepted(fence, look.asked))",
+    ),
+    Mistake("a look at which it was not ours is forgotten", attempting, "        self._since = look.asked\n", ""),
+    Mistake(
+        "the fence is any lock's revision",
+        attempting,
+        "each.lock.revision for each in standings.values() if each and each.record.nonce == self.claim.nonce",
+        "each.lock.revision + 1 for each in standings.values() if each",
+    ),
+    Mistake("what is over counts as acquired", attempting, "if tenure.remaining_seconds > 0:", "if True:"),
+    Mistake("they are to be had when the first of them is", attempting, "left = max((", "left = min(("),
+    Mistake("a single try goes on", attempting, "Done(None) if is_single or outcome", "Done(None) if outcome"),
+    Mistake(
+        "several tries end at the look",
+        attempting,
+        "Done(None) if is_single or outcome is Outcome.HELD",
+        "Done(None) if True",
+    ),
+    Mistake(
+        "a lock that is held is tried",
+        attempting,
+        "Done(None) if is_single or outcome is Outcome.HELD",
+        "Done(None) if is_single",
+    ),
+    Mistake(
+        "a lock that is over is put without a look at its revision",
+        attempting,
+        "Put(path, record, At(standing.lock.revision)),",
+        "Put(path, record),",
+    ),
+    Mistake(
+        "a lock is made whatever stands there",
+        attempting,
+        "writes.append(Put(path, record, ABSENT))",
+        "writes.append(Put(path, record))",
+    ),
+    Mistake(
+        "a renewal is overlooked where there was none",
+        attempting,
+        "ABSENT if beat is None else At(beat.revision)),",
+        "At(0) if beat is None else At(beat.revision)),",
+    ),
+    Mistake(
+        "a renewal is overlooked where there was one",
+        attempting,
+        "ABSENT if beat is None else At(beat.revision)),",
+        "ABSENT),",
+    ),
+)
+
+KEEPING = (
+    Mistake("a lock that is gone stands", judging, "            return Outcome.GONE, resource", "            continue"),
+    Mistake("a lock that was taken stands", judging, "if standing.lock.revision != fence:", "if False:"),
+    Mistake("a lock that stands was taken", judging, "if standing.lock.revision != fence:", "if True:"),
+    Mistake(
+        "the first lock tells of all",
+        judging,
+        "            return Outcome.TAKEN, resource\n",
+        "            return Outcome.TAKEN, resource\n        break\n",
+    ),
+    Mistake(
+        "a renewal that was taken from us is sent again",
+        keeping,
+        "return renewal() if loss is None else Failed(loss)",
+        "return renewal()",
+    ),
+    Mistake(
+        "a refused renewal is a loss",
+        keeping,
+        "return renewal() if loss is None else Failed(loss)",
+        "return Failed(loss or LockLost('a'))",
+    ),
+    Mistake(
+        "a renewal that stands is sent again", rewriting, "if sent is not None and self._is_telling and", "if False and"
+    ),
+    Mistake(
+        "an older renewal counts as the one that was sent",
+        keeping,
+        "BeatRecord(tenure.claim.nonce, tenure.beats)",
+        "BeatRecord('an older nonce', tenure.beats)",
+    ),
+    Mistake(
+        "nobody is told who has the lock",
+        keeping,
+        "LockLost(resource, standing.record.holder, standing.remaining_seconds)",
+        "LockLost(resource)",
+    ),
+)
+
+RETURNING = (
+    Mistake(
+        "who has deleted nothing has released it", keeping, "decide, unsettled, is_telling=False)", "decide, unsettled)"
+    ),
+    Mistake("a deletion that was not answered was not made", judging, "    if was_unanswered:", "    if False:"),
+    Mistake("a deletion that was refused was made", judging, "    if was_unanswered:", "    if True:"),
+    Mistake(
+        "a deletion that was not answered was made",
+        judging,
+        "return all(each.lock.revision != fence for each in there)",
+        "return True",
+    ),
+    Mistake(
+        "one lock that is ours no more is enough",
+        judging,
+        "return all(each.lock.revision != fence for each in there)",
+        "return any(each.lock.revision != fence for each in there)",
+    ),
+    Mistake("nobody else can have had it", judging, "return was_held and not there", "return not there"),
+    Mistake("a refused deletion was not ours", judging, "return was_held and not there", "return False"),
+    Mistake("whoever has it has it from us", judging, "return was_held and not there", "return was_held"),
+    Mistake(
+        "it is forgotten that it was given up before",
+        keeping,
+        "was_unanswered = was_sent or look",
+        "was_unanswered = look",
+    ),
+    Mistake(
+        "a release that was refused is not sent again",
+        keeping,
+        "            if loss is None:\n                return commit\n",
+        "            if loss is None:\n                return Done(None)\n",
+    ),
+)
+
+MISTAKES = (*ACQUIRING, *KEEPING, *RETURNING)
+
+
+def test_the_table_says_what_is_judged():
+    """What each row is said to mean, and what is done, is what the table gives."""
+    check(TABLE, answers)
+
+
+@cache
+def red(mistake: Mistake) -> frozenset[int]:
+    """The lines that a mistake turns red."""
+    judged = using(judging, mistake) if mistake.module is judging else judging
+    parts = Parts(judged, using(attempting, mistake), using(keeping, mistake))
+    return frozenset(each.row.line for each in mismatches(rows(TABLE), partial(answers, parts=parts)))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda each: each.words.replace(" ", "_"))
+def test_a_mistake_turns_the_table_red(mistake: Mistake):
+    """Each mistake in the judgement, or in what is made of it, gives another answer somewhere."""
+    assert red(mistake)
+
+
+def test_each_row_is_turned_by_a_mistake():
+    """There is no row that stays as it is whatever mistake is made."""
+    reddened = frozenset[int]().union(*map(red, MISTAKES))
+    assert [str(row) for row in rows(TABLE) if row.line not in reddened] == []
