@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from tai_state.engines.api import Delete, Fields, Put, Require, Write, split
+from tai_state.engines.ordering import is_of_events
 from tai_state.engines.sqlite.checksums import of_text
 
 _encode = msgspec.json.Encoder().encode
@@ -39,11 +40,6 @@ class Prepared(msgspec.Struct, frozen=True):
     deletes: bool
 
 
-def is_by_time(collection: str) -> bool:
-    """Whether the documents of a collection are indexed by their field ``timestamp``."""
-    return collection.endswith("/events")
-
-
 def _timestamp(fields: Fields | msgspec.Struct) -> str:
     found: Any = fields.get("timestamp") if isinstance(fields, dict) else getattr(fields, "timestamp", None)
     return found if isinstance(found, str) else ""
@@ -62,7 +58,7 @@ def prepare(write: Write) -> Prepared:
             encoded.decode(),
             len(encoded),
             of_text(write.path, encoded),
-            _timestamp(write.fields) if is_by_time(collection) else None,
+            _timestamp(write.fields) if is_of_events(collection) else None,
             deletes=False,
         )
     return Prepared(write.path, collection, document_id, write.require, None, 0, 0, None, isinstance(write, Delete))
