@@ -54,7 +54,7 @@ def seal(connection: apsw.Connection) -> None:
 
     def checksum(*row: Any) -> int:
         path, text, revision, updated_us = row
-        return of_row(of_text(path, text), stamp(revision, updated_us))
+        return of_row(stamp(revision, updated_us), of_text(path, text))
 
     connection.create_scalar_function("checksum_of", checksum)
     connection.execute("UPDATE documents SET checksum = checksum_of(path, CAST(fields AS BLOB), revision, updated_us)")

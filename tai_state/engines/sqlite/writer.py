@@ -283,9 +283,9 @@ def _write(cursor: apsw.Cursor, writes: Sequence[Prepared], revision: int, now: 
         _HalfWrittenError: another one is refused.
     """
     stamped = stamp(revision, now)
-    for index, write in enumerate(writes):
+    for write in writes:
         if not _is_written(cursor, write, revision, now, stamped):
-            if index:
+            if write is not writes[0]:
                 raise _HalfWrittenError
             return write
     return None
@@ -300,7 +300,7 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, s
         if write.deletes:
             cursor.execute(_DELETE, (write.collection, write.id))
         return True
-    checksum = of_row(write.checksum, stamped)
+    checksum = of_row(stamped, write.checksum)
     if isinstance(require, At):
         changed = (revision, now, checksum, write.text, write.timestamp, write.collection, write.id, require.revision)
         cursor.execute(_PUT_AT, changed)
