@@ -199,7 +199,7 @@ def standing(writes: Sequence[Write], look: Look) -> Committed | None:
             if document is not None:
                 return None
         elif isinstance(write, Put):
-            if document is None or document.fields() != msgspec.to_builtins(write.fields):
+            if document is None or document.fields() != _plain(write.fields):
                 return None
             committed = Committed(document.revision, document.updated_us)
     return committed

@@ -60,13 +60,8 @@ def held(file: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", BAD)
-async def test_a_bad_commit_fails_no_other(
-    engine: Engine, what: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+async def test_a_bad_commit_fails_no_other(engine: Engine, what: str, tmp_path: Path) -> None:
     """Commits made at once are judged each by itself: one that cannot be stored leaves the others as they are."""
-    if engine.capabilities.name == "sqlite" and what == RED:
-        reason = "an error that is not SQLite's own fails all commits of the batch"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     failed: list[int] = []
 
     async def commit(number: int, write: Write) -> None:

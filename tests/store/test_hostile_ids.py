@@ -303,9 +303,9 @@ async def _documents(store: StateStore) -> list[str]:
     """The paths of all documents in the store's engine, wherever they are."""
     engine: Any = store.core.engine._engine if isinstance(store.core.engine, Dated) else store.core.engine
     if isinstance(engine, MemoryEngine):
-        documents: Any = engine._documents
-        is_mock = engine.capabilities.name == "mockfirestore"
-        return sorted(_in_mock(documents._root(), "") if is_mock else documents._documents)
+        if engine.capabilities.name == "mockfirestore":
+            return sorted(_in_mock(engine._documents._root(), ""))
+        return sorted(engine._documents._documents)
     if isinstance(engine, FirestoreEngine):
         return await everything(engine)
     connection = apsw.Connection(engine._path, flags=apsw.SQLITE_OPEN_READONLY)

@@ -32,6 +32,9 @@ CREATE TABLE documents (
 ) STRICT;
 CREATE INDEX documents_by_timestamp ON documents (collection, timestamp, id) WHERE timestamp IS NOT NULL;
 """
+_BY_REVISION = """
+CREATE INDEX IF NOT EXISTS documents_by_revision ON documents (collection, revision) WHERE timestamp IS NOT NULL
+"""
 _TABLES = f"""
 {_DOCUMENTS}
 CREATE TABLE counter (
@@ -96,6 +99,14 @@ def _in_the_way(path: str) -> str | None:
     if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
         return "access is denied: check the permissions of the file and its folder"
     return None
+
+
+def order_by_revision(connection: apsw.Connection) -> None:
+    """Make the index by which events are read in the order of commits, where the file has none yet.
+
+    Only those who read in that order need it, and each commit of an event pays for it from then on.
+    """
+    connection.execute(_BY_REVISION)
 
 
 def leave_log(connection: apsw.Connection, *, yes: bool = True) -> None:
