@@ -102,7 +102,7 @@ async def handovers(store: StateStore) -> list[float]:
     resource = secrets.token_hex(6)
     for _ in range(HANDOVERS):
         released = 0.0
-        async with store.lock(resource, ttl=30.0):
+        async with store.lock(resource, ttl_seconds=30.0):
             waiter = asyncio.create_task(_held(store, resource))
             await asyncio.sleep(0.2)
             released = time.perf_counter()
@@ -111,7 +111,7 @@ async def handovers(store: StateStore) -> list[float]:
 
 
 async def _held(store: StateStore, resource: str) -> float:
-    async with store.lock(resource, ttl=30.0, wait=30.0):
+    async with store.lock(resource, ttl_seconds=30.0, wait_seconds=30.0):
         return time.perf_counter()
 
 

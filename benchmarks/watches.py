@@ -134,7 +134,7 @@ async def many_waiters(store: StateStore) -> AsyncGenerator[None]:
         async with store.lock("wanted"):
             pass
 
-    async with store.lock("wanted", ttl=600.0), _beside([wait() for _ in range(WAITERS)]):
+    async with store.lock("wanted", ttl_seconds=600.0), _beside([wait() for _ in range(WAITERS)]):
         yield
 
 

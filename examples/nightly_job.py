@@ -18,7 +18,7 @@ URL = "sqlite:///jobs.db"
 
 async def nightly(worker: str, store: StateStore, ran: list[str], found: list[str]) -> None:
     """Do the night's work, unless somebody has done it."""
-    async with store.lock("nightly report", ttl=30.0, holder=worker) as lease:
+    async with store.lock("nightly report", ttl_seconds=30.0, holder=worker) as lease:
         try:
             await store.get_state("jobs", "report-2026-11-22")
             found.append(worker)

@@ -342,7 +342,7 @@ class ConflictResolutionFailed(Conflict):
 
 @dataclass(eq=False)
 class LockAlreadyHeld(Conflict):
-    """Somebody else holds the lock, and the caller does not wait (``wait=0``).
+    """Somebody else holds the lock, and the caller does not wait (``wait_seconds=0``).
 
     ``remaining`` is how many seconds are left if the holder does not renew; None where that is not known. You do not
     get it for a lock whose time is over: that is taken over. What to do: wait for it, or try later.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tai_state.cli.common import JsonOption, StoreOption, YesOption, confirm, opened, run
-from tai_state.cli.output import plain, print_json, print_line, print_table, say
+from tai_state.cli.output import print_json, print_line, print_table, say
 from tai_state.locks.locking import LockManager
 from tai_state.locks.records import LockInfo
 
@@ -35,8 +35,13 @@ def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
 def _row(lock: LockInfo, *, is_known: bool) -> dict[str, Any]:
     """A lock as it is listed. What only watching it would show is None: this is one look."""
     return {
-        **plain(lock),
-        "remaining": round(lock.remaining, 3) if is_known else None,
+        "resource": lock.resource,
+        "holder": lock.holder,
+        "fence": lock.fence,
+        "acquired_at": lock.acquired_at,
+        "last_sign_at": lock.last_sign_at,
+        "ttl": lock.ttl_seconds,
+        "remaining": round(lock.remaining_seconds, 3) if is_known else None,
         "expired": lock.is_expired if is_known else None,
     }
 

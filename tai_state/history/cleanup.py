@@ -30,6 +30,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.policies import SinceKept
 from tai_state.streams.reader import Folded
+from tai_state.streams.reading import list_governors
 from tai_state.streams.records import STATE, EventRecord, SnapshotRecord, StateRecord
 from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT
@@ -104,9 +105,17 @@ class Cleanup:
         self._keep = max(keep, age_min)
         self._batches = Batches(core.engine.capabilities)
 
-    async def run(self, governor_id: str) -> CleanupStats:
-        """Clean all streams of a governor."""
+    async def run(self, governor_id: str | None) -> CleanupStats:
+        """Clean all streams of one governor, or of all."""
+        if governor_id is not None:
+            return await self._governor(governor_id, CleanupStats())
         total = CleanupStats()
+        async for each in list_governors(self._core):
+            total = await self._governor(each, total)
+        return total
+
+    async def _governor(self, governor_id: str, total: CleanupStats) -> CleanupStats:
+        """Clean all streams of a governor, and add what was removed to what was removed before."""
         async with aclosing(streams_with_events(self._core, governor_id)) as streams:
             async for stream in streams:
                 done = await self._stream(stream)

@@ -44,11 +44,11 @@ class CsvImport:
         self._core = core
         self._file = file
 
-    async def run(self, acknowledged: Acknowledged) -> ImportStats:
+    async def run(self, acknowledged: Acknowledged | None) -> ImportStats:
         """Check the whole file, unless that is done, then record what is not there yet.
 
         Args:
-            acknowledged: called after each batch that is durable, with the counts so far.
+            acknowledged: called after each batch that is durable, with the counts so far; None: nobody.
 
         Raises:
             InvalidId, InvalidData: as :meth:`CsvFile.check`; nothing was written.
@@ -59,7 +59,8 @@ class CsvImport:
         for batch in Batches(self._core.engine.capabilities).split(self._file.rows(), lambda row: row.weight):
             recorded = await self._record(batch)
             stats = ImportStats(stats.events + recorded, machines, stats.skipped + len(batch) - recorded)
-            await acknowledged(stats)
+            if acknowledged is not None:
+                await acknowledged(stats)
         return stats
 
     async def _record(self, batch: Sequence[Row]) -> int:

@@ -246,8 +246,10 @@ class StateMachinePersister:
         await self._require(governor_id)
         return await Validation(self._core, self._replay).run(governor_id)
 
-    async def cleanup_old_data(self, governor_id: str, *, keep: timedelta) -> CleanupStats:
+    async def cleanup_old_data(self, governor_id: str | None = None, *, keep: timedelta) -> CleanupStats:
         """Remove events that a kept snapshot stands for and that are older than ``keep``, and older snapshots.
+
+        Of one governor; without one, of all.
 
         Time travel to any moment younger than ``keep`` goes on working; two kept snapshots of each state stay,
         and no event younger than an hour goes. Where all that are kept are younger than ``keep``, one is made as the
@@ -285,9 +287,26 @@ class StateMachinePersister:
         return await Restore(self._core).run(Path(path))
 
     async def import_csv(
-        self, governor_id: str, path: str | PathLike[str], columns: Columns, acknowledged: Acknowledged
+        self,
+        governor_id: str,
+        path: str | PathLike[str],
+        columns: Columns,
+        acknowledged: Acknowledged | None = None,
     ) -> ImportStats:
-        """Record a CSV log of changes, one row one event; see :class:`CsvImport`."""
+        """Record a CSV log of changes, one row one event. Run again, it records nothing twice.
+
+        Row k of a machine becomes its version k. The whole file is checked before anything is written.
+
+        Args:
+            governor_id: the owner and namespace of the machines.
+            path: the file; compressed where its name ends in ``.gz``.
+            columns: which column means what.
+            acknowledged: called with the counts so far after each batch of rows that is durable.
+
+        Raises:
+            InvalidId, InvalidData: a row cannot be recorded; nothing was written.
+            ImportConflict: a machine has another event where a row would go.
+        """
         return await CsvImport(self._core, CsvFile(Path(path), governor_id, columns)).run(acknowledged)
 
     async def _require(self, governor_id: str | None) -> None:

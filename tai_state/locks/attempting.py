@@ -68,7 +68,7 @@ class Attempt:
     @property
     def is_takeable(self) -> bool:
         """Whether, as last seen, nobody holds any of it."""
-        return all(each is None or each.remaining <= 0 for each in self.standings.values())
+        return all(each is None or each.remaining_seconds <= 0 for each in self.standings.values())
 
     @property
     def revisions(self) -> dict[str, int | None]:
@@ -136,7 +136,7 @@ class Attempt:
             return Done(self._accepted(fence, self._since))
         self._since = look.asked
         self.standings = standings
-        left = max((each.remaining for each in standings.values() if each is not None), default=0.0)
+        left = max((each.remaining_seconds for each in standings.values() if each is not None), default=0.0)
         self.takeable_at = self._common.monotonic() + max(left, _SECONDS_MIN)
         return Done(None) if is_single or outcome is Outcome.HELD else self._commit()
 
@@ -166,15 +166,15 @@ class Attempt:
     def refusal(self, kind: type[LockAlreadyHeld | LockAcquisitionFailed]) -> LockAlreadyHeld | LockAcquisitionFailed:
         """The error that names who was last seen to hold something of it."""
         for resource, standing in self.standings.items():
-            if standing is not None and standing.remaining > 0:
-                return kind(resource, standing.record.holder, standing.remaining)
+            if standing is not None and standing.remaining_seconds > 0:
+                return kind(resource, standing.record.holder, standing.remaining_seconds)
         return kind(self.claim.resources[0], None, None)
 
     def _writes(self) -> list[Write]:
         record = LockRecord(
             self.claim.holder,
             self.claim.nonce,
-            self.claim.ttl,
+            self.claim.ttl_seconds,
             format_us(self._common.core.settings.clock.now_us()),
         )
         writes: list[Write] = []
@@ -197,7 +197,7 @@ class Attempt:
     def _accepted(self, fence: int, since: float) -> Tenure:
         """A tenure, unless it was over before the answer came."""
         tenure = Tenure(self.claim, fence, since, self._common.monotonic)
-        if tenure.remaining > 0:
+        if tenure.remaining_seconds > 0:
             return tenure
         self.presume_free()
         raise self.refusal(LockAcquisitionFailed)

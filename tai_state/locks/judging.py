@@ -30,7 +30,7 @@ def judge_acquiring(standings: Mapping[str, Standing | None], nonce: str) -> Out
     there = [each for each in standings.values() if each is not None]
     if any(each.record.nonce == nonce for each in there):
         return Outcome.OURS
-    return Outcome.FREE if all(each.remaining <= 0 for each in there) else Outcome.HELD
+    return Outcome.FREE if all(each.remaining_seconds <= 0 for each in there) else Outcome.HELD
 
 
 def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple[Outcome, str | None]:

@@ -41,14 +41,14 @@ class Keeper:
         """Renew a tenure until it is over; ``tenure.lost`` then says why, unless it was released."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew_on_and_on, tenure, tasks.cancel_scope)
-            while tenure.remaining > 0:
-                await self._common.sleep(tenure.remaining)
+            while tenure.remaining_seconds > 0:
+                await self._common.sleep(tenure.remaining_seconds)
             tasks.cancel_scope.cancel()
         self.lose_if_over(tenure)
 
     def lose_if_over(self, tenure: Tenure) -> None:
         """Where its time has passed, a tenure is lost for good."""
-        if tenure.remaining <= 0 and not tenure.is_given_up and tenure.lost is None:
+        if tenure.remaining_seconds <= 0 and not tenure.is_given_up and tenure.lost is None:
             tenure.lost = LockLost(tenure.claim.resources[0])
             _logger.warning("a lease was not renewed in time", extra=tenure.lost.fields())
 
@@ -90,7 +90,7 @@ class Keeper:
         """
         if tenure.is_released:
             return
-        was_held, was_sent = tenure.remaining > 0, tenure.is_given_up
+        was_held, was_sent = tenure.remaining_seconds > 0, tenure.is_given_up
         tenure.is_given_up = True
         commit = Commit[None](self._return(tenure), lambda _: None)
 
@@ -127,7 +127,7 @@ class Keeper:
         return loss
 
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
-        pause = tenure.claim.ttl / RENEWALS_PER_TTL
+        pause = tenure.claim.ttl_seconds / RENEWALS_PER_TTL
         while True:
             await self._common.sleep(max(0.0, tenure.since + pause - self._common.monotonic()))
             try:
@@ -163,4 +163,4 @@ def _loss(standings: Mapping[str, Standing | None], fence: int) -> LockLost | No
     standing = standings[resource]
     if standing is None:
         return LockLost(resource)
-    return LockLost(resource, standing.record.holder, standing.remaining)
+    return LockLost(resource, standing.record.holder, standing.remaining_seconds)

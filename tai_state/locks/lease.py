@@ -23,13 +23,13 @@ class Claim(msgspec.Struct, frozen=True):
         resources: sorted, each once.
         nonce: shows whose a lock is; fixed before the first send.
         holder: a name for people.
-        ttl: seconds.
+        ttl_seconds: from the last renewal to its end.
     """
 
     resources: tuple[str, ...]
     nonce: str
     holder: str
-    ttl: float
+    ttl_seconds: float
 
 
 class Tenure:
@@ -62,11 +62,11 @@ class Tenure:
         self._monotonic = monotonic
 
     @property
-    def remaining(self) -> float:
+    def remaining_seconds(self) -> float:
         """Seconds that are left of it if it is not renewed; 0 once it is over."""
         if self.is_given_up or self.lost is not None:
             return 0.0
-        return max(0.0, self.since + self.claim.ttl - self._monotonic())
+        return max(0.0, self.since + self.claim.ttl_seconds - self._monotonic())
 
     def renewed(self, sent: float) -> None:
         """A renewal that was sent at that time is acknowledged."""
@@ -100,9 +100,9 @@ class Lease:
         return self.tenure.claim.holder
 
     @property
-    def ttl(self) -> float:
+    def ttl_seconds(self) -> float:
         """Seconds that acquiring and each renewal give."""
-        return self.tenure.claim.ttl
+        return self.tenure.claim.ttl_seconds
 
     @property
     def fence(self) -> int:
@@ -117,12 +117,12 @@ class Lease:
     @property
     def is_held(self) -> bool:
         """Whether it lasts still: by this process's own clock, counted from when the last renewal was sent."""
-        return self.tenure.remaining > 0
+        return self.tenure.remaining_seconds > 0
 
     @property
-    def remaining(self) -> float:
+    def remaining_seconds(self) -> float:
         """Seconds that it lasts if it is not renewed; 0 once it is over."""
-        return self.tenure.remaining
+        return self.tenure.remaining_seconds
 
     def guard(self) -> Guard:
         """The check that makes a commit fail once somebody else has the lock, or nobody."""

@@ -35,7 +35,7 @@ _PAGE = 100
 class LockManager:
     """Locks the resources of a store: any names, of states or of anything else.
 
-    A lock is a lease: it ends ``ttl`` seconds after its holder's last sign of life, so that one who crashed blocks
+    A lock is a lease: it ends ``ttl_seconds`` after its holder's last sign of life, so that one who crashed blocks
     nobody for longer. A holder who was only slow may not know yet that its time has passed; give the lease as ``fence``
     with what you write, and it is refused then.
 
@@ -64,12 +64,12 @@ class LockManager:
         self,
         resource: str,
         *,
-        ttl: float = 30.0,
-        wait: float | None = None,
+        ttl_seconds: float = 30.0,
+        wait_seconds: float | None = None,
         holder: str = "",
         holding: Sequence[Lease] = (),
     ) -> AsyncGenerator[Lease, None]:
-        """Hold a lock while the block runs. It is renewed three times in its ``ttl``, and released at the end.
+        """Hold a lock while the block runs. It is renewed three times in its ``ttl_seconds``, and released at the end.
 
         When the lease is lost, because the engine could not be reached for so long or the process was stopped, the
         block is cancelled and ``LockLost`` comes out of it. An error that the block raises comes out as it is.
@@ -79,8 +79,8 @@ class LockManager:
 
         Args:
             resource: any name.
-            ttl: seconds from the last renewal until others may take over.
-            wait: seconds to wait for it; 0: not at all; None: as long as it takes.
+            ttl_seconds: from the last renewal until others may take over.
+            wait_seconds: for it; 0: not at all; None: as long as it takes.
             holder: a name for people to read; by default the host's and the process's number. It gives no rights: two
                 blocks with the same holder exclude each other.
             holding: leases that cannot be given back before this lock is acquired, for the search for deadlocks. Those
@@ -88,14 +88,16 @@ class LockManager:
                 this task, and those of :meth:`acquire_lock`.
 
         Raises:
-            LockAlreadyHeld: somebody holds it, and ``wait`` is 0.
+            LockAlreadyHeld: somebody holds it, and ``wait_seconds`` is 0.
             LockAcquisitionFailed: it was not to be had in the time given.
             DeadlockDetected: those who hold locks wait for each other, and this one came last.
             LockLost: the lease was over before the block was.
             StoreUnavailable, StoreTimeout: the engine failed while acquiring; nothing is held.
             InvalidId, InvalidData: the resource or a time means nothing.
         """
-        async with self.lock_all([resource], ttl=ttl, wait=wait, holder=holder, holding=holding) as (lease,):
+        async with self.lock_all(
+            [resource], ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, holder=holder, holding=holding
+        ) as (lease,):
             yield lease
 
     @asynccontextmanager
@@ -103,8 +105,8 @@ class LockManager:
         self,
         resources: Sequence[str],
         *,
-        ttl: float = 30.0,
-        wait: float | None = None,
+        ttl_seconds: float = 30.0,
+        wait_seconds: float | None = None,
         holder: str = "",
         holding: Sequence[Lease] = (),
     ) -> AsyncGenerator[tuple[Lease, ...], None]:
@@ -113,7 +115,7 @@ class LockManager:
         Gives a lease for each resource, in the order asked for, all with the same fencing number. Everything else is
         as for :meth:`lock`.
         """
-        tenure = await self._acquire(resources, ttl, wait, holder, holding)
+        tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
         leases = tuple(self._lease(tenure, each) for each in resources)
         note_entered(leases)
         block = anyio.CancelScope()
@@ -140,20 +142,20 @@ class LockManager:
         self,
         resource: str,
         *,
-        ttl: float = 30.0,
-        wait: float | None = None,
+        ttl_seconds: float = 30.0,
+        wait_seconds: float | None = None,
         holder: str = "",
         holding: Sequence[Lease] = (),
     ) -> Lease:
-        """Acquire a lock that is renewed only by :meth:`extend_lock`, and released only by :meth:`release_lock`.
+        """Acquire a lock that is renewed only by :meth:`renew_lock`, and released only by :meth:`release_lock`.
 
         Nobody tells when it is over: look at ``lease.is_held``, and write with the lease as ``fence``. Mostly
         :meth:`lock` is what you want.
 
         Args:
             resource: any name.
-            ttl: seconds from acquiring it, or from the last extension, until others may take over.
-            wait: as for :meth:`lock`.
+            ttl_seconds: from acquiring it, or from the last renewal, until others may take over.
+            wait_seconds: as for :meth:`lock`.
             holder: likewise.
             holding: likewise.
 
@@ -161,10 +163,10 @@ class LockManager:
             LockAlreadyHeld, LockAcquisitionFailed, DeadlockDetected: as for :meth:`lock`.
             StoreUnavailable, StoreTimeout, InvalidId, InvalidData: likewise.
         """
-        return self._lease(await self._acquire([resource], ttl, wait, holder, holding), resource)
+        return self._lease(await self._acquire([resource], ttl_seconds, wait_seconds, holder, holding), resource)
 
-    async def extend_lock(self, lease: Lease) -> None:
-        """Renew a lease, with all that was acquired together with it: its whole ``ttl`` begins again.
+    async def renew_lock(self, lease: Lease) -> None:
+        """Renew a lease, with all that was acquired together with it: its whole ``ttl_seconds`` begin again.
 
         Raises:
             LockLost: it is over, or was released; it cannot be revived.
@@ -201,7 +203,7 @@ class LockManager:
         while page := await taken(documents, _PAGE):
             standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
             for resource, each in standings.items():
-                if each is None or each.remaining > 0:
+                if each is None or each.remaining_seconds > 0:
                     continue
                 lockbeat = self._core.layout.lockbeat(resource)
                 beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
@@ -241,24 +243,29 @@ class LockManager:
         return [circle.cycle for circle in await DeadlockSearch(self._common).circles()]
 
     async def _acquire(
-        self, resources: Sequence[str], ttl: float, wait: float | None, holder: str, holding: Sequence[Lease]
+        self,
+        resources: Sequence[str],
+        ttl_seconds: float,
+        wait_seconds: float | None,
+        holder: str,
+        holding: Sequence[Lease],
     ) -> Tenure:
         if isinstance(resources, str) or not resources:
             raise InvalidId("what to lock", "a sequence of at least one name")
-        if not (isfinite(ttl) and ttl > 0) or (wait is not None and not wait >= 0):
-            raise InvalidData("a lock's ttl must be more than 0 seconds, and wait at least 0 or None")
+        if not (isfinite(ttl_seconds) and ttl_seconds > 0) or (wait_seconds is not None and not wait_seconds >= 0):
+            raise InvalidData("a lock's ttl_seconds must be more than 0, and its wait_seconds at least 0 or None")
         claim = Claim(
             tuple(sorted(set(resources), key=escape_id)),
             new_id(),
             holder or f"{socket.gethostname()}:{os.getpid()}",
-            ttl,
+            ttl_seconds,
         )
-        deadline = inf if wait is None else self._common.monotonic() + wait
+        deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
         attempt = Attempt(self._common, claim)
         place: Place | None = None
         try:
             tenure = await attempt.at_once()
-            if tenure is None and wait == 0:
+            if tenure is None and wait_seconds == 0:
                 raise attempt.refusal(LockAlreadyHeld)
             if tenure is None:
                 holds = locks_of([*entered(), *holding], self._core.store_id)
@@ -285,6 +292,6 @@ def _info(resource: str, standing: Standing) -> LockInfo:
         fence=standing.lock.revision,
         acquired_at=from_us(standing.lock.updated_us),
         last_sign_at=from_us(standing.last_sign_us),
-        ttl=standing.record.ttl,
-        remaining=standing.remaining,
+        ttl_seconds=standing.record.ttl,
+        remaining_seconds=standing.remaining_seconds,
     )

@@ -84,8 +84,8 @@ class LockInfo(msgspec.Struct, frozen=True, kw_only=True):
         fence: the fencing number of this tenure.
         acquired_at: by the engine's clock.
         last_sign_at: when it was acquired or last renewed, by the engine's clock.
-        ttl: seconds that each renewal gives.
-        remaining: seconds after which it can be taken over if it is not renewed; 0: at once. Where the users of a
+        ttl_seconds: that each renewal gives.
+        remaining_seconds: after which it can be taken over if it is not renewed; 0: at once. Where the users of a
             store share no clock, these are counted from when this manager first saw it so.
     """
 
@@ -94,13 +94,13 @@ class LockInfo(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     acquired_at: datetime
     last_sign_at: datetime
-    ttl: float
-    remaining: float
+    ttl_seconds: float
+    remaining_seconds: float
 
     @property
     def is_expired(self) -> bool:
         """Whether the holder has not shown that it lives for so long that anybody may take over."""
-        return self.remaining <= 0
+        return self.remaining_seconds <= 0
 
 
 def holder_of(document: Document | None) -> str | None:

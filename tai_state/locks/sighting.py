@@ -45,7 +45,7 @@ class Standing(msgspec.Struct, frozen=True):
         lock: the lock's document.
         record: what is in it.
         beat: the document of renewals, whoever wrote it; None where there is none.
-        remaining: seconds from the look to when it may be taken over; 0: now.
+        remaining_seconds: from the look to when it may be taken over; 0: now.
         lasts: whether its lease is not over yet, as far as was seen.
         last_sign_us: when its holder last showed that it lives, by the engine's clock.
     """
@@ -53,7 +53,7 @@ class Standing(msgspec.Struct, frozen=True):
     lock: Document
     record: LockRecord
     beat: Document | None
-    remaining: float
+    remaining_seconds: float
     lasts: bool
     last_sign_us: int
 
@@ -131,9 +131,9 @@ class Sightings:
             max(each.document.updated_us for each in signs),
         )
 
-    def is_gone(self, seen: Stillness, ttl: float) -> bool:
+    def is_gone(self, seen: Stillness, ttl_seconds: float) -> bool:
         """Whether a document that is to be rewritten within so many seconds has not been."""
-        return seen.still_seconds >= ttl * self._patience
+        return seen.still_seconds >= ttl_seconds * self._patience
 
     def _sighted(self, document: Document, asked: float, answered: float) -> Stillness:
         before = self._sightings.pop(document.path, None)

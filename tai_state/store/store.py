@@ -249,13 +249,15 @@ class StateStore:
         self,
         resource: str,
         *,
-        ttl: float = 30.0,
-        wait: float | None = None,
+        ttl_seconds: float = 30.0,
+        wait_seconds: float | None = None,
         holder: str = "",
         holding: Sequence[Lease] = (),
     ) -> AbstractAsyncContextManager[Lease]:
         """See :meth:`LockManager.lock`."""
-        return self.locks.lock(resource, ttl=ttl, wait=wait, holder=holder, holding=holding)
+        return self.locks.lock(
+            resource, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, holder=holder, holding=holding
+        )
 
     # Reading states --------------------------------------------------------------------------------------------
 
@@ -281,22 +283,22 @@ class StateStore:
         """
         return await reading.batch_get_states(self.core, governor_id, ids)
 
-    def list_states(self, governor_id: str, *, start: str | None = None, deleted: bool = False) -> Paged[JsonSnapshot]:
+    def list_states(self, governor_id: str, *, after: str | None = None, deleted: bool = False) -> Paged[JsonSnapshot]:
         """The states of a governor in the order of their ids.
 
         Args:
             governor_id: whose.
-            start: the first id; to resume after one, pass it and skip it.
+            after: the first state is the one after this id; None: the first of all.
             deleted: deleted states as well.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
-        return reading.list_states(self.core, governor_id, start=start, deleted=deleted)
+        return reading.list_states(self.core, governor_id, after=after, deleted=deleted)
 
-    def list_governors(self) -> Paged[str]:
-        """The ids of all governors, in order."""
-        return reading.list_governors(self.core)
+    def list_governors(self, *, after: str | None = None) -> Paged[str]:
+        """The ids of all governors, in order, or of those after one."""
+        return reading.list_governors(self.core, after=after)
 
     async def count_states(self, governor_id: str) -> int:
         """How many live states a governor has; reads them all.
@@ -368,7 +370,7 @@ class StateStore:
         """
         return reading.get_events_between(self.core, governor_id, start, end)
 
-    async def state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
+    async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
         """See :meth:`StateMachinePersister.get_state_at`; events that need a reducer need a persister of one's own."""
         return await self._rooms.history.get_state_at(governor_id, state_id, version_or_time)
 

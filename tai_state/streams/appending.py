@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -104,11 +104,16 @@ class Appender:
             for append in change.appends:
                 self.heads.drop(append.stream.state)
             raise
-        for path in unregistered:
+        if unregistered:
+            self._register(append.stream.governor for append, each in zip(change.appends, done, strict=True) if each)
+        return done
+
+    def _register(self, governors: Iterable[str]) -> None:
+        """A state stands under each of these, and so does the governor's document."""
+        for path in governors:
             self._governors[path] = None
             if len(self._governors) > GOVERNORS_MAX:
                 self._governors.popitem(last=False)
-        return done
 
     def _note(self, change: Change, look: Look) -> None:
         """Remember the heads that were seen, for the change that its caller makes next."""

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan, Where, after, split
+from tai_state.engines.api import Document, Scan, Where, split
+from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
 from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
@@ -92,22 +93,20 @@ async def batch_get_states(core: Core, governor_id: str, ids: Sequence[str]) -> 
 
 
 def list_states(
-    core: Core, governor_id: str, *, start: str | None = None, deleted: bool = False
+    core: Core, governor_id: str, *, after: str | None = None, deleted: bool = False
 ) -> Paged[JsonSnapshot]:
     """The states of a governor in the order of their ids.
 
     Args:
         core: of the store.
         governor_id: whose.
-        start: the first id; to resume after one, pass it and skip it.
+        after: the first state is the one after this id; None: the first of all.
         deleted: deleted states as well.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    documents = core.engine.scan(
-        Scan(core.layout.states(governor_id), start="" if start is None else escape_id(start, "start"))
-    )
+    documents = core.engine.scan(Scan(core.layout.states(governor_id), start=_start(after)))
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
         for document in page:
@@ -141,11 +140,15 @@ def _listed(core: Core, governor_id: str, document: Document, *, deleted: bool) 
         yield core.snapshot(stream, record, document.updated_us)
 
 
-def list_governors(core: Core) -> Paged[str]:
-    """The ids of all governors, in order."""
-    return mapped(
-        core.engine.scan(Scan(core.layout.governors)), lambda page: (unescape_id(document.id) for document in page)
-    )
+def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
+    """The ids of all governors, in order, or of those after one."""
+    documents = core.engine.scan(Scan(core.layout.governors, start=_start(after)))
+    return mapped(documents, lambda page: (unescape_id(document.id) for document in page))
+
+
+def _start(after: str | None) -> str:
+    """Where a scan by ids begins."""
+    return "" if after is None else right_after(escape_id(after, "after"))
 
 
 async def count_states(core: Core, governor_id: str) -> int:
@@ -257,9 +260,8 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    documents = core.engine.scan(
-        Scan(core.layout.events(governor_id), by="timestamp", start=format_time(start), end=after(format_time(end)))
-    )
+    first, last = format_time(start), right_after(format_time(end))
+    documents = core.engine.scan(Scan(core.layout.events(governor_id), by="timestamp", start=first, end=last))
     events = converted(resized(documents, _PAGE), partial(_with_states_before, core, governor_id))
     return _of_governor(core, governor_id, events)
 

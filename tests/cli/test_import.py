@@ -224,9 +224,9 @@ def test_a_changed_row_is_refused(tmp_path: Path, column: int) -> None:
 
     async def work(store: StateStore) -> None:
         persister = StateMachinePersister(store)
-        await persister.import_csv("g", first, FIELDS, _nothing)
+        await persister.import_csv("g", first, FIELDS)
         with pytest.raises(ImportConflict) as caught:
-            await persister.import_csv("g", second, FIELDS, _nothing)
+            await persister.import_csv("g", second, FIELDS)
         # Where the machine changed, it is the next row of the old machine that comes to a taken place.
         row = 3 if column == 0 else 2
         assert caught.value.fields() == {"row": row, "path": "governors/g/events/M~000000000002"}
@@ -243,10 +243,6 @@ def test_a_conflict_ends_with_3(program: Program) -> None:
     error = program("import", "log.csv", "--governor", "g", *IMPORT, "--json").error(3)
     assert (error["type"], error["row"], error["path"]) == ("ImportConflict", 1, "governors/g/events/M~000000000001")
     assert "off" not in error["message"]
-
-
-async def _nothing(_: Any) -> None:
-    """Acknowledgements that nobody reads."""
 
 
 GOOD = make_rows(900)
@@ -341,7 +337,7 @@ def test_marks_and_line_ends_of_other_programs(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n\r\n")
 
     async def work(store: StateStore) -> None:
-        stats = await StateMachinePersister(store).import_csv("g", tmp_path / "log.csv", FIELDS, _nothing)
+        stats = await StateMachinePersister(store).import_csv("g", tmp_path / "log.csv", FIELDS)
         assert stats.events == 20
 
     read(tmp_path, work)
@@ -374,13 +370,13 @@ def test_importing_again_after_a_cleanup(tmp_path: Path) -> None:
     async def first(store: StateStore) -> None:
         for count in (4, 8):
             write_csv(path, rows[:count])
-            await StateMachinePersister(store).import_csv("g", path, FIELDS, _nothing)
+            await StateMachinePersister(store).import_csv("g", path, FIELDS)
 
     async def clean(store: StateStore) -> Any:
         return await StateMachinePersister(store).cleanup_old_data("g", keep=timedelta(days=1))
 
     async def again(store: StateStore) -> Any:
-        return await StateMachinePersister(store).import_csv("g", path, FIELDS, _nothing)
+        return await StateMachinePersister(store).import_csv("g", path, FIELDS)
 
     long_ago = ManualClock(to_us(datetime(2026, 1, 9, tzinfo=UTC)))
     read(tmp_path, first, snapshots=EveryEvents(4), clock=long_ago)

@@ -49,20 +49,20 @@ def test_a_lock_is_listed_and_taken_away(program: Program):
 
     async def work() -> None:
         async with open_store(f"sqlite:///{program.folder}/locks.db") as store:
-            lease = await store.locks.acquire_lock("nightly", ttl=60.0, holder="worker 7")
+            lease = await store.locks.acquire_lock("nightly", ttl_seconds=60.0, holder="worker 7")
             [found] = program("locks", "--store", STORE, "--json").json()
             assert list(found) == [
                 *("resource", "holder", "fence", "acquired_at", "last_sign_at", "ttl", "remaining", "expired")
             ]
             assert (found["resource"], found["holder"], found["fence"]) == ("nightly", "worker 7", lease.fence)
             assert program("unlock", "nightly", "--store", STORE).code == 2
-            await store.locks.extend_lock(lease)
+            await store.locks.renew_lock(lease)
             [renewed] = program("locks", "--store", STORE, "--json").json()
             assert renewed["last_sign_at"] > found["last_sign_at"] == renewed["acquired_at"]
             done = program("unlock", "nightly", "--yes", "--store", STORE)
             assert (done.code, done.out) == (0, "nightly: taken away from worker 7\n")
             with pytest.raises(LockLost):
-                await store.locks.extend_lock(lease)
+                await store.locks.renew_lock(lease)
 
     anyio.run(work)
     assert program("locks", "--store", STORE, "--json").json() == []
@@ -73,7 +73,7 @@ def test_expiry_is_told_only_where_it_is_known(program: Program):
 
     async def hold() -> None:
         async with open_store(f"sqlite:///{program.folder}/locks.db") as store:
-            await store.locks.acquire_lock("nightly", ttl=60.0, holder="gone")
+            await store.locks.acquire_lock("nightly", ttl_seconds=60.0, holder="gone")
 
     anyio.run(hold)
     [found] = program("locks", "--store", STORE, "--json").json()
@@ -92,7 +92,7 @@ def test_expiry_by_a_shared_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     async def hold() -> None:
         async with open_store(engine) as store:
-            await store.locks.acquire_lock("nightly", ttl=3.3, holder="ana")
+            await store.locks.acquire_lock("nightly", ttl_seconds=3.3, holder="ana")
 
     anyio.run(hold)
     clock.advance_us(1_100_000)

@@ -356,7 +356,11 @@ def test_a_copy_that_is_overtaken_leaves_nothing_open():
         assert [look.may_arrive for look in script.looks] == [False, False]
 
 
-@pytest.mark.parametrize(("gone", "is_known"), [({"a"}, False), ({"b"}, False), ({"a", "b"}, True)], ids=str)
+@pytest.mark.parametrize(
+    ("gone", "is_known"),
+    [({"a"}, False), ({"b"}, False), ({"a", "b"}, True)],
+    ids=lambda each: "".join(sorted(each)) if isinstance(each, set) else str(each),
+)
 def test_each_copy_is_weighed_for_itself(gone: set[str], is_known: bool):  # noqa: FBT001
     """One copy that is overtaken does not settle another one that is not."""
     script = Scripted([LOST, LOST])

@@ -52,6 +52,20 @@ async def test_cleanup_keeps_what_it_promises(place: Place, store: StateStore, p
     assert (await store.save_state(GOVERNOR, "alice", {"n": 11}, METADATA, expected=10)).version == 11
 
 
+async def test_without_a_governor_all_are_cleaned(place: Place):
+    """A cleanup that names no governor counts what it removed under all of them."""
+    async with place.store(snapshots=EveryEvents(2, keep=2)) as store:
+        for governor_id in ("bank", "shop"):
+            for version in range(6):
+                await store.save_state(governor_id, "alice", {"n": version}, METADATA, expected=version)
+        place.clock.advance_us(48 * HOUR)
+        stats = await StateMachinePersister(store).cleanup_old_data(keep=timedelta(days=1))
+        assert (stats.states, stats.events_deleted) == (2, 6)
+        for governor_id in ("bank", "shop"):
+            left = await collected(store.get_events(governor_id, "alice"))
+            assert [event.version for event in left] == [4, 5, 6]
+
+
 @pytest.mark.parametrize("is_asked_for", [False, True], ids=["by policy", "asked for"])
 async def test_what_a_cleanup_left_keeps_its_base(place: Place, *, is_asked_for: bool):
     """The snapshot that the remaining events rest on outlives newer ones, until a cleanup moves the floor."""

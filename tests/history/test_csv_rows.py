@@ -39,12 +39,8 @@ async def imported(store: StateStore, folder: Path, rows: Sequence[tuple[str, st
     path = folder / "log.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("time", "machine", "status"), *rows])
-
-    async def acknowledged(_: ImportStats) -> None:
-        """Nothing to do."""
-
     columns = Columns("machine", ("status",), "time")
-    return await StateMachinePersister(store).import_csv("field", path, columns, acknowledged)
+    return await StateMachinePersister(store).import_csv("field", path, columns)
 
 
 @pytest.mark.xfail(strict=True, reason="an id is made of the cells alone", raises=AssertionError)

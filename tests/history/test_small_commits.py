@@ -14,7 +14,6 @@ from tai_state import (
     ANY,
     Columns,
     EveryEvents,
-    ImportStats,
     InvalidData,
     Never,
     NewEvent,
@@ -53,10 +52,6 @@ def write_csv(path: Path, rows: Sequence[tuple[str, str]]) -> Path:
     return path
 
 
-async def _nothing(_: ImportStats) -> None:
-    pass
-
-
 async def _assert_consistent(store: StateStore) -> None:
     report = await StateMachinePersister(store, REDUCERS).validate_consistency()
     assert report.consistent, report.findings
@@ -69,7 +64,7 @@ async def test_an_import(memory_places: Places, tmp_path: Path, machines: int, p
     rows = [(f"m{n % machines}", str(n)) for n in range(300)]
     path = write_csv(tmp_path / "log.csv", rows)
     async with small_store(memory_places.new(), snapshots=policy) as store:
-        stats = await StateMachinePersister(store).import_csv(GOVERNOR, path, COLUMNS, _nothing)
+        stats = await StateMachinePersister(store).import_csv(GOVERNOR, path, COLUMNS)
         assert (stats.events, stats.machines) == (300, machines)
         events = await collected(store.get_all_events(GOVERNOR))
         assert sorted((event.state_id, event.to_state["text0"]) for event in events) == sorted(rows)
@@ -80,7 +75,7 @@ async def test_an_import_of_large_rows(memory_places: Places, tmp_path: Path):
     """Rows of which one commit takes only one are imported, without the snapshots that would not fit."""
     path = write_csv(tmp_path / "log.csv", [(f"m{n % 2}", str(n) + "x" * LARGE) for n in range(6)])
     async with small_store(memory_places.new(), snapshots=EveryEvents(1)) as store:
-        stats = await StateMachinePersister(store).import_csv(GOVERNOR, path, COLUMNS, _nothing)
+        stats = await StateMachinePersister(store).import_csv(GOVERNOR, path, COLUMNS)
         assert stats.events == 6
         await _assert_consistent(store)
 
@@ -90,7 +85,7 @@ async def test_an_import_refuses_a_row_that_no_commit_takes(memory_places: Place
     path = write_csv(tmp_path / "log.csv", [("m", "small"), ("m", "x" * 800_000)])
     async with small_store(memory_places.new()) as store:
         with pytest.raises(InvalidData, match=r"row 2 would take .* and the limit is 786,432"):
-            await StateMachinePersister(store).import_csv(GOVERNOR, path, COLUMNS, _nothing)
+            await StateMachinePersister(store).import_csv(GOVERNOR, path, COLUMNS)
         assert await collected(store.list_governors()) == []
 
 

@@ -68,10 +68,6 @@ def write_log(path: Path, machines: int, rows: int) -> Path:
     return path
 
 
-async def nothing(_: Any) -> None:
-    """What is acknowledged is of no interest."""
-
-
 async def assert_whole(store: StateStore, events: int) -> None:
     """All events are there, and everything adds up."""
     report = await StateMachinePersister(store).validate_consistency()
@@ -86,7 +82,7 @@ RED = pytest.mark.xfail(strict=True, reason="a commit of a fixed size is more th
 async def test_import_of_a_log(small: StateStore, tmp_path: Path, machines: int) -> None:
     """A log is imported, whether its rows are of many machines or of one."""
     log = write_log(tmp_path / "log.csv", machines, COUNT)
-    await StateMachinePersister(small).import_csv(GOVERNOR, log, COLUMNS, nothing)
+    await StateMachinePersister(small).import_csv(GOVERNOR, log, COLUMNS)
     await assert_whole(small, COUNT)
 
 

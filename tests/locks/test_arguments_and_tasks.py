@@ -32,15 +32,21 @@ async def store() -> AsyncIterator[StateStore]:
 RED = pytest.mark.xfail(strict=True, reason="a value of another kind is a bare TypeError", raises=TypeError)
 
 ARGUMENTS: list[Any] = [
-    {"ttl": 0},
-    {"ttl": -1.0},
-    {"ttl": float("nan")},
-    {"ttl": float("inf")},
-    {"wait": -1.0},
-    {"wait": float("nan")},
+    {"ttl_seconds": 0},
+    {"ttl_seconds": -1.0},
+    {"ttl_seconds": float("nan")},
+    {"ttl_seconds": float("inf")},
+    {"wait_seconds": -1.0},
+    {"wait_seconds": float("nan")},
     *[
         pytest.param(each, marks=RED)
-        for each in ({"ttl": None}, {"ttl": "5"}, {"wait": "x"}, {"wait": [1]}, {"ttl": (1,)})
+        for each in (
+            {"ttl_seconds": None},
+            {"ttl_seconds": "5"},
+            {"wait_seconds": "x"},
+            {"wait_seconds": [1]},
+            {"ttl_seconds": (1,)},
+        )
     ],
 ]
 

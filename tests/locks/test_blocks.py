@@ -20,15 +20,15 @@ pytestmark = pytest.mark.anyio
 async def test_a_block_renews_its_lease(store: StateStore, other: StateStore, time: Time):
     """A block may last much longer than the lease: nobody gets the lock before its end, and then at once."""
     locks, theirs = managed(store, time), managed(other, time)
-    async with locks.lock("r", ttl=TTL) as lease:
+    async with locks.lock("r", ttl_seconds=TTL) as lease:
         await until(lambda: time.sleepers == 2)
         for _ in range(8):
             await time.pass_until(lambda: False, seconds=TTL / 3)
-            assert lease.remaining > TTL / 2
+            assert lease.remaining_seconds > TTL / 2
             with pytest.raises(LockAlreadyHeld):
-                await theirs.acquire_lock("r", wait=0)
+                await theirs.acquire_lock("r", wait_seconds=0)
     assert not lease.is_held
-    await theirs.acquire_lock("r", wait=0)
+    await theirs.acquire_lock("r", wait_seconds=0)
 
 
 async def test_losing_the_lease_ends_the_block(store: StateStore, time: Time):
@@ -37,7 +37,7 @@ async def test_losing_the_lease_ends_the_block(store: StateStore, time: Time):
     locks = managed(store, time, faulty)
     steps: list[str] = []
     with pytest.raises(LockLost) as lost:  # noqa: PT012 - it comes out of the block
-        async with locks.lock("r", ttl=TTL) as lease:
+        async with locks.lock("r", ttl_seconds=TTL) as lease:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_pass, time, TTL, lease)
                 try:
@@ -60,10 +60,10 @@ async def test_a_lock_that_was_taken_ends_the_block(store: StateStore, other: St
     slow = Time(ManualClock())
     locks, theirs = managed(store, slow), managed(other, time)
     with pytest.raises(LockLost) as lost:  # noqa: PT012 - it comes out of the block
-        async with locks.lock("r", ttl=TTL):
+        async with locks.lock("r", ttl_seconds=TTL):
             await until(lambda: slow.sleepers == 2)
             await expire(time, theirs)
-            await theirs.acquire_lock("r", wait=0, holder="ben")
+            await theirs.acquire_lock("r", wait_seconds=0, holder="ben")
             slow.advance(TTL / 3)
             with anyio.fail_after(30):
                 await anyio.sleep_forever()
@@ -75,7 +75,7 @@ async def test_a_block_that_ends_too_late(store: StateStore, time: Time):
     """A block that never lets others run is told at its end that the lease was over before."""
     locks = managed(store, time)
     with pytest.raises(LockLost):
-        async with locks.lock("r", ttl=TTL):
+        async with locks.lock("r", ttl_seconds=TTL):
             time.advance(TTL)
     assert await collected(locks.list_locks()) == []
 
@@ -88,7 +88,7 @@ async def test_an_error_of_the_block_is_not_hidden(
     """What the block raises comes out as it is, in no group; a loss besides is noted on it."""
     locks = managed(store, time)
     with pytest.raises(type(error)) as raised:  # noqa: PT012 - it comes out of the block
-        async with locks.lock("r", ttl=TTL):
+        async with locks.lock("r", ttl_seconds=TTL):
             if is_lost:
                 time.advance(TTL)
             raise error
@@ -104,20 +104,20 @@ async def test_a_block_whose_lock_cannot_be_released(store: StateStore, time: Ti
     faults = {("commit", n): Fault.UNAVAILABLE for n in range(2, 100)}
     inner = store.core.engine
     locks = managed(store, time, FaultyEngine(inner, AtCalls(faults)))  # type: ignore[arg-type]
-    async with locks.lock("r", ttl=TTL) as lease:
+    async with locks.lock("r", ttl_seconds=TTL) as lease:
         pass
     assert not lease.is_held
     store.core.engine = inner
     locks = managed(store, time)
     await expire(time, locks)
-    await locks.acquire_lock("r", wait=0)
+    await locks.acquire_lock("r", wait_seconds=0)
 
 
 async def test_a_lease_released_inside_its_block(store: StateStore, other: StateStore, time: Time):
     """A block whose lease is given back early goes on without it, and ends without an error."""
     locks, theirs = managed(store, time), managed(other, time)
-    async with locks.lock("r", ttl=TTL) as lease:
+    async with locks.lock("r", ttl_seconds=TTL) as lease:
         await locks.release_lock(lease)
-        await theirs.acquire_lock("r", wait=0)
+        await theirs.acquire_lock("r", wait_seconds=0)
         time.advance(OVER)
         await until(lambda: not time.sleepers)

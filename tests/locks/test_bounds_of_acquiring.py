@@ -67,7 +67,7 @@ async def test_a_lock_that_nobody_holds_is_not_said_to_be_held(clock: ManualCloc
     async with make_store(FaultyEngine(MemoryEngine(clock), silence), clock) as store:
         silence.is_on = True
         with pytest.raises((LockAcquisitionFailed, Unavailable)):
-            await store.locks.acquire_lock("r", wait=0)
+            await store.locks.acquire_lock("r", wait_seconds=0)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_wait_bounds_a_call_whose_answer_never_comes(store: StateStore, pr
 
     async def acquire() -> None:
         with suppress(TaiStateError):
-            await store.locks.acquire_lock("r", wait=0.2, ttl=40.0)
+            await store.locks.acquire_lock("r", wait_seconds=0.2, ttl_seconds=40.0)
         over.set()
 
     async with anyio.create_task_group() as tasks:
@@ -112,7 +112,7 @@ async def test_wait_bounds_a_call_whose_answer_never_comes(store: StateStore, pr
 async def test_one_renewal_that_is_never_answered_loses_no_lease(store: StateStore, proxy: FaultProxy):
     """A renewal without an answer is given up in time for others, and these keep the lease."""
     proxy.plan = at_calls({("Commit", 2): WireFault.DELAYED})
-    async with store.lock("r", ttl=3.0) as lease:
+    async with store.lock("r", ttl_seconds=3.0) as lease:
         while proxy.statistics().calls["Commit"] < 4:  # noqa: ASYNC110 - nothing tells of it
             await anyio.sleep(0.01)
         assert lease.is_held
@@ -171,7 +171,7 @@ async def test_a_cancelled_acquiring_leaves_nothing_though_a_look_fails(clock: M
     async with make_store(gates, clock) as store:
         gates.reads.set()
         gates.is_shut = True
-        task = asyncio.create_task(store.locks.acquire_lock("r", ttl=3_600.0))
+        task = asyncio.create_task(store.locks.acquire_lock("r", ttl_seconds=3_600.0))
         await gates.committed.wait()
         task.cancel()
         plan.is_next = True
@@ -187,7 +187,7 @@ async def test_an_acquiring_that_is_cancelled_twice_leaves_nothing(clock: Manual
     gates = Gates(MemoryEngine(clock))
     async with make_store(gates, clock) as store:
         gates.is_shut = True
-        task = asyncio.create_task(store.locks.acquire_lock("r", ttl=3_600.0))
+        task = asyncio.create_task(store.locks.acquire_lock("r", ttl_seconds=3_600.0))
         await gates.committed.wait()
         task.cancel()
         gates.answers.set()
@@ -224,7 +224,7 @@ async def test_who_waits_no_longer_is_in_no_deadlock(clock: ManualClock):
     ):
         first = await other.locks.acquire_lock("first")
         with pytest.raises(LockAcquisitionFailed):
-            await store.locks.acquire_lock("first", wait=0.05, holder="B")
+            await store.locks.acquire_lock("first", wait_seconds=0.05, holder="B")
         assert keeping.has_failed
         await other.locks.release_lock(first)
         held = await other.locks.acquire_lock("first", holder="A")

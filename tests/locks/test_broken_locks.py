@@ -27,12 +27,12 @@ async def _break(other: StateStore) -> None:
 
 async def _break_and_take(other: StateStore) -> None:
     await _break(other)
-    await other.locks.acquire_lock("r", holder="B", wait=0)
+    await other.locks.acquire_lock("r", holder="B", wait_seconds=0)
 
 
 async def _break_take_and_return(other: StateStore) -> None:
     await _break(other)
-    async with other.lock("r", holder="B", wait=0):
+    async with other.lock("r", holder="B", wait_seconds=0):
         pass
 
 
@@ -49,7 +49,7 @@ async def test_a_block_whose_lock_was_broken_ends_with_that(place: Place, break_
     """At the end of the block its caller learns that its steps may have happened without the lock."""
     async with place.store() as store, place.store() as other:
         with pytest.raises(LockLost):
-            async with store.lock("r", ttl=30.0, holder="A"):
+            async with store.lock("r", ttl_seconds=30.0, holder="A"):
                 await break_it(other)
 
 
@@ -59,7 +59,7 @@ async def test_a_lease_whose_lock_was_broken_cannot_be_given_back(
 ):
     """The same of a lease that is given back by hand."""
     async with place.store() as store, place.store() as other:
-        lease = await store.locks.acquire_lock("r", ttl=30.0)
+        lease = await store.locks.acquire_lock("r", ttl_seconds=30.0)
         await break_it(other)
         with pytest.raises(LockLost):
             await store.locks.release_lock(lease)
@@ -68,10 +68,10 @@ async def test_a_lease_whose_lock_was_broken_cannot_be_given_back(
 async def test_a_lease_can_be_given_back_twice(place: Place):
     """Giving back what was given back is not a loss, and a block that kept its lock ends without one."""
     async with place.store() as store:
-        lease = await store.locks.acquire_lock("r", ttl=30.0)
+        lease = await store.locks.acquire_lock("r", ttl_seconds=30.0)
         await store.locks.release_lock(lease)
         await store.locks.release_lock(lease)
-        async with store.lock("r", ttl=30.0, wait=0):
+        async with store.lock("r", ttl_seconds=30.0, wait_seconds=0):
             pass
 
 
@@ -103,7 +103,7 @@ async def test_breaking_a_lock_is_looked_after(fault: Fault):
     clock = ManualClock(step_us=1)
     faulty = FaultyEngine(MemoryEngine(clock), AtCalls({}))
     async with make_store(faulty, clock) as store:
-        lease = await store.locks.acquire_lock("r", ttl=30.0, holder="A")
+        lease = await store.locks.acquire_lock("r", ttl_seconds=30.0, holder="A")
         faulty.plan = NextCommit(fault)
         broken = await store.locks.break_lock("r")
         await faulty.settle()
@@ -120,7 +120,7 @@ async def test_removing_locks_whose_time_has_passed_is_looked_after(fault: Fault
     faulty = FaultyEngine(MemoryEngine(clock), AtCalls({}))
     async with make_store(faulty, clock) as store:
         for resource in ("a", "b", "c"):
-            await store.locks.acquire_lock(resource, ttl=1.0)
+            await store.locks.acquire_lock(resource, ttl_seconds=1.0)
         clock.advance_us(60_000_000)
         faulty.plan = NextCommit(fault)
         removed = await store.locks.cleanup_expired_locks()

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.anyio
 async def test_cancelled_while_waiting(store: StateStore, other: StateStore, time: Time, moment: int):
     """Whenever somebody who acquires or waits is cancelled, nothing of it is left behind."""
     locks, theirs = managed(store, time), managed(other, time)
-    lease = await locks.acquire_lock("r", ttl=TTL) if moment % 8 else None
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL) if moment % 8 else None
 
     async def block() -> None:
-        async with theirs.lock("r", ttl=TTL):
+        async with theirs.lock("r", ttl_seconds=TTL):
             await anyio.sleep_forever()
 
     async with anyio.create_task_group() as tasks:
@@ -95,12 +95,12 @@ async def test_cancelled_at_each_call(store: StateStore, other: StateStore, time
     """The same where the cancellation falls on a call of the engine."""
     faulty = FaultyEngine(other.core.engine, AtCalls({("any", call): fault}))
     locks, theirs = managed(store, time), managed(other, time, faulty)
-    lease = await locks.acquire_lock("r", ttl=TTL)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
     async with anyio.create_task_group() as tasks:
 
         async def wait() -> None:
             with faulty.cancellable():
-                async with theirs.lock("r", ttl=TTL):
+                async with theirs.lock("r", ttl_seconds=TTL):
                     pass
 
         tasks.start_soon(wait)
@@ -117,8 +117,8 @@ async def test_cancelled_natively(store: StateStore, other: StateStore, time: Ti
 
     locks, theirs = managed(store, time), managed(other, time)
     for moment in range(0, 40, 3):
-        lease = await locks.acquire_lock("r", ttl=TTL, wait=0) if moment % 2 else None
-        task = asyncio.create_task(theirs.acquire_lock("r", ttl=TTL))
+        lease = await locks.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0) if moment % 2 else None
+        task = asyncio.create_task(theirs.acquire_lock("r", ttl_seconds=TTL))
         for _ in range(moment):
             await anyio.lowlevel.checkpoint()
         task.cancel()

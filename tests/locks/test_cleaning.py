@@ -19,13 +19,15 @@ pytestmark = pytest.mark.anyio
 async def test_cleanup_removes_what_is_dead(store: StateStore, other: StateStore, time: Time):
     """Expired locks go, with their renewals; those that live by their renewal alone stay, and what lies about goes."""
     locks, theirs = managed(store, time), managed(other, time)
-    leases = {name: await locks.acquire_lock(name, ttl=TTL) for name in ("dead", "renewed", "living", "given back")}
+    leases = {
+        name: await locks.acquire_lock(name, ttl_seconds=TTL) for name in ("dead", "renewed", "living", "given back")
+    }
     for name in ("renewed", "living", "given back"):
-        await locks.extend_lock(leases[name])
+        await locks.renew_lock(leases[name])
     await locks.release_lock(leases["given back"])
     await collected(theirs.list_locks())
     time.advance(TTL / 2)
-    await locks.extend_lock(leases["living"])
+    await locks.renew_lock(leases["living"])
     await collected(theirs.list_locks())
     time.advance(TTL * 0.7)
     infos = {info.resource: info for info in await collected(theirs.list_locks())}
@@ -39,10 +41,10 @@ async def test_cleanup_removes_what_is_dead(store: StateStore, other: StateStore
 async def test_many_locks(store: StateStore, time: Time):
     """Listing and cleaning up go through pages."""
     locks = managed(store, time)
-    async with locks.lock_all([f"{n:03}" for n in range(230)], ttl=TTL):
+    async with locks.lock_all([f"{n:03}" for n in range(230)], ttl_seconds=TTL):
         infos = await collected(locks.list_locks())
         assert [info.resource for info in infos] == [f"{n:03}" for n in range(230)]
-    await locks.acquire_lock("x", ttl=TTL)
+    await locks.acquire_lock("x", ttl_seconds=TTL)
     await expire(time, locks)
     assert await locks.cleanup_expired_locks() == 1
 

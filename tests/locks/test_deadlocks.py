@@ -33,10 +33,10 @@ async def test_a_deadlock_is_found_and_broken(store: StateStore, other: StateSto
 
     async def step(n: int) -> None:
         try:
-            async with managers[n % 2].lock(names[n], ttl=60):
+            async with managers[n % 2].lock(names[n], ttl_seconds=60):
                 held.append(names[n])
                 await until(lambda: turn == n)
-                async with managers[n % 2].lock(names[(n + 1) % len(names)], ttl=60):
+                async with managers[n % 2].lock(names[(n + 1) % len(names)], ttl_seconds=60):
                     done.append(names[n])
         except DeadlockDetected as error:
             failed.append(error)
@@ -71,7 +71,7 @@ async def test_who_waits_for_itself(store: StateStore, time: Time):
     for is_in_task in (False, True):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(time.pass_until, lambda: caught)
-            async with locks.lock("r", ttl=60) as lease:
+            async with locks.lock("r", ttl_seconds=60) as lease:
                 if is_in_task:
                     async with anyio.create_task_group() as inner:
                         inner.start_soon(again, lease)
@@ -88,19 +88,19 @@ async def test_waiting_in_a_row_is_no_deadlock(store: StateStore, other: StateSt
     done: list[int] = []
 
     async def step(n: int) -> None:
-        async with managers[n % 2].lock(names[n], ttl=60):
+        async with managers[n % 2].lock(names[n], ttl_seconds=60):
             held.append(n)
-            async with managers[n % 2].lock(names[n + 1], ttl=60):
+            async with managers[n % 2].lock(names[n + 1], ttl_seconds=60):
                 done.append(n)
 
-    last = await managers[0].acquire_lock("d", ttl=60)
+    last = await managers[0].acquire_lock("d", ttl_seconds=60)
     async with anyio.create_task_group() as tasks:
         for n in (2, 1, 0):
             tasks.start_soon(step, n)
             await until(lambda n=n: len(held) == 3 - n)
         await time.pass_until(lambda: False, seconds=30)
         assert await managers[1].detect_deadlocks() == []
-        await managers[0].extend_lock(last)
+        await managers[0].renew_lock(last)
         await managers[0].release_lock(last)
         await time.pass_until(lambda: len(done) == 3)
     assert done == [2, 1, 0]

@@ -160,6 +160,6 @@ async def test_breaking_a_lock(store: StateStore):
     assert (broken.resource, broken.holder, broken.fence) == ("pump", "stuck", lease.fence)
     assert await store.locks.break_lock("pump") is None
     with pytest.raises(LockLost):
-        await store.locks.extend_lock(lease)
-    async with store.lock("pump", wait=0):
+        await store.locks.renew_lock(lease)
+    async with store.lock("pump", wait_seconds=0):
         pass

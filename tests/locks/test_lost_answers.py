@@ -50,9 +50,9 @@ async def test_never_two_believers(
     for _ in range(3):
         for manager in (locks, theirs):
             with suppress(TaiStateError):
-                leases.append(await manager.acquire_lock("r", ttl=TTL, wait=0))
+                leases.append(await manager.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0))
             await judge()
-        for act in (locks.extend_lock, locks.release_lock):
+        for act in (locks.renew_lock, locks.release_lock):
             for lease in leases:
                 if lease.is_held:
                     with suppress(TaiStateError):
@@ -61,7 +61,7 @@ async def test_never_two_believers(
     await faulty.settle()
     await judge()
     await expire(time, theirs)
-    leases.append(await theirs.acquire_lock("r", ttl=TTL, wait=0))
+    leases.append(await theirs.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0))
     await judge()
 
 
@@ -69,23 +69,23 @@ async def test_a_lost_answer_to_acquiring_is_looked_up(store: StateStore, other:
     """Where the answer is lost and the lock is ours, we hold it, at the revision that stands; that takes one read."""
     faulty = CountingEngine(FaultyEngine(store.core.engine, AtCalls({("commit", 1): Fault.LOST_AFTER})))  # type: ignore[arg-type]
     locks, theirs = managed(store, time, faulty), managed(other, time)
-    lease = await locks.acquire_lock("r", ttl=TTL, wait=0)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0)
     assert (len(faulty.counts.commits), faulty.counts.reads) == (1, 1)
     await store.save_state(GOVERNOR, "s", {}, METADATA, fence=lease)
     with pytest.raises(LockAlreadyHeld):
-        await theirs.acquire_lock("r", wait=0)
+        await theirs.acquire_lock("r", wait_seconds=0)
     await locks.release_lock(lease)
-    await theirs.acquire_lock("r", wait=0)
+    await theirs.acquire_lock("r", wait_seconds=0)
 
 
 async def test_a_try_that_arrives_late(store: StateStore, other: StateStore, time: Time):
     """Who waits and finds that an earlier try of its own got through has the lock, counted from when it had not."""
     locks, theirs = managed(store, time), managed(other, time)
-    await locks.acquire_lock("r", ttl=TTL)
+    await locks.acquire_lock("r", ttl_seconds=TTL)
     got: list[Lease] = []
 
     async def wait() -> None:
-        got.append(await theirs.acquire_lock("r", ttl=TTL, holder="ben"))
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL, holder="ben"))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -95,7 +95,7 @@ async def test_a_try_that_arrives_late(store: StateStore, other: StateStore, tim
         tried = {"holder": "ben", "nonce": path.rpartition("/")[2], "ttl": TTL, "acquired_at": ""}
         committed = await store.core.engine.commit([Put("locks/r", tried)])
         await until(lambda: got)
-    assert (got[0].fence, got[0].remaining) == (committed.revision, pytest.approx(TTL - 3))
+    assert (got[0].fence, got[0].remaining_seconds) == (committed.revision, pytest.approx(TTL - 3))
     assert await paths(store.core.engine, "r") == ["locks/r"]
 
 
@@ -118,9 +118,9 @@ async def test_a_lost_answer_to_releasing(store: StateStore, other: StateStore, 
     """Where the answer is lost and somebody has the lock before it is asked again, it was released all the same."""
     theirs = managed(other, time)
     faulty: Any = FaultyEngine(store.core.engine, AtCalls({("commit", 2): Fault.LOST_AFTER}))
-    looked = BeforeReads(faulty, lambda: theirs.acquire_lock("r", ttl=TTL, wait=0))
+    looked = BeforeReads(faulty, lambda: theirs.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0))
     locks = managed(store, time, looked)
-    lease = await locks.acquire_lock("r", ttl=TTL)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
     await locks.release_lock(lease)
     assert looked.calls == 1
     assert await paths(store.core.engine) == ["locks/r"]
@@ -131,10 +131,10 @@ async def test_a_lost_answer_to_a_renewal(store: StateStore, time: Time, fault: 
     """It is looked up, and sent again where it was not applied: the holder counts from when it was sent."""
     faulty = FaultyEngine(store.core.engine, AtCalls({("commit", 2): fault}))
     locks = managed(store, time, faulty)
-    lease = await locks.acquire_lock("r", ttl=TTL)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
     time.advance(4)
-    await locks.extend_lock(lease)
-    assert lease.remaining == pytest.approx(TTL)
+    await locks.renew_lock(lease)
+    assert lease.remaining_seconds == pytest.approx(TTL)
     assert len(await paths(store.core.engine)) == 2
     assert faulty.statistics().all_hit
 
@@ -156,17 +156,17 @@ class Slow(AroundEngine):
 async def test_the_lease_counts_from_the_sending(store: StateStore, time: Time):
     """What the answer took on its way is not added to the lease."""
     locks = managed(store, time, Slow(store.core.engine, time, 3))
-    lease = await locks.acquire_lock("r", ttl=TTL)
-    assert lease.remaining == pytest.approx(TTL - 3)
-    await locks.extend_lock(lease)
-    assert lease.remaining == pytest.approx(TTL - 3)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
+    assert lease.remaining_seconds == pytest.approx(TTL - 3)
+    await locks.renew_lock(lease)
+    assert lease.remaining_seconds == pytest.approx(TTL - 3)
 
 
 async def test_a_lock_is_not_given_that_is_over(store: StateStore, time: Time):
     """An answer that takes longer than the lease is none, and the lock is given back."""
     locks = managed(store, time, Slow(store.core.engine, time, TTL))
     with pytest.raises(LockAcquisitionFailed):
-        await locks.acquire_lock("r", ttl=TTL)
+        await locks.acquire_lock("r", ttl_seconds=TTL)
     assert await paths(store.core.engine) == []
 
 
@@ -177,7 +177,7 @@ async def test_an_engine_that_is_gone(store: StateStore, time: Time):
         inner = store.core.engine
         locks = managed(store, time, FaultyEngine(inner, AtCalls(faults)))  # type: ignore[arg-type]
         with pytest.raises(error):
-            await locks.acquire_lock("r", ttl=TTL)
+            await locks.acquire_lock("r", ttl_seconds=TTL)
         store.core.engine = inner
         await expire(time, managed(store, time))
 
@@ -191,12 +191,12 @@ async def test_answers_that_are_lost_while_waiting(place: Place, time: Time):
         async with place.store() as store, place.store() as other:
             faulty = FaultyEngine(other.core.engine, AtCalls({("any", call): fault}))
             locks, theirs = managed(store, time), managed(other, time, faulty)
-            lease = await locks.acquire_lock("r", ttl=TTL)
+            lease = await locks.acquire_lock("r", ttl_seconds=TTL)
             results: list[Lease | TaiStateError] = []
 
             async def wait(theirs: LockManager = theirs, results: list[Lease | TaiStateError] = results) -> None:
                 try:
-                    results.append(await theirs.acquire_lock("r", ttl=TTL))
+                    results.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
                 except TaiStateError as error:
                     results.append(error)
 

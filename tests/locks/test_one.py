@@ -24,8 +24,8 @@ pytestmark = pytest.mark.anyio
 async def test_acquire_extend_release(store: StateStore, time: Time):
     """A lock is held from acquiring to releasing, its lease lasts its time from each renewal, and the list shows it."""
     locks = managed(store, time)
-    lease = await locks.acquire_lock("pump 7", ttl=TTL, holder="anna")
-    assert (lease.resource, lease.holder, lease.ttl, lease.remaining, lease.is_held) == (
+    lease = await locks.acquire_lock("pump 7", ttl_seconds=TTL, holder="anna")
+    assert (lease.resource, lease.holder, lease.ttl_seconds, lease.remaining_seconds, lease.is_held) == (
         "pump 7",
         "anna",
         TTL,
@@ -33,27 +33,27 @@ async def test_acquire_extend_release(store: StateStore, time: Time):
         True,
     )
     time.advance(8)
-    assert lease.remaining == pytest.approx(2)
-    await locks.extend_lock(lease)
-    assert lease.remaining == pytest.approx(TTL)
+    assert lease.remaining_seconds == pytest.approx(2)
+    await locks.renew_lock(lease)
+    assert lease.remaining_seconds == pytest.approx(TTL)
     time.advance(8)
     [info] = await collected(locks.list_locks())
-    assert (info.resource, info.holder, info.fence, info.ttl) == ("pump 7", "anna", lease.fence, TTL)
+    assert (info.resource, info.holder, info.fence, info.ttl_seconds) == ("pump 7", "anna", lease.fence, TTL)
     assert info.last_sign_at > info.acquired_at
-    assert 0 < info.remaining <= OVER
+    assert 0 < info.remaining_seconds <= OVER
     assert not info.is_expired
     await locks.release_lock(lease)
     assert not lease.is_held
     assert await collected(locks.list_locks()) == []
     await locks.release_lock(lease)
     with pytest.raises(LockLost):
-        await locks.extend_lock(lease)
+        await locks.renew_lock(lease)
 
 
 async def test_the_documents(store: StateStore, time: Time):
     """What stands in the documents is what the format says, with resources escaped so that none leaves its place."""
     locks = managed(store, time)
-    lease = await locks.acquire_lock("a/b ..~", ttl=TTL, holder="anna")
+    lease = await locks.acquire_lock("a/b ..~", ttl_seconds=TTL, holder="anna")
     record = await fields_at(store.core.engine, "locks/a%2Fb ..%7E")
     assert record == {
         "holder": "anna",
@@ -61,8 +61,8 @@ async def test_the_documents(store: StateStore, time: Time):
         "ttl": TTL,
         "acquired_at": "2023-11-14T22:13:20.000000Z",
     }
-    await locks.extend_lock(lease)
-    await locks.extend_lock(lease)
+    await locks.renew_lock(lease)
+    await locks.renew_lock(lease)
     assert await fields_at(store.core.engine, "lockbeats/a%2Fb ..%7E") == {"nonce": record["nonce"], "n": 2}
     assert [info.resource for info in await collected(locks.list_locks())] == ["a/b ..~"]
 
@@ -70,14 +70,14 @@ async def test_the_documents(store: StateStore, time: Time):
 async def test_held(store: StateStore, other: StateStore, time: Time):
     """Who does not wait is told at once who has the lock and for how long; who waits is told when the wait ends."""
     locks, theirs = managed(store, time), managed(other, time)
-    lease = await locks.acquire_lock("r", ttl=TTL, holder="anna")
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL, holder="anna")
     time.advance(4)
     with pytest.raises(LockAlreadyHeld) as held:
-        await theirs.acquire_lock("r", wait=0)
+        await theirs.acquire_lock("r", wait_seconds=0)
     assert (held.value.resource, held.value.holder, held.value.is_transient) == ("r", "anna", True)
     assert held.value.remaining == pytest.approx(6 if store.core.engine.capabilities.shared_clock else 11)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(expect, LockAcquisitionFailed, lambda: theirs.acquire_lock("r", wait=2, holder="ben"))
+        tasks.start_soon(expect, LockAcquisitionFailed, lambda: theirs.acquire_lock("r", wait_seconds=2, holder="ben"))
         await until(lambda: time.sleepers)
         [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
         record = await fields_at(store.core.engine, path)
@@ -96,7 +96,14 @@ async def test_held(store: StateStore, other: StateStore, time: Time):
 
 @pytest.mark.parametrize(
     "options",
-    [{"ttl": 0}, {"ttl": -1}, {"ttl": float("nan")}, {"ttl": float("inf")}, {"wait": -1}, {"wait": float("nan")}],
+    [
+        {"ttl_seconds": 0},
+        {"ttl_seconds": -1},
+        {"ttl_seconds": float("nan")},
+        {"ttl_seconds": float("inf")},
+        {"wait_seconds": -1},
+        {"wait_seconds": float("nan")},
+    ],
 )
 async def test_times_that_mean_nothing(memory_places: Places, options: dict[str, float]):
     """A lease without an end, or a wait that cannot be, is refused."""
@@ -119,17 +126,17 @@ async def test_budgets(place: Place, time: Time):
     async with place.store() as store, place.store() as other:
         engine, theirs = CountingEngine(store.core.engine), CountingEngine(other.core.engine)
         locks, rivals = managed(store, time, engine), managed(other, time, theirs)
-        lease = await locks.acquire_lock("r", ttl=TTL)
-        await locks.extend_lock(lease)
+        lease = await locks.acquire_lock("r", ttl_seconds=TTL)
+        await locks.renew_lock(lease)
         await locks.release_lock(lease)
         assert ([_written(each) for each in engine.counts.commits], engine.counts.calls) == ([1, 1, 1], 3)
-        await locks.acquire_lock("r", ttl=TTL)
+        await locks.acquire_lock("r", ttl_seconds=TTL)
         with suppress(LockAlreadyHeld):
-            await rivals.acquire_lock("r", wait=0)
+            await rivals.acquire_lock("r", wait_seconds=0)
         assert (len(theirs.counts.commits), theirs.counts.reads, theirs.counts.calls) == (1, 1, 2)
         time.advance(OVER)
         theirs.reset()
-        await rivals.acquire_lock("r", wait=0)
+        await rivals.acquire_lock("r", wait_seconds=0)
         assert (len(theirs.counts.commits), theirs.counts.reads, theirs.counts.calls) == (2, 1, 3)
         engine.reset()
         async with locks.lock("s"):
@@ -147,18 +154,18 @@ async def test_fences_only_grow(place: Place, time: Time):
     for _ in range(2):
         async with place.store() as store, place.store() as other:
             locks, theirs = managed(store, time), managed(other, time)
-            lease = await locks.acquire_lock("r", ttl=TTL)
+            lease = await locks.acquire_lock("r", ttl_seconds=TTL)
             await locks.release_lock(lease)
-            again = await locks.acquire_lock("r", ttl=TTL)
-            await locks.extend_lock(again)
+            again = await locks.acquire_lock("r", ttl_seconds=TTL)
+            await locks.renew_lock(again)
             await expire(time, theirs)
-            taken = await theirs.acquire_lock("r", ttl=TTL, wait=0)
+            taken = await theirs.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0)
             await expire(time, locks)
             assert await locks.cleanup_expired_locks() == 1
-            last = await locks.acquire_lock("r", ttl=TTL, wait=0)
+            last = await locks.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0)
             fences += [lease.fence, again.fence, taken.fence, last.fence]
             await expire(time, locks)
-            own = await locks.acquire_lock("r", ttl=TTL, wait=0)
+            own = await locks.acquire_lock("r", ttl_seconds=TTL, wait_seconds=0)
             fences.append(own.fence)
             await locks.release_lock(own)
     assert fences == sorted(set(fences))

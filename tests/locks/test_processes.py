@@ -132,7 +132,7 @@ class Trial:
         """Another process that counts."""
         name = f"worker{self._started}"
         self._crew.start(name, self._clocks.environment(self._started))
-        self._crew.tell(name, job="count", ttl=TTL, writes=WRITES, fenced=self._fenced)
+        self._crew.tell(name, job="count", ttl_seconds=TTL, writes=WRITES, fenced=self._fenced)
         ready = self._until(lambda said: said.what == "ready" and said.name == name)
         self._clocks.check(self._started, *ready.words)
         self._started += 1
@@ -295,7 +295,7 @@ def test_deadlocks_are_found_and_broken(url: str):
         for run in range(RINGS):
             wants = [f"{run}-{each}" for each in names]
             for name, own, other in zip(names, wants, [*wants[1:], wants[0]], strict=True):
-                crew.tell(name, job="ring", own=own, other=other, ttl=30.0, search_seconds=0.05)
+                crew.tell(name, job="ring", own=own, other=other, ttl_seconds=30.0, search_seconds=0.05)
             crew.hear_all("holds", len(names))
             for name in names:
                 crew.tell(name)

@@ -33,16 +33,16 @@ ACQUIRING = (
     Mistake(
         "one lock that is over is enough",
         judging,
-        "if all(each.remaining <= 0 for each in there)",
-        "if not there or any(each.remaining <= 0 for each in there)",
+        "if all(each.remaining_seconds <= 0 for each in there)",
+        "if not there or any(each.remaining_seconds <= 0 for each in there)",
     ),
     Mistake(
         "a lock is not to be had though it is over",
         judging,
-        "if all(each.remaining <= 0 for each in there)",
+        "if all(each.remaining_seconds <= 0 for each in there)",
         "if not there",
     ),
-    Mistake("every lock is to be had", judging, "if all(each.remaining <= 0 for each in there)", "if True"),
+    Mistake("every lock is to be had", judging, "if all(each.remaining_seconds <= 0 for each in there)", "if True"),
     Mistake(
         "ours counts from the look",
         attempting,
@@ -56,7 +56,7 @@ ACQUIRING = (
         "each.lock.revision for each in standings.values() if each and each.record.nonce == self.claim.nonce",
         "each.lock.revision + 1 for each in standings.values() if each",
     ),
-    Mistake("what is over counts as acquired", attempting, "if tenure.remaining > 0:", "if True:"),
+    Mistake("what is over counts as acquired", attempting, "if tenure.remaining_seconds > 0:", "if True:"),
     Mistake("they are to be had when the first of them is", attempting, "left = max((", "left = min(("),
     Mistake("a single try goes on", attempting, "Done(None) if is_single or outcome", "Done(None) if outcome"),
     Mistake(
@@ -131,7 +131,7 @@ KEEPING = (
     Mistake(
         "nobody is told who has the lock",
         keeping,
-        "LockLost(resource, standing.record.holder, standing.remaining)",
+        "LockLost(resource, standing.record.holder, standing.remaining_seconds)",
         "LockLost(resource)",
     ),
 )

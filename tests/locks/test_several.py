@@ -21,18 +21,18 @@ async def test_all_or_none(store: StateStore, other: StateStore, time: Time):
     """Several locks come together by one commit, with one number, or none of them does."""
     engine = CountingEngine(store.core.engine)
     locks, theirs = managed(store, time, engine), managed(other, time)
-    async with locks.lock_all(["b", "a", "b"], ttl=TTL) as leases:
+    async with locks.lock_all(["b", "a", "b"], ttl_seconds=TTL) as leases:
         assert [lease.resource for lease in leases] == ["b", "a", "b"]
         assert len({lease.fence for lease in leases}) == 1
-        await locks.extend_lock(leases[0])
+        await locks.renew_lock(leases[0])
         with pytest.raises(LockAlreadyHeld) as held:
-            async with theirs.lock_all(["c", "a"], wait=0):
+            async with theirs.lock_all(["c", "a"], wait_seconds=0):
                 pass
         assert held.value.resource == "a"
         assert await paths(store.core.engine) == ["locks/a", "locks/b", "lockbeats/a", "lockbeats/b"]
     assert engine.counts.reads == 0
     assert len(engine.counts.commits) == 3
-    async with theirs.lock_all(["c", "a"], wait=0):
+    async with theirs.lock_all(["c", "a"], wait_seconds=0):
         pass
 
 
@@ -40,9 +40,9 @@ async def test_each_of_several_fences_by_itself(store: StateStore, other: StateS
     """Where one of several locks was taken over, its lease refuses writes, though another of them stands."""
     locks, theirs = managed(store, Time(ManualClock())), managed(other, time)
     with pytest.raises(LockLost):  # noqa: PT012 - it comes out of the block
-        async with locks.lock_all(["a", "b"], ttl=TTL) as (a, b):
+        async with locks.lock_all(["a", "b"], ttl_seconds=TTL) as (a, b):
             await expire(time, theirs)
-            await theirs.acquire_lock("b", wait=0)
+            await theirs.acquire_lock("b", wait_seconds=0)
             await store.save_state(GOVERNOR, "s", {}, METADATA, fence=a)
             with pytest.raises(LockLost):
                 await store.save_state(GOVERNOR, "t", {}, METADATA, fence=b)
@@ -57,7 +57,7 @@ async def test_philosophers(store: StateStore, other: StateStore):
     async def philosopher(n: int) -> None:
         forks = [str(n), str((n + 1) % 5)]
         for _ in range(3):
-            async with managers[n % 2].lock_all(forks[:: 1 if n % 2 else -1], ttl=60):
+            async with managers[n % 2].lock_all(forks[:: 1 if n % 2 else -1], ttl_seconds=60):
                 assert in_hands.isdisjoint(forks)
                 in_hands.update(forks)
                 await anyio.lowlevel.checkpoint()

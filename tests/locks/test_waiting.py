@@ -27,11 +27,11 @@ async def test_who_waits_is_woken_by_the_release(store: StateStore, other: State
     """The next one gets the lock without any time passing and by one commit, and leaves its place with it."""
     engine = CountingEngine(other.core.engine)
     locks, theirs = managed(store, time), managed(other, time, engine)
-    lease = await locks.acquire_lock("r", ttl=TTL)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
     got: list[Lease] = []
 
     async def wait() -> None:
-        got.append(await theirs.acquire_lock("r", ttl=TTL))
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -61,11 +61,11 @@ class Forgetful(AroundEngine):
 async def test_a_hint_that_never_comes(store: StateStore, other: StateStore, time: Time):
     """Who has seen a lock that the watch never told of does not rely on being told of its release."""
     locks, theirs = managed(store, time), managed(other, time, Forgetful(other.core.engine))
-    lease = await locks.acquire_lock("r", ttl=1_000)
+    lease = await locks.acquire_lock("r", ttl_seconds=1_000)
     got: list[Lease] = []
 
     async def wait() -> None:
-        got.append(await theirs.acquire_lock("r", ttl=TTL))
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -80,13 +80,13 @@ async def test_a_hint_that_never_comes(store: StateStore, other: StateStore, tim
 async def test_a_dead_holder_is_succeeded(store: StateStore, other: StateStore, time: Time):
     """Who waits gets the lock of one who shows no life when its time has passed, and not before."""
     locks, theirs = managed(store, time), managed(other, time)
-    lease = await locks.acquire_lock("r", ttl=TTL)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
     time.advance(TTL / 2)
-    await locks.extend_lock(lease)
+    await locks.renew_lock(lease)
     got: list[Lease] = []
 
     async def wait() -> None:
-        got.append(await theirs.acquire_lock("r", ttl=TTL))
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -103,8 +103,8 @@ async def test_a_dead_holder_is_succeeded(store: StateStore, other: StateStore, 
 async def test_a_living_holder_is_not(store: StateStore, other: StateStore, time: Time):
     """However long somebody waits, a holder that renews is left alone."""
     locks, theirs = managed(store, time), managed(other, time)
-    async with anyio.create_task_group() as tasks, locks.lock("r", ttl=TTL) as lease:
-        tasks.start_soon(expect, LockAcquisitionFailed, lambda: theirs.acquire_lock("r", wait=5 * TTL))
+    async with anyio.create_task_group() as tasks, locks.lock("r", ttl_seconds=TTL) as lease:
+        tasks.start_soon(expect, LockAcquisitionFailed, lambda: theirs.acquire_lock("r", wait_seconds=5 * TTL))
         await until(lambda: time.sleepers == 3)
         await time.pass_until(lambda: time.sleepers < 3, seconds=6 * TTL)
         assert lease.is_held
@@ -131,12 +131,12 @@ async def test_first_come_first_served(
         return known == [(n, {"r": fence}, True) for n in range(4 - len(order))]
 
     async def wait(n: int) -> None:
-        async with managers[n % 2].lock("r", ttl=TTL) as lease:
+        async with managers[n % 2].lock("r", ttl_seconds=TTL) as lease:
             order.append(n)
             await until(lambda: know_their_places(lease.fence))
 
     monkeypatch.setattr("tai_state.locks.locking.Place", Listed)
-    async with anyio.create_task_group() as tasks, managers[0].lock("r", ttl=TTL) as lease:
+    async with anyio.create_task_group() as tasks, managers[0].lock("r", ttl_seconds=TTL) as lease:
         for n in range(4):
             tasks.start_soon(wait, n)
             await until(lambda n=n: len(line) == n + 1 and line[n]._noted and time.sleepers == n + 3)
@@ -150,7 +150,7 @@ async def test_a_place_of_the_dead_holds_nobody_up(store: StateStore, other: Sta
     locks, theirs = managed(store, time), managed(other, time)
     dead = {"holder": "x", "holds": [], "wants": ["r"], "ttl": WAITER_TTL_SECONDS, "ticket": 0, "n": 0}
     await store.core.engine.commit([Put("locks/r/waiters/dead", dead)])
-    lease = await locks.acquire_lock("r", ttl=1_000)
+    lease = await locks.acquire_lock("r", ttl_seconds=1_000)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(theirs.acquire_lock, "r")
@@ -158,11 +158,11 @@ async def test_a_place_of_the_dead_holds_nobody_up(store: StateStore, other: Sta
             await time.settle()
             scope.cancel()
     time.advance(WAITER_TTL_SECONDS * 1.2)
-    await locks.extend_lock(lease)
+    await locks.renew_lock(lease)
     got: list[Lease] = []
 
     async def wait() -> None:
-        got.append(await theirs.acquire_lock("r", ttl=TTL))
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -176,7 +176,7 @@ async def test_a_place_of_the_dead_holds_nobody_up(store: StateStore, other: Sta
 async def test_who_waits_shows_life_and_keeps_its_place(store: StateStore, other: StateStore, time: Time):
     """Somebody who waits long says so again and again, under the ticket that it came with."""
     locks, theirs = managed(store, time), managed(other, time)
-    async with anyio.create_task_group() as tasks, locks.lock("r", ttl=1_000):
+    async with anyio.create_task_group() as tasks, locks.lock("r", ttl_seconds=1_000):
         tasks.start_soon(theirs.acquire_lock, "r")
         await until(lambda: time.sleepers == 3)
         [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
@@ -215,11 +215,11 @@ async def test_a_sign_of_life_that_is_refused(store: StateStore, other: StateSto
     """It is given again soon, and who waits goes on waiting."""
     engine = Refusing(other.core.engine)
     locks, theirs = managed(store, time), managed(other, time, engine)
-    lease = await locks.acquire_lock("r", ttl=60)
+    lease = await locks.acquire_lock("r", ttl_seconds=60)
     got: list[Lease] = []
 
     async def wait() -> None:
-        got.append(await theirs.acquire_lock("r", ttl=TTL))
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)

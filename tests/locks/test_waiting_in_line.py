@@ -101,7 +101,7 @@ async def test_a_failing_watch_is_told_as_itself(clock: ManualClock):
     async with make_store(BadWatch(MemoryEngine(clock)), clock) as store:
         await store.locks.acquire_lock("r")
         with anyio.fail_after(30), pytest.raises(InvalidData):
-            await store.locks.acquire_lock("r", wait=20)
+            await store.locks.acquire_lock("r", wait_seconds=20)
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="a silent watch is believed until the lease ends")
@@ -112,10 +112,10 @@ async def test_a_watch_that_has_gone_silent_is_not_waited_for(clock: ManualClock
     got: list[Lease] = []
     async with make_store(engine, clock) as store, make_store(Silent(engine.beside()), clock) as other:
         holder, waiter = (LockManager(each, monotonic=time.monotonic, sleep=time.sleep) for each in (store, other))
-        lease = await holder.acquire_lock("r", ttl=40.0)
+        lease = await holder.acquire_lock("r", ttl_seconds=40.0)
 
         async def wait() -> None:
-            got.append(await waiter.acquire_lock("r", ttl=40.0))
+            got.append(await waiter.acquire_lock("r", ttl_seconds=40.0))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
@@ -134,10 +134,10 @@ async def _line_of(waiters: int) -> tuple[Counts, list[int]]:
     order: list[int] = []
     async with make_store(counting, clock) as store:
         locks = LockManager(store, monotonic=time.monotonic, sleep=time.sleep)
-        first = await locks.acquire_lock("r", ttl=1_000.0)
+        first = await locks.acquire_lock("r", ttl_seconds=1_000.0)
 
         async def hold(number: int) -> None:
-            async with locks.lock("r", ttl=1_000.0):
+            async with locks.lock("r", ttl_seconds=1_000.0):
                 order.append(number)
                 await time.sleep(0.1)
 

@@ -34,7 +34,7 @@ async def test_renewals_go_with_the_lock(place: Place) -> None:
     """A resource that was renewed and released leaves no document."""
     async with place.store() as store:
         lease = await store.locks.acquire_lock("r")
-        await store.locks.extend_lock(lease)
+        await store.locks.renew_lock(lease)
         assert await collected(store.core.engine.scan(Scan("lockbeats"))) != []
         await store.locks.release_lock(lease)
         assert await collected(store.core.engine.scan(Scan("locks"))) == []
@@ -86,7 +86,7 @@ async def test_many_expired_locks_are_removed(store: StateStore, time: Time, req
         reason = "the sightings of the first locks are forgotten before the last are seen"
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     manager = LockManager(store, monotonic=time.monotonic)
-    await manager.acquire_lock("r0", ttl=1.0)
+    await manager.acquire_lock("r0", ttl_seconds=1.0)
     fields = await fields_at(store.core.engine, "locks/r0")
     for start in range(0, MANY, 1_000):
         await store.core.engine.commit([Put(f"locks/r{n}", fields) for n in range(start, start + 1_000)])
@@ -126,7 +126,7 @@ async def kill_a_waiter(store: StateStore) -> None:
 async def test_what_a_killed_waiter_left_is_removed(store: StateStore, time: Time, is_held: bool) -> None:  # noqa: FBT001
     """Cleanups a month later remove the place in line of one that was killed, with the lock still there or gone."""
     manager = LockManager(store, monotonic=time.monotonic)
-    lease = await manager.acquire_lock("job", ttl=1.0)
+    lease = await manager.acquire_lock("job", ttl_seconds=1.0)
     await kill_a_waiter(store)
     if not is_held:
         await manager.release_lock(lease)

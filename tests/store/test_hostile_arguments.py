@@ -68,7 +68,7 @@ async def test_versions_that_are_none(places: Places, version: Any) -> None:
     """A version to travel to is 1 or more, or a time with an offset."""
     errors = await refused(
         places.new(),
-        lambda store: store.state_at(GOVERNOR, "s", version),
+        lambda store: store.get_state_at(GOVERNOR, "s", version),
         lambda store: store.state(GOVERNOR, "s").at(version),
         lambda store: persister_of(store).get_state_at(GOVERNOR, "s", version),
     )

@@ -32,7 +32,7 @@ async def _watch(store: StateStore) -> None:
 
 
 async def _lock(store: StateStore) -> None:
-    async with store.lock("r", wait=0):
+    async with store.lock("r", wait_seconds=0):
         pass
 
 

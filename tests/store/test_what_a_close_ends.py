@@ -42,9 +42,9 @@ async def _watch_all(store: StateStore, begun: anyio.Event) -> None:
 
 
 async def _wait_for_a_lock(store: StateStore, begun: anyio.Event) -> None:
-    await store.locks.acquire_lock("r", ttl=3600, wait=0)
+    await store.locks.acquire_lock("r", ttl_seconds=3600, wait_seconds=0)
     begun.set()
-    async with store.lock("r", ttl=3600):
+    async with store.lock("r", ttl_seconds=3600):
         raise AssertionError("the lock is held")
 
 

@@ -93,9 +93,13 @@ async def test_a_cancelled_step_loses_nothing(place: Place, read: Read):
     """Somebody who gives up and asks again, at any moment of any step, gets all there is."""
     async with place.store() as store:
         await _fill(store)
-        async with store.lock("one", ttl=60), store.lock("two", ttl=60):
+        async with store.lock("one", ttl_seconds=60), store.lock("two", ttl_seconds=60):
             expected = await collected(read(store))
-    async with place.store(SmallPages(place.engine())) as store, store.lock("one", ttl=60), store.lock("two", ttl=60):
+    async with (
+        place.store(SmallPages(place.engine())) as store,
+        store.lock("one", ttl_seconds=60),
+        store.lock("two", ttl_seconds=60),
+    ):
         await _judge_cancelled_steps(lambda: read(store), expected)
 
 
@@ -131,7 +135,7 @@ async def test_two_tasks_share_an_iterator(place: Place, read: Read):
     """Two tasks that take from one iterator get together what one would have got."""
     async with place.store(SmallPages(place.engine())) as store:
         await _fill(store)
-        async with store.lock("one", ttl=60), store.lock("two", ttl=60):
+        async with store.lock("one", ttl_seconds=60), store.lock("two", ttl_seconds=60):
             expected = await collected(read(store))
             items, seen = read(store), []
 

@@ -79,7 +79,7 @@ async def _record(store: StateStore) -> tuple[int, Any]:
 
 
 async def _log_transition(store: StateStore) -> tuple[int, Any]:
-    before = await store.state_at(GOVERNOR, STATE_ID, 2)
+    before = await store.get_state_at(GOVERNOR, STATE_ID, 2)
     after = before.with_data({"n": 10})
     event = await StateMachinePersister(store).log_transition(
         GOVERNOR, before, after, "step", METADATA, event_id=EVENT_ID

@@ -32,5 +32,16 @@ async def test_states_come_in_the_order_of_stored_ids(place: Place) -> None:
         ordered = sorted(IDS, key=as_stored)
         assert [each.state_id for each in await collected(store.list_states(GOVERNOR))] == ordered
         for place_in_order, state_id in enumerate(ordered):
-            rest = [each.state_id for each in await collected(store.list_states(GOVERNOR, start=state_id))]
-            assert rest == ordered[place_in_order:]
+            rest = [each.state_id for each in await collected(store.list_states(GOVERNOR, after=state_id))]
+            assert rest == ordered[place_in_order + 1 :]
+
+
+async def test_governors_come_in_the_order_of_stored_ids(place: Place) -> None:
+    """Governors are listed in the same order, and from any of them on."""
+    async with place.store() as store:
+        for governor_id in IDS:
+            await store.save_state(governor_id, "s", {}, METADATA)
+        ordered = sorted(IDS, key=as_stored)
+        assert await collected(store.list_governors()) == ordered
+        for place_in_order, governor_id in enumerate(ordered):
+            assert await collected(store.list_governors(after=governor_id)) == ordered[place_in_order + 1 :]

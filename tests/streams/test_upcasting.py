@@ -130,8 +130,8 @@ async def test_states_are_read_in_the_present_shape(place: Place):
         batch = await store.batch_get_states(GOVERNOR, ["alice"])
         assert batch["alice"] == await store.get_state(GOVERNOR, "alice")
         assert [state.data for state in await collected(store.list_states(GOVERNOR))] == [three]
-        assert (await store.state_at(GOVERNOR, "alice", 1)).data == {"cents": 0}
-        assert (await store.state_at(GOVERNOR, "alice", moment)).data == three
+        assert (await store.get_state_at(GOVERNOR, "alice", 1)).data == {"cents": 0}
+        assert (await store.get_state_at(GOVERNOR, "alice", moment)).data == three
         loaded = await store.load_snapshot(GOVERNOR, "alice")
         assert loaded is not None
         assert loaded.data == {"cents": 200}

@@ -158,7 +158,7 @@ class Case:
         if verdict.result is None:
             return f"not acquired, to be had in {attempt.takeable_at - self.seconds.now:g} s"
         assert attempt.was_found
-        return f"acquired, {verdict.result.remaining:g} s left, fence {verdict.result.fence}"
+        return f"acquired, {verdict.result.remaining_seconds:g} s left, fence {verdict.result.fence}"
 
     # Keeping -------------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Case:
             await self.parts.keeping.Keeper(self.common).renew(tenure)
         except LockLost as loss:
             return _lost(loss) if tenure.lost is loss else "lost, and not noted"
-        assert tenure.remaining == TTL
+        assert tenure.remaining_seconds == TTL
         return "renewed" if len(self.engine.commits) == 1 else f"sent {len(self.engine.commits)} times, renewed"
 
     async def _released(self) -> str:

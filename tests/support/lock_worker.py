@@ -51,11 +51,11 @@ class Worker:
         """Count no further than to the end of the present tenure."""
         self._is_to_end = True
 
-    async def count(self, ttl: float, writes: int, *, fenced: bool) -> None:
+    async def count(self, ttl_seconds: float, writes: int, *, fenced: bool) -> None:
         """Increment a counter, tenure by tenure, until told to end; each write says by which fence it was allowed."""
         while not self._is_to_end:
             try:
-                async with self._store.lock(RESOURCE, ttl=ttl, holder=self._name) as lease:
+                async with self._store.lock(RESOURCE, ttl_seconds=ttl_seconds, holder=self._name) as lease:
                     say("holds", lease.fence)
                     for _ in range(writes):
                         await self._increment(lease, fenced=fenced)
@@ -95,13 +95,13 @@ class Worker:
                 say("wrote", change, lease.fence)
         await anyio.sleep(_PACE_SECONDS)
 
-    async def ring(self, own: str, other: str, ttl: float) -> None:
+    async def ring(self, own: str, other: str, ttl_seconds: float) -> None:
         """Hold one lock and, when told so, want another one as well."""
-        async with self._store.lock(own, ttl=ttl, holder=self._name):
+        async with self._store.lock(own, ttl_seconds=ttl_seconds, holder=self._name):
             say("holds", own)
             await told()
             try:
-                async with self._store.lock(other, ttl=ttl, holder=self._name):
+                async with self._store.lock(other, ttl_seconds=ttl_seconds, holder=self._name):
                     say("got", other)
             except DeadlockDetected as error:
                 say("deadlock", *error.cycle)
@@ -124,7 +124,7 @@ class Worker:
             try:
                 async with AsyncExitStack() as stack:
                     for resource in wanted:
-                        await stack.enter_async_context(self._store.lock(resource, ttl=30.0, holder=self._name))
+                        await stack.enter_async_context(self._store.lock(resource, ttl_seconds=30.0, holder=self._name))
                         await anyio.sleep(rng.random() * 0.02)
             except DeadlockDetected as error:
                 say("false", *error.cycle)

@@ -229,9 +229,9 @@ async def test_budget_of_locks(store: StateStore, connect: Callable[[], StateSto
     assert lease is not None
     async with connect() as other:
         with pytest.raises(LockAlreadyHeld):
-            await _cost(meter, other.locks.acquire_lock("r", wait=0))
+            await _cost(meter, other.locks.acquire_lock("r", wait_seconds=0))
         assert (dict(meter.statistics().calls), meter.written) == (READ | COMMIT, [1])
-    assert await _cost(meter, store.locks.extend_lock(lease)) == (COMMIT, [1])
+    assert await _cost(meter, store.locks.renew_lock(lease)) == (COMMIT, [1])
     change = store.update_state(GOVERNOR, "alice", {}, METADATA, expected=1, fence=lease)
     assert await _cost(meter, change) == (COMMIT, [2])
     assert await _cost(meter, store.locks.release_lock(lease)) == (COMMIT, [1])

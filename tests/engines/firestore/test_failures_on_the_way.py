@@ -181,11 +181,11 @@ async def test_who_waits_for_a_lock_goes_on_waiting(
     store: StateStore, proxy: EndingProxy, method: str, code: str, messages: int
 ):
     """A failure that passes, of whatever waiting for a lock does, costs nobody their place."""
-    lease = await store.locks.acquire_lock("r", ttl=30)
+    lease = await store.locks.acquire_lock("r", ttl_seconds=30)
     proxy.end_next(method, code, messages=messages)
 
     async def wait() -> None:
-        async with store.lock("r", wait=20):
+        async with store.lock("r", wait_seconds=20):
             pass
 
     task = asyncio.create_task(wait())

@@ -93,7 +93,7 @@ async def _handle_update(store: StateStore) -> None:
 
 
 async def _lock(store: StateStore) -> None:
-    async with store.lock("r", wait=0):
+    async with store.lock("r", wait_seconds=0):
         await _update_any(store)
 
 

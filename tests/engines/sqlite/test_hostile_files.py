@@ -208,4 +208,4 @@ async def test_a_damaged_snapshot_is_never_fatal(file: Path) -> None:
     execute(file, "UPDATE documents SET fields = '{}' WHERE collection = 'governors/g/snapshots'")
     async with open_store(f"sqlite:///{file}") as store:
         assert await store.load_snapshot("g", "s") is None
-        assert (await store.state_at("g", "s", 3)).data == {"n": 2}
+        assert (await store.get_state_at("g", "s", 3)).data == {"n": 2}
