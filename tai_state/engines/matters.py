@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
@@ -63,7 +64,7 @@ class Bounds:
     timeout_seconds: float
     attempts_max: int = ATTEMPTS_MAX
     jitter: Callable[[], float] = random.random
-    monotonic: Callable[[], float] = anyio.current_time
+    monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     insists: bool = False
 
