@@ -36,7 +36,6 @@ async def test_a_deleted_state_is_shown_as_deleted(place: Place) -> None:
         assert (shown.version, shown.deleted, shown.data) == (2, True, None)
 
 
-@pytest.mark.xfail(strict=True, reason="what a watch gives is typed as if there were always data")
 @pytest.mark.parametrize("watch", [StateHandle.watch, StateStore.watch], ids=["handle", "store"])
 def test_the_types_of_a_watch_tell_of_deletions(watch: object) -> None:
     """What a watch is said to give names the case of a deleted state, whose data is None."""
