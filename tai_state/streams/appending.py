@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -14,8 +14,8 @@ from tai_state.engines.settling import settle
 from tai_state.errors import CorruptDocument, TaiStateError, VersionConflict
 from tai_state.streams.changes import Append, Appended, Change, Compose, Guard, Known
 from tai_state.streams.heads import Heads
-from tai_state.streams.judging import Judge, Sent
-from tai_state.streams.planning import Author
+from tai_state.streams.judging import Judge
+from tai_state.streams.planning import Author, Plan
 from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import EMPTY, checked_state, head_of
 from tai_state.streams.repeating import Results
@@ -104,11 +104,16 @@ class Appender:
             for append in change.appends:
                 self.heads.drop(append.stream.state)
             raise
-        for path in unregistered:
+        if unregistered:
+            self._register(append.stream.governor for append, each in zip(change.appends, done, strict=True) if each)
+        return done
+
+    def _register(self, governors: Iterable[str]) -> None:
+        """A state stands under each of these, and so does the governor's document."""
+        for path in governors:
             self._governors[path] = None
             if len(self._governors) > GOVERNORS_MAX:
                 self._governors.popitem(last=False)
-        return done
 
     def _note(self, change: Change, look: Look) -> None:
         """Remember the heads that were seen, for the change that its caller makes next."""
@@ -149,10 +154,10 @@ class Appender:
             known.append(each)
         return known
 
-    def _recorded(self, sent: Sent, committed: Committed) -> Results:
+    def _recorded(self, plans: Sequence[Plan | None], known: Sequence[Known], committed: Committed) -> Results:
         """The results of a commit that the engine acknowledged; its heads are remembered."""
         results: Results = []
-        for plan, known in zip(sent.plans, sent.known, strict=True):
+        for plan, each in zip(plans, known, strict=True):
             if plan is None:
                 results.append(None)
                 continue
@@ -161,5 +166,5 @@ class Appender:
                 for event in plan.events:
                     facts = {"path": plan.stream.state, "version": event.version, "event_id": event.event_id}
                     _logger.info("recorded", extra=facts)
-            results.append(Appended(plan.events, plan.state, known.data, committed.time_us))
+            results.append(Appended(plan.events, plan.state, each.data, committed.time_us))
         return results

@@ -101,7 +101,7 @@ class Judge:
         now_us: int,
         reader: StreamReader,
         unregistered: Sequence[str],
-        recorded: Callable[[Sent, Committed], Results],
+        recorded: Callable[[Sequence[Plan | None], Sequence[Known], Committed], Results],
     ) -> None:
         self._change = change
         self._author = author
@@ -227,9 +227,7 @@ class Judge:
         if self._markers:
             writes += self._put_markers(plans)
         writes += others
-        sent = Sent(writes, _never, known, plans, others, author)
-        sent.accepted = partial(self._recorded, sent)
-        return sent
+        return Sent(writes, partial(self._recorded, plans, known), known, plans, others, author)
 
     def _put_markers(self, plans: Sequence[Plan | None]) -> Iterator[Put]:
         """The writes that note where the events with callers' ids stand, and with them those without, and nothing."""
@@ -312,10 +310,6 @@ class Judge:
             documents = found
         events = tuple(Walk(self._reader, append.stream, after=after).events(documents))
         return Failed(_conflict(append, head.version, events))
-
-
-def _never(_committed: Committed) -> Results:
-    raise AssertionError("replaced when the commit is made")
 
 
 def _known(document: Document | None) -> Known:

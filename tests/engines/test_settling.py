@@ -200,10 +200,8 @@ def test_without_a_first_commit_it_looks_first():
 
 
 def test_the_pause_is_before_the_look():
-    """Commit, pause, look, judge: a pause never parts a look from the commit that rests on it.
-
-    After the first commit there is none: mostly, one look is enough.
-    """
+    """Commit, pause, look, judge: a pause never parts a look from the commit that rests on it."""
+    # After the first commit there is none: mostly, one look is enough.
     script = Scripted([REFUSED, LOST, REFUSED, COMMITTED], [commit("b"), commit("c"), commit("d")])
     assert script.settled(commit()) == "d at 7"
     assert " ".join(script.log) == ("commit a look judge commit b pause look judge commit c pause look judge commit d")
@@ -358,7 +356,11 @@ def test_a_copy_that_is_overtaken_leaves_nothing_open():
         assert [look.may_arrive for look in script.looks] == [False, False]
 
 
-@pytest.mark.parametrize(("gone", "is_known"), [({"a"}, False), ({"b"}, False), ({"a", "b"}, True)], ids=str)
+@pytest.mark.parametrize(
+    ("gone", "is_known"),
+    [({"a"}, False), ({"b"}, False), ({"a", "b"}, True)],
+    ids=lambda each: "".join(sorted(each)) if isinstance(each, set) else str(each),
+)
 def test_each_copy_is_weighed_for_itself(gone: set[str], is_known: bool):  # noqa: FBT001
     """One copy that is overtaken does not settle another one that is not."""
     script = Scripted([LOST, LOST])

@@ -218,6 +218,16 @@ async def test_nothing_at_all_writes_nothing(place: Place):
         assert await collected(store.list_governors()) == []
 
 
+async def test_a_governor_in_which_nothing_happened_is_made_with_its_first_state(place: Place):
+    """A change that found nothing to do leaves no note that its governor is there: the first state brings it along."""
+    async with place.store() as store:
+        stream = store.core.layout.stream(GOVERNOR, "alice")
+        nothing = Change((append_of(stream, ANY, ()),), lambda _known, _documents: Composed((None,)))
+        assert await store.core.appender.append(nothing) == [None]
+        await store.save_state(GOVERNOR, "alice", {"n": 1}, METADATA)
+        assert await collected(store.list_governors()) == [GOVERNOR]
+
+
 async def test_a_document_alone_changes_on_what_the_states_are(place: Place):
     """Where nothing happens to the states, they are checked by the commit that writes the document."""
     engine = Overtaken(place.engine())
@@ -282,10 +292,8 @@ async def recorded(store: StateStore) -> list[list[tuple[int, str]]]:
 @pytest.mark.parametrize("fault", [each for each in Fault if not each.name.startswith("CANCELLED")], ids=str)
 @pytest.mark.parametrize(("compose", "ids"), IDENTIFIED, ids=lambda each: getattr(each, "__name__", str(each)))
 async def test_ids_answer_for_each_state(places: Places, compose: Compose, ids: Sequence[str | None], fault: Fault):
-    """Whichever call goes wrong, the change happens once, and asked for again it has the first result for each state.
-
-    An id on one state answers for the other, too, whether something happens there or not.
-    """
+    """Whichever call goes wrong, the change happens once; asked for again, it has the first result for each state."""
+    # An id on one state answers for the other, too, whether something happens there or not.
     unknown: set[tuple[str, ...]] = set()
     for number in count(1):
         place = places.new()
