@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -15,6 +15,7 @@ from tai_state.errors import IdempotencyConflict, VersionConflict
 from tai_state.history.replay import Replay
 from tai_state.streams import reading, writing
 from tai_state.streams.changes import Fence
+from tai_state.streams.following import Following
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.values.events import JsonEvent, StateEvent
@@ -132,11 +133,9 @@ class StateHandle(TypedState[D]):
         events = reading.get_events(self.core, self.stream, after=after, until=until)
         return mapped(events, lambda page: map(self._typed_event, page))
 
-    async def watch(self) -> AsyncGenerator[StateSnapshot[D] | DeletedState, None]:
+    def watch(self) -> AbstractAsyncContextManager[AsyncIterator[StateSnapshot[D] | DeletedState]]:
         """The state as it is now, and again each time it changed; see ``StateStore.watch``."""
-        async with aclosing(reading.watch(self.core, self.governor_id, self.state_id)) as snapshots:
-            async for snapshot in snapshots:
-                yield self.typed(snapshot)
+        return Following(self.core, self.governor_id, [self.state_id], self.typed)
 
     def _typed_event(self, event: JsonEvent) -> StateEvent[D]:
         typed: Any = event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
@@ -19,6 +19,7 @@ from tai_state.streams import reading, snapshots, writing
 from tai_state.streams.changes import Fence
 from tai_state.streams.codec import codec_of
 from tai_state.streams.core import Core, open_core
+from tai_state.streams.following import Following
 from tai_state.streams.layout import Layout
 from tai_state.streams.reading import StoreStats
 from tai_state.streams.settings import Settings
@@ -337,13 +338,21 @@ class StateStore:
         """Counts over the whole store; reads every state."""
         return await reading.get_stats(self.core)
 
-    def watch(self, governor_id: str, *state_ids: str) -> AsyncGenerator[JsonState, None]:
+    def watch(self, governor_id: str, *state_ids: str) -> AbstractAsyncContextManager[AsyncIterator[JsonState]]:
         """The states as they are now, then each as it changes; without ids, all states of the governor.
+
+        ``async with store.watch("plant") as changes: async for state in changes: …``. Leaving the block ends the watch.
 
         Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
         :class:`~tai_state.DeletedState`. For every single event, read the events after the version last seen.
+
+        A step that is cancelled has taken nothing. Where a step raises ``StoreUnavailable`` or ``StoreTimeout``, take
+        the next one to try again.
+
+        Raises:
+            InvalidId: an id cannot be stored.
         """
-        return reading.watch(self.core, governor_id, *state_ids)
+        return Following(self.core, governor_id, state_ids, _as_it_is)
 
     # Reading history -------------------------------------------------------------------------------------------
 
@@ -429,3 +438,7 @@ class _Opened:
         self.history = StateMachinePersister(core)
         self.locks = LockManager(core)
         self.transactions = TransactionManager(core)
+
+
+def _as_it_is(state: JsonState) -> JsonState:
+    return state

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan, Where, split
+from tai_state.engines.api import Document, Scan, Where
 from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
@@ -284,27 +284,6 @@ async def get_stats(core: Core) -> StoreStats:
         max_version=max_version,
         snapshots=snapshots,
     )
-
-
-async def watch(core: Core, governor_id: str, *state_ids: str) -> AsyncGenerator[JsonState, None]:
-    """The states as they are now, then each as it changes; without ids, all states of the governor.
-
-    Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
-    deleted state. For every single event, read the events after the version last seen.
-    """
-    streams = {stream.state: stream for stream in (core.layout.stream(governor_id, each) for each in state_ids)}
-    collection = core.layout.states(governor_id)
-    shown: dict[str, int] = {}
-    async with core.engine.watch(*(streams or (collection,))) as changes:
-        async for change in changes:
-            path = change.path
-            if change.revision is None:
-                continue
-            stream = streams.get(path) or core.layout.stream(governor_id, unescape_id(split(path)[1]))
-            found = await core.read_state(stream)
-            if found is not None and found[1].version > shown.get(path, 0):
-                shown[path] = found[1].version
-                yield core.state(stream, found[1], found[0].updated_us)
 
 
 def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place:

@@ -37,9 +37,10 @@ async def typed() -> None:
         async for event in account.history():
             assert_type(event, StateEvent[Account])
             assert_type(event.to_state, Account | None)
-        async for seen in account.watch():
-            assert_type(seen, StateSnapshot[Account] | DeletedState)
-            assert_type(seen.data, Account | None)
+        async with account.watch() as changes:
+            async for seen in changes:
+                assert_type(seen, StateSnapshot[Account] | DeletedState)
+                assert_type(seen.data, Account | None)
         earlier = await account.at(datetime.now(UTC))
         assert_type(earlier, StateSnapshot[Account] | DeletedState)
         deleted = await account.delete(ChangeMetadata("me", "because"), expected=snapshot)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import get_args, get_type_hints
 
 import pytest
@@ -31,7 +30,7 @@ async def test_a_deleted_state_is_shown_as_deleted(place: Place) -> None:
         order = store.state(GOVERNOR, "x", Order)
         await order.save(Order(status="new"), METADATA)
         await order.delete(METADATA, expected=1)
-        async with aclosing(order.watch()) as states:
+        async with order.watch() as states:
             shown = await anext(states)
         assert (shown.version, shown.deleted, shown.data) == (2, True, None)
 
