@@ -117,7 +117,9 @@ from tai_state.values.expected import EXISTS as EXISTS
 from tai_state.values.expected import NO_STATE as NO_STATE
 from tai_state.values.expected import Expected as Expected
 from tai_state.values.metadata import ChangeMetadata as ChangeMetadata
+from tai_state.values.states import DeletedState as DeletedState
 from tai_state.values.states import JsonSnapshot as JsonSnapshot
+from tai_state.values.states import JsonState as JsonState
 from tai_state.values.states import StateSnapshot as StateSnapshot
 from tai_state.values.times import WallClock as WallClock
 
@@ -146,6 +148,7 @@ __all__ = [
     "CorruptDocument",
     "Custom",
     "DeadlockDetected",
+    "DeletedState",
     "Discarded",
     "DocumentTooLarge",
     "Engine",
@@ -173,6 +176,7 @@ __all__ = [
     "InvalidId",
     "JsonEvent",
     "JsonSnapshot",
+    "JsonState",
     "LamportClock",
     "LastWriteWins",
     "Lease",

@@ -29,7 +29,7 @@ from tai_state.values.events import JsonEvent
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.patch import Operation
 from tai_state.values.patch import diff as difference
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonState
 from tai_state.values.times import format_time, parse_time
 
 
@@ -163,7 +163,7 @@ def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 async def _state_at(
     store: StateStore, governor: str, state: str, when: int | datetime | None, reducers: Reducers
-) -> JsonSnapshot:
+) -> JsonState:
     """A state at a version or a time, or now.
 
     Raises:
@@ -191,7 +191,7 @@ async def _instead(store: StateStore, governor: str, state: str, when: int | dat
     return "".join(f" at {format_time(when)}: it begins at {format_time(each.timestamp)}" for each in first)
 
 
-def _state_fields(state: JsonSnapshot) -> dict[str, Any]:
+def _state_fields(state: JsonState) -> dict[str, Any]:
     return {
         "governor": state.governor_id,
         "state_id": state.state_id,

@@ -23,7 +23,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.writing import Intent
 from tai_state.values.clocks import ClockOrder, LamportClock, VectorClock, compare, merge
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.states import DeletedState, JsonState, StateSnapshot, with_data
 from tai_state.values.times import from_us
 
 _logger = logging.getLogger("tai_state.conflicts")
@@ -82,9 +82,9 @@ class _Repair(NamedTuple):
     conflicts: list[_Conflict]
 
     @property
-    def proposal(self) -> JsonSnapshot:
+    def proposal(self) -> JsonState:
         """The version that stands with the data that it should have."""
-        return _with_data(self.before.snapshot, self.after.data)
+        return with_data(self.before.snapshot, self.after.data)
 
     @property
     def is_needed(self) -> bool:
@@ -124,7 +124,7 @@ class EventualConsistency:
         """How our version stands to the other one: BEFORE means that theirs knew of ours."""
         return compare_rivals(ours, theirs)
 
-    def detect_stale_read(self, read: StateSnapshot[Any], known: Iterable[VectorClock]) -> None:
+    def detect_stale_read(self, read: StateSnapshot[Any] | DeletedState, known: Iterable[VectorClock]) -> None:
         """Make sure that what was read is not older than any version known to exist.
 
         Raises:
@@ -137,7 +137,7 @@ class EventualConsistency:
                 _logger.warning("stale read", extra={"path": path})
                 raise StaleRead(path, (read.causality, clock))
 
-    def check_causality(self, read: StateSnapshot[Any], *, after: VectorClock) -> None:
+    def check_causality(self, read: StateSnapshot[Any] | DeletedState, *, after: VectorClock) -> None:
         """Make sure that what was read includes what its reader has seen: reading your writes, monotonic reads.
 
         Args:
@@ -220,7 +220,7 @@ class EventualConsistency:
         metadata: ChangeMetadata,
         *,
         dry_run: bool = False,
-    ) -> JsonSnapshot:
+    ) -> JsonState:
         """The state, brought up to date with the versions that were seen elsewhere.
 
         A version that knew of ours is taken over; one that is concurrent is resolved with ours, against the last
@@ -298,12 +298,13 @@ class EventualConsistency:
             repair.conflicts + conflicts,
         )
 
-    async def _write(self, stream: Stream, repair: _Repair, metadata: ChangeMetadata) -> JsonSnapshot:
+    async def _write(self, stream: Stream, repair: _Repair, metadata: ChangeMetadata) -> JsonState:
         """Write a repair back."""
         data = repair.after.data
         note = noted(metadata, repair.brought_in, repair.resolutions)
         intent = Intent(note, ACTION_RIVAL if repair.conflicts else ACTION_NEWER)
         version = repair.before.snapshot.version
+        written: JsonState
         if data is None:
             written = await writing.delete(self._core, stream, intent, version, None)
         else:
@@ -332,7 +333,7 @@ class EventualConsistency:
         side = await Side.read(self._core, stream.governor_id, stream.state_id)
         if side.record is None:
             return None
-        snapshot = self._core.snapshot(stream, side.record, side.recorded_us)
+        snapshot = self._core.state(stream, side.record, side.recorded_us)
         return Rival(snapshot=snapshot, hlc=side.record.hlc, tip=side.tip)
 
     async def _nothing(self, stream: Stream, seen: Sequence[Rival]) -> Rival:
@@ -346,7 +347,7 @@ class EventualConsistency:
         if not seen or not isinstance(absence, StateNotFound):
             raise absence
         unsaved = StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
-        return Rival(snapshot=_with_data(unsaved, None), hlc=0, tip="")
+        return Rival(snapshot=with_data(unsaved, None), hlc=0, tip="")
 
     def _stream(self, governor_id: str, state_id: str) -> Stream:
         return self._core.layout.stream(governor_id, state_id)
@@ -364,11 +365,5 @@ def _check_state(stream: Stream, versions: Sequence[Rival]) -> None:
 
 
 def _with(version: Rival, data: dict[str, Any] | None, clock: VectorClock, hlc: int) -> Rival:
-    snapshot = msgspec.structs.replace(_with_data(version.snapshot, data), causality=clock)
+    snapshot = msgspec.structs.replace(with_data(version.snapshot, data), causality=clock)
     return msgspec.structs.replace(version, snapshot=snapshot, hlc=hlc)
-
-
-def _with_data(snapshot: JsonSnapshot, data: dict[str, Any] | None) -> JsonSnapshot:
-    """A state as it would be with this data; None: deleted."""
-    changed: Any = data
-    return msgspec.structs.replace(snapshot, data=changed, deleted=data is None)

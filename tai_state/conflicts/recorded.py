@@ -13,9 +13,9 @@ from tai_state.conflicts.sides import JOIN_ACTION, joined_by
 from tai_state.engines.paging import Paged, converted, resized
 from tai_state.streams.core import HasCore
 from tai_state.streams.layout import Stream
-from tai_state.streams.reading import list_states
+from tai_state.streams.reading import list_all_states
 from tai_state.streams.records import EventRecord, moment
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonState
 
 _ACTIONS: Final = (JOIN_ACTION, ACTION_RIVAL)
 
@@ -51,9 +51,9 @@ def recorded_conflicts(store: HasCore, governor_id: str) -> Paged[RecordedConfli
         GovernorNotFound: nothing was ever written under this governor.
     """
     core = store.core
-    states = list_states(core, governor_id, deleted=True)
+    states = list_all_states(core, governor_id)
 
-    async def convert(page: Sequence[JsonSnapshot]) -> list[RecordedConflict]:
+    async def convert(page: Sequence[JsonState]) -> list[RecordedConflict]:
         [state] = page
         stream = core.layout.stream(governor_id, state.state_id)
         found = [_recorded(stream, stored.record) async for stored in core.reader.records(stream, 1)]

@@ -127,7 +127,7 @@ async def ancestry(core: Core, stream: Stream, version: int, ours: VectorClock, 
         parted = await Replay(core, {}).at(stream, shared)
     except (NotRetained, ReducerMissing):
         return Ancestry(ours, None)
-    return Ancestry(ours, None if parted.deleted else parted.data)
+    return Ancestry(ours, parted.data)
 
 
 async def _last_shared(core: Core, stream: Stream, version: int, theirs: VectorClock) -> tuple[int, VectorClock]:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tai_state.values.clocks import ClockOrder, VectorClock, compare
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonState
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,14 +21,14 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
         tip: the id of its last event.
     """
 
-    snapshot: JsonSnapshot
+    snapshot: JsonState
     hlc: int
     tip: str
 
     @property
     def data(self) -> dict[str, Any] | None:
         """The state's data; None when deleted."""
-        return None if self.snapshot.deleted else self.snapshot.data
+        return self.snapshot.data
 
     @property
     def clock(self) -> VectorClock:

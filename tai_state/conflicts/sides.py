@@ -114,7 +114,7 @@ class Side(msgspec.Struct, frozen=True):
         """
         if self.record is None:
             raise ValueError("a state that was never written is no rival")
-        snapshot = self.core.snapshot(self.stream, self.record, self.recorded_us)
+        snapshot = self.core.state(self.stream, self.record, self.recorded_us)
         if compare(self.clock, other.clock) is not ClockOrder.CONCURRENT:
             snapshot = msgspec.structs.replace(snapshot, causality={**self.clock, self.tip: 1})
         return Rival(snapshot=snapshot, hlc=self.record.hlc, tip=self.tip)

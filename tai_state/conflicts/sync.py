@@ -308,7 +308,7 @@ class _Pair:
             found = await self._persisters[here.core].get_state_at(stream.governor_id, stream.state_id, before.version)
         except Inconsistent:
             return None
-        return None if found.deleted else found.data
+        return found.data
 
 
 def _joined_clock(one: VectorClock, other: VectorClock, event_id: str) -> VectorClock:

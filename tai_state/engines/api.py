@@ -324,6 +324,7 @@ class Engine(Protocol):
         Entering the context establishes the watch. The iterator yields the present revision or absence of each
         document named and the present revision of each document in the collections named, and then each later
         change, coalesced, deletions included: what is made and removed again between two looks may be told by none.
+        A step that is cancelled has taken nothing.
         Pattern: enter, read, wait for changes, read again.
         """
         ...

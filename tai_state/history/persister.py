@@ -35,7 +35,7 @@ from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot
 
 
 class LoadedState(NamedTuple):
@@ -62,7 +62,7 @@ class StateMachinePersister:
     async def log_transition(
         self,
         governor_id: str,
-        from_state: JsonSnapshot | None,
+        from_state: JsonState | None,
         to_state: JsonSnapshot,
         action: str,
         metadata: ChangeMetadata,
@@ -88,15 +88,14 @@ class StateMachinePersister:
             InvalidData: ``from_state`` is another state, or its data is not what stands at its version.
             Otherwise as ``StateStore.save_state``.
         """
-        for given in (to_state,) if from_state is None else (from_state, to_state):
-            if type(given) is not StateSnapshot:
-                raise InvalidData("from_state and to_state must be StateSnapshots (from_state may be None)")
+        if type(to_state) is not StateSnapshot or type(from_state) not in (StateSnapshot, DeletedState, type(None)):
+            raise InvalidData("to_state must be a StateSnapshot, and from_state one, a DeletedState or None")
         if from_state is not None and from_state.state_id != to_state.state_id:
             raise InvalidData(f"from_state is {from_state.state_id!r} and to_state is {to_state.state_id!r}")
         core = self._core
         stream = core.layout.stream(governor_id, to_state.state_id)
         text, data = normalise_object(to_state.data, "to_state.data")
-        before = None if from_state is None or from_state.deleted else from_state.data
+        before = None if from_state is None else from_state.data
         asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
         draft = writing.draft(core, stream, Intent(metadata, action, event_id, timestamp), state=text)
 
@@ -178,7 +177,7 @@ class StateMachinePersister:
             raise StateNotFound(stream.state)
         return LoadedState(self._core.snapshot(stream, record, recorded_us), is_rebuilt)
 
-    async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
+    async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonState:
         """The state as it was at a version, or at a time.
 
         At a time means: the last version whose events, and all before it, had happened by then.

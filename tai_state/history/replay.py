@@ -20,7 +20,7 @@ from tai_state.streams.snapshots import sound, where_kept
 from tai_state.streams.walking import Walk
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonState
 from tai_state.values.times import format_time
 
 _logger = logging.getLogger("tai_state.history")
@@ -136,7 +136,7 @@ class Replay:
                 return Base(kept.folded, kept.stored)
         return None
 
-    async def at(self, stream: Stream, version_or_time: int | datetime) -> JsonSnapshot:
+    async def at(self, stream: Stream, version_or_time: int | datetime) -> JsonState:
         """The state at a version, or at a time: the last version whose events had all happened by then."""
         if isinstance(version_or_time, datetime):
             until, version = format_time(version_or_time), None
@@ -154,7 +154,7 @@ class Replay:
         """Why an event is not there, as of now."""
         return missing(stream, version, await floor_of(self._core.engine, stream))
 
-    async def _fold_to(self, stream: Stream, base: Base, version: int, until: str | None) -> JsonSnapshot:
+    async def _fold_to(self, stream: Stream, base: Base, version: int, until: str | None) -> JsonState:
         folding = self.folding()
         folded, stored = base.folded, base.stored
         reached = base.version
@@ -171,7 +171,7 @@ class Replay:
         if stored is None:
             raise StateNotFound(stream.state)
         _check(stream, stored, folded)
-        return self._core.reader.snapshot(stream, stored, folded)
+        return self._core.reader.state_at(stream, stored, folded)
 
 
 def _check(stream: Stream, stored: Stored, folded: Folded) -> None:

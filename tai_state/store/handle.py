@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -11,16 +11,17 @@ import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from tai_state.engines.paging import Paged, mapped
-from tai_state.errors import VersionConflict
+from tai_state.errors import IdempotencyConflict, VersionConflict
 from tai_state.history.replay import Replay
 from tai_state.streams import reading, writing
 from tai_state.streams.changes import Fence
+from tai_state.streams.following import Following
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.expected import NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import StateSnapshot
+from tai_state.values.states import DeletedState, StateSnapshot
 
 D = TypeVar("D")
 
@@ -98,6 +99,8 @@ class StateHandle(TypedState[D]):
             with attempt:
                 if event_id is not None:
                     done = await writing.result_of(core, stream, event_id, action, metadata)
+                    if isinstance(done, DeletedState):
+                        raise IdempotencyConflict(event_id, stream.state)
                     if done is not None:
                         return self.typed(done)
                 async with core.turns.of([stream.state]):
@@ -116,13 +119,12 @@ class StateHandle(TypedState[D]):
         event_id: str | None = None,
         timestamp: datetime | None = None,
         fence: Fence | None = None,
-    ) -> StateSnapshot[None]:
+    ) -> DeletedState:
         """Delete the state; see ``StateStore.delete_state``."""
         intent = Intent(metadata, action, event_id, timestamp)
-        deleted = await writing.delete(self.core, self.stream, intent, expected, fence)
-        return cast("StateSnapshot[None]", deleted)
+        return await writing.delete(self.core, self.stream, intent, expected, fence)
 
-    async def at(self, version_or_time: int | datetime) -> StateSnapshot[D]:
+    async def at(self, version_or_time: int | datetime) -> StateSnapshot[D] | DeletedState:
         """The state as it was at a version, or at a time; see ``StateMachinePersister.get_state_at``."""
         return self.typed(await Replay(self.core, {}).at(self.stream, version_or_time))
 
@@ -131,11 +133,9 @@ class StateHandle(TypedState[D]):
         events = reading.get_events(self.core, self.stream, after=after, until=until)
         return mapped(events, lambda page: map(self._typed_event, page))
 
-    async def watch(self) -> AsyncGenerator[StateSnapshot[D], None]:
+    def watch(self) -> AbstractAsyncContextManager[AsyncIterator[StateSnapshot[D] | DeletedState]]:
         """The state as it is now, and again each time it changed; see ``StateStore.watch``."""
-        async with aclosing(reading.watch(self.core, self.governor_id, self.state_id)) as snapshots:
-            async for snapshot in snapshots:
-                yield self.typed(snapshot)
+        return Following(self.core, self.governor_id, [self.state_id], self.typed)
 
     def _typed_event(self, event: JsonEvent) -> StateEvent[D]:
         typed: Any = event

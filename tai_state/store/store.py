@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
@@ -19,6 +19,7 @@ from tai_state.streams import reading, snapshots, writing
 from tai_state.streams.changes import Fence
 from tai_state.streams.codec import codec_of
 from tai_state.streams.core import Core, open_core
+from tai_state.streams.following import Following
 from tai_state.streams.layout import Layout
 from tai_state.streams.reading import StoreStats
 from tai_state.streams.settings import Settings
@@ -28,7 +29,7 @@ from tai_state.transactions.transaction import Transaction
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -177,11 +178,11 @@ class StateStore:
         event_id: str | None = None,
         timestamp: datetime | None = None,
         fence: Fence | None = None,
-    ) -> JsonSnapshot:
+    ) -> DeletedState:
         """Delete a state: one more event. Its history stays, and writing it again goes on at the next version.
 
         Returns:
-            The deleted state: no data, and the version of the deletion.
+            What stands: no data, and the version of the deletion.
 
         Raises:
             StateNotFound: there is nothing to delete. Otherwise as :meth:`save_state`.
@@ -223,7 +224,7 @@ class StateStore:
 
     async def result_of(
         self, governor_id: str, state_id: str, event_id: str, action: str, metadata: ChangeMetadata
-    ) -> JsonSnapshot | None:
+    ) -> JsonState | None:
         """What the change with this event id of the caller's made of the state; None if it is not recorded (so far).
 
         Raises:
@@ -283,18 +284,27 @@ class StateStore:
         """
         return await reading.batch_get_states(self.core, governor_id, ids)
 
-    def list_states(self, governor_id: str, *, after: str | None = None, deleted: bool = False) -> Paged[JsonSnapshot]:
+    @overload
+    def list_states(
+        self, governor_id: str, *, after: str | None = None, deleted: Literal[False] = False
+    ) -> Paged[JsonSnapshot]: ...
+    @overload
+    def list_states(
+        self, governor_id: str, *, after: str | None = None, deleted: Literal[True]
+    ) -> Paged[JsonState]: ...
+    def list_states(self, governor_id: str, *, after: str | None = None, deleted: bool = False) -> Paged[Any]:
         """The states of a governor in the order of their ids.
 
         Args:
             governor_id: whose.
             after: the first state is the one after this id; None: the first of all.
-            deleted: deleted states as well.
+            deleted: deleted states as well, each as a :class:`~tai_state.DeletedState`.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
-        return reading.list_states(self.core, governor_id, after=after, deleted=deleted)
+        listed = reading.list_all_states if deleted else reading.list_states
+        return listed(self.core, governor_id, after=after)
 
     def list_governors(self, *, after: str | None = None) -> Paged[str]:
         """The ids of all governors, in order, or of those after one."""
@@ -328,13 +338,21 @@ class StateStore:
         """Counts over the whole store; reads every state."""
         return await reading.get_stats(self.core)
 
-    def watch(self, governor_id: str, *state_ids: str) -> AsyncGenerator[JsonSnapshot, None]:
+    def watch(self, governor_id: str, *state_ids: str) -> AbstractAsyncContextManager[AsyncIterator[JsonState]]:
         """The states as they are now, then each as it changes; without ids, all states of the governor.
 
+        ``async with store.watch("plant") as changes: async for state in changes: …``. Leaving the block ends the watch.
+
         Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
-        snapshot with ``deleted``. For every single event, read the events after the version last seen.
+        :class:`~tai_state.DeletedState`. For every single event, read the events after the version last seen.
+
+        A step that is cancelled has taken nothing. Where a step raises ``StoreUnavailable`` or ``StoreTimeout``, take
+        the next one to try again.
+
+        Raises:
+            InvalidId: an id cannot be stored.
         """
-        return reading.watch(self.core, governor_id, *state_ids)
+        return Following(self.core, governor_id, state_ids, _as_it_is)
 
     # Reading history -------------------------------------------------------------------------------------------
 
@@ -370,7 +388,7 @@ class StateStore:
         """
         return reading.get_events_between(self.core, governor_id, start, end)
 
-    async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonSnapshot:
+    async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonState:
         """See :meth:`StateMachinePersister.get_state_at`; events that need a reducer need a persister of one's own."""
         return await self._rooms.history.get_state_at(governor_id, state_id, version_or_time)
 
@@ -380,7 +398,7 @@ class StateStore:
 
     # Kept snapshots --------------------------------------------------------------------------------------------
 
-    async def create_snapshot(self, governor_id: str, state_id: str) -> JsonSnapshot:
+    async def create_snapshot(self, governor_id: str, state_id: str) -> JsonState:
         """Keep a snapshot of a state as it is now, whatever the policy says. Its version does not move.
 
         Raises:
@@ -398,7 +416,7 @@ class StateStore:
         """
         return await snapshots.list_snapshots(self.core, self._layout.stream(governor_id, state_id))
 
-    async def load_snapshot(self, governor_id: str, state_id: str, version: int | None = None) -> JsonSnapshot | None:
+    async def load_snapshot(self, governor_id: str, state_id: str, version: int | None = None) -> JsonState | None:
         """A kept snapshot, by default the newest that is sound; None where there is none.
 
         One that is damaged, or of a schema that this application does not know, is skipped with a warning.
@@ -420,3 +438,7 @@ class _Opened:
         self.history = StateMachinePersister(core)
         self.locks = LockManager(core)
         self.transactions = TransactionManager(core)
+
+
+def _as_it_is(state: JsonState) -> JsonState:
+    return state

@@ -8,17 +8,17 @@ from typing import Protocol
 
 from tai_state.engines.api import Document, Engine
 from tai_state.engines.matters import Bounds
-from tai_state.errors import GovernorNotFound, InvalidData
+from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
 from tai_state.streams.appending import Appender
 from tai_state.streams.changes import Fence, Guard
 from tai_state.streams.identity import identify
 from tai_state.streams.layout import Layout, Stream
 from tai_state.streams.planning import Author
 from tai_state.streams.reader import StreamReader
-from tai_state.streams.records import StateRecord, checked_state, head_of, to_snapshot
+from tai_state.streams.records import StateRecord, checked_state, head_of, to_state
 from tai_state.streams.settings import Settings
 from tai_state.streams.turns import Turns
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 
 
 class HasCore(Protocol):
@@ -118,12 +118,23 @@ class Core:
         self.appender.heads.put(stream.state, head_of(record, document.revision))
         return record
 
-    def snapshot(self, stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
+    def state(self, stream: Stream, record: StateRecord, recorded_us: int) -> JsonState:
         """What callers get of a record, brought up to date."""
-        found = to_snapshot(stream, record, recorded_us)
-        if record.data is None or self.settings.upcasting.is_current(record.schema):
+        found = to_state(stream, record, recorded_us)
+        if isinstance(found, DeletedState) or self.settings.upcasting.is_current(record.schema):
             return found
-        return found.with_data(self.settings.upcasting.state(record.data, record.schema, stream.state))
+        return found.with_data(self.settings.upcasting.state(found.data, record.schema, stream.state))
+
+    def snapshot(self, stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
+        """As :meth:`state`, of a state that is there.
+
+        Raises:
+            StateNotFound: it is deleted.
+        """
+        found = self.state(stream, record, recorded_us)
+        if isinstance(found, DeletedState):
+            raise StateNotFound(stream.state)
+        return found
 
 
 @asynccontextmanager

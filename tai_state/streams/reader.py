@@ -16,7 +16,7 @@ from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import decode
-from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.states import DeletedState, JsonState, with_data
 from tai_state.values.times import from_us
 
 LOOKS_AT_DAMAGE = 8
@@ -139,21 +139,19 @@ class StreamReader:
             digest=record.digest,
         )
 
-    def snapshot(self, stream: Stream, stored: Stored, folded: Folded) -> JsonSnapshot:
+    def state_at(self, stream: Stream, stored: Stored, folded: Folded) -> JsonState:
         """The state right after a stored event."""
         record = stored.record
-        data: Any = self.state(folded, stream, record.version)
-        return StateSnapshot(
+        deleted = DeletedState(
             governor_id=stream.governor_id,
             state_id=stream.state_id,
             version=record.version,
-            data=data,
             timestamp=moment(record.timestamp),
             recorded_at=from_us(stored.recorded_us),
             metadata=change_metadata(record),
             causality=record.causality,
-            deleted=folded.text == NO_STATE_TEXT,
         )
+        return with_data(deleted, self.state(folded, stream, record.version))
 
     def state(self, folded: Folded, stream: Stream, version: int) -> dict[str, Any] | None:
         """The data that a stored text stands for, brought up to date; None where there is none."""

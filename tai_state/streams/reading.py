@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan, Where, split
+from tai_state.engines.api import Document, Scan, Where
 from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
@@ -21,7 +21,7 @@ from tai_state.streams.records import EVENT, STATE, EventRecord
 from tai_state.streams.walking import Walk
 from tai_state.values.events import JsonEvent
 from tai_state.values.ids import escape_id, unescape_id
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time
 
 T = TypeVar("T")
@@ -60,8 +60,6 @@ async def get_state(core: Core, stream: Stream) -> JsonSnapshot:
     found = await core.read_state(stream)
     if found is None:
         raise await core.reader.absence(stream)
-    if found[1].deleted:
-        raise StateNotFound(stream.state)
     return core.snapshot(stream, found[1], found[0].updated_us)
 
 
@@ -81,38 +79,48 @@ async def batch_get_states(core: Core, governor_id: str, ids: Sequence[str]) -> 
         raise InvalidId("ids", "a sequence of ids, not one str")
     streams = [core.layout.stream(governor_id, state_id) for state_id in ids]
     reading = await core.engine.read([stream.state for stream in streams])
-    states: dict[str, JsonSnapshot | None] = {}
+    states: dict[str, JsonSnapshot | None] = dict.fromkeys(ids)
     for stream, document in zip(streams, reading.documents, strict=True):
-        record = None if document is None else core.checked(stream, document)
-        states[stream.state_id] = (
-            None
-            if document is None or record is None or record.deleted
-            else core.snapshot(stream, record, document.updated_us)
-        )
+        if document is not None:
+            found = core.state(stream, core.checked(stream, document), document.updated_us)
+            states[stream.state_id] = None if isinstance(found, DeletedState) else found
     return states
 
 
-def list_states(
-    core: Core, governor_id: str, *, after: str | None = None, deleted: bool = False
-) -> Paged[JsonSnapshot]:
-    """The states of a governor in the order of their ids.
+def list_states(core: Core, governor_id: str, *, after: str | None = None) -> Paged[JsonSnapshot]:
+    """The live states of a governor in the order of their ids.
 
     Args:
         core: of the store.
         governor_id: whose.
         after: the first state is the one after this id; None: the first of all.
-        deleted: deleted states as well.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    documents = core.engine.scan(Scan(core.layout.states(governor_id), start=_start(after)))
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
-        for document in page:
-            yield from _listed(core, governor_id, document, deleted=deleted)
+        return (state for state in _states(core, governor_id, page) if not isinstance(state, DeletedState))
 
-    return _of_governor(core, governor_id, mapped(documents, take))
+    return _of_governor(core, governor_id, mapped(_documents(core, governor_id, after), take))
+
+
+def list_all_states(core: Core, governor_id: str, *, after: str | None = None) -> Paged[JsonState]:
+    """As :func:`list_states`, deleted states included."""
+    return _of_governor(
+        core, governor_id, mapped(_documents(core, governor_id, after), partial(_states, core, governor_id))
+    )
+
+
+def _documents(core: Core, governor_id: str, after: str | None) -> Paged[Document]:
+    return core.engine.scan(Scan(core.layout.states(governor_id), start=_start(after)))
+
+
+def _states(core: Core, governor_id: str, page: Iterable[Document]) -> Iterator[JsonState]:
+    """The states that are in these documents."""
+    for document in page:
+        stream = _place(core, governor_id, document, "a state").stream
+        yield core.state(stream, core.checked(stream, document), document.updated_us)
 
 
 def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
@@ -130,14 +138,6 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
             await core.require_governor(governor_id)
 
     return mapped(items, seen, end)
-
-
-def _listed(core: Core, governor_id: str, document: Document, *, deleted: bool) -> Iterator[JsonSnapshot]:
-    """A state's document as it is listed; nothing where it is deleted and deleted ones are not asked for."""
-    stream = _place(core, governor_id, document, "a state").stream
-    record = core.checked(stream, document)
-    if deleted or not record.deleted:
-        yield core.snapshot(stream, record, document.updated_us)
 
 
 def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
@@ -185,9 +185,8 @@ def find_states(core: Core, governor_id: str, where: Mapping[str, Any]) -> Paged
     states, older = core.layout.states(governor_id), core.settings.upcasting.older
 
     def of_today(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
-        for document in page:
-            if not older or document.decode(STATE).schema not in older:
-                yield from _listed(core, governor_id, document, deleted=False)
+        today = (each for each in page if not older or each.decode(STATE).schema not in older)
+        return (state for state in _states(core, governor_id, today) if not isinstance(state, DeletedState))
 
     found = mapped(core.engine.scan(Scan(states, where=filters)), of_today)
     parts = chained([_older_with(core, governor_id, filters, older), found]) if older else found
@@ -198,10 +197,9 @@ def _older_with(core: Core, governor_id: str, filters: list[Where], schemas: tup
     """The live states of these schemas whose data passes once it is brought up to date."""
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
-        for document in page:
-            for state in _listed(core, governor_id, document, deleted=False):
-                if passes({"data": state.data}, filters):
-                    yield state
+        for state in _states(core, governor_id, page):
+            if not isinstance(state, DeletedState) and passes({"data": state.data}, filters):
+                yield state
 
     scan = core.engine.scan(Scan(core.layout.states(governor_id), where=[Where("schema", schemas)]))
     return mapped(scan, take)
@@ -288,27 +286,6 @@ async def get_stats(core: Core) -> StoreStats:
     )
 
 
-async def watch(core: Core, governor_id: str, *state_ids: str) -> AsyncGenerator[JsonSnapshot, None]:
-    """The states as they are now, then each as it changes; without ids, all states of the governor.
-
-    Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
-    snapshot with ``deleted``. For every single event, read the events after the version last seen.
-    """
-    streams = {stream.state: stream for stream in (core.layout.stream(governor_id, each) for each in state_ids)}
-    collection = core.layout.states(governor_id)
-    shown: dict[str, int] = {}
-    async with core.engine.watch(*(streams or (collection,))) as changes:
-        async for change in changes:
-            path = change.path
-            if change.revision is None:
-                continue
-            stream = streams.get(path) or core.layout.stream(governor_id, unescape_id(split(path)[1]))
-            found = await core.read_state(stream)
-            if found is not None and found[1].version > shown.get(path, 0):
-                shown[path] = found[1].version
-                yield core.snapshot(stream, found[1], found[0].updated_us)
-
-
 def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place:
     """What a document's path names.
 
@@ -323,14 +300,14 @@ def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place
 
 async def _with_states_before(core: Core, governor_id: str, page: Sequence[Document]) -> list[JsonEvent]:
     """Events of different streams, with the states before them read in one go."""
-    places = [(*_place(core, governor_id, document, "an event"), document) for document in page]
-    paths = [stream.event(version - 1) for stream, version, _ in places if version > 1]
+    places = [(_place(core, governor_id, document, "an event"), document) for document in page]
+    paths = [stream.event(version - 1) for (stream, version), _ in places if version > 1]
     befores: dict[str, EventRecord] = {}
     for document in (await core.engine.read(paths)).documents if paths else ():
         if document is not None:
             befores[document.path] = document.decode(EVENT)
     events: list[JsonEvent] = []
-    for stream, version, document in places:
+    for (stream, version), document in places:
         previous = befores.get(stream.event(version - 1)) if version > 1 else None
         before = Folded().then(previous) if previous is not None else Folded()
         record = document.decode(EVENT)

@@ -16,7 +16,7 @@ from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.states import DeletedState, JsonState, with_data
 from tai_state.values.times import from_us, parse_time
 
 
@@ -271,20 +271,22 @@ def state_text(record: StateRecord) -> str:
     return NO_STATE_TEXT if record.deleted else encode(record.data)
 
 
-def to_snapshot(stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
+def to_state(stream: Stream, record: StateRecord, recorded_us: int) -> JsonState:
     """What callers get of a state's document."""
+    return with_data(to_deleted(stream, record, recorded_us), None if record.deleted else record.data)
+
+
+def to_deleted(stream: Stream, record: StateRecord, recorded_us: int) -> DeletedState:
+    """The same without the data."""
     metadata = record.metadata
-    data: Any = record.data
-    return StateSnapshot(
+    return DeletedState(
         governor_id=stream.governor_id,
         state_id=stream.state_id,
         version=record.version,
-        data=data,
         timestamp=moment(record.timestamp),
         recorded_at=from_us(recorded_us),
         metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
         causality=dict(record.causality),
-        deleted=record.deleted,
     )
 
 

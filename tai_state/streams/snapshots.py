@@ -18,7 +18,7 @@ from tai_state.streams.reader import Folded, Stored, stored_record
 from tai_state.streams.records import SNAPSHOT, EventRecord, SnapshotRecord, checked_state, head_of
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import state_hash
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonState
 
 _logger = logging.getLogger("tai_state.store")
 
@@ -70,7 +70,7 @@ def is_state_after(snapshot: SnapshotRecord, event: EventRecord) -> bool:
     return same and state_hash(snapshot.state) == event.state_hash
 
 
-async def create_snapshot(core: Core, stream: Stream) -> JsonSnapshot:
+async def create_snapshot(core: Core, stream: Stream) -> JsonState:
     """Keep a snapshot of a state as it is now, whatever the policy says. Its version does not move.
 
     Raises:
@@ -79,13 +79,13 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonSnapshot:
         DocumentTooLarge: the state's data does not fit into a snapshot.
     """
 
-    def decide(look: Look) -> Verdict[JsonSnapshot]:
+    def decide(look: Look) -> Verdict[JsonState]:
         document = look.documents[stream.state]
         if document is None:
             return Failed(StateNotFound(stream.state))
         record = checked_state(document)
         if record.kept and record.kept[-1] == record.version:
-            return Done(core.snapshot(stream, record, document.updated_us))
+            return Done(core.state(stream, record, document.updated_us))
         kept = kept_with(record.kept, record.version, core.settings.snapshots.keep, record.floor)
         after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0)
         writes: list[Write] = [
@@ -94,9 +94,9 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonSnapshot:
             *(Delete(stream.snapshot(old), ANYTHING) for old in record.kept if old not in kept),
         ]
 
-        def accepted(committed: Committed) -> JsonSnapshot:
+        def accepted(committed: Committed) -> JsonState:
             core.appender.heads.put(stream.state, head_of(after, committed.revision))
-            return core.snapshot(stream, after, committed.time_us)
+            return core.state(stream, after, committed.time_us)
 
         return Commit(writes, accepted)
 
@@ -115,7 +115,7 @@ async def list_snapshots(core: Core, stream: Stream) -> list[int]:
     return list(found[1].kept)
 
 
-async def load_snapshot(core: Core, stream: Stream, version: int | None = None) -> JsonSnapshot | None:
+async def load_snapshot(core: Core, stream: Stream, version: int | None = None) -> JsonState | None:
     """A kept snapshot, by default the newest that is sound; None where there is none.
 
     One that is damaged, or of a schema that this application does not know, is skipped with a warning.
@@ -126,7 +126,7 @@ async def load_snapshot(core: Core, stream: Stream, version: int | None = None) 
             continue
         found = await sound_snapshot(core, stream, each)
         if found is not None:
-            return core.reader.snapshot(stream, found.stored, found.folded)
+            return core.reader.state_at(stream, found.stored, found.folded)
     return None
 
 

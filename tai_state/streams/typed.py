@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
 from tai_state.streams.codec import Codec
 from tai_state.streams.core import Core, HasCore
 from tai_state.streams.layout import Stream
-from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot
 
 D = TypeVar("D")
 
@@ -53,14 +53,18 @@ class TypedState(Generic[D]):
         """
         return self._store.core
 
-    def typed(self, snapshot: JsonSnapshot) -> StateSnapshot[D]:
-        """A snapshot with its data as the model.
+    @overload
+    def typed(self, state: JsonSnapshot) -> StateSnapshot[D]: ...
+    @overload
+    def typed(self, state: JsonState) -> StateSnapshot[D] | DeletedState: ...
+    def typed(self, state: JsonState) -> StateSnapshot[D] | DeletedState:
+        """A state with its data as the model.
 
         Raises:
             SerializationError: the data does not fit it.
         """
-        if snapshot.deleted:
-            return cast("StateSnapshot[D]", snapshot)
-        typed: Any = snapshot
-        data = self.codec.from_json(snapshot.data, self.stream.state)
+        if isinstance(state, DeletedState):
+            return state
+        typed: Any = state
+        data = self.codec.from_json(state.data, self.stream.state)
         return cast("StateSnapshot[D]", msgspec.structs.replace(typed, data=data))

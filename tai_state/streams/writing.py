@@ -14,7 +14,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.reader import Folded
-from tai_state.streams.records import MARKER, state_after
+from tai_state.streams.records import MARKER, state_after, to_deleted
 from tai_state.streams.repeating import different
 from tai_state.streams.walking import Walk
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
@@ -22,7 +22,7 @@ from tai_state.values.events import JsonEvent
 from tai_state.values.expected import Expected
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text, check_trace
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time, format_us
 
 
@@ -55,12 +55,12 @@ async def save(
     return core.snapshot(stream, appended.state, appended.recorded_us)
 
 
-async def delete(core: Core, stream: Stream, intent: Intent, expected: Expected, fence: Fence | None) -> JsonSnapshot:
+async def delete(core: Core, stream: Stream, intent: Intent, expected: Expected, fence: Fence | None) -> DeletedState:
     """Delete a state; see ``StateStore.delete_state``."""
     made = draft(core, stream, intent, state=NO_STATE_TEXT)
     append = append_of(stream, expected, (made,), must_live=True)
     appended = await core.appender.append_one(append, always(Composition((made,), None)), core.guards(fence))
-    return core.snapshot(stream, appended.state, appended.recorded_us)
+    return to_deleted(stream, appended.state, appended.recorded_us)
 
 
 async def log(core: Core, stream: Stream, intent: Intent, expected: Expected, fence: Fence | None) -> JsonEvent:
@@ -79,7 +79,7 @@ async def log(core: Core, stream: Stream, intent: Intent, expected: Expected, fe
 
 async def result_of(
     core: Core, stream: Stream, event_id: str, action: str, metadata: ChangeMetadata
-) -> JsonSnapshot | None:
+) -> JsonState | None:
     """What the change with a caller's event id made of a state; see ``StateStore.result_of``."""
     [document] = (await core.engine.read([stream.marker(event_id)])).documents
     if document is None:
@@ -94,7 +94,7 @@ async def result_of(
     differs = different(record, action, metadata.changed_by, metadata.reason, check_metadata(metadata))
     if differs or record.to_state is None:
         raise IdempotencyConflict(event_id, stream.state, differs or ("data",))
-    return core.snapshot(stream, state_after(record), stored.recorded_us)
+    return core.state(stream, state_after(record), stored.recorded_us)
 
 
 def events_of(core: Core, stream: Stream, appended: Appended, from_state: dict[str, Any] | None) -> list[JsonEvent]:

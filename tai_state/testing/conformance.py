@@ -88,6 +88,7 @@ from tai_state.testing.scan_checks import (
     check_scan_while_written,
 )
 from tai_state.testing.watch_checks import (
+    check_watch_after_a_cancelled_step,
     check_watch_always_ends_with_the_last,
     check_watch_begins_with_what_is,
     check_watch_left_early,
@@ -136,6 +137,7 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_watch_begins_with_what_is,
     check_watch_misses_nothing_after_entering,
     check_watch_tells_of_a_deletion_right_after_entering,
+    check_watch_after_a_cancelled_step,
     check_watch_always_ends_with_the_last,
     check_watch_tells_of_deletions,
     check_watch_wakes_everybody,

@@ -102,6 +102,20 @@ async def check_watch_wakes_everybody(engine: Engine) -> None:
     assert woken == [Change("c/a", last)] * 4, woken
 
 
+async def check_watch_after_a_cancelled_step(engine: Engine) -> None:
+    """A step that is cancelled while it waits has taken nothing: what comes next is what it waited for."""
+    await engine.commit([Put("c/a", {})])
+    async with engine.watch("c/a") as changes:
+        with anyio.fail_after(HANG_SECONDS):
+            await anext(changes)
+            for n in range(3):
+                with anyio.move_on_after(0):
+                    await anext(changes)
+                    raise AssertionError("a change is told where nothing changed")
+                written = await engine.commit([Put("c/a", {"n": n})])
+                assert await anext(changes) == Change("c/a", written.revision)
+
+
 async def check_watch_sleeps_through_what_others_write(engine: Engine) -> None:
     """Commits elsewhere wake no watch: each is woken once, by the first commit of what it watches."""
     await engine.commit([Put("c/a", {}), Put("d/a", {})])

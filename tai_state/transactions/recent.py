@@ -8,7 +8,7 @@ import msgspec
 
 from tai_state.streams.changes import Known
 from tai_state.streams.heads import Heads
-from tai_state.values.states import JsonSnapshot
+from tai_state.values.states import JsonState
 
 REMEMBERED_MAX = 1_024
 """States that are remembered, and those that are doubted."""
@@ -22,11 +22,11 @@ class SeenState(msgspec.Struct, frozen=True):
 
     Attributes:
         known: its head, and its data as stored.
-        snapshot: the state as callers get it; None where it was never written.
+        state: as callers get it; None where it was never written.
     """
 
     known: Known
-    snapshot: JsonSnapshot | None
+    state: JsonState | None
 
     @property
     def revision(self) -> int | None:
@@ -56,7 +56,7 @@ class RecentWrites:
 
     def __init__(self, heads: Heads) -> None:
         self._heads = heads
-        self._written: OrderedDict[str, tuple[str, JsonSnapshot]] = OrderedDict()
+        self._written: OrderedDict[str, tuple[str, JsonState]] = OrderedDict()
         self._doubted: OrderedDict[str, None] = OrderedDict()
 
     def recall(self, path: str) -> SeenState | None:
@@ -66,12 +66,12 @@ class RecentWrites:
             return None
         return SeenState(Known(head, written[1].data), written[1])
 
-    def note(self, path: str, digest: str, snapshot: JsonSnapshot) -> None:
+    def note(self, path: str, digest: str, state: JsonState) -> None:
         """A transaction has just written this, by an event with this digest."""
         if path in self._doubted:
             del self._doubted[path]
             return
-        self._written[path] = (digest, snapshot)
+        self._written[path] = (digest, state)
         self._written.move_to_end(path)
         if len(self._written) > REMEMBERED_MAX:
             self._written.popitem(last=False)

@@ -19,7 +19,7 @@ from tai_state.streams.writing import unchanged
 from tai_state.transactions.recent import SeenState
 from tai_state.values.expected import Expected, expectation, matches
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.states import JsonState, StateSnapshot, with_data
 
 Compose: TypeAlias = Callable[[Known], Composition]
 
@@ -122,11 +122,10 @@ def check_expected(stream: Stream, expected: Expected, version: int, *, deleted:
         raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
 
 
-def overlaid(seen: SeenState, written: Written) -> JsonSnapshot:
+def overlaid(seen: SeenState, written: Written) -> JsonState:
     """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
     stream, composition = written.stream, written.compose(seen.known)
-    data: Any = composition.data
-    before = seen.snapshot or StateSnapshot[Any].unsaved(stream.governor_id, stream.state_id, data)
+    before = seen.state or StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
     version = before.version + len(composition.drafts)
     metadata = msgspec.structs.replace(written.metadata, parent_version=version - 1)
-    return msgspec.structs.replace(before, data=data, version=version, metadata=metadata, deleted=data is None)
+    return msgspec.structs.replace(with_data(before, composition.data), version=version, metadata=metadata)

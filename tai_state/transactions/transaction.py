@@ -28,7 +28,7 @@ from tai_state.values.events import NewEvent
 from tai_state.values.expected import ANY, Expected
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonSnapshot, StateSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, StateSnapshot
 
 D = TypeVar("D")
 
@@ -313,26 +313,26 @@ class Transaction:
         """Remember what was written, for the transactions that begin on it."""
         text = done.events[-1].to_state
         if self._recent is not None and not done.is_repeated and text is not None and len(text) <= CHARACTERS_MAX:
-            snapshot = self.core.snapshot(written.stream, done.state, done.recorded_us)
-            self._recent.note(written.stream.state, done.state.digest, snapshot)
+            state = self.core.state(written.stream, done.state, done.recorded_us)
+            self._recent.note(written.stream.state, done.state.digest, state)
 
     def _as_seen(self, stream: Stream, document: Document | None) -> SeenState:
         if document is None:
             return SeenState(Known(EMPTY), None)
         record = self.core.checked(stream, document)
         known = Known(head_of(record, document.revision), record.data)
-        return SeenState(known, self.core.snapshot(stream, record, document.updated_us))
+        return SeenState(known, self.core.state(stream, record, document.updated_us))
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as it was read, with its own writes on top."""
         seen = self._seen[stream.state]
-        snapshot = seen.snapshot
+        present = seen.state
         written = self._written.get(stream.state)
         if written is not None:
-            snapshot = overlaid(seen, written)
-        if snapshot is None or snapshot.deleted:
+            present = overlaid(seen, written)
+        if present is None or isinstance(present, DeletedState):
             return None
-        own = snapshot.with_data(normalise_object(snapshot.data, "state data")[1])
+        own = present.with_data(normalise_object(present.data, "state data")[1])
         return own if isinstance(state, str) else state.typed(own)
 
     def _who(self, metadata: ChangeMetadata | None) -> ChangeMetadata:

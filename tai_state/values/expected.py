@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from tai_state.errors import InvalidData
 from tai_state.values.ids import VERSION_MAX
-from tai_state.values.states import StateSnapshot
+from tai_state.values.states import DeletedState, StateSnapshot
 
 
 class Expectation(Enum):
@@ -25,8 +25,8 @@ EXISTS = Expectation.EXISTS
 ANY = Expectation.ANY
 """Whatever is there. The last writer wins, knowingly."""
 
-Expected: TypeAlias = int | StateSnapshot[Any] | Expectation
-"""A version, the snapshot that was read, or one of NO_STATE, EXISTS, ANY."""
+Expected: TypeAlias = int | StateSnapshot[Any] | DeletedState | Expectation
+"""A version, the state that was read, or one of NO_STATE, EXISTS, ANY."""
 
 
 def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Expectation:
@@ -37,7 +37,7 @@ def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Ex
     """
     if type(expected) is int and 0 <= expected <= VERSION_MAX:
         return expected
-    if isinstance(expected, StateSnapshot):
+    if isinstance(expected, StateSnapshot | DeletedState):
         if (expected.governor_id, expected.state_id) != (governor_id, state_id):
             raise InvalidData(
                 f"expected is a snapshot of another state, {expected.governor_id!r} {expected.state_id!r}"

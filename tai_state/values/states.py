@@ -1,9 +1,9 @@
-"""A state as read at one version."""
+"""A state as read at one version: there, or deleted."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -22,12 +22,12 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
         governor_id: the owner and namespace of the machine.
         state_id: the state under it.
         version: the length of the state's stream; 0 means never written.
-        data: a JSON object, or the model of the typed handle that read it; None when deleted.
+        data: a JSON object, or the model of the typed handle that read it.
         timestamp: when the change happened, as its caller said.
         recorded_at: when the engine stored it.
         metadata: who made the change, and why.
         causality: the vector clock of the version's event.
-        deleted: True when this version is a deletion.
+        deleted: False, which tells it from a :class:`DeletedState`.
     """
 
     governor_id: str
@@ -38,7 +38,7 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     recorded_at: datetime
     metadata: ChangeMetadata
     causality: VectorClock
-    deleted: bool = False
+    deleted: Literal[False] = False
 
     @classmethod
     def unsaved(cls, governor_id: str, state_id: str, data: D) -> StateSnapshot[D]:
@@ -59,4 +59,52 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
         return msgspec.structs.replace(self, data=data)
 
 
+class DeletedState(msgspec.Struct, frozen=True, kw_only=True):
+    """A state at a version that deleted it: the same facts as of a :class:`StateSnapshot`, and no data.
+
+    ``isinstance(state, DeletedState)`` and ``state.deleted is True`` tell the two apart, for type checkers too.
+
+    Attributes:
+        governor_id: the owner and namespace of the machine.
+        state_id: the state under it.
+        version: of the deletion.
+        data: None.
+        timestamp: when it was deleted, as the caller said.
+        recorded_at: when the engine stored that.
+        metadata: who deleted it, and why.
+        causality: the vector clock of the deletion's event.
+        deleted: True.
+    """
+
+    governor_id: str
+    state_id: str
+    version: int
+    data: None = None
+    timestamp: datetime
+    recorded_at: datetime
+    metadata: ChangeMetadata
+    causality: VectorClock
+    deleted: Literal[True] = True
+
+    def with_data(self, data: D) -> StateSnapshot[D]:
+        """The state with data again, as a proposal to write."""
+        return StateSnapshot(**_facts(self), data=data)
+
+
 JsonSnapshot = StateSnapshot[dict[str, Any]]
+
+JsonState: TypeAlias = JsonSnapshot | DeletedState
+"""A state with plain JSON for data, there or deleted."""
+
+
+def with_data(state: JsonState, data: dict[str, Any] | None) -> JsonState:
+    """A state as it would be with this data; None: deleted."""
+    if data is not None:
+        return state.with_data(data)
+    return state if isinstance(state, DeletedState) else DeletedState(**_facts(state))
+
+
+def _facts(state: StateSnapshot[Any] | DeletedState) -> dict[str, Any]:
+    """What a state has besides its data."""
+    names = ("governor_id", "state_id", "version", "timestamp", "recorded_at", "metadata", "causality")
+    return {name: getattr(state, name) for name in names}

@@ -9,6 +9,7 @@ from tai_state import (
     ANY,
     EXISTS,
     ChangeMetadata,
+    DeletedState,
     NewEvent,
     StateEvent,
     StateHandle,
@@ -36,10 +37,27 @@ async def typed() -> None:
         async for event in account.history():
             assert_type(event, StateEvent[Account])
             assert_type(event.to_state, Account | None)
-        async for seen in account.watch():
-            assert_type(seen.data, Account)
-        assert_type(await account.at(datetime.now(UTC)), StateSnapshot[Account])
-        await account.delete(ChangeMetadata("me", "because"), expected=snapshot)
+        async with account.watch() as changes:
+            async for seen in changes:
+                assert_type(seen, StateSnapshot[Account] | DeletedState)
+                assert_type(seen.data, Account | None)
+        earlier = await account.at(datetime.now(UTC))
+        assert_type(earlier, StateSnapshot[Account] | DeletedState)
+        deleted = await account.delete(ChangeMetadata("me", "because"), expected=snapshot)
+        assert_type(deleted, DeletedState)
+        await account.save(Account(balance=0), ChangeMetadata("me", "because"), expected=deleted)
+
+
+def narrowed(state: StateSnapshot[Account] | DeletedState) -> int:
+    """What is deleted is told from what is there by its class, or by its flag."""
+    if state.deleted is True:
+        assert_type(state, DeletedState)
+    else:
+        assert_type(state, StateSnapshot[Account])
+    if isinstance(state, DeletedState):
+        return state.version
+    assert_type(state, StateSnapshot[Account])
+    return state.data.balance
 
 
 async def plain() -> None:
@@ -51,6 +69,10 @@ async def plain() -> None:
         states = await store.batch_get_states("site", ["pump"])
         assert_type(states, dict[str, StateSnapshot[dict[str, Any]] | None])
         await store.save_state("site", "pump", {"on": True}, ChangeMetadata("me", "because"), expected=ANY)
+        async for state in store.list_states("site"):
+            assert_type(state, StateSnapshot[dict[str, Any]])
+        async for each in store.list_states("site", deleted=True):
+            assert_type(each, StateSnapshot[dict[str, Any]] | DeletedState)
         event = await store.log_event("site", "pump", "seen", ChangeMetadata("me", "because"), expected=EXISTS)
         assert_type(event, StateEvent[dict[str, Any]])
 

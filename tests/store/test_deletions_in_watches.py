@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import get_args, get_type_hints
 
 import pytest
@@ -31,12 +30,11 @@ async def test_a_deleted_state_is_shown_as_deleted(place: Place) -> None:
         order = store.state(GOVERNOR, "x", Order)
         await order.save(Order(status="new"), METADATA)
         await order.delete(METADATA, expected=1)
-        async with aclosing(order.watch()) as states:
+        async with order.watch() as states:
             shown = await anext(states)
         assert (shown.version, shown.deleted, shown.data) == (2, True, None)
 
 
-@pytest.mark.xfail(strict=True, reason="what a watch gives is typed as if there were always data")
 @pytest.mark.parametrize("watch", [StateHandle.watch, StateStore.watch], ids=["handle", "store"])
 def test_the_types_of_a_watch_tell_of_deletions(watch: object) -> None:
     """What a watch is said to give names the case of a deleted state, whose data is None."""

@@ -6,7 +6,6 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -140,8 +139,8 @@ INVALID_IDS: dict[str, Any] = {
 StateCall = Callable[[StateStore, Any, Any], Any]
 
 
-async def _first(values: Any) -> Any:
-    async with aclosing(values):
+async def _first(watch: Any) -> Any:
+    async with watch as values:
         return await anext(values)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -26,7 +25,7 @@ def anyio_backend() -> str:
 
 
 async def _watch(store: StateStore) -> None:
-    async with aclosing(store.watch("g", "s")) as states:
+    async with store.watch("g", "s") as states:
         with anyio.fail_after(0.2):
             await anext(states)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
 import pytest
 
-from tai_state import StateMachinePersister, StateStore, StoreTimeout
+from tai_state import SerializationError, StateMachinePersister, StateStore, StoreTimeout
 from tai_state.engines.api import Document, Engine, Reading, Scan
 from tai_state.engines.paging import Paged, taken
 from tai_state.values.times import from_us
@@ -25,7 +25,7 @@ async def test_watch_shows_what_is_there_and_what_comes(place: Place):
     """Watching starts with the state as it is and goes on with each newest version, a deletion included."""
     async with place.store() as store, place.store() as other:
         await store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
-        async with aclosing(store.watch(GOVERNOR, "alice", "bob")) as changes:
+        async with store.watch(GOVERNOR, "alice", "bob") as changes:
             assert (await anext(changes)).data == {"n": 0}
             await store.update_state(GOVERNOR, "alice", {"n": 1}, METADATA, expected=1)
             assert (await anext(changes)).version == 2
@@ -41,7 +41,7 @@ async def test_watch_shows_what_is_there_and_what_comes(place: Place):
 async def test_watch_a_whole_governor(store: StateStore):
     """Without ids all states of the governor are watched, those to come included, and only those."""
     await store.save_state(GOVERNOR, "a/b", {"n": 0}, METADATA)
-    async with aclosing(store.watch(GOVERNOR)) as changes:
+    async with store.watch(GOVERNOR) as changes:
         assert (await anext(changes)).state_id == "a/b"
         await store.save_state("another", "x", {}, METADATA)
         await store.create_snapshot(GOVERNOR, "a/b")
@@ -53,7 +53,7 @@ async def test_a_watching_handle_gives_models(store: StateStore):
     """A typed handle's watch gives models, and a deletion without one."""
     handle = store.state(GOVERNOR, "alice", Account)
     await handle.save(Account(owner="Alice"), METADATA)
-    async with aclosing(handle.watch()) as changes:
+    async with handle.watch() as changes:
         assert (await anext(changes)).data == Account(owner="Alice")
         await handle.delete(METADATA, expected=1)
         assert (await anext(changes)).deleted
@@ -146,3 +146,33 @@ async def test_an_iterator_goes_on_where_there_was_no_answer(place: Place, read:
     async with place.store(flaky) as store:
         flaky.calls = Counter()
         assert await _insisting(read(store)) == expected
+
+
+async def test_a_watch_goes_on_where_there_was_no_answer(place: Place):
+    """A step that gets no answer, or is cancelled, has taken nothing: the next one gives what it would have given."""
+    flaky = _Flaky(place.engine())
+    async with place.store(flaky) as store:
+        for state_id in ("alice", "bob"):
+            await store.save_state(GOVERNOR, state_id, {"n": 0}, METADATA)
+        flaky.calls = Counter()
+        async with store.watch(GOVERNOR) as changes:
+            with pytest.raises(StoreTimeout):
+                await anext(changes)
+            assert {(await anext(changes)).state_id, (await anext(changes)).state_id} == {"alice", "bob"}
+            with anyio.move_on_after(0):
+                await anext(changes)
+            await store.update_state(GOVERNOR, "bob", {"n": 1}, METADATA, expected=1)
+            with pytest.raises(StoreTimeout):
+                await anext(changes)
+            assert (await anext(changes)).data == {"n": 1}
+
+
+async def test_a_state_that_does_not_fit_is_an_error_in_its_place(store: StateStore):
+    """A version that does not fit the model is an error of its step, and the watch goes on with the next one."""
+    handle = store.state(GOVERNOR, "alice", Account)
+    await store.save_state(GOVERNOR, "alice", {"strange": 1}, METADATA)
+    async with handle.watch() as changes:
+        with pytest.raises(SerializationError):
+            await anext(changes)
+        await handle.save(Account(owner="Alice"), METADATA, expected=1)
+        assert (await anext(changes)).data == Account(owner="Alice")

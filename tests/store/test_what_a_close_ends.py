@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -30,13 +29,13 @@ def anyio_backend() -> str:
 
 
 async def _watch_one(store: StateStore, begun: anyio.Event) -> None:
-    async with aclosing(store.watch("g", "s")) as states:
+    async with store.watch("g", "s") as states:
         async for _ in states:
             begun.set()
 
 
 async def _watch_all(store: StateStore, begun: anyio.Event) -> None:
-    async with aclosing(store.watch("g")) as states:
+    async with store.watch("g") as states:
         async for _ in states:
             begun.set()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,7 +86,7 @@ async def write(store: StateStore, state_id: str, n: int) -> Any:
 
 async def first_watched(store: StateStore) -> Any:
     """The state as a watch shows it first."""
-    async with aclosing(store.watch(GOVERNOR, "alice")) as states:
+    async with store.watch(GOVERNOR, "alice") as states:
         return await anext(states)
 
 

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.anyio
 STATES = 50
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a watch reads the states that there are one by one")
 @pytest.mark.parametrize("is_named", [False, True], ids=["governor", "states"])
 async def test_a_watch_reads_what_is_there_at_once(clock: ManualClock, is_named: bool):  # noqa: FBT001
     """The states that there are when a watch begins are read by one call, each once."""
@@ -24,9 +23,8 @@ async def test_a_watch_reads_what_is_there_at_once(clock: ManualClock, is_named:
         for state_id in ids:
             await store.save_state(GOVERNOR, state_id, {}, METADATA)
         counting.reset()
-        watch = store.watch(GOVERNOR, *(ids if is_named else ()))
-        told = [(await anext(watch)).state_id for _ in range(STATES)]
-        await watch.aclose()
+        async with store.watch(GOVERNOR, *(ids if is_named else ())) as changes:
+            told = [(await anext(changes)).state_id for _ in range(STATES)]
     assert sorted(told) == sorted(ids)
     assert counting.counts.reads + counting.counts.scans == 1
     assert counting.counts.documents == STATES

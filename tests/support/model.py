@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from tai_state import ANY, EXISTS, NO_STATE, StateEvent, StateSnapshot, TaiStateError
+from tai_state import ANY, EXISTS, NO_STATE, DeletedState, StateEvent, StateSnapshot, TaiStateError
 
 Data: TypeAlias = dict[str, Any] | None
 Place: TypeAlias = tuple[str, str]
@@ -220,7 +220,7 @@ class Model:
         return event
 
     def _check(self, place: Place, stream: Stream, expected: Any, *, must_live: bool) -> None:
-        number = expected.version if isinstance(expected, StateSnapshot) else expected
+        number = expected.version if isinstance(expected, StateSnapshot | DeletedState) else expected
         if number is NO_STATE:
             fits = not stream.is_live
         elif number is EXISTS:

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from tai_state import (
     ChangeMetadata,
+    DeletedState,
     EveryEvents,
     StateEvent,
     StateMachinePersister,
@@ -201,7 +202,7 @@ class ModelledStores(RuleBasedStateMachine):
             return
         self.told["change"] += 1
         value = answer[1]
-        if isinstance(value, StateSnapshot):
+        if isinstance(value, StateSnapshot | DeletedState):
             assert m.plain(place, value) == m.plain_state(new[-1])
             self._check_id(place, new)
             self.snapshots.setdefault(place, []).append(value)
@@ -227,4 +228,4 @@ class ModelledStores(RuleBasedStateMachine):
 def _ids_in(value: Any) -> list[str]:
     """The ids that events in an answer tell."""
     values = value if isinstance(value, list) else [value]
-    return [each.event_id for each in values if not isinstance(each, StateSnapshot)]
+    return [each.event_id for each in values if not isinstance(each, StateSnapshot | DeletedState)]

@@ -9,7 +9,7 @@ import msgspec
 from tai_state.conflicts.rivals import Rival
 from tai_state.values.clocks import VectorClock
 from tai_state.values.json import encode
-from tai_state.values.states import StateSnapshot
+from tai_state.values.states import StateSnapshot, with_data
 
 from .stores import GOVERNOR
 
@@ -19,8 +19,8 @@ Data = dict[str, Any] | None
 
 def version(data: Data, clock: VectorClock, hlc: int = 0, number: int = 1, tip: str = "") -> Rival:
     """A version by hand; None stands for a deleted state."""
-    snapshot: StateSnapshot[Any] = StateSnapshot.unsaved(GOVERNOR, "alice", data)
-    snapshot = msgspec.structs.replace(snapshot, version=number, causality=clock, deleted=data is None)
+    unsaved = with_data(StateSnapshot.unsaved(GOVERNOR, "alice", {}), data)
+    snapshot = msgspec.structs.replace(unsaved, version=number, causality=clock)
     return Rival(snapshot=snapshot, hlc=hlc, tip=tip or encode(clock))
 
 

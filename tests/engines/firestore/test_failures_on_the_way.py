@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +147,7 @@ async def test_a_long_operation_goes_on(
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"])
 async def test_a_watch_reads_again_what_it_was_told_of(store: StateStore, proxy: EndingProxy, code: str):
     """Whoever watches a state is told of its newest version although the read of it failed once."""
-    async with aclosing(store.watch(GOVERNOR, "alice")) as states:
+    async with store.watch(GOVERNOR, "alice") as states:
         with anyio.fail_after(HANG_SECONDS):
             assert (await anext(states)).version == 2
             proxy.end_next("BatchGetDocuments", code)

@@ -134,18 +134,20 @@ from tai_state import ANY, ChangeMetadata, StoreUnavailable, open_store
 METADATA = ChangeMetadata("tester", "a test")
 
 async def by_break(store):
-    async for _ in store.watch("bank"):
-        break
+    async with store.watch("bank") as changes:
+        async for _ in changes:
+            break
 
 async def typed(store):
-    async for _ in store.state("bank", "x").watch():
-        break
+    async with store.state("bank", "x").watch() as changes:
+        async for _ in changes:
+            break
 
 async def in_a_cycle(store):
-    watch = store.watch("bank")
-    await anext(watch)
-    cycle = [watch]
-    cycle.append(cycle)
+    async with store.watch("bank") as changes:
+        await anext(changes)
+        cycle = [changes]
+        cycle.append(cycle)
 
 async def unused(store):
     store.watch("bank")
@@ -154,13 +156,14 @@ kept = []
 
 async def kept_for_good(store):
     kept.append(store.watch("bank"))
-    await anext(kept[-1])
+    await anext(await kept[-1].__aenter__())
 
 async def waiting(store):
     async def wait():
         try:
-            async for _ in store.watch("bank"):
-                pass
+            async with store.watch("bank") as changes:
+                async for _ in changes:
+                    pass
         except (StoreUnavailable, RuntimeError):  # the store was closed while it waited, or read
             pass
 

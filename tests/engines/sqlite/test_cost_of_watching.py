@@ -104,8 +104,9 @@ class Watching:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async for _ in self._store.watch(GOVERNOR, *self._ids):
-            self.shown += 1
+        async with self._store.watch(GOVERNOR, *self._ids) as changes:
+            async for _ in changes:
+                self.shown += 1
 
     async def until(self, shown: int) -> None:
         """Until so many were shown."""

@@ -1,0 +1,109 @@
+"""Following states: as they are now, then each as it changes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import anyio
+
+from tai_state.engines.api import Change, Document, split
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.values.ids import unescape_id
+from tai_state.values.states import JsonState
+
+T = TypeVar("T")
+
+STATES_MAX = 500
+"""States that are read at a time."""
+
+
+class Following(Generic[T]):
+    """A watch of states, established as long as its block runs; the block is given the iterator.
+
+    No generator: one that is left to the end of the event loop would be closed after the engine's watch inside it.
+
+    Args:
+        core: of the store.
+        governor_id: whose states.
+        state_ids: which; none: all of the governor, those to come included.
+        convert: what the iterator gives of a state.
+
+    Raises:
+        InvalidId: an id cannot be stored.
+    """
+
+    def __init__(
+        self, core: Core, governor_id: str, state_ids: Sequence[str], convert: Callable[[JsonState], T]
+    ) -> None:
+        streams = {stream.state: stream for stream in (core.layout.stream(governor_id, each) for each in state_ids)}
+        self._watch = core.engine.watch(*(streams or (core.layout.states(governor_id),)))
+        self._core = core
+        self._governor_id = governor_id
+        self._convert = convert
+
+    async def __aenter__(self) -> AsyncIterator[T]:
+        return _States(self._core, self._governor_id, await self._watch.__aenter__(), self._convert)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._watch.__aexit__(kind, error, traceback)
+
+
+class _States(AsyncIterator[T], Generic[T]):
+    """The states that a watch tells of, read in batches.
+
+    A step that is cancelled, or cannot be read now, has taken nothing. A state that itself is wrong is an error in
+    its place; the steps after it go on with the others.
+    """
+
+    def __init__(
+        self, core: Core, governor_id: str, changes: AsyncIterator[Change], convert: Callable[[JsonState], T]
+    ) -> None:
+        self._core = core
+        self._governor_id = governor_id
+        self._changes = changes
+        self._convert = convert
+        self._told: dict[str, None] = {}
+        self._failure: Exception | None = None
+        self._read: deque[Document] = deque()
+        self._shown: dict[str, int] = {}
+
+    async def __anext__(self) -> T:
+        while True:
+            while self._read:
+                document = self._read.popleft()
+                stream = self._stream(document.path)
+                record = self._core.checked(stream, document)
+                if record.version > self._shown.get(stream.state_id, 0):
+                    self._shown[stream.state_id] = record.version
+                    return self._convert(self._core.state(stream, record, document.updated_us))
+            await self._look()
+
+    async def _look(self) -> None:
+        """Wait until something is told, and read all of it that is at hand."""
+        if not self._told:
+            if self._failure is not None:
+                raise self._failure
+            self._note(await anext(self._changes))
+        with anyio.move_on_after(0):
+            try:
+                while len(self._told) < STATES_MAX:
+                    self._note(await anext(self._changes))
+            except Exception as failure:  # noqa: BLE001 - raised once what was told before it is shown
+                self._failure = failure
+        if paths := list(self._told):
+            documents = (await self._core.engine.read(paths)).documents
+            self._read.extend([each for each in documents if each is not None])
+            self._told.clear()
+
+    def _note(self, change: Change) -> None:
+        if change.revision is not None:
+            self._told[change.path] = None
+
+    def _stream(self, path: str) -> Stream:
+        return self._core.layout.stream(self._governor_id, unescape_id(split(path)[1]))
