@@ -204,3 +204,8 @@ def standing(writes: Sequence[Write], look: Look) -> Committed | None:
                 return None
             committed = Committed(document.revision, document.updated_us)
     return committed
+
+
+def _plain(fields: Any) -> Any:
+    """As they are read back: what is a tuple in a struct is an array there."""
+    return msgspec.json.decode(msgspec.json.encode(fields))
