@@ -357,18 +357,35 @@ class StateStore:
     # Reading history -------------------------------------------------------------------------------------------
 
     def get_events(
-        self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
+        self,
+        governor_id: str,
+        state_id: str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> Paged[JsonEvent]:
-        """The events of one state, oldest first, from version ``after + 1`` to ``until`` (included).
+        """The events of one state, from version ``after + 1`` to ``until`` (included).
 
-        Where old events were cleaned up, it starts with the oldest that is left.
+        Where old events were cleaned up, the oldest that is left is the first one, or the last.
+
+        Args:
+            governor_id: the owner and namespace.
+            state_id: the state under it.
+            after: the version before the oldest event.
+            until: the version of the newest event; None: of the newest there is.
+            limit: how many events at most; None: all of them.
+            newest_first: begin with the newest event.
 
         Raises:
             StateNotFound: the state was never written.
             NotRetained: events were cleaned up while this read.
             EventSourcingError: an event is missing between two others.
+            InvalidData: the limit is no number of events.
         """
-        return reading.get_events(self.core, self._layout.stream(governor_id, state_id), after=after, until=until)
+        stream = self._layout.stream(governor_id, state_id)
+        return reading.get_events(self.core, stream, after=after, until=until, limit=limit, newest_first=newest_first)
 
     def get_all_events(self, governor_id: str) -> Paged[JsonEvent]:
         """All events of a governor: state by state in the order of their ids, each oldest first.
