@@ -79,6 +79,7 @@ def bench(session: nox.Session) -> None:
     """Comparisons with other libraries and with the bare engine, in one run."""
     _install_wheel(session, "-r", "benchmarks/requirements.txt")
     session.run("python", "benchmarks/run.py", *session.posargs)
+    session.run("python", "benchmarks/watches.py")
     session.run("python", "benchmarks/firestore.py")
     session.run("python", "benchmarks/contention.py")
 

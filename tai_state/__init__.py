@@ -81,6 +81,8 @@ from tai_state.history.validation import ConsistencyReport as ConsistencyReport
 from tai_state.locks.lease import Lease as Lease
 from tai_state.locks.locking import LockManager as LockManager
 from tai_state.locks.records import LockInfo as LockInfo
+from tai_state.locks.statistics import LockStatistics as LockStatistics
+from tai_state.locks.statistics import LockWaiter as LockWaiter
 from tai_state.store.handle import StateHandle as StateHandle
 from tai_state.store.opening import FirestoreStore as FirestoreStore
 from tai_state.store.opening import open_store as open_store
@@ -184,6 +186,8 @@ __all__ = [
     "LockInfo",
     "LockLost",
     "LockManager",
+    "LockStatistics",
+    "LockWaiter",
     "Never",
     "NewEvent",
     "NotFound",

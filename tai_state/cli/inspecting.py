@@ -25,6 +25,7 @@ from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.store.store import StateStore
 from tai_state.values.events import JsonEvent
+from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.patch import Operation
 from tai_state.values.patch import diff as difference
 from tai_state.values.states import JsonState
@@ -198,14 +199,23 @@ def _state_fields(state: JsonState) -> dict[str, Any]:
         "data": state.data,
         "timestamp": state.timestamp,
         "recorded_at": state.recorded_at,
-        "metadata": state.metadata,
+        "metadata": _metadata_fields(state.metadata),
         "deleted": state.deleted,
     }
 
 
 def _event_fields(event: JsonEvent) -> dict[str, Any]:
     fields = msgspec.structs.asdict(event)
+    fields["metadata"] = _metadata_fields(event.metadata)
     return {"id" if name == "event_id" else name: value for name, value in fields.items()}
+
+
+def _metadata_fields(metadata: ChangeMetadata) -> dict[str, Any]:
+    """Who and why; the trace only where there is one."""
+    fields = msgspec.structs.asdict(metadata)
+    if not metadata.trace:
+        del fields["trace"]
+    return fields
 
 
 def _event_row(event: JsonEvent) -> list[Any]:

@@ -245,6 +245,7 @@ class Capabilities:
         durable: an acknowledged commit survives the process and a loss of power.
         processes: several processes may use the store at once.
         shared_clock: all users of the store see one clock in ``time_us``.
+        commit_order: the engine is :class:`~tai_state.engines.ordering.CommitOrdered`.
         max_ops_per_commit: writes in one commit.
         max_bytes_per_commit: bytes of JSON in one commit.
         max_document_bytes: bytes of JSON in one document.
@@ -254,6 +255,7 @@ class Capabilities:
     durable: bool
     processes: bool
     shared_clock: bool
+    commit_order: bool = False
     max_ops_per_commit: int = 5_000
     max_bytes_per_commit: int = 10 * 1024 * 1024
     max_document_bytes: int = 1024 * 1024

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -63,7 +64,7 @@ class Bounds:
     timeout_seconds: float
     attempts_max: int = ATTEMPTS_MAX
     jitter: Callable[[], float] = random.random
-    monotonic: Callable[[], float] = anyio.current_time
+    monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     insists: bool = False
 
@@ -206,4 +207,5 @@ def standing(writes: Sequence[Write], look: Look) -> Committed | None:
 
 
 def _plain(fields: Any) -> Any:
-    return fields if isinstance(fields, dict) else msgspec.to_builtins(fields)
+    """As they are read back: what is a tuple in a struct is an array there."""
+    return msgspec.json.decode(msgspec.json.encode(fields))

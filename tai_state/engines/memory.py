@@ -27,6 +27,7 @@ from tai_state.engines.api import (
     split,
 )
 from tai_state.engines.filtering import field, is_chosen
+from tai_state.engines.ordering import check_is_of_events, whole_commits
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import Watch, Watches, is_collection
 from tai_state.errors import CommitRefused, CorruptDocument
@@ -98,7 +99,9 @@ class MemoryEngine:
     def __init__(self, clock: WallClock, documents: Documents | None = None, name: str = "memory") -> None:
         self._clock = clock
         self._documents = MemoryDocuments() if documents is None else documents
-        self._capabilities = Capabilities(name=name, durable=False, processes=False, shared_clock=True)
+        self._capabilities = Capabilities(
+            name=name, durable=False, processes=False, shared_clock=True, commit_order=True
+        )
         self._watches = Watches()
         self._told: list[Watches] = []
         self._is_open = False
@@ -156,6 +159,22 @@ class MemoryEngine:
             and (scan.end is None or value < scan.end)
         ]
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
+
+    def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
+        """See :class:`~tai_state.engines.api.CommitOrdered`."""
+        check_is_of_events(collection)
+        is_fetched = False
+
+        async def fetch() -> Sequence[Document] | None:
+            nonlocal is_fetched
+            await self._checkpoint()
+            if is_fetched:
+                return None
+            found = [each for each in self._documents.ordered(collection, "", None) if each.revision > after]
+            is_fetched = True
+            return sorted(found, key=lambda each: each.revision)
+
+        return Paged(whole_commits(fetch, limit))
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         encoded = {write.path: msgspec.json.encode(write.fields) for write in writes if isinstance(write, Put)}

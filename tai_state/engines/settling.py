@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from math import inf
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -29,6 +29,10 @@ from tai_state.errors import (
 )
 
 R = TypeVar("R")
+
+_Failure: TypeAlias = CommitRefused | Unavailable | DocumentTooLarge | CommitTooLarge
+_FAILURES = (CommitRefused, Unavailable, DocumentTooLarge, CommitTooLarge)
+"""What a try may come to instead of being applied."""
 
 _logger = logging.getLogger("tai_state.store")
 
@@ -56,8 +60,15 @@ async def settle(
         Unavailable: nothing was applied.
         TaiStateError: the error of a verdict, or that of ``unsettled`` where the outcome is not known.
     """
+    begun = bounds.monotonic()
+    failure: _Failure | None = None
+    if first is not None:
+        try:
+            return await _applied(waist, first)
+        except _FAILURES as error:
+            failure = error
     course = _Course(waist, matter, bounds, observe, is_open=is_open)
-    verdict: Verdict[R] | None = first
+    verdict = None if first is None or failure is None else course.failed(first, failure, begun)
     while True:
         if isinstance(verdict, Commit):
             verdict = await course.send(verdict)
@@ -69,8 +80,13 @@ async def settle(
             verdict = await course.look()
 
 
+async def _applied(waist: Waist, commit: Commit[R]) -> R:
+    """One try: what the commit is worth, once the engine has applied it."""
+    return commit.accepted(await waist.commit(commit.writes))
+
+
 class _Course(Generic[R]):
-    """The course of one settling: what was sent, and which copies may still be under way."""
+    """The course of one settling that its first try does not end: what was sent, and which copies may be under way."""
 
     __slots__ = (
         "_attempts",
@@ -116,22 +132,24 @@ class _Course(Generic[R]):
         if self._attempts >= self._bounds.attempts_max or self._is_over:
             return Done(self._given_up())
         begun = self._bounds.monotonic()
-        self._attempts += 1
         try:
-            return Done(commit.accepted(await self._waist.commit(commit.writes)))
-        except CommitRefused as refusal:
-            self._failure = refusal
-        except Unavailable as error:
-            if not error.unknown and not self._under_way and not self._bounds.insists:
-                raise
-            if error.unknown:
+            return Done(await _applied(self._waist, commit))
+        except _FAILURES as failure:
+            return self.failed(commit, failure, begun)
+
+    def failed(self, commit: Commit[R], failure: _Failure, begun: float) -> Verdict[R] | None:
+        """What to do about a try that failed; None: what it means has to be looked up."""
+        if isinstance(failure, DocumentTooLarge | CommitTooLarge):
+            return self._matter.smaller(commit, failure) or Failed(failure)
+        if isinstance(failure, Unavailable):
+            if not failure.unknown and not self._under_way and not self._bounds.insists:
+                raise failure
+            if failure.unknown:
                 self._under_way.append(commit)
                 self._was_unanswered = True
-                _logger.warning("the answer to a commit was lost: looking what became of it", extra=error.fields())
-            self._failure = error
-        except (DocumentTooLarge, CommitTooLarge) as error:
-            self._attempts -= 1
-            return self._matter.smaller(commit, error) or Failed(error)
+                _logger.warning("the answer to a commit was lost: looking what became of it", extra=failure.fields())
+        self._failure = failure
+        self._attempts += 1
         self._sent = commit
         self._is_open = True
         self._looks = 0

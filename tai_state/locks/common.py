@@ -12,6 +12,7 @@ from tai_state.engines.api import Committed, Document, Reading, Scan, Write
 from tai_state.engines.matters import ATTEMPTS_MAX, Bounds
 from tai_state.engines.paging import Paged
 from tai_state.locks.sighting import Sightings
+from tai_state.locks.statistics import LockWaiter
 from tai_state.streams.core import Core
 
 
@@ -28,7 +29,7 @@ class Common:
         monotonic: as given.
         sleep: as given.
         sightings: looks at documents.
-        waiting: owners of the places in line that are taken in this process.
+        waiting: what those do who wait in this process, by the owners of their places in line.
     """
 
     def __init__(self, core: Core, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -36,7 +37,7 @@ class Common:
         self.monotonic = monotonic
         self.sleep = sleep
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
-        self.waiting: set[str] = set()
+        self.waiting: dict[str, Callable[[], LockWaiter]] = {}
 
     def bounds(self, attempts_max: int = ATTEMPTS_MAX, *, insists: bool = False) -> Bounds:
         """For how long a change of locks is looked after, by the clock of the locks."""

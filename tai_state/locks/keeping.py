@@ -31,9 +31,13 @@ class Keeper:
 
     Args:
         common: what all parts share.
+
+    Attributes:
+        renewals: how many are under way.
     """
 
     def __init__(self, common: Common) -> None:
+        self.renewals: int = 0
         self._common = common
         self._layout = common.core.layout
 
@@ -63,6 +67,7 @@ class Keeper:
         if tenure.lost is not None or tenure.is_given_up:
             raise tenure.lost or LockLost(tenure.claim.resources[0])
         tenure.beats += 1
+        self.renewals += 1
 
         def renewal() -> Commit[None]:
             sent = self._common.monotonic()
@@ -80,6 +85,8 @@ class Keeper:
             if not tenure.is_given_up:
                 tenure.lost = loss
             raise
+        finally:
+            self.renewals -= 1
 
     async def release(self, tenure: Tenure) -> None:
         """Give all of a tenure back, also one whose time has passed; one that was given back stays so.

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf, isfinite
+from weakref import WeakSet
 
 import anyio
 
@@ -24,6 +25,7 @@ from tai_state.locks.lease import Claim, Lease, Tenure, entered, locks_of, note_
 from tai_state.locks.queueing import Place
 from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Standing
+from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore
 from tai_state.streams.settings import new_id
 from tai_state.values.ids import escape_id, unescape_id
@@ -58,6 +60,7 @@ class LockManager:
         self._core = core = store.core
         self._common = Common(core, monotonic, sleep)
         self._keeper = Keeper(self._common)
+        self._tenures: WeakSet[Tenure] = WeakSet()
 
     @asynccontextmanager
     async def lock(
@@ -242,6 +245,16 @@ class LockManager:
         """
         return [circle.cycle for circle in await DeadlockSearch(self._common).circles()]
 
+    def statistics(self) -> LockStatistics:
+        """What this manager is doing at this moment; the engine is not asked, and other managers are not included."""
+        tenures = [each for each in self._tenures if each.remaining_seconds > 0]
+        held = {resource: tenure.fence for tenure in tenures for resource in tenure.claim.resources}
+        waiting: dict[str, tuple[LockWaiter, ...]] = {}
+        for waiter in [statistics() for statistics in self._common.waiting.values()]:
+            for resource in waiter.resources:
+                waiting[resource] = (*waiting.get(resource, ()), waiter)
+        return LockStatistics(held=dict(sorted(held.items())), waiting=waiting, renewals=self._keeper.renewals)
+
     async def _acquire(
         self,
         resources: Sequence[str],
@@ -276,6 +289,7 @@ class LockManager:
                 with anyio.move_on_after(self._core.settings.timeout_seconds, shield=True):
                     await attempt.abandon(() if place is None else place.leaving)
             raise
+        self._tenures.add(tenure)
         return tenure
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:

@@ -18,6 +18,7 @@ from tai_state.locks.common import Common, alongside
 from tai_state.locks.deadlocks import WAITERS_MAX, DeadlockSearch
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import WAITER, HeldLock, WaiterRecord
+from tai_state.locks.statistics import LockWaiter
 
 _logger = logging.getLogger("tai_state.locks")
 
@@ -65,6 +66,7 @@ class Place:
         self._signal = Signal()
         self._has_moved = False
         self._broken: Unavailable | None = None
+        self._asleep_until = -inf
         self._beat_at = self._search_at = inf
         self._search_seconds = SEARCH_SECONDS
 
@@ -77,6 +79,17 @@ class Place:
         """The writes that leave nothing of it behind."""
         return [Delete(f"{line}/{self._owner}", ANYTHING) for line in self._lines]
 
+    def statistics(self) -> LockWaiter:
+        """What it does at this moment."""
+        return LockWaiter(
+            holder=self._record.holder,
+            resources=self._record.wants,
+            ahead=self._ahead,
+            fences=self._noted,
+            is_confirmed=self._is_confirmed,
+            is_asleep=not (self._has_moved or self._broken) and self._common.monotonic() < self._asleep_until,
+        )
+
     async def wait(self) -> Tenure:
         """The tenure, when its turn has come. The caller leaves the line if this raises; else it is left.
 
@@ -85,7 +98,7 @@ class Place:
             DeadlockDetected: it waits, by whatever detour, for itself, and came last of all in the circle.
             StoreUnavailable, StoreTimeout: nothing was acquired.
         """
-        self._common.waiting.add(self._owner)
+        self._common.waiting[self._owner] = self.statistics
         try:
             await self._enter()
             async with self._engine.watch(*self._locks) as changes, alongside(partial(self._listen, changes)):
@@ -94,7 +107,7 @@ class Place:
                 await write(self._common, self.leaving, self._common.bounds())
             return tenure
         finally:
-            self._common.waiting.discard(self._owner)
+            self._common.waiting.pop(self._owner)
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
@@ -128,7 +141,9 @@ class Place:
             if is_unconfirmed:
                 until = min(until, now + TURN_SECONDS)
             if until > now and not self._has_moved:
+                self._asleep_until = until
                 await self._common.wait(event, until - now)
+                self._asleep_until = -inf
             if self._broken is not None:
                 raise self._broken
             tenure: Tenure | None = None

@@ -65,7 +65,7 @@ def open_store(
         snapshots=_policy(snapshots),
         upcasting=Upcasting(schema, {} if upcasters is None else upcasters),
         timeout_seconds=timeout_seconds,
-        clock=clock or SystemClock(),
+        clock=SystemClock() if clock is None else clock,
     )
     engine = url if isinstance(url, Engine) else address.engine(settings.clock, create=create)
     return StateStore(engine, Layout(root or address.root, namespace or address.namespace), settings)

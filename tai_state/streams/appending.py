@@ -119,7 +119,7 @@ class Appender:
         """Remember the heads that were seen, for the change that its caller makes next."""
         for append in change.appends:
             document = look.documents.get(append.stream.state)
-            if document is not None:
+            if document is not None and not self.heads.is_known(append.stream.state, document.revision):
                 with suppress(CorruptDocument):  # the judgement says what it means
                     self.heads.put(append.stream.state, head_of(checked_state(document), document.revision))
 

@@ -29,6 +29,11 @@ class Heads:
         if len(self._heads) > HEADS_MAX:
             self._heads.popitem(last=False)
 
+    def is_known(self, path: str, revision: int) -> bool:
+        """Whether the head at a revision, or a newer one, is remembered."""
+        known = self._heads.get(path)
+        return known is not None and (known.revision or 0) >= revision
+
     def drop(self, path: str) -> None:
         """Forget a head of which nothing is known any more."""
         self._heads.pop(path, None)

@@ -36,7 +36,7 @@ from tai_state.errors import (
     TaiStateError,
     VersionConflict,
 )
-from tai_state.streams.changes import Append, Appended, Change, Known
+from tai_state.streams.changes import Append, Appended, Change, Composed, Known
 from tai_state.streams.planning import Author, Composition, Plan, plan, require_of
 from tai_state.streams.policies import Never
 from tai_state.streams.reader import StreamReader
@@ -73,7 +73,7 @@ class Sent(Commit[Results]):
     """
 
     known: Sequence[Known]
-    plans: tuple[Plan | None, ...]
+    plans: Sequence[Plan | None]
     others: tuple[Write, ...]
     author: Author
 
@@ -133,7 +133,7 @@ class Judge:
 
     def judge(self, look: Look, sent: Commit[Results] | None) -> Verdict[Results]:  # noqa: D102
         before = sent if isinstance(sent, Sent) else None
-        found = self._own(look, before) or repeated(self._change, look) or at_expected(self._change, look)
+        found = self._own(look, before) or self._earlier(look)
         if found is not None:
             return found
         for guard in self._change.guards:
@@ -148,7 +148,8 @@ class Judge:
             known.append(each)
         author = self._author if before is None else before.author
         commit = self.planned(known, look.documents, author)
-        return commit if commit.writes else Done([None] * len(known))
+        nothing: Results = [None] * len(known)
+        return commit if commit.writes else Done(nothing)
 
     def is_overtaken(self, sent: Commit[Results], look: Look) -> bool:  # noqa: D102
         if not isinstance(sent, Sent):
@@ -188,20 +189,30 @@ class Judge:
         self, known: Sequence[Known], documents: Mapping[str, Document | None], author: Author | None = None
     ) -> Sent:
         """The commit of this change, on what is known; without writes where nothing is to happen."""
-        change = self._change
-        composed = change.compose(known, documents)
+        composed = self._change.compose(known, documents)
+        others = self._others(composed, known, documents)
+        return self._commit(known, composed.compositions, others, author or self._author)
+
+    def _others(
+        self, composed: Composed, known: Sequence[Known], documents: Mapping[str, Document | None]
+    ) -> tuple[Write, ...]:
+        """The writes beside those of the plans."""
+        change, compositions = self._change, composed.compositions
+        if not change.guards and not self._unregistered and None not in compositions:
+            return composed.writes
+        if not composed.writes and not any(compositions):
+            return ()
         others = list(composed.writes)
-        if others or any(composed.compositions):
-            others += [guard.check for guard in change.guards]
-            for append, each, composition in zip(change.appends, known, composed.compositions, strict=True):
-                if composition is None:
-                    others.append(Check(append.stream.state, require_of(each.head)))
-            others += [
-                Put(path, GovernorRecord(format_us(self._now_us), {}), ABSENT)
-                for path in self._unregistered
-                if documents.get(path) is None and self._is_created(path, known, composed.compositions)
-            ]
-        return self._commit(known, composed.compositions, tuple(others), author or self._author)
+        others += [guard.check for guard in change.guards]
+        for append, each, composition in zip(change.appends, known, compositions, strict=True):
+            if composition is None:
+                others.append(Check(append.stream.state, require_of(each.head)))
+        others += [
+            Put(path, GovernorRecord(format_us(self._now_us), {}), ABSENT)
+            for path in self._unregistered
+            if documents.get(path) is None and self._is_created(path, known, compositions)
+        ]
+        return tuple(others)
 
     def _is_created(self, governor: str, known: Sequence[Known], compositions: Sequence[Composition | None]) -> bool:
         """Whether the first state of a governor may be created here."""
@@ -217,13 +228,15 @@ class Judge:
         others: tuple[Write, ...],
         author: Author,
     ) -> Sent:
-        plans = tuple(
-            [
-                None if composition is None else plan(append.stream, each.head, composition, author, self._now_us)
-                for append, each, composition in zip(self._change.appends, known, compositions, strict=True)
-            ]
-        )
-        writes = [write for each in plans if each is not None for write in each.writes]
+        plans: list[Plan | None] = []
+        writes: list[Write] = []
+        for append, each, composition in zip(self._change.appends, known, compositions, strict=True):
+            if composition is None:
+                plans.append(None)
+                continue
+            planned = plan(append.stream, each.head, composition, author, self._now_us)
+            plans.append(planned)
+            writes += planned.writes
         if self._markers:
             writes += self._put_markers(plans)
         writes += others
@@ -250,8 +263,8 @@ class Judge:
             return None
         ours = [_is_ours(each, look) for each in sent.planned()]
         if not ours:
-            committed = standing(sent.writes, look)
-            return None if committed is None else Done([None] * len(sent.plans))
+            nothing: Results = [None] * len(sent.plans)
+            return None if standing(sent.writes, look) is None else Done(nothing)
         if all(ours):
             return Done([None if each is None else _found(each, look) for each in sent.plans])
         if not any(ours):
@@ -259,6 +272,12 @@ class Judge:
         what = "a part of a commit is there, and another is not: run `tai-state verify`"
         lacking = next(each.stream.state for each, is_ours in zip(sent.planned(), ours, strict=True) if not is_ours)
         return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(lacking, what))
+
+    def _earlier(self, look: Look) -> Verdict[Results] | None:
+        """The result of an earlier call with the same ids."""
+        if not self._markers:
+            return None
+        return repeated(self._change, look) or at_expected(self._change, look)
 
     def _stands(self, append: Append, look: Look, sent: Plan | None) -> Known | Verdict[Results]:
         """What is known of a stream, if it is what the change expects."""

@@ -84,9 +84,8 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonState:
         if document is None:
             return Failed(StateNotFound(stream.state))
         record = checked_state(document)
-        state = core.state(stream, record, document.updated_us)
         if record.kept and record.kept[-1] == record.version:
-            return Done(state)
+            return Done(core.state(stream, record, document.updated_us))
         kept = kept_with(record.kept, record.version, core.settings.snapshots.keep, record.floor)
         after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0)
         writes: list[Write] = [
@@ -97,7 +96,7 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonState:
 
         def accepted(committed: Committed) -> JsonState:
             core.appender.heads.put(stream.state, head_of(after, committed.revision))
-            return state
+            return core.state(stream, after, committed.time_us)
 
         return Commit(writes, accepted)
 

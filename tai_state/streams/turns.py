@@ -6,48 +6,79 @@ nothing. Those of one process can take turns. Nothing rests on it: a task that w
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
 
 import anyio
 
 WAIT_SECONDS_MAX = 1.0
-"""So long a task waits for its turn, for each state."""
-
-
-class _Turn:
-    def __init__(self) -> None:
-        self.semaphore = anyio.Semaphore(1, fast_acquire=True)
-        self.users = 0
+"""How long a task waits for its turn, for each state."""
 
 
 class Turns:
     """The turns of one store, by the paths of states."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, those who wait for it
 
-    @asynccontextmanager
-    async def of(self, paths: Iterable[str]) -> AsyncGenerator[None, None]:
+    def of(self, paths: Iterable[str]) -> _Held:
         """Hold the turn of each of these states, taken in one order, so that nobody waits in a circle."""
-        async with AsyncExitStack() as stack:
-            for path in sorted(set(paths)):
-                await stack.enter_async_context(self._one(path))
-            yield
+        return _Held(self, sorted(set(paths)))
 
-    @asynccontextmanager
-    async def _one(self, path: str) -> AsyncGenerator[None, None]:
-        turn = self._turns.setdefault(path, _Turn())
-        turn.users += 1
-        taken = False
+    async def take(self, path: str) -> bool:
+        """Take the turn of a state; whether it came in time."""
+        waiting = self._turns.get(path)
+        if waiting is None:
+            self._turns[path] = deque()
+            return True
+        turn = anyio.Event()
+        waiting.append(turn)
         try:
             with anyio.move_on_after(WAIT_SECONDS_MAX):
-                await turn.semaphore.acquire()
-                taken = True
-            yield
+                await turn.wait()
+        except BaseException:
+            if turn.is_set():  # given to a task that was cancelled meanwhile
+                self.give(path)
+            raise
         finally:
-            if taken:
-                turn.semaphore.release()
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[path]
+            if not turn.is_set():
+                waiting.remove(turn)
+        return turn.is_set()
+
+    def give(self, path: str) -> None:
+        """Give the turn of a state to whoever has waited longest."""
+        waiting = self._turns[path]
+        if waiting:
+            waiting.popleft().set()
+        else:
+            del self._turns[path]
+
+
+class _Held:
+    """A block that holds turns."""
+
+    __slots__ = ("_held", "_paths", "_turns")
+
+    def __init__(self, turns: Turns, paths: list[str]) -> None:
+        self._turns = turns
+        self._paths = paths
+        self._held: list[str] = []
+
+    async def __aenter__(self) -> None:
+        try:
+            for path in self._paths:
+                if await self._turns.take(path):
+                    self._held.append(path)
+        except BaseException:
+            self._give()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._give()
+
+    def _give(self) -> None:
+        for path in self._held:
+            self._turns.give(path)

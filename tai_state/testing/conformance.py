@@ -35,12 +35,20 @@ from tai_state.testing.lifecycle_checks import (
     check_entered_twice,
     check_outside_of_its_block,
 )
+from tai_state.testing.order_checks import (
+    check_changes_are_of_events_only,
+    check_changes_come_in_the_order_of_commits,
+    check_changes_of_a_commit_stay_together,
+    check_nothing_is_missed_by_following,
+    check_what_becomes_visible_is_later,
+)
 from tai_state.testing.paging_checks import (
     check_scan_after_a_cancelled_step,
     check_scan_after_an_error,
     check_scan_shared_by_tasks,
 )
 from tai_state.testing.query_checks import (
+    check_a_timestamp_may_be_anything,
     check_scan_by_field,
     check_scan_by_field_leaves_out_what_is_no_text,
     check_scan_by_field_pages,
@@ -48,6 +56,7 @@ from tai_state.testing.query_checks import (
     check_where_on_few_of_many,
 )
 from tai_state.testing.race_checks import (
+    check_a_bad_commit_harms_no_other,
     check_cancelled_commits,
     check_cancelled_reads,
     check_natively_cancelled_commits,
@@ -122,6 +131,7 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_scan_by_field,
     check_scan_by_field_leaves_out_what_is_no_text,
     check_scan_by_field_pages,
+    check_a_timestamp_may_be_anything,
     check_where,
     check_where_on_few_of_many,
     check_watch_begins_with_what_is,
@@ -133,8 +143,13 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_watch_wakes_everybody,
     check_watch_sleeps_through_what_others_write,
     check_watch_left_early,
+    check_changes_come_in_the_order_of_commits,
+    check_changes_of_a_commit_stay_together,
+    check_changes_are_of_events_only,
+    check_nothing_is_missed_by_following,
     check_one_writer_wins,
     check_no_increment_is_lost,
+    check_a_bad_commit_harms_no_other,
     check_cancelled_commits,
     check_watch_sees_cancelled_commits,
     check_natively_cancelled_commits,
@@ -154,6 +169,7 @@ REOPEN_CHECKS: Final[tuple[ReopenCheck, ...]] = (
     check_revisions_grow_over_reopening,
     check_closing_waits_for_commits,
     check_two_users_of_one_store,
+    check_what_becomes_visible_is_later,
 )
 """For engines that are durable."""
 

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -39,6 +39,7 @@ from tai_state.engines.api import (
     Scan,
     Write,
 )
+from tai_state.engines.ordering import CommitOrdered
 from tai_state.engines.paging import Paged
 from tai_state.errors import CommitRefused, CorruptDocument, StoreTimeout, StoreUnavailable, TaiStateError
 
@@ -248,7 +249,13 @@ class FaultyEngine:
         return reading
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
-        documents = self._engine.scan(scan)
+        return self._scanned(self._engine.scan(scan))
+
+    def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
+        """See :class:`~tai_state.engines.api.CommitOrdered`, where the inner engine is: for the plan, it is a scan."""
+        return self._scanned(cast("CommitOrdered", self._engine).changed(collection, after, limit))
+
+    def _scanned(self, documents: Paged[Document]) -> Paged[Document]:
         is_begun = False
         fault: Fault | None = None
 

@@ -44,6 +44,29 @@ async def check_scan_by_field_leaves_out_what_is_no_text(engine: Engine) -> None
     assert found == ["text"], found
 
 
+async def check_a_timestamp_may_be_anything(engine: Engine) -> None:
+    """In any collection of events ``timestamp`` may be any JSON, and a scan by it gives those where it is text."""
+    values: list[Any] = ["2026-02", "2026-01", "", 5, 2.5, True, None, [1], {"a": 1}, 10**30]
+    for collection in ("governors/b/events", "logs/x/events", "deep/d/events"):
+        documents: dict[str, Fields] = {f"{collection}/{n}": {"timestamp": each} for n, each in enumerate(values)}
+        await fill(engine, documents | {f"{collection}/none": {}})
+        assert [document.fields() async for document in engine.scan(Scan(collection, end="none"))] == list(
+            documents.values()
+        )
+        for start, end, expected in (
+            ("", None, ["2", "1", "0"]),
+            ("", "2", ["2"]),
+            ("2026-01", "2026-02", ["1"]),
+            ("0", None, ["1", "0"]),
+        ):
+            found = await ids_of(engine.scan(Scan(collection, by="timestamp", start=start, end=end)))
+            assert found == expected, f"{collection} from {start!r} to {end!r}: {found}"
+        await engine.commit(
+            [Put(f"{collection}/3", {"timestamp": "2026-03"}), Put(f"{collection}/0", {"timestamp": 0})]
+        )
+        assert await ids_of(engine.scan(Scan(collection, by="timestamp"))) == ["2", "1", "3"]
+
+
 async def check_scan_by_field_pages(engine: Engine) -> None:
     """Ties that are longer than a page are neither lost nor doubled, with a filter or without."""
     documents = {f"c/{n:05}": {"at": "b" if n % 10 else "ac"[n % 20 // 10], "n": n % 3} for n in range(MANY)}

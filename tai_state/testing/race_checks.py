@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Change, Committed, Delete, Engine, Put, Require, Scan
+from tai_state.engines.api import ABSENT, At, Change, Check, Committed, Delete, Engine, Put, Require, Scan, Write
 from tai_state.errors import CommitRefused
 from tai_state.testing.checking import (
     CALLERS,
@@ -65,6 +67,48 @@ async def check_no_increment_is_lost(engine: Engine) -> None:
         for _ in range(_WRITERS):
             tasks.start_soon(increment)
     assert (await present(engine, "c/a")).fields() == {"n": _WRITERS}
+
+
+_BAD: Final[Sequence[Write]] = (
+    Put("bad/text", {"text": "\ud800"}),
+    Put("bad/\ud800", {}),
+    Put("bad/value", {"value": object()}),
+    Put("bad/revision", {}, At(2**70)),
+    Check("bad/revision", At(-(2**70))),
+    Delete("bad/\udfff"),
+    Put("governors/b/events/bad", {"timestamp": {"a": [1]}}),
+)
+"""Some of these can be stored, on some engines."""
+
+
+async def check_a_bad_commit_harms_no_other(engine: Engine) -> None:
+    """Among many commits at once, those that cannot be stored, whatever is wrong with them, fail alone."""
+    failed: list[Exception] = []
+
+    async def commit(*writes: Write) -> None:
+        with suppress(Exception):
+            await engine.commit(writes)
+
+    async def commit_good(n: int) -> None:
+        try:
+            await engine.commit([Put(f"c/{n:03}", {"n": n}, ABSENT), Put(f"governors/b/events/{n:03}", {})])
+        except Exception as error:  # noqa: BLE001 - none may fail, whatever with
+            failed.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(_WRITERS):
+            tasks.start_soon(commit_good, n)
+            if n % 4 == 1:
+                tasks.start_soon(commit, _BAD[n // 4 % len(_BAD)])
+                tasks.start_soon(commit, Put(f"with/{n}", {}), _BAD[n // 4 % len(_BAD)])
+    assert not failed, f"a good commit failed beside bad ones: {failed[0]!r}"
+    assert await ids_of(engine.scan(Scan("c"))) == [f"{n:03}" for n in range(_WRITERS)]
+    there = [int(each) for each in await ids_of(engine.scan(Scan("with")))]
+    for n in there:
+        bad = _BAD[n // 4 % len(_BAD)]
+        assert not isinstance(bad, Check), f"a commit with {bad} was applied"
+        if isinstance(bad, Put):
+            await present(engine, bad.path)
 
 
 _MOMENTS: Final = 32

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tai_state.engines.api import Capabilities, Change, Engine, Put, Scan
 from tai_state.engines.memory import MemoryEngine
+from tai_state.engines.ordering import commit_ordered
 from tai_state.errors import CorruptDocument
 from tai_state.testing.checking import ids_of, present, until
 from tai_state.testing.clocks import ManualClock
@@ -39,3 +40,7 @@ async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> No
             await until(changes, Change("c/a", committed.revision))
             last = await inner.commit([Put("c/a", {"n": 2})])
             await until(changes, Change("c/a", last.revision))
+        event = await inner.commit([Put("g/b/events/a", {})])
+        ordered = commit_ordered(outer)
+        assert ordered is not None
+        assert [each.revision async for each in ordered.changed("g/b/events", last.revision)] == [event.revision]

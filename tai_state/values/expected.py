@@ -35,6 +35,8 @@ def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Ex
     Raises:
         InvalidData: it is none, or a snapshot of another state.
     """
+    if type(expected) is int and 0 <= expected <= VERSION_MAX:
+        return expected
     if isinstance(expected, StateSnapshot | DeletedState):
         if (expected.governor_id, expected.state_id) != (governor_id, state_id):
             raise InvalidData(
@@ -42,8 +44,6 @@ def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Ex
             )
         return expected.version
     if isinstance(expected, Expectation):
-        return expected
-    if type(expected) is int and 0 <= expected <= VERSION_MAX:
         return expected
     raise InvalidData("expected must be a version from 0 up, a StateSnapshot, NO_STATE, EXISTS or ANY")
 

@@ -37,8 +37,8 @@ def check_metadata(metadata: ChangeMetadata) -> str:
     """
     if type(metadata) is not ChangeMetadata:
         raise InvalidData(f"metadata must be ChangeMetadata, not {type(metadata).__name__}")
-    for name, text in (("changed_by", metadata.changed_by), ("reason", metadata.reason)):
-        check_text(text, f"metadata.{name}")
+    check_text(metadata.changed_by, "metadata.changed_by")
+    check_text(metadata.reason, "metadata.reason")
     if type(metadata.context) is dict and not metadata.context:
         return "{}"
     return normalise_object(metadata.context, "metadata.context")[0]

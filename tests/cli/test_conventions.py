@@ -99,7 +99,7 @@ def test_where_the_store_is(program: Program) -> None:
         (2, "InvalidData", ["show", "bank", "alice", "--at", "yesterday"]),
         (2, "UnknownStore", ["ls", "--store", "mysql://x"]),
         (4, "IncompatibleFormat", ["ls", "--store", "sqlite:///shop.py"]),
-        (5, "StoreUnavailable", ["ls", "--store", "sqlite:///."]),
+        (5, "StoreUnusable", ["ls", "--store", "sqlite:///."]),
     ],
 )
 def test_exit_codes(inside: Inside, code: int, kind: str, arguments: list[str]) -> None:

@@ -7,22 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
-from tai_state import ChangeMetadata, StateStore, open_store
-from tai_state.cli import doctor
+from tai_state import ChangeMetadata, open_store
 from tai_state.cli.doctor import Examination
-from tai_state.engines.api import Scan
+from tai_state.engines.api import Capabilities, Scan
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.firestore.indexes import index_config
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import StoreUnavailable
-from tai_state.streams.layout import Layout
-from tai_state.streams.settings import Settings, SystemClock
+from tai_state.store.addresses import Address
+from tai_state.streams.settings import SystemClock
 from tai_state.testing import ManualClock
 from tai_state.testing import emulator as launcher
 from tai_state.testing.emulator import answers, fresh_project, started_emulator
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tai_state.testing.emulator import Emulator
+    from tai_state.values.times import WallClock
 
 METADATA = ChangeMetadata("tester", "a test")
 ALL = ["versions", "reachable", "clock", "store"]
@@ -174,18 +175,18 @@ def test_a_database_of_the_wrong_mode_is_named(program: Program, monkeypatch: py
 class _AtGoogle(MemoryEngine):
     """What Firestore at Google might answer."""
 
-    def __init__(self, failing: str = "", code: str = "", clock: Any = None) -> None:
-        super().__init__(clock or SystemClock())
-        self._failing = failing
-        self._code = code
+    def __init__(self, failing: str = "", code: str = "", clock: WallClock | None = None) -> None:
+        super().__init__(SystemClock() if clock is None else clock)
+        self.failing = failing
+        self.code = code
 
     @property
-    def capabilities(self) -> Any:
-        return _Named()
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, name="firestore", durable=True)
 
     def _refuse(self, verb: str) -> None:
-        if verb == self._failing:
-            raise StoreUnavailable(verb, self._code, "as planned")
+        if verb == self.failing:
+            raise StoreUnavailable(verb, self.code, "as planned")
 
     async def read(self, paths: Any) -> Any:
         self._refuse("read")
@@ -203,32 +204,21 @@ class _AtGoogle(MemoryEngine):
         return await super().commit(writes)
 
 
-class _Named:
-    name = "firestore"
-    durable = True
-    max_ops_per_commit = 500
-    max_bytes_per_commit = 10_000_000
-    max_document_bytes = 1_000_000
-
-
 @pytest.fixture
-def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[MemoryEngine], Examination]:
+def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[_AtGoogle], Examination]:
     """Gives the examination of a store that is there, on an engine."""
     monkeypatch.delenv(EMULATOR, raising=False)
 
-    def examine(engine: MemoryEngine) -> Examination:
-        def opened(_: str | None) -> StateStore:
-            return StateStore(engine, Layout(), Settings(indexed=("status",)))
-
+    def examine(engine: _AtGoogle) -> Examination:
         async def run() -> Examination:
-            examination = Examination(None)
-            if engine._failing != "read":
-                async with opened(None):
+            if engine.failing != "read":
+                async with open_store(engine):
                     pass
+            examination = Examination("firestore://p?indexed=status")
             await examination.examine()
             return examination
 
-        monkeypatch.setattr(doctor, "opened", opened)
+        monkeypatch.setattr(Address, "engine", lambda *_, **__: engine)
         return anyio.run(run)
 
     return examine
@@ -249,7 +239,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[MemoryEngine], Examin
     ],
 )
 def test_a_refusal_fails_the_check_it_is_about(
-    examined: Callable[[MemoryEngine], Examination], failing: str, code: str, check: str
+    examined: Callable[[_AtGoogle], Examination], failing: str, code: str, check: str
 ):
     """Each of Google's refusals fails one check, with exit code 5; what does not rest on it is examined."""
     examination = examined(_AtGoogle(failing, code))
@@ -261,7 +251,7 @@ def test_a_refusal_fails_the_check_it_is_about(
     assert failing == "read" or examination.checks[-1].check == "store"
 
 
-def test_a_healthy_database_at_google(examined: Callable[[MemoryEngine], Examination]):
+def test_a_healthy_database_at_google(examined: Callable[[_AtGoogle], Examination]):
     """Where nothing is refused, it says what is indexed, and that writing is allowed."""
     examination = examined(_AtGoogle())
     assert {each.status for each in examination.checks} == {"ok"}
@@ -270,7 +260,7 @@ def test_a_healthy_database_at_google(examined: Callable[[MemoryEngine], Examina
     assert "writing" in messages["permissions"]
 
 
-def test_a_wrong_clock_is_a_warning(examined: Callable[[MemoryEngine], Examination]):
+def test_a_wrong_clock_is_a_warning(examined: Callable[[_AtGoogle], Examination]):
     """A machine whose clock is far from the engine's is told so; the store can be used all the same."""
     examination = examined(_AtGoogle(clock=ManualClock()))
     [clock] = [each for each in examination.checks if each.check == "clock"]

@@ -7,7 +7,9 @@ from datetime import datetime
 
 import pytest
 
-from ..support.filled import fits
+from tai_state import ChangeMetadata, StateStore
+
+from ..support.filled import fits, on_store
 from ..support.program import Inside, Program
 
 
@@ -115,6 +117,19 @@ def test_history_of_nothing(inside: Inside) -> None:
     """No events are an empty array; no state is an error."""
     assert inside("history", "bank", "alice", "--after", "5", "--json").json() == []
     assert inside("history", "bank", "carol", "--json").error(1)["type"] == "StateNotFound"
+
+
+def test_history_shows_traces(program: Program) -> None:
+    """The ids of a request that made a change stand with its event, and nothing stands where there are none."""
+
+    async def change(store: StateStore) -> None:
+        await store.save_state("bank", "carol", {}, ChangeMetadata("ana", "a test"))
+        traced = ChangeMetadata("ana", "a test", trace={"traceparent": "00-1"})
+        await store.update_state("bank", "carol", {"n": 1}, traced, expected=1)
+
+    on_store(f"sqlite:///{program.folder}/tai-state.db", change)
+    traces = [event["metadata"].get("trace") for event in program("history", "bank", "carol", "--json").json()]
+    assert traces == [None, {"traceparent": "00-1"}]
 
 
 def test_diff(there: Program) -> None:

@@ -37,7 +37,7 @@ TIMEOUT_SECONDS = 10.0
 
 def document(name: str, revision: int) -> Document:
     """One that stands at a revision."""
-    return Document("c", name, "{}", revision, 0)
+    return Document("c", name, b"{}", revision, 0)
 
 
 def commit(name: str = "a") -> Commit[str]:

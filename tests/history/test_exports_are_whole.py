@@ -103,8 +103,8 @@ async def exported_with_a_transfer(path: Path, at_call: int) -> bool:
         async def happen() -> None:
             await transfer(store)
 
-        async with open_store(Between(engine, 0, happen), clock=clock) as watched:  # type: ignore[arg-type]
-            between: Any = watched.engine
+        async with open_store(Between(engine.beside(), 0, happen), clock=clock) as watched:  # type: ignore[arg-type]
+            between: Any = watched.core.engine
             between._at_call = between.calls + at_call
             await StateMachinePersister(watched).export_history(GOVERNOR, path)
             return between.calls >= between._at_call

@@ -92,8 +92,8 @@ async def test_exports_to_one_path(tmp_path: Path, clock: ManualClock, second: s
         await store.save_state(GOVERNOR, "s", {"n": 1}, METADATA)
         await StateMachinePersister(store).export_history(GOVERNOR, path)
         await store.save_state(GOVERNOR, "s", {"n": 2}, METADATA, expected=1)
-        slow = Gated(engine)
-        quick = Gated(engine, StoreUnavailable("read", "TEST") if second == "fails" else None)
+        slow = Gated(engine.beside())
+        quick = Gated(engine.beside(), StoreUnavailable("read", "TEST") if second == "fails" else None)
         quick.gate.set()
 
         async def first() -> None:
@@ -121,7 +121,7 @@ async def test_an_export_that_fails_leaves_the_earlier_one(tmp_path: Path, clock
         await store.save_state(GOVERNOR, "s", {"n": 1}, METADATA)
         await StateMachinePersister(store).export_history(GOVERNOR, path)
         before = path.read_bytes()
-        failing = Gated(engine, StoreUnavailable("read", "TEST"))
+        failing = Gated(engine.beside(), StoreUnavailable("read", "TEST"))
         failing.gate.set()
         assert isinstance(await export(failing, clock, path), StoreUnavailable)  # type: ignore[arg-type]
     assert path.read_bytes() == before

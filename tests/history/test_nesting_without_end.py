@@ -104,7 +104,6 @@ async def _again(store: StateStore) -> Any:
     return await store.save_state(GOVERNOR, "b", {"v": 1}, METADATA, expected=1, event_id=EVENT_ID)
 
 
-@ESCAPES
 @pytest.mark.parametrize("nested", [ARRAYS, OBJECTS], ids=["arrays", "objects"])
 @pytest.mark.parametrize("call", [_get, _batch, _list, _find, _save])
 async def test_a_state_is_named(tmp_path: Path, call: Callable[[StateStore], Awaitable[Any]], nested: str):
@@ -118,15 +117,13 @@ async def test_a_state_is_named(tmp_path: Path, call: Callable[[StateStore], Awa
         assert (await store.get_state(GOVERNOR, "c")).data == {"v": 0}
 
 
-@ESCAPES
 @pytest.mark.parametrize(
     ("collection", "value", "nested", "call"),
     [
-        ("events", '"schema":1', f'"schema":1,"x":{ARRAYS}', _events),
-        ("events", '{\\"v\\":1}', ARRAYS, _events),
-        ("ids", '"version":2', f'"version":2,"x":{ARRAYS}', _again),
+        pytest.param("events", '"schema":1', f'"schema":1,"x":{ARRAYS}', _events, id="a_field_of_an_event"),
+        pytest.param("events", '{\\"v\\":1}', ARRAYS, _events, id="the_state_in_an_event", marks=ESCAPES),
+        pytest.param("ids", '"version":2', f'"version":2,"x":{ARRAYS}', _again, id="a_marker"),
     ],
-    ids=["a_field_of_an_event", "the_state_in_an_event", "a_marker"],
 )
 async def test_an_event_or_a_marker_is_named(
     tmp_path: Path,
@@ -144,7 +141,6 @@ async def test_an_event_or_a_marker_is_named(
         assert told.value.path == path
 
 
-@ESCAPES
 async def test_a_state_is_found_and_recovered(tmp_path: Path):
     """``verify`` names the state and looks at all others; ``recover`` makes it again from its events."""
     await make(tmp_path)
@@ -162,9 +158,9 @@ async def test_a_state_is_found_and_recovered(tmp_path: Path):
 @pytest.mark.parametrize(
     ("collection", "value", "nested"),
     [
-        pytest.param("events", '"schema":1', f'"schema":1,"x":{ARRAYS}', id="a_field_of_an_event", marks=ESCAPES),
+        pytest.param("events", '"schema":1', f'"schema":1,"x":{ARRAYS}', id="a_field_of_an_event"),
         pytest.param("events", '{\\"v\\":1}', ARRAYS, id="the_state_in_an_event", marks=ESCAPES),
-        pytest.param("snapshots", '"schema":1', f'"schema":1,"x":{ARRAYS}', id="a_field_of_a_snapshot", marks=ESCAPES),
+        pytest.param("snapshots", '"schema":1', f'"schema":1,"x":{ARRAYS}', id="a_field_of_a_snapshot"),
         pytest.param("snapshots", '{\\"v\\":1}', ARRAYS, id="the_state_in_a_snapshot"),
     ],
 )
@@ -200,7 +196,6 @@ async def test_a_line_of_an_export_is_named(tmp_path: Path, line: int, error: ty
         assert await collected(empty.list_governors()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="an unexpected error ends the program with 70", raises=AssertionError)
 @pytest.mark.parametrize("command", [("show", GOVERNOR, "b"), ("ls", GOVERNOR)], ids=["show", "ls"])
 def test_the_program_says_what_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]

@@ -62,7 +62,8 @@ async def without(*paths: str) -> AsyncIterator[StateStore]:
     engine = MemoryEngine(clock)
     async with open_store(engine, clock=clock) as store:
         await fill(store)
-    await engine.commit([Delete(path) for path in paths])
+    async with engine:
+        await engine.commit([Delete(path) for path in paths])
     async with open_store(engine, clock=clock) as store:
         yield store
 
@@ -147,7 +148,10 @@ async def edited(tmp_path: Path, statement: str) -> AsyncIterator[StateStore]:
 COLUMNS = [
     "UPDATE documents SET timestamp = NULL WHERE id = 'alice~000000000002'",
     "UPDATE documents SET timestamp = '2026-03-02T00:00:00.000000Z' WHERE id = 'alice~000000000002'",
-    f"UPDATE documents SET updated_us = {FAR_AWAY_US} WHERE id = 'alice~000000000002'",
+    pytest.param(
+        f"UPDATE documents SET updated_us = {FAR_AWAY_US} WHERE id = 'alice~000000000002'",
+        marks=pytest.mark.xfail(strict=True, reason="what follows from it is told as well", raises=AssertionError),
+    ),
     f"UPDATE documents SET updated_us = {FAR_AWAY_US} WHERE collection LIKE '%/states' AND id = 'alice'",
 ]
 
@@ -210,7 +214,6 @@ async def test_a_stream_that_begins_with_a_logged_event_is_checked() -> None:
         assert (report.consistent, report.unchecked, report.findings) == (True, 0, ())
 
 
-@pytest.mark.xfail(strict=True, reason="what wraps an engine hides its check of its own storage")
 async def test_a_wrapped_engine_checks_its_storage(tmp_path: Path) -> None:
     """Damage below the documents is found through an engine that wraps the one whose file it is."""
     clock = ManualClock(step_us=1)

@@ -94,7 +94,7 @@ def test_the_format_shows_the_tables_of_the_file(tmp_path: Path) -> None:
 def _canonical() -> Callable[[Any], str]:
     """The function ``canonical`` of the format's page."""
     namespace: dict[str, Any] = {}
-    [block] = [block for block in blocks(DOCS / "format.md") if block.language == "python"]
+    block, *_ = [block for block in blocks(DOCS / "format.md") if block.language == "python"]
     with contextlib.redirect_stdout(io.StringIO()):
         exec(block.text, namespace)
     return namespace["canonical"]

@@ -9,12 +9,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import StateStore
+from tai_state import LockStatistics, StateStore
 from tai_state.engines.api import Engine, Write
 from tai_state.locks.lease import Lease
 from tai_state.testing import AtCalls, Fault, FaultyEngine
 
-from ..support.locks import TTL, Time, managed, paths, until
+from ..support.locks import TTL, Time, asleep, managed, paths, until
 from ..support.stores import AroundEngine, Places
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,7 @@ async def test_cancelled_while_waiting(store: StateStore, other: StateStore, tim
             await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
     assert await paths(store.core.engine, "r") == (["locks/r"] if lease else [])
-    assert time.sleepers == 0
+    assert theirs.statistics() == LockStatistics(held={}, waiting={}, renewals=0)
 
 
 class Late(AroundEngine):
@@ -104,7 +104,7 @@ async def test_cancelled_at_each_call(store: StateStore, other: StateStore, time
                     pass
 
         tasks.start_soon(wait)
-        await until(lambda: time.sleepers == 1 or faulty.statistics().all_hit)
+        await until(lambda: asleep(theirs) or faulty.statistics().all_hit)
         await locks.release_lock(lease)
     assert await paths(store.core.engine, "r") == []
 

@@ -54,5 +54,5 @@ def test_sightings_are_bounded(memory_places: Places, monkeypatch: pytest.Monkey
     monkeypatch.setattr("tai_state.locks.sighting.SIGHTINGS_MAX", 3)
     sightings = Sightings(memory_places.new().engine(), Layout(), lambda: 0.0)
     for n in range(9):
-        sightings._sighted(Document("locks", str(n), "{}", 1, 0), 0.0, 0.0)
+        sightings._sighted(Document("locks", str(n), b"{}", 1, 0), 0.0, 0.0)
     assert len(sightings._sightings) == 3

@@ -17,7 +17,7 @@ from tai_state.errors import DeadlockDetected
 from tai_state.locks.deadlocks import Waiter, circle_through, circles
 from tai_state.locks.lease import Lease
 
-from ..support.locks import TTL, Time, managed, paths, until
+from ..support.locks import TTL, Time, asleep, managed, paths, until
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ async def test_a_deadlock_is_found_and_broken(store: StateStore, other: StateSto
             tasks.start_soon(step, n)
         await until(lambda: len(held) == len(names))
         for turn in range(len(names)):
-            await until(lambda turn=turn: time.sleepers == 2 * len(names) + turn + 1)
+            await until(lambda turn=turn: len(asleep(*managers)) == turn + 1)
         found = await managers[0].detect_deadlocks()
         assert found == ([tuple(names)] if store.core.engine.capabilities.shared_clock else [])
         await time.pass_until(lambda: len(done) == len(names) - 1)

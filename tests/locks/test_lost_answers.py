@@ -19,7 +19,7 @@ from tai_state.locks.locking import LockManager
 from tai_state.locks.queueing import WAITER_TTL_SECONDS
 from tai_state.testing import AtCalls, Fault, FaultyEngine
 
-from ..support.locks import TTL, Time, expire, managed, paths, until
+from ..support.locks import TTL, Time, asleep, expire, managed, paths, until
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, Place
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +89,7 @@ async def test_a_try_that_arrives_late(store: StateStore, other: StateStore, tim
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await until(lambda: time.sleepers == 1)
+        await until(lambda: asleep(theirs))
         [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
         time.advance(3)
         tried = {"holder": "ben", "nonce": path.rpartition("/")[2], "ttl": TTL, "acquired_at": ""}
@@ -202,7 +202,7 @@ async def test_answers_that_are_lost_while_waiting(place: Place, time: Time):
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
-                await until(lambda results=results: time.sleepers == 1 or results)
+                await until(lambda theirs=theirs, results=results: asleep(theirs) or results)
                 await locks.release_lock(lease)
                 await until(lambda results=results: results)
             await faulty.settle()

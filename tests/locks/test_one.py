@@ -15,7 +15,7 @@ from tai_state.engines.api import Delete, Put, Write
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, LockLost
 from tai_state.locks.locking import LockManager
 
-from ..support.locks import OVER, TTL, Time, expect, expire, managed, paths, until
+from ..support.locks import OVER, TTL, Time, asleep, expect, expire, managed, paths, until
 from ..support.stores import CountingEngine, Place, Places, collected, fields_at
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,7 @@ async def test_held(store: StateStore, other: StateStore, time: Time):
     assert held.value.remaining == pytest.approx(6 if store.core.engine.capabilities.shared_clock else 11)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(expect, LockAcquisitionFailed, lambda: theirs.acquire_lock("r", wait_seconds=2, holder="ben"))
-        await until(lambda: time.sleepers)
+        await until(lambda: asleep(theirs))
         [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
         record = await fields_at(store.core.engine, path)
         assert record | {"ticket": 0} == {

@@ -13,11 +13,10 @@ import pytest
 from tai_state import StateStore
 from tai_state.engines.api import Change, Engine, Put, Write
 from tai_state.errors import CommitRefused, LockAcquisitionFailed
-from tai_state.locks import queueing
 from tai_state.locks.lease import Lease
 from tai_state.locks.queueing import WAITER_TTL_SECONDS
 
-from ..support.locks import TTL, Time, expect, managed, paths, until
+from ..support.locks import TTL, Time, asleep, expect, managed, paths, until
 from ..support.stores import AroundEngine, CountingEngine, fields_at
 
 pytestmark = pytest.mark.anyio
@@ -35,8 +34,7 @@ async def test_who_waits_is_woken_by_the_release(store: StateStore, other: State
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await until(lambda: time.sleepers)
-        await time.settle()
+        await until(lambda: asleep(theirs))
         engine.reset()
         await locks.release_lock(lease)
         await until(lambda: got)
@@ -90,7 +88,7 @@ async def test_a_dead_holder_is_succeeded(store: StateStore, other: StateStore, 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await until(lambda: time.sleepers)
+        await until(lambda: asleep(theirs))
         time.advance(TTL * 0.99)
         await time.settle()
         assert not got
@@ -105,42 +103,31 @@ async def test_a_living_holder_is_not(store: StateStore, other: StateStore, time
     locks, theirs = managed(store, time), managed(other, time)
     async with anyio.create_task_group() as tasks, locks.lock("r", ttl_seconds=TTL) as lease:
         tasks.start_soon(expect, LockAcquisitionFailed, lambda: theirs.acquire_lock("r", wait_seconds=5 * TTL))
-        await until(lambda: time.sleepers == 3)
-        await time.pass_until(lambda: time.sleepers < 3, seconds=6 * TTL)
+        await until(lambda: asleep(theirs))
+        await time.pass_until(lambda: not theirs.statistics().waiting, seconds=6 * TTL)
         assert lease.is_held
         assert time.monotonic() >= 1_000 + 5 * TTL
     assert await paths(store.core.engine, "r") == ["lockbeats/r"]
 
 
-async def test_first_come_first_served(
-    store: StateStore, other: StateStore, time: Time, monkeypatch: pytest.MonkeyPatch
-):
+async def test_first_come_first_served(store: StateStore, other: StateStore, time: Time):
     """Those who wait get the lock in the order in which they came, whichever process they are of."""
     managers = [managed(store, time), managed(other, time)]
     order: list[int] = []
-    line: list[queueing.Place] = []
 
-    class Listed(queueing.Place):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            line.append(self)
-
-    def know_their_places(fence: int) -> bool:
-        """Whether each who waits has seen who holds the lock now, and counted those ahead, and will be told of more."""
-        known = [(each._ahead, each._noted, each._is_confirmed) for each in line[len(order) :]]
-        return known == [(n, {"r": fence}, True) for n in range(4 - len(order))]
+    def know_their_places(count: int, fence: int) -> bool:
+        """Whether so many wait, and each has seen who holds the lock now, and counted those ahead."""
+        return [(each.ahead, each.fences) for each in asleep(*managers)] == [(n, {"r": fence}) for n in range(count)]
 
     async def wait(n: int) -> None:
         async with managers[n % 2].lock("r", ttl_seconds=TTL) as lease:
             order.append(n)
-            await until(lambda: know_their_places(lease.fence))
+            await until(lambda: know_their_places(4 - len(order), lease.fence))
 
-    monkeypatch.setattr("tai_state.locks.locking.Place", Listed)
     async with anyio.create_task_group() as tasks, managers[0].lock("r", ttl_seconds=TTL) as lease:
         for n in range(4):
             tasks.start_soon(wait, n)
-            await until(lambda n=n: len(line) == n + 1 and line[n]._noted and time.sleepers == n + 3)
-        await until(lambda: know_their_places(lease.fence))
+            await until(lambda n=n: know_their_places(n + 1, lease.fence))
     assert order == [0, 1, 2, 3]
     assert await paths(store.core.engine, "r") == []
 
@@ -154,8 +141,7 @@ async def test_a_place_of_the_dead_holds_nobody_up(store: StateStore, other: Sta
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(theirs.acquire_lock, "r")
-            await until(lambda: time.sleepers)
-            await time.settle()
+            await until(lambda: asleep(theirs))
             scope.cancel()
     time.advance(WAITER_TTL_SECONDS * 1.2)
     await locks.renew_lock(lease)
@@ -166,8 +152,7 @@ async def test_a_place_of_the_dead_holds_nobody_up(store: StateStore, other: Sta
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await until(lambda: time.sleepers)
-        await time.settle()
+        await until(lambda: asleep(theirs))
         assert "locks/r/waiters/dead" not in await paths(store.core.engine, "r")
         await locks.release_lock(lease)
         await until(lambda: got)
@@ -178,7 +163,7 @@ async def test_who_waits_shows_life_and_keeps_its_place(store: StateStore, other
     locks, theirs = managed(store, time), managed(other, time)
     async with anyio.create_task_group() as tasks, locks.lock("r", ttl_seconds=1_000):
         tasks.start_soon(theirs.acquire_lock, "r")
-        await until(lambda: time.sleepers == 3)
+        await until(lambda: asleep(theirs))
         [path] = [each for each in await paths(store.core.engine, "r") if "waiters" in each]
         [came] = (await store.core.engine.read([path])).documents
         assert came is not None
@@ -223,7 +208,7 @@ async def test_a_sign_of_life_that_is_refused(store: StateStore, other: StateSto
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await until(lambda: time.sleepers)
+        await until(lambda: asleep(theirs))
         await time.pass_until(lambda: engine.refusals > 2)
         await locks.release_lock(lease)
         await until(lambda: got)

@@ -21,37 +21,37 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "memory",
-        "memory:/",
-        "memory://path",
-        "memory://?colour=red",
-        "sqlite:",
-        "sqlite://",
-        "sqlite:///",
-        "sqlite://host/x.db",
-        "sqlite:///x.db?mode=ro",
-        "SQLITE:///x.db",
-        "mysql://localhost",
-        "://",
-        "C:\\store.db",
-        "store.db",
-        "\ud800://x",
-        "memory://[",
-        "sqlite:///a\x00b.db",
-        "sqlite:///:memory:",
-    ],
-    ids=ascii,
-)
-async def test_addresses_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+FORMS = "memory://, sqlite:///relative.db, sqlite:////absolute.db or firestore://project/database"
+ADVICE = {
+    "memory": f"use {FORMS}",
+    "memory:/": f"use {FORMS}",
+    "memory://path": "the memory engine has no path: use memory://",
+    "memory://?colour=red": "use root, namespace or indexed",
+    "sqlite:": f"use {FORMS}",
+    "sqlite://": f"a file needs three slashes or four: {FORMS}",
+    "sqlite:///": f"a file needs three slashes or four: {FORMS}",
+    "sqlite://host/x.db": f"a file needs three slashes or four: {FORMS}",
+    "sqlite:///x.db?mode=ro": "use root, namespace or indexed",
+    "SQLITE:///x.db": f"use {FORMS}",
+    "mysql://localhost": f"use {FORMS}",
+    "://": f"use {FORMS}",
+    "C:\\store.db": f"use {FORMS}",
+    "store.db": f"use {FORMS}",
+    "\ud800://x": f"use {FORMS}",
+    "memory://[": "the memory engine has no path: use memory://",
+    "sqlite:///a\x00b.db": f"a file needs three slashes or four: {FORMS}",
+    "sqlite:///:memory:": "for a store in memory use memory://",
+}
+
+
+@pytest.mark.parametrize(("address", "advice"), [pytest.param(*each, id=ascii(each[0])) for each in ADVICE.items()])
+async def test_addresses_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, advice: str) -> None:
     """An address that means nothing says which forms there are, and makes no file."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnknownStore) as caught:
         async with open_store(address):
             pass
-    assert "use" in str(caught.value) or "needs" in str(caught.value)
+    assert str(caught.value).endswith(f": {advice}")
     assert names(tmp_path) == []
 
 

@@ -17,7 +17,7 @@ from tai_state import ANY, Columns, EveryEvents, InvalidId, NewEvent, StateStore
 from tai_state.engines.api import Scan
 from tai_state.engines.firestore.engine import FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
-from tai_state.testing.mockfirestore import OWN_FIELD, MockFirestoreEngine
+from tai_state.testing.mockfirestore import OWN_FIELD
 
 from ..support.firestore import everything
 from ..support.refusals import NOW, persister_of, unsaved
@@ -301,9 +301,9 @@ async def test_an_id_that_looks_dangerous(places: Places, identifier: str) -> No
 async def _documents(store: StateStore) -> list[str]:
     """The paths of all documents in the store's engine, wherever they are."""
     engine: Any = store.core.engine._engine if isinstance(store.core.engine, Dated) else store.core.engine
-    if isinstance(engine, MockFirestoreEngine):
-        return sorted(_in_mock(engine._root(), ""))
     if isinstance(engine, MemoryEngine):
+        if engine.capabilities.name == "mockfirestore":
+            return sorted(_in_mock(engine._documents._root(), ""))
         return sorted(engine._documents._documents)
     if isinstance(engine, FirestoreEngine):
         return await everything(engine)

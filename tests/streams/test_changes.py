@@ -201,9 +201,9 @@ async def test_a_state_on_which_nothing_happens_is_checked(place: Place):
 
 async def test_without_the_check_there_is_write_skew(memory_places: Places, monkeypatch: pytest.MonkeyPatch):
     """Were that state not checked, both would go off duty, each because the other is on duty."""
-    right = "                if composition is None:\n                    others"
+    right = "            if composition is None:\n                others"
     mistake = Mistake("no check", judging, right, right.replace("composition is None", "False"))
-    monkeypatch.setattr(Judge, "planned", mistaken(mistake).Judge.planned)
+    monkeypatch.setattr(Judge, "_others", mistaken(mistake).Judge._others)
     assert await skewed(memory_places.new()) == ([False, False], 1)
 
 
@@ -353,13 +353,13 @@ async def test_who_names_a_version_waits_for_nobody(store: StateStore):
     """A change that names the versions of both states asks for no turn, and goes ahead of who has them."""
     await begin(store)
     turns = store.core.turns
-    users: list[int] = []
+    waiting: list[int] = []
 
     def counting(states: list[Data | None], note: Data | None) -> tuple[list[Data | None], Data | None]:
-        users.extend(turn.users for turn in turns._turns.values())
+        waiting.extend(len(each) for each in turns._turns.values())
         return moves(states, note)
 
     async with turns.of([store.core.layout.stream(GOVERNOR, name).state for name in ("alice", "bob")]):
         done = await Asked(counting, expected=(1, 1)).of(store)
-    assert users == [1, 1]
+    assert waiting == [0, 0]
     assert [each and each.state.version for each in done] == [2, 2]

@@ -91,7 +91,7 @@ async def heavy() -> AsyncIterator[StateStore]:
 @pytest.mark.xfail(strict=True, reason="up to a hundred events are read, however large they are")
 async def test_a_conflict_reads_a_bounded_number_of_bytes(heavy: StateStore) -> None:
     """A conflict far behind reads no more than a few MiB of the events that were not seen."""
-    engine: Any = heavy.engine
+    engine: Any = heavy.core.engine
     with pytest.raises(VersionConflict):
         await heavy.update_state(GOVERNOR, "x", {}, METADATA, expected=1)
     assert engine.bytes_read <= 8 * MIB

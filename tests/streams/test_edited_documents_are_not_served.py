@@ -26,7 +26,7 @@ from tai_state.engines.api import Engine, Put
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.program import Inside
-from ..support.stores import GOVERNOR, METADATA, collected, fields_at
+from ..support.stores import GOVERNOR, METADATA, Opened, collected, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -230,7 +230,7 @@ async def test_states_that_changed_places_are_not_served(store: StateStore, read
 async def test_a_change_of_a_swapped_state_is_refused(store: StateStore) -> None:
     """Nothing is written on top of a state that belongs to another stream, so the chain of events stays whole."""
     await swap(store, STATE, STATE.replace("alice", "bob"))
-    async with open_store(store.core.engine, clock=ManualClock()) as other_store:
+    async with open_store(Opened(store.core.engine), clock=ManualClock()) as other_store:
         with pytest.raises((CorruptDocument, EventSourcingError)):
             await other_store.update_state(GOVERNOR, "alice", {"of": "alice", "n": 4}, METADATA, expected=3)
         await swap(other_store, STATE, STATE.replace("alice", "bob"))

@@ -313,6 +313,10 @@ def unknown_is_tried_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StateStore, "transact", again)
 
 
+# Seen in histories of 200 transactions: no_read_check in 116 of 130, no_version_check in 68 of 71,
+# unknown_is_tried_again in 34 of 98, lost_answer_is_a_failure in 95 of 123. A mistake that one history finds at 15 %
+# or less would be found in 34 of 98 about once in a million such counts.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("mistake", "names", "faults"),
     [
@@ -331,11 +335,11 @@ async def test_mistakes_are_found(
     faults: dict[str, Any],
     seed: int,
 ):
-    """Each mistake shows under its name in the history of a few hundred transactions."""
+    """Each mistake shows under its name: a history finds it at 15 % or more, so 90 miss it at 0.85 ** 90 < 1e-6."""
     mistake(monkeypatch)
     chance = random.Random(seed)
     found: set[str] = set()
-    for _ in range(20):
+    for _ in range(90):
         report = list_append.check(await list_history(memory_places.new(), chance, 200, **faults))
         found |= set(report.names)
         if found & names:

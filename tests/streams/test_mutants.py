@@ -23,9 +23,9 @@ from tai_state import (
     TaiStateError,
     VersionConflict,
 )
+from tai_state.engines import settling
 from tai_state.engines.api import Put, Write
 from tai_state.engines.matters import Done, Failed, More
-from tai_state.engines.settling import _Course
 from tai_state.engines.sqlite.writer import Writer
 from tai_state.streams import judging, planning
 from tai_state.streams.appending import Appender
@@ -226,21 +226,18 @@ def unknown_taken_for_failed(patch: pytest.MonkeyPatch) -> None:
 
 def state_and_event_in_two_commits(patch: pytest.MonkeyPatch) -> None:
     """First the events, then the state."""
-    original = _Course.send
+    original = settling._applied
 
-    async def send(self: Any, commit: Any) -> Any:
+    async def applied(waist: Any, commit: Any) -> Any:
         events = [write for write in commit.writes if "/events/" in write.path]
         rest = [write for write in commit.writes if "/events/" not in write.path]
         for writes in filter(None, (events, rest)):
             part = copy(commit)
             part.writes = writes
-            verdict = await original(self, part)
-            if not isinstance(verdict, Done):
-                self._sent = commit
-                return verdict
-        return verdict
+            result = await original(waist, part)
+        return result
 
-    patch.setattr(_Course, "send", send)
+    patch.setattr(settling, "_applied", applied)
 
 
 def no_marker(patch: pytest.MonkeyPatch) -> None:

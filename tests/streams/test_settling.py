@@ -32,12 +32,12 @@ READS = (
 )
 
 OWN = (
-    Mistake("our own commit is not looked for", judging, "self._own(look, before) or repeated", "repeated"),
+    Mistake("our own commit is not looked for", judging, "self._own(look, before) or self", "self"),
     Mistake(
         "a marker comes before our own event",
         judging,
-        "self._own(look, before) or repeated(self._change, look) or",
-        "repeated(self._change, look) or self._own(look, before) or",
+        "self._own(look, before) or self._earlier(look)",
+        "self._earlier(look) or self._own(look, before)",
     ),
     Mistake(
         "any event at our place is ours", judging, ".decode(EVENT).digest == sent.events[0].digest", " is not None"
@@ -60,20 +60,20 @@ OWN = (
     Mistake(
         "what other documents were written is not looked for",
         judging,
-        "return None if committed is None else Done([None] * len(sent.plans))",
+        "return None if standing(sent.writes, look) is None else Done(nothing)",
         "return None",
     ),
     Mistake(
         "other documents count as written",
         judging,
-        "return None if committed is None else Done([None] * len(sent.plans))",
-        "return Done([None] * len(sent.plans))",
+        "return None if standing(sent.writes, look) is None else Done(nothing)",
+        "return Done(nothing)",
     ),
     Mistake("a document that is there counts as removed", matters, "if document is not None:", "if False:"),
     Mistake(
         "a document that is there counts as written, whatever is in it",
         matters,
-        "if document is None or document.fields() != _plain(write.fields):",
+        "if document is None or document.fields() != msgspec.to_builtins(write.fields):",
         "if document is None:",
     ),
 )
@@ -229,22 +229,23 @@ PLANS = (
     Mistake(
         "a state on which nothing happens is not checked",
         judging,
-        "                if composition is None:\n                    others",
-        "                if False:\n                    others",
+        "            if composition is None:\n                others",
+        "            if False:\n                others",
     ),
     Mistake(
         "nothing is checked where other documents alone are written",
         judging,
-        "if others or any(composed.compositions):",
-        "if any(composed.compositions):",
+        "if not composed.writes and not any(compositions):",
+        "if not any(compositions):",
     ),
     Mistake(
         "where nothing happens, it is checked that nothing does",
         judging,
-        "if others or any(composed.compositions):",
-        "if True:",
+        "if not composed.writes and not any(compositions):",
+        "if False:",
     ),
-    Mistake("other documents are not written", judging, "others = list(composed.writes)", "others = []"),
+    Mistake("other documents are not written", judging, "return composed.writes", "return ()"),
+    Mistake("other documents are not written beside others", judging, "others = list(composed.writes)", "others = []"),
     Mistake(
         "the governor is made again",
         judging,
@@ -327,7 +328,7 @@ IDS = (
         "else each.events[0].version\n",
         "else each.events[-1].version\n",
     ),
-    Mistake("markers are not asked", judging, " or repeated(self._change, look)", ""),
+    Mistake("markers are not asked", judging, "repeated(self._change, look) or ", ""),
     Mistake("an id without a marker is not looked for", judging, " or at_expected(self._change, look)", ""),
     Mistake("the content is not compared", repeating, "if marker.content != draft.marker or is_apart:", "if is_apart:"),
     Mistake(

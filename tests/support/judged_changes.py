@@ -77,7 +77,7 @@ class World:
         self.revision += 1
         for write in writes:
             if isinstance(write, Put):
-                text = msgspec.json.encode(write.fields).decode()
+                text = msgspec.json.encode(write.fields)
                 self.documents[write.path] = Document(*split(write.path), text, self.revision, self.revision * 1_000)
             elif isinstance(write, Delete):
                 self.documents.pop(write.path, None)

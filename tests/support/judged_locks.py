@@ -192,7 +192,7 @@ class Case:
 
 
 def _document(path: str, record: Any, revision: int, updated_us: int) -> Document:
-    return Document(*split(path), msgspec.json.encode(record).decode(), revision, updated_us)
+    return Document(*split(path), msgspec.json.encode(record), revision, updated_us)
 
 
 def _taken(write: Write) -> str:

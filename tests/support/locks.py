@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import StateStore, TaiStateError
+from tai_state import LockWaiter, StateStore, TaiStateError
 from tai_state.engines.api import Document, Engine, Scan, Write
 from tai_state.engines.paging import Paged
 from tai_state.locks.locking import LockManager
@@ -27,10 +27,12 @@ class Time:
 
     Attributes:
         calls: of the engine that are under way.
+        managers: that go by it.
     """
 
     def __init__(self, clock: ManualClock) -> None:
         self.calls = 0
+        self.managers: list[LockManager] = []
         self._now = 1_000.0
         self._clock = clock
         self._sleepers: list[tuple[float, anyio.Event]] = []
@@ -51,11 +53,6 @@ class Time:
         finally:
             self._sleepers.remove(sleeper)
 
-    @property
-    def sleepers(self) -> int:
-        """How many sleep."""
-        return len(self._sleepers)
-
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self._now += seconds
@@ -64,13 +61,22 @@ class Time:
             if until <= self._now:
                 event.set()
 
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether nothing goes on before more time has passed: all who were due have woken, and sleep again."""
+        statistics = [each.statistics() for each in self.managers]
+        return (
+            not self.calls
+            and all(until > self._now for until, _ in self._sleepers)
+            and all(waiter.is_asleep for each in statistics for line in each.waiting.values() for waiter in line)
+            and not any(each.renewals for each in statistics)
+        )
+
     async def settle(self) -> None:
-        """Let others do all that needs no more time."""
-        quiet = 0
-        with anyio.fail_after(30):
-            while quiet < 50:
-                quiet = 0 if self.calls else quiet + 1
-                await anyio.lowlevel.checkpoint()
+        """Let tasks that were just started begin, and then all do what needs no more time."""
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        await until(lambda: self._is_quiet)
 
     async def pass_until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
         """Let time pass in small steps, and others do what is due, until something is so."""
@@ -116,7 +122,19 @@ async def until(condition: Callable[[], Any]) -> None:
 def managed(store: StateStore, time: Time, engine: Any = None) -> LockManager:
     """A manager that goes by that time, and perhaps by another engine than the store's."""
     store.core.engine = Busy(engine or store.core.engine, time)  # type: ignore[assignment]
-    return LockManager(store, monotonic=time.monotonic, sleep=time.sleep)
+    time.managers.append(LockManager(store, monotonic=time.monotonic, sleep=time.sleep))
+    return time.managers[-1]
+
+
+def asleep(*managers: LockManager) -> list[LockWaiter]:
+    """Those who wait in line with these managers, first come first; none as long as one of them is not asleep.
+
+    Each has seen who holds what it waits for, and will be told of whatever happens to that.
+    """
+    lines = [line for manager in managers for line in manager.statistics().waiting.values()]
+    waiters = [waiter for line in lines for waiter in line]
+    are_asleep = all(each.is_asleep and each.is_confirmed and each.fences for each in waiters)
+    return sorted(waiters, key=lambda each: each.ahead) if are_asleep else []
 
 
 async def paths(engine: Engine, *resources: str) -> list[str]:

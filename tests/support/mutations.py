@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tai_state.engines.settling import _Course
+from tai_state.engines import settling
 from tai_state.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 def lost_answer_is_a_failure(patch: pytest.MonkeyPatch) -> None:
     """A lost answer is taken for a failure."""
-    original = _Course.send
+    original = settling._applied
 
-    async def send(self: Any, commit: Any) -> Any:
-        verdict = await original(self, commit)
-        failure = self._failure
-        if verdict is None and isinstance(failure, Unavailable):
-            raise type(failure)(failure.operation, failure.code, failure.what)
-        return verdict
+    async def applied(waist: Any, commit: Any) -> Any:
+        try:
+            return await original(waist, commit)
+        except Unavailable as error:
+            raise type(error)(error.operation, error.code, error.what) from error
 
-    patch.setattr(_Course, "send", send)
+    patch.setattr(settling, "_applied", applied)

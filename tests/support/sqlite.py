@@ -11,9 +11,10 @@ import apsw
 from tai_state.engines.api import Document, Scan
 from tai_state.engines.sqlite.checksums import of_row, of_text, stamp
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job
-from tai_state.engines.sqlite.writer import Writer, prepare
+from tai_state.engines.sqlite.writer import Writer
 from tai_state.testing import ManualClock
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def seal(connection: apsw.Connection) -> None:
 
     def checksum(*row: Any) -> int:
         path, text, revision, updated_us = row
-        return of_row(of_text(path, text), stamp(revision, updated_us))
+        return of_row(stamp(revision, updated_us), of_text(path, text))
 
     connection.create_scalar_function("checksum_of", checksum)
     connection.execute("UPDATE documents SET checksum = checksum_of(path, CAST(fields AS BLOB), revision, updated_us)")

@@ -25,19 +25,21 @@ from tai_state.engines.api import (
     check_budget,
 )
 from tai_state.engines.filtering import is_chosen
+from tai_state.engines.ordering import check_is_of_events, is_of_events, whole_commits
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.sqlite.checksums import ROW, TIMESTAMP, documents
 from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.reader import Reader, page, select
-from tai_state.engines.sqlite.schema import connect
+from tai_state.engines.sqlite.schema import connect, order_by_revision
 from tai_state.engines.sqlite.watcher import Watcher
 from tai_state.engines.sqlite.watching import FileWatches
 from tai_state.engines.sqlite.worker import Worker
-from tai_state.engines.sqlite.writer import Writer, is_by_time, prepare
+from tai_state.engines.sqlite.writer import Writer
 from tai_state.errors import CorruptDocument, StoreUnavailable
 from tai_state.values.times import WallClock
 
-_CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared_clock=False)
+_CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared_clock=False, commit_order=True)
 
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
@@ -56,6 +58,12 @@ AND {{value}} < :end AND {{is_text}}
 ORDER BY {{value}}, id
 """  # noqa: S608 - likewise
 _NO_END = b""
+# In the order of commits.
+_CHANGED = f"""
+SELECT {ROW} FROM documents
+WHERE collection = :collection AND timestamp IS NOT NULL AND (revision, id) > (:revision, CAST(:id AS TEXT))
+ORDER BY revision, id
+"""  # noqa: S608 - columns of this package
 _HIDDEN = f"SELECT CAST(path AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100"  # noqa: S608 - likewise
 _HIDDEN_MEANS = "its column timestamp is not its field's, so that queries by time miss it: restore a backup"
 
@@ -76,6 +84,7 @@ class SqliteEngine:
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._watches = FileWatches(self._start_watcher)
+        self._is_ordered = False
 
     @property
     def capabilities(self) -> Capabilities:  # noqa: D102
@@ -153,6 +162,26 @@ class SqliteEngine:
 
         return Paged(limited(fetch, scan.limit))
 
+    def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
+        """See :class:`~tai_state.engines.api.CommitOrdered`. The first call for a file makes the index for it."""
+        check_is_of_events(collection)
+        place: dict[str, Any] = {"collection": collection, "revision": after + 1, "id": b""}
+        ended = False
+
+        async def fetch() -> Sequence[Document] | None:
+            nonlocal ended
+            if ended:
+                return None
+            if not self._is_ordered:
+                await self._read(order_by_revision)
+                self._is_ordered = True
+            rows, ended = await self._read(partial(page, _CHANGED, place, _PAGE_ROWS))
+            if rows:
+                place.update(revision=rows[-1][2], id=rows[-1][0])
+            return documents(collection, rows)
+
+        return Paged(whole_commits(fetch, limit))
+
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         prepared = [prepare(write) for write in writes]
         check_budget({each.path: each.size for each in prepared}, len(writes), _CAPABILITIES)
@@ -199,7 +228,7 @@ def _integrity(connect: Callable[[], apsw.Connection], path: str) -> list[Corrup
 
 def _by_field(dotted: str, collection: str) -> str:
     """The scan ordered by a field: by the index where there is one, else by sorting."""
-    if dotted == "timestamp" and is_by_time(collection):
+    if dotted == "timestamp" and is_of_events(collection):
         is_text = "timestamp IS NOT NULL AND (timestamp <> '' OR json_type(fields, '$.timestamp') = 'text')"
         return _BY_FIELD.format(value="timestamp", is_text=is_text)
     path = "$." + ".".join('"' + key.replace('"', '\\"') + '"' for key in dotted.split("."))

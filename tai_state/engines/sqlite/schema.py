@@ -32,6 +32,9 @@ CREATE TABLE documents (
 ) STRICT;
 CREATE INDEX documents_by_timestamp ON documents (collection, timestamp, id) WHERE timestamp IS NOT NULL;
 """
+_BY_REVISION = """
+CREATE INDEX IF NOT EXISTS documents_by_revision ON documents (collection, revision) WHERE timestamp IS NOT NULL
+"""
 _TABLES = f"""
 {_DOCUMENTS}
 CREATE TABLE counter (
@@ -68,10 +71,8 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         # Where the log's shared memory cannot be opened at first and then can, closing takes a full log for an empty
         # one and deletes it (SQLite 3.54.1). So what could not be opened leaves the log alone.
         leave_log(connection)
-        if connection.readonly("main"):
-            raise apsw.exception_for(
-                apsw.SQLITE_READONLY
-            )  # SQLite falls back to reading where it cannot open for writing
+        if connection.readonly("main"):  # SQLite falls back to reading where it cannot open for writing, for any reason
+            raise apsw.exception_for(apsw.SQLITE_READONLY if _in_the_way(path) else apsw.SQLITE_CANTOPEN)
         connection.set_busy_timeout(busy_timeout_ms)
         if _is_empty(connection):
             if not create:
@@ -98,6 +99,14 @@ def _in_the_way(path: str) -> str | None:
     if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
         return "access is denied: check the permissions of the file and its folder"
     return None
+
+
+def order_by_revision(connection: apsw.Connection) -> None:
+    """Make the index by which events are read in the order of commits, where the file has none yet.
+
+    Only those who read in that order need it, and each commit of an event pays for it from then on.
+    """
+    connection.execute(_BY_REVISION)
 
 
 def leave_log(connection: apsw.Connection, *, yes: bool = True) -> None:

@@ -47,4 +47,4 @@ def upgrade(connection: apsw.Connection, documents: str, version: int) -> None:
 
 def _checksum(*row: Any) -> int:
     path, text, revision, updated_us = row
-    return of_row(of_text(path, text), stamp(revision, updated_us))
+    return of_row(stamp(revision, updated_us), of_text(path, text))

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from tai_state.engines.api import Committed
+from tai_state.engines.sqlite.preparing import Prepared
 from tai_state.engines.sqlite.watcher import Enter, Leave, Moved, Seen
 from tai_state.engines.sqlite.worker import Job, Worker
-from tai_state.engines.sqlite.writer import Prepared
 from tai_state.engines.watching import Watch, Watches
 from tai_state.errors import CommitRefused
 

@@ -19,15 +19,14 @@ from typing import Any, Final, TypeAlias
 import apsw
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, Delete, Fields, Put, Require, Write, holds, split
-from tai_state.engines.sqlite.checksums import of_row, of_text, stamp
+from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, holds
+from tai_state.engines.sqlite.checksums import of_row, stamp
 from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.preparing import Prepared
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
 from tai_state.errors import CommitRefused, TaiStateError
 from tai_state.values.times import WallClock
-
-_encode = msgspec.json.Encoder().encode
 
 RESERVED = 1_000
 """Revisions that a process reserves at a time: so most commits write one page less.
@@ -49,62 +48,6 @@ fields=excluded.fields,timestamp=excluded.timestamp"""
 _COUNTER = "SELECT revision, token FROM counter"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
-
-
-class Prepared(msgspec.Struct, frozen=True):
-    """One write, made ready in the caller's task.
-
-    Attributes:
-        path: the document's.
-        collection: the path's part before the id.
-        id: the path's last part.
-        require: what the write requires.
-        text: the fields to put; None where nothing is put.
-        size: of the text, in bytes.
-        checksum: of path and text.
-        timestamp: of a document in a collection of events, its field of this name, empty where that is not text; of
-            others None. It is kept in an indexed column of its own.
-        deletes: the document goes.
-    """
-
-    path: str
-    collection: str
-    id: str
-    require: Require
-    text: str | None
-    size: int
-    checksum: int
-    timestamp: str | None
-    deletes: bool
-
-
-def is_by_time(collection: str) -> bool:
-    """Whether the documents of a collection are indexed by their field ``timestamp``."""
-    return collection.endswith("/events")
-
-
-def _timestamp(fields: Fields | msgspec.Struct) -> str:
-    found: Any = fields.get("timestamp") if isinstance(fields, dict) else getattr(fields, "timestamp", None)
-    return found if isinstance(found, str) else ""
-
-
-def prepare(write: Write) -> Prepared:
-    """Encode a write and split its path."""
-    collection, document_id = split(write.path)
-    if isinstance(write, Put):
-        encoded = _encode(write.fields)
-        return Prepared(
-            write.path,
-            collection,
-            document_id,
-            write.require,
-            encoded.decode(),
-            len(encoded),
-            of_text(write.path, encoded),
-            _timestamp(write.fields) if is_by_time(collection) else None,
-            deletes=False,
-        )
-    return Prepared(write.path, collection, document_id, write.require, None, 0, 0, None, isinstance(write, Delete))
 
 
 Counter: TypeAlias = tuple[int, int]
@@ -168,20 +111,9 @@ class Writer:
             self._answer(jobs, error)
             return
         reserved, self._reserved = self._reserved, None  # to be had again once the transaction is committed
-        try:
-            try:
-                transaction = self._apply(connection, jobs, reserved, look_first=False)
-            except _HalfWrittenError:
-                connection.execute("ROLLBACK")
-                connection.execute("BEGIN IMMEDIATE")
-                transaction = self._apply(connection, jobs, reserved, look_first=True)
-        except apsw.Error as error:
-            self._roll_back(connection)
-            self._not_applied(jobs, error)
+        transaction = self._applied(connection, jobs, reserved)
+        if transaction is None:
             return
-        except BaseException:
-            self._roll_back(connection)
-            raise
         try:
             connection.execute("COMMIT")
         except apsw.Error as error:
@@ -198,6 +130,28 @@ class Writer:
                 job.result = outcome
             else:
                 job.error = outcome
+
+    def _applied(
+        self, connection: apsw.Connection, jobs: Sequence[Job[Committed]], reserved: Counter | None
+    ) -> _Transaction | None:
+        """Apply these jobs, up to the COMMIT. None: that failed, and they are answered for without it."""
+        try:
+            try:
+                return self._apply(connection, jobs, reserved, look_first=False)
+            except _HalfWrittenError:
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                return self._apply(connection, jobs, reserved, look_first=True)
+        except _OddJobError as odd:
+            self._roll_back(connection)
+            odd.job.error = odd.__cause__
+            others = [job for job in jobs if job is not odd.job]
+            if others:
+                self.serve(others)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may be the error of one of them alone
+            self._roll_back(connection)
+            self._not_applied(jobs, error)
+        return None
 
     def close(self) -> None:
         """Close the connection."""
@@ -228,8 +182,13 @@ class Writer:
         outcomes: list[Committed | BaseException] = []
         for job in jobs:
             writes: Sequence[Prepared] = job.request
-            refused = next((write for write in writes if not _holds(cursor, write)), None) if look_first else None
-            refused = refused or _write(cursor, writes, revision + 1, now)
+            try:
+                refused = next((write for write in writes if not _holds(cursor, write)), None) if look_first else None
+                refused = refused or _write(cursor, writes, revision + 1, now)
+            except (apsw.Error, _HalfWrittenError):
+                raise
+            except Exception as error:
+                raise _OddJobError(job) from error
             if refused is not None:
                 outcomes.append(CommitRefused(refused.path))
                 continue
@@ -261,7 +220,7 @@ class Writer:
                 leave_log(connection)
                 connection.close(True)
 
-    def _not_applied(self, jobs: Sequence[Job[Committed]], error: apsw.Error, *, unknown: bool = False) -> None:
+    def _not_applied(self, jobs: Sequence[Job[Committed]], error: Exception, *, unknown: bool = False) -> None:
         """Answer for a transaction that failed. A member alone may still succeed, so several run one by one."""
         if len(jobs) == 1 or unknown:
             self._answer(jobs, error, unknown=unknown)
@@ -297,13 +256,24 @@ class Writer:
             return True
         return False if found == transaction.before else None
 
-    def _answer(self, jobs: Sequence[Job[Committed]], error: apsw.Error, *, unknown: bool = False) -> None:
+    def _answer(self, jobs: Sequence[Job[Committed]], error: Exception, *, unknown: bool = False) -> None:
         for job in jobs:
-            job.error = mapped(error, "commit", self._path, unknown=unknown)
+            if isinstance(error, apsw.Error):
+                job.error = mapped(error, "commit", self._path, unknown=unknown)
+            else:
+                job.error = error
 
 
 class _HalfWrittenError(Exception):
     """A commit is refused at a write that is not its first."""
+
+
+class _OddJobError(Exception):
+    """A commit holds what SQLite's driver does not even take."""
+
+    def __init__(self, job: Job[Committed]) -> None:
+        super().__init__()
+        self.job = job
 
 
 def _write(cursor: apsw.Cursor, writes: Sequence[Prepared], revision: int, now: int) -> Prepared | None:
@@ -313,9 +283,9 @@ def _write(cursor: apsw.Cursor, writes: Sequence[Prepared], revision: int, now: 
         _HalfWrittenError: another one is refused.
     """
     stamped = stamp(revision, now)
-    for index, write in enumerate(writes):
+    for write in writes:
         if not _is_written(cursor, write, revision, now, stamped):
-            if index:
+            if write is not writes[0]:
                 raise _HalfWrittenError
             return write
     return None
@@ -330,7 +300,7 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, s
         if write.deletes:
             cursor.execute(_DELETE, (write.collection, write.id))
         return True
-    checksum = of_row(write.checksum, stamped)
+    checksum = of_row(stamped, write.checksum)
     if isinstance(require, At):
         changed = (revision, now, checksum, write.text, write.timestamp, write.collection, write.id, require.revision)
         cursor.execute(_PUT_AT, changed)

@@ -40,5 +40,5 @@ def test_what_a_commits_failure_leaves_open():
         *("FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
     }
     refused = [code.name for code in CODES if isinstance(mapped(Failure(code), "commit", required=""), CommitRefused)]
-    assert refused == ["NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION"]
+    assert refused == ["NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "ABORTED"]
     assert getattr(mapped(ValueError("no code"), "commit"), "unknown", False)

@@ -19,8 +19,8 @@ grpc = pytest.importorskip("grpc")
 WATCHES = 300
 BUSY_SECONDS = 0.3
 """So long the program's event loop does something else while its second stream ends."""
-HANG_SECONDS = 2
-"""So long the program waits for what is to happen at once."""
+HANG_SECONDS = 25
+"""What takes longer than this hangs."""
 
 PROGRAM = f"""
 import asyncio, os, time
@@ -132,17 +132,11 @@ def said() -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the listener waits for ever for the end of a stream that is over"
-)
 def test_watches_go_on_by_a_new_stream(said: list[str]):
     """All watches are told by the stream after the one that ended while requests were written to it."""
     assert "told" in said
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="closing waits for the listener, and that for ever for its stream"
-)
 def test_closing_ends(said: list[str]):
     """A store whose stream ended while requests were written to it can be closed."""
     assert "closed" in said

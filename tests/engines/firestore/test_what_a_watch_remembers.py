@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tai_state.engines.api import Change
 from tai_state.engines.firestore.watching import Target, Watched
 
@@ -16,7 +14,6 @@ def remembered(*parts: object) -> int:
     return sum(len(table) for table in tables if isinstance(table, dict | set | list))
 
 
-@pytest.mark.xfail(strict=True, reason="every path that was ever told of is remembered")
 def test_documents_that_are_gone_are_forgotten() -> None:
     """However many documents come and go in a collection, a watch of it holds entries of those that are there."""
     target = Target(collection="c")

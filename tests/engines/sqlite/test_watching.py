@@ -17,11 +17,12 @@ import pytest
 from tai_state.engines.api import ABSENT, Change, Delete, Put
 from tai_state.engines.sqlite import watcher as watcher_module
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.seeing import LARGE, Sight
 from tai_state.engines.sqlite.watcher import POLL_SECONDS, REST, Enter, Leave, Moved, Watcher
 from tai_state.engines.sqlite.worker import Job
-from tai_state.engines.sqlite.writer import Writer, prepare
+from tai_state.engines.sqlite.writer import Writer
 from tai_state.engines.watching import Watch
 from tai_state.errors import StoreUnavailable
 from tai_state.testing import ManualClock

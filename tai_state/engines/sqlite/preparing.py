@@ -1,0 +1,64 @@
+"""A write, made ready in its caller's task for the writer's thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tai_state.engines.api import Delete, Fields, Put, Require, Write, split
+from tai_state.engines.ordering import is_of_events
+from tai_state.engines.sqlite.checksums import of_text
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """One write, made ready in the caller's task.
+
+    Attributes:
+        path: the document's.
+        collection: the path's part before the id.
+        id: the path's last part.
+        require: what the write requires.
+        text: the fields to put; None where nothing is put.
+        size: of the text, in bytes.
+        checksum: of path and text.
+        timestamp: of a document in a collection of events, its field of this name, empty where that is not text; of
+            others None. It is kept in an indexed column of its own.
+        deletes: the document goes.
+    """
+
+    path: str
+    collection: str
+    id: str
+    require: Require
+    text: str | None
+    size: int
+    checksum: int
+    timestamp: str | None
+    deletes: bool
+
+
+def _timestamp(fields: Fields | msgspec.Struct) -> str:
+    found: Any = fields.get("timestamp") if isinstance(fields, dict) else getattr(fields, "timestamp", None)
+    return found if isinstance(found, str) else ""
+
+
+def prepare(write: Write) -> Prepared:
+    """Encode a write and split its path."""
+    collection, document_id = split(write.path)
+    if isinstance(write, Put):
+        encoded = _encode(write.fields)
+        return Prepared(
+            write.path,
+            collection,
+            document_id,
+            write.require,
+            encoded.decode(),
+            len(encoded),
+            of_text(write.path, encoded),
+            _timestamp(write.fields) if is_of_events(collection) else None,
+            deletes=False,
+        )
+    return Prepared(write.path, collection, document_id, write.require, None, 0, 0, None, isinstance(write, Delete))

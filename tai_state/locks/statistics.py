@@ -1,0 +1,42 @@
+"""What a lock manager is doing, for operators and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockWaiter:
+    """A caller of this process that waits for locks.
+
+    Attributes:
+        holder: its name for people.
+        resources: what it waits for, all at once.
+        ahead: how many callers, of any process, came earlier and were alive when it last counted them.
+        fences: the fencing number that each lock had then; None where the lock was free. Empty until it has counted.
+        is_confirmed: the watch has told all that the caller has seen, so that no later change escapes it.
+        is_asleep: it has acted on all it knows, and sleeps until the watch wakes it or something is due.
+    """
+
+    holder: str
+    resources: tuple[str, ...]
+    ahead: int
+    fences: Mapping[str, int | None]
+    is_confirmed: bool
+    is_asleep: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockStatistics:
+    """What one lock manager is doing at this moment.
+
+    Attributes:
+        held: the resources of its leases that last still, with their fencing numbers.
+        waiting: the callers that wait, by resource, first come first; one that wants several is listed under each.
+        renewals: renewals under way: sent, and neither answered nor given up.
+    """
+
+    held: Mapping[str, int]
+    waiting: Mapping[str, tuple[LockWaiter, ...]]
+    renewals: int
