@@ -8,6 +8,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
+from pydantic import TypeAdapter
+
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
 from tai_state.history.persister import StateMachinePersister
@@ -96,14 +98,23 @@ class StateStore:
     def state(self, governor_id: str, state_id: str) -> StateHandle[dict[str, Any]]: ...
     @overload
     def state(self, governor_id: str, state_id: str, model: type[D]) -> StateHandle[D]: ...
-    def state(self, governor_id: str, state_id: str, model: type[Any] | None = None) -> StateHandle[Any]:
-        """A handle on one state, its data as a model (pydantic's, a dataclass, a TypedDict) or as plain JSON.
+    @overload
+    def state(self, governor_id: str, state_id: str, model: TypeAdapter[D]) -> StateHandle[D]: ...
+    @overload
+    def state(self, governor_id: str, state_id: str, model: object) -> StateHandle[Any]: ...
+    def state(self, governor_id: str, state_id: str, model: object = None) -> StateHandle[Any]:
+        """A handle on one state, its data as a model or as plain JSON.
+
+        Args:
+            governor_id: the owner and namespace.
+            state_id: the state under it.
+            model: a pydantic model, a dataclass, a TypedDict, or a union of them; or pydantic's ``TypeAdapter`` of
+                whatever else validates, by which type checkers know what a union's handle gives. None: plain JSON.
 
         Raises:
             InvalidId: the ids cannot be stored.
         """
-        key: Any = model
-        return StateHandle(self, self._layout.stream(governor_id, state_id), codec_of(key))
+        return StateHandle(self, self._layout.stream(governor_id, state_id), codec_of(model))
 
     # Changing states -------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ async def update(
     expected: Expected,
     fence: Fence | None,
 ) -> JsonSnapshot:
-    """Write what a pure function makes of the data that stands, None where there is none; see ``StateHandle.update``."""
+    """Write what a pure function makes of the data that stands (None: none); see ``StateHandle.update``."""
     made = draft(core, stream, intent, state=COMPUTED)
 
     def compose(known: Known) -> Composition:
