@@ -20,7 +20,6 @@ from tai_state.cli.common import (
 )
 from tai_state.cli.output import cell, plain, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
-from tai_state.engines.paging import taken
 from tai_state.errors import StateNotFound
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
@@ -108,7 +107,7 @@ def history(
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            events = await taken(opened_store.get_events(governor, state, after=after), limit)
+            events = [event async for event in opened_store.get_events(governor, state, after=after, limit=limit)]
         if as_json:
             print_json([_event_fields(event) for event in events])
         elif events:
@@ -187,8 +186,9 @@ async def _instead(store: StateStore, governor: str, state: str, when: int | dat
         return f": it was deleted at version {record.version}" if record.deleted else ""
     if isinstance(when, int):
         return f" at version {when}: its newest version is {record.version}"
-    first = await taken(store.get_events(governor, state), 1)
-    return "".join(f" at {format_time(when)}: it begins at {format_time(each.timestamp)}" for each in first)
+    async for first in store.get_events(governor, state, limit=1):
+        return f" at {format_time(when)}: it begins at {format_time(first.timestamp)}"
+    return ""
 
 
 def _state_fields(state: JsonState) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from tai_state.engines.paging import Paged, mapped
-from tai_state.errors import IdempotencyConflict, VersionConflict
+from tai_state.errors import StateNotFound
 from tai_state.history.replay import Replay
 from tai_state.streams import reading, writing
 from tai_state.streams.changes import Fence
@@ -19,14 +18,11 @@ from tai_state.streams.following import Following
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.values.events import JsonEvent, StateEvent
-from tai_state.values.expected import NO_STATE, Expected
+from tai_state.values.expected import ANY, EXISTS, NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, StateSnapshot
 
 D = TypeVar("D")
-
-UPDATES_MAX = 32
-"""How often ``update`` runs its function when others are faster."""
 
 
 class StateHandle(TypedState[D]):
@@ -43,6 +39,10 @@ class StateHandle(TypedState[D]):
             SerializationError: what is stored does not fit the model.
         """
         return self.typed(await reading.get_state(self.core, self.stream))
+
+    async def exists(self) -> bool:
+        """Whether the state is there and not deleted."""
+        return await reading.exists(self.core, self.stream)
 
     async def save(
         self,
@@ -66,6 +66,8 @@ class StateHandle(TypedState[D]):
         function: Callable[[D], D],
         metadata: ChangeMetadata,
         *,
+        expected: Expected | None = None,
+        initial: D | None = None,
         action: str = "update",
         payload: Any = None,
         event_id: str | None = None,
@@ -75,8 +77,12 @@ class StateHandle(TypedState[D]):
         """Read the state, change it, write it; again from the start when somebody else was faster.
 
         Args:
-            function: pure: it may run several times (32 at the most), each time on what was just read.
+            function: pure: it may run several times, each time on what was just read.
             metadata: who and why.
+            expected: the only version, or the state as it was read, on which the function is to run: where somebody
+                else was faster, that is ``VersionConflict`` at once, as for ``If-Match`` on the web.
+            initial: what the function is given where there is no state, or a deleted one; without it, that is
+                ``StateNotFound``.
             action: what happened.
             payload: any JSON value, kept with the event and no part of the state.
             event_id: the caller's own, so that the same call again changes nothing and returns the first result,
@@ -85,30 +91,35 @@ class StateHandle(TypedState[D]):
             fence: a lease; the change happens only as long as its lock is held.
 
         Raises:
-            VersionConflict: others were faster 32 times. Otherwise as ``StateStore.update_state``.
+            StateNotFound: there is no state, and no initial value.
+            StoreTimeout: others were faster all the time. Otherwise as ``StateStore.update_state``.
         """
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type(VersionConflict),
-            stop=stop_after_attempt(UPDATES_MAX),
-            wait=wait_random_exponential(multiplier=0.005, max=1.0),
-            reraise=True,
-        )
-        core, stream = self.core, self.stream
+
+        def evolve(data: dict[str, Any] | None) -> dict[str, Any]:
+            before = initial if data is None else self.codec.from_json(data, self.stream.state)
+            if before is None:
+                raise StateNotFound(self.stream.state)
+            return self.codec.to_json(function(before))
+
+        if expected is None:
+            expected = EXISTS if initial is None else ANY
         intent = Intent(metadata, action, event_id, timestamp, payload)
-        async for attempt in attempts:
-            with attempt:
-                if event_id is not None:
-                    done = await writing.result_of(core, stream, event_id, action, metadata)
-                    if isinstance(done, DeletedState):
-                        raise IdempotencyConflict(event_id, stream.state)
-                    if done is not None:
-                        return self.typed(done)
-                async with core.turns.of([stream.state]):
-                    before = await self.get()
-                    data = self.codec.to_json(function(before.data))
-                    written = await writing.save(core, stream, data, intent, before.version, fence)
-                return self.typed(written)
-        raise AssertionError("the last attempt returns or raises")
+        return self.typed(await writing.update(self.core, self.stream, evolve, intent, expected, fence))
+
+    async def log(
+        self,
+        action: str,
+        metadata: ChangeMetadata,
+        *,
+        payload: Any = None,
+        expected: Expected = EXISTS,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        fence: Fence | None = None,
+    ) -> StateEvent[D]:
+        """Record that something happened to the state and left it as it is; see ``StateStore.log_event``."""
+        intent = Intent(metadata, action, event_id, timestamp, payload)
+        return self._typed_event(await writing.log(self.core, self.stream, intent, expected, fence))
 
     async def delete(
         self,
@@ -128,9 +139,13 @@ class StateHandle(TypedState[D]):
         """The state as it was at a version, or at a time; see ``StateMachinePersister.get_state_at``."""
         return self.typed(await Replay(self.core, {}).at(self.stream, version_or_time))
 
-    def history(self, *, after: int = 0, until: int | None = None) -> Paged[StateEvent[D]]:
-        """The events, oldest first; see ``StateStore.get_events``."""
-        events = reading.get_events(self.core, self.stream, after=after, until=until)
+    def history(
+        self, *, after: int = 0, until: int | None = None, limit: int | None = None, newest_first: bool = False
+    ) -> Paged[StateEvent[D]]:
+        """The events, oldest first unless it is said otherwise; see ``StateStore.get_events``."""
+        events = reading.get_events(
+            self.core, self.stream, after=after, until=until, limit=limit, newest_first=newest_first
+        )
         return mapped(events, lambda page: map(self._typed_event, page))
 
     def watch(self) -> AbstractAsyncContextManager[AsyncIterator[StateSnapshot[D] | DeletedState]]:

@@ -8,6 +8,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
+from pydantic import TypeAdapter
+
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
 from tai_state.history.persister import StateMachinePersister
@@ -96,14 +98,23 @@ class StateStore:
     def state(self, governor_id: str, state_id: str) -> StateHandle[dict[str, Any]]: ...
     @overload
     def state(self, governor_id: str, state_id: str, model: type[D]) -> StateHandle[D]: ...
-    def state(self, governor_id: str, state_id: str, model: type[Any] | None = None) -> StateHandle[Any]:
-        """A handle on one state, its data as a model (pydantic's, a dataclass, a TypedDict) or as plain JSON.
+    @overload
+    def state(self, governor_id: str, state_id: str, model: TypeAdapter[D]) -> StateHandle[D]: ...
+    @overload
+    def state(self, governor_id: str, state_id: str, model: object) -> StateHandle[Any]: ...
+    def state(self, governor_id: str, state_id: str, model: object = None) -> StateHandle[Any]:
+        """A handle on one state, its data as a model or as plain JSON.
+
+        Args:
+            governor_id: the owner and namespace.
+            state_id: the state under it.
+            model: a pydantic model, a dataclass, a TypedDict, or a union of them; or pydantic's ``TypeAdapter`` of
+                whatever else validates, by which type checkers know what a union's handle gives. None: plain JSON.
 
         Raises:
             InvalidId: the ids cannot be stored.
         """
-        key: Any = model
-        return StateHandle(self, self._layout.stream(governor_id, state_id), codec_of(key))
+        return StateHandle(self, self._layout.stream(governor_id, state_id), codec_of(model))
 
     # Changing states -------------------------------------------------------------------------------------------
 
@@ -357,18 +368,35 @@ class StateStore:
     # Reading history -------------------------------------------------------------------------------------------
 
     def get_events(
-        self, governor_id: str, state_id: str, *, after: int = 0, until: int | None = None
+        self,
+        governor_id: str,
+        state_id: str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> Paged[JsonEvent]:
-        """The events of one state, oldest first, from version ``after + 1`` to ``until`` (included).
+        """The events of one state, from version ``after + 1`` to ``until`` (included).
 
-        Where old events were cleaned up, it starts with the oldest that is left.
+        Where old events were cleaned up, the oldest that is left is the first one, or the last.
+
+        Args:
+            governor_id: the owner and namespace.
+            state_id: the state under it.
+            after: the version before the oldest event.
+            until: the version of the newest event; None: of the newest there is.
+            limit: how many events at most; None: all of them.
+            newest_first: begin with the newest event.
 
         Raises:
             StateNotFound: the state was never written.
             NotRetained: events were cleaned up while this read.
             EventSourcingError: an event is missing between two others.
+            InvalidData: the limit is no number of events.
         """
-        return reading.get_events(self.core, self._layout.stream(governor_id, state_id), after=after, until=until)
+        stream = self._layout.stream(governor_id, state_id)
+        return reading.get_events(self.core, stream, after=after, until=until, limit=limit, newest_first=newest_first)
 
     def get_all_events(self, governor_id: str) -> Paged[JsonEvent]:
         """All events of a governor: state by state in the order of their ids, each oldest first.

@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from tai_state.errors import InvalidData, SerializationError
+from tai_state.streams.likeness import alike
 from tai_state.values.json import to_bytes
 
 D = TypeVar("D")
 
 
-@lru_cache(maxsize=256)
-def codec_of(model: type[Any] | None) -> Codec[Any]:
+def codec_of(model: Any) -> Codec[Any]:
     """The codec of a model. It is costly to make and holds nothing of a store: one for each model will do."""
+    try:
+        return _remembered(_in_order(model), model)
+    except TypeError:  # it cannot be a key: an annotation that holds something mutable
+        return Codec(model)
+
+
+@lru_cache(maxsize=256)
+def _remembered(_order: object, model: Any) -> Codec[Any]:
     return Codec(model)
+
+
+def _in_order(model: Any) -> object:
+    """What tells apart models that are equal and read differently: unions of the same classes in another order."""
+    return tuple(map(_in_order, get_args(model))) or model
 
 
 class Codec(Generic[D]):
     """Turns a model into a JSON object and back.
 
     Args:
-        model: anything pydantic can validate and that dumps to a JSON object; None: plain JSON, as it is.
+        model: anything pydantic can validate and that dumps to a JSON object, or pydantic's adapter of it; None: plain
+            JSON, as it is.
     """
 
-    def __init__(self, model: type[D] | None) -> None:
-        self._adapter: TypeAdapter[D] | None = None if model is None else TypeAdapter(model)
+    def __init__(self, model: Any) -> None:
+        self._adapter: TypeAdapter[D] | None
+        self._adapter = model if model is None or isinstance(model, TypeAdapter) else TypeAdapter(model)
 
     def to_json(self, value: D) -> dict[str, Any]:
-        """The JSON object of a model, by its aliases, from which the model reads back equal.
+        """The JSON object of a model, by its aliases, from which the model reads back equal and of the same classes.
 
         Computed fields, private attributes and fields that are excluded are no part of it.
 
@@ -41,8 +56,7 @@ class Codec(Generic[D]):
             return cast("dict[str, Any]", value)
         try:
             data = self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings="error")
-            back = self._adapter.validate_json(to_bytes(data), by_name=True)
-            is_same = back == value or _whole(self._adapter, back) == _whole(self._adapter, value)
+            is_same = alike(self._adapter.validate_json(to_bytes(data), by_name=True), value)
         except ValidationError as error:
             raise InvalidData(f"the value would not read back: it does not fit its model at {_places(error)}") from None
         except ValueError as error:
@@ -63,11 +77,6 @@ class Codec(Generic[D]):
             return self._adapter.validate_json(to_bytes(data), by_name=True)
         except ValidationError as error:
             raise SerializationError(path, f"does not fit the model at {_places(error)}") from None
-
-
-def _whole(adapter: TypeAdapter[D], value: D) -> Any:
-    """All that a value holds, by which those without an equality of their own are compared."""
-    return adapter.dump_python(value, serialize_as_any=True, warnings=False)
 
 
 def _places(error: ValidationError) -> str:

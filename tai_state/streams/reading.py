@@ -13,7 +13,8 @@ from tai_state.engines.api import Document, Scan, Where
 from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
-from tai_state.errors import CorruptDocument, InvalidId, StateNotFound, UnindexedField
+from tai_state.errors import CorruptDocument, InvalidData, InvalidId, StateNotFound, UnindexedField
+from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, follows
@@ -205,23 +206,34 @@ def _older_with(core: Core, governor_id: str, filters: list[Where], schemas: tup
     return mapped(scan, take)
 
 
-def get_events(core: Core, stream: Stream, *, after: int = 0, until: int | None = None) -> Paged[JsonEvent]:
-    """The events of one state, oldest first, from version ``after + 1`` to ``until`` (included).
-
-    Where old events were cleaned up, it starts with the oldest that is left.
+def get_events(
+    core: Core,
+    stream: Stream,
+    *,
+    after: int = 0,
+    until: int | None = None,
+    limit: int | None = None,
+    newest_first: bool = False,
+) -> Paged[JsonEvent]:
+    """The events of one state from version ``after + 1`` to ``until`` (included); see ``StateStore.get_events``.
 
     Raises:
+        InvalidData: the limit is no number of events.
         StateNotFound: the state was never written.
         NotRetained: events were cleaned up while this read.
         EventSourcingError: an event is missing between two others.
     """
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise InvalidData("limit must be a number of events from 0 up, or None")
+    if newest_first:
+        return Backwards(core, stream, after, until, limit).events()
     walk = Walk(core.reader, stream, after=after)
 
     async def end() -> None:
         if walk.reached is None and await core.read_state(stream) is None:
             raise StateNotFound(stream.state)
 
-    return walk.over(core.engine, until, end=end)
+    return walk.over(core.engine, until, limit, end)
 
 
 def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:

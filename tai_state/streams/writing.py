@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +25,9 @@ from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text, check_trace
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time, format_us
+
+COMPUTED: Final = "computed"
+"""In place of a state's text, in what an id stands for: a function makes the state from the one before."""
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -52,6 +56,29 @@ async def save(
     made = draft(core, stream, intent, state=text)
     append = append_of(stream, expected, (made,))
     appended = await core.appender.append_one(append, always(Composition((made,), copy)), core.guards(fence))
+    return core.snapshot(stream, appended.state, appended.recorded_us)
+
+
+async def update(
+    core: Core,
+    stream: Stream,
+    evolve: Callable[[dict[str, Any] | None], dict[str, Any]],
+    intent: Intent,
+    expected: Expected,
+    fence: Fence | None,
+) -> JsonSnapshot:
+    """Write what a pure function makes of the data that stands (None: none); see ``StateHandle.update``."""
+    made = draft(core, stream, intent, state=COMPUTED)
+
+    def compose(known: Known) -> Composition:
+        before = known.data
+        if before is not None:
+            before = core.settings.upcasting.state(before, known.head.schema, stream.state)
+        text, data = normalise_object(evolve(before), "state data")
+        return Composition((msgspec.structs.replace(made, state=text, carries_state=True),), data)
+
+    append = append_of(stream, expected, (made,), needs_state=True)
+    appended = await core.appender.append_one(append, separately(compose), core.guards(fence))
     return core.snapshot(stream, appended.state, appended.recorded_us)
 
 
@@ -125,7 +152,7 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
         core: of the store.
         stream: of the state.
         intent: what the caller says of the change.
-        state: canonical text of the state after it; None: the same as before.
+        state: canonical text of the state after it; None: the same as before; :data:`COMPUTED`: not known yet.
 
     Raises:
         InvalidId, InvalidData: a part of it cannot be stored.
@@ -149,7 +176,7 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
         reason=metadata.reason,
         context=context,
         payload=payload,
-        state=state,
+        state=None if state == COMPUTED else state,
         carries_state=state is not None,
         marker=marker,
         trace=check_trace(metadata),

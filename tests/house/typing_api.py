@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from tai_state import (
     ANY,
@@ -46,6 +46,22 @@ async def typed() -> None:
         deleted = await account.delete(ChangeMetadata("me", "because"), expected=snapshot)
         assert_type(deleted, DeletedState)
         await account.save(Account(balance=0), ChangeMetadata("me", "because"), expected=deleted)
+
+
+class Closed(BaseModel):
+    """What an account may be instead."""
+
+    reason: str
+
+
+async def unions() -> None:
+    """A union is taken as it is, and known as one by its adapter."""
+    async with open_store("memory://") as store:
+        either = store.state("bank", "alice", Account | Closed)
+        await either.save(Closed(reason="moved"), ChangeMetadata("me", "because"))
+        known = store.state("bank", "alice", TypeAdapter[Account | Closed](Account | Closed))
+        assert_type(known, StateHandle[Account | Closed])
+        assert_type((await known.get()).data, Account | Closed)
 
 
 def narrowed(state: StateSnapshot[Account] | DeletedState) -> int:

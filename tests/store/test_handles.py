@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import anyio
 import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, TypeAdapter, computed_field
 from typing_extensions import TypedDict
 
-from tai_state import IdempotencyConflict, InvalidData, SerializationError, StateNotFound, StateStore
+from tai_state import InvalidData, SerializationError, StateNotFound, StateStore
 
 from ..support.accounts import Account
-from ..support.stores import GOVERNOR, METADATA, Place, collected
+from ..support.stores import GOVERNOR, METADATA, collected
 
 pytestmark = pytest.mark.anyio
 
@@ -198,75 +197,3 @@ async def test_a_value_that_would_not_read_back(store: StateStore, model: Any, v
         await store.state(GOVERNOR, "alice", model).save(value, METADATA)
     assert "CANARY" not in "".join(traceback.format_exception(error.value))
     assert not await store.exists(GOVERNOR, "alice")
-
-
-async def test_update_runs_its_function_on_what_is_there(place: Place):
-    """When somebody else is faster, the function runs again on the newer state, and only its last result counts."""
-    async with place.store() as one, place.store() as other:
-        await one.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
-        await other.get_state(GOVERNOR, "alice")
-        handle = other.state(GOVERNOR, "alice")
-        seen: list[int] = []
-        started, go_on = anyio.Event(), anyio.Event()
-        read = handle.get
-
-        async def slow_get() -> Any:
-            state = await read()
-            if not started.is_set():
-                started.set()
-                await go_on.wait()
-            return state
-
-        handle.get = slow_get  # type: ignore[method-assign]
-
-        def function(data: dict[str, Any]) -> dict[str, Any]:
-            seen.append(data["n"])
-            return {"n": data["n"] + 1}
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(handle.update, function, METADATA)
-            await started.wait()
-            await one.update_state(GOVERNOR, "alice", {"n": 10}, METADATA, expected=1)
-            go_on.set()
-        assert seen == [0, 10]
-        assert (await one.get_state(GOVERNOR, "alice")).data == {"n": 11}
-
-
-async def test_update_with_an_id_happens_once(store: StateStore):
-    """An update called again with the same id has the first result, whatever its function would do now."""
-    handle = store.state(GOVERNOR, "alice")
-    await handle.save({"n": 0}, METADATA)
-
-    def increment(data: dict[str, Any]) -> dict[str, Any]:
-        return {"n": data["n"] + 1}
-
-    first = await handle.update(increment, METADATA, event_id="once")
-    await handle.update(increment, METADATA)
-    assert await handle.update(increment, METADATA, event_id="once") == first
-    assert (await handle.get()).data == {"n": 2}
-
-
-async def test_update_with_an_id_of_something_else(store: StateStore):
-    """An id that stands for another kind of change is refused by update as by everything else."""
-    handle = store.state(GOVERNOR, "alice", Account)
-    await handle.save(Account(owner="Alice"), METADATA, event_id="created")
-    await store.log_event(GOVERNOR, "alice", "ping", METADATA, event_id="logged")
-    await store.save_state(GOVERNOR, "bob", {}, METADATA, event_id="bob's")
-    for event_id in ("created", "logged", "bob's"):
-        with pytest.raises(IdempotencyConflict):
-            await handle.update(lambda data: data, METADATA, event_id=event_id)
-
-
-async def test_update_of_nothing(store: StateStore):
-    """There must be a state to update, and a function that raises changes nothing."""
-    handle = store.state(GOVERNOR, "alice")
-    with pytest.raises(StateNotFound):
-        await handle.update(lambda data: data, METADATA)
-    await handle.save({"n": 0}, METADATA)
-
-    def failing(data: dict[str, Any]) -> dict[str, Any]:
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        await handle.update(failing, METADATA)
-    assert (await handle.get()).version == 1

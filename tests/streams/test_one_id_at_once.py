@@ -11,7 +11,6 @@ import pytest
 from tai_state import (
     ANY,
     EXISTS,
-    IdempotencyConflict,
     NewEvent,
     StateMachinePersister,
     StateStore,
@@ -93,7 +92,6 @@ async def _handle_update(store: StateStore) -> tuple[int, Any]:
     return updated.version, updated.data
 
 
-UPDATE = Request("handle_update", 2, _handle_update)
 REQUESTS = (
     Request("save_state", 0, _save),
     Request("update_state_exact", 2, _update_exact),
@@ -102,11 +100,7 @@ REQUESTS = (
     Request("log_event", 2, _log),
     Request("record", 2, _record),
     Request("log_transition", 2, _log_transition),
-)
-RED = pytest.mark.xfail(
-    strict=True,
-    reason="whether the id was used is looked up before the turn, and the second caller decides on the first's result",
-    raises=IdempotencyConflict,
+    Request("handle_update", 2, _handle_update),
 )
 
 
@@ -124,7 +118,7 @@ async def check_it_happened_once(store: StateStore, request: Request) -> None:
     assert ids[-1] == EVENT_ID
 
 
-@pytest.mark.parametrize("request_", [*REQUESTS, pytest.param(UPDATE, marks=RED)], ids=lambda each: each.name)
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: each.name)
 async def test_several_tasks_ask_at_once(memory_places: Places, request_: Request):
     """Three tasks that make the same request get the same result, and it happens once."""
     place = memory_places.new()
@@ -149,7 +143,7 @@ async def test_several_tasks_ask_at_once(memory_places: Places, request_: Reques
         await check_it_happened_once(store, request_)
 
 
-@pytest.mark.parametrize("request_", [*REQUESTS, pytest.param(UPDATE, marks=RED)], ids=lambda each: each.name)
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: each.name)
 async def test_another_process_asks_in_the_middle(memory_places: Places, request_: Request):
     """Wherever the same request of another process comes in between, both get the same result, and it happens once."""
     for number in count(1):

@@ -1,0 +1,53 @@
+"""Whether one value stands for another at any depth: by class and by content, whatever its classes call equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same, class by class where they are models.
+
+    Fields that are excluded from a model's dumps, and its private attributes, are no part of it. Times are the same
+    where they are the same moment with the same offset. What has no equality of its own is what its attributes are.
+    """
+    if one is other:
+        return True
+    if _is_model(one) or _is_model(other):
+        return type(one) is type(other) and alike(_content(one), _content(other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return _are_alike_by_key(one, other)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(one, datetime) and isinstance(other, datetime) and one.tzinfo and other.tzinfo:
+        return one.astimezone(UTC) == other.astimezone(UTC) and one.utcoffset() == other.utcoffset()
+    return bool(one == other) or _are_alike_inside(one, other)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _are_alike_by_key(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    return one.keys() == other.keys() and all(alike(each, other[key]) for key, each in one.items())
+
+
+def _are_alike_inside(one: object, other: object) -> bool:
+    """Whether two objects of a class that has no equality of its own have the same attributes."""
+    has_equality = getattr(type(one), "__eq__", None) is not object.__eq__
+    if has_equality or type(one) is not type(other) or not hasattr(one, "__dict__"):
+        return False
+    return _are_alike_by_key(vars(one), vars(other))
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type))
+
+
+def _content(model: Any) -> dict[str, Any]:
+    """The fields of a model that its dumps have."""
+    if not isinstance(model, BaseModel):
+        return {each.name: getattr(model, each.name) for each in fields(model)}
+    named = {name: getattr(model, name) for name, each in type(model).model_fields.items() if not each.exclude}
+    return {**named, **(model.model_extra or {})}
