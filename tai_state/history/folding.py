@@ -114,7 +114,7 @@ def fold(
 def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, Any] | None) -> JsonEvent:
     """An event still to be recorded as a reducer sees it: as it will see it at every replay."""
     timestamp = parse_time(draft.timestamp)
-    trace = {} if draft.trace is None else decode(draft.trace)
+    trace: dict[str, str] = {} if draft.trace is None else decode(draft.trace)
     return StateEvent(
         governor_id=stream.governor_id,
         state_id=stream.state_id,
