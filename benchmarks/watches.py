@@ -104,7 +104,7 @@ async def write_as_told(path: str, count: int) -> None:
 @asynccontextmanager
 async def one_large_watch(store: StateStore) -> AsyncGenerator[None]:
     """Of a collection with many documents."""
-    async with store.engine.watch("governors/watched/states") as changes:
+    async with store.core.engine.watch("governors/watched/states") as changes:
         for _ in range(STATES):
             await anext(changes)
         yield
@@ -116,7 +116,7 @@ async def many_watches(store: StateStore) -> AsyncGenerator[None]:
     watched = asyncio.Semaphore(0)
 
     async def look(number: int) -> None:
-        async with store.engine.watch(f"governors/watched/states/{number:06}") as changes:
+        async with store.core.engine.watch(f"governors/watched/states/{number:06}") as changes:
             async for _ in changes:
                 watched.release()
 
@@ -188,8 +188,8 @@ async def main(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     async with open_store(url(path)) as store:
         await change(store, "first", 1)
         for start in range(0, STATES, BATCH):
-            numbers = range(start, start + BATCH)
-            await store.engine.commit([Put(f"governors/watched/states/{each:06}", {"n": each}) for each in numbers])
+            paths = [f"governors/watched/states/{each:06}" for each in range(start, start + BATCH)]
+            await store.core.engine.commit([Put(path, {"n": start}) for path in paths])
         other = Other(path, count)
         try:
             await other.written(store, "warm", count)

@@ -44,6 +44,11 @@ class Sight:
         return bool(self._users)
 
     @property
+    def has_small(self) -> bool:
+        """Whether documents, or collections that are not large, are among it."""
+        return bool(self._documents) or not all(each.is_large for each in self._collections.values())
+
+    @property
     def large(self) -> list[str]:
         """The large collections, those not looked at for longest first."""
         return [path for path, each in self._collections.items() if each.is_large]

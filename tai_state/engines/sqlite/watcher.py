@@ -106,9 +106,10 @@ class Watcher:
         try:
             connection = self._open()
             if self._has_foreign_commits(connection):
-                self._is_due = True
+                self._is_due = self._sight.has_small
                 self._large_due = deque(self._sight.large)
             job.result = Seen([*self._look(connection, now), *self._look_at_large(connection, now)])
+            self._rest()
         except Exception as error:  # noqa: BLE001 - it ends the watches, and not the thread
             job.error = self._said(error)
             self._poll_at = now + _REST_SECONDS_AFTER_ERROR
@@ -138,6 +139,7 @@ class Watcher:
         connection = self._open()
         if isinstance(request, Moved):
             return Seen(at_one_moment(connection, lambda it: self._sight.look_again(it, request.paths)))
+        self._poll_at = 0.0
         return Seen(*at_one_moment(connection, lambda it: self._sight.enter(it, request.watch.targets)))
 
     def _has_foreign_commits(self, connection: apsw.Connection) -> bool:
@@ -155,6 +157,13 @@ class Watcher:
         self._data_version = version
         token: Any = connection.execute(_TOKEN).get
         return not self._writer.owns(token)
+
+    def _rest(self) -> None:
+        """Where all that is watched is due already, there is nothing to notice until one of the looks has rested."""
+        ends = [self._look_at] * self._is_due + [self._look_at_large_at] * bool(self._large_due)
+        is_all_due = self._is_due == self._sight.has_small and len(self._large_due) == len(self._sight.large)
+        if ends and is_all_due:
+            self._poll_at = max(self._poll_at, min(ends))
 
     def _look(self, connection: apsw.Connection, now: float) -> list[Move]:
         if not self._is_due or now < self._look_at:
