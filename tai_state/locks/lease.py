@@ -54,7 +54,7 @@ class Tenure:
     def __init__(self, claim: Claim, fence: int, since: float, monotonic: Callable[[], float]) -> None:
         self.claim = claim
         self.fence = fence
-        self.since = since
+        self.since: float = since
         self.beats = 0
         self.is_given_up = False
         self.is_released = False

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from tai_state import CleanupStats, EveryEvents, NewEvent, NotRetained, StateMachinePersister, StateNotFound, StateStore
+from tai_state import (
+    CleanupStats,
+    EveryEvents,
+    IdempotencyConflict,
+    NewEvent,
+    NotRetained,
+    StateMachinePersister,
+    StateNotFound,
+    StateStore,
+)
 from tai_state.engines.api import ANYTHING, Delete, Engine, Write
 from tai_state.errors import Unavailable
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
@@ -195,18 +204,22 @@ async def test_what_was_cleaned_up_is_said_to_be(place: Place, store: StateStore
 
 async def test_an_id_whose_event_was_cleaned_up(place: Place, store: StateStore, persister: StateMachinePersister):
     """A change made again after its event was cleaned up is not made twice: the answer says that it was made."""
-    await store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA, event_id="first")
-    for version in range(1, 10):
+    alice = store.state(GOVERNOR, "alice")
+    await alice.save({"n": 0}, METADATA, event_id="first")
+    await alice.update(lambda data: data, METADATA, event_id="second")
+    for version in range(2, 10):
         await store.save_state(GOVERNOR, "alice", {"n": version}, METADATA, expected=version)
     place.clock.advance_us(2 * HOUR)
     assert (await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=1))).events_deleted == 5
     calls: list[Callable[[], Any]] = [
-        lambda: store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA, event_id="first"),
-        lambda: store.state(GOVERNOR, "alice").update(lambda data: data, METADATA, event_id="first"),
+        lambda: alice.save({"n": 0}, METADATA, event_id="first"),
+        lambda: alice.update(lambda data: data, METADATA, event_id="second"),
     ]
     for call in calls:
         with pytest.raises(NotRetained):
             await call()
+    with pytest.raises(IdempotencyConflict):
+        await alice.save({"n": 1}, METADATA, event_id="first")
     assert (await store.get_state(GOVERNOR, "alice")).version == 10
     assert (await persister.validate_consistency(GOVERNOR)).consistent
 

@@ -73,7 +73,7 @@ OWN = (
     Mistake(
         "a document that is there counts as written, whatever is in it",
         matters,
-        "if document is None or document.fields() != msgspec.to_builtins(write.fields):",
+        "if document is None or document.fields() != _plain(write.fields):",
         "if document is None:",
     ),
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct, error
 from typing import Any, Final
 from zlib import crc32
 
 from tai_state.engines.api import Damage, Document
 
-stamp = Struct("<qq").pack
+stamp: Callable[[int, int], bytes] = Struct("<qq").pack
 """Revision and time of a write, as its documents' checksums take them."""
 
 ROW: Final = "CAST(id AS BLOB), CAST(fields AS BLOB), revision, updated_us, checksum"
