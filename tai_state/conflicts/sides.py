@@ -33,13 +33,12 @@ class Side(msgspec.Struct, frozen=True):
     recorded_us: int = 0
 
     @classmethod
-    async def read(cls, core: Core, governor_id: str, state_id: str) -> Self:
+    async def read(cls, core: Core, stream: Stream) -> Self:
         """The state as it stands.
 
         Raises:
             CorruptDocument, EventSourcingError: it is damaged; ``recover`` mends it.
         """
-        stream = core.layout.stream(governor_id, state_id)
         found = await core.read_state(stream)
         if found is None:
             return cls(core, stream, None, None)

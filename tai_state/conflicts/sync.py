@@ -207,8 +207,8 @@ class _Pair:
         done = _Done()
         refusals = 0
         while refusals < _REFUSALS_MAX:
-            here = await Side.read(self._first, governor_id, state_id)
-            there = await Side.read(self._second, governor_id, state_id)
+            here = await Side.read(self._first, self._first.layout.stream(governor_id, state_id))
+            there = await Side.read(self._second, self._second.layout.stream(governor_id, state_id))
             if here.is_equal(there):
                 return done
             try:
