@@ -35,7 +35,7 @@ async def check_scan_after_an_error(engine: Engine) -> None:
         assert seen == _IDS[:700], f"after an item that is wrong, {len(seen)} items were given"
         for _ in range(2):
             try:
-                await anext(states)
+                await anext(states, None)
             except ValueError:
                 continue
             raise AssertionError("an item that is wrong was passed over")

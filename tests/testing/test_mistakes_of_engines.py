@@ -182,6 +182,13 @@ MISTAKES = (
         paging,
     ),
     Red(
+        paging_checks.check_scan_after_an_error,
+        "what comes after an item that is wrong is given",
+        "        self._items = self._failed\n",
+        "        self._items = _NOTHING\n",
+        paging,
+    ),
+    Red(
         paging_checks.check_scan_after_a_cancelled_step,
         "a page counts as given before it is there",
         FETCH,
