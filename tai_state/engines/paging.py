@@ -192,7 +192,7 @@ def resized(items: Paged[T], size: int) -> Paged[T]:
     """The same items in pages of so many; the last one may have fewer."""
 
     async def fetch() -> list[T] | None:
-        return await taken(items, size) or None
+        return await take(items, size) or None
 
     return Paged(fetch)
 
@@ -212,7 +212,7 @@ def chained(parts: Iterable[Paged[T]]) -> Paged[T]:
     return Paged(fetch)
 
 
-async def taken(items: Paged[T], count: int | None) -> list[T]:
+async def take(items: Paged[T], count: int | None) -> list[T]:
     """The next items, so many at most; None: all. Where one of them cannot be had, none is taken."""
     page: list[T] = []
     try:

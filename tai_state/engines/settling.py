@@ -18,7 +18,7 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Matter, More, Verdict, Waist
-from tai_state.engines.paging import taken
+from tai_state.engines.paging import take
 from tai_state.errors import (
     CommitOutcomeUnknown,
     CommitRefused,
@@ -201,7 +201,7 @@ class _Course(Generic[R]):
             documents = {**documents, **dict(zip(wanted.paths, reading.documents, strict=True))}
             time_us = reading.time_us
         if wanted.scan is not None:
-            found = await taken(self._waist.scan(wanted.scan), wanted.scan.limit)
+            found = await take(self._waist.scan(wanted.scan), wanted.scan.limit)
             scanned = {**scanned, wanted.scan: found}
         return Look(
             documents,

@@ -13,7 +13,7 @@ import pytest
 from tai_state.engines import paging
 from tai_state.engines.api import Document, Scan, after
 from tai_state.engines.memory import MemoryEngine
-from tai_state.engines.paging import Paged, chained, converted, limited, mapped, resized, taken
+from tai_state.engines.paging import Paged, chained, converted, limited, mapped, resized, take
 from tai_state.testing import ManualClock
 from tai_state.testing.paging_checks import (
     check_scan_after_a_cancelled_step,
@@ -200,8 +200,8 @@ async def test_taking_several_takes_all_of_them_or_none():
     items = _source(1)
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await taken(items, 5)
-    assert await taken(items, 3) == [1, 2, 3]
+            await take(items, 5)
+    assert await take(items, 3) == [1, 2, 3]
     assert await _insisting(items) == [4, 5, 6, 7, 8]
 
 
@@ -255,7 +255,7 @@ class _Pages(AroundEngine):
         async def fetch() -> list[Document] | None:
             nonlocal begin, left
             size = 100 if left is None else min(left, 100)
-            page = await taken(self._engine.scan(msgspec.structs.replace(scan, start=begin, limit=size)), size)
+            page = await take(self._engine.scan(msgspec.structs.replace(scan, start=begin, limit=size)), size)
             if not self.loses_a_cancelled_page:
                 await anyio.lowlevel.checkpoint()
             begin = after(page[-1].id) if page else begin
