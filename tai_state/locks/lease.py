@@ -74,7 +74,7 @@ class Tenure:
 
 
 class Lease:
-    """The right to one resource for a time; made by :class:`~tai_state.LockManager`.
+    """The right to one resource for a time. Made by :class:`~tai_state.LockManager`.
 
     A lease is a fence: a write with this lease as ``fence`` is applied only while the lock is held, whatever clocks
     say. To protect another system, send the number :attr:`fence` with each request, and let that system refuse numbers
