@@ -161,7 +161,7 @@ class MemoryEngine:
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
-        """See :class:`~tai_state.engines.api.CommitOrdered`."""
+        """See :class:`~tai_state.engines.ordering.CommitOrdered`."""
         check_is_of_events(collection)
         is_fetched = False
 
