@@ -13,7 +13,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
-from tai_state.engines.paging import taken
+from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import (
@@ -300,7 +300,7 @@ class Recovery:
     async def _floor(self, stream: Stream) -> int:
         """The version of the first event that is there."""
         start, end = stream.range(1)
-        first = await taken(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
+        first = await take(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
         place = self._core.layout.placed(stream.governor_id, first[0]) if first else None
         return place.version if place else 1
 
