@@ -133,10 +133,10 @@ def test_progress_and_totals_for_people(program: Program) -> None:
     """Piped, progress is a line now and then on stderr; on a terminal it is one line, rewritten."""
     write_csv(program.folder / "log.csv.gz", make_rows(300))
     first = program("import", "log.csv.gz", "--governor", "g", *IMPORT)
-    assert first.err == "250 events recorded, 0 there already\n300 events recorded, 0 there already\n"
+    assert first.err == "250 events recorded, 0 already there\n300 events recorded, 0 already there\n"
     assert first.out.splitlines()[:2] == ["what      count", "events    300"]
     again = program.on_terminal("import", "log.csv.gz", "--governor", "g", *IMPORT)
-    assert again.out.startswith("\r0 events recorded, 250 there already\r0 events recorded, 300 there already\nwhat ")
+    assert again.out.startswith("\r0 events recorded, 250 already there\r0 events recorded, 300 already there\nwhat ")
     assert again.code == 0
 
 
