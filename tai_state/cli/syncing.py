@@ -122,7 +122,7 @@ def _print(report: SyncReport) -> None:
     if rows:
         print_table(["outcome", "state", "why"], rows)
     moved = f"{report.sent:,} events from A to B, {report.received:,} from B to A"
-    print_line(f"{report.checked:,} states checked, {report.same:,} already equal: {moved}, {report.joined:,} joined")
+    print_line(f"{report.checked:,} states checked, {report.same:,} in sync: {moved}, {report.joined:,} joined")
 
 
 def _dropped(count: int) -> str:
