@@ -314,7 +314,7 @@ def test_a_bad_row_leaves_an_existing_store_as_it_was(program: Program) -> None:
     [
         (["--governor", "g"], "--machine"),
         (["--governor", "", *IMPORT], "governor_id must be"),
-        (["--governor", "g", *IMPORT, "--store", "mysql://x"], "no store's address"),
+        (["--governor", "g", *IMPORT, "--store", "mysql://x"], "not a store address"),
         (["--governor", "g", *IMPORT, "--state", "status,nothing"], "no column 'nothing'"),
     ],
 )
