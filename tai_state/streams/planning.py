@@ -1,4 +1,4 @@
-"""Planning a commit: from what stands and what is to happen, the writes. Pure; nothing is decided elsewhere."""
+"""Planning a commit: the writes that append drafts to a stream. Pure; nothing about the writes is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tai_state.values.digests import state_hash
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event has from the store that it comes from, or from the two stores whose streams it joins.
+    """The facts that an event keeps from the store that it comes from, or from the two stores whose streams it joins.
 
     Attributes:
         causality: the vector clock.
         hlc: the hybrid clock.
-        schema: the shape of its data.
-        state_hash: of the state after it.
+        schema: the schema of its data.
+        state_hash: the hash of the state after it.
         origin: the id of the store that recorded it first.
     """
 
@@ -41,21 +41,21 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """One event to be.
+    """An event to write.
 
     Attributes:
-        event_id: fixed before the first send.
+        event_id: the event's id; fixed before the first commit is sent.
         action: what happens.
-        timestamp: when, as text.
-        changed_by: who made the change.
+        timestamp: when it happens, as text.
+        changed_by: who makes the change.
         reason: why.
-        context: canonical text of any further facts.
-        payload: canonical text.
-        state: canonical text of the state after it; None: the same as before.
-        carries_state: the event holds that state; else a reducer folds it.
-        marker: digest of the content that a caller's own id stands for; None for an id of ours.
-        given: what it has from elsewhere; None for an event that happens here.
-        trace: canonical text of the ids of the request that made the change.
+        context: any further facts, as canonical text.
+        payload: the payload, as canonical text.
+        state: the state after the event, as canonical text; None: the same as before.
+        carries_state: whether the event holds that state; otherwise a reducer folds it.
+        marker: the digest of the content that a caller's own id stands for; None if this store made the id.
+        given: the facts that it keeps from elsewhere; None for an event that happens here.
+        trace: the ids of the request that made the change, as canonical text.
     """
 
     event_id: str
@@ -73,14 +73,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Composition(msgspec.Struct, frozen=True):
-    """The drafts of one commit on one stream, and the state's data after the last of them."""
+    """The drafts of one commit on one stream, and the state's data after the last one."""
 
     drafts: tuple[Draft, ...]
     data: dict[str, Any] | None
 
 
 class Author(msgspec.Struct, frozen=True):
-    """Who writes: what every event of this store takes from it."""
+    """The writing store: its id, its schema and its snapshot policy, which every event depends on."""
 
     store_id: str
     schema: int
@@ -91,12 +91,12 @@ class Plan(msgspec.Struct, frozen=True):
     """A commit's part on one stream.
 
     Attributes:
-        stream: the paths.
-        before: the head that the plan stands on.
-        composition: what is to happen.
-        events: the records to create, in order.
+        stream: the stream's paths.
+        before: the head that the plan is based on.
+        composition: the drafts, and the state after them.
+        events: the event records to create, in order.
         state: the state's record after them.
-        writes: all of it, for the engine.
+        writes: all writes, for the engine.
     """
 
     stream: Stream
@@ -108,7 +108,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def snapshot(self) -> str | None:
-        """The path of the snapshot that it keeps; None where none is due."""
+        """The path of the snapshot that it keeps; None if none is due."""
         version = self.state.version
         return self.stream.snapshot(version) if version in self.state.kept else None
 
@@ -120,14 +120,14 @@ def plan(
     author: Author,
     now_us: int,
 ) -> Plan:
-    """The writes that append these drafts to a stream.
+    """Plan the writes that append drafts to a stream.
 
     Args:
-        stream: the paths.
-        before: what the commit stands on.
-        composition: what is to happen.
+        stream: the stream's paths.
+        before: the head that the commit is based on.
+        composition: the drafts, and the state after them.
         author: this store.
-        now_us: the writer's clock; the same in every repetition of one call.
+        now_us: the writer's time; the same in every try of one call.
     """
     events = _events(stream, before, composition.drafts, author, now_us)
     state, kept_now = _state(before, composition, events, author)
@@ -140,12 +140,12 @@ def plan(
 
 
 def require_of(head: Head) -> Require:
-    """That a state stands as its head says."""
+    """The requirement that a state's document is unchanged since its head was read."""
     return ABSENT if head.revision is None else At(head.revision)
 
 
 def put_snapshot(stream: Stream, state: StateRecord) -> Put:
-    """The write that keeps a snapshot of a state; writing the same one again does no harm."""
+    """The write that keeps a snapshot of a state; writing it twice is harmless."""
     record = SnapshotRecord(
         state_id=stream.state_id,
         state=state_text(state),
@@ -160,9 +160,9 @@ def put_snapshot(stream: Stream, state: StateRecord) -> Put:
 
 
 def kept_with(kept: tuple[int, ...], version: int, keep: int, floor: int) -> tuple[int, ...]:
-    """The versions that are kept once one more is: the newest and, after a cleanup, the first.
+    """The kept versions after one more is kept: the newest ``keep`` of them and, after a cleanup, the first one too.
 
-    What a cleanup left rests on that one, so it stays until the next cleanup, and is not counted.
+    The events that a cleanup left depend on that first one. So it stays until the next cleanup, and is not counted.
     """
     newest = (*kept, version)[-keep:]
     return newest if floor == 1 or newest[0] in kept[:1] else (*kept[:1], *newest)
@@ -220,7 +220,7 @@ def _state(
     events: tuple[EventRecord, ...],
     author: Author,
 ) -> tuple[StateRecord, bool]:
-    """The state's record after the events, and whether a snapshot of it falls due."""
+    """The state's record after the events, and whether a snapshot of it is due."""
     last = events[-1]
     as_of, unkept_bytes = last.as_of, before.unkept_bytes
     for event in events:
