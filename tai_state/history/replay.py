@@ -16,7 +16,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, Stored, floor_of, missing_event_error, stored_record
 from tai_state.streams.records import StateRecord
-from tai_state.streams.snapshots import sound, where_kept
+from tai_state.streams.snapshots import kept_if_sound, where_kept
 from tai_state.streams.walking import Walk
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
@@ -131,7 +131,7 @@ class Replay:
     ) -> Base | None:
         """The first sound snapshot that is not later than ``until``; the documents are ordered newest first."""
         for version, (snapshot, event) in zip(versions, zip(documents[::2], documents[1::2], strict=True), strict=True):
-            kept = sound(stream, version, snapshot, event, self._core.settings.upcasting)
+            kept = kept_if_sound(stream, version, snapshot, event, self._core.settings.upcasting)
             if kept is not None and (until is None or kept.record.as_of <= until):
                 return Base(kept.folded, kept.stored)
         return None

@@ -1,4 +1,4 @@
-"""Whether a change was recorded before, by an earlier call with the same ids. Pure."""
+"""Finding out whether an earlier call with the same ids has already recorded a change. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tai_state.streams.planning import Draft
 from tai_state.streams.records import EVENT, MARKER, NOTHING, STATE, EventRecord, MarkerRecord, state_after
 
 Results: TypeAlias = list[Appended | None]
-"""Of a change: for each append what it recorded; None where nothing was to happen."""
+"""The results of a change: for each append, what it recorded; None if it has no events."""
 
 
 def repeated(change: Change, look: Look) -> Verdict[Results] | None:
-    """The result of an earlier call with the same ids; None where none of the ids is known."""
+    """The result of an earlier call with the same ids; None if none of the ids is known."""
     places: dict[str, int] = {}
     first: Draft | None = None
     for append in change.appends:
@@ -41,7 +41,7 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
 
 
 def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict[Results]:
-    """That an id stands for another change of the same state, and in what it differs."""
+    """The verdict on an id that stands for a different change of the same state; it names the differences."""
     path = append.stream.event(version)
     if path not in look.documents:
         return More((path,))
@@ -58,7 +58,7 @@ def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict
 
 
 def different(event: EventRecord, action: str, changed_by: str, reason: str, context: str) -> tuple[str, ...]:
-    """In which of these an event differs, by name."""
+    """The names of those facts in which an event differs."""
     metadata = event.metadata
     pairs = {
         "action": (event.action, action),
@@ -70,7 +70,7 @@ def different(event: EventRecord, action: str, changed_by: str, reason: str, con
 
 
 def at_expected(change: Change, look: Look) -> Verdict[Results] | None:
-    """The same for ids that have no marker, where the version that was expected tells their place."""
+    """The same for ids without a marker, if the expected version shows their place."""
     places: dict[str, int] = {}
     first: Draft | None = None
     for append in change.appends:
@@ -83,9 +83,9 @@ def at_expected(change: Change, look: Look) -> Verdict[Results] | None:
 
 
 def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: Look) -> Verdict[Results]:
-    """What an earlier call recorded, given where its first event on each stream stands.
+    """The result of an earlier call, given the version of its first event on each stream.
 
-    Where the places are not those of the streams of this change, the id that is known stands for another one.
+    If the places are not on the streams of this change, the known id stands for a different change.
     """
     results: Results = []
     for append in change.appends:
@@ -113,7 +113,7 @@ def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: 
 
 
 def _not_there(append: Append, first: int, version: int, known: Draft, look: Look) -> Verdict[Results]:
-    """What it means that an event is not there, of those that an id says were recorded from a version on."""
+    """The verdict on a missing event, one of those that, by a marker, were recorded from a version on."""
     state, path = look.documents[append.stream.state], append.stream.event(version)
     head = 0 if state is None else state.decode(STATE).version
     if head < first:
@@ -124,13 +124,13 @@ def _not_there(append: Append, first: int, version: int, known: Draft, look: Loo
 
 
 def _marker(append: Append, draft: Draft, look: Look) -> MarkerRecord | None:
-    """What a caller's id stands for; None where it stands for nothing, or is an id of ours."""
+    """The marker of a caller's id; None if there is none, or if this store made the id."""
     document = None if draft.marker is None else look.documents.get(append.stream.marker(draft.event_id))
     return None if document is None else document.decode(MARKER)
 
 
 def _is_same(draft: Draft, event: EventRecord) -> bool:
-    """Whether an event is what a draft was to record; the state only where the draft brings one."""
+    """Whether an event is the one that a draft would record; the state is compared only if the draft has one."""
     said = (draft.action, draft.payload, draft.changed_by, draft.reason, draft.context)
     metadata = event.metadata
     stands = (event.action, event.payload, metadata.changed_by, metadata.reason, metadata.context)
