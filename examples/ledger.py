@@ -1,4 +1,4 @@
-"""An account as a ledger: events carry amounts, reducers fold them, and the state follows.
+"""An account as a ledger: events carry amounts, and reducers fold them into the balance.
 
 Run it, and it prints::
 
@@ -35,7 +35,7 @@ State = dict[str, Any]
 
 
 class Refused(Exception):
-    """The account does not allow it."""
+    """The account does not allow this change."""
 
 
 def opened(_: State | None, event: StateEvent[State]) -> State:
@@ -49,7 +49,7 @@ def deposited(state: State | None, event: StateEvent[State]) -> State:
 
 
 def withdrawn(state: State | None, event: StateEvent[State]) -> State:
-    """Money goes out, if it is there."""
+    """Money goes out, if there is enough."""
     return _moved(state, -event.payload["amount"])
 
 
@@ -68,7 +68,7 @@ def told(state: State | None) -> str:
 
 
 async def write(persister: StateMachinePersister) -> None:
-    """Three events in one commit, and one that a reducer refuses."""
+    """Record three events in one commit, and try one that a reducer refuses."""
     teller = ChangeMetadata("teller-3", "counter")
     events = [
         NewEvent("opened", {"owner": "Alice"}),
@@ -87,14 +87,14 @@ async def write(persister: StateMachinePersister) -> None:
 
 
 def destroy() -> None:
-    """What must not happen: somebody deletes the state behind the store's back."""
+    """Do what must never happen: delete the state behind the store's back."""
     connection = apsw.Connection("ledger.db")
     connection.execute("DELETE FROM documents WHERE path = 'governors/bank/states/alice'")
     connection.close()
 
 
 async def main() -> None:
-    """Write, lose, recover."""
+    """Write a state, lose it, and recover it."""
     async with open_store(URL) as store:
         persister = StateMachinePersister(store, REDUCERS)
         await write(persister)

@@ -1,4 +1,4 @@
-"""A pump whose state survives the process, on one SQLite file in the working directory.
+"""A pump whose state survives the process, in one SQLite file in the working directory.
 
 Run it, and it prints::
 
@@ -31,7 +31,7 @@ class Pump:
 
 
 def at(hour: int, minute: int = 0) -> datetime:
-    """A time on the day that this tells of."""
+    """A time on the day of this example."""
     return datetime(2026, 3, 1, hour, minute, tzinfo=UTC)
 
 
@@ -41,7 +41,7 @@ def told(pump: Pump | None) -> str:
 
 
 async def work() -> None:
-    """The process that runs the pump: each change names the version that it was made on."""
+    """The process that runs the pump. Each change names the version on which it was made."""
     async with open_store(URL) as store:
         pump = store.state("plant", "P-1", Pump)
         ana = ChangeMetadata("ana", "early shift")
@@ -57,7 +57,7 @@ async def work() -> None:
 
 
 async def look_back() -> None:
-    """Another process, later: the state is there, and so is all that led to it."""
+    """Another process, later: the state is there, and so are all the changes that led to it."""
     async with open_store(URL, create=False) as store:
         pump = store.state("plant", "P-1", Pump)
         now = await pump.get()

@@ -1,4 +1,4 @@
-"""Checks of taking what a scan gives: after an error, after a cancelled step, by two tasks."""
+"""Checks of taking documents from a scan: after an error, after a cancelled step, by two tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCANS = (Scan("c"), Scan("c", by="at"), Scan("c", limit=MANY - 1))
 
 
 async def check_scan_after_an_error(engine: Engine) -> None:
-    """After an error that passes a scan goes on where it was; an item that is wrong is never passed over."""
+    """After a passing error, a scan goes on where it was. An item that cannot be converted is never skipped."""
     await _fill(engine)
     for scan in _SCANS:
         failures = 0
@@ -41,7 +41,7 @@ async def check_scan_after_an_error(engine: Engine) -> None:
 
 
 async def check_scan_after_a_cancelled_step(engine: Engine) -> None:
-    """A step that is cancelled takes nothing, at whatever moment."""
+    """A cancelled step takes nothing, whenever it is cancelled."""
     await _fill(engine)
     for scan in _SCANS:
         documents = engine.scan(scan)
@@ -64,7 +64,7 @@ async def check_scan_after_a_cancelled_step(engine: Engine) -> None:
 
 
 async def check_scan_shared_by_tasks(engine: Engine) -> None:
-    """Two tasks that take from one scan get each document once, each of them in order."""
+    """Two tasks that take from one scan get each document once, and each task gets its documents in order."""
     await _fill(engine)
     for scan in _SCANS:
         documents = engine.scan(scan)
@@ -83,7 +83,7 @@ async def _fill(engine: Engine) -> None:
 
 
 async def _take(documents: Paged[Document], seen: list[str], count: int) -> None:
-    """Take so many documents, with a pause before each; fewer at the end."""
+    """Take up to this many documents, and let other tasks run before each."""
     for _ in range(count):
         await let_others_run(1)
         document = await anext(documents, None)
@@ -93,7 +93,7 @@ async def _take(documents: Paged[Document], seen: list[str], count: int) -> None
 
 
 async def _insisting(items: Paged[str]) -> list[str]:
-    """All that is given to somebody who asks again after an error that may pass."""
+    """All items, taken by a caller that asks again after each passing error."""
     seen: list[str] = []
     while True:
         try:

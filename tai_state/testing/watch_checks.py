@@ -11,7 +11,7 @@ from tai_state.testing.checking import HANG_SECONDS, let_others_run, until
 
 
 async def check_watch_begins_with_what_is(engine: Engine) -> None:
-    """A watch first yields each named document's revision or absence, and what is in the collections."""
+    """A watch first yields the revision or absence of each named document, and the contents of the collections."""
     first = await engine.commit(
         [Put("c/a", {}), Put("c/b", {}), Put("c/b/below/x", {}), Put("d/a", {}), Put("e/a", {})]
     )
@@ -24,7 +24,7 @@ async def check_watch_begins_with_what_is(engine: Engine) -> None:
 
 
 async def check_watch_misses_nothing_after_entering(engine: Engine) -> None:
-    """What is written between entering the watch and the first wait is yielded."""
+    """Writes between entering the watch and the first wait are yielded."""
     await engine.commit([Put("c/a", {}), Put("d/a", {})])
     async with engine.watch("c/a", "d", "c/b") as changes:
         gone = await engine.commit([Delete("c/a")])
@@ -35,7 +35,7 @@ async def check_watch_misses_nothing_after_entering(engine: Engine) -> None:
 
 
 async def check_watch_tells_of_a_deletion_right_after_entering(engine: Engine) -> None:
-    """What is deleted from a watched collection between entering and the first wait is reported gone."""
+    """A document that is deleted from a watched collection between entering and the first wait is yielded as absent."""
     await engine.commit([Put("c/gone", {})])
     seen: list[Change] = []
     async with engine.watch("c") as changes:
@@ -47,7 +47,7 @@ async def check_watch_tells_of_a_deletion_right_after_entering(engine: Engine) -
 
 
 async def check_watch_always_ends_with_the_last(engine: Engine) -> None:
-    """Changes may be joined into one, but revisions never go back, and the last always arrives."""
+    """Several changes may come as one, but revisions never go back, and the last always comes."""
     committed = await engine.commit([Put("c/a", {})])
     async with engine.watch("c/a") as changes:
         await until(changes, Change("c/a", committed.revision))
@@ -60,7 +60,7 @@ async def check_watch_always_ends_with_the_last(engine: Engine) -> None:
 
 
 async def check_watch_tells_of_deletions(engine: Engine) -> None:
-    """Deleted documents are yielded as absent, and those made again at their new revision."""
+    """Deleted documents are yielded as absent, and documents created again at their new revision."""
     for targets in (("c/a",), ("c",), ("c", "c/a")):
         made = await engine.commit([Put("c/a", {})])
         async with engine.watch(*targets) as changes:
@@ -75,7 +75,7 @@ async def check_watch_tells_of_deletions(engine: Engine) -> None:
 
 
 async def check_watch_wakes_everybody(engine: Engine) -> None:
-    """Several watches at once, of the same and of other targets, each learn of what concerns them."""
+    """Several concurrent watches, of the same and of different targets, each yield the changes of their targets."""
     made = last = (await engine.commit([Put("c/a", {}), Put("c/b", {})])).revision
     woken: list[Change] = []
 
@@ -103,7 +103,7 @@ async def check_watch_wakes_everybody(engine: Engine) -> None:
 
 
 async def check_watch_after_a_cancelled_step(engine: Engine) -> None:
-    """A step that is cancelled while it waits has taken nothing: what comes next is what it waited for."""
+    """A step that is cancelled while it waits takes nothing: the next step yields what it waited for."""
     await engine.commit([Put("c/a", {})])
     async with engine.watch("c/a") as changes:
         with anyio.fail_after(HANG_SECONDS):
@@ -111,13 +111,13 @@ async def check_watch_after_a_cancelled_step(engine: Engine) -> None:
             for n in range(3):
                 with anyio.move_on_after(0):
                     await anext(changes)
-                    raise AssertionError("a change is told where nothing changed")
+                    raise AssertionError("a change was yielded although nothing had changed")
                 written = await engine.commit([Put("c/a", {"n": n})])
                 assert await anext(changes) == Change("c/a", written.revision)
 
 
 async def check_watch_sleeps_through_what_others_write(engine: Engine) -> None:
-    """Commits elsewhere wake no watch: each is woken once, by the first commit of what it watches."""
+    """Commits elsewhere do not wake a watch: each wakes once, at the first commit to what it watches."""
     await engine.commit([Put("c/a", {}), Put("d/a", {})])
     seen: dict[str, list[Change]] = {"c/a": [], "d": []}
     expected: dict[str, list[Change]] = {}
@@ -146,7 +146,7 @@ async def check_watch_sleeps_through_what_others_write(engine: Engine) -> None:
 
 
 async def check_watch_left_early(engine: Engine) -> None:
-    """A watch may be left unused, after its first change, or by cancelling; nothing is held or broken."""
+    """A watch may be left unused, after its first change, or by cancelling. It holds nothing and breaks nothing."""
     committed = await engine.commit([Put("c/a", {})])
     async with engine.watch("c/a"):
         pass

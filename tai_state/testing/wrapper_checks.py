@@ -1,4 +1,4 @@
-"""Checks of engines around other engines."""
+"""Checks of engines that wrap other engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FINDING = CorruptDocument("c/damaged", "the inner engine says so")
 
 
 class _Marked(MemoryEngine):
-    """An engine that is told from every other one by what it declares and finds."""
+    """An engine that can be recognised by its capabilities and its findings."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -27,11 +27,11 @@ class _Marked(MemoryEngine):
 
 
 async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> None:
-    """An engine around another one declares, finds, stores, reads, scans and watches what the inner one does."""
+    """An engine around another one declares, finds, stores, reads, scans and watches the same as the inner engine."""
     inner = _Marked(ManualClock())
     async with wrap(inner) as outer:
         assert outer.capabilities == inner.capabilities, "the wrapper declares other capabilities"
-        assert list(await outer.self_check()) == [_FINDING], "what the inner engine finds is not told"
+        assert list(await outer.self_check()) == [_FINDING], "the wrapper hides the findings of the inner engine"
         committed = await outer.commit([Put("c/a", {"n": 1})])
         for engine in (inner, outer):
             assert (await present(engine, "c/a")).revision == committed.revision
