@@ -26,7 +26,7 @@ D = TypeVar("D")
 
 
 class StateHandle(TypedState[D]):
-    """A handle on one state, with its data as a model. ``store.state`` makes it, and making it reads nothing.
+    """A handle on one state, with its data as a model. Made by ``store.state``, which reads nothing.
 
     The methods work like those of the store, with models instead of JSON.
     """

@@ -40,7 +40,7 @@ R = TypeVar("R")
 class StateStore:
     """Keeps the states of machines, and the events that explain them, on one engine.
 
-    :func:`~tai_state.open_store` makes it. Use it with ``async with``, from the tasks of one event loop.
+    Made by :func:`~tai_state.open_store`. Use it with ``async with``, from the tasks of one event loop.
     """
 
     def __init__(self, engine: Engine, layout: Layout, settings: Settings) -> None:
