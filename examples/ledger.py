@@ -45,15 +45,15 @@ def opened(_: State | None, event: StateEvent[State]) -> State:
 
 def deposited(state: State | None, event: StateEvent[State]) -> State:
     """Money comes in."""
-    return _moved(state, event.payload["amount"])
+    return _add(state, event.payload["amount"])
 
 
 def withdrawn(state: State | None, event: StateEvent[State]) -> State:
     """Money goes out, if there is enough."""
-    return _moved(state, -event.payload["amount"])
+    return _add(state, -event.payload["amount"])
 
 
-def _moved(state: State | None, amount: int) -> State:
+def _add(state: State | None, amount: int) -> State:
     if state is None or state["balance"] + amount < 0:
         raise Refused
     return {**state, "balance": state["balance"] + amount}
@@ -62,7 +62,7 @@ def _moved(state: State | None, amount: int) -> State:
 REDUCERS: Reducers = {"opened": opened, "deposited": deposited, "withdrawn": withdrawn}
 
 
-def told(state: State | None) -> str:
+def in_words(state: State | None) -> str:
     """A state in words."""
     return "absent" if state is None else f"balance {state['balance']}"
 
@@ -76,9 +76,9 @@ async def write(persister: StateMachinePersister) -> None:
         NewEvent("withdrawn", {"amount": 30}, event_id="slip-2"),
     ]
     recorded = await persister.record("bank", "alice", events, teller, expected=NO_STATE)
-    print(f"{len(recorded)} events in one commit: {told(recorded[-1].to_state)} at version {recorded[-1].version}")
+    print(f"{len(recorded)} events in one commit: {in_words(recorded[-1].to_state)} at version {recorded[-1].version}")
     async for event in persister.replay("bank", "alice"):
-        print(f"  {event.version}  {event.action:9}  -> {told(event.to_state)}")
+        print(f"  {event.version}  {event.action:9}  -> {in_words(event.to_state)}")
     try:
         await persister.record("bank", "alice", [NewEvent("withdrawn", {"amount": 500})], teller, expected=ANY)
     except Refused:
@@ -107,7 +107,7 @@ async def main() -> None:
             print(f"verify finds: {finding.message}")
         done = await persister.recover()
         now = await store.get_state("bank", "alice")
-        print(f"recovered: {len(done.rebuilt)} rebuilt, {told(now.data)} at version {now.version}")
+        print(f"recovered: {len(done.rebuilt)} rebuilt, {in_words(now.data)} at version {now.version}")
 
         report = await StateMachinePersister(store).validate_consistency()
         print(f"without its reducers: {report.unchecked} state unchecked, {len(report.findings)} findings")

@@ -35,7 +35,7 @@ def at(hour: int, minute: int = 0) -> datetime:
     return datetime(2026, 3, 1, hour, minute, tzinfo=UTC)
 
 
-def told(pump: Pump | None) -> str:
+def in_words(pump: Pump | None) -> str:
     """A state in words."""
     return "absent" if pump is None else f"{pump.status} at {pump.level_percent} %"
 
@@ -47,7 +47,7 @@ async def work() -> None:
         ana = ChangeMetadata("ana", "early shift")
         idle = await pump.save(Pump("idle"), ana, action="install", timestamp=at(6))
         running = await pump.save(Pump("running", 40), ana, expected=idle, action="start", timestamp=at(6, 10))
-        print(f"started: version {running.version}, {told(running.data)}")
+        print(f"started: version {running.version}, {in_words(running.data)}")
         await pump.update(
             lambda now: replace(now, status="failed"),
             ChangeMetadata("plc7", "overcurrent", {"amperes": 93}),
@@ -64,9 +64,9 @@ async def look_back() -> None:
         print(f"after a restart: {now.data.status}, with {now.version} changes on record")
         async for event in pump.history():
             by, time = event.metadata.changed_by, f"{event.timestamp:%H:%M}"
-            print(f"  {event.version}  {time}  {by:4}  {event.action:7}  {told(event.to_state)}")
-        print(f"at 07:00 it was {told((await pump.at(at(7))).data)}")
-        print(f"at version 1 it was {told((await pump.at(1)).data)}")
+            print(f"  {event.version}  {time}  {by:4}  {event.action:7}  {in_words(event.to_state)}")
+        print(f"at 07:00 it was {in_words((await pump.at(at(7))).data)}")
+        print(f"at version 1 it was {in_words((await pump.at(1)).data)}")
         report = await StateMachinePersister(store).validate_consistency()
         print(f"every digest fits: {report.consistent}")
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from pydantic import TypeAdapter
+from typing_extensions import TypeForm
 
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
@@ -95,21 +96,21 @@ class StateStore:
         return self.core.store_id
 
     @overload
-    def state(self, governor_id: str, state_id: str) -> StateHandle[dict[str, Any]]: ...
-    @overload
+    def state(self, governor_id: str, state_id: str, model: None = None) -> StateHandle[dict[str, Any]]: ...
+    @overload  # a class is a type form, but not to checkers from before PEP 747
     def state(self, governor_id: str, state_id: str, model: type[D]) -> StateHandle[D]: ...
     @overload
     def state(self, governor_id: str, state_id: str, model: TypeAdapter[D]) -> StateHandle[D]: ...
     @overload
-    def state(self, governor_id: str, state_id: str, model: object) -> StateHandle[Any]: ...
+    def state(self, governor_id: str, state_id: str, model: TypeForm[D]) -> StateHandle[D]: ...
     def state(self, governor_id: str, state_id: str, model: object = None) -> StateHandle[Any]:
         """A handle on one state, with its data as a model or as plain JSON.
 
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            model: a pydantic model, a dataclass, a TypedDict, or a union of these; or a pydantic ``TypeAdapter`` of any
-                other type, or of a union, so that type checkers know what its handle returns. None: plain JSON.
+            model: a pydantic model, a dataclass, a TypedDict, or a union of these; or a pydantic ``TypeAdapter`` of
+                one. None: plain JSON.
 
         Raises:
             InvalidId: the ids cannot be stored.

@@ -146,7 +146,7 @@ def started_emulator(*, port: int | None = None, rules: Path | None = None) -> G
         StoreUnavailable: the emulator does not start.
     """
     with tempfile.TemporaryFile() as log:
-        process, host = _started(find_emulator(), port, rules, log)
+        process, host = _start(find_emulator(), port, rules, log)
         try:
             yield Emulator(host, process)
         finally:
@@ -165,7 +165,7 @@ def answers(host: str, seconds: float = _ANSWER_SECONDS) -> bool:
         connection.close()
 
 
-def _started(
+def _start(
     command: list[str], port: int | None, rules: Path | None, log: IO[bytes]
 ) -> tuple[subprocess.Popen[bytes], str]:
     """Start an emulator. Returns its process and address.
@@ -213,16 +213,16 @@ def _wait_until_up(process: subprocess.Popen[bytes], host: str, log: IO[bytes]) 
     while True:
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(_POLL_SECONDS)
-            said = _said(log)
+            said = _log_text(log)
             raise StoreUnavailable(
                 "emulator",
                 "PORT_TAKEN" if _PORT_TAKEN in said else "ENDED",
                 f"at {host}, with exit code {code}: {_tail(said)}",
             )
-        if _RUNNING in _said(log) and answers(host):
+        if _RUNNING in _log_text(log) and answers(host):
             return
         if time.monotonic() > deadline:
-            what = f"not ready after {_START_SECONDS:g} s: {_tail(_said(log))}"
+            what = f"not ready after {_START_SECONDS:g} s: {_tail(_log_text(log))}"
             raise StoreUnavailable("emulator", "NO_ANSWER", what)
 
 
@@ -237,7 +237,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _said(log: IO[bytes]) -> bytes:
+def _log_text(log: IO[bytes]) -> bytes:
     """The beginning of the log. The file's offset, at which Java writes, is not moved."""
     return os.pread(log.fileno(), _LOG_BYTES, 0)
 

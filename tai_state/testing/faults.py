@@ -251,13 +251,13 @@ class FaultyEngine:
         return reading
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
-        return self._scanned(self._engine.scan(scan))
+        return self._with_faults(self._engine.scan(scan))
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
         """See :class:`~tai_state.engines.ordering.CommitOrdered`, if the inner engine is one. The plan sees a scan."""
-        return self._scanned(cast("CommitOrdered", self._engine).changed(collection, after, limit))
+        return self._with_faults(cast("CommitOrdered", self._engine).changed(collection, after, limit))
 
-    def _scanned(self, documents: Paged[Document]) -> Paged[Document]:
+    def _with_faults(self, documents: Paged[Document]) -> Paged[Document]:
         is_begun = False
         fault: Fault | None = None
 
@@ -280,7 +280,7 @@ class FaultyEngine:
         requiring = [write.path for write in writes if isinstance(write.require, At)]
         fault = await self._begin("commit", _COMMIT_AT_REVISION if requiring else _COMMIT)
         if fault is Fault.DELAYED:
-            self._delayed.append((self._overall + self._delay_calls, _copied(writes)))
+            self._delayed.append((self._overall + self._delay_calls, _copy_of(writes)))
         elif fault is Fault.REFUSED:
             raise CommitRefused(requiring[0])
         await self._fail_before("commit", fault)
@@ -352,7 +352,7 @@ async def _cancel() -> None:
     await anyio.lowlevel.checkpoint()
 
 
-def _copied(writes: Sequence[Write]) -> list[Write]:
+def _copy_of(writes: Sequence[Write]) -> list[Write]:
     """A copy of the writes: the caller may change their fields once the call has returned."""
     return [
         Put(each.path, msgspec.json.decode(msgspec.json.encode(each.fields)), each.require)

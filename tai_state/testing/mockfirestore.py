@@ -83,7 +83,7 @@ class _MockDocuments:
             self._put(document)
 
     def _put(self, document: Document) -> None:
-        entry = self._made(document.path)
+        entry = self._ensure_entry(document.path)
         _remove_fields(entry)
         fields = document.fields()
         aside = {name: value for name, value in fields.items() if name in entry or name == OWN_FIELD}
@@ -115,7 +115,7 @@ class _MockDocuments:
             here = here[segment]  # pyright: ignore[reportUnknownVariableType]
         return here if isinstance(here, dict) else None  # pyright: ignore[reportUnknownVariableType]
 
-    def _made(self, path: str) -> dict[str, Any]:
+    def _ensure_entry(self, path: str) -> dict[str, Any]:
         """The same entry, created if there is none. A field with the name of a subcollection is set aside."""
         here = self._root()
         for segment in path.split("/"):

@@ -22,7 +22,7 @@ async def _changed(
     return [document async for document in ordered.changed(collection, after, limit)]
 
 
-def _told(documents: Sequence[Document]) -> list[tuple[int, str]]:
+def _pairs(documents: Sequence[Document]) -> list[tuple[int, str]]:
     return [(document.revision, document.id) for document in documents]
 
 
@@ -40,9 +40,9 @@ async def check_changes_come_in_the_order_of_commits(engine: Engine) -> None:
     again = (await engine.commit([Put(f"{_EVENTS}/b", {"n": 1}), Delete(f"{_EVENTS}/z")])).revision
     first, second, _, fourth = revisions
     expected = [(first, "c"), (second, "a"), (fourth, "d"), (again, "b")]
-    assert _told(await _changed(ordered)) == expected
+    assert _pairs(await _changed(ordered)) == expected
     for after in (first - 1, first, second, fourth, again):
-        assert _told(await _changed(ordered, after)) == [each for each in expected if each[0] > after], after
+        assert _pairs(await _changed(ordered, after)) == [each for each in expected if each[0] > after], after
     assert [each.fields() for each in await _changed(ordered, fourth)] == [{"n": 1}]
     assert [each.id for each in await _changed(ordered, collection="g/c/events")] == ["x"]
 
@@ -122,9 +122,9 @@ async def _follow(one: Engine, other: Engine) -> None:
             while looks < _LOOKS or written < _LOOKS:
                 looks += 1
                 place = followed[-1][0] if followed else 0
-                followed += _told(await _changed(ordered, place, limit=None if looks % 2 else 5))
+                followed += _pairs(await _changed(ordered, place, limit=None if looks % 2 else 5))
             is_enough = True
-    followed += _told(await _changed(ordered, followed[-1][0] if followed else 0))
+    followed += _pairs(await _changed(ordered, followed[-1][0] if followed else 0))
     assert followed == sorted(followed), "the order is not that of the revisions"
     there = await ids_of(one.scan(Scan(_EVENTS)))
     assert sorted(document_id for _, document_id in followed) == there, "a look missed something, or gave it twice"
