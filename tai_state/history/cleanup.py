@@ -72,17 +72,17 @@ class _Cutoff(NamedTuple):
     us: int
 
 
-class _Moved(NamedTuple):
+class _FloorMove(NamedTuple):
     """How many kept snapshots a commit dropped, and how many are still to be dropped."""
 
     dropped: int
     left: int
 
 
-class _Moving(Rewrite[_Moved | None]):
+class _MoveFloor(Rewrite[_FloorMove | None]):
     """Moves a floor; gives up with None if other writers are always faster."""
 
-    def __init__(self, stream: Stream, decide: Callable[[Look], Verdict[_Moved | None]]) -> None:
+    def __init__(self, stream: Stream, decide: Callable[[Look], Verdict[_FloorMove | None]]) -> None:
         super().__init__([stream.state], decide)
 
     def outrun(self) -> None:
@@ -141,7 +141,7 @@ class Cleanup:
         cutoff = _Cutoff(format_time(moment), to_us(moment))
         older = await self._kept_before(stream, record, cutoff)
         kept = older.record if older else None
-        made = await self._made(stream, record, older, cutoff)
+        made = await self._make_snapshot(stream, record, older, cutoff)
         if made is not None:
             try:
                 return await self._clean(stream, made, cutoff, is_made=True)
@@ -168,7 +168,7 @@ class Cleanup:
         """
         total = 0
         while True:
-            moved = await self._moved(stream, base, is_made=is_made)
+            moved = await self._move_floor_once(stream, base, is_made=is_made)
             if moved is None:
                 return None
             self._core.appender.heads.drop(stream.state)
@@ -176,33 +176,33 @@ class Cleanup:
             if not moved.left:
                 return total
 
-    async def _moved(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> _Moved | None:
+    async def _move_floor_once(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> _FloorMove | None:
         """One commit of :meth:`_move_floor`."""
 
-        def decide(look: Look) -> Verdict[_Moved | None]:
+        def decide(look: Look) -> Verdict[_FloorMove | None]:
             document = look.documents[stream.state]
             if document is None:
                 return Done(None)
             record = document.decode(STATE)
             if record.floor > base.version:
-                return Done(_Moved(0, 0))  # another cleanup has moved the floor further
+                return Done(_FloorMove(0, 0))  # another cleanup has moved the floor further
             older = [version for version in record.kept if version < base.version]
             dropped = older[-(self._batches.operations_max - _BESIDE_DROPPED) :]
             left = older[: len(older) - len(dropped)]
             kept = (*left, base.version, *[version for version in record.kept if version > base.version])
             floor = record.floor if left else base.version
             if kept == record.kept and record.floor == floor:
-                return Done(_Moved(0, 0))
+                return Done(_FloorMove(0, 0))
             writes: list[Write] = [
                 Put(stream.state, msgspec.structs.replace(record, kept=kept, floor=floor), At(document.revision)),
                 *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
             ]
             if is_made or base.version not in record.kept:
                 writes.append(Put(stream.snapshot(base.version), base))
-            moved = _Moved(len(dropped), len(left))
+            moved = _FloorMove(len(dropped), len(left))
             return Commit(writes, lambda _: moved)
 
-        return await settle(self._core.engine, _Moving(stream, decide), self._core.bounds)
+        return await settle(self._core.engine, _MoveFloor(stream, decide), self._core.bounds)
 
     async def _kept_before(self, stream: Stream, record: StateRecord, cutoff: _Cutoff) -> Kept | None:
         """The newest sound snapshot that is not younger than the cutoff and has another kept snapshot after it."""
@@ -212,7 +212,7 @@ class Cleanup:
                 return kept
         return None
 
-    async def _made(
+    async def _make_snapshot(
         self, stream: Stream, record: StateRecord, older: Kept | None, cutoff: _Cutoff
     ) -> SnapshotRecord | None:
         """A new snapshot, of the last event not younger than the cutoff at which the policy would have kept one.

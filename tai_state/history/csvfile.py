@@ -134,7 +134,7 @@ class CsvFile:
         try:
             with _open(self._path) as file:
                 reader: Iterator[list[str]] = csv.reader(file, strict=True)
-                names = self._checked_header(next(reader, None))
+                names = self._check_header(next(reader, None))
                 rows = (cells for cells in reader if cells)  # an empty line is not a row
                 for number, cells in enumerate(rows, start=1):
                     if len(cells) != len(names):
@@ -149,7 +149,7 @@ class CsvFile:
         except csv.Error as error:
             raise InvalidData(f"{self._path} is not a CSV file: {error}") from None
 
-    def _checked_header(self, names: list[str] | None) -> list[str]:
+    def _check_header(self, names: list[str] | None) -> list[str]:
         if not names:
             raise InvalidData(f"{self._path} has no header")
         if len(set(names)) != len(names):

@@ -49,7 +49,7 @@ LISTED_MAX = 1_000
 
 _ATTEMPTS_MAX = 16
 _BESIDE_UNSOUND = 3
-"""Writes of the commit that removes unsound snapshots: the state, and checks of its last event and of the next one."""
+"""Other writes of a commit that deletes unsound snapshots: the state, and checks of its last and its next event."""
 
 
 class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,7 +224,7 @@ class Recovery:
         return Recovered(after, committed.time_us, is_rebuilt=True)
 
     async def _few(self, stream: Stream, as_seen: Check, unsound: Sequence[int]) -> Sequence[int] | None:
-        """Remove unsound snapshots until one commit takes the rest; None where somebody wrote meanwhile."""
+        """Delete unsound snapshots until one commit can delete the rest; None if another writer wrote meanwhile."""
         engine = self._core.engine
         fit = engine.capabilities.max_ops_per_commit - _BESIDE_UNSOUND
         while len(unsound) > fit:

@@ -109,8 +109,8 @@ class StateStore:
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            model: a pydantic model, a dataclass, a TypedDict, or a union of these, or a ``TypeAdapter`` of one.
-                None: plain JSON.
+            model: a pydantic model, a dataclass, a TypedDict, or a union of these; or a pydantic ``TypeAdapter`` of
+                one. None: plain JSON.
 
         Raises:
             InvalidId: the ids cannot be stored.
