@@ -246,7 +246,7 @@ class Judge:
         """The writes that note where the events with callers' ids stand, and with them those without, and nothing."""
         streams = [append.stream for append in self._change.appends]
         others = {
-            stream.state: NOTHING if each is None else each.events[0].version
+            stream.place: NOTHING if each is None else each.events[0].version
             for stream, each in zip(streams, plans, strict=True)
             if each is None or all(draft.marker is None for draft in each.composition.drafts)
         }

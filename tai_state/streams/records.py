@@ -161,7 +161,7 @@ class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         version: that it made.
         content: digest of what the id stands for.
         others: the first version that the same commit made of each other state whose events have no id of a
-            caller's, by the state's path; NOTHING where the change left a state as it was.
+            caller's, by the state's place; NOTHING where the change left a state as it was.
     """
 
     state_id: str
