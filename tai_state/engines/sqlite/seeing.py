@@ -119,17 +119,21 @@ class Sight:
 
 
 class _Collection:
-    """The revisions that were seen last in a collection, by the ids of the documents."""
+    """The revisions that were seen last in a collection, by the ids of the documents.
+
+    Args:
+        path: its own.
+
+    Attributes:
+        is_large: looking at it takes so long that nothing else should wait for it. Only a look changes that, so that
+            what is due when others have committed stays due until it is looked at.
+    """
 
     def __init__(self, path: str) -> None:
+        self.is_large: bool = False
         self._path = path
         self._newest = 0
         self._revisions: dict[str, int] = {}
-
-    @property
-    def is_large(self) -> bool:
-        """Whether looking at it takes so long that nothing else should wait for it."""
-        return len(self._revisions) > LARGE
 
     def present(self) -> list[Move]:
         """All its documents."""
@@ -157,4 +161,5 @@ class _Collection:
             there = {row[0] for row in connection.execute(_IDS, (self._path,))}
             gone = self._revisions.keys() - there
             found += [(each, None) for each in gone if self.note(each, None)]
+        self.is_large = len(self._revisions) > LARGE
         return [(self._path, f"{self._path}/{document_id}", revision) for document_id, revision in found]
