@@ -357,8 +357,8 @@ class StateStore:
         Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
         :class:`~tai_state.DeletedState`. For every single event, read the events after the version last seen.
 
-        A step that is cancelled has taken nothing. Where a step raises ``StoreUnavailable`` or ``StoreTimeout``, take
-        the next one to try again.
+        A step that is cancelled has taken nothing. Where a step raises ``StoreUnavailable`` or ``StoreTimeout``, leave
+        the block and watch again: the steps after it may raise the same for ever.
 
         Raises:
             InvalidId: an id cannot be stored.
