@@ -363,8 +363,8 @@ class StateStore:
         - Changes in quick succession may come as one, but the newest version always comes. To get every event, read the
           events after the version last seen.
         - A deletion comes as a :class:`~tai_state.DeletedState`.
-        - Cancelling a step loses nothing. If a step raises ``StoreUnavailable`` or ``StoreTimeout``, take the next step
-          to try again.
+        - Cancelling a step loses nothing. If a step raises ``StoreUnavailable`` or ``StoreTimeout``, leave the block
+          and watch again: later steps may go on raising the same error.
 
         Raises:
             InvalidId: an id cannot be stored.

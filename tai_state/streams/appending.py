@@ -14,7 +14,7 @@ from tai_state.engines.settling import settle
 from tai_state.errors import CorruptDocument, TaiStateError, VersionConflict
 from tai_state.streams.changes import Append, Appended, Change, Compose, Guard, Known
 from tai_state.streams.heads import Heads
-from tai_state.streams.judging import Judge
+from tai_state.streams.judging import Judge, Sent
 from tai_state.streams.planning import Author, Plan
 from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import EMPTY, checked_state, head_of
@@ -92,8 +92,7 @@ class Appender:
         judge = Judge(change, self._author, self._clock.now_us(), self._reader, unregistered, self._recorded)
         known = None if unregistered else self._remembered(change)
         try:
-            first = None if known is None else judge.planned(known, {})
-            first = first if first is not None and first.writes else None
+            first = None if known is None else _planned(judge, known)
             done = await settle(self._engine, judge, self._bounds, first, observe=partial(self._note, change))
         except VersionConflict as conflict:
             _logger.warning("version conflict", extra={"path": conflict.path, "actual": conflict.actual})
@@ -168,3 +167,16 @@ class Appender:
                     _logger.info("recorded", extra=facts)
             results.append(Appended(plan.events, plan.state, each.data, committed.time_us))
         return results
+
+
+def _planned(judge: Judge, known: Sequence[Known]) -> Sent | None:
+    """What to send without looking; None: look first.
+
+    What compose raises is raised once it was looked: what is known may be out of date, and an earlier call with the
+    same ids may have been recorded.
+    """
+    try:
+        planned = judge.planned(known, {})
+    except Exception:  # noqa: BLE001 - it comes again where it still holds
+        return None
+    return planned if planned.writes else None

@@ -247,7 +247,7 @@ class Judge:
         """The writes of the markers: for each caller's id, the place of its event, and the change's other places."""
         streams = [append.stream for append in self._change.appends]
         others = {
-            stream.state: NOTHING if each is None else each.events[0].version
+            stream.place: NOTHING if each is None else each.events[0].version
             for stream, each in zip(streams, plans, strict=True)
             if each is None or all(draft.marker is None for draft in each.composition.drafts)
         }

@@ -11,6 +11,8 @@ from tai_state.engines.api import Document
 from tai_state.errors import CorruptDocument, InvalidId
 from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 
+_GOVERNORS = "governors"
+
 
 class Stream(msgspec.Struct, frozen=True):
     """The paths of one state, its events and its kept snapshots.
@@ -21,6 +23,7 @@ class Stream(msgspec.Struct, frozen=True):
         governor: the path of the governor's document; the other paths begin with it.
         segment: the state's id as a path segment.
         state: the path of the state's document.
+        place: the same path below the root and the namespace; it stays the same if the governor moves to another store.
         events: the collection of all events of the governor.
         snapshots: the collection of all kept snapshots of the governor.
         prefix: the beginning of the paths of its events; the version follows.
@@ -31,6 +34,7 @@ class Stream(msgspec.Struct, frozen=True):
     governor: str
     segment: str
     state: str
+    place: str
     events: str
     snapshots: str
     prefix: str
@@ -71,7 +75,7 @@ class Layout:
         if bool(root) != bool(namespace):
             raise InvalidId("root and namespace", "given both or neither")
         prefix = f"{escape_id(root, 'root')}/{escape_id(namespace, 'namespace')}/" if root else ""
-        self.governors: str = f"{prefix}governors"
+        self.governors: str = f"{prefix}{_GOVERNORS}"
         self.store: str = f"{prefix}meta/store"
         self.locks: str = f"{prefix}locks"
         self.lockbeats: str = f"{prefix}lockbeats"
@@ -134,12 +138,14 @@ class Layout:
     def _stream(self, governor_id: str, state_id: str) -> Stream:
         governor = self.governor(governor_id)
         segment = escape_id(state_id, "state_id")
+        state = f"{governor}/states/{segment}"
         return Stream(
             governor_id=governor_id,
             state_id=state_id,
             governor=governor,
             segment=segment,
-            state=f"{governor}/states/{segment}",
+            state=state,
+            place=state[len(self.governors) - len(_GOVERNORS) :],
             events=f"{governor}/events",
             snapshots=f"{governor}/snapshots",
             prefix=f"{governor}/events/{segment}~",

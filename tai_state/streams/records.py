@@ -160,8 +160,8 @@ class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         state_id: the id of the event's state.
         version: the version that the event made.
         content: the digest of the content that the id stands for.
-        others: for the other states of the commit whose events have no caller's id: by path, the first version that the
-            commit made; NOTHING if the change left the state as it was.
+        others: for the other states of the commit whose events have no caller's id: by place, the first version that
+            the commit made; NOTHING if the change left the state as it was.
     """
 
     state_id: str

@@ -18,26 +18,28 @@ Results: TypeAlias = list[Appended | None]
 def repeated(change: Change, look: Look) -> Verdict[Results] | None:
     """The result of an earlier call with the same ids; None if none of the ids is known."""
     places: dict[str, int] = {}
-    first: Draft | None = None
+    taken: IdempotencyConflict | None = None
     for append in change.appends:
         for offset, draft in enumerate(append.drafts):
             marker = _marker(append, draft, look)
             if marker is not None:
-                first = first or draft
                 if marker.content != draft.marker and marker.state_id == append.stream.state_id:
                     return _conflict(append, draft, marker.version, look)
-                said = {append.stream.state: marker.version - offset, **marker.others}
-                is_apart = any(places.setdefault(path, at) != at for path, at in said.items())
-                if marker.content != draft.marker or is_apart:
-                    return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-    if first is None:
+                own = IdempotencyConflict(draft.event_id, append.stream.state)
+                taken = taken or own
+                start = marker.version - offset
+                said = {append.stream.place: start, **marker.others}
+                is_apart = any(places.setdefault(place, at) != at for place, at in said.items())
+                if marker.content != draft.marker or is_apart or start < 1:
+                    return Failed(own)
+    if taken is None:
         return None
     for append in change.appends:
         for draft in append.drafts:
             is_known = draft.marker is None or _marker(append, draft, look) is not None
-            if not is_known and places.get(append.stream.state) != NOTHING:
-                return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-    return _recorded_at(change, places, first, look)
+            if not is_known and places.get(append.stream.place) != NOTHING:
+                return Failed(taken)
+    return _recorded_at(change, places, taken, look)
 
 
 def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict[Results]:
@@ -72,26 +74,26 @@ def different(event: EventRecord, action: str, changed_by: str, reason: str, con
 def at_expected(change: Change, look: Look) -> Verdict[Results] | None:
     """The same for ids without a marker, if the expected version shows their place."""
     places: dict[str, int] = {}
-    first: Draft | None = None
+    taken: IdempotencyConflict | None = None
     for append in change.appends:
         if isinstance(append.expected, int) and append.drafts and append.drafts[0].marker is not None:
             document = look.documents.get(append.stream.event(append.expected + 1))
             if document is not None and document.decode(EVENT).event_id == append.drafts[0].event_id:
-                places[append.stream.state] = append.expected + 1
-                first = first or append.drafts[0]
-    return None if first is None else _recorded_at(change, places, first, look)
+                places[append.stream.place] = append.expected + 1
+                taken = taken or IdempotencyConflict(append.drafts[0].event_id, append.stream.state)
+    return None if taken is None else _recorded_at(change, places, taken, look)
 
 
-def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: Look) -> Verdict[Results]:
+def _recorded_at(change: Change, places: Mapping[str, int], taken: IdempotencyConflict, look: Look) -> Verdict[Results]:
     """The result of an earlier call, given the version of its first event on each stream.
 
-    If the places are not on the streams of this change, the known id stands for a different change.
+    If the places are not on the streams of this change, the known id stands for a different change: it is taken.
     """
     results: Results = []
     for append in change.appends:
-        start = places.get(append.stream.state)
+        start = places.get(append.stream.place)
         if start is None or len(places) > len(change.appends):
-            return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+            return Failed(taken)
         if start == NOTHING:
             results.append(None)
             continue
@@ -103,23 +105,23 @@ def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: 
         for path, draft in zip(paths, append.drafts, strict=True):
             document = look.documents[path]
             if document is None:
-                return _not_there(append, start, start + len(events), known, look)
+                return _not_there(append, start, start + len(events), taken, look)
             events.append(document.decode(EVENT))
             recorded_us = document.updated_us
             if not _is_same(draft, events[-1]):
-                return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+                return Failed(taken)
         results.append(Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True))
     return Done(results)
 
 
-def _not_there(append: Append, first: int, version: int, known: Draft, look: Look) -> Verdict[Results]:
+def _not_there(append: Append, first: int, version: int, taken: IdempotencyConflict, look: Look) -> Verdict[Results]:
     """The verdict on a missing event, one of those that, by a marker, were recorded from a version on."""
     state, path = look.documents[append.stream.state], append.stream.event(version)
     head = 0 if state is None else state.decode(STATE).version
     if head < first:
         return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(path, "is missing: restore a backup"))
     if head < version:
-        return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+        return Failed(taken)
     return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
 
 

@@ -22,7 +22,7 @@ from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.transactions.recent import CHARACTERS_MAX, RecentWrites, SeenState
 from tai_state.transactions.records import StateVersion
-from tai_state.transactions.steps import Step, Written, check_expected, log_step, overlaid, put_step, record_step
+from tai_state.transactions.steps import Step, Written, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
 from tai_state.values.expected import ANY, Expected
@@ -233,7 +233,7 @@ class Transaction:
         if self._recalled is not None and any(each.expected is not None for each in self._written.values()):
             await self.confirm()
         appends = tuple([self._append(each) for each in self._written.values()])
-        compose = separately(*[each.compose for each in self._written.values()])
+        compose = separately(*[each.compose_as_expected for each in self._written.values()])
         guards = (*self._guards(), *self.core.guards(fence))
         try:
             done = await self.core.appender.append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
@@ -307,7 +307,9 @@ class Transaction:
     def _is_of_a_read(self, conflict: VersionConflict) -> bool:
         """Whether a conflict is about a state that was read, and not about the caller's own ``expected``."""
         written = self._written.get(conflict.path)
-        return conflict.path in self._seen or written is None or written.expected is None
+        if written is None:
+            return True
+        return written.unmet is not conflict and (conflict.path in self._seen or written.expected is None)
 
     def _note(self, written: Written, done: Appended) -> None:
         """Remember what was written, for later transactions that read it first."""
@@ -344,31 +346,31 @@ class Transaction:
 
     def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
         stream = self._stream(state)
+        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
+        if not self._ids.isdisjoint(ids):
+            raise InvalidData("two events of one transaction have the same event id")
         written = self._written.get(stream.state)
         if written is None:
             written = Written(stream, expected, self.core.settings.upcasting.schema)
         elif expected is not None:
-            self._check_left(written, expected)
-        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
-        if not self._ids.isdisjoint(ids):
-            raise InvalidData("two events of one transaction have the same event id")
+            self._check_left(written, expected, at_once=not (self._ids or ids))
         self._ids.update(ids)
         written.steps.append(step)
         self._written[stream.state] = written
 
-    def _check_left(self, written: Written, expected: Expected) -> None:
+    def _check_left(self, written: Written, expected: Expected, *, at_once: bool) -> None:
         """Check that the writes so far leave a state as a further write expects it."""
-        stream, seen = written.stream, self._seen.get(written.stream.state)
+        seen = self._seen.get(written.stream.state)
         if seen is None:
             raise InvalidData("a second write of a state can have expected only after a read of that state")
-        after = written.compose(seen.known)
-        check_expected(stream, expected, seen.version + len(written.drafts), deleted=after.data is None)
+        is_deleted = written.compose(seen.known).data is None
+        written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
 
     def _append(self, written: Written) -> Append:
         stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
         expected = ANY if written.expected is None else written.expected
         if seen is not None:
-            check_expected(stream, expected, seen.version, deleted=seen.is_deleted)
+            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._ids)
             expected = seen.version
         return append_of(
             stream,
