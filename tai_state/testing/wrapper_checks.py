@@ -29,7 +29,7 @@ class _Marked(MemoryEngine):
 
 
 async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> None:
-    """An engine around another one is opened and closed, declares, finds, writes, reads and watches as the inner one."""
+    """An engine around another one is opened and closed, declares, finds, writes, reads and watches as that one."""
     inner = _Marked(ManualClock())
     async with wrap(inner) as outer:
         assert outer.capabilities == inner.capabilities, "the wrapper declares other capabilities"
