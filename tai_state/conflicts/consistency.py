@@ -23,7 +23,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.writing import Intent
 from tai_state.values.clocks import ClockOrder, LamportClock, VectorClock, compare, merge
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import DeletedState, JsonState, StateSnapshot, with_data
+from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot, with_data
 from tai_state.values.times import from_us
 
 _logger = logging.getLogger("tai_state.conflicts")
@@ -346,7 +346,7 @@ class EventualConsistency:
         absence = await self._core.reader.absence(stream)
         if not seen or not isinstance(absence, StateNotFound):
             raise absence
-        unsaved = StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
+        unsaved: JsonSnapshot = StateSnapshot.unsaved(stream.governor_id, stream.state_id, {})
         return Rival(snapshot=with_data(unsaved, None), hlc=0, tip="")
 
     def _stream(self, governor_id: str, state_id: str) -> Stream:

@@ -101,6 +101,12 @@ class Transaction:
         """As :meth:`get`; None where there is no state."""
         return (await self.get_all(state))[0]
 
+    @overload
+    async def get_all(self, *states: TypedState[D]) -> list[StateSnapshot[D] | None]: ...
+    @overload
+    async def get_all(self, *states: str) -> list[JsonSnapshot | None]: ...
+    @overload
+    async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]: ...
     async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]:
         """Several states in one read; None where there is none."""
         self._check_open()
