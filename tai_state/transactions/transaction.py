@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Document
+from tai_state.engines.api import Document
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
@@ -17,7 +16,7 @@ from tai_state.streams import writing
 from tai_state.streams.changes import Append, Appended, Change, Fence, Guard, Known, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EMPTY, STATE, head_of
+from tai_state.streams.records import EMPTY, head_of
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.transactions.recent import CHARACTERS_MAX, RecentWrites, SeenState
@@ -101,6 +100,12 @@ class Transaction:
         """As :meth:`get`, but None if there is no such state."""
         return (await self.get_all(state))[0]
 
+    @overload
+    async def get_all(self, *states: TypedState[D]) -> list[StateSnapshot[D] | None]: ...
+    @overload
+    async def get_all(self, *states: str) -> list[JsonSnapshot | None]: ...
+    @overload
+    async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]: ...
     async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]:
         """Several states in one read; None for each that does not exist."""
         self._check_open()
@@ -292,7 +297,7 @@ class Transaction:
         documents = (await self.core.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
-                raise self._fail(_moved_error(path, seen, document))
+                raise self._fail(seen.moved_error(path, document))
         self._recalled = None
         for (path, stream), document in zip(new.items(), documents, strict=False):
             self._seen[path] = self._as_seen(stream, document)
@@ -383,13 +388,4 @@ class Transaction:
 
     def _guards(self) -> list[Guard]:
         """The checks of the states that were only read."""
-        return [
-            Guard(path, ABSENT if seen.revision is None else At(seen.revision), partial(_moved_error, path, seen))
-            for path, seen in self._seen.items()
-            if path not in self._written
-        ]
-
-
-def _moved_error(path: str, seen: SeenState, document: Document | None) -> VersionConflict:
-    """The error for a state that has changed since it was read."""
-    return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)
+        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]

@@ -13,6 +13,7 @@ from tai_state.values.metadata import ChangeMetadata
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 D = TypeVar("D")
+U = TypeVar("U")
 
 
 class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
@@ -40,10 +41,10 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     causality: VectorClock
     deleted: Literal[False] = False
 
-    @classmethod
-    def unsaved(cls, governor_id: str, state_id: str, data: D) -> StateSnapshot[D]:
+    @staticmethod
+    def unsaved(governor_id: str, state_id: str, data: U) -> StateSnapshot[U]:
         """A state that was never written: version 0, no history. Pass it to ``log_transition`` to write it."""
-        return cls(
+        return StateSnapshot(
             governor_id=governor_id,
             state_id=state_id,
             version=0,
