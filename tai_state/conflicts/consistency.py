@@ -217,7 +217,7 @@ class EventualConsistency:
         governor_id: str,
         state_id: str,
         seen: Sequence[Rival],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         dry_run: bool = False,
     ) -> JsonState:
@@ -236,7 +236,7 @@ class EventualConsistency:
             governor_id: the owner and namespace.
             state_id: the state under it.
             seen: versions known from elsewhere, like those that another store's ``read`` gave.
-            metadata: who repairs and why.
+            metadata: who repairs and why; the store's own, if not given.
             dry_run: write and record nothing.
 
         Returns:
@@ -250,6 +250,7 @@ class EventualConsistency:
         """
         stream = self._stream(governor_id, state_id)
         _check_state(stream, seen)
+        who = self._core.who(metadata)
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(VersionConflict),
             stop=stop_after_attempt(REPAIRS_MAX),
@@ -263,7 +264,7 @@ class EventualConsistency:
                     return repair.proposal
                 written = None
                 if self._read_repair and repair.is_needed:
-                    written = await self._write(stream, repair, metadata)
+                    written = await self._write(stream, repair, who)
                 for conflict in repair.conflicts:
                     self._record(stream, conflict, repaired=written is not None)
                 return written or repair.proposal

@@ -65,7 +65,7 @@ class StateMachinePersister:
         from_state: JsonState | None,
         to_state: JsonSnapshot,
         action: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         event_id: str | None = None,
         timestamp: datetime | None = None,
@@ -79,7 +79,7 @@ class StateMachinePersister:
             to_state: names the state and gives its new data; make it with ``from_state.with_data(…)`` or
                 ``StateSnapshot.unsaved(…)``.
             action: what happened.
-            metadata: who and why.
+            metadata: who and why; the store's own, if not given.
             event_id: the caller's own, so that the same call again changes nothing.
             timestamp: when it happened; now, if not given.
             fence: a lease; the change happens only as long as its lock is held.
@@ -97,7 +97,7 @@ class StateMachinePersister:
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None else from_state.data
         asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
-        draft = writing.draft(core, stream, Intent(metadata, action, event_id, timestamp), state=text)
+        draft = writing.draft(core, stream, Intent(core.who(metadata), action, event_id, timestamp), state=text)
 
         def compose(known: Known) -> Composition:
             head = known.head
@@ -116,7 +116,7 @@ class StateMachinePersister:
         governor_id: str,
         state_id: str,
         events: Sequence[NewEvent],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         fence: Fence | None = None,
@@ -127,7 +127,7 @@ class StateMachinePersister:
             governor_id: the owner and namespace.
             state_id: the state under it.
             events: in order; an event whose action has no reducer leaves the state as it is.
-            metadata: who and why, for all of them.
+            metadata: who and why, for all of them; the store's own, if not given.
             expected: what the writer believes the version to be.
             fence: as for :meth:`log_transition`.
 
@@ -137,7 +137,7 @@ class StateMachinePersister:
         """
         core = self._core
         stream = core.layout.stream(governor_id, state_id)
-        drafts = drafts_of(core, stream, events, metadata)
+        drafts = drafts_of(core, stream, events, core.who(metadata))
         folded: list[Folded] = []
 
         def compose(known: Known) -> Composition:

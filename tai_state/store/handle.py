@@ -47,7 +47,7 @@ class StateHandle(TypedState[D]):
     async def save(
         self,
         value: D,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected = NO_STATE,
         action: str = "save",
@@ -57,14 +57,14 @@ class StateHandle(TypedState[D]):
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
         """Write the state, by default one that is not there yet; see ``StateStore.save_state``."""
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         data = self.codec.to_json(value)
         return self.typed(await writing.save(self.core, self.stream, data, intent, expected, fence))
 
     async def update(
         self,
         function: Callable[[D], D],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected | None = None,
         initial: D | None = None,
@@ -78,7 +78,7 @@ class StateHandle(TypedState[D]):
 
         Args:
             function: pure: it may run several times, each time on what was just read.
-            metadata: who and why.
+            metadata: who and why; the handle's, else the store's own, if not given.
             expected: the only version, or the state as it was read, on which the function is to run: where somebody
                 else was faster, that is ``VersionConflict`` at once, as for ``If-Match`` on the web.
             initial: what the function is given where there is no state, or a deleted one; without it, that is
@@ -103,13 +103,13 @@ class StateHandle(TypedState[D]):
 
         if expected is None:
             expected = EXISTS if initial is None else ANY
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         return self.typed(await writing.update(self.core, self.stream, evolve, intent, expected, fence))
 
     async def log(
         self,
         action: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         payload: Any = None,
         expected: Expected = EXISTS,
@@ -118,12 +118,12 @@ class StateHandle(TypedState[D]):
         fence: Fence | None = None,
     ) -> StateEvent[D]:
         """Record that something happened to the state and left it as it is; see ``StateStore.log_event``."""
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         return self._typed_event(await writing.log(self.core, self.stream, intent, expected, fence))
 
     async def delete(
         self,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         action: str = "delete",
@@ -132,7 +132,7 @@ class StateHandle(TypedState[D]):
         fence: Fence | None = None,
     ) -> DeletedState:
         """Delete the state; see ``StateStore.delete_state``."""
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp)
         return await writing.delete(self.core, self.stream, intent, expected, fence)
 
     async def at(self, version_or_time: int | datetime) -> StateSnapshot[D] | DeletedState:

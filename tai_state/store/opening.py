@@ -14,6 +14,7 @@ from tai_state.streams.layout import Layout
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.settings import Settings, SystemClock
 from tai_state.streams.upcasting import Upcast, Upcasting
+from tai_state.values.metadata import ChangeMetadata, check_default
 from tai_state.values.times import WallClock
 
 
@@ -28,6 +29,7 @@ def open_store(
     upcasters: Mapping[int, Upcast] | None = None,
     create: bool = True,
     timeout_seconds: float = 30.0,
+    metadata: ChangeMetadata | None = None,
     clock: WallClock | None = None,
 ) -> StateStore:
     """A store at an address; nothing is opened before ``async with``.
@@ -45,6 +47,7 @@ def open_store(
         upcasters: for each version before ``schema``, the step to the next.
         create: make the store where there is none; else that is ``StoreNotFound``.
         timeout_seconds: how long one change is looked after when answers are lost.
+        metadata: who makes the changes that do not say it, and why.
         clock: the time of changes that come without one, and of an engine that has no time of its own; the system's,
             if not given.
 
@@ -52,6 +55,7 @@ def open_store(
         UnknownStore: the address or an option in it means nothing here.
         InvalidId: only one of root and namespace is given.
         ValueError: upcasters do not fit the schema.
+        InvalidData: the metadata cannot be stored.
         TypeError: ``snapshots`` is no policy.
     """
     if url is not None and not isinstance(url, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
@@ -65,6 +69,7 @@ def open_store(
         snapshots=_policy(snapshots),
         upcasting=Upcasting(schema, {} if upcasters is None else upcasters),
         timeout_seconds=timeout_seconds,
+        metadata=check_default(metadata),
         clock=SystemClock() if clock is None else clock,
     )
     engine = url if isinstance(url, Engine) else address.engine(settings.clock, create=create)

@@ -30,7 +30,7 @@ from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.metadata import ChangeMetadata, check_default
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 
 D = TypeVar("D")
@@ -95,14 +95,24 @@ class StateStore:
         return self.core.store_id
 
     @overload
-    def state(self, governor_id: str, state_id: str) -> StateHandle[dict[str, Any]]: ...
+    def state(
+        self, governor_id: str, state_id: str, *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[dict[str, Any]]: ...
     @overload
-    def state(self, governor_id: str, state_id: str, model: type[D]) -> StateHandle[D]: ...
+    def state(
+        self, governor_id: str, state_id: str, model: type[D], *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[D]: ...
     @overload
-    def state(self, governor_id: str, state_id: str, model: TypeAdapter[D]) -> StateHandle[D]: ...
+    def state(
+        self, governor_id: str, state_id: str, model: TypeAdapter[D], *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[D]: ...
     @overload
-    def state(self, governor_id: str, state_id: str, model: object) -> StateHandle[Any]: ...
-    def state(self, governor_id: str, state_id: str, model: object = None) -> StateHandle[Any]:
+    def state(
+        self, governor_id: str, state_id: str, model: object, *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[Any]: ...
+    def state(
+        self, governor_id: str, state_id: str, model: object = None, *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[Any]:
         """A handle on one state, its data as a model or as plain JSON.
 
         Args:
@@ -110,11 +120,15 @@ class StateStore:
             state_id: the state under it.
             model: a pydantic model, a dataclass, a TypedDict, or a union of them; or pydantic's ``TypeAdapter`` of
                 whatever else validates, by which type checkers know what a union's handle gives. None: plain JSON.
+            metadata: who makes the handle's changes, and why, where a change or its transaction does not say it; by
+                default the store's own.
 
         Raises:
             InvalidId: the ids cannot be stored.
+            InvalidData: the metadata cannot be stored.
         """
-        return StateHandle(self, self._layout.stream(governor_id, state_id), codec_of(model))
+        stream = self._layout.stream(governor_id, state_id)
+        return StateHandle(self, stream, codec_of(model), check_default(metadata))
 
     # Changing states -------------------------------------------------------------------------------------------
 
@@ -123,7 +137,7 @@ class StateStore:
         governor_id: str,
         state_id: str,
         data: dict[str, Any],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected = NO_STATE,
         action: str = "save",
@@ -138,7 +152,7 @@ class StateStore:
             governor_id: the owner and namespace.
             state_id: the state under it.
             data: a JSON object, the whole new state.
-            metadata: who and why.
+            metadata: who and why; the store's own, if not given.
             expected: what the writer believes the version to be.
             action: what happened; the event's name.
             payload: any JSON value, kept with the event and no part of the state.
@@ -157,7 +171,7 @@ class StateStore:
             InvalidId, InvalidData, DocumentTooLarge: the input cannot be stored; nothing was sent.
             StoreUnavailable, StoreTimeout: nothing was written.
         """
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def update_state(
@@ -165,7 +179,7 @@ class StateStore:
         governor_id: str,
         state_id: str,
         data: dict[str, Any],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         action: str = "update",
@@ -175,14 +189,14 @@ class StateStore:
         fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Write a state anew. As :meth:`save_state`, but what is expected must be said."""
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def delete_state(
         self,
         governor_id: str,
         state_id: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         action: str = "delete",
@@ -198,7 +212,7 @@ class StateStore:
         Raises:
             StateNotFound: there is nothing to delete. Otherwise as :meth:`save_state`.
         """
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp)
         return await writing.delete(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
 
     async def log_event(
@@ -206,7 +220,7 @@ class StateStore:
         governor_id: str,
         state_id: str,
         action: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         payload: Any = None,
         expected: Expected = EXISTS,
@@ -220,7 +234,7 @@ class StateStore:
             governor_id: the owner and namespace.
             state_id: the state under it.
             action: what happened.
-            metadata: who and why.
+            metadata: as for :meth:`save_state`.
             payload: any JSON value, kept with the event.
             expected: what the writer believes the version to be.
             event_id: as for :meth:`save_state`.
@@ -230,11 +244,16 @@ class StateStore:
         Raises:
             StateNotFound: there is no state to log about. Otherwise as :meth:`save_state`.
         """
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.log(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
 
     async def result_of(
-        self, governor_id: str, state_id: str, event_id: str, action: str, metadata: ChangeMetadata
+        self,
+        governor_id: str,
+        state_id: str,
+        event_id: str,
+        action: str,
+        metadata: ChangeMetadata | None = None,
     ) -> JsonState | None:
         """What the change with this event id of the caller's made of the state; None if it is not recorded (so far).
 
@@ -244,7 +263,7 @@ class StateStore:
             NotRetained: the change was recorded, and its event was cleaned up.
         """
         return await writing.result_of(
-            self.core, self._layout.stream(governor_id, state_id), event_id, action, metadata
+            self.core, self._layout.stream(governor_id, state_id), event_id, action, self.core.who(metadata)
         )
 
     async def transact(

@@ -9,6 +9,7 @@ import msgspec
 from tai_state.streams.codec import Codec
 from tai_state.streams.core import Core, HasCore
 from tai_state.streams.layout import Stream
+from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot
 
 D = TypeVar("D")
@@ -23,15 +24,18 @@ class TypedState(Generic[D]):
         store: that the state is in.
         stream: the state's paths.
         codec: between the model and JSON.
+        metadata: who makes the changes that do not say it, and why; None: the store says it.
 
     Attributes:
         stream: as given.
         codec: as given.
+        metadata: as given.
     """
 
-    def __init__(self, store: HasCore, stream: Stream, codec: Codec[D]) -> None:
+    def __init__(self, store: HasCore, stream: Stream, codec: Codec[D], metadata: ChangeMetadata | None = None) -> None:
         self.stream: Stream = stream
         self.codec: Codec[D] = codec
+        self.metadata: ChangeMetadata | None = metadata
         self._store = store
 
     @property

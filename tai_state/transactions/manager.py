@@ -79,7 +79,7 @@ class TransactionManager:
         Args:
             function: reads and writes by the transaction that it is given, and has no other effect: it may run several
                 times. Its result is returned.
-            metadata: who and why, for every write that does not bring its own.
+            metadata: who and why, for every write that does not bring its own; else its handle says it, or the store.
             governor_id: of states that are named by their id alone.
             fence: a lease; the writes happen only as long as its lock is held.
 
@@ -128,7 +128,7 @@ class TransactionManager:
         governor_id: str,
         to_read: Sequence[str],
         decide: Callable[[dict[str, JsonSnapshot | None]], Mapping[str, dict[str, Any] | None]],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         fence: Fence | None = None,
     ) -> dict[str, dict[str, Any] | None]:
@@ -139,7 +139,7 @@ class TransactionManager:
             to_read: ids of the states to read.
             decide: pure: from the states as read (None where there is none) to the new data of each state to write
                 (None: delete it). It runs again on what was just read where others were faster.
-            metadata: who and why.
+            metadata: who and why; the store's own, if not given.
             fence: a lease; the writes happen only as long as its lock is held.
 
         Returns:
@@ -169,7 +169,7 @@ class TransactionManager:
         """A transaction around a block; it is committed at the block's end, and never run again.
 
         Args:
-            metadata: who and why, for every write that does not bring its own.
+            metadata: who and why, for every write that does not bring its own; else its handle says it, or the store.
             governor_id: of states that are named by their id alone.
             fence: a lease; the writes happen only as long as its lock is held.
 

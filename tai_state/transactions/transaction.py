@@ -128,7 +128,7 @@ class Transaction:
         Args:
             state: a handle, or the id of a state of the governor that the transaction was begun for.
             value: the new data, a model or a JSON object as the handle has it.
-            metadata: who and why; that of the whole transaction, if not given.
+            metadata: who and why; that of the transaction, of the handle or of the store, if not given.
             expected: what the writer believes the version to be, its earlier writes here included.
             action: what happens.
             payload: any JSON value, kept with the event and no part of the state.
@@ -144,7 +144,7 @@ class Transaction:
         stream = self._stream(state)
         encoded = value if isinstance(state, str) else state.codec.to_json(cast("D", value))
         text, data = normalise_object(encoded, "state data")
-        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
+        intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent, state=text)
         self._add(state, putting(draft, intent.metadata, data), expected)
 
@@ -160,7 +160,7 @@ class Transaction:
     ) -> None:
         """Delete a state at the end, by one event; see :meth:`put`. That there is none to delete shows then."""
         stream = self._stream(state)
-        intent = Intent(self._who(metadata), action, event_id, timestamp)
+        intent = Intent(self._who(state, metadata), action, event_id, timestamp)
         draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
         self._add(state, putting(draft, intent.metadata, None), expected)
 
@@ -177,7 +177,7 @@ class Transaction:
     ) -> None:
         """Record at the end that something happened to a state and left it as it is; see :meth:`put`."""
         stream = self._stream(state)
-        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
+        intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent)
         self._add(state, logging_(self.core, stream, draft, intent.metadata), expected)
 
@@ -193,7 +193,7 @@ class Transaction:
 
         An event whose action has no reducer leaves the state as it is.
         """
-        stream, who = self._stream(state), self._who(metadata)
+        stream, who = self._stream(state), self._who(state, metadata)
         drafts = drafts_of(self.core, stream, events, who)
         self._add(state, recording(self.core, stream, drafts, who, self._reducers), expected)
 
@@ -335,12 +335,9 @@ class Transaction:
         own = present.with_data(normalise_object(present.data, "state data")[1])
         return own if isinstance(state, str) else state.typed(own)
 
-    def _who(self, metadata: ChangeMetadata | None) -> ChangeMetadata:
+    def _who(self, state: TypedState[Any] | str, metadata: ChangeMetadata | None) -> ChangeMetadata:
         self._check_open()
-        who = metadata or self._metadata
-        if who is None:
-            raise InvalidData("who makes the change, and why? Give metadata with the write or with the transaction")
-        return who
+        return self.core.who(metadata, self._metadata, None if isinstance(state, str) else state.metadata)
 
     def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
         stream = self._stream(state)
