@@ -59,6 +59,10 @@ class StateMachinePersister:
         self._reducers: Reducers = {} if reducers is None else reducers
         self._replay = Replay(self._core, self._reducers)
 
+    def __repr__(self) -> str:
+        reducers = f"reducers for {len(self._reducers)} actions" if self._reducers else "no reducers"
+        return f"<{type(self).__name__} of store {self._core.store_id}, {reducers}>"
+
     async def log_transition(
         self,
         governor_id: str,

@@ -50,6 +50,13 @@ class StateStore:
         self._opened: _Opened | None = None
         self._opening: AbstractAsyncContextManager[Core] | None = None
 
+    def __repr__(self) -> str:
+        folder = self._layout.governors.rpartition("/")[0]
+        where = f"{self._engine}, below {folder}" if folder else str(self._engine)
+        if self._opened is None:
+            return f"<{type(self).__name__} {where}, closed>"
+        return f"<{type(self).__name__} {where}, open, {len(self.core.appender.heads)} heads>"
+
     async def __aenter__(self) -> Self:
         if self._opening is not None:
             raise RuntimeError("the store is open already: use it inside its `async with` block, and open another one")

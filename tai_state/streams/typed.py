@@ -38,6 +38,9 @@ class TypedState(Generic[D]):
         self.metadata: ChangeMetadata | None = metadata
         self._store = store
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.stream.state!r} as {self.codec.name}>"
+
     @property
     def governor_id(self) -> str:
         """The owner and namespace."""

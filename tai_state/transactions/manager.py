@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -60,6 +60,11 @@ class TransactionManager:
         self._reducers: Reducers = {} if reducers is None else reducers
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
+
+    def __repr__(self) -> str:
+        counts = Counter(record.status.value for record in self._records.values())
+        shown = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none so far"
+        return f"<{type(self).__name__}, {shown}>"
 
     async def transact(
         self,

@@ -71,6 +71,10 @@ class Transaction:
         self._ids: set[str] = set()
         self._is_open = True
 
+    def __repr__(self) -> str:
+        standing = "overtaken" if self.conflict else "open" if self._is_open else "ended"
+        return f"<{type(self).__name__}, {standing}, {len(self._seen)} states read, {len(self._written)} to be written>"
+
     # What its function uses ------------------------------------------------------------------------------------
 
     @overload
