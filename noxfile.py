@@ -42,8 +42,8 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Every example in the documents runs, every link leads somewhere."""
     _install_wheel(session, *TESTS)
-    files = ("tests/house/test_docs.py", "tests/house/test_format.py", "tests/house/test_examples.py")
-    session.run("python", "-m", "pytest", *files, env=SAFE)
+    files = ("test_docs.py", "test_format.py", "test_examples.py", "test_web_example.py")
+    session.run("python", "-m", "pytest", *(f"tests/house/{file}" for file in files), env=SAFE)
 
 
 @nox.session

@@ -13,7 +13,7 @@ from work import GOVERNOR, MACHINE
 
 from tai_state import StateMachinePersister, StateStore
 from tai_state.engines.api import ANYTHING, Capabilities, Change, Committed, Delete, Document, Put, Reading, Scan, Write
-from tai_state.engines.paging import Paged, taken
+from tai_state.engines.paging import Paged, take
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.streams.layout import Layout
 from tai_state.streams.settings import Settings, SystemClock
@@ -53,7 +53,7 @@ class Counting:
         documents = self._engine.scan(scan)
 
         async def fetch() -> list[Document] | None:
-            page = await taken(documents, 1)
+            page = await take(documents, 1)
             self.documents += len(page)
             return page or None
 

@@ -7,8 +7,8 @@ import logging
 
 from tai_state.conflicts.consistency import ConsistencyStats as ConsistencyStats
 from tai_state.conflicts.consistency import EventualConsistency as EventualConsistency
-from tai_state.conflicts.history import ConflictHistory as ConflictHistory
-from tai_state.conflicts.history import ConflictRecord as ConflictRecord
+from tai_state.conflicts.latest import ConflictHistory as ConflictHistory
+from tai_state.conflicts.latest import ConflictRecord as ConflictRecord
 from tai_state.conflicts.merging import FieldMerge as FieldMerge
 from tai_state.conflicts.merging import FieldStrategy as FieldStrategy
 from tai_state.conflicts.recorded import RecordedConflict as RecordedConflict

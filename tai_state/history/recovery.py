@@ -13,8 +13,8 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
-from tai_state.engines.paging import taken
-from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.paging import take
+from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
@@ -48,6 +48,8 @@ LISTED_MAX = 1_000
 """Paths that a report lists of each kind."""
 
 _ATTEMPTS_MAX = 16
+_BESIDE_UNSOUND = 3
+"""Writes of the commit that removes unsound snapshots: the state, and checks of its last event and of the next one."""
 
 
 class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,11 +199,15 @@ class Recovery:
         after = rebuilt.record
         if record is not None and record.version > after.version and record.digest != after.digest:
             raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
+        as_seen = ABSENT if document is None else At(document.revision)
+        unsound = await self._few(stream, Check(stream.state, as_seen), rebuilt.unsound)
+        if unsound is None:
+            return None
         writes: list[Write] = [
-            Put(stream.state, after, ABSENT if document is None else At(document.revision)),
+            Put(stream.state, after, as_seen),
             Check(stream.event(after.version), PRESENT),
             Check(stream.event(after.version + 1), ABSENT),
-            *(Delete(stream.snapshot(version), ANYTHING) for version in rebuilt.unsound),
+            *(Delete(stream.snapshot(version), ANYTHING) for version in unsound),
         ]
         commit = Commit[Committed | None](writes, _as_is)
 
@@ -215,6 +221,17 @@ class Recovery:
         self._core.appender.heads.put(stream.state, head_of(after, committed.revision))
         _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
         return Recovered(after, committed.time_us, is_rebuilt=True)
+
+    async def _few(self, stream: Stream, as_seen: Check, unsound: Sequence[int]) -> Sequence[int] | None:
+        """Remove unsound snapshots until one commit takes the rest; None where somebody wrote meanwhile."""
+        engine = self._core.engine
+        fit = engine.capabilities.max_ops_per_commit - _BESIDE_UNSOUND
+        while len(unsound) > fit:
+            deletes = [Delete(stream.snapshot(version), ANYTHING) for version in unsound[:fit]]
+            if not await write_unless_moved(engine, [as_seen, *deletes], self._core.bounds):
+                return None
+            unsound = unsound[fit:]
+        return unsound
 
     async def _rebuild(
         self, stream: Stream, kept: Sequence[int], floor: int, until: int = VERSION_MAX
@@ -283,7 +300,7 @@ class Recovery:
     async def _floor(self, stream: Stream) -> int:
         """The version of the first event that is there."""
         start, end = stream.range(1)
-        first = await taken(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
+        first = await take(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
         place = self._core.layout.placed(stream.governor_id, first[0]) if first else None
         return place.version if place else 1
 

@@ -14,7 +14,7 @@ from tai_state.errors import EventSourcingError, InvalidData, NotRetained, State
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.reader import Folded, Stored, floor_of, missing, stored_record
+from tai_state.streams.reader import Folded, Stored, floor_of, missing_event_error, stored_record
 from tai_state.streams.records import StateRecord
 from tai_state.streams.snapshots import sound, where_kept
 from tai_state.streams.walking import Walk
@@ -73,7 +73,7 @@ class Replay:
             page = await events.rest()
             reached = walk.reached or 0
             if page is None and reached < (state.version if until is None else min(until, state.version)):
-                raise missing(stream, reached + 1, walk.floor)
+                raise missing_event_error(stream, reached + 1, walk.floor)
             return page
 
         return Paged(fetch)
@@ -152,7 +152,7 @@ class Replay:
 
     async def _missing(self, stream: Stream, version: int) -> NotRetained | EventSourcingError:
         """Why an event is not there, as of now."""
-        return missing(stream, version, await floor_of(self._core.engine, stream))
+        return missing_event_error(stream, version, await floor_of(self._core.engine, stream))
 
     async def _fold_to(self, stream: Stream, base: Base, version: int, until: str | None) -> JsonState:
         folding = self.folding()

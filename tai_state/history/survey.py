@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from tai_state.engines.api import Scan
-from tai_state.engines.paging import taken
+from tai_state.engines.paging import take
 from tai_state.errors import CorruptDocument
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
@@ -28,7 +28,7 @@ async def streams_with_events(
     """
     collection = core.layout.events(governor_id)
     start = "" if after is None else core.layout.stream(governor_id, after).range(VERSION_MAX)[1]
-    while found := await taken(core.engine.scan(Scan(collection, start=start, limit=1)), 1):
+    while found := await take(core.engine.scan(Scan(collection, start=start, limit=1)), 1):
         place = core.layout.placed(governor_id, found[0])
         if place is None:
             if strange is not None and len(strange) < STRANGE_MAX:
@@ -56,5 +56,5 @@ async def states_without_events(
                 strange.append(CorruptDocument(document.path, "is not a place of a state"))
             continue
         start, end = place.stream.range(1)
-        if not await taken(core.engine.scan(Scan(place.stream.events, start=start, end=end, limit=1)), 1):
+        if not await take(core.engine.scan(Scan(place.stream.events, start=start, end=end, limit=1)), 1):
             yield place.stream

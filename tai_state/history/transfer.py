@@ -44,7 +44,7 @@ from tai_state.history.exportfile import (
 )
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Layout, Stream
-from tai_state.streams.reader import missing
+from tai_state.streams.reader import missing_event_error
 from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
@@ -124,7 +124,7 @@ class Export:
         paths = [stream.state, stream.event(wrong.missing - 1)]
         state, before = (await self._core.engine.read(paths)).documents
         floor = 1 if state is None or before is not None else state.decode(STATE).floor
-        return missing(stream, wrong.missing, floor)
+        return missing_event_error(stream, wrong.missing, floor)
 
     async def _lines(self, governor_id: str) -> AsyncGenerator[Line, None]:
         layout, engine = self._core.layout, self._core.engine

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tai_state.engines.api import Document, Scan
-from tai_state.engines.paging import taken
+from tai_state.engines.paging import take
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.replay import Replay
@@ -162,7 +162,7 @@ class Validation:
 
     async def _states_without_events(self, governor_id: str) -> None:
         documents = self._core.engine.scan(Scan(self._core.layout.states(governor_id)))
-        while page := await taken(documents, _PAGE):
+        while page := await take(documents, _PAGE):
             records = [(self._place(governor_id, document, "a state"), _intact(document)) for document in page]
             present = [(place.stream, record) for place, record in records if place is not None and record is not None]
             events = await self._read([stream.event(record.version) for stream, record in present])

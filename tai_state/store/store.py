@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from pydantic import TypeAdapter
+from typing_extensions import TypeForm
 
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
@@ -103,9 +104,9 @@ class StateStore:
 
     @overload
     def state(
-        self, governor_id: str, state_id: str, *, metadata: ChangeMetadata | None = None
+        self, governor_id: str, state_id: str, model: None = None, *, metadata: ChangeMetadata | None = None
     ) -> StateHandle[dict[str, Any]]: ...
-    @overload
+    @overload  # a class is a type form, but not to checkers from before PEP 747
     def state(
         self, governor_id: str, state_id: str, model: type[D], *, metadata: ChangeMetadata | None = None
     ) -> StateHandle[D]: ...
@@ -115,8 +116,8 @@ class StateStore:
     ) -> StateHandle[D]: ...
     @overload
     def state(
-        self, governor_id: str, state_id: str, model: object, *, metadata: ChangeMetadata | None = None
-    ) -> StateHandle[Any]: ...
+        self, governor_id: str, state_id: str, model: TypeForm[D], *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[D]: ...
     def state(
         self, governor_id: str, state_id: str, model: object = None, *, metadata: ChangeMetadata | None = None
     ) -> StateHandle[Any]:
@@ -125,10 +126,10 @@ class StateStore:
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            model: a pydantic model, a dataclass, a TypedDict, or a union of them; or pydantic's ``TypeAdapter`` of
-                whatever else validates, by which type checkers know what a union's handle gives. None: plain JSON.
-            metadata: who makes the handle's changes, and why, where a change or its transaction does not say it; by
-                default the store's own.
+            model: a pydantic model, a dataclass, a TypedDict, or a union of them; or pydantic's ``TypeAdapter`` of one.
+                None: plain JSON.
+            metadata: who makes the handle's changes and why, unless a change or its transaction says it; by default
+                the store's own.
 
         Raises:
             InvalidId: the ids cannot be stored.

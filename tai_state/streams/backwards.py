@@ -12,7 +12,7 @@ from tai_state.engines.paging import Paged
 from tai_state.errors import Inconsistent, StateNotFound
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.reader import floor_of, missing
+from tai_state.streams.reader import floor_of, missing_event_error
 from tai_state.streams.walking import Walk
 from tai_state.values.events import JsonEvent
 
@@ -81,10 +81,10 @@ class Backwards:
         walk = Walk(self._core.reader, self._stream, after=after)
         events = [event async for event in walk.over(engine, top)]
         if events and self._is_begun and events[-1].version < top:
-            raise missing(self._stream, top, 1)
+            raise missing_event_error(self._stream, top, 1)
         below = events[0].version - 1 if events else top
         if below > after and (events or self._is_begun):
             floor = await floor_of(engine, self._stream)
             if below >= floor:
-                raise missing(self._stream, below, floor)
+                raise missing_event_error(self._stream, below, floor)
         return events

@@ -90,7 +90,7 @@ class Core:
         for metadata in (*said, self.settings.metadata):
             if metadata is not None:
                 return metadata
-        raise InvalidData("who makes the change: give metadata with it, with its handle, or to open_store")
+        raise InvalidData("who makes the change, and why? Pass metadata to the change, to its handle or to open_store")
 
     def guards(self, fence: Fence | None) -> tuple[Guard, ...]:
         """What a change checks besides its own state.

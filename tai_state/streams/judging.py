@@ -24,7 +24,7 @@ from tai_state.engines.matters import (
     More,
     TooLarge,
     Verdict,
-    contended,
+    contention_error,
     overtaken,
     standing,
 )
@@ -177,7 +177,7 @@ class Judge:
         )
 
     def outrun(self) -> Results:  # noqa: D102
-        raise contended()
+        raise contention_error()
 
     def unsettled(self) -> TaiStateError:
         """It names the ids with which its caller can ask again: those that the caller gave."""

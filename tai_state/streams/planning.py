@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,9 @@ from tai_state.streams.records import (
 )
 from tai_state.values.clocks import VectorClock, next_hybrid, tick
 from tai_state.values.digests import state_hash
+
+_DROPPED_MAX: Final = 100
+"""Snapshots that go with one that is kept: with the rest of the change they fit into the smallest commit there is."""
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,10 +165,13 @@ def put_snapshot(stream: Stream, state: StateRecord) -> Put:
 def kept_with(kept: tuple[int, ...], version: int, keep: int, floor: int) -> tuple[int, ...]:
     """The versions that are kept once one more is: the newest and, after a cleanup, the first.
 
-    What a cleanup left rests on that one, so it stays until the next cleanup, and is not counted.
+    What a cleanup left rests on that one, so it stays until the next cleanup, and is not counted. Of the others no more
+    are dropped than a commit has room for; the rest goes with the snapshots that follow.
     """
-    newest = (*kept, version)[-keep:]
-    return newest if floor == 1 or newest[0] in kept[:1] else (*kept[:1], *newest)
+    versions = (*kept, version)
+    first = 0 if floor == 1 else 1
+    dropped = min(max(0, len(versions) - first - keep), _DROPPED_MAX)
+    return versions[:first] + versions[first + dropped :]
 
 
 def _events(

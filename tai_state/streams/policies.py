@@ -45,7 +45,7 @@ class SnapshotPolicy(Protocol):
 
     @property
     def keep(self) -> int:
-        """How many snapshots stay; older ones go in the commit that keeps a new one.
+        """How many snapshots stay; older ones go in the commit that keeps a new one, a hundred at most.
 
         The one that what a cleanup left begins with is not counted: it stays until the next cleanup.
         """

@@ -98,7 +98,7 @@ class StreamReader:
         [document] = (await self._engine.read([stream.event(version)])).documents
         return None if document is None else stored_record(stream, document)
 
-    async def absence(self, stream: Stream) -> StateNotFound | EventSourcingError:
+    async def absence_error(self, stream: Stream) -> StateNotFound | EventSourcingError:
         """What it means that a state has no document: it was never written, or only its events are left.
 
         Looked at in one read, and again: it may have been written just now, and the emulator of Firestore shows a
@@ -203,10 +203,10 @@ def check_place(stream: Stream, document: Document, record: EventRecord, reached
     if record.state_id != stream.state_id or document.path != stream.event(record.version):
         raise CorruptDocument(document.path, "holds an event of another place")
     if reached is not None and record.version != reached + 1:
-        raise missing(stream, reached + 1, floor)
+        raise missing_event_error(stream, reached + 1, floor)
 
 
-def missing(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
+def missing_event_error(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
     """Why an event is not there."""
     if version < floor:
         return NotRetained(stream.event(version), "was cleaned up, and no snapshot stands for it")

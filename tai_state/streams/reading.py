@@ -60,7 +60,7 @@ async def get_state(core: Core, stream: Stream) -> JsonSnapshot:
     """
     found = await core.read_state(stream)
     if found is None:
-        raise await core.reader.absence(stream)
+        raise await core.reader.absence_error(stream)
     return core.snapshot(stream, found[1], found[0].updated_us)
 
 

@@ -10,7 +10,7 @@ from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.paging import Paged, converted
 from tai_state.errors import InvalidData
 from tai_state.streams.layout import Stream
-from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing
+from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing_event_error
 from tai_state.streams.records import EVENT, EventRecord
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import decode
@@ -137,7 +137,7 @@ class Walk:
             if until is not None and limit is None and self.reached is not None and self.reached < until:
                 await self.look_at_floor(engine)
                 if self.reached + 1 < self.floor:
-                    raise missing(self.stream, self.reached + 1, self.floor)
+                    raise missing_event_error(self.stream, self.reached + 1, self.floor)
             if end is not None:
                 await end()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Generator, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from tai_state.engines.api import Change, Document, Engine, Fields, Put
 from tai_state.engines.batching import Batches, weight_of
+
+T = TypeVar("T")
 
 HANG_SECONDS: Final = 60
 MANY: Final = 1_300
@@ -60,6 +62,29 @@ async def until(changes: AsyncIterator[Change], *wanted: Change) -> list[Change]
             seen.append(await anext(changes))
             missing.discard(seen[-1])
     return seen
+
+
+class Counted(Awaitable[T], Generic[T]):
+    """Something that is waited for, and how often the task that waits was woken for it, under any event loop."""
+
+    def __init__(self, awaitable: Awaitable[T]) -> None:
+        self._awaitable = awaitable
+        self.wakes: int = 0
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps: Any = self._awaitable.__await__()
+        go_on, said = steps.send, None
+        while True:
+            try:
+                waits_for = go_on(said)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                go_on, said = steps.send, (yield waits_for)
+            except BaseException as error:  # noqa: BLE001 - the one who waits is told, and nobody else
+                go_on, said = steps.throw, error
+            self.wakes += 1
 
 
 def sized(size: int) -> Fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 import anyio
 
@@ -34,14 +35,17 @@ async def check_scan_after_an_error(engine: Engine) -> None:
         assert seen == _IDS[:700], f"after an item that is wrong, {len(seen)} items were given"
         for _ in range(2):
             try:
-                await anext(states)
+                await anext(states, None)
             except ValueError:
                 continue
             raise AssertionError("an item that is wrong was passed over")
 
 
+_MOMENTS: Final = 10
+
+
 async def check_scan_after_a_cancelled_step(engine: Engine) -> None:
-    """A step that is cancelled takes nothing, at whatever moment."""
+    """A step that is cancelled takes nothing: each that waits for a page is cancelled at all of its first moments."""
     await _fill(engine)
     for scan in _SCANS:
         documents = engine.scan(scan)
@@ -49,15 +53,17 @@ async def check_scan_after_a_cancelled_step(engine: Engine) -> None:
         cancelled = 0
         is_over = False
         while not is_over:
-            before = len(seen)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_take, documents, seen, 1)
-                await let_others_run(before % 3 + cancelled % 2)
-                tasks.cancel_scope.cancel()
+            before, moment = len(seen), 1  # enough for a document that is at hand
+            while len(seen) == before and moment <= _MOMENTS:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_take, documents, seen)
+                    await let_others_run(moment)
+                    tasks.cancel_scope.cancel()
+                moment += 1
+                cancelled += len(seen) == before
             if len(seen) == before:
-                cancelled += 1
                 with anyio.fail_after(HANG_SECONDS):
-                    await _take(documents, seen, 1)
+                    await _take(documents, seen)
                 is_over = len(seen) == before
         assert seen == _IDS[: scan.limit], "cancelled steps of a scan lost or doubled documents"
         assert cancelled > 1, "no step was cancelled, so this check shows nothing"
@@ -72,24 +78,30 @@ async def check_scan_shared_by_tasks(engine: Engine) -> None:
         with anyio.fail_after(HANG_SECONDS):
             async with anyio.create_task_group() as tasks:
                 for each in seen:
-                    tasks.start_soon(_take, documents, each, MANY)
+                    tasks.start_soon(_take_all, documents, each)
         assert all(each == sorted(each) for each in seen), "a task got documents out of order"
         assert sorted(seen[0] + seen[1]) == _IDS[: scan.limit], "tasks that share a scan lost or doubled documents"
-        assert all(seen), "one of the tasks got nothing, so this check shows nothing"
+        assert all(seen), "one of the tasks got nothing: it was told of the end too early"
 
 
 async def _fill(engine: Engine) -> None:
     await fill(engine, {f"c/{each}": {"at": each} for each in _IDS})
 
 
-async def _take(documents: Paged[Document], seen: list[str], count: int) -> None:
-    """Take so many documents, with a pause before each; fewer at the end."""
-    for _ in range(count):
-        await let_others_run(1)
-        document = await anext(documents, None)
-        if document is None:
-            return
+async def _take(documents: Paged[Document], seen: list[str]) -> None:
+    """Take a document, if there is another one."""
+    document = await anext(documents, None)
+    if document is not None:
         seen.append(document.id)
+
+
+async def _take_all(documents: Paged[Document], seen: list[str]) -> None:
+    """Take what is left, with a pause before each."""
+    before = -1
+    while len(seen) > before:
+        before = len(seen)
+        await let_others_run(1)
+        await _take(documents, seen)
 
 
 async def _insisting(items: Paged[str]) -> list[str]:

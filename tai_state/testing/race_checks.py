@@ -138,6 +138,7 @@ async def check_cancelled_commits(engine: Engine) -> None:
 
 async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
     """What commits wrote whose callers were cancelled reaches a watch like everything else."""
+    seen: set[Change] = set()
     async with engine.watch("c") as changes:
         for moment in range(_MOMENTS):
             async with anyio.create_task_group() as tasks:
@@ -145,10 +146,10 @@ async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
                     tasks.start_soon(engine.commit, batch_of(moment, caller))
                 await let_others_run(moment)
                 tasks.cancel_scope.cancel()
-        marker = await engine.commit([Put("c/marker", {})])
-        seen = await until(changes, Change("c/marker", marker.revision))
+            marker = await engine.commit([Put("c/marker", {"moment": moment})])
+            seen.update(await until(changes, Change("c/marker", marker.revision)))
         present = {Change(each.path, each.revision) async for each in engine.scan(Scan("c"))}
-        await until(changes, *(present - set(seen)))
+        await until(changes, *(present - seen))
 
 
 async def check_natively_cancelled_commits(engine: Engine) -> None:

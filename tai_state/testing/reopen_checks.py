@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 
@@ -20,6 +21,8 @@ from tai_state.testing.checking import (
     until,
 )
 
+_MOMENTS: Final = 12
+
 
 async def check_commits_survive_closing(make: Callable[[], Engine]) -> None:
     """What was committed is there, with its revision and times, when the store is opened again."""
@@ -28,6 +31,7 @@ async def check_commits_survive_closing(make: Callable[[], Engine]) -> None:
         await engine.commit([Put("c/a", JSON_VALUES), Put("c/b", {}), Put("c/gone", {})])
         await engine.commit([Put("c/b", {"n": 2}), Delete("c/gone")])
         before = [document async for document in engine.scan(Scan("c"))]
+        assert [document.id for document in before] == ["a", "b"]
     for _ in range(2):
         async with make() as engine:
             assert [document async for document in engine.scan(Scan("c"))] == before
@@ -55,21 +59,22 @@ async def check_revisions_grow_over_reopening(make: Callable[[], Engine]) -> Non
 
 async def check_closing_waits_for_commits(make: Callable[[], Engine]) -> None:
     """Commits under way when the engine is closed are applied and answered first."""
-    acknowledged: dict[int, int] = {}
+    for moment in range(_MOMENTS):
+        acknowledged: dict[int, int] = {}
 
-    async def commit(engine: Engine, caller: int) -> None:
-        acknowledged[caller] = (await engine.commit(batch_of(0, caller))).revision
+        async def commit(engine: Engine, caller: int, moment: int = moment, to: dict[int, int] = acknowledged) -> None:
+            to[caller] = (await engine.commit(batch_of(moment, caller))).revision
 
-    with anyio.fail_after(HANG_SECONDS):
-        async with anyio.create_task_group() as tasks, make() as engine:
-            for caller in range(CALLERS):
-                tasks.start_soon(commit, engine, caller)
-                if caller % 3 == 1:
-                    await let_others_run(2)
-            await let_others_run(2)
-    assert len(acknowledged) == CALLERS
-    async with make() as engine:
-        await judge_batches(engine, 0, acknowledged)
+        with anyio.fail_after(HANG_SECONDS):
+            async with anyio.create_task_group() as tasks, make() as engine:
+                for caller in range(CALLERS):
+                    tasks.start_soon(commit, engine, caller)
+                    if caller % 3 == 1:
+                        await let_others_run(moment)
+                await let_others_run(2)
+        assert len(acknowledged) == CALLERS
+        async with make() as engine:
+            await judge_batches(engine, moment, acknowledged)
 
 
 async def check_two_users_of_one_store(make: Callable[[], Engine]) -> None:

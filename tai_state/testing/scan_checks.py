@@ -74,9 +74,11 @@ async def check_scan_resumes(engine: Engine) -> None:
     seen: list[str] = []
     place = ""
     while page := await ids_of(engine.scan(Scan("c", start=place, limit=3))):
+        assert len(seen) < len(_ORDERED_IDS), f"behind {seen[-1]!r} it does not go on: {page}"
         seen += page
         place = after(page[-1])
-        await engine.commit([Delete(f"c/{page[-1]}")])
+        if len(seen) % 2:
+            await engine.commit([Delete(f"c/{page[-1]}")])
     assert seen == list(_ORDERED_IDS), seen
 
 
@@ -119,8 +121,8 @@ async def check_scan_pages_and_limits(engine: Engine) -> None:
 
 async def check_scan_large_documents(engine: Engine) -> None:
     """Documents of many megabytes together are scanned whole and in order."""
-    size = engine.capabilities.max_document_bytes // 3
-    documents = {f"c/{n:02}": sized(size + n) for n in range(12)} | {"c/05": sized(size * 3)}
+    size = engine.capabilities.max_document_bytes
+    documents = {f"c/{n:02}": sized(size // 12 + n) for n in range(48)} | {"c/05": sized(size)}
     await fill(engine, documents)
     found = [(document.path, document.fields()) async for document in engine.scan(Scan("c"))]
     assert found == sorted(documents.items()), "a scan of large documents lost or changed some"

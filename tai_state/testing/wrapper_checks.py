@@ -1,15 +1,17 @@
 """Checks of engines around other engines."""
 
+# ruff: noqa: PT017 - without pytest
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tai_state.engines.api import Capabilities, Change, Engine, Put, Scan
+from tai_state.engines.api import ABSENT, Capabilities, Change, Check, Engine, Put, Scan, Where
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.ordering import commit_ordered
-from tai_state.errors import CorruptDocument
-from tai_state.testing.checking import ids_of, present, until
+from tai_state.errors import CommitRefused, CorruptDocument
+from tai_state.testing.checking import ids_of, present, raises, until
 from tai_state.testing.clocks import ManualClock
 
 _FINDING = CorruptDocument("c/damaged", "the inner engine says so")
@@ -27,7 +29,7 @@ class _Marked(MemoryEngine):
 
 
 async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> None:
-    """An engine around another one declares, finds, stores, reads, scans and watches what the inner one does."""
+    """An engine around another one is opened and closed, declares, and reads, writes and watches as the inner one."""
     inner = _Marked(ManualClock())
     async with wrap(inner) as outer:
         assert outer.capabilities == inner.capabilities, "the wrapper declares other capabilities"
@@ -36,11 +38,38 @@ async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> No
         for engine in (inner, outer):
             assert (await present(engine, "c/a")).revision == committed.revision
             assert await ids_of(engine.scan(Scan("c"))) == ["a"]
+        await _refuses(outer)
         async with outer.watch("c/a") as changes:
             await until(changes, Change("c/a", committed.revision))
             last = await inner.commit([Put("c/a", {"n": 2})])
             await until(changes, Change("c/a", last.revision))
-        event = await inner.commit([Put("g/b/events/a", {})])
-        ordered = commit_ordered(outer)
-        assert ordered is not None
-        assert [each.revision async for each in ordered.changed("g/b/events", last.revision)] == [event.revision]
+        await _streams(outer, last.revision)
+    assert await raises(RuntimeError, inner.read(["c/a"])), "the wrapper leaves the inner engine open"
+
+
+async def _refuses(outer: Engine) -> None:
+    """What does not hold is refused, and the refusal names it."""
+    try:
+        await outer.commit([Put("c/b", {}), Check("c/a", ABSENT)])
+    except CommitRefused as refused:
+        assert refused.path == "c/a", f"the refusal names {refused.path}"
+    else:
+        raise AssertionError("what the inner engine refuses is taken")
+
+
+async def _streams(outer: Engine, after: int) -> None:
+    """What is asked of a scan, and of the order of commits, reaches the inner engine."""
+    collection = "g/b/events"
+    for n, timestamp in enumerate("dacb"):
+        await outer.commit([Put(f"{collection}/{n}", {"timestamp": timestamp, "even": n % 2 == 0})])
+    for scan, expected in (
+        (Scan(collection, start="1", end="3"), ["1", "2"]),
+        (Scan(collection, limit=1), ["0"]),
+        (Scan(collection, by="timestamp", start="b"), ["3", "2", "0"]),
+        (Scan(collection, where=[Where("even", (True,))]), ["0", "2"]),
+    ):
+        assert await ids_of(outer.scan(scan)) == expected, f"{scan} gives something else"
+    ordered = commit_ordered(outer)
+    assert ordered is not None
+    assert await ids_of(ordered.changed(collection, after)) == list("0123"), "the order of commits is another one"
+    assert await ids_of(ordered.changed(collection, after + 1, 2)) == list("12"), "the order is not from there so far"

@@ -1,4 +1,4 @@
-"""What a transaction is to write: for each state, the steps that follow one another. Pure."""
+"""A transaction's pending writes: for each state, its steps in order. Pure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Step(msgspec.Struct, frozen=True):
     """Events of one state that are written together.
 
     Attributes:
-        drafts: the events to be.
+        drafts: the events to write.
         metadata: who and why.
-        compose: what is to happen, given what stands before it.
-        needs_state: compose looks at the data before.
-        must_live: the state must be there before, and not deleted.
+        compose: makes the composition from what is known of the state before the step.
+        needs_state: whether compose uses the data before the step.
+        must_live: whether the state must exist before the step and not be deleted.
     """
 
     drafts: tuple[Draft, ...]
@@ -42,7 +42,7 @@ class Step(msgspec.Struct, frozen=True):
     must_live: bool = False
 
 
-def putting(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None) -> Step:
+def put_step(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None) -> Step:
     """Write a state as a whole; without data, delete it."""
 
     def compose(_: Known) -> Composition:
@@ -51,12 +51,12 @@ def putting(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None)
     return Step((draft,), metadata, compose, must_live=data is None)
 
 
-def logging_(core: Core, stream: Stream, draft: Draft, metadata: ChangeMetadata) -> Step:
+def log_step(core: Core, stream: Stream, draft: Draft, metadata: ChangeMetadata) -> Step:
     """Record an event that leaves the state as it is."""
     return Step((draft,), metadata, partial(unchanged, core, stream, draft), needs_state=True, must_live=True)
 
 
-def recording(
+def record_step(
     core: Core, stream: Stream, drafts: tuple[Draft, ...], metadata: ChangeMetadata, reducers: Reducers
 ) -> Step:
     """Record events that the reducers fold into the state."""
@@ -68,17 +68,17 @@ def recording(
 
 
 class Written:
-    """A state as a transaction is to write it.
+    """What a transaction will write to one state.
 
     Args:
         stream: the state's paths.
-        expected: what the first step expects; None: whatever stands, or what was read.
-        schema: the present shape of the application's data.
+        expected: what the first step expects; None: the version that was read, or any version if it was not read.
+        schema: the present schema of the application's data.
 
     Attributes:
         stream: as given.
         expected: as given.
-        steps: in order.
+        steps: the steps, in order.
     """
 
     def __init__(self, stream: Stream, expected: Expected | None, schema: int) -> None:
@@ -94,11 +94,11 @@ class Written:
 
     @property
     def metadata(self) -> ChangeMetadata:
-        """Who makes the last step, and why."""
+        """The metadata of the last step."""
         return self.steps[-1].metadata
 
     def compose(self, known: Known) -> Composition:
-        """What is to happen, given what stands before the first step."""
+        """The composition of all steps, made from what is known of the state before the first one."""
         if len(self.steps) == 1:
             return self.steps[0].compose(known)
         drafts: list[Draft] = []
@@ -116,14 +116,14 @@ class Written:
 
 
 def check_expected(stream: Stream, expected: Expected, version: int, *, deleted: bool) -> None:
-    """Raises ``VersionConflict`` where a state is not as a write expects it."""
+    """Raise ``VersionConflict`` if a state is not at the version that a write expects."""
     said = expectation(expected, stream.governor_id, stream.state_id)
     if not matches(said, version, deleted=deleted):
         raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
 
 
 def overlaid(seen: SeenState, written: Written) -> JsonState:
-    """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
+    """A state as it will be once written: new data, version, metadata and deletion; all else as before."""
     stream, composition = written.stream, written.compose(seen.known)
     before = seen.state or StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
     version = before.version + len(composition.drafts)

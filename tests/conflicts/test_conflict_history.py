@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tai_state.conflicts.history import ConflictHistory, ConflictRecord
+from tai_state.conflicts.latest import ConflictHistory, ConflictRecord
 from tai_state.testing import ManualClock
 from tai_state.values.times import from_us
 

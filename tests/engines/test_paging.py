@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.lowlevel
-import msgspec
 import pytest
 
-from tai_state.engines import paging
-from tai_state.engines.api import Document, Scan, after
-from tai_state.engines.memory import MemoryEngine
-from tai_state.engines.paging import Paged, chained, converted, limited, mapped, resized, taken
-from tai_state.testing import ManualClock
-from tai_state.testing.paging_checks import (
-    check_scan_after_a_cancelled_step,
-    check_scan_after_an_error,
-    check_scan_shared_by_tasks,
-)
+from tai_state.engines.paging import Paged, chained, converted, limited, mapped, resized, take
 
-from ..support.stores import AroundEngine, collected
-
-if TYPE_CHECKING:
-    from tai_state.testing.conformance import EngineCheck
+from ..support.stores import collected
 
 pytestmark = pytest.mark.anyio
 
@@ -200,8 +187,8 @@ async def test_taking_several_takes_all_of_them_or_none():
     items = _source(1)
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await taken(items, 5)
-    assert await taken(items, 3) == [1, 2, 3]
+            await take(items, 5)
+    assert await take(items, 3) == [1, 2, 3]
     assert await _insisting(items) == [4, 5, 6, 7, 8]
 
 
@@ -239,71 +226,3 @@ async def test_what_is_put_back_while_another_task_waits_for_a_page_is_kept():
         await anyio.lowlevel.checkpoint()
         items.put_back([first])
     assert seen + await collected(items) == [1, 2]
-
-
-# The examination finds mistakes ----------------------------------------------------------------------------------
-
-
-class _Pages(AroundEngine):
-    """Scans in pages of a hundred, looked up one after the other."""
-
-    loses_a_cancelled_page = False
-
-    def scan(self, scan: Scan) -> Paged[Document]:
-        begin, left = scan.start, scan.limit
-
-        async def fetch() -> list[Document] | None:
-            nonlocal begin, left
-            size = 100 if left is None else min(left, 100)
-            page = await taken(self._engine.scan(msgspec.structs.replace(scan, start=begin, limit=size)), size)
-            if not self.loses_a_cancelled_page:
-                await anyio.lowlevel.checkpoint()
-            begin = after(page[-1].id) if page else begin
-            left = None if left is None else left - len(page)
-            if self.loses_a_cancelled_page:
-                await anyio.lowlevel.checkpoint()
-            return page or None
-
-        return Paged(fetch)
-
-
-def nothing_is_put_back(patch: pytest.MonkeyPatch) -> None:
-    """What a step took before it failed is lost."""
-    patch.setattr(Paged, "put_back", lambda *_: None)
-
-
-def errors_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """After an item that is wrong the rest of its page is passed over."""
-    patch.setattr(paging, "_Failed", lambda _: iter(()))
-
-
-def fetches_overlap(patch: pytest.MonkeyPatch) -> None:
-    """Two tasks ask for a page at once, and both get the same."""
-    patch.setattr(Paged, "_is_fetching", property(lambda _: False, lambda *_: None), raising=False)
-
-
-def a_place_moves_too_early(patch: pytest.MonkeyPatch) -> None:
-    """A scan notes that a page was given before it is."""
-    patch.setattr(_Pages, "loses_a_cancelled_page", True)
-
-
-@pytest.mark.parametrize(
-    ("mistake", "check"),
-    [
-        (nothing_is_put_back, check_scan_after_an_error),
-        (errors_are_forgotten, check_scan_after_an_error),
-        (fetches_overlap, check_scan_shared_by_tasks),
-        (a_place_moves_too_early, check_scan_after_a_cancelled_step),
-    ],
-    ids=lambda each: each.__name__.removeprefix("check_"),
-)
-async def test_the_examination_finds_mistakes(
-    monkeypatch: pytest.MonkeyPatch, mistake: Callable[[pytest.MonkeyPatch], Any], check: EngineCheck
-):
-    """An engine with the mistake fails the check that passes without it."""
-    async with MemoryEngine(ManualClock()) as engine:
-        await check(_Pages(engine))  # type: ignore[arg-type]
-    mistake(monkeypatch)
-    async with MemoryEngine(ManualClock()) as engine:
-        with pytest.raises(AssertionError):
-            await check(_Pages(engine))  # type: ignore[arg-type]

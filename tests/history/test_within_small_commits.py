@@ -12,11 +12,22 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import ANY, Columns, EveryEvents, NewEvent, StateMachinePersister, StateStore, open_store, sync
+from tai_state import (
+    ANY,
+    Columns,
+    EveryEvents,
+    Never,
+    NewEvent,
+    SnapshotPolicy,
+    StateMachinePersister,
+    StateStore,
+    open_store,
+    sync,
+)
 from tai_state.engines.api import Committed, Delete, Write
 from tai_state.testing import ManualClock, MemoryEngine
 
-from ..support.stores import GOVERNOR, METADATA, AroundEngine
+from ..support.stores import GOVERNOR, METADATA, AroundEngine, Opened, edit
 
 pytestmark = pytest.mark.anyio
 
@@ -112,6 +123,38 @@ async def test_recover(small: StateStore) -> None:
     report = await StateMachinePersister(small).recover()
     assert len(report.rebuilt) == 1
     await assert_whole(small, COUNT)
+
+
+async def test_recover_of_many_unsound_snapshots(clock: ManualClock) -> None:
+    """A state of which more kept snapshots are damaged than a commit takes is mended, and they are gone."""
+    async with open_store(Small(clock), clock=clock, snapshots=EveryEvents(1, keep=COUNT)) as store:
+        await fill(store)
+        kept = await store.list_snapshots(GOVERNOR, "x")
+        await store.core.engine.commit([Delete(f"governors/{GOVERNOR}/states/x")])
+        stream = store.core.layout.stream(GOVERNOR, "x")
+        for version in kept:
+            await edit(store.core.engine, stream.snapshot(version), digest="damaged")
+        report = await StateMachinePersister(store).recover()
+        assert (len(kept), len(report.rebuilt)) == (COUNT, 1)
+        assert await store.list_snapshots(GOVERNOR, "x") == []
+        await assert_whole(store, COUNT)
+
+
+@pytest.mark.parametrize("policy", [Never(keep=2), EveryEvents(1, keep=2)], ids=["asked for", "by policy"])
+async def test_a_much_smaller_retention(clock: ManualClock, policy: SnapshotPolicy) -> None:
+    """Where far fewer snapshots are to stay than there are, each that is kept drops as many as its commit takes."""
+    engine = Small(clock)
+    async with engine:
+        async with open_store(Opened(engine), clock=clock, snapshots=EveryEvents(1, keep=COUNT)) as store:
+            await fill(store)
+        async with open_store(Opened(engine), clock=clock, snapshots=policy) as store:
+            left = []
+            for n in range(4):
+                await store.save_state(GOVERNOR, "x", {"n": -n}, METADATA, expected=ANY)
+                await store.create_snapshot(GOVERNOR, "x")
+                left.append(len(await store.list_snapshots(GOVERNOR, "x")))
+            assert left == [COUNT - 99, COUNT - 198, COUNT - 297, 2]
+            await assert_whole(store, COUNT + 4)
 
 
 async def test_record_within_one_commit(small: StateStore) -> None:

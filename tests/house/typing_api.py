@@ -1,9 +1,9 @@
 """A user's code, which both type checkers must accept. It is checked, never run."""
 
 from datetime import UTC, datetime
-from typing import Any, assert_type
+from typing import Annotated, Any, Literal, TypedDict, assert_type
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from tai_state import (
     ANY,
@@ -64,16 +64,43 @@ class Closed(BaseModel):
     """What an account may be instead."""
 
     reason: str
+    kind: Literal["closed"] = "closed"
+
+
+class Frozen(BaseModel):
+    """The same once more, told apart by its kind."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+Ended = Annotated[Closed | Frozen, Field(discriminator="kind")]
+
+
+class Limits(TypedDict):
+    """A state as a typed dictionary."""
+
+    daily: int
 
 
 async def unions() -> None:
-    """A union is taken as it is, and known as one by its adapter."""
+    """A union is known as one, whether it is written down, has a name, or is told apart by a field."""
     async with open_store("memory://") as store:
         either = store.state("bank", "alice", Account | Closed)
+        assert_type(either, StateHandle[Account | Closed])
         await either.save(Closed(reason="moved"), ChangeMetadata("me", "because"))
-        known = store.state("bank", "alice", TypeAdapter[Account | Closed](Account | Closed))
-        assert_type(known, StateHandle[Account | Closed])
-        assert_type((await known.get()).data, Account | Closed)
+        assert_type((await either.get()).data, Account | Closed)
+        assert_type(store.state("bank", "alice", Ended), StateHandle[Closed | Frozen])
+        adapter = TypeAdapter[Account | Closed](Account | Closed)
+        assert_type(store.state("bank", "alice", adapter), StateHandle[Account | Closed])
+
+
+async def other_models(unknown: Any) -> None:
+    """Typed dictionaries, dictionaries and no model at all are known, and a model that is not known gives anything."""
+    async with open_store("memory://") as store:
+        assert_type(store.state("bank", "limits", Limits), StateHandle[Limits])
+        assert_type(store.state("bank", "limits", dict[str, int]), StateHandle[dict[str, int]])
+        assert_type(store.state("bank", "limits", None), StateHandle[dict[str, Any]])
+        await store.state("bank", "limits", unknown).get()
 
 
 def narrowed(state: StateSnapshot[Account] | DeletedState) -> int:

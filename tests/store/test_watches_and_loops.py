@@ -61,9 +61,12 @@ except BaseException as error:
 
 
 def run(folder: Path, code: str, *arguments: str) -> tuple[str, str]:
-    """What a program says on its two outputs; warnings come on the second."""
-    command = [sys.executable, "-X", "dev", "-W", "always::ResourceWarning", "-c", code, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)
+    """What a program says on its two outputs; warnings come on the second.
+
+    Not in Python's development mode: there asyncio also says which steps took long, and on a busy machine some do.
+    """
+    command = [sys.executable, "-W", "always", "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout, done.stderr
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Mistake(NamedTuple):
@@ -28,6 +32,17 @@ def mistaken(mistake: Mistake) -> ModuleType:
     text = inspect.getsource(mistake.module)
     assert text.count(mistake.right) == 1, f"{text.count(mistake.right)} times in the text: {mistake.right}"
     return _made(mistake.module, text.replace(mistake.right, mistake.wrong))
+
+
+def plant(patch: pytest.MonkeyPatch, mistake: Mistake) -> None:
+    """Have everybody who uses what the module defines use what it defines with the mistake in it."""
+    name = mistake.module.__name__
+    made = vars(mistaken(mistake))
+    defined = {key: value for key, value in vars(mistake.module).items() if getattr(value, "__module__", None) == name}
+    for module in [each for key, each in sys.modules.items() if key.startswith("tai_state.")]:
+        for key, value in list(vars(module).items()):
+            if key in defined and value is defined[key]:
+                patch.setattr(module, key, made[key])
 
 
 def using(module: ModuleType, mistake: Mistake) -> ModuleType:

@@ -326,7 +326,7 @@ async def test_watches_share_one_thread_that_only_watches_have(file: Path):
                 async with engine.watch(*targets):
                     pass
         for _ in range(3):
-            with pytest.raises(RuntimeError, match="open already"):
+            with pytest.raises(RuntimeError, match="already open"):
                 await engine.__aenter__()
         ended = [each for each in threading.enumerate() if each.name.startswith("tai-state")]
         await engine.__aexit__(None, None, None)

@@ -1,0 +1,178 @@
+"""Repairing one state: the versions seen elsewhere are brought in, and what comes of it is written back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from tai_state.conflicts.repairs import ACTION_NEWER, ACTION_RIVAL, ancestry, with_note
+from tai_state.conflicts.resolutions import Resolution, same, state_of
+from tai_state.conflicts.resolvers import Resolver
+from tai_state.conflicts.rivals import Rival, compare_rivals
+from tai_state.conflicts.sides import Side
+from tai_state.errors import StateNotFound, VersionConflict
+from tai_state.streams import writing
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.writing import Intent
+from tai_state.values.clocks import ClockOrder, VectorClock, merge
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonState, StateSnapshot, with_data
+
+REPAIRS_MAX = 16
+"""How often a repair begins anew when others are faster."""
+
+
+class Conflict(NamedTuple):
+    """Two concurrent versions and what became of them."""
+
+    ours: Rival
+    theirs: Rival
+    resolution: Resolution
+
+
+class Repaired(NamedTuple):
+    """What came of a repair.
+
+    Attributes:
+        state: as it stands; where nothing was written though it should have been, as it should stand.
+        conflicts: that were resolved.
+        is_written: whether a change was written.
+    """
+
+    state: JsonState
+    conflicts: Sequence[Conflict]
+    is_written: bool
+
+
+class _Repair(NamedTuple):
+    """A repair to be.
+
+    Attributes:
+        before: what stands.
+        after: what is to stand; its clocks are those of all that is in it.
+        brought_in: the versions that are not in what stands.
+        resolutions: with them, in turn.
+        conflicts: those of them that were concurrent.
+    """
+
+    before: Rival
+    after: Rival
+    brought_in: list[Rival]
+    resolutions: list[Resolution]
+    conflicts: list[Conflict]
+
+    @property
+    def proposal(self) -> JsonState:
+        """The version that stands with the data that it should have."""
+        return with_data(self.before.snapshot, self.after.data)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to write: other data, or a record of what was discarded."""
+        is_new = not same(state_of(self.before.data), state_of(self.after.data))
+        return is_new or (self.before.data is not None and any(each.discarded for each in self.resolutions))
+
+
+async def standing(core: Core, stream: Stream) -> Rival | None:
+    """The state as it stands, deleted or not; None where there is none."""
+    side = await Side.read(core, stream)
+    if side.record is None:
+        return None
+    return Rival(snapshot=core.state(stream, side.record, side.recorded_us), hlc=side.record.hlc, tip=side.tip)
+
+
+async def repair(
+    core: Core, stream: Stream, seen: Sequence[Rival], resolver: Resolver, metadata: ChangeMetadata | None
+) -> Repaired:
+    """Bring a state up to date with versions that were seen elsewhere.
+
+    Args:
+        core: of our store.
+        stream: of the state.
+        seen: versions of it.
+        resolver: decides between versions of which neither knew of the other.
+        metadata: who repairs and why; None: nothing is written.
+
+    Raises:
+        StateNotFound: the state was never written, and nothing was seen.
+        ConflictResolutionFailed: the resolver cannot decide.
+        VersionConflict: others were faster 16 times.
+    """
+    attempts = AsyncRetrying(
+        retry=retry_if_exception_type(VersionConflict),
+        stop=stop_after_attempt(REPAIRS_MAX),
+        wait=wait_random_exponential(multiplier=0.005, max=1.0),
+        reraise=True,
+    )
+    async for attempt in attempts:
+        with attempt:
+            planned = await _planned(core, stream, seen, resolver)
+            if metadata is None or not planned.is_needed:
+                return Repaired(planned.proposal, planned.conflicts, is_written=False)
+            return Repaired(await _written(core, stream, planned, metadata), planned.conflicts, is_written=True)
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _planned(core: Core, stream: Stream, seen: Sequence[Rival], resolver: Resolver) -> _Repair:
+    """What is to be done. Writes nothing."""
+    before = await standing(core, stream) or await _nothing(core, stream, seen)
+    planned = _Repair(before, before, [], [], [])
+    # Newest first: what those before it knew of is in them already.
+    for theirs in sorted(seen, key=lambda each: each.rank, reverse=True):
+        planned = await _bring_in(core, stream, planned, theirs, resolver)
+    return planned
+
+
+async def _bring_in(core: Core, stream: Stream, planned: _Repair, theirs: Rival, resolver: Resolver) -> _Repair:
+    """The repair, with one more version brought in where it is not in already."""
+    ours, base = planned.after, None
+    if compare_rivals(ours, theirs) is ClockOrder.CONCURRENT:
+        clock, base = await ancestry(core, stream, planned.before.snapshot.version, ours.clock, theirs.clock)
+        ours = _with(ours, ours.data, clock, ours.hlc)
+    order = compare_rivals(ours, theirs)
+    if order is ClockOrder.AFTER or (order is ClockOrder.SAME and same(state_of(ours.data), state_of(theirs.data))):
+        return planned
+    resolution = resolver.resolve(ours, theirs, base)
+    after = _with(ours, resolution.data, merge(ours.clock, theirs.clock), max(ours.hlc, theirs.hlc))
+    conflicts = [] if order is ClockOrder.BEFORE else [Conflict(ours, theirs, resolution)]
+    return _Repair(
+        planned.before,
+        after,
+        [*planned.brought_in, theirs],
+        [*planned.resolutions, resolution],
+        planned.conflicts + conflicts,
+    )
+
+
+async def _written(core: Core, stream: Stream, planned: _Repair, metadata: ChangeMetadata) -> JsonState:
+    """Write a repair back."""
+    data = planned.after.data
+    note = with_note(metadata, planned.brought_in, planned.resolutions)
+    intent = Intent(note, ACTION_RIVAL if planned.conflicts else ACTION_NEWER)
+    version = planned.before.snapshot.version
+    if data is None:
+        return await writing.delete(core, stream, intent, version, None)
+    return await writing.save(core, stream, data, intent, version, None)
+
+
+async def _nothing(core: Core, stream: Stream, seen: Sequence[Rival]) -> Rival:
+    """What stands where no state was ever written, if there is something to take over.
+
+    Raises:
+        StateNotFound: nothing was seen either.
+        EventSourcingError: the state has events, and only its document is missing.
+    """
+    absence = await core.reader.absence_error(stream)
+    if not seen or not isinstance(absence, StateNotFound):
+        raise absence
+    unsaved = StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
+    return Rival(snapshot=with_data(unsaved, None), hlc=0, tip="")
+
+
+def _with(version: Rival, data: dict[str, Any] | None, clock: VectorClock, hlc: int) -> Rival:
+    snapshot = msgspec.structs.replace(with_data(version.snapshot, data), causality=clock)
+    return msgspec.structs.replace(version, snapshot=snapshot, hlc=hlc)

@@ -1,0 +1,155 @@
+"""The examination finds mistakes where Firestore's engine goes its own ways, as far as no race decides."""
+
+from __future__ import annotations
+
+import pytest
+
+from tai_state.engines.firestore import connection, engine, listening, messages, queries
+from tai_state.testing import (
+    commit_checks,
+    lifecycle_checks,
+    query_checks,
+    read_checks,
+    reopen_checks,
+    scan_checks,
+    watch_checks,
+)
+from tai_state.testing.emulator import fresh_project
+
+from ...support.examined import Red, expect_red, run
+from ...support.mistakes import plant
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("firestore_emulator")]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Firestore's engine runs under asyncio only."""
+    return "asyncio"
+
+
+MISTAKES = (
+    Red(
+        read_checks.check_read_keeps_order_and_absence,
+        "in order of paths",
+        "tuple([found.get(path) for path in paths])",
+        "tuple([found.get(path) for path in sorted(paths)])",
+        connection,
+    ),
+    Red(
+        commit_checks.check_preconditions,
+        "the revision zero is none",
+        "            raise CommitRefused(write.path)  # Firestore takes",
+        "            pass  # Firestore takes",
+        messages,
+    ),
+    Red(
+        commit_checks.check_revisions_grow,
+        "a document's revision is in milliseconds",
+        "    return Document(*split(path), content, updated, updated)",
+        "    return Document(*split(path), content, updated // 1_000, updated)",
+        messages,
+    ),
+    Red(
+        commit_checks.check_times,
+        "the answer's time is in milliseconds",
+        "        return Committed(time_us, time_us)\n\n    def watch",
+        "        return Committed(time_us, time_us // 1_000)\n\n    def watch",
+        connection,
+    ),
+    Red(
+        commit_checks.check_a_path_stands_in_a_commit_once,
+        "the last one counts",
+        "check_budget(sizes, len(writes), capabilities)",
+        "check_budget(sizes, len(sizes), capabilities)",
+        messages,
+    ),
+    Red(
+        commit_checks.check_limits,
+        "checks and deletions do not count",
+        "check_budget(sizes, len(writes), capabilities)",
+        "sizes = dict(each for each in sizes.items() if each[1])\n    check_budget(sizes, len(sizes), capabilities)",
+        messages,
+    ),
+    Red(
+        scan_checks.check_scan_bounds,
+        "the end is included",
+        'structured.end_at.before = each.end[-1] != "\\x00"',
+        "structured.end_at.before = False",
+        queries,
+    ),
+    Red(
+        scan_checks.check_scan_resumes,
+        "it goes on with the last one",
+        'is_after = each.start[-1] == "\\x00"',
+        "is_after = False",
+        queries,
+    ),
+    Red(
+        query_checks.check_scan_by_field,
+        "the start is left out",
+        "_compare(to.field_filter, field, _GREATER_THAN_OR_EQUAL)",
+        "_compare(to.field_filter, field, 3)",
+        queries,
+    ),
+    Red(
+        query_checks.check_where,
+        "true is one",
+        "to.boolean_value = value",
+        "to.integer_value = int(value)",
+        queries,
+    ),
+    Red(
+        watch_checks.check_watch_tells_of_deletions,
+        "a deletion is not told",
+        "self._told(response.document_delete.document, None, response.document_delete.removed_target_ids)",
+        "pass",
+        listening,
+        says=TimeoutError,
+    ),
+    Red(
+        watch_checks.check_watch_left_early,
+        "leaving one watch ends the stream of all",
+        "        if not self._targets:\n            await self.aclose()",
+        "        await self.aclose()",
+        listening,
+        says=RuntimeError,
+    ),
+    Red(
+        lifecycle_checks.check_outside_of_its_block,
+        "there is nothing to check",
+        "        self._opened()\n        return ()",
+        "        return ()",
+        engine,
+    ),
+    Red(
+        lifecycle_checks.check_entered_twice,
+        "a block inside the block is entered",
+        "if self._is_entered:",
+        "if False:",
+        engine,
+    ),
+    Red(
+        lifecycle_checks.check_closing_ends_watches,
+        "watches wait on",
+        "        self._fail_all(RuntimeError(NOT_OPEN))\n",
+        "",
+        listening,
+        says=TimeoutError,
+    ),
+    Red(
+        reopen_checks.check_closing_waits_for_commits,
+        "what is under way is broken off",
+        "                await asyncio.wait(self._tasks)",
+        "                [each.cancel() for each in self._tasks]",
+        connection,
+    ),
+)
+
+
+@pytest.mark.parametrize("red", MISTAKES, ids=lambda each: each.name)
+async def test_a_mistake_is_found(monkeypatch: pytest.MonkeyPatch, red: Red):
+    """An engine with the mistake fails the check, and says what is wrong, or waits for what never comes."""
+    project = fresh_project()
+    plant(monkeypatch, red.mistake)
+    await expect_red(monkeypatch, red, lambda: run(red.check, lambda: engine.FirestoreEngine(project)))
