@@ -23,8 +23,11 @@ class Turns:
         self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, those who wait for it
 
     def of(self, paths: Iterable[str]) -> _Held:
-        """Hold the turn of each of these states, taken in one order, so that nobody waits in a circle."""
-        return _Held(self, sorted(set(paths)))
+        """Hold the turn of each of these states and governors, taken in one order, so that nobody waits in a circle.
+
+        Governors come last: a transaction that runs again has those of its states when it finds that it needs them.
+        """
+        return _Held(self, sorted(set(paths), key=_in_order))
 
     async def take(self, path: str) -> bool:
         """Take the turn of a state; whether it came in time."""
@@ -53,6 +56,10 @@ class Turns:
             waiting.popleft().set()
         else:
             del self._turns[path]
+
+
+def _in_order(path: str) -> tuple[int, str]:
+    return -path.count("/"), path
 
 
 class _Held:
