@@ -223,7 +223,7 @@ def _intact(document: Document) -> StateRecord | None:
 
 
 def _stands_for(marker: MarkerRecord, event: EventRecord) -> bool:
-    """Whether a marker's content is the event's, whether or not the caller had given the time, and the state or none."""
+    """Whether a marker's content is the event's, whichever of its time and state the caller had given."""
     metadata = event.metadata
     return any(
         marker.content
