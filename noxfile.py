@@ -31,19 +31,20 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Both type checkers, strict, over the package, the examples and a user's code."""
+    """Both type checkers, strict, over the package and over what users copy: pages, examples, a user's code."""
     _install_wheel(session, "mypy==2.4.1", "pyright==1.1.414", *TESTS)
     session.run("mypy")
     session.run("pyright", "--pythonpath", f"{session.bin}/python")
     session.run("pyright", "--pythonpath", f"{session.bin}/python", "--verifytypes", "tai_state", "--ignoreexternal")
+    session.run("python", "-m", "pytest", "tests/house/check_users_code.py", env=SAFE)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Every example in the documents runs, every link leads somewhere."""
     _install_wheel(session, *TESTS)
-    files = ("tests/house/test_docs.py", "tests/house/test_format.py", "tests/house/test_examples.py")
-    session.run("python", "-m", "pytest", *files, env=SAFE)
+    files = ("test_docs.py", "test_format.py", "test_examples.py", "test_web_example.py")
+    session.run("python", "-m", "pytest", *(f"tests/house/{file}" for file in files), env=SAFE)
 
 
 @nox.session

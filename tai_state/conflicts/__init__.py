@@ -1,1 +1,1 @@
-"""Conflicts: rival versions of a state, how they are resolved, and what is kept of those that gave way."""
+"""Conflicts: rival versions of a state, how they are resolved, and the record of what was discarded."""

@@ -32,13 +32,13 @@ class ConsistencyStats(msgspec.Struct, frozen=True, kw_only=True):
     """What one :class:`EventualConsistency` has seen and done.
 
     Attributes:
-        lamport_clock: its value.
+        lamport_clock: the value of its Lamport clock.
         read_repair: whether repairs are written back.
-        conflicts: concurrent versions resolved.
-        discarded: changes that were dropped.
-        repairs: repairs written to the store.
-        stale_reads: found by ``detect_stale_read``.
-        violations: found by ``check_causality``.
+        conflicts: how many concurrent versions were resolved.
+        discarded: how many changes were discarded.
+        repairs: how many repairs were written to the store.
+        stale_reads: how many stale reads ``detect_stale_read`` found.
+        violations: how many violations ``check_causality`` found.
     """
 
     lamport_clock: int
@@ -51,13 +51,13 @@ class ConsistencyStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventualConsistency:
-    """Brings a store's states up to date with versions that are known from elsewhere: another store, a cache, a file.
+    """Brings a store's states up to date with versions from elsewhere: another store, a cache, a file.
 
     Args:
-        store: an open one.
-        resolver: decides between concurrent versions; never asked where one version knew of the other.
+        store: an open store.
+        resolver: decides between concurrent versions; it is not asked if one version knew of the other.
         read_repair: write back what ``read_repair`` finds.
-        history: keeps the conflicts; its own, if not given.
+        history: keeps the conflicts; by default a new one.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class EventualConsistency:
     # Comparing -----------------------------------------------------------------------------------------------------
 
     def compare(self, ours: Rival, theirs: Rival) -> ClockOrder:
-        """How our version stands to the other one: BEFORE means that theirs knew of ours."""
+        """Compare our version with another one; BEFORE means that theirs knew of ours."""
         return compare_rivals(ours, theirs)
 
     def detect_stale_read(self, read: StateSnapshot[Any] | DeletedState, known: Iterable[VectorClock]) -> None:
-        """Make sure that what was read is not older than any version known to exist.
+        """Check that a state that was read is not older than any version known to exist.
 
         Raises:
-            StaleRead: one of the clocks knew of what was read, and of more.
+            StaleRead: one of the clocks covers the state that was read, and more.
         """
         path = self._stream(read.governor_id, read.state_id).state
         try:
@@ -96,14 +96,14 @@ class EventualConsistency:
             raise
 
     def check_causality(self, read: StateSnapshot[Any] | DeletedState, *, after: VectorClock) -> None:
-        """Make sure that what was read includes what its reader has seen: reading your writes, monotonic reads.
+        """Check that a state includes all that its reader has seen: read your writes, monotonic reads.
 
         Args:
-            read: the state.
-            after: the clock of what the reader has seen or written; of several, ``merge_clocks`` gives it.
+            read: the state that was read.
+            after: the clock of what the reader has seen or written; for several clocks, use ``merge_clocks``.
 
         Raises:
-            CausalityViolation: it does not.
+            CausalityViolation: it does not include all of that.
         """
         try:
             check_causality(self._stream(read.governor_id, read.state_id).state, read.causality, after)
@@ -112,22 +112,22 @@ class EventualConsistency:
             raise
 
     def merge_clocks(self, *clocks: VectorClock) -> VectorClock:
-        """The clock of what knows of all these."""
+        """The clock that includes all of these."""
         merged: VectorClock = {}
         for clock in clocks:
             merged = merge(merged, clock)
         return merged
 
     def next_lamport(self) -> int:
-        """The number of something new that happens here; greater than all before it and all observed."""
+        """The Lamport number for a new event here; greater than all earlier and all observed numbers."""
         return self._lamport.increment()
 
     def observe_lamport(self, other: int) -> int:
-        """Take note of a number from elsewhere; see :meth:`~tai_state.values.clocks.LamportClock.observe`."""
+        """Observe a Lamport number from elsewhere; see :meth:`~tai_state.values.clocks.LamportClock.observe`."""
         return self._lamport.observe(other)
 
     def get_stats(self) -> ConsistencyStats:
-        """What was seen and done so far."""
+        """The counts of what was seen and done so far."""
         counts = self._counts
         return ConsistencyStats(
             lamport_clock=self._lamport.value,
@@ -142,12 +142,12 @@ class EventualConsistency:
     # Resolving -----------------------------------------------------------------------------------------------------
 
     def resolve_conflict(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None = None) -> Resolution:
-        """The state that both sides are to have; writes nothing to the store.
+        """Resolve two versions into the state that both sides should have; writes nothing to the store.
 
         Args:
             ours: one version.
-            theirs: another one of the same state.
-            base: the data of the last version that both knew of, if it is known.
+            theirs: another version of the same state.
+            base: the data of the last version that both knew of; None if unknown.
 
         Raises:
             InvalidData: they are versions of different states.
@@ -161,7 +161,7 @@ class EventualConsistency:
         return resolution
 
     async def read(self, governor_id: str, state_id: str) -> Rival:
-        """The state as this store has it, deleted or not, to be compared with another store's.
+        """The state in this store, deleted or not, for comparison with another store's.
 
         Raises:
             StateNotFound: it was never written.
@@ -169,7 +169,7 @@ class EventualConsistency:
         stream = self._stream(governor_id, state_id)
         found = await standing(self._core, stream)
         if found is None:
-            raise await self._core.reader.absence(stream)
+            raise await self._core.reader.absence_error(stream)
         return found
 
     async def read_repair(
@@ -181,30 +181,31 @@ class EventualConsistency:
         *,
         dry_run: bool = False,
     ) -> JsonState:
-        """The state, brought up to date with the versions that were seen elsewhere.
+        """Bring a state up to date with versions that were seen elsewhere.
 
-        A version that knew of ours is taken over; one that is concurrent is resolved with ours, against the last
-        version that both knew of where our stream still has it. The result is written back as an ordinary change,
-        its action ``read_repair`` or ``resolve``, with what was brought in and discarded under ``conflict`` in the
-        metadata's context (at most 100 changes, large values by name only). A version that an earlier call brought in
-        changes nothing again. Where ours is deleted and stays so, there is no event to hold a record: what was
-        discarded is in ``history`` and in the log only.
+        A version that knew of ours replaces it. A concurrent version is resolved with ours, against the last version
+        that both knew of if our stream still has it. The result is written back as an ordinary change with the action
+        ``read_repair`` or ``resolve``. Its metadata's context has under ``conflict`` what was brought in and discarded
+        (at most 100 changes; of large values only the size). Bringing in the same version again changes nothing.
 
-        Where the stores are synced later, ``sync`` sees by that note what was brought in, and does not merge it again.
+        If our state is deleted and stays deleted, no event is written to hold that record: what was discarded is then
+        only in ``history`` and in the log.
+
+        If the stores are synced later, ``sync`` finds this record and does not merge the same versions again.
 
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            seen: versions known from elsewhere, like those that another store's ``read`` gave.
+            seen: versions from elsewhere, such as those that another store's ``read`` returned.
             metadata: who repairs and why.
             dry_run: write and record nothing.
 
         Returns:
-            The state as it now stands. Where nothing is written though it should (``dry_run``, or read repair is
-            off), the version that was read with the data that it should have.
+            The state as it is now. If a needed repair is not written (``dry_run``, or read repair is off), the version
+            that was read, with the repaired data.
 
         Raises:
-            StateNotFound: the state was never written, and nothing was seen.
+            StateNotFound: the state was never written, and ``seen`` is empty.
             ConflictResolutionFailed: the resolver cannot decide.
             VersionConflict: others were faster 16 times. Otherwise as ``StateStore.update_state``.
         """
@@ -239,10 +240,10 @@ class EventualConsistency:
 
 
 def _check_state(stream: Stream, versions: Sequence[Rival]) -> None:
-    """Make sure that they are of one state.
+    """Check that all versions belong to one state.
 
     Raises:
-        InvalidData: one of them is not.
+        InvalidData: one of them belongs to another state.
     """
     for version in versions:
         if (version.snapshot.governor_id, version.snapshot.state_id) != (stream.governor_id, stream.state_id):

@@ -1,4 +1,4 @@
-"""Taking over the events of another store: same id, content and clock; version and digest are the stream's own."""
+"""Copying events from another store: id, content and clock stay; version and digest are the receiving stream's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT, state_hash
 from tai_state.values.json import decode, encode
 
 EVENTS_MAX: Final = 200
-"""Events that are taken over in one commit, at most."""
+"""How many events one commit takes over at most."""
 
 _WRITES_PER_EVENT: Final = 2
 _BESIDE_WRITES: Final = 8
@@ -27,17 +27,17 @@ _SIZE_BESIDE_RECORD: Final = 8_192
 
 
 async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMachinePersister) -> int:
-    """Append the next events of the newer side to the older one, in one commit, and say how many.
+    """Append the next events of the newer side to the older one, in one commit; how many were appended.
 
     Args:
-        newer: where the events are.
-        older: where they go.
+        newer: the side to copy from.
+        older: the side to copy to.
         unseen: the events.
-        persister: of the newer side's store; folds payload-carrying events where their state must be known.
+        persister: the newer store's persister; it folds payload-carrying events whose state is needed.
 
     Raises:
-        VersionConflict: the older side has moved.
-        ReducerMissing: a state can only be known with a reducer that was not given.
+        VersionConflict: the older side has changed since.
+        ReducerMissing: a state needs a reducer that was not given.
     """
     follows = _follows(unseen.events[0], older, unseen)
     # An event that is given the state after it can be as large as two.
@@ -54,7 +54,7 @@ async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMa
 
 
 def _one_commit(events: list[EventRecord], capabilities: Capabilities) -> list[EventRecord]:
-    """The first events, as many as go into one commit with the state after them; at least one."""
+    """As many of the first events as fit into one commit together with the state after them; at least one."""
     beside = Weight(_BESIDE_WRITES, capabilities.max_document_bytes)
     return next(Batches(capabilities).split(events, _weight_of, beside))
 
@@ -64,9 +64,9 @@ def _weight_of(event: EventRecord) -> Weight:
 
 
 async def _markers(newer: Side, older: Side, events: list[EventRecord]) -> list[str | None]:
-    """What each event's id stands for, where a caller gave it: then the same call finds it in the other store, too.
+    """For each event, the content of its marker if a caller gave its id: the same call then finds it here too.
 
-    An id that stands for something there already goes on doing so.
+    None where the older side has a marker for that id already; that one stays.
     """
     there, here = [
         (await side.core.engine.read([side.stream.marker(event.event_id) for event in events])).documents
@@ -102,7 +102,7 @@ def _draft(event: EventRecord, newer: Side, marker: str | None) -> Draft:
 
 
 def _follows(event: EventRecord, older: Side, unseen: Unseen) -> bool:
-    """Whether the state after an event is to be had on the older side: it carries it, or starts from what is there."""
+    """Whether the older side can tell the state after an event: the event carries it, or follows the state there."""
     if event.to_state is not None:
         return True
     if older.record is None:
@@ -111,14 +111,14 @@ def _follows(event: EventRecord, older: Side, unseen: Unseen) -> bool:
 
 
 async def _carrying(event: EventRecord, newer: Side, marker: str | None, persister: StateMachinePersister) -> Draft:
-    """The event with the state after it, which the older side could not know."""
+    """The event together with the state after it, which the older side could not derive."""
     data = await _data_after(event, newer, persister)
     text = NO_STATE_TEXT if data is None else encode(data)
     return msgspec.structs.replace(_draft(event, newer, marker), state=text, carries_state=True)
 
 
 async def _data_after(event: EventRecord, newer: Side, persister: StateMachinePersister) -> dict[str, Any] | None:
-    """The state's data after an event, in the shape that the event has."""
+    """The state's data after an event, in the event's own schema."""
     if event.state_hash == NO_STATE_HASH:
         return None
     if event.to_state is not None:
@@ -128,6 +128,6 @@ async def _data_after(event: EventRecord, newer: Side, persister: StateMachinePe
         return newer.record.data
     found = await persister.get_state_at(newer.stream.governor_id, newer.stream.state_id, event.version)
     if state_hash(encode(found.data)) != event.state_hash:
-        what = "has a state of an older schema: open both stores with schema=None to sync them"
+        what = "has a state in an older schema: open both stores with schema=None to sync them"
         raise EventSourcingError(newer.stream.event(event.version), what)
     return found.data

@@ -1,4 +1,4 @@
-"""What conflicts there were lately, and whether there are too many."""
+"""The latest conflicts, and whether there are too many."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tai_state.values.times import WallClock, to_us
 
 
 class ConflictRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One conflict and what became of it.
+    """One conflict and its resolution.
 
     Attributes:
-        path: of the state.
-        clocks: of the rival versions.
-        strategy: the resolver that decided.
-        resolved_at: when.
-        discarded: how many changes were dropped.
+        path: the path of the state.
+        clocks: the clocks of the rival versions.
+        strategy: the name of the resolver that decided.
+        resolved_at: when it was resolved.
+        discarded: how many changes were discarded.
         repaired: whether the resolution was written to the store.
     """
 
@@ -33,13 +33,13 @@ class ConflictRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConflictHistory:
-    """The latest conflicts of this process, for whoever watches it.
+    """The latest conflicts of this process, for monitoring.
 
-    What was discarded stands with the events that resolved them.
+    What was discarded is on record in the events that resolved the conflicts.
 
     Args:
-        clock: tells how long ago they were.
-        kept_max: how many are kept.
+        clock: shows how long ago a conflict was.
+        kept_max: how many conflicts are kept.
     """
 
     def __init__(self, clock: WallClock, *, kept_max: int = 1_000) -> None:
@@ -48,7 +48,7 @@ class ConflictHistory:
         self._records: deque[ConflictRecord] = deque(maxlen=kept_max)
 
     def record(self, record: ConflictRecord) -> None:
-        """Keep a conflict; the oldest one makes room."""
+        """Keep a conflict; if there are too many, the oldest one is dropped."""
         self._records.append(record)
 
     def recent(self, count: int) -> list[ConflictRecord]:
@@ -56,12 +56,12 @@ class ConflictHistory:
         return list(islice(reversed(self._records), count))
 
     def has_conflict_storm(self, threshold: int, window_seconds: float) -> bool:
-        """Whether there were more conflicts than this in the time up to now.
+        """Whether more than ``threshold`` conflicts were resolved in the last ``window_seconds``.
 
         Raises:
-            ValueError: so many are not kept, so nobody could tell.
+            ValueError: fewer conflicts are kept than the answer needs.
         """
         if threshold >= self._kept_max:
-            raise ValueError(f"only the latest {self._kept_max} conflicts are kept: ask for fewer")
+            raise ValueError(f"only the latest {self._kept_max} conflicts are kept; use a smaller threshold")
         since = self._clock.now_us() - window_seconds * 1_000_000
         return sum(to_us(record.resolved_at) >= since for record in self._records) > threshold

@@ -1,4 +1,4 @@
-"""Field-wise three-way merge: what only one side changed is kept, what both changed is combined or decided."""
+"""Field-wise three-way merge: a change by one side is kept; changes by both are combined, or one is chosen."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tai_state.conflicts.resolutions import (
     FieldChange,
     Lack,
     Resolution,
-    dropped,
+    base_of,
+    discarded_changes,
     field_of,
     field_path,
-    known,
     resolution,
     same,
     state_of,
@@ -25,39 +25,39 @@ from tai_state.conflicts.rivals import Rival
 from tai_state.values.json import encode, normalise
 
 Combine: TypeAlias = Callable[[Any, Any, Any], Any]
-"""``combine(earlier, later, base)``: the value of a field that both sides changed; base is None where unknown."""
+"""``combine(earlier, later, base)``: the value of a field that both sides changed; base is None if unknown."""
 
 FieldStrategy: TypeAlias = Literal["counter", "union", "maximum", "last"] | Combine
-"""How a field is merged that both sides changed; :class:`FieldMerge` says what they mean."""
+"""How to merge a field that both sides changed; :class:`FieldMerge` explains each strategy."""
 
 
 class FieldMerge:
-    """Merges field by field, against the data of the last version that both sides knew of.
+    """Merges field by field, against the data of the last version that both sides knew of (the base).
 
-    A field that one side changed is as that side has it; one that both changed to the same value has that value;
-    objects are merged field by field in turn. Where both changed a field differently, its strategy decides:
+    A field that one side changed has that side's value. A field that both changed to the same value has that value.
+    Objects are merged field by field in turn. If both sides changed a field differently, its strategy decides:
 
-    - ``counter``: the sum of both changes, also where they are the same. Needs numbers and a base, in which a missing
-      field counts as 0.
-    - ``union``: a list read as a set: what either side added, without what either side removed. In the order of the
-      base, then of the earlier side, then of the later one.
-    - ``maximum``: the greater of two numbers, or of two texts.
-    - ``last``: the later version's, as :class:`~tai_state.conflicts.resolvers.LastWriteWins` has it.
-    - a function: what it makes of both, the earlier one first.
+    - ``counter``: the sum of both changes, even if the two changes are equal. It needs numbers and a base; a field that
+      the base lacks counts as 0.
+    - ``union``: the list is treated as a set: all that either side added, without what either side removed; in the
+      order of the base, then the earlier side, then the later side.
+    - ``maximum``: the greater of two numbers or two texts.
+    - ``last``: the later version's value; later as in :class:`~tai_state.conflicts.resolvers.LastWriteWins`.
+    - a function: its result for both values, the earlier one first.
 
-    A strategy that does not fit the values gives way to ``last``. What is not carried on is recorded as discarded:
-    of a function's field each side's value that is not the result.
+    A strategy that does not fit the values falls back to ``last``. Values that are not kept are recorded as discarded;
+    for a function, each side's value that differs from the result.
 
-    A removal gives way to a change: a field that one side took away and the other changed stays as changed, and so
-    does a state that one side deleted; the removal is recorded. With ``removal_wins`` it is the other way round.
+    A change wins over a removal: if one side removed a field and the other changed it, the changed field stays. The
+    same goes for a state that one side deleted. The removal is recorded. With ``removal_wins`` the removal wins.
 
-    Without a base every field that differs is one that both changed. A field that only one side has stays: nobody can
-    know whether the other one removed it.
+    Without a base, every field that differs counts as changed by both. A field that only one side has stays, since the
+    other side may never have had it.
 
     Args:
-        strategies: by field, its keys joined by dots, like ``{"balance": "counter", "profile.tags": "union"}``. One
-            for an object is for the object as a whole.
-        default: of the fields not named.
+        strategies: by field, its keys joined by dots, like ``{"balance": "counter", "profile.tags": "union"}``. A
+            strategy for an object applies to the object as a whole.
+        default: the strategy for all other fields.
         removal_wins: whether a removal wins over a change.
 
     Raises:
@@ -81,8 +81,8 @@ class FieldMerge:
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
         """See :meth:`Resolver.resolve`."""
         earlier, later = ranked(ours, theirs)
-        merged = self._merge(None, state_of(earlier.data), state_of(later.data), known(base))
-        discarded = dropped(earlier, later, merged.earlier) + dropped(later, earlier, merged.later)
+        merged = self._merge(None, state_of(earlier.data), state_of(later.data), base_of(base))
+        discarded = discarded_changes(earlier, later, merged.earlier) + discarded_changes(later, earlier, merged.later)
         return resolution(None if merged.value is Lack.MISSING else merged.value, "field_merge", discarded)
 
     def _merge(self, path: str | None, earlier: Any, later: Any, base: Any) -> _Merged:
@@ -96,7 +96,7 @@ class FieldMerge:
             keys: set[str] = {*earlier, *later}
             return self._fields(path, sorted(keys), earlier, later, base)
         strategy = self._strategies.get(path or "", self._default)
-        # Two steps of one size are two steps.
+        # Two equal steps of a counter are still two steps.
         if same(earlier, later) and strategy != "counter":
             return _Merged(later)
         if callable(strategy):
@@ -109,7 +109,7 @@ class FieldMerge:
         return _Merged(combined) if strategy in _COMBINING else _decided(path, earlier, later, base, combined)
 
     def _fields(self, path: str | None, keys: list[str], earlier: Any, later: Any, base: Any) -> _Merged:
-        """Two objects, field by field."""
+        """Merge two objects field by field."""
         whole = _Merged({})
         for key in keys:
             part = self._merge(field_path(path, key), field_of(earlier, key), field_of(later, key), field_of(base, key))
@@ -120,7 +120,7 @@ class FieldMerge:
         return whole
 
     def _removed(self, path: str | None, earlier: Any, later: Any, base: Any) -> _Merged:
-        """What one side changed and the other one lacks."""
+        """Merge a field that one side, or both, lack."""
         there = later if earlier is Lack.MISSING else earlier
         if there is Lack.MISSING or (base is Lack.UNKNOWN and path is not None):
             return _Merged(there)
@@ -129,7 +129,7 @@ class FieldMerge:
 
 @dataclass(slots=True)
 class _Merged:
-    """The value of a field, and what of either version did not make it."""
+    """The merged value of a field, and the changes of either version that it does not include."""
 
     value: Any
     earlier: list[FieldChange] = field(default_factory=list[FieldChange])
@@ -137,7 +137,7 @@ class _Merged:
 
 
 def _decided(path: str | None, earlier: Any, later: Any, base: Any, value: Any) -> _Merged:
-    """A value in place of both."""
+    """One value instead of both."""
     return _Merged(value, list(unkept(earlier, value, base, path)), list(unkept(later, value, base, path)))
 
 
@@ -147,7 +147,7 @@ def _counter(earlier: Any, later: Any, base: Any) -> Any:
         return Lack.MISSING
     try:
         total = earlier + later - before
-    except OverflowError:  # an integer that no float can hold, and a float
+    except OverflowError:  # a float and an integer that is too large for a float
         return Lack.MISSING
     return total if isfinite(total) else Lack.MISSING
 
@@ -177,7 +177,7 @@ def _is_number(value: Any) -> bool:
 
 
 _NAMED: dict[str, Combine] = {"counter": _counter, "union": _union, "maximum": _maximum, "last": _last}
-"""What each strategy makes of a field; Lack.MISSING where it does not fit the values."""
+"""The strategies by name; one that does not fit the values returns Lack.MISSING."""
 
 _COMBINING = {"counter", "union"}
-"""Strategies that carry on both changes."""
+"""Strategies whose result includes both changes."""

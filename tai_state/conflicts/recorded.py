@@ -1,4 +1,4 @@
-"""The conflicts that a store has on record: in the events that resolved them."""
+"""The conflicts on record in a store: read from the events that resolved them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _ACTIONS: Final = (JOIN_ACTION, ACTION_RIVAL)
 
 
 class RecordedConflict(msgspec.Struct, frozen=True, kw_only=True):
-    """A conflict, and what became of it.
+    """A conflict and its resolution.
 
     Attributes:
         governor_id: the owner and namespace.
         state_id: the state under it.
-        version: of the event that resolved it.
-        event_id: of that event.
-        timestamp: of that event.
-        strategies: of the resolvers that decided.
-        tips: ids of the last events of the versions that it brought together.
-        discarded: what was dropped: objects of path, value, removed, stores and head.
+        version: the version of the event that resolved it.
+        event_id: the id of that event.
+        timestamp: the timestamp of that event.
+        strategies: the names of the resolvers that decided.
+        tips: the ids of the last events of the versions that it brought together.
+        discarded: the discarded changes: objects with path, value, removed, stores and head.
     """
 
     governor_id: str
@@ -63,7 +63,7 @@ def recorded_conflicts(store: HasCore, governor_id: str) -> Paged[RecordedConfli
 
 
 def _recorded(stream: Stream, event: EventRecord) -> RecordedConflict | None:
-    """The conflict that an event resolved, if it did."""
+    """The conflict that an event resolved; None if it resolved none."""
     if event.action not in _ACTIONS:
         return None
     if (joined := joined_by(event)) is not None:

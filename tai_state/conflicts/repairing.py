@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from tai_state.conflicts.repairs import ACTION_NEWER, ACTION_RIVAL, ancestry, noted
+from tai_state.conflicts.repairs import ACTION_NEWER, ACTION_RIVAL, ancestry, with_note
 from tai_state.conflicts.resolutions import Resolution, same, state_of
 from tai_state.conflicts.resolvers import Resolver
 from tai_state.conflicts.rivals import Rival, compare_rivals
@@ -20,7 +20,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.writing import Intent
 from tai_state.values.clocks import ClockOrder, VectorClock, merge
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonState, StateSnapshot, with_data
+from tai_state.values.states import JsonSnapshot, JsonState, StateSnapshot, with_data
 
 REPAIRS_MAX = 16
 """How often a repair begins anew when others are faster."""
@@ -151,7 +151,7 @@ async def _bring_in(core: Core, stream: Stream, planned: _Repair, theirs: Rival,
 async def _written(core: Core, stream: Stream, planned: _Repair, metadata: ChangeMetadata) -> JsonState:
     """Write a repair back."""
     data = planned.after.data
-    note = noted(metadata, planned.brought_in, planned.resolutions)
+    note = with_note(metadata, planned.brought_in, planned.resolutions)
     intent = Intent(note, ACTION_RIVAL if planned.conflicts else ACTION_NEWER)
     version = planned.before.snapshot.version
     if data is None:
@@ -166,10 +166,10 @@ async def _nothing(core: Core, stream: Stream, seen: Sequence[Rival]) -> Rival:
         StateNotFound: nothing was seen either.
         EventSourcingError: the state has events, and only its document is missing.
     """
-    absence = await core.reader.absence(stream)
+    absence = await core.reader.absence_error(stream)
     if not seen or not isinstance(absence, StateNotFound):
         raise absence
-    unsaved = StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
+    unsaved: JsonSnapshot = StateSnapshot.unsaved(stream.governor_id, stream.state_id, {})
     return Rival(snapshot=with_data(unsaved, None), hlc=0, tip="")
 
 

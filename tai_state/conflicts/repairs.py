@@ -1,7 +1,7 @@
-"""What a repair leaves behind in its event, and what is read from it when versions are compared again.
+"""The note that a repair leaves in its event, and how later comparisons use it.
 
-The clock of a repair's event counts this store's changes only, like that of any other event. That it brought in
-changes of other stores stands in the event's context: without it, the same version would be merged again and again.
+The clock of a repair's event counts only this store's changes, like that of any other event. The note in the event's
+context says which changes of other stores it brought in; without it, the same version would be merged again and again.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ ACTION_RIVAL = "resolve"
 """The action of an event that resolves a conflict."""
 
 CONTEXT_KEY = "conflict"
-"""Where the note stands in the context of a repair's event."""
+"""The key of the note in the context of a repair's event."""
 
 LISTED_MAX = 100
-"""Discarded changes that a note lists."""
+"""How many discarded changes a note lists at most."""
 
 VALUE_BYTES_MAX = 1_024
-"""Bytes of canonical text up to which a note holds a discarded value itself."""
+"""The size of a value's canonical text up to which a note includes the discarded value itself."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A discarded change as a note lists it; fields as in :class:`Discarded`.
+    """A discarded change as a note lists it.
 
     Attributes:
-        bytes: size of the value's text where it is too large to stand here; the events of ``tip`` have it.
-        others: see above.
+        bytes: the size of the value's text, if the value is too large to include; the events of ``tip`` have it.
+        others: as in :class:`Discarded`.
     """
 
     path: str
@@ -57,11 +57,11 @@ class RepairNote(msgspec.Struct, frozen=True, kw_only=True):
     """What an event brought in.
 
     Attributes:
-        clock: all that the versions brought in knew of.
-        tips: ids of their last events.
-        strategies: that decided, in the order in which versions were brought in.
-        discarded: the first changes that were dropped.
-        discarded_total: how many there were.
+        clock: the merged clock of the versions brought in.
+        tips: the ids of their last events.
+        strategies: the names of the resolvers that decided, in the order in which versions were brought in.
+        discarded: the first of the discarded changes.
+        discarded_total: how many changes were discarded.
     """
 
     clock: VectorClock
@@ -72,25 +72,27 @@ class RepairNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ancestry(NamedTuple):
-    """What two versions have in common, as far as our stream tells.
+    """What two versions have in common, as far as our stream shows.
 
     Attributes:
-        clock: of all changes that ours holds, those that repairs brought in included.
-        base: the data of the last version that both knew of; None where it is not known.
+        clock: the clock of all changes in our version, including those that repairs brought in.
+        base: the data of the last version that both knew of; None if unknown.
     """
 
     clock: VectorClock
     base: dict[str, Any] | None
 
 
-def noted(metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Sequence[Resolution]) -> ChangeMetadata:
-    """The metadata of a repair's event.
+def with_note(
+    metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Sequence[Resolution]
+) -> ChangeMetadata:
+    """The metadata of a repair's event: the caller's, with the note.
 
     Raises:
-        InvalidData: the caller's context has a note already.
+        InvalidData: the caller's context uses the note's key.
     """
     if CONTEXT_KEY in metadata.context:
-        raise InvalidData(f"metadata.context may not have the key {CONTEXT_KEY!r} here")
+        raise InvalidData(f"metadata.context must not have the key {CONTEXT_KEY!r} here")
     clock: VectorClock = {}
     for version in brought_in:
         clock = merge(clock, version.clock)
@@ -107,20 +109,20 @@ def noted(metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Se
 
 
 async def ancestry(core: Core, stream: Stream, version: int, ours: VectorClock, theirs: VectorClock) -> Ancestry:
-    """What two versions have in common. Looks at a handful of events, and at all that theirs did not know of.
+    """What two versions have in common. Reads a few events, and all events that theirs did not know of.
 
     Args:
-        core: of our store.
-        stream: of the state.
-        version: of our stream, up to which to look.
-        ours: the clock of that version, and of what is to be brought in with it.
+        core: our store's core.
+        stream: the state's stream.
+        version: the version of our stream up to which to look.
+        ours: the clock of that version, merged with those of versions already brought in.
         theirs: the clock of the other version.
     """
     shared, clock = await _last_shared(core, stream, version, theirs)
     async for stored in core.reader.records(stream, shared + 1, version):
         if (note := note_of(stored.record)) is not None:
             ours = merge(ours, note.clock)
-    # Where both also know of changes that our stream holds in merged form only, they did not part at this version.
+    # If both also know of changes that our stream has only in merged form, this version is not their common base.
     if not shared or compare(common(ours, theirs), clock) is not ClockOrder.SAME:
         return Ancestry(ours, None)
     try:
@@ -131,7 +133,7 @@ async def ancestry(core: Core, stream: Stream, version: int, ours: VectorClock, 
 
 
 async def _last_shared(core: Core, stream: Stream, version: int, theirs: VectorClock) -> tuple[int, VectorClock]:
-    """The last version of our stream that theirs knew of, and its clock; 0 for none. Cleaned-up ones count as known."""
+    """The last version of our stream that theirs knew of (0: none), and its clock. Cleaned-up ones count as known."""
     shared, unknown = 0, version + 1
     clock: VectorClock = {}
     while unknown - shared > 1:
@@ -145,7 +147,7 @@ async def _last_shared(core: Core, stream: Stream, version: int, theirs: VectorC
 
 
 def note_of(event: EventRecord) -> RepairNote | None:
-    """What an event brought in, if it is a repair's; its context may be somebody else's."""
+    """The note in a repair's event; None for other events, and if the context holds something else under the key."""
     if event.action not in {ACTION_NEWER, ACTION_RIVAL}:
         return None
     try:

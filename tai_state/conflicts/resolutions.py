@@ -1,4 +1,4 @@
-"""What became of rival versions, and what was dropped on the way."""
+"""The resolution of rival versions, and what was discarded."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tai_state.values.json import encode
 
 
 class Lack(Enum):
-    """What stands for a field's value where there is none."""
+    """Stands in for a field's value where there is none."""
 
     MISSING = "missing"
     """The object has no such field, or the state is deleted."""
     UNKNOWN = "unknown"
-    """It is not known what was there before."""
+    """The value in the base is unknown."""
 
 
 class Discarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that did not make it into the resolution.
+    """A change that the resolution does not include.
 
     Attributes:
         path: the field, its keys joined by dots; empty for the whole state.
-        value: that the change gave it; None where it took the field away.
-        removed: whether the change took the field away, or deleted the state.
-        stores: ids of the stores whose changes the version held and its rival did not know.
-        tip: the id of the last event of the version that held it.
+        value: the field's value after the change; None if the change removed the field.
+        removed: whether the change removed the field or deleted the state.
+        stores: the ids of the stores with changes that the version included and its rival did not know of.
+        tip: the id of the last event of the version with this change.
     """
 
     path: str
@@ -40,12 +40,12 @@ class Discarded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of two rival versions. The same whichever of them is called ours.
+    """The outcome for two rival versions. It does not depend on which of them is called ours.
 
     Attributes:
-        data: the state that both are to have; None: deleted.
+        data: the state that both should have; None: deleted.
         strategy: the name of the resolver that decided.
-        discarded: what was dropped, in the order of paths.
+        discarded: the discarded changes, sorted by path.
     """
 
     data: dict[str, Any] | None
@@ -61,44 +61,44 @@ class FieldChange(NamedTuple):
 
 
 def state_of(data: dict[str, Any] | None) -> Any:
-    """A version's data as a value: a deleted state is missing."""
+    """A version's data as a value; MISSING for a deleted state."""
     return Lack.MISSING if data is None else data
 
 
-def known(base: dict[str, Any] | None) -> Any:
-    """The data of the last common version as a value."""
+def base_of(base: dict[str, Any] | None) -> Any:
+    """The data of the last common version as a value; UNKNOWN if there is none."""
     return Lack.UNKNOWN if base is None else base
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are one and the same JSON; 1, 1.0 and true are three."""
+    """Whether two values are the same JSON; 1, 1.0 and true are three different values."""
     if isinstance(one, Lack) or isinstance(other, Lack):
         return one is other
     return encode(one) == encode(other)
 
 
 def field_of(value: Any, key: str) -> Any:
-    """The value of an object's field; of a base that is not known, no field is known."""
+    """The value of an object's field; UNKNOWN for every field of an unknown base."""
     if isinstance(value, dict):
         return value.get(key, Lack.MISSING)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return value if value is Lack.UNKNOWN else Lack.MISSING
 
 
 def field_path(path: str | None, key: str) -> str:
-    """The path of a field of what stands at a path; None is the path of the whole state."""
+    """The path of a field of the object at a path; None is the path of the whole state."""
     return key if path is None else f"{path}.{key}"
 
 
 def unkept(value: Any, kept: Any, base: Any, path: str | None = None) -> Iterator[FieldChange]:
-    """What a version changed and the resolution does not have, field by field.
+    """The changes of a version that the resolution does not include, field by field.
 
-    A field that the version lacks was taken away only where the base is known to have it.
+    A field that the version lacks counts as removed only if the base is known to have it.
 
     Args:
-        value: the version's.
-        kept: the resolution's.
-        base: of the last common version.
-        path: where they stand.
+        value: the version's value.
+        kept: the resolution's value.
+        base: the value in the last common version.
+        path: the path of these values.
     """
     if same(value, kept) or same(value, base):
         return
@@ -110,8 +110,8 @@ def unkept(value: Any, kept: Any, base: Any, path: str | None = None) -> Iterato
         yield FieldChange(path or "", value)
 
 
-def dropped(version: Rival, rival: Rival, changes: Iterable[FieldChange]) -> list[Discarded]:
-    """The records of a version's changes that did not make it."""
+def discarded_changes(version: Rival, rival: Rival, changes: Iterable[FieldChange]) -> list[Discarded]:
+    """The records of a version's discarded changes."""
     stores = version.unseen_by(rival)
     return [
         Discarded(
@@ -126,7 +126,7 @@ def dropped(version: Rival, rival: Rival, changes: Iterable[FieldChange]) -> lis
 
 
 def resolution(data: dict[str, Any] | None, strategy: str, discarded: Iterable[Discarded]) -> Resolution:
-    """A resolution, its records in an order that does not depend on who asks."""
+    """A resolution, its records in an order that does not depend on which version is called ours."""
     return Resolution(data=data, strategy=strategy, discarded=tuple(sorted(discarded, key=_place)))
 
 

@@ -1,4 +1,4 @@
-"""Resolvers: from two rival versions, the state that both are to have."""
+"""Resolvers: they decide, from two rival versions, the state that both sides should have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from tai_state.conflicts.resolutions import Resolution, dropped, known, resolution, same, state_of, unkept
+from tai_state.conflicts.resolutions import (
+    Resolution,
+    base_of,
+    discarded_changes,
+    resolution,
+    same,
+    state_of,
+    unkept,
+)
 from tai_state.conflicts.rivals import Rival, compare_rivals
 from tai_state.errors import ConflictResolutionFailed
 from tai_state.streams.layout import Layout
@@ -15,18 +23,18 @@ from tai_state.values.json import normalise_object
 
 
 class Resolver(Protocol):
-    """Decides between rivals: versions of one state, neither of which knew of the other."""
+    """Decides between rivals: two versions of one state, neither of which knew of the other."""
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
-        """The state that both sides are to have.
+        """The state that both sides should have.
 
-        Pure, and symmetric: the same resolution, its records included, with ours and theirs the other way round.
-        Each change that neither side's data nor a combination of both carries on stands in ``discarded``.
+        A resolver is pure and symmetric: swapping ours and theirs gives the same resolution, its records included.
+        Each change that the resolution does not include, alone or combined with others, is listed in ``discarded``.
 
         Args:
             ours: one version.
             theirs: the other one.
-            base: the data of the last version that both knew of; None where it is not known.
+            base: the data of the last version that both knew of; None if unknown.
 
         Raises:
             ConflictResolutionFailed: it cannot decide.
@@ -36,9 +44,9 @@ class Resolver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LastWriteWins:
-    """The version with the later hybrid clock wins; of two at the same time, that of the greater store id.
+    """The version with the later hybrid clock wins; if the clocks are equal, the one of the greater store id wins.
 
-    Later goes by the clocks of the machines that wrote, except that a change is always later than what it knew of.
+    The hybrid clock follows the clocks of the writing machines, but a change is always later than what it knew of.
     """
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
@@ -49,7 +57,7 @@ class LastWriteWins:
 
 @dataclass(frozen=True, slots=True)
 class VersionBased:
-    """The version with the higher number wins: the longer stream. Of two as long, as :class:`LastWriteWins`."""
+    """The version with the longer stream wins; if both are equally long, :class:`LastWriteWins` decides."""
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
         """See :meth:`Resolver.resolve`."""
@@ -62,13 +70,13 @@ class Causal:
     """The version that knew of the other one wins, and nothing is discarded; between rivals the fallback decides.
 
     Attributes:
-        fallback: None: versions that are concurrent cannot be resolved.
+        fallback: decides between concurrent versions; None: they cannot be resolved.
     """
 
     fallback: Resolver | None = None
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
-        """See :meth:`Resolver.resolve`; takes versions of which one knew of the other, too.
+        """See :meth:`Resolver.resolve`; it also accepts versions of which one knew of the other.
 
         Raises:
             ConflictResolutionFailed: they are concurrent, and there is no fallback.
@@ -76,7 +84,7 @@ class Causal:
         order = compare_rivals(ours, theirs)
         if order is ClockOrder.AFTER:
             return Resolution(data=ours.data, strategy="causal")
-        # Equal clocks stand for the same event, unless a store was copied and both went on under one id.
+        # Equal clocks mean the same event, unless a store was copied and both copies continued under one id.
         if order is ClockOrder.BEFORE or (
             order is ClockOrder.SAME and same(state_of(ours.data), state_of(theirs.data))
         ):
@@ -88,19 +96,19 @@ class Causal:
 
 
 ResolverFunction: TypeAlias = Callable[[Rival, Rival, dict[str, Any] | None], dict[str, Any] | None]
-"""``choose(earlier, later, base)``: the data to go on with, None for a deletion. Pure."""
+"""``choose(earlier, later, base)``: the resolved data; None for a deletion. Pure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Custom:
-    """A function of one's own decides.
+    """The caller's own function decides.
 
-    It is given the versions in the order of :class:`LastWriteWins`, the later one last, so that it cannot depend on
-    who asks. What it takes from neither side unchanged is recorded as discarded, on both.
+    It gets the versions in the order of :class:`LastWriteWins`, the later one last, so its result cannot depend on
+    which one is called ours. Each side's changes that its result does not keep are recorded as discarded.
 
     Attributes:
         function: see :data:`ResolverFunction`.
-        strategy: its name in records.
+        strategy: the name of the function in records.
     """
 
     function: ResolverFunction
@@ -110,26 +118,27 @@ class Custom:
         """See :meth:`Resolver.resolve`.
 
         Raises:
-            InvalidData: the function returned no JSON object. Otherwise what the function raises.
+            InvalidData: the function did not return a JSON object.
+            Whatever the function raises.
         """
         earlier, later = ranked(ours, theirs)
         data = self.function(earlier, later, base)
         if data is not None:
             _, data = normalise_object(data, f"what {self.strategy} returned")
-        kept, before = state_of(data), known(base)
-        discarded = dropped(earlier, later, unkept(state_of(earlier.data), kept, before))
-        discarded += dropped(later, earlier, unkept(state_of(later.data), kept, before))
+        kept, before = state_of(data), base_of(base)
+        discarded = discarded_changes(earlier, later, unkept(state_of(earlier.data), kept, before))
+        discarded += discarded_changes(later, earlier, unkept(state_of(later.data), kept, before))
         return resolution(data, self.strategy, discarded)
 
 
 def ranked(ours: Rival, theirs: Rival) -> tuple[Rival, Rival]:
-    """The earlier and the later one, whichever is called ours."""
+    """The earlier version and the later one, regardless of which is called ours."""
     return (ours, theirs) if ours.rank <= theirs.rank else (theirs, ours)
 
 
 def _keep(winner: Rival, loser: Rival, base: dict[str, Any] | None, strategy: str) -> Resolution:
-    """One of the versions whole. What it knew of, it did not discard."""
+    """Keep one version as a whole. Changes that it knew of are not discarded."""
     if compare_rivals(loser, winner) is ClockOrder.BEFORE:
         return Resolution(data=winner.data, strategy=strategy)
-    changes = unkept(state_of(loser.data), state_of(winner.data), known(base))
-    return resolution(winner.data, strategy, dropped(loser, winner, changes))
+    changes = unkept(state_of(loser.data), state_of(winner.data), base_of(base))
+    return resolution(winner.data, strategy, discarded_changes(loser, winner, changes))

@@ -1,4 +1,4 @@
-"""One state as one of two stores has it, and its events as the other store has not seen them."""
+"""One side of a sync: a state in one of two stores, and the events that the other store has not seen."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Side(msgspec.Struct, frozen=True):
     """A state in one of the stores.
 
     Attributes:
-        core: which.
-        stream: its paths there.
-        record: the state's document; None where it was never written.
-        last: the record of its last event; None likewise.
-        recorded_us: the engine's time of the state's document.
+        core: the store's core.
+        stream: the state's paths.
+        record: the state's document; None if it was never written.
+        last: the record of its last event; None if it was never written.
+        recorded_us: the engine's update time of the state's document.
     """
 
     core: Core
@@ -34,10 +34,10 @@ class Side(msgspec.Struct, frozen=True):
 
     @classmethod
     async def read(cls, core: Core, stream: Stream) -> Self:
-        """The state as it stands.
+        """Read the state.
 
         Raises:
-            CorruptDocument, EventSourcingError: it is damaged; ``recover`` mends it.
+            CorruptDocument, EventSourcingError: it is damaged; ``recover`` repairs it.
         """
         found = await core.read_state(stream)
         if found is None:
@@ -50,22 +50,22 @@ class Side(msgspec.Struct, frozen=True):
 
     @property
     def clock(self) -> VectorClock:
-        """What it knows of."""
+        """The state's vector clock; empty if it was never written."""
         return {} if self.record is None else self.record.causality
 
     @property
     def version(self) -> int:
-        """The length of its stream."""
+        """The length of the state's stream."""
         return 0 if self.record is None else self.record.version
 
     @property
     def tip(self) -> str:
-        """The id of its last event."""
+        """The id of the state's last event; empty if it was never written."""
         return "" if self.last is None else self.last.event_id
 
     @property
     def schema(self) -> int:
-        """The shape of its data as this store gives it."""
+        """The schema of the data as this store returns it."""
         upcasting = self.core.settings.upcasting
         return self.record.schema if self.record and upcasting.is_current(self.record.schema) else upcasting.schema
 
@@ -80,10 +80,10 @@ class Side(msgspec.Struct, frozen=True):
         )
 
     async def unseen(self, other: Side, limit: int) -> Unseen:
-        """The first events of this side that know of all that the other side has, and of more.
+        """The first events of this side that know of everything on the other side, and more.
 
-        Clocks grow along a stream, with each event by one or more: so the other side lacks no more events than the
-        clocks differ by, and the rest of the stream need not be read.
+        Along a stream, each event's clock is greater by at least one. So the other side lacks at most as many events as
+        the clocks differ by, and the rest of the stream need not be read.
         """
         known = common(self.clock, other.clock)
         first = max(1, self.version - (sum(self.clock.values()) - sum(known.values())))
@@ -106,13 +106,15 @@ class Side(msgspec.Struct, frozen=True):
         return Unseen(before, events, is_apart, frozenset(brought_in))
 
     def rival(self, other: Side) -> Rival:
-        """For a resolver: with a clock that shows what is known already, that neither side knows of the other's end.
+        """The state as a rival, for a resolver.
+
+        If the clocks are not concurrent although the sides are, this side gets a count of its own in its clock.
 
         Raises:
             ValueError: the state was never written.
         """
         if self.record is None:
-            raise ValueError("a state that was never written is no rival")
+            raise ValueError("a state that was never written is not a rival")
         snapshot = self.core.state(self.stream, self.record, self.recorded_us)
         if compare(self.clock, other.clock) is not ClockOrder.CONCURRENT:
             snapshot = msgspec.structs.replace(snapshot, causality={**self.clock, self.tip: 1})
@@ -120,13 +122,13 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Unseen(msgspec.Struct, frozen=True):
-    """What a stream has that another store does not know of.
+    """What a stream has and another store does not know of.
 
     Attributes:
-        before: the last event that the other store does know of; None where there is none, or where it was cleaned up.
-        events: the first of those that know of all that the other store has, oldest first.
-        is_apart: there are others in between, which do not.
-        brought_in: ids of last events that repairs among those have brought in, which their clocks do not tell.
+        before: the last event that the other store knows of; None if there is none, or if it was cleaned up.
+        events: the first events that know of everything in the other store, oldest first.
+        is_apart: whether there are concurrent events between ``before`` and these.
+        brought_in: the tips of versions that repairs among the concurrent events brought in; clocks do not show them.
     """
 
     before: EventRecord | None
@@ -135,10 +137,10 @@ class Unseen(msgspec.Struct, frozen=True):
     brought_in: frozenset[str]
 
     def goes_on_from(self, older: Side) -> bool:
-        """Whether the events go on from what stands in the other store.
+        """Whether the events continue the stream in the other store.
 
-        They do where the event before them is the last one there, or where the first of them joined it to this stream.
-        Clocks alone do not tell: a store restored from a backup counts anew what it had counted before.
+        They do if the event before them is the last one there, or if the first of them joined that one to this stream.
+        Clocks alone do not show it: a store restored from a backup uses the same counts again for new changes.
         """
         if older.record is None or not self.events:
             return True
@@ -151,9 +153,9 @@ class Joined(msgspec.Struct, frozen=True):
     """The payload of an event that joins two streams.
 
     Attributes:
-        tips: ids of the last events that it joins.
-        strategy: of the resolver.
-        discarded: what was dropped, as :class:`~tai_state.conflicts.resolutions.Discarded` has it.
+        tips: the ids of the last events that it joins.
+        strategy: the name of the resolver.
+        discarded: the discarded changes, as :class:`~tai_state.conflicts.resolutions.Discarded`.
     """
 
     tips: list[str] = msgspec.field(name="heads")
@@ -162,13 +164,13 @@ class Joined(msgspec.Struct, frozen=True):
 
 
 JOIN_ACTION = "merge"
-"""The action of events that join two streams."""
+"""The action of an event that joins two streams."""
 
 _decode = msgspec.json.Decoder(Joined).decode
 
 
 def joined_by(event: EventRecord) -> Joined | None:
-    """What an event joined, if it is one that does."""
+    """The payload of an event that joins two streams; None for every other event."""
     if event.action != JOIN_ACTION or event.payload is None or event.origin is None:
         return None
     try:

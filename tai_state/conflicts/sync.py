@@ -1,4 +1,4 @@
-"""Syncing two stores: afterwards both have every state alike, whatever happened in either of them meanwhile."""
+"""Syncing two stores: afterwards every state is the same in both, whatever changes either of them had."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tai_state.values.metadata import ChangeMetadata, check_metadata
 _logger = logging.getLogger("tai_state.conflicts")
 
 LISTED_MAX: Final = 1_000
-"""Conflicts and failures that a report lists."""
+"""How many conflicts, and how many failures, a report lists at most."""
 
 _NAMES: Final = uuid.UUID("5a1c6f2e-6a52-4d0e-9d3c-6f0f6d1c0b7a")
 """The namespace of the ids of joining events."""
@@ -55,9 +55,9 @@ class SyncConflict(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         governor_id: the owner and namespace.
         state_id: the state under it.
-        event_id: of the event that joins both sides.
-        strategy: of the resolver.
-        discarded: how many changes were dropped; the event's payload has them.
+        event_id: the id of the event that joins both sides.
+        strategy: the name of the resolver.
+        discarded: how many changes were discarded; the event's payload lists them.
     """
 
     governor_id: str
@@ -71,14 +71,14 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a sync found and did.
 
     Attributes:
-        checked: states looked at.
-        same: that were alike in both stores.
-        sent: events that the second store took over from the first.
-        received: events that the first store took over from the second.
-        joined: states that had been changed in both, and were joined.
-        conflicts: the first 1,000 of those.
-        failed: path and reason of states that could not be synced, the first 1,000.
-        resume: pass it to go on after an interruption; None when all is done.
+        checked: how many states were compared.
+        same: how many of them were the same in both stores.
+        sent: how many events the second store took over from the first.
+        received: how many events the first store took over from the second.
+        joined: how many states had been changed in both stores, and were joined.
+        conflicts: the first 1,000 of the joined states.
+        failed: the first 1,000 states that could not be synced: path and reason.
+        resume: pass this to continue after an interruption; None when all is done.
     """
 
     checked: int = 0
@@ -92,7 +92,7 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Whether the stores are alike now, but for what was written meanwhile."""
+        """Whether the stores are now the same, apart from changes made during the sync."""
         return not self.failed
 
 
@@ -100,7 +100,7 @@ SyncProgress: TypeAlias = Callable[[SyncReport], Awaitable[None]]
 
 
 class _Done(NamedTuple):
-    """What became of one state."""
+    """The outcome of syncing one state."""
 
     sent: int = 0
     received: int = 0
@@ -123,26 +123,28 @@ async def sync(
 ) -> SyncReport:
     """Bring two stores to the same states, on any two engines.
 
-    Each state is judged by what either side knows of the other (vector clocks, and the ids of the last events). Where
-    one side has only seen less, the other side's events are taken over. Where both were changed, one event joins them,
-    the same on either side: it carries what the resolver made of both, names what it joined, and records what was
-    discarded. Nothing is dropped without that record. Broken off at any point, it is completed by running it again;
-    when both stores are alike, it writes nothing.
+    For each state, vector clocks and the ids of the last events show what either side knows of the other. If one side
+    is merely behind, it takes over the other side's events. If both were changed, one event joins them, the same on
+    both sides: it carries the resolver's result, names the versions that it joins, and records what was discarded.
+    Nothing is discarded without that record.
+
+    A sync that was interrupted at any point is completed by running it again. If the stores are already the same, it
+    writes nothing.
 
     Args:
-        first: open.
-        second: open; another store than the first.
-        governor_id: only this governor's states; None: all.
+        first: an open store.
+        second: another open store.
+        governor_id: sync only this governor's states; None: all.
         resolver: decides between changes made on both sides.
-        reducers: of the application; needed only where the state of a payload-carrying event must be known.
-        metadata: who and why, of events that join.
-        dry_run: count, and write nothing. Of a state that would be taken over in several commits the first is counted.
-        concurrency: how many states are looked at at once.
-        progress: called with the report so far, now and then.
-        resume: of the report of a sync that was interrupted.
+        reducers: the application's reducers; needed only if the state after a payload-carrying event must be computed.
+        metadata: who and why, for events that join two sides.
+        dry_run: count, and write nothing. If a state would take several commits, only the first one is counted.
+        concurrency: how many states are synced at once.
+        progress: called with the report so far, after each batch of ``concurrency`` states.
+        resume: ``resume`` from the report of an interrupted sync.
 
     Raises:
-        InvalidData: it is twice the same store, or the two are opened with different schemas.
+        InvalidData: both arguments are the same store, or the stores are opened with different schemas.
         StoreUnavailable, StoreTimeout, CommitOutcomeUnknown: run it again, from ``resume`` or from the start.
     """
     one, other = first.core, second.core
@@ -188,7 +190,7 @@ class _Pair:
         self._dry_run = dry_run
 
     async def sync_all(self, places: Sequence[tuple[str, str]]) -> list[_Done]:
-        """Sync some states at once."""
+        """Sync several states at once."""
         done: list[_Done] = [_Done()] * len(places)
 
         async def one(index: int, governor_id: str, state_id: str) -> None:
@@ -203,7 +205,7 @@ class _Pair:
         return done
 
     async def _sync(self, governor_id: str, state_id: str) -> _Done:
-        """Sync one state; anew from the start where somebody writes to it meanwhile."""
+        """Sync one state; start again if another writer changes it meanwhile."""
         done = _Done()
         refusals = 0
         while refusals < _REFUSALS_MAX:
@@ -219,10 +221,10 @@ class _Pair:
             done = _Done(done.sent + step.sent, done.received + step.received, done.met + step.met)
             if self._dry_run:
                 return done
-        return done._replace(failure="others change it all the time")
+        return done._replace(failure=f"other writers changed it {_REFUSALS_MAX} times during the sync")
 
     async def _step(self, here: Side, there: Side) -> _Done:
-        """One commit on either side, or on both."""
+        """Make one commit on one side, or one on each."""
         order = compare(here.clock, there.clock)
         if order is ClockOrder.AFTER and (count := await self._take_over(here, there)) is not None:
             return _Done(sent=count)
@@ -231,7 +233,7 @@ class _Pair:
         return _Done(met=(await self._join(here, there),))
 
     async def _take_over(self, newer: Side, older: Side) -> int | None:
-        """Let the older side have the newer side's next events; None where they do not go on from it."""
+        """Append the newer side's next events to the older side; None if they do not continue its stream."""
         unseen = await newer.unseen(older, EVENTS_MAX)
         if not unseen.goes_on_from(older) or not unseen.events:
             return None
@@ -240,15 +242,15 @@ class _Pair:
         return await take_over(newer, older, unseen, self._persisters[newer.core])
 
     async def _join(self, here: Side, there: Side) -> SyncConflict:
-        """Write the event that joins both sides to either of them."""
-        resolution = await self._resolved(here, there)
+        """Write the event that joins both sides to each of them."""
+        resolution = await self._resolve(here, there)
         draft, data = self._joining(here, there, resolution)
         if not self._dry_run:
             for side in (here, there):
                 append = append_of(side.stream, side.version, (draft,))
                 await side.core.appender.append_one(append, always(Composition((draft,), data)))
             facts = {"path": here.stream.state, "discarded": len(resolution.discarded)}
-            _logger.warning("two stores had changed the same state: joined", extra=facts)
+            _logger.warning("both stores had changed a state; its two streams were joined", extra=facts)
         return SyncConflict(
             governor_id=here.stream.governor_id,
             state_id=here.stream.state_id,
@@ -258,10 +260,11 @@ class _Pair:
         )
 
     def _joining(self, here: Side, there: Side, resolution: Resolution) -> tuple[Draft, dict[str, Any] | None]:
-        """The event that joins both sides: the same whichever of them is called here."""
+        """The event that joins both sides; it does not depend on which of them is called ``here``."""
         stream = here.stream
         if here.schema != there.schema:
-            raise IncompatibleFormat(stream.state, "has two shapes: sync with the application's schema and upcasters")
+            what = "has different schemas in the two stores: sync with the application's schema and upcasters"
+            raise IncompatibleFormat(stream.state, what)
         tips = sorted((here.tip, there.tip))
         event_id = str(uuid.uuid5(_NAMES, encode([stream.governor_id, stream.state_id, *tips])))
         text = NO_STATE_TEXT if resolution.data is None else encode(resolution.data)
@@ -286,19 +289,19 @@ class _Pair:
         )
         return draft, resolution.data
 
-    async def _resolved(self, here: Side, there: Side) -> Resolution:
-        """What becomes of both sides."""
+    async def _resolve(self, here: Side, there: Side) -> Resolution:
+        """Resolve both sides, unless a read repair has already done so."""
         ours, theirs = await here.unseen(there, 1), await there.unseen(here, 1)
         for side, repaired, other in ((here, ours, there), (there, theirs, here)):
-            if other.tip in repaired.brought_in:  # by a read repair, of which the clock does not tell
+            if other.tip in repaired.brought_in:  # by a read repair, which the clock does not show
                 return Resolution(data=side.rival(other).data, strategy="read_repair")
         base = None if ours.brought_in or theirs.brought_in else await self._base(here, ours, theirs)
         return self._resolver.resolve(here.rival(there), there.rival(here), base)
 
     async def _base(self, here: Side, ours: Unseen, theirs: Unseen) -> dict[str, Any] | None:
-        """The data of the last version that both knew of, if it can still be had.
+        """The data of the last version that both knew of, if it can still be read.
 
-        By their clocks alone, versions of a store restored from a backup may seem to be known that are not.
+        The ids are compared, because clocks alone can mislead after a store was restored from a backup.
         """
         before, other = ours.before, theirs.before
         if before is None or other is None or before.event_id != other.event_id:
@@ -312,9 +315,9 @@ class _Pair:
 
 
 def _joined_clock(one: VectorClock, other: VectorClock, event_id: str) -> VectorClock:
-    """The clock of what knows of both.
+    """The clock of an event that knows of both sides.
 
-    Where one seems to know of the other and does not, a count of its own is added: equal clocks stand for one event.
+    If, by the clocks, one side seems to know of the other, a new count is added: equal clocks must mean the same event.
     """
     joined = merge(one, other)
     if compare(joined, one) is ClockOrder.AFTER and compare(joined, other) is ClockOrder.AFTER:
@@ -338,7 +341,7 @@ def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence
 
 
 def _governors(first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None) -> Paged[str]:
-    """The ids of the governors of either store, as stored."""
+    """The escaped ids of the governors of both stores."""
     if governor_id is not None:
         return _merged(*(_only(core, escape_id(governor_id)) for core in (first, second)))
     start = "" if resume is None else escape_id(resume[0])
@@ -350,7 +353,7 @@ def _only(core: Core, segment: str) -> Paged[Document]:
 
 
 def _states(first: Core, second: Core, governor: str, resume: tuple[str, str] | None) -> Paged[str]:
-    """The ids of a governor's states in either store, as stored, after the one to resume after."""
+    """The escaped ids of a governor's states in both stores, after the one to resume after."""
     governor_id = unescape_id(governor)
     start = after(escape_id(resume[1])) if resume is not None and resume[0] == governor_id else ""
     return _merged(*(core.engine.scan(Scan(core.layout.states(governor_id), start=start)) for core in (first, second)))
@@ -366,7 +369,7 @@ def _merged(one: Paged[Document], other: Paged[Document]) -> Paged[str]:
         return None if document is None else document.id
 
     async def fetch() -> list[str] | None:
-        while len(nexts) < len(scans):  # what a try that failed has got is there already
+        while len(nexts) < len(scans):  # an earlier call that failed may have left the first one here
             nexts.append(await advance(scans[len(nexts)]))
         there = [each for each in nexts if each is not None]
         if not there:

@@ -1,1 +1,1 @@
-"""Engines: the four verbs of the waist, on memory and on SQLite."""
+"""Engines: the four verbs of the waist in memory, on SQLite and on Firestore."""

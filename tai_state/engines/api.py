@@ -1,10 +1,10 @@
-"""The waist: the four verbs that every engine implements, and everything above rests on.
+"""The waist: the four verbs that every engine implements, and that all other code builds on.
 
-An engine keeps *documents*: JSON objects under a path. A path alternates collection ids and document ids, like
+An engine stores *documents*: JSON objects, each under a path. A path alternates collection ids and document ids, like
 ``governors/bank/states/alice``; the part before the last ``/`` names the document's collection.
 
-Revisions are ints that only grow, also when a document is deleted and made again, and when the engine is
-closed and opened again. All documents written by one commit carry the commit's revision.
+Revisions are integers that only grow, even if a document is deleted and created again, or the engine is closed and
+opened again. All documents written by one commit have the commit's revision.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Fields: TypeAlias = dict[str, Any]
 
 
 class Requirement(Enum):
-    """What a write requires of its document, where it names no revision."""
+    """What a write requires of its document if it does not name a revision."""
 
     ABSENT = "absent"
     PRESENT = "present"
@@ -40,7 +40,7 @@ ANYTHING = Requirement.ANYTHING
 
 
 class At(msgspec.Struct, frozen=True):
-    """The document must stand at exactly this revision."""
+    """The document must be at exactly this revision."""
 
     revision: int
 
@@ -49,7 +49,7 @@ Require: TypeAlias = Requirement | At
 
 
 def holds(require: Require, revision: int | None) -> bool:
-    """Whether a document at this revision (None: absent) is what a write requires."""
+    """Whether a document at this revision (None: absent) meets a requirement."""
     if isinstance(require, At):
         return require.revision == revision
     if require is ANYTHING:
@@ -58,9 +58,9 @@ def holds(require: Require, revision: int | None) -> bool:
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Store these fields as the whole document. The engine takes the fields as they are now, and keeps no reference.
+    """Store these fields as the whole document. The engine takes a copy of the fields, and keeps no reference.
 
-    A struct stands for the fields it has.
+    Instead of a dict, the fields may be given as a struct.
     """
 
     path: str
@@ -69,14 +69,14 @@ class Put(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Remove the document; nothing happens where there is none, unless the write requires one."""
+    """Remove the document. If there is none, nothing happens, unless the write requires one."""
 
     path: str
     require: Require = ANYTHING
 
 
 class Check(msgspec.Struct, frozen=True):
-    """Change nothing, but let the whole commit fail where the requirement does not hold."""
+    """Change nothing, but fail the whole commit if the requirement does not hold."""
 
     path: str
     require: Require
@@ -86,7 +86,7 @@ Write: TypeAlias = Put | Delete | Check
 
 
 class Shape(Generic[S]):
-    """The struct that the fields of one kind of document must fit, ready to decode."""
+    """The struct that the fields of one kind of document must fit, with its decoder."""
 
     def __init__(self, struct: type[S]) -> None:
         self.struct = struct
@@ -94,16 +94,16 @@ class Shape(Generic[S]):
 
 
 def split(path: str) -> tuple[str, str]:
-    """The collection and the id that a document's path is made of."""
+    """Split a document's path into its collection and its id."""
     collection, _, document_id = path.rpartition("/")
     return collection, document_id
 
 
 class Damage(msgspec.Struct, frozen=True, gc=False):
-    """In place of a document's content: it is not what was written.
+    """Takes the place of a document's content if the stored content is not what was written.
 
     Attributes:
-        what: is wrong with it, without a subject.
+        what: what is wrong with it: a sentence without its subject.
     """
 
     what: str
@@ -112,13 +112,13 @@ class Damage(msgspec.Struct, frozen=True, gc=False):
 class Document(msgspec.Struct, frozen=True, gc=False):
     """One stored document, as read.
 
-    A damaged one stands where it stands, and is reported by whatever looks at its content: so it hides no other.
+    A damaged document is returned like any other, and raises once its content is used: so it hides no other document.
 
     Attributes:
-        collection: that it is in.
+        collection: the path of its collection.
         id: the last segment of its path, escaped as stored.
-        content: its fields, or their JSON in UTF-8, as the engine has it; or what is wrong with what is stored there.
-        revision: the engine's token for the write that made it so.
+        content: its fields, or their JSON in UTF-8, as the engine has it; for a damaged document, what is wrong.
+        revision: the engine's token for the last write of the document.
         updated_us: when it was last written, in microseconds since 1970 by the engine's clock.
     """
 
@@ -130,12 +130,12 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def path(self) -> str:
-        """Where it is stored."""
+        """The path under which it is stored."""
         return f"{self.collection}/{self.id}"
 
     @property
     def size(self) -> int:
-        """The bytes of its fields as JSON.
+        """The size of its fields as JSON, in bytes.
 
         Raises:
             CorruptDocument: it is damaged.
@@ -143,10 +143,10 @@ class Document(msgspec.Struct, frozen=True, gc=False):
         return len(self._json())
 
     def fields(self) -> Fields:
-        """The fields as plain JSON, the caller's to change.
+        """The fields as plain JSON; the caller may change them.
 
         Raises:
-            CorruptDocument: it is damaged: they are not a JSON object, or not the one that was written.
+            CorruptDocument: it is damaged: the fields are not a JSON object, or not the one that was written.
         """
         try:
             return msgspec.json.decode(self._json(), type=dict[str, Any])
@@ -157,8 +157,8 @@ class Document(msgspec.Struct, frozen=True, gc=False):
         """The fields as a struct.
 
         Raises:
-            CorruptDocument: it is damaged, or a field is missing or has the wrong type; the message names it, not its
-                value.
+            CorruptDocument: it is damaged, or a field is missing or has the wrong type; the message names the field,
+                not its value.
         """
         try:
             content = self.content
@@ -178,11 +178,11 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One consistent look at some documents.
+    """A consistent snapshot of some documents.
 
     Attributes:
         documents: in the order asked for; None where there is no document.
-        time_us: the engine's time of the look, in microseconds since 1970.
+        time_us: the engine's time of the snapshot, in microseconds since 1970.
     """
 
     documents: tuple[Document | None, ...]
@@ -190,10 +190,10 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What became of a commit.
+    """The answer to a commit that was applied.
 
     Attributes:
-        revision: of every document that the commit wrote.
+        revision: the revision of every document that the commit wrote.
         time_us: the engine's time of the commit, in microseconds since 1970.
     """
 
@@ -202,14 +202,14 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A watched document stands at least at this revision now; None: it is absent."""
+    """A watched document is now at this revision or a later one; None: it is absent."""
 
     path: str
     revision: int | None
 
 
 class Where(msgspec.Struct, frozen=True):
-    """A scan's filter: the field (a dotted path of keys) equals one of these plain JSON values."""
+    """A filter of a scan: the field (a dotted path of keys) must equal one of these plain JSON values."""
 
     field: str
     values: tuple[str | int | float | bool | None, ...]
@@ -219,13 +219,13 @@ class Scan(msgspec.Struct, frozen=True):
     """Which documents of one collection to stream, and in which order.
 
     Attributes:
-        collection: its path. Documents in collections below it do not belong to it.
-        start: the first id, included.
-        end: the first id no longer included; None: to the end.
-        where: filters, all of which must hold.
-        by: a field (a dotted path) whose values are text: ``start`` and ``end`` then bound this field, and the
-            order is by it and then by id; documents in which it is absent or not text are left out.
-        limit: at most this many documents; 0 gives none.
+        collection: the path of the collection. Documents in collections below it do not belong to it.
+        start: the first id, inclusive.
+        end: the end of the ids, exclusive; None: no end.
+        where: filters; a document must meet all of them.
+        by: a field (a dotted path) whose values are text. ``start`` and ``end`` then bound this field, and the order is
+            by this field and then by id; documents in which it is absent or not text are left out.
+        limit: at most this many documents; 0: none.
     """
 
     collection: str
@@ -238,17 +238,17 @@ class Scan(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What an engine can do, and its limits: by default those of an engine that sets itself none.
+    """What an engine can do, and its limits; the default limits suit an engine that has none of its own.
 
     Attributes:
-        name: of the engine.
-        durable: an acknowledged commit survives the process and a loss of power.
-        processes: several processes may use the store at once.
-        shared_clock: all users of the store see one clock in ``time_us``.
-        commit_order: the engine is :class:`~tai_state.engines.ordering.CommitOrdered`.
-        max_ops_per_commit: writes in one commit.
-        max_bytes_per_commit: bytes of JSON in one commit.
-        max_document_bytes: bytes of JSON in one document.
+        name: the name of the engine.
+        durable: whether an acknowledged commit survives the end of the process and a loss of power.
+        processes: whether several processes may use the store at once.
+        shared_clock: whether all users of the store see the same clock in ``time_us``.
+        commit_order: whether the engine is :class:`~tai_state.engines.ordering.CommitOrdered`.
+        max_ops_per_commit: how many writes one commit may have.
+        max_bytes_per_commit: how many bytes of JSON one commit may write.
+        max_document_bytes: how many bytes of JSON one document may have.
     """
 
     name: str
@@ -262,32 +262,32 @@ class Capabilities:
 
 
 NOT_OPEN = "the store is not open: use it inside its `async with` block"
-OPEN_ALREADY = "the store is open already: open another one, with an `async with` block of its own"
+OPEN_ALREADY = "the store is already open: open another one in its own `async with` block"
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """The four verbs. Opened and closed by ``async with``; closing waits for commits under way, and ends all watches.
+    """The four verbs. ``async with`` opens and closes an engine; closing waits for running commits and ends watches.
 
-    An object is entered by one block at a time. A verb outside of that block, or a second block inside it, is a
-    ``RuntimeError``, on every engine; so is waiting for the next change of a watch when the engine is closed.
+    Only one block at a time may use an engine object. On every engine, these raise ``RuntimeError``: a verb outside
+    that block, a second block inside it, and waiting for the next change of a watch after the engine was closed.
 
-    Every verb may raise ``StoreUnavailable`` or ``StoreTimeout``. Ids in paths are escaped already. Cancelling
-    a caller never interrupts another caller's commit.
+    Every verb may raise ``StoreUnavailable`` or ``StoreTimeout``. The ids in paths are already escaped. Cancelling one
+    caller never interrupts another caller's commit.
     """
 
     @property
     def capabilities(self) -> Capabilities:
-        """Limits and abilities; constant."""
+        """The engine's abilities and limits; they never change."""
         ...
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def read(self, paths: Sequence[str]) -> Reading:
-        """One consistent snapshot of these documents, every commit acknowledged before the call included.
+        """Read one consistent snapshot of these documents; it includes every commit acknowledged before the call.
 
-        What is returned belongs to the caller. A path may stand in it twice.
+        The result belongs to the caller. A path may be given twice.
 
         Raises:
             CorruptDocument: the store is damaged.
@@ -295,67 +295,68 @@ class Engine(Protocol):
         ...
 
     def scan(self, scan: Scan) -> Paged[Document]:
-        """The documents of one collection, streamed in ascending order of their ids (by code point).
+        """Stream the documents of one collection in ascending order of their ids (by code point).
 
-        A scan is not one snapshot: what is written while it runs may be missed or seen. What was there before
-        and is not touched is seen exactly once. Breaking off a scan costs nothing; to resume after a document,
-        scan again with ``start=after(id)``.
+        A scan is not a snapshot: it may or may not include what is written while it runs. It includes exactly once each
+        document that existed before and is not written meanwhile. A scan can be abandoned at any point; to resume after
+        a document, scan again with ``start=after(id)``.
         """
         ...
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
-        """All of these writes, or none: decided by their requirements, at one moment.
+        """Apply all of these writes or none, as their requirements decide at one moment.
 
-        A path stands in a commit once. When this returns, the commit is durable. When the caller is
-        cancelled, it may or may not be applied, as after an error with ``unknown``.
+        A commit may name a path only once. When this returns, the commit is durable. If the caller is cancelled, the
+        commit may or may not be applied, as after an error with ``unknown``.
 
         Raises:
-            CommitRefused: a requirement did not hold, or too many writers wanted the same documents at once; nothing
-                was applied.
-            CommitTooLarge, DocumentTooLarge: over a limit; nothing was sent.
-            StoreUnavailable, StoreTimeout: not applied, or with ``unknown`` perhaps applied.
-            ValueError: a path stands in it twice.
+            CommitRefused: a requirement did not hold, or too many writers competed for the same documents; nothing was
+                applied.
+            CommitTooLarge, DocumentTooLarge: the commit exceeds a limit; nothing was sent.
+            StoreUnavailable, StoreTimeout: the commit was not applied or, with ``unknown``, may have been.
+            ValueError: a path is named twice.
         """
         ...
 
     def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
-        """Hints that documents changed; never the log of the changes.
+        """Watch documents and collections: yields hints that documents changed, not a log of the changes.
 
-        Entering the context establishes the watch. The iterator yields the present revision or absence of each
-        document named and the present revision of each document in the collections named, and then each later
-        change, coalesced, deletions included: what is made and removed again between two looks may be told by none.
-        A step that is cancelled has taken nothing.
-        Pattern: enter, read, wait for changes, read again.
+        Entering the context establishes the watch. The iterator first yields the present revision or absence of each
+        named document, and the present revision of each document in the named collections. It then yields later
+        changes, deletions included. Changes are coalesced: a document that is created and deleted again between two
+        looks may not be reported at all. A cancelled step loses no change.
+
+        Usage: enter, read, wait for changes, read again.
         """
         ...
 
     async def self_check(self) -> Sequence[CorruptDocument]:
-        """What is damaged below the documents, where no verb sees it: at most a hundred things, mostly none.
+        """Find damage below the documents, where no verb sees it; returns at most a hundred findings.
 
-        Reads all of the storage, and lets others work meanwhile. Nothing where there is nothing below the documents.
+        It reads the whole storage while others go on working. An engine with no storage of its own finds nothing.
         """
         ...
 
 
 def after(document_id: str) -> str:
-    """The smallest id greater than this one: where a scan resumes."""
+    """The smallest id greater than this one: the start of a scan that resumes after it."""
     return document_id + "\x00"
 
 
 def check_budget(sizes: dict[str, int], operations: int, capabilities: Capabilities) -> None:
-    """Refuse a commit that the engine would not take, before anything is sent.
+    """Refuse a commit that exceeds the engine's limits, before anything is sent.
 
     Args:
-        sizes: the bytes that each write puts, by its path.
+        sizes: how many bytes each write puts, by path.
         operations: the number of writes, checks and deletions included.
-        capabilities: the engine's.
+        capabilities: the engine's capabilities.
 
     Raises:
-        CommitTooLarge, DocumentTooLarge: as they say.
-        ValueError: a path stands in the commit twice.
+        CommitTooLarge, DocumentTooLarge: a limit is exceeded.
+        ValueError: the commit names a path twice.
     """
     if len(sizes) != operations:
-        raise ValueError("a path stands in the commit twice")
+        raise ValueError("the commit names a path twice")
     if operations > capabilities.max_ops_per_commit:
         raise CommitTooLarge("writes", operations, capabilities.max_ops_per_commit)
     total = 0

@@ -1,4 +1,4 @@
-"""Writing more than one commit takes: what goes into each is decided here, by the engine's limits."""
+"""Splitting writes that do not fit into one commit, by the engine's limits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 _OPERATIONS_MAX: Final = 1_000
 _BYTES_MAX: Final = 4 * 1024 * 1024
-"""Larger commits gain nothing, and others wait for each as long as it takes."""
+"""A larger commit is not faster, and other writers have to wait while it runs."""
 
 
 class Weight(NamedTuple):
-    """What something takes of a commit.
+    """The share of a commit's limits that an item uses.
 
     Attributes:
-        operations: writes.
-        size: bytes, of paths and of fields as JSON.
+        operations: how many writes.
+        size: how many bytes of paths, and of fields as JSON.
     """
 
     operations: int
@@ -32,20 +32,21 @@ _NOTHING: Final = Weight(0, 0)
 
 
 def weight_of(write: Write) -> Weight:
-    """What one write takes."""
+    """The weight of one write."""
     size = len(msgspec.json.encode(write.fields)) if isinstance(write, Put) else 0
     return Weight(1, size + len(write.path.encode()))
 
 
 class Batches:
-    """Splits what is to be written into commits that an engine takes.
+    """Splits items to write into batches, each of which fits into one commit.
 
     Args:
-        capabilities: the engine's. From 128 writes and 1.5 MiB a commit up, everything in this library fits.
+        capabilities: the engine's capabilities. With at least 128 writes and 1.5 MiB per commit, every commit of this
+            library fits.
 
     Attributes:
-        operations_max: writes in one batch.
-        bytes_max: bytes in one batch.
+        operations_max: how many writes one batch may have.
+        bytes_max: how many bytes one batch may have.
     """
 
     def __init__(self, capabilities: Capabilities) -> None:
@@ -53,12 +54,12 @@ class Batches:
         self.bytes_max: int = min(capabilities.max_bytes_per_commit, _BYTES_MAX)
 
     def split(self, items: Iterable[T], weigh: Callable[[T], Weight], beside: Weight = _NOTHING) -> Iterator[list[T]]:
-        """The items in their order, in as few batches as they fit into; one that is too large stands alone.
+        """Split the items, in order, into as few batches as possible; an item that is too large gets its own batch.
 
         Args:
-            items: each goes into one commit as a whole.
-            weigh: what an item takes.
-            beside: what else goes into each commit.
+            items: the items; each goes into one commit as a whole.
+            weigh: returns the weight of an item.
+            beside: the weight of all else that goes into each commit.
         """
         batch: list[T] = []
         operations, size = beside

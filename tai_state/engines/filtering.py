@@ -12,7 +12,7 @@ _MISSING = object()
 
 
 def field(fields: Any, dotted: str) -> Any:
-    """The value at a dotted path of keys; where there is none, something that equals no JSON value."""
+    """The value at a dotted path of keys; if there is none, an object that differs from every JSON value."""
     for key in dotted.split("."):
         if not isinstance(fields, dict) or key not in fields:
             return _MISSING
@@ -21,12 +21,12 @@ def field(fields: Any, dotted: str) -> Any:
 
 
 def passes(fields: Any, where: Sequence[Where]) -> bool:
-    """Whether a document's fields meet every filter; ``true`` is not ``1`` here."""
+    """Whether a document's fields meet every filter; ``true`` and ``1`` are different here."""
     return all(any(_same(field(fields, each.field), value) for value in each.values) for each in where)
 
 
 def is_chosen(document: Document, where: Sequence[Where]) -> bool:
-    """Whether a document meets every filter. A damaged one is chosen, and so whoever looks at it learns of it."""
+    """Whether a document meets every filter. A damaged document is chosen, so that its reader sees the damage."""
     try:
         return passes(document.fields(), where)
     except CorruptDocument:

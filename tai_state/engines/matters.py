@@ -1,4 +1,4 @@
-"""What is to be settled: what is sent, what is seen, and what a judgement of it can say."""
+"""The parts of settling a commit: what is sent, what is read back, and the possible verdicts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ R = TypeVar("R")
 TooLarge: TypeAlias = DocumentTooLarge | CommitTooLarge
 
 ATTEMPTS_MAX = 64
-"""How often one change is sent, because others were faster or an answer was lost."""
+"""How often one change is sent at most, if others are faster or answers are lost."""
 
 LOOKS_MAX = 8
-"""How often what seems to be damage is looked at before anybody is told of it.
+"""How often apparent damage is looked at before it is reported.
 
-The emulator of Firestore shows a commit document by document; for a while, an event may seem to have no state.
+The Firestore emulator shows a commit document by document, so for a moment an event may seem to have no state.
 """
 
 _PAUSE_SECONDS_MIN = 0.001
@@ -33,7 +33,7 @@ _PAUSE_SECONDS_MAX = 1.0
 
 
 class Waist(Protocol):
-    """What settling needs of an engine."""
+    """The part of an engine that settling needs."""
 
     async def read(self, paths: Sequence[str]) -> Reading:
         """See :class:`~tai_state.engines.api.Engine`."""
@@ -50,15 +50,15 @@ class Waist(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """For how long a change is looked after.
+    """How long and how often a change is tried.
 
     Attributes:
-        timeout_seconds: from the first refusal or lost answer on.
-        attempts_max: how often it is sent.
-        jitter: a random number from 0 to 1, for pauses.
-        monotonic: seconds of a clock that never goes back.
-        sleep: waits so many seconds of that clock.
-        insists: what the engine could not do is tried again as well, and not only what it refused or left unanswered.
+        timeout_seconds: how long, from the first refusal or lost answer on.
+        attempts_max: how often it is sent at most.
+        jitter: returns a random number from 0 to 1, for pauses.
+        monotonic: a clock in seconds that never goes back.
+        sleep: waits for a number of seconds by that clock.
+        insists: also retry after an error of the engine, and not only after a refusal or a lost answer.
     """
 
     timeout_seconds: float
@@ -69,28 +69,28 @@ class Bounds:
     insists: bool = False
 
     def pause_seconds(self, attempt: int, took_seconds: float) -> float:
-        """How long to wait before looking again, with full jitter.
+        """How long to wait before the next look, with full jitter.
 
         Args:
-            attempt: how many pauses there were before this one.
-            took_seconds: how long the last commit took. The bound begins there and doubles each time, up to a second.
+            attempt: how many pauses came before this one.
+            took_seconds: how long the last commit took. The bound starts there and doubles each time, up to a second.
         """
         bound = max(took_seconds, _PAUSE_SECONDS_MIN) * 2.0 ** min(attempt, 16)
         return min(_PAUSE_SECONDS_MAX, bound) * self.jitter()
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What was read to decide.
+    """What was read for a judgement.
 
     Attributes:
-        documents: by path; None where there is no document.
-        scanned: what the scans found that a judgement asked for.
+        documents: the documents by path; None where there is no document.
+        scanned: the results of the scans that a judgement asked for.
         time_us: the engine's time of the read.
         looks: how many reads there were since the last commit was sent, this one included.
-        may_arrive: a copy of which no answer came may still be under way.
-        was_unanswered: the answer to one of the commits was lost.
-        asked: when the read was begun, by the monotonic clock.
-        answered: when it ended, likewise.
+        may_arrive: whether an unanswered copy of a commit may still be applied.
+        was_unanswered: whether the answer to one of the commits was lost.
+        asked: when the read began, by the monotonic clock.
+        answered: when the read ended, by the monotonic clock.
     """
 
     documents: Mapping[str, Document | None]
@@ -104,11 +104,11 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Commit(msgspec.Struct, Generic[R]):
-    """A commit to be sent, and what it is worth once it is applied.
+    """A commit to send, and its result once it is applied.
 
     Attributes:
-        writes: what is sent.
-        accepted: the result, from what the engine answered.
+        writes: the writes to send.
+        accepted: makes the result from the engine's answer.
     """
 
     writes: Sequence[Write]
@@ -116,23 +116,23 @@ class Commit(msgspec.Struct, Generic[R]):
 
 
 class Done(msgspec.Struct, Generic[R], frozen=True):
-    """It is settled, and this is the result."""
+    """The matter is settled with this result."""
 
     result: R
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """It can never be applied, and this is why."""
+    """The change can never be applied, for this reason."""
 
     error: Exception
 
 
 class More(msgspec.Struct, frozen=True):
-    """What was read is not enough. Without paths and without a scan: the same must be read again.
+    """The look is not enough for a verdict. Without paths and without a scan: read the same documents again.
 
     Attributes:
-        paths: to be read as well.
-        scan: to be made as well; its result is short, by its bounds or its limit.
+        paths: more documents to read.
+        scan: a scan to make; its bounds or its limit keep the result short.
     """
 
     paths: tuple[str, ...] = ()
@@ -143,35 +143,35 @@ Verdict: TypeAlias = Done[R] | Commit[R] | Failed | More
 
 
 class Matter(Protocol[R]):
-    """One thing to be settled. Its judgement is pure: the same look gives the same verdict."""
+    """A change to settle. Its judgement is pure: the same look gives the same verdict."""
 
     def reads(self, sent: Commit[R] | None) -> Sequence[str]:
-        """The paths of the documents that decide, given what was sent last; None: nothing yet."""
+        """The paths of the documents that the judgement needs, given what was sent last (None: nothing yet)."""
         ...
 
     def judge(self, look: Look, sent: Commit[R] | None) -> Verdict[R]:
-        """What stands, what it means, and what is done."""
+        """Judge a look, and say what to do next."""
         ...
 
     def is_overtaken(self, sent: Commit[R], look: Look) -> bool:
-        """Whether no copy of what was sent can be applied any more, however late it arrives."""
+        """Whether no copy of a sent commit can be applied any more, however late it arrives."""
         ...
 
     def smaller(self, sent: Commit[R], error: TooLarge) -> Commit[R] | None:
-        """What to send in place of a commit that is too large; None: nothing, the error stands."""
+        """A smaller commit to send instead of one that is too large; None: there is none, and the error is final."""
         ...
 
     def outrun(self) -> R:
-        """What it means that others were faster each time, until the bounds were reached. May raise."""
+        """The result if others were faster each time until the bounds were reached. May raise."""
         ...
 
     def unsettled(self) -> TaiStateError:
-        """The error for an outcome that could not be found out."""
+        """The error to raise if the outcome could not be found out."""
         ...
 
 
 def overtaken(writes: Iterable[Write], look: Look) -> bool:
-    """Whether a document has moved on from a revision that one of the writes requires. Revisions only grow."""
+    """Whether a document has left a revision that one of the writes requires. Revisions only grow."""
     for write in writes:
         if isinstance(write.require, At) and write.path in look.documents:
             document = look.documents[write.path]
@@ -181,18 +181,18 @@ def overtaken(writes: Iterable[Write], look: Look) -> bool:
 
 
 def still_hold(writes: Iterable[Write], look: Look) -> bool:
-    """Whether all that the writes require holds of what was read."""
+    """Whether the documents that were read meet all requirements of the writes."""
     documents = ((write.require, look.documents.get(write.path)) for write in writes)
     return all(holds(require, None if each is None else each.revision) for require, each in documents)
 
 
-def contended() -> StoreTimeout:
-    """The error where others change the same documents all the time."""
-    return StoreTimeout("commit", "CONTENTION", "others change the same documents all the time")
+def contention_error() -> StoreTimeout:
+    """The error to raise if other writers keep changing the same documents."""
+    return StoreTimeout("commit", "CONTENTION", "other writers keep changing the same documents")
 
 
 def standing(writes: Sequence[Write], look: Look) -> Committed | None:
-    """What the engine would have answered, if everything stands as these writes leave it; else None."""
+    """The answer that the engine would have given if all documents are as these writes leave them; else None."""
     committed = Committed(0, look.time_us)
     for write in writes:
         document = look.documents.get(write.path)
@@ -207,5 +207,5 @@ def standing(writes: Sequence[Write], look: Look) -> Committed | None:
 
 
 def _plain(fields: Any) -> Any:
-    """As they are read back: what is a tuple in a struct is an array there."""
+    """The fields as they are read back: a tuple in a struct is stored as an array."""
     return msgspec.json.decode(msgspec.json.encode(fields))

@@ -1,4 +1,4 @@
-"""The memory engine: for tests and trials. It passes the same examination as the durable engines."""
+"""The memory engine, for tests and experiments. It passes the same examination as the durable engines."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from tai_state.values.times import WallClock
 
 
 class Documents(Protocol):
-    """Where the documents are. No method waits for anything."""
+    """The storage of the documents. None of its methods waits."""
 
     def next_revision(self) -> int:
-        """A revision above all that it gave before."""
+        """A revision greater than all that it returned before."""
         ...
 
     def get(self, path: str) -> Document | None:
-        """The document at a path."""
+        """The document at a path; None if there is none."""
         ...
 
     def ordered(self, collection: str, start: str, end: str | None) -> list[Document]:
-        """The documents of a collection between two ids, in their order."""
+        """The documents of a collection between two ids, in the order of their ids."""
         ...
 
     def set(self, path: str, document: Document | None) -> None:
-        """Put a document in the place of what is at its path, or remove that."""
+        """Replace the document at a path; None: remove it."""
         ...
 
 
@@ -63,7 +63,7 @@ class MemoryDocuments:
         self._revision = 0
 
     def next_revision(self) -> int:
-        """See :class:`Documents`, also for the others."""
+        """See :class:`Documents`, also for the other methods."""
         self._revision += 1
         return self._revision
 
@@ -88,12 +88,12 @@ class MemoryDocuments:
 
 
 class MemoryEngine:
-    """No verb waits between looking and writing, so each is atomic in its event loop.
+    """An engine in memory. No verb waits between reading and writing, so each is atomic in its event loop.
 
     Args:
         clock: the engine's clock.
-        documents: where they are; by default in this object.
-        name: as its capabilities say it.
+        documents: the storage; by default a new one.
+        name: the name in its capabilities.
     """
 
     def __init__(self, clock: WallClock, documents: Documents | None = None, name: str = "memory") -> None:
@@ -125,7 +125,7 @@ class MemoryEngine:
             self._watches.fail(RuntimeError(NOT_OPEN))
 
     def beside(self) -> MemoryEngine:
-        """Another engine over the same documents, not yet opened: another user of the store, in the same event loop."""
+        """Another engine on the same documents, not yet open: a second user of the store, in the same event loop."""
         other = MemoryEngine(self._clock, self._documents, self._capabilities.name)
         other._told = self._told
         return other
@@ -161,7 +161,7 @@ class MemoryEngine:
         return [document for _, _, document in sorted(chosen, key=lambda each: each[:2])]
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
-        """See :class:`~tai_state.engines.api.CommitOrdered`."""
+        """See :class:`~tai_state.engines.ordering.CommitOrdered`."""
         check_is_of_events(collection)
         is_fetched = False
 
@@ -226,7 +226,7 @@ class MemoryEngine:
         return ()
 
     async def _checkpoint(self) -> None:
-        """Let others run, as an engine does that waits for something.
+        """Let other tasks run, as an engine that waits for its storage does.
 
         Raises:
             RuntimeError: the engine is not open.

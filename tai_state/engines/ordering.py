@@ -1,4 +1,4 @@
-"""The order of commits, for engines where it can be read cheaply: what feeds of a whole store rest on."""
+"""The order of commits, for engines that can read it cheaply; feeds of a whole store are based on it."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from tai_state.engines.paging import Fetch, Paged
 
 
 class CommitOrdered(Protocol):
-    """What an engine has besides the verbs where its commits have an order that can be read cheaply."""
+    """What an engine offers, besides the verbs, if it can read the order of its commits cheaply."""
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
         """The documents of a collection of events that were last written after a revision, in the order of revisions.
 
-        Whatever becomes visible later, to any user of the store, has a greater revision than all that is given here: so
-        the revision of the last document is where to go on, and nothing is missed. A document that was written again
-        has its newest revision only; one that was deleted is not told. Documents of one commit come in the order of
-        their ids.
+        A document that becomes visible later, to any user of the store, has a greater revision than all documents
+        returned here. So a caller that continues after the last document's revision misses nothing. A document that was
+        written again appears only at its newest revision; a deleted document does not appear. Documents of one commit
+        come in the order of their ids.
 
         Args:
-            collection: one of events: its path ends in ``/events``.
-            after: a revision; 0 is before all.
-            limit: about as many documents: at most those of the commit with which so many are reached are given, and
-                of that one all. None: all that there are.
+            collection: a collection of events; its path ends in ``/events``.
+            after: a revision; 0 is before all others.
+            limit: stop after the commit with which this many documents are reached; that commit is returned as a whole,
+                so a few more may come. None: no limit.
 
         Raises:
-            ValueError: the collection is not one of events.
+            ValueError: the collection is not a collection of events.
         """
         ...
 
 
 def commit_ordered(engine: Engine) -> CommitOrdered | None:
-    """The engine by the order of its commits; None where it has none."""
+    """The engine as :class:`CommitOrdered`; None if it does not offer that."""
     return cast("CommitOrdered", engine) if engine.capabilities.commit_order else None
 
 
 def is_of_events(collection: str) -> bool:
-    """Whether a collection is one of events: those of a governor, and any other of that name."""
+    """Whether a collection holds events: that of a governor, or any other of that name."""
     return collection.endswith("/events")
 
 
 def check_is_of_events(collection: str) -> None:
-    """Refuse the order of commits of any other collection.
+    """Refuse any collection that does not hold events.
 
     Raises:
-        ValueError: it is not one of events.
+        ValueError: the collection does not hold events.
     """
     if not is_of_events(collection):
-        raise ValueError(f"the order of commits is kept for collections of events, not for {collection!r}")
+        raise ValueError(f"the order of commits can be read only for collections of events, not for {collection!r}")
 
 
 def whole_commits(fetch: Callable[[], Awaitable[Sequence[Document] | None]], limit: int | None) -> Fetch[Document]:
-    """The same pages of documents in the order of their revisions, up to the commit with which so many are reached.
+    """The same pages, cut after the commit with which ``limit`` documents are reached.
 
     Args:
-        fetch: gives the pages.
-        limit: None: to the end.
+        fetch: returns pages of documents in the order of their revisions.
+        limit: how many documents to reach; None: no limit.
     """
     given = 0
     last: int | None = None

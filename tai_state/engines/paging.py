@@ -1,4 +1,4 @@
-"""Iteration in pages, as plain iterators: breaking one off leaves nothing behind that must be closed."""
+"""Iteration in pages, as plain iterators: an abandoned one needs no closing."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 Fetch: TypeAlias = Callable[[], Awaitable[Iterable[T] | None]]
-"""Gives the next page, or None where there is no more; an empty page is not the end.
+"""Returns the next page, or None if there are no more; an empty page is not the end.
 
-It is called again after it has failed or was cancelled, never twice at once, and gives then what it would have given.
+After a failed or cancelled call it is called again, and then returns the page that the failed call would have returned.
+It is never called twice at once.
 """
 
 _NOTHING: Final[Iterator[Any]] = iter(())
 
 
 class Paged(AsyncIterator[T], Generic[T]):
-    """The items of one page after the other.
+    """The items of a sequence of pages, one by one. Made by stores and engines.
 
-    No item is passed over in silence, and none comes twice:
+    It never silently skips an item, and yields none twice:
 
-    - Where the next page cannot be had now, the error is raised, and the next step asks for the same page again.
-    - Where an item itself is wrong (a damaged document, say), the error is raised, and every later step raises it
-      again: what comes after such an item cannot be had from this iterator.
-    - A step that is cancelled has taken nothing.
-    - Several tasks may take from one iterator; each item goes to one of them.
-
-    Made by stores and engines.
+    - If the next page cannot be fetched now, the step raises the error, and the next step asks for the same page again.
+    - If an item itself is wrong (for example a damaged document), the step raises the error, and so does every later
+      step: this iterator cannot go past such an item.
+    - A cancelled step loses no item.
+    - Several tasks may take items from one iterator; each item goes to one of them.
 
     Args:
-        fetch: gives the pages.
+        fetch: returns the pages.
     """
 
     def __init__(self, fetch: Fetch[T]) -> None:
@@ -42,7 +41,7 @@ class Paged(AsyncIterator[T], Generic[T]):
         self._items: Iterator[T] = _NOTHING
         self._failed: _Failed | None = None
         self._is_fetching = False
-        self._fetched: anyio.Event | None = None  # made only where another task waits for it
+        self._fetched: anyio.Event | None = None  # made only if another task waits for it
 
     async def __anext__(self) -> T:
         while True:
@@ -57,9 +56,9 @@ class Paged(AsyncIterator[T], Generic[T]):
                 raise StopAsyncIteration
 
     async def page(self) -> list[T] | None:
-        """What is left of the present page, else the next page; None where there is no more.
+        """The rest of the present page, or else the next page; None if there are no more.
 
-        For those who take items faster than one by one. A page ends before an item that is wrong.
+        It is faster than taking items one by one. A page ends before an item that is wrong.
         """
         items = await self.rest()
         if items is None:
@@ -74,18 +73,18 @@ class Paged(AsyncIterator[T], Generic[T]):
         return page
 
     async def rest(self) -> Iterator[T] | None:
-        """As :meth:`page`, but made one by one as they are taken: the caller's alone, and so are the errors in it."""
+        """As :meth:`page`, but as an iterator that makes items as they are taken. The caller handles its errors."""
         if self._items is _NOTHING and not await self._fill():
             return None
         items, self._items = self._items, _NOTHING
         return items
 
     def put_back(self, items: Iterable[T]) -> None:
-        """Have these come next: they were taken for a step that has failed."""
+        """Put items back to come next, after the step that took them has failed."""
         self._items = chain(items, self._items)
 
     async def _fill(self) -> bool:
-        """Have another page, now that one is used up; False where there is no more."""
+        """Fetch the next page, once the present one is used up; False if there are no more."""
         while self._is_fetching:
             self._fetched = self._fetched or anyio.Event()
             await self._fetched.wait()
@@ -105,13 +104,13 @@ class Paged(AsyncIterator[T], Generic[T]):
         return True
 
     def _fail(self, error: BaseException) -> None:
-        """Have nothing but this error come from now on."""
+        """Raise this error, or an earlier one, in every later step."""
         self._failed = self._failed or _Failed(error)
         self._items = self._failed
 
 
 class _Failed(Iterator[Any]):
-    """In place of items that come after an error: raises it each time."""
+    """Replaces the items after an error: raises the error each time."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -122,7 +121,7 @@ class _Failed(Iterator[Any]):
 
 
 def limited(fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | None) -> Fetch[T]:
-    """The same pages, but no more than so many items."""
+    """The same pages, with at most ``limit`` items in all."""
     left = limit
 
     async def fetch_limited() -> Sequence[T] | None:
@@ -138,21 +137,21 @@ def limited(fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | Non
 
 def mapped(
     items: Paged[S],
-    take: Callable[[Iterable[S]], Iterable[T]],
+    transform: Callable[[Iterable[S]], Iterable[T]],
     end: Callable[[], Awaitable[None]] | None = None,
 ) -> Paged[T]:
-    """What the items stand for, taken as it is asked for.
+    """The items transformed, each as it is taken.
 
     Args:
         items: the items.
-        take: a generator of what the items of one page stand for.
+        transform: transforms the items of one page, as a generator.
         end: called after the last item; may raise.
     """
 
     async def fetch() -> Iterable[T] | None:
         rest = await items.rest()
         if rest is not None:
-            return take(rest)
+            return transform(rest)
         if end is not None:
             await end()
         return None
@@ -165,11 +164,11 @@ def converted(
     convert: Callable[[list[S]], Awaitable[Iterable[T]]],
     end: Callable[[], Awaitable[None]] | None = None,
 ) -> Paged[T]:
-    """What the items stand for, where something must be looked up for each page.
+    """The items converted page by page, by a function that may read from the store.
 
     Args:
         items: the items.
-        convert: gives what the items of one page stand for; called again where it has failed.
+        convert: converts the items of one page; after a failure it is called again.
         end: called after the last item; may raise.
     """
 
@@ -189,16 +188,16 @@ def converted(
 
 
 def resized(items: Paged[T], size: int) -> Paged[T]:
-    """The same items in pages of so many; the last one may have fewer."""
+    """The same items in pages of ``size``; the last page may have fewer."""
 
     async def fetch() -> list[T] | None:
-        return await taken(items, size) or None
+        return await take(items, size) or None
 
     return Paged(fetch)
 
 
 def chained(parts: Iterable[Paged[T]]) -> Paged[T]:
-    """All items of the first, then those of the next."""
+    """All items of the first part, then those of the next, and so on."""
     left = list(parts)
 
     async def fetch() -> Iterable[T] | None:
@@ -212,8 +211,8 @@ def chained(parts: Iterable[Paged[T]]) -> Paged[T]:
     return Paged(fetch)
 
 
-async def taken(items: Paged[T], count: int | None) -> list[T]:
-    """The next items, so many at most; None: all. Where one of them cannot be had, none is taken."""
+async def take(items: Paged[T], count: int | None) -> list[T]:
+    """Take the next items, at most ``count`` (None: all). If one of them raises an error, none is taken."""
     page: list[T] = []
     try:
         while count is None or len(page) < count:

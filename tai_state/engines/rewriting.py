@@ -1,4 +1,4 @@
-"""Changing some documents by a pure function of what stands in them: read, decide, write what was decided."""
+"""Changing documents by a pure function of their contents: read, decide, write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tai_state.engines.matters import (
     TooLarge,
     Verdict,
     Waist,
-    contended,
+    contention_error,
     overtaken,
     standing,
     still_hold,
@@ -26,13 +26,14 @@ R = TypeVar("R")
 
 
 class Rewrite(Generic[R]):
-    """Some documents that are changed by a pure function of what stands in them: a matter to be settled.
+    """A matter that changes documents by a pure function of their contents.
 
     Args:
-        paths: of all that decides, and of all that is written.
-        decide: what to do about what stands. It is asked again whenever others were faster.
+        paths: the paths of all documents that are read or written.
+        decide: decides what to do, given a look. It is called again whenever others were faster.
         unsettled: the error for an outcome that could not be found out; by default ``CommitOutcomeUnknown``.
-        is_telling: where all stands as it was written, it was written by this. Others do not write the same.
+        is_telling: whether documents that are as this matter wrote them prove that its commit was applied. True if no
+            other caller writes the same.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Rewrite(Generic[R]):
         return None
 
     def outrun(self) -> R:  # noqa: D102
-        raise contended()
+        raise contention_error()
 
     def unsettled(self) -> TaiStateError:  # noqa: D102
         return self._unsettled or CommitOutcomeUnknown((), tuple(self._paths))
@@ -72,10 +73,10 @@ class Rewrite(Generic[R]):
 async def write(
     waist: Waist, writes: Sequence[Write], bounds: Bounds, unsettled: TaiStateError | None = None
 ) -> Committed:
-    """Commit what does no harm when it is applied twice; again until an answer comes.
+    """Commit writes that may safely be applied twice; retry until an answer comes.
 
     Raises:
-        CommitOutcomeUnknown: none came in time; or the error given for that.
+        CommitOutcomeUnknown: no answer came in time; if ``unsettled`` is given, that error is raised instead.
         StoreUnavailable, StoreTimeout: nothing was applied.
     """
     commit = Commit(writes, _as_is)
@@ -84,7 +85,7 @@ async def write(
 
 
 async def write_unless_moved(waist: Waist, writes: Sequence[Write], bounds: Bounds) -> bool:
-    """Commit, and say whether it was applied; it is not, once something that it requires does not hold.
+    """Commit, and return whether it was applied; it is given up once one of its requirements does not hold.
 
     Raises:
         CommitOutcomeUnknown: no answer came in time.

@@ -1,11 +1,11 @@
-"""Settling a commit: what to do when it is refused, or when no answer comes.
+"""Settling a commit: what to do when it is refused, or when its answer is lost.
 
-A refusal can be an earlier copy of the same commit, applied; a lost answer says nothing at all. So after either,
-what stands is read, and a pure function judges it. This is the only place that catches a refusal and weighs an
-answer that was lost: every part of the library that writes goes through :func:`settle`.
+The cause of a refusal may be an earlier copy of the same commit that was applied; a lost answer says nothing at all.
+So in both cases the documents are read again, and a pure function judges them. Only this module handles refusals and
+lost answers: every part of the library that writes goes through :func:`settle`.
 
-The order of one round is: commit, pause, look, judge. Nothing is between a look and the commit that rests on it, so
-that among many writers a look is as fresh as it can be.
+One round is: commit, pause, look, judge. There is no pause between a look and the commit that is based on it, so that
+the look is as fresh as possible even among many writers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Matter, More, Verdict, Waist
-from tai_state.engines.paging import taken
+from tai_state.engines.paging import take
 from tai_state.errors import (
     CommitOutcomeUnknown,
     CommitRefused,
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 _Failure: TypeAlias = CommitRefused | Unavailable | DocumentTooLarge | CommitTooLarge
 _FAILURES = (CommitRefused, Unavailable, DocumentTooLarge, CommitTooLarge)
-"""What a try may come to instead of being applied."""
+"""The errors of a try that was not applied, or may not have been."""
 
 _logger = logging.getLogger("tai_state.store")
 
@@ -46,19 +46,19 @@ async def settle(
     is_open: bool = False,
     observe: Callable[[Look], None] | None = None,
 ) -> R:
-    """Commit, and find out what became of it, whatever the engine answers.
+    """Commit, and find out the outcome, whatever the engine answers.
 
     Args:
         waist: the engine.
-        matter: what is to be settled.
-        bounds: for how long.
-        first: what to send without looking; None: look first.
-        is_open: something of the matter was sent before, and it is not known what became of it.
-        observe: is shown each look, before it is judged.
+        matter: the change to settle.
+        bounds: how long and how often to try.
+        first: a commit to send without looking first; None: look first.
+        is_open: whether a commit of the matter was sent before, and its outcome is unknown.
+        observe: called with each look, before it is judged.
 
     Raises:
         Unavailable: nothing was applied.
-        TaiStateError: the error of a verdict, or that of ``unsettled`` where the outcome is not known.
+        TaiStateError: the error of a verdict, or the matter's ``unsettled`` error if the outcome is unknown.
     """
     begun = bounds.monotonic()
     failure: _Failure | None = None
@@ -81,12 +81,12 @@ async def settle(
 
 
 async def _applied(waist: Waist, commit: Commit[R]) -> R:
-    """One try: what the commit is worth, once the engine has applied it."""
+    """Try once: the commit's result, once the engine has applied it."""
     return commit.accepted(await waist.commit(commit.writes))
 
 
 class _Course(Generic[R]):
-    """The course of one settling that its first try does not end: what was sent, and which copies may be under way."""
+    """The state of a settling that continues after its first try: what was sent, and which copies may be under way."""
 
     __slots__ = (
         "_attempts",
@@ -128,7 +128,7 @@ class _Course(Generic[R]):
         self._took_seconds = 0.0
 
     async def send(self, commit: Commit[R]) -> Verdict[R] | None:
-        """One try; None: what it means has to be looked up."""
+        """Try once; None: a look has to find out the outcome."""
         if self._attempts >= self._bounds.attempts_max or self._is_over:
             return Done(self._given_up())
         begun = self._bounds.monotonic()
@@ -138,7 +138,7 @@ class _Course(Generic[R]):
             return self.failed(commit, failure, begun)
 
     def failed(self, commit: Commit[R], failure: _Failure, begun: float) -> Verdict[R] | None:
-        """What to do about a try that failed; None: what it means has to be looked up."""
+        """Decide what to do after a failed try; None: a look has to find out the outcome."""
         if isinstance(failure, DocumentTooLarge | CommitTooLarge):
             return self._matter.smaller(commit, failure) or Failed(failure)
         if isinstance(failure, Unavailable):
@@ -147,7 +147,7 @@ class _Course(Generic[R]):
             if failure.unknown:
                 self._under_way.append(commit)
                 self._was_unanswered = True
-                _logger.warning("the answer to a commit was lost: looking what became of it", extra=failure.fields())
+                _logger.warning("the answer to a commit was lost; looking up its outcome", extra=failure.fields())
         self._failure = failure
         self._attempts += 1
         self._sent = commit
@@ -159,7 +159,7 @@ class _Course(Generic[R]):
         return None
 
     async def look(self) -> Verdict[R]:
-        """See what stands, and judge it, until it is enough for a verdict."""
+        """Look and judge, again until the look is enough for a verdict."""
         look = Look({})
         wanted, is_again = self._all(), self._attempts > 1
         while True:
@@ -181,7 +181,7 @@ class _Course(Generic[R]):
             wanted = self._all() if is_again else verdict
 
     def final(self, error: Exception) -> Exception:
-        """The error of something that cannot be applied, unless a copy of it may be applied all the same."""
+        """The given error, or the ``unsettled`` error if a copy of the commit may still be applied."""
         if not self._under_way or isinstance(error, CommitOutcomeUnknown):
             return error
         unsettled = self._unsettled()
@@ -192,7 +192,7 @@ class _Course(Generic[R]):
         return More(tuple(self._matter.reads(self._sent)))
 
     async def _read(self, look: Look, wanted: More) -> Look:
-        """The look with what else was wanted."""
+        """Extend a look by what else is wanted."""
         self._looks += 1
         asked = self._bounds.monotonic()
         documents, time_us, scanned = look.documents, look.time_us, look.scanned
@@ -201,7 +201,7 @@ class _Course(Generic[R]):
             documents = {**documents, **dict(zip(wanted.paths, reading.documents, strict=True))}
             time_us = reading.time_us
         if wanted.scan is not None:
-            found = await taken(self._waist.scan(wanted.scan), wanted.scan.limit)
+            found = await take(self._waist.scan(wanted.scan), wanted.scan.limit)
             scanned = {**scanned, wanted.scan: found}
         return Look(
             documents,
@@ -218,11 +218,11 @@ class _Course(Generic[R]):
             if self._observe is not None:
                 self._observe(look)
             return self._matter.judge(look, self._sent)
-        except Exception as error:  # noqa: BLE001 - it is raised in the end, or is the cause of what is
+        except Exception as error:  # noqa: BLE001 - raised in the end, itself or as the cause
             return Failed(error)
 
     def _check_may_go_on(self, error: TaiStateError) -> None:
-        """Once something was sent, not being able to look leaves its outcome unknown."""
+        """Raise if no further look is possible; once a commit was sent, its outcome is then unknown."""
         if not self._is_open:
             raise error
         if not error.is_transient or self._looks >= self._bounds.attempts_max or self._is_over:
@@ -237,7 +237,7 @@ class _Course(Generic[R]):
 
     def _unsettled(self) -> TaiStateError:
         error = self._matter.unsettled()
-        _logger.error("the outcome of a commit is not known", extra=error.fields())
+        _logger.error("the outcome of a commit is unknown", extra=error.fields())
         return error
 
     @property

@@ -1,4 +1,4 @@
-"""Watches of one engine: what is told of a path wakes those who watch that path or its collection, and nobody else."""
+"""The watches of one engine: a change of a document reaches only watches of that document or its collection."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from tai_state.engines.api import Change
 
 
 class Signal:
-    """Wakes everybody who waits, each time it is raised."""
+    """Wakes all waiting tasks each time it is raised."""
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None  # made only when somebody waits: raising is part of every commit
+        self._event: anyio.Event | None = None  # made only if a task waits, since every commit raises it
 
     def next(self) -> anyio.Event:
-        """The event that the next :meth:`raise_` sets. Take it before looking, or a change is missed."""
+        """The event that the next :meth:`raise_` sets. Get it before you look, or you may miss a change."""
         if self._event is None:
             self._event = anyio.Event()
         return self._event
 
     def raise_(self) -> None:
-        """Wake all who wait."""
+        """Wake all waiting tasks."""
         event, self._event = self._event, None
         if event is not None:
             event.set()
 
 
 class Watch(AsyncIterator[Change]):
-    """One watch as its user sees it: yields what it was told and has not yielded yet, the newest of each path.
+    """One watch as its user sees it: yields, for each path, the newest change that it has not yielded yet.
 
-    Nothing runs for it, so it may be left at any moment.
+    It has no task of its own, so it may be abandoned at any moment.
 
     Args:
         targets: paths of documents and collections.
@@ -44,12 +44,12 @@ class Watch(AsyncIterator[Change]):
         self._signal = Signal()
 
     def tell(self, path: str, revision: int | None) -> None:
-        """A document stands at a revision now; None: it is absent."""
+        """Report that a document is now at a revision; None: absent."""
         self._news[path] = revision
         self._signal.raise_()
 
     def fail(self, error: BaseException) -> None:
-        """Raise this once all that was told is yielded."""
+        """Raise this error once all reported changes are yielded."""
         self._error = error
         self._signal.raise_()
 
@@ -63,7 +63,7 @@ class Watch(AsyncIterator[Change]):
 
 
 class Watches:
-    """All watches of an engine, by what they watch."""
+    """All watches of an engine, by their targets."""
 
     def __init__(self) -> None:
         self._of: dict[str, set[Watch]] = {}
@@ -72,16 +72,16 @@ class Watches:
         return bool(self._of)
 
     def targets(self, path: str) -> list[str]:
-        """The targets by which somebody watches a document: itself, its collection, or both."""
+        """The watched targets that include a document: the document, its collection, or both."""
         return [target for target in (path, path.rpartition("/")[0]) if target in self._of]
 
     def add(self, watch: Watch) -> None:
-        """Tell a watch from now on."""
+        """Start to report changes to a watch."""
         for target in watch.targets:
             self._of.setdefault(target, set()).add(watch)
 
     def remove(self, watch: Watch) -> bool:
-        """Tell a watch no longer; whether it was told until now."""
+        """Stop reporting changes to a watch; returns whether it was there."""
         was_told = False
         for target in watch.targets:
             watches = self._of.get(target, set())
@@ -93,12 +93,12 @@ class Watches:
         return was_told
 
     def tell(self, target: str, path: str, revision: int | None) -> None:
-        """Tell those who watch a target what became of one of its documents."""
+        """Report a document's new revision, or its absence, to the watches of a target."""
         for watch in self._of.get(target, ()):
             watch.tell(path, revision)
 
     def fail(self, error: BaseException) -> None:
-        """End all watches."""
+        """End all watches with an error."""
         ended = {watch for watches in self._of.values() for watch in watches}
         self._of.clear()
         for watch in ended:
@@ -106,5 +106,5 @@ class Watches:
 
 
 def is_collection(path: str) -> bool:
-    """Whether a path names a collection (an odd number of segments) and no document."""
+    """Whether a path names a collection (it has an odd number of segments) rather than a document."""
     return path.count("/") % 2 == 0

@@ -1,1 +1,1 @@
-"""Leases on resources: fenced, renewed, waited for in line, and searched for deadlocks."""
+"""Leases on resources: fencing, renewal, the queue of waiters, and deadlock detection."""

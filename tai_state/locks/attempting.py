@@ -1,4 +1,4 @@
-"""Acquiring: one commit for all that is wanted, and what it means if it is refused or not answered."""
+"""Acquiring: one commit for all wanted locks, and how a refused or unanswered commit is judged."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from tai_state.values.times import format_us
 _logger = logging.getLogger("tai_state.locks")
 
 ATTEMPTS_MAX = 8
-"""How often a lock that seems to be free is tried before its caller gets in line."""
+"""How often a caller tries a lock that looks free before it joins the queue."""
 
 _SECONDS_MIN = 0.01
-"""Between two looks at locks whose time is almost over."""
+"""The shortest pause between two looks at locks that are about to expire."""
 
 
 class Attempt:
-    """The tries of one call to acquire what a claim names, all with the same nonce.
+    """The tries of one call to acquire the resources of a claim, all with the same nonce.
 
-    A commit is sent as if all were free, at first without looking. When one is refused or not answered, one look
-    decides: where our nonce stands we hold all of it, since one commit wrote it. The lease is counted from the last
-    moment at which it was certainly not ours yet.
+    The first commit assumes that all locks are free, without reading them. When a commit is refused or not answered,
+    one look decides: if any lock has our nonce, we hold all of them, because one commit writes them all. The lease is
+    counted from the last moment at which the locks were certainly not ours yet.
 
     Args:
-        common: what all parts share.
-        claim: what is wanted.
+        common: what all parts of the locks share.
+        claim: what to acquire.
 
     Attributes:
         claim: as given.
-        standings: how the locks stood when last looked at; None where there was none.
-        was_found: the tenure was found by looking; it may be from any of the tries.
-        takeable_at: when all of it can be taken if nobody renews or releases, by the monotonic clock.
+        standings: the locks as last seen; None where there was no lock.
+        was_found: whether a look found the tenure; any of the tries may have acquired it.
+        takeable_at: when all locks can be taken unless one is renewed or released, by the monotonic clock.
     """
 
     def __init__(self, common: Common, claim: Claim) -> None:
@@ -57,43 +57,43 @@ class Attempt:
 
     @property
     def is_open(self) -> bool:
-        """Whether something was sent of which it is not known that it failed."""
+        """Whether a commit was sent that is not known to have failed."""
         return self._is_open
 
     @property
     def paths(self) -> list[str]:
-        """What must be read to know how all of it stands."""
+        """The documents to read for the present standing of all locks."""
         return self._common.sightings.paths(self.claim.resources)
 
     @property
     def is_takeable(self) -> bool:
-        """Whether, as last seen, nobody holds any of it."""
+        """Whether none of the locks was held when last seen."""
         return all(each is None or each.remaining_seconds <= 0 for each in self.standings.values())
 
     @property
     def revisions(self) -> dict[str, int | None]:
-        """Of the locks' documents, as last seen; None where there was none."""
+        """The revisions of the locks' documents, as last seen; None where there was no lock."""
         return {resource: None if each is None else each.lock.revision for resource, each in self.standings.items()}
 
     def presume_free(self) -> None:
-        """Go on as if there were no locks on any of it: the next commit tells."""
+        """Assume that all locks are free; the next commit shows whether they are."""
         self.standings = dict.fromkeys(self.claim.resources)
         self.takeable_at = self._common.monotonic()
 
     async def at_once(self) -> Tenure | None:
-        """Acquire it if nobody holds it, without waiting; None if somebody does.
+        """Acquire all locks without waiting; None if any of them is held.
 
         Raises:
-            LockAcquisitionFailed: answers were lost and what came of it could not be looked up.
+            LockAcquisitionFailed: an answer was lost and the outcome could not be looked up.
             StoreUnavailable, StoreTimeout: nothing was acquired.
         """
         return await self._settle(_Acquiring(self, is_single=False), self._commit())
 
     async def send(self, also: Sequence[Write] = ()) -> Tenure | None:
-        """One try to take it from where it stood when last looked at; None, and a fresh look, if others were faster.
+        """Try once to take the locks as last seen; None, after a fresh look, if others were faster.
 
         Args:
-            also: what else is to be written with it.
+            also: other writes for the same commit.
 
         Raises:
             LockAcquisitionFailed, StoreUnavailable, StoreTimeout: as for :meth:`at_once`.
@@ -101,11 +101,11 @@ class Attempt:
         return await self._settle(_Acquiring(self, is_single=True), self._commit(also))
 
     async def look(self) -> Tenure | None:
-        """See how all of it stands; the tenure, if it turns out to be ours.
+        """Look at all locks; the tenure, if they turn out to be ours.
 
         Raises:
-            LockAcquisitionFailed: something was sent, and what came of it could not be looked up in time.
-            StoreUnavailable, StoreTimeout: the engine could not look, and nothing had been sent.
+            LockAcquisitionFailed: a commit was sent, and its outcome could not be looked up in time.
+            StoreUnavailable, StoreTimeout: the engine could not read, and nothing had been sent.
         """
         return await self._settle(_Acquiring(self, is_single=True), None)
 
@@ -115,7 +115,7 @@ class Attempt:
         try:
             tenure = await settle(self._common, acquiring, bounds, first, is_open=was_open)
         except Unavailable:
-            # Of this try nothing was applied; of an earlier one, something may have been.
+            # This try applied nothing, but an earlier one may have.
             self._is_open = was_open
             if not was_open or first is None:
                 raise
@@ -124,7 +124,7 @@ class Attempt:
         return tenure
 
     def judge(self, look: Look, *, is_single: bool) -> Verdict[Tenure | None]:
-        """What a look means, and what is done."""
+        """Judge a look, and say what to do next."""
         sightings, resources = self._common.sightings, self.claim.resources
         standings = sightings.standings(resources, sightings.seen(look))
         outcome = judge_acquiring(standings, self.claim.nonce)
@@ -141,10 +141,10 @@ class Attempt:
         return Done(None) if is_single or outcome is Outcome.HELD else self._commit()
 
     async def abandon(self, also: Sequence[Write] = ()) -> None:
-        """Give back what was perhaps acquired all the same. Where that fails, it ends by itself.
+        """Give back whatever was acquired after all. If that fails, it expires by itself.
 
         Args:
-            also: what else is to be written.
+            also: other writes to make first.
         """
         paths = [self._layout.lock(each) for each in self.claim.resources]
 
@@ -161,10 +161,10 @@ class Attempt:
             if self._is_open:
                 await settle(self._common, Rewrite(paths, decide), self._common.bounds())
         except TaiStateError as error:
-            _logger.warning("what a lock's acquiring left ends by itself", extra=error.fields())
+            _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
 
     def refusal(self, kind: type[LockAlreadyHeld | LockAcquisitionFailed]) -> LockAlreadyHeld | LockAcquisitionFailed:
-        """The error that names who was last seen to hold something of it."""
+        """The error to raise; it names the holder that was last seen."""
         for resource, standing in self.standings.items():
             if standing is not None and standing.remaining_seconds > 0:
                 return kind(resource, standing.record.holder, standing.remaining_seconds)
@@ -195,7 +195,7 @@ class Attempt:
         return Commit([*self._writes(), *also], lambda committed: self._accepted(committed.revision, sent))
 
     def _accepted(self, fence: int, since: float) -> Tenure:
-        """A tenure, unless it was over before the answer came."""
+        """The tenure; raises if it expired before the answer came."""
         tenure = Tenure(self.claim, fence, since, self._common.monotonic)
         if tenure.remaining_seconds > 0:
             return tenure
@@ -207,11 +207,11 @@ class _Acquiring:
     """The matter of one try, or of several.
 
     Args:
-        attempt: that tries.
-        is_single: one commit at most.
+        attempt: the attempt that tries.
+        is_single: send one commit at most.
 
     Attributes:
-        may_arrive: a copy of which no answer came may still be under way, as of the last look.
+        may_arrive: whether, as of the last look, an unanswered copy may still be applied.
     """
 
     def __init__(self, attempt: Attempt, *, is_single: bool) -> None:

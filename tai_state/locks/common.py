@@ -1,4 +1,4 @@
-"""What every part of the locks shares: the store, the time, and who is alive in this process."""
+"""What all parts of the locks share: the store, the clock, and this process's own waiters."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Common:
     """What the parts of a :class:`~tai_state.locks.locking.LockManager` share.
 
     Args:
-        core: of the store.
-        monotonic: seconds of a clock that never goes back.
-        sleep: waits so many seconds of that clock.
+        core: the store's core.
+        monotonic: a clock in seconds that never goes back.
+        sleep: waits for a number of seconds by that clock.
 
     Attributes:
         core: as given.
         monotonic: as given.
         sleep: as given.
-        sightings: looks at documents.
-        waiting: what those do who wait in this process, by the owners of their places in line.
+        sightings: reads documents and remembers how long they stood still.
+        waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
     """
 
     def __init__(self, core: Core, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -40,7 +40,7 @@ class Common:
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
 
     def bounds(self, attempts_max: int = ATTEMPTS_MAX, *, insists: bool = False) -> Bounds:
-        """For how long a change of locks is looked after, by the clock of the locks."""
+        """How long and how often a change of locks is tried, by the clock of the locks."""
         return Bounds(
             timeout_seconds=self.core.settings.timeout_seconds,
             attempts_max=attempts_max,
@@ -59,9 +59,9 @@ class Common:
         return self.core.engine.scan(scan)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
-        """Commit, and never be cancelled before it is known what came of it: what is done next follows it.
+        """Commit without being cancelled before the answer: the next step depends on it.
 
-        It runs in a task of its own, since a shield does not hold off asyncio's ``task.cancel()``.
+        The commit runs in its own task, because a shield does not stop asyncio's ``task.cancel()``.
         """
         outcome: list[Committed | Exception] = []
 
@@ -80,11 +80,11 @@ class Common:
         return result
 
     async def pause(self, attempt: int) -> None:
-        """Before another attempt, as the store pauses between its own."""
+        """Pause before another attempt, as the store does between its own."""
         await self.sleep(self.bounds().pause_seconds(attempt, 0.0))
 
     async def wait(self, event: anyio.Event, seconds: float) -> None:
-        """Until the event is set, so many seconds at most."""
+        """Wait until the event is set, for a number of seconds at most."""
 
         async def wake() -> None:
             await event.wait()
@@ -98,9 +98,9 @@ class Common:
 
 @asynccontextmanager
 async def alongside(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None, None]:
-    """Do some work beside the block, and cancel it at the block's end.
+    """Run some work beside the block, and cancel it when the block ends.
 
-    What the block raises comes out as it is, and in no group. The work raises nothing.
+    The block's own error is raised as it is, not in an exception group. The work raises nothing.
     """
     failure: BaseException | None = None
     try:

@@ -1,9 +1,9 @@
-"""Deadlocks: circles of those who hold what the next one waits for.
+"""Deadlocks: circles in which each waiter wants a resource that the next one holds.
 
-Who holds nothing while it waits is in no circle. Searching goes backwards from what the searcher holds: those who wait
-for it have their documents under it, and these name what they hold in turn. What was found this way is then read again
-at one moment, and only a circle counts of which that one look shows every wait and every lease in force, and every
-waiter alive.
+A waiter that holds nothing is not in a circle. The search goes backwards from the resources that the searcher holds:
+the documents of a resource's waiters are stored under it, and each names the resources that its waiter holds. All that
+was found is then read again at one moment. A circle counts only if that one look shows every wait and every lease in
+force, and every waiter alive.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tai_state.locks.records import WAITER, WaiterRecord
 from tai_state.values.ids import unescape_id
 
 WAITERS_MAX = 256
-"""Waiters that are looked at for each resource."""
+"""How many waiters of each resource are read."""
 
 RESOURCES_MAX = 256
-"""Resources that one waiter's search takes in."""
+"""How many resources one waiter's search covers."""
 
 
 class Waiter(msgspec.Struct, frozen=True):
-    """Somebody who waits, alive.
+    """A waiter that is alive.
 
     Attributes:
-        owner: of the place in line.
-        ticket: greater for those who came later.
-        holds: the resources it has.
+        owner: the owner of its place in the queue.
+        ticket: greater for a later arrival.
+        holds: the resources it holds.
         wants: the resources it waits for.
     """
 
@@ -42,11 +42,11 @@ class Waiter(msgspec.Struct, frozen=True):
 
 
 class Circle(msgspec.Struct, frozen=True):
-    """Waiters each of whom wants something that the next one holds.
+    """Waiters of which each wants a resource that the next one holds.
 
     Attributes:
-        waiters: of them.
-        resources: what each of them wants of the next one, in the same order.
+        waiters: the waiters, each followed by a holder of what it wants.
+        resources: in the same order, the resource that each waiter wants from the next one.
     """
 
     waiters: tuple[Waiter, ...]
@@ -54,22 +54,22 @@ class Circle(msgspec.Struct, frozen=True):
 
     @property
     def cycle(self) -> tuple[str, ...]:
-        """The resources, the smallest first: each is held by one who waits for the next, the last for the first."""
+        """The resources, the smallest first: each holder waits for the next resource, the last one for the first."""
         first = self.resources.index(min(self.resources))
         return self.resources[first:] + self.resources[:first]
 
     @property
     def youngest(self) -> Waiter:
-        """The one to give up: who came last."""
+        """The waiter that came last, and so has to give up."""
         return max(self.waiters, key=lambda each: (each.ticket, each.owner))
 
 
 def circle_through(owner: str, waiters: Mapping[str, Waiter]) -> Circle | None:
-    """A shortest circle that a waiter is in, if there is one.
+    """A shortest circle that includes a waiter, if there is one.
 
     Args:
-        owner: whose.
-        waiters: those alive, by owner; each holds only what it surely has.
+        owner: the waiter's owner.
+        waiters: the living waiters, by owner; each holds only what it is certain to have.
     """
     holders: dict[str, list[Waiter]] = {}
     for waiter in waiters.values():
@@ -91,7 +91,7 @@ def circle_through(owner: str, waiters: Mapping[str, Waiter]) -> Circle | None:
 
 
 def circles(waiters: Mapping[str, Waiter]) -> list[Circle]:
-    """Circles that between them take in every waiter that is in one; no two have a waiter in common."""
+    """Circles of deadlocked waiters, chosen so that no two circles share a waiter."""
     found: list[Circle] = []
     seen: set[str] = set()
     for owner in sorted(waiters):
@@ -117,7 +117,7 @@ class DeadlockSearch:
     """Looks for circles.
 
     Args:
-        common: what all parts share.
+        common: what all parts of the locks share.
     """
 
     def __init__(self, common: Common) -> None:
@@ -126,11 +126,11 @@ class DeadlockSearch:
         self._layout = common.core.layout
 
     async def circle_to_leave(self, owner: str, holds: Iterable[str]) -> Circle | None:
-        """A circle in which a waiter is the youngest, and so the one to give up.
+        """A circle in which the waiter is the youngest, and so has to give up.
 
         Args:
-            owner: of its place in line.
-            holds: the resources that it has.
+            owner: the owner of its place in the queue.
+            holds: the resources that it holds.
         """
         places: dict[str, WaiterRecord] = {}
         known = set(holds)
@@ -143,24 +143,24 @@ class DeadlockSearch:
                         known.add(held.resource)
                         pending.append(held.resource)
         if not any(split(path)[1] == owner for path in places):
-            return None  # nobody who waits for what it holds has, by any detour, what it wants
+            return None  # none of the waiters for its resources holds, directly or indirectly, what it wants
         circle = circle_through(owner, await self._alive(places))
         return circle if circle is not None and circle.youngest.owner == owner else None
 
     async def circles(self) -> list[Circle]:
-        """All circles in the store. Reads every lock and everybody who waits."""
+        """All circles in the store. Reads every lock and every waiter."""
         places: dict[str, WaiterRecord] = {}
         async for lock in self._engine.scan(Scan(self._layout.locks)):
             places |= await self._waiters(unescape_id(lock.id))
         return circles(await self._alive(places)) if places else []
 
     async def _waiters(self, resource: str) -> dict[str, WaiterRecord]:
-        """Those who wait for a resource, by the paths of their documents."""
+        """The waiters for a resource, by the paths of their documents."""
         documents = self._engine.scan(Scan(self._layout.waiters(resource), limit=WAITERS_MAX))
         return {document.path: document.decode(WAITER) async for document in documents}
 
     async def _alive(self, places: Mapping[str, WaiterRecord]) -> dict[str, Waiter]:
-        """Of these waiters, those who live, by owner, and of what each holds, what is its still: all of one look."""
+        """The living waiters, by owner, each with the resources that it still holds; all from one look."""
         resources = sorted({held.resource for record in places.values() for held in record.holds})
         seen = await self._common.sightings.read([*places, *self._common.sightings.paths(resources)])
         lasting: set[tuple[str, str]] = set()

@@ -1,4 +1,4 @@
-"""Judging what became of a commit on locks: from how they stand, what it means. Pure.
+"""Judging the outcome of a commit on locks from how the locks stand now. Pure.
 
 ``tests/locks/settling.txt`` has the tables, row by row.
 """
@@ -12,7 +12,7 @@ from tai_state.locks.sighting import Standing
 
 
 class Outcome(Enum):
-    """What a look at locks means for who wants to acquire, renew or return them."""
+    """What a look at locks means for a caller that acquires, renews or returns them."""
 
     OURS = "ours"
     FREE = "free"
@@ -23,9 +23,9 @@ class Outcome(Enum):
 
 
 def judge_acquiring(standings: Mapping[str, Standing | None], nonce: str) -> Outcome:
-    """Of locks that are to be acquired together: OURS, FREE (to be taken) or HELD.
+    """Judge locks that are to be acquired together: OURS, FREE (they can be taken) or HELD.
 
-    One commit writes all of them, so where our nonce stands on one, all of them are ours.
+    One commit writes all of them, so if our nonce is on one of them, all are ours.
     """
     there = [each for each in standings.values() if each is not None]
     if any(each.record.nonce == nonce for each in there):
@@ -34,9 +34,9 @@ def judge_acquiring(standings: Mapping[str, Standing | None], nonce: str) -> Out
 
 
 def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple[Outcome, str | None]:
-    """Of locks that were acquired together: UNMOVED, GONE or TAKEN; in the last two cases, which.
+    """Judge locks that were acquired together: UNMOVED, GONE or TAKEN; for the last two, also which resource.
 
-    A lock's revision, once gone, never comes back.
+    A revision that a lock has left never comes back.
     """
     for resource, standing in standings.items():
         if standing is None:
@@ -49,16 +49,17 @@ def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple
 def judge_returning(
     standings: Mapping[str, Standing | None], fence: int, *, was_held: bool, was_unanswered: bool
 ) -> bool:
-    """Of locks that are not all as they were acquired: whether it was we who returned them.
+    """Judge locks that are not all as they were acquired: whether we have returned them ourselves.
 
-    None of them is ours any more, and the answer to a deletion of ours was lost. Or there are none, and they were held
-    until now: then nobody else can have had them, and this was the second answer to our own deletion.
+    We have in two cases. Either none of them is ours any more, and the answer to a deletion of ours was lost. Or all
+    of them are gone, and our lease was in force when we sent the deletion: then no other caller can have had them, and
+    the refusal answers a second copy of our deletion.
 
     Args:
-        standings: how they stand.
+        standings: how the locks stand.
         fence: the revision at which they were acquired.
-        was_held: our time was not over when the first deletion was sent.
-        was_unanswered: the answer to one of the deletions was lost.
+        was_held: whether the lease was in force when the first deletion was sent.
+        was_unanswered: whether the answer to one of the deletions was lost.
     """
     there = [each for each in standings.values() if each is not None]
     if was_unanswered:

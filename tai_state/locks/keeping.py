@@ -1,4 +1,4 @@
-"""Keeping a lease: renewing it, knowing when it is over, and giving it back."""
+"""Keeping a lease: renewing it, noticing when it expires, and releasing it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _logger = logging.getLogger("tai_state.locks")
 RENEWALS_PER_TTL = 3
 
 ATTEMPTS_MAX = 8
-"""How often a renewal or a release is sent whose answer is lost, or is a refusal though the lock stands unmoved."""
+"""How often a renewal or a release is sent if its answer is lost, or if it is refused while the lock is unchanged."""
 
 
 class Keeper:
-    """Renews and releases.
+    """Renews and releases tenures.
 
     Args:
-        common: what all parts share.
+        common: what all parts of the locks share.
 
     Attributes:
-        renewals: how many are under way.
+        renewals: how many renewals are under way.
     """
 
     def __init__(self, common: Common) -> None:
@@ -42,7 +42,7 @@ class Keeper:
         self._layout = common.core.layout
 
     async def keep(self, tenure: Tenure) -> None:
-        """Renew a tenure until it is over; ``tenure.lost`` then says why, unless it was released."""
+        """Renew a tenure until it is over; ``tenure.lost`` then says why, unless the holder released it."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew_on_and_on, tenure, tasks.cancel_scope)
             while tenure.remaining_seconds > 0:
@@ -51,17 +51,17 @@ class Keeper:
         self.lose_if_over(tenure)
 
     def lose_if_over(self, tenure: Tenure) -> None:
-        """Where its time has passed, a tenure is lost for good."""
+        """Mark a tenure as lost if its time has passed; that is final."""
         if tenure.remaining_seconds <= 0 and not tenure.is_given_up and tenure.lost is None:
             tenure.lost = LockLost(tenure.claim.resources[0])
             _logger.warning("a lease was not renewed in time", extra=tenure.lost.fields())
 
     async def renew(self, tenure: Tenure) -> None:
-        """Make a tenure last its whole time again, counted from now.
+        """Renew a tenure for its whole time, counted from now.
 
         Raises:
             LockLost: it is over.
-            StoreUnavailable, StoreTimeout: it was not renewed, as far as is known; it may be tried again.
+            StoreUnavailable, StoreTimeout: it is not known to be renewed; try again.
         """
         self.lose_if_over(tenure)
         if tenure.lost is not None or tenure.is_given_up:
@@ -74,10 +74,10 @@ class Keeper:
             return Commit(self._renewal(tenure), lambda _: tenure.renewed(sent))
 
         def decide(look: Look) -> Verdict[None]:
-            loss = _loss(self._standings(tenure, look), tenure.fence)
+            loss = _loss_error(self._standings(tenure, look), tenure.fence)
             return renewal() if loss is None else Failed(loss)
 
-        what = "it is not known whether the lease was renewed: renew it again"
+        what = "it is unknown whether the lease was renewed; renew it again"
         rewrite = Rewrite(self._paths(tenure), decide, StoreTimeout("renew", "UNKNOWN", what))
         try:
             await settle(self._common, rewrite, self._common.bounds(ATTEMPTS_MAX), renewal())
@@ -89,11 +89,11 @@ class Keeper:
             self.renewals -= 1
 
     async def release(self, tenure: Tenure) -> None:
-        """Give all of a tenure back, also one whose time has passed; one that was given back stays so.
+        """Release all locks of a tenure, even after its time has passed; releasing it again does nothing.
 
         Raises:
-            LockLost: somebody else has it, or had it.
-            StoreUnavailable, StoreTimeout: it is not known to be given back; it ends by itself.
+            LockLost: another caller has a lock of it, or had one.
+            StoreUnavailable, StoreTimeout: it is not known to be released; it expires by itself.
         """
         if tenure.is_released:
             return
@@ -103,14 +103,14 @@ class Keeper:
 
         def decide(look: Look) -> Verdict[None]:
             standings = self._standings(tenure, look)
-            loss = _loss(standings, tenure.fence)
+            loss = _loss_error(standings, tenure.fence)
             if loss is None:
                 return commit
             was_unanswered = was_sent or look.was_unanswered
             is_ours = judge_returning(standings, tenure.fence, was_held=was_held, was_unanswered=was_unanswered)
             return Done(None) if is_ours else Failed(loss)
 
-        what = "it is not known whether the lock was released: release it again, or let it end by itself"
+        what = "it is unknown whether the lock was released; release it again, or let it expire"
         unsettled = StoreTimeout("release", "UNKNOWN", what)
         rewrite = Rewrite(self._paths(tenure), decide, unsettled, is_telling=False)
         try:
@@ -121,7 +121,7 @@ class Keeper:
         tenure.is_released = True
 
     async def end(self, tenure: Tenure) -> LockLost | None:
-        """Give a tenure back at the end of its block, whatever happens; the loss, if it was over before that."""
+        """Release a tenure at the end of its block, without raising; the loss, if it was over before that."""
         self.lose_if_over(tenure)
         loss = tenure.lost
         with anyio.move_on_after(self._common.core.settings.timeout_seconds, shield=True):
@@ -130,7 +130,7 @@ class Keeper:
             except LockLost as error:
                 loss = error
             except TaiStateError as error:
-                _logger.warning("a lock could not be released; it ends by itself", extra=error.fields())
+                _logger.warning("could not release a lock; it expires by itself", extra=error.fields())
         return loss
 
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
@@ -143,7 +143,7 @@ class Keeper:
                 scope.cancel()
                 return
             except TaiStateError as error:
-                _logger.warning("a lease could not be renewed; trying again", extra=error.fields())
+                _logger.warning("could not renew a lease; trying again", extra=error.fields())
                 await self._common.sleep(pause / RENEWALS_PER_TTL)
 
     def _paths(self, tenure: Tenure) -> list[str]:
@@ -162,8 +162,8 @@ class Keeper:
         return [Delete(self._layout.lock(each), At(tenure.fence)) for each in tenure.claim.resources]
 
 
-def _loss(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:
-    """Who has a lock instead; None where all of them stand as they were acquired."""
+def _loss_error(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:
+    """The error for the first lock that we no longer hold; None if all stand as they were acquired."""
     outcome, resource = judge_keeping(standings, fence)
     if outcome is Outcome.UNMOVED or resource is None:
         return None

@@ -1,4 +1,4 @@
-"""A lease: what a holder has in hands, and how it knows that it still has it."""
+"""A lease: what a holder gets, and how it knows whether it still holds the lock."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tai_state.streams.layout import Layout
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What is to be locked, and for whom.
+    """What to lock, and for whom.
 
     Attributes:
-        resources: sorted, each once.
-        nonce: shows whose a lock is; fixed before the first send.
-        holder: a name for people.
-        ttl_seconds: from the last renewal to its end.
+        resources: sorted, without duplicates.
+        nonce: identifies the tenure in the lock's document; fixed before the first commit is sent.
+        holder: a name for people to read.
+        ttl_seconds: from the last renewal to the end of the lease.
     """
 
     resources: tuple[str, ...]
@@ -33,22 +33,22 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Tenure:
-    """One holding of some locks together, from the commit that acquired them to its end.
+    """One holding of locks that were acquired together, from the acquiring commit to its end.
 
     Args:
         claim: what was acquired.
         fence: the revision of the acquiring commit.
-        since: when that was sent, by the holder's monotonic clock.
-        monotonic: that clock.
+        since: when that commit was sent, by the holder's monotonic clock.
+        monotonic: the holder's monotonic clock.
 
     Attributes:
         claim: as given.
         fence: as given.
-        since: when the last acknowledged commit was sent that acquired or renewed it.
+        since: when the last acknowledged commit that acquired or renewed it was sent.
         beats: how many renewals were sent.
-        is_given_up: the holder wants it no more, and does not count on it from now on.
-        is_released: it is given back for sure.
-        lost: why it is over, where it was not given up before.
+        is_given_up: whether the holder has begun to release it, and no longer relies on it.
+        is_released: whether its release is confirmed.
+        lost: why it is over, unless it was given up before.
     """
 
     def __init__(self, claim: Claim, fence: int, since: float, monotonic: Callable[[], float]) -> None:
@@ -63,24 +63,22 @@ class Tenure:
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds that are left of it if it is not renewed; 0 once it is over."""
+        """The seconds left unless it is renewed; 0 once it is over."""
         if self.is_given_up or self.lost is not None:
             return 0.0
         return max(0.0, self.since + self.claim.ttl_seconds - self._monotonic())
 
     def renewed(self, sent: float) -> None:
-        """A renewal that was sent at that time is acknowledged."""
+        """Count the lease from an acknowledged renewal, sent at the time given."""
         self.since = max(self.since, sent)
 
 
 class Lease:
-    """The right to one resource, for a time.
+    """The right to one resource for a time. Made by :class:`~tai_state.LockManager`.
 
-    It is a fence: writes that take it as ``fence`` happen only as long as the lock is held, whatever clocks say. Where
-    something else is protected, hand on the number :attr:`fence` with each request and let the other side refuse
-    numbers smaller than the greatest it has seen.
-
-    Made by :class:`~tai_state.LockManager`.
+    A lease is a fence: a write with this lease as ``fence`` is applied only while the lock is held, whatever clocks
+    say. To protect another system, send the number :attr:`fence` with each request, and let that system refuse numbers
+    smaller than the greatest it has seen.
     """
 
     def __init__(self, tenure: Tenure, resource: str, layout: Layout, store_id: str) -> None:
@@ -91,49 +89,52 @@ class Lease:
 
     @property
     def resource(self) -> str:
-        """What is locked."""
+        """The locked resource."""
         return self._resource
 
     @property
     def holder(self) -> str:
-        """Who holds it, by the name that was given."""
+        """The holder's name, as given when acquiring."""
         return self.tenure.claim.holder
 
     @property
     def ttl_seconds(self) -> float:
-        """Seconds that acquiring and each renewal give."""
+        """How many seconds the lease lasts from acquiring it or from each renewal."""
         return self.tenure.claim.ttl_seconds
 
     @property
     def fence(self) -> int:
-        """The fencing number: the same for the whole tenure, greater than that of every tenure before."""
+        """The fencing number: constant during a tenure, and greater than in every earlier tenure."""
         return self.tenure.fence
 
     @property
     def store_id(self) -> str:
-        """The identity of the store that gave it."""
+        """The id of the store that the lock is in."""
         return self._store_id
 
     @property
     def is_held(self) -> bool:
-        """Whether it lasts still: by this process's own clock, counted from when the last renewal was sent."""
+        """Whether it is in force: by this process's own clock, counted from when the last renewal was sent."""
         return self.tenure.remaining_seconds > 0
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds that it lasts if it is not renewed; 0 once it is over."""
+        """The seconds left unless it is renewed; 0 once it is over."""
         return self.tenure.remaining_seconds
 
     def guard(self) -> Guard:
-        """The check that makes a commit fail once somebody else has the lock, or nobody."""
-        return Guard(self._path, At(self.fence), self._broken)
+        """The check that makes a commit fail once this lease no longer holds the lock."""
+        return Guard(self._path, At(self.fence), self._loss_error)
 
-    def _broken(self, document: Document | None) -> LockLost:
+    def _loss_error(self, document: Document | None) -> LockLost:
         return LockLost(self._resource, holder_of(document))
 
 
 class _Entered(NamedTuple):
-    """The leases of the blocks that a task is in. Tasks that it starts inherit the note, and are not meant by it."""
+    """The leases of the blocks that a task is in.
+
+    Tasks that it starts inherit this value; the task's id shows that it does not describe them.
+    """
 
     task: int
     leases: tuple[Lease, ...]
@@ -144,17 +145,17 @@ _entered: ContextVar[_Entered] = ContextVar("tai_state_leases", default=_NONE)
 
 
 def note_entered(leases: Sequence[Lease]) -> None:
-    """The present task has entered a block with these; those that are over are forgotten."""
-    _entered.set(_Entered(anyio.get_current_task().id, (*(each for each in entered() if each.is_held), *leases)))
+    """Note that the current task has entered a block with these leases, and forget leases that are over."""
+    _entered.set(_Entered(anyio.get_current_task().id, (*(each for each in entered_leases() if each.is_held), *leases)))
 
 
-def entered() -> tuple[Lease, ...]:
-    """The leases of the blocks that the present task is in, and perhaps of some that it has left."""
+def entered_leases() -> tuple[Lease, ...]:
+    """The leases of the blocks that the current task is in; some of blocks that it has left may be included."""
     note = _entered.get()
     return note.leases if note.task == anyio.get_current_task().id else ()
 
 
 def locks_of(leases: Iterable[Lease], store_id: str) -> tuple[HeldLock, ...]:
-    """What is held by those of the leases that last still and are of this store, each once."""
+    """The locks held by those leases that are in force and belong to this store, each once."""
     held = {each.resource: each.tenure.claim.nonce for each in leases if each.is_held and each.store_id == store_id}
     return tuple(HeldLock(resource, nonce) for resource, nonce in held.items())

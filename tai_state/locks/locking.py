@@ -1,4 +1,4 @@
-"""Locks on resources, with leases that end by themselves and numbers that fence late holders off."""
+"""Locks on resources: leases that expire by themselves, and fencing numbers that stop late holders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict
-from tai_state.engines.paging import Paged, converted, resized, taken
+from tai_state.engines.paging import Paged, converted, resized, take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
@@ -21,7 +21,7 @@ from tai_state.locks.attempting import Attempt
 from tai_state.locks.common import Common, alongside
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
-from tai_state.locks.lease import Claim, Lease, Tenure, entered, locks_of, note_entered
+from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
 from tai_state.locks.queueing import Place
 from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Standing
@@ -35,19 +35,20 @@ _PAGE = 100
 
 
 class LockManager:
-    """Locks the resources of a store: any names, of states or of anything else.
+    """Locks resources by name; a name may be that of a state or of anything else.
 
-    A lock is a lease: it ends ``ttl_seconds`` after its holder's last sign of life, so that one who crashed blocks
-    nobody for longer. A holder who was only slow may not know yet that its time has passed; give the lease as ``fence``
-    with what you write, and it is refused then.
+    A lock is a lease: it expires ``ttl_seconds`` after its holder's last sign of life, so a holder that has crashed
+    blocks others no longer than that. A slow holder may not yet know that its lease has expired. Pass the lease as
+    ``fence`` to each write: the store then refuses the write once the lease is lost.
 
-    Times go by the engine's clock where all its users share one. Elsewhere (SQLite) a lock is taken over by those who
-    saw it stand still for its whole time and a tenth: keep one manager for all calls, since it remembers what it saw.
+    Expiry goes by the engine's clock if all users of the store share it. Where they share no clock (SQLite), a waiting
+    caller takes over a lock after it has seen no renewal for 1.1 times ``ttl_seconds``. Use one manager for all calls,
+    because a manager remembers what it has seen.
 
     Args:
-        store: an open one.
-        monotonic: seconds of a clock that never goes back; by default the event loop's.
-        sleep: waits so many seconds of that clock.
+        store: an open store.
+        monotonic: a clock in seconds that never goes back; by default the event loop's.
+        sleep: waits for a number of seconds by that clock.
     """
 
     def __init__(
@@ -72,31 +73,31 @@ class LockManager:
         holder: str = "",
         holding: Sequence[Lease] = (),
     ) -> AsyncGenerator[Lease, None]:
-        """Hold a lock while the block runs. It is renewed three times in its ``ttl_seconds``, and released at the end.
+        """Hold a lock while the block runs: renew it three times per ``ttl_seconds``, and release it at the end.
 
-        When the lease is lost, because the engine could not be reached for so long or the process was stopped, the
-        block is cancelled and ``LockLost`` comes out of it. An error that the block raises comes out as it is.
+        If the lease is lost, because the process was stopped or could not reach the engine for too long, the block is
+        cancelled and raises ``LockLost``. An error of the block's own is raised as it is.
 
-        Waiting costs no polling: whoever waits is woken when the lock is released, and tries in the order in which
-        those who wait came. A newcomer may be faster. Whoever waits while it holds other locks searches for deadlocks.
+        Waiting needs no polling: waiters are woken when the lock is released, and try in the order in which they came.
+        A newcomer may still be faster. A waiter that holds other locks searches for deadlocks.
 
         Args:
             resource: any name.
             ttl_seconds: from the last renewal until others may take over.
-            wait_seconds: for it; 0: not at all; None: as long as it takes.
-            holder: a name for people to read; by default the host's and the process's number. It gives no rights: two
-                blocks with the same holder exclude each other.
-            holding: leases that cannot be given back before this lock is acquired, for the search for deadlocks. Those
-                of the blocks that the same task is in count by themselves. To be named: those of a block that waits for
-                this task, and those of :meth:`acquire_lock`.
+            wait_seconds: how long to wait; 0: do not wait; None: wait without limit.
+            holder: a name for people to read; by default the host name and process id. It gives no rights: two blocks
+                with the same holder exclude each other.
+            holding: for the search for deadlocks, leases that cannot be released before this lock is acquired. Leases
+                of the blocks that this task is in are included by themselves. Name the leases of a block that waits
+                for this task, and those of :meth:`acquire_lock`.
 
         Raises:
-            LockAlreadyHeld: somebody holds it, and ``wait_seconds`` is 0.
-            LockAcquisitionFailed: it was not to be had in the time given.
-            DeadlockDetected: those who hold locks wait for each other, and this one came last.
-            LockLost: the lease was over before the block was.
+            LockAlreadyHeld: another caller holds it, and ``wait_seconds`` is 0.
+            LockAcquisitionFailed: the lock could not be acquired in time.
+            DeadlockDetected: holders of locks wait for each other in a circle, and this caller came last.
+            LockLost: the lease ended before the block did.
             StoreUnavailable, StoreTimeout: the engine failed while acquiring; nothing is held.
-            InvalidId, InvalidData: the resource or a time means nothing.
+            InvalidId, InvalidData: the resource or a time is not valid.
         """
         async with self.lock_all(
             [resource], ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, holder=holder, holding=holding
@@ -113,10 +114,10 @@ class LockManager:
         holder: str = "",
         holding: Sequence[Lease] = (),
     ) -> AsyncGenerator[tuple[Lease, ...], None]:
-        """Hold several locks while the block runs: acquired by one commit, all or none, so never in part.
+        """Hold several locks while the block runs. One commit acquires all of them or none.
 
-        Gives a lease for each resource, in the order asked for, all with the same fencing number. Everything else is
-        as for :meth:`lock`.
+        The block gets a lease for each resource, in the order given, all with the same fencing number. Everything else
+        is as for :meth:`lock`.
         """
         tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
         leases = tuple(self._lease(tenure, each) for each in resources)
@@ -152,42 +153,42 @@ class LockManager:
     ) -> Lease:
         """Acquire a lock that is renewed only by :meth:`renew_lock`, and released only by :meth:`release_lock`.
 
-        Nobody tells when it is over: look at ``lease.is_held``, and write with the lease as ``fence``. Mostly
-        :meth:`lock` is what you want.
+        The caller is not told when the lease ends: check ``lease.is_held``, and pass the lease as ``fence`` to each
+        write. In most cases :meth:`lock` is the better choice.
 
         Args:
             resource: any name.
             ttl_seconds: from acquiring it, or from the last renewal, until others may take over.
             wait_seconds: as for :meth:`lock`.
-            holder: likewise.
-            holding: likewise.
+            holder: as for :meth:`lock`.
+            holding: as for :meth:`lock`.
 
         Raises:
             LockAlreadyHeld, LockAcquisitionFailed, DeadlockDetected: as for :meth:`lock`.
-            StoreUnavailable, StoreTimeout, InvalidId, InvalidData: likewise.
+            StoreUnavailable, StoreTimeout, InvalidId, InvalidData: as for :meth:`lock`.
         """
         return self._lease(await self._acquire([resource], ttl_seconds, wait_seconds, holder, holding), resource)
 
     async def renew_lock(self, lease: Lease) -> None:
-        """Renew a lease, with all that was acquired together with it: its whole ``ttl_seconds`` begin again.
+        """Renew a lease and all leases acquired together with it; their ``ttl_seconds`` start again.
 
         Raises:
-            LockLost: it is over, or was released; it cannot be revived.
-            StoreUnavailable, StoreTimeout: it is not known to be renewed; call again while it lasts.
+            LockLost: the lease is over or was released; it cannot be renewed any more.
+            StoreUnavailable, StoreTimeout: it is not known to be renewed; call again while it is in force.
         """
         await self._keeper.renew(lease.tenure)
 
     async def release_lock(self, lease: Lease) -> None:
-        """Give a lease back, with all that was acquired together with it. Doing it twice does no harm.
+        """Release a lease and all leases acquired together with it. Releasing twice is harmless.
 
         Raises:
-            LockLost: its time had passed, and somebody else has taken the lock. They keep it.
-            StoreUnavailable, StoreTimeout: it is not known to be given back; call again, or let it end by itself.
+            LockLost: the lease had expired and another caller has taken the lock, which keeps it.
+            StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
         """
         await self._keeper.release(lease.tenure)
 
     def list_locks(self) -> Paged[LockInfo]:
-        """The locks that are held, and those whose time has passed and that nobody took over yet, by resource."""
+        """All locks, sorted by resource: those in force, and expired ones that no caller has taken over."""
 
         async def convert(page: Sequence[Document]) -> list[LockInfo]:
             standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
@@ -196,34 +197,37 @@ class LockManager:
         return converted(resized(self._core.engine.scan(Scan(self._core.layout.locks)), _PAGE), convert)
 
     async def cleanup_expired_locks(self) -> int:
-        """Remove locks whose time has passed, and renewals that belong to no lock; how many locks were removed.
+        """Remove expired locks, and renewals that belong to no lock.
 
-        Nothing depends on it: expired locks are taken over as they are. Where the users of a store share no clock, only
-        those go that this manager saw standing still: call it again later.
+        This is never required: an expired lock can be taken over as it is. Where the users of a store share no clock,
+        it removes only locks that this manager has seen without renewal for long enough: call it again later.
+
+        Returns:
+            How many locks were removed.
         """
         removed = 0
         documents = self._core.engine.scan(Scan(self._core.layout.locks))
-        while page := await taken(documents, _PAGE):
+        while page := await take(documents, _PAGE):
             standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
             for resource, each in standings.items():
                 if each is None or each.remaining_seconds > 0:
                     continue
                 lockbeat = self._core.layout.lockbeat(resource)
                 beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
-                removed += await self._removed([Delete(each.lock.path, At(each.lock.revision)), beat])
+                removed += await self._remove([Delete(each.lock.path, At(each.lock.revision)), beat])
         async for document in self._core.engine.scan(Scan(self._core.layout.lockbeats)):
             lock = self._core.layout.lock(unescape_id(document.id))
             if (await self._core.engine.read([lock])).documents == (None,):
-                await self._removed([Delete(document.path, At(document.revision))])
+                await self._remove([Delete(document.path, At(document.revision))])
         return removed
 
     async def break_lock(self, resource: str) -> LockInfo | None:
-        """Take a lock away from its holder: for an operator who knows that the holder is gone, or must be stopped.
+        """Take a lock away from its holder: for an operator who knows that the holder is gone or must be stopped.
 
-        The holder finds out at its next renewal; what it writes with its lease as fence is refused at once.
+        The holder finds out at its next renewal; its writes with the lease as ``fence`` are refused at once.
 
         Returns:
-            The lock that was taken away; None where nobody held it.
+            The lock that was removed; None if there was none.
         """
         sightings = self._common.sightings
 
@@ -237,16 +241,16 @@ class LockManager:
         return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds())
 
     async def detect_deadlocks(self) -> list[tuple[str, ...]]:
-        """The deadlocks at this moment; those who wait also look for them by themselves, and end them.
+        """The present deadlocks. Waiters also search for deadlocks and end them without this call.
 
-        Each is told by its resources: each is held by somebody who waits for the next one, the last by somebody who
-        waits for the first. Of circles that share somebody who waits, one is given. Where the users of a store share no
-        clock, only those count that this manager saw giving signs of life. Reads all locks and all who wait.
+        Each deadlock is a tuple of resources: the holder of each waits for the next, the holder of the last one for the
+        first. Of circles that share a waiter, only one is returned. Where the users of a store share no clock, a waiter
+        of another manager counts only if this manager has seen a sign of life of it. Reads all locks and all waiters.
         """
         return [circle.cycle for circle in await DeadlockSearch(self._common).circles()]
 
     def statistics(self) -> LockStatistics:
-        """What this manager is doing at this moment; the engine is not asked, and other managers are not included."""
+        """What this manager is doing now. Reads nothing from the engine, and does not include other managers."""
         tenures = [each for each in self._tenures if each.remaining_seconds > 0]
         held = {resource: tenure.fence for tenure in tenures for resource in tenure.claim.resources}
         waiting: dict[str, tuple[LockWaiter, ...]] = {}
@@ -281,7 +285,7 @@ class LockManager:
             if tenure is None and wait_seconds == 0:
                 raise attempt.refusal(LockAlreadyHeld)
             if tenure is None:
-                holds = locks_of([*entered(), *holding], self._core.store_id)
+                holds = locks_of([*entered_leases(), *holding], self._core.store_id)
                 place = Place(self._common, attempt, holds, deadline)
                 tenure = await place.wait()
         except BaseException:
@@ -295,7 +299,7 @@ class LockManager:
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
 
-    async def _removed(self, writes: Sequence[Write]) -> bool:
+    async def _remove(self, writes: Sequence[Write]) -> bool:
         return await write_unless_moved(self._common, writes, self._common.bounds())
 
 

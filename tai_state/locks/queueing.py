@@ -1,4 +1,4 @@
-"""Waiting for locks in line: woken by watching them, in the order of coming among those who wait."""
+"""The lock queue: waiters watch the locks that they want, and are served first come, first served."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from tai_state.locks.statistics import LockWaiter
 _logger = logging.getLogger("tai_state.locks")
 
 WAITER_TTL_SECONDS = 30.0
-"""How long somebody who waits counts as alive after its last sign of life; it gives three in that time."""
+"""How long a waiter counts as alive after its last sign of life; it gives three in that time."""
 
 TURN_SECONDS = 0.05
-"""How much later than the one before it each in line tries, so that mostly it is the first who finds the lock free."""
+"""How much later each waiter tries than the one before it, so that the first in the queue mostly gets the lock."""
 
 TURNS_MAX = 40
-"""Those further behind in line try together."""
+"""Waiters further back in the queue all try at the same time."""
 
 SEARCH_SECONDS = 1.0
-"""When somebody who waits first looks for deadlocks; the pauses between looks double from there."""
+"""When a waiter first searches for deadlocks; the pauses between its searches double from there."""
 
 SEARCH_SECONDS_MAX = 8.0
 
 
 class Place:
-    """A place in line for all that an attempt is to acquire.
+    """A place in the queue of each resource that an attempt is to acquire.
 
     Args:
-        common: what all parts share.
+        common: what all parts of the locks share.
         attempt: what is wanted, and what was tried so far.
-        holds: the locks that the waiting scope has meanwhile.
+        holds: the locks that the waiting scope holds while it waits.
         deadline: when waiting ends, by the monotonic clock.
     """
 
@@ -76,11 +76,11 @@ class Place:
 
     @property
     def leaving(self) -> list[Write]:
-        """The writes that leave nothing of it behind."""
+        """The writes that remove it from the queue."""
         return [Delete(f"{line}/{self._owner}", ANYTHING) for line in self._lines]
 
     def statistics(self) -> LockWaiter:
-        """What it does at this moment."""
+        """What the waiter is doing now."""
         return LockWaiter(
             holder=self._record.holder,
             resources=self._record.wants,
@@ -91,11 +91,11 @@ class Place:
         )
 
     async def wait(self) -> Tenure:
-        """The tenure, when its turn has come. The caller leaves the line if this raises; else it is left.
+        """Wait for its turn, and return the tenure; the place is then gone. If this raises, the caller removes it.
 
         Raises:
-            LockAcquisitionFailed: the wait ended, or as for :meth:`Attempt.at_once`.
-            DeadlockDetected: it waits, by whatever detour, for itself, and came last of all in the circle.
+            LockAcquisitionFailed: the deadline passed, or as for :meth:`Attempt.at_once`.
+            DeadlockDetected: it waits for itself, directly or indirectly, and came last of all in the circle.
             StoreUnavailable, StoreTimeout: nothing was acquired.
         """
         self._common.waiting[self._owner] = self.statistics
@@ -111,12 +111,12 @@ class Place:
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
-        what = "no place in line could be had in time; nothing was acquired"
+        what = "could not join the queue in time; nothing was acquired"
         committed = await write(self._common, writes, self._common.bounds(), StoreTimeout("lock", "UNKNOWN", what))
         self._record = msgspec.structs.replace(self._record, ticket=committed.revision)
         now = self._common.monotonic()
         self._beat_at = now + WAITER_TTL_SECONDS / 3
-        if self._record.holds:  # who holds nothing is in no circle
+        if self._record.holds:  # a waiter that holds nothing is not in a circle
             self._search_at = now + SEARCH_SECONDS
         await self._note_holders()
 
@@ -162,15 +162,15 @@ class Place:
 
     @property
     def _is_confirmed(self) -> bool:
-        """Whether the watch has told what was last seen. Until then it may pass over what comes next.
+        """Whether the watch has reported all that was last seen. Until then it may miss the next change.
 
-        A lock that is acquired and released between two looks of the watch is free in both: nothing is told.
+        The watch sees nothing of a lock that is acquired and released between two of its looks: it is free in both.
         """
         seen = self._attempt.revisions
         return all(self._revisions.get(path, 0) == seen[resource] for path, resource in self._locks.items())
 
     async def _see(self) -> Tenure | None:
-        """Make of the watch's hints what they say: all free, nothing new, or something to look at."""
+        """Act on the watch's hints: presume all locks free, do nothing, or look at the locks."""
         self._has_moved = False
         if all(self._revisions.get(path, 0) is None for path in self._locks):
             self._attempt.presume_free()
@@ -194,14 +194,14 @@ class Place:
         return None
 
     async def _note_holders(self) -> None:
-        """Where a lock has changed hands, see who is ahead now."""
+        """Count the waiters ahead again if a lock has changed hands."""
         revisions = self._attempt.revisions
         if revisions != self._noted and not self._attempt.is_takeable:
             self._noted = revisions
             await self._count_those_ahead()
 
     async def _count_those_ahead(self) -> None:
-        """How many alive came earlier for anything of it; those who are gone are taken out of line."""
+        """Count the living waiters that came earlier for any of the locks, and remove dead ones from the queue."""
         mine = (self._record.ticket, self._owner)
         records: dict[str, WaiterRecord] = {}
         for line in self._lines:
@@ -218,24 +218,24 @@ class Place:
             try:
                 await write_unless_moved(self._common, leaving, self._common.bounds())
             except TaiStateError as error:
-                _logger.debug("those who are gone from a line stay for now", extra=error.fields())
+                _logger.debug("could not remove dead waiters from a queue", extra=error.fields())
 
     async def _beat(self) -> None:
-        """Show that it still waits. Where that fails, the next try comes sooner."""
+        """Show that it still waits. If that fails, it tries again sooner than usual."""
         self._record = msgspec.structs.replace(self._record, n=self._record.n + 1)
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
-        what = "it is not known whether others see that somebody waits"
+        what = "it is unknown whether the waiter's sign of life was stored"
         try:
             await write(self._common, writes, self._common.bounds(1), StoreTimeout("wait", "UNKNOWN", what))
         except Unavailable as error:
-            _logger.warning("somebody who waits for a lock could not say so", extra=error.fields())
+            _logger.warning("a waiter for a lock could not give its sign of life", extra=error.fields())
             self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 30
         else:
             self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 3
 
     async def _search(self) -> None:
         if not self._engine.capabilities.shared_clock:
-            await self._beat()  # others see life only in what moves between two of their looks
+            await self._beat()  # without a shared clock, others see life only in a change between two of their looks
         search = DeadlockSearch(self._common)
         circle = await search.circle_to_leave(self._owner, [each.resource for each in self._record.holds])
         if circle is not None:

@@ -1,4 +1,4 @@
-"""What stands in the documents of locks, and what callers get of it. ``docs/format.md`` fixes the fields."""
+"""The contents of lock documents, and what callers get from them. ``docs/format.md`` fixes the fields."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tai_state.errors import CorruptDocument
 
 
 class LockRecord(msgspec.Struct, frozen=True):
-    """``locks/{r}``: written by acquiring and taking over only, so that its revision is the fence of one tenure.
+    """``locks/{r}``: written only when a lock is acquired or taken over, so its revision is the fence of one tenure.
 
     Attributes:
-        holder: who has it, by a name for people.
-        nonce: of this tenure; no other one has it.
+        holder: the holder's name, for people to read.
+        nonce: identifies this tenure; no other tenure has it.
         ttl: seconds from the last sign of life to the end of the lease.
-        acquired_at: by the holder's clock, for people.
+        acquired_at: by the holder's clock, for people to read.
     """
 
     holder: str
@@ -30,8 +30,8 @@ class BeatRecord(msgspec.Struct, frozen=True):
     """``lockbeats/{r}``: the last renewal; it counts only with the lock's own nonce.
 
     Attributes:
-        nonce: of the tenure that was renewed.
-        n: how often it was.
+        nonce: the nonce of the renewed tenure.
+        n: how often it was renewed.
     """
 
     nonce: str
@@ -39,11 +39,11 @@ class BeatRecord(msgspec.Struct, frozen=True):
 
 
 class HeldLock(msgspec.Struct, frozen=True):
-    """A lock in the hands of one that waits for another.
+    """A lock that a waiter for another lock holds.
 
     Attributes:
-        resource: that is locked.
-        nonce: of the tenure.
+        resource: the locked resource.
+        nonce: the nonce of its tenure.
     """
 
     resource: str
@@ -51,15 +51,15 @@ class HeldLock(msgspec.Struct, frozen=True):
 
 
 class WaiterRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """``locks/{r}/waiters/{owner}``: somebody who waits; one for each resource wanted, all with the same fields.
+    """``locks/{r}/waiters/{owner}``: a waiter; one document for each wanted resource, all with the same fields.
 
     Attributes:
-        holder: who waits, by a name for people.
-        holds: what the waiting scope has meanwhile.
+        holder: the waiter's name, for people to read.
+        holds: the locks that the waiting scope holds while it waits.
         wants: the resources that it wants, all at once.
         ttl: seconds from the last sign of life until it counts as gone.
-        ticket: its place in line, the revision at which it came; 0 as long as the document has that revision.
-        n: how often it has given a sign of life.
+        ticket: its place in the queue: the revision of its first write; 0 while the document has that revision.
+        n: how many signs of life it has given.
     """
 
     holder: str
@@ -76,17 +76,17 @@ WAITER = Shape(WaiterRecord)
 
 
 class LockInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A lock as it stands.
+    """A lock at this moment.
 
     Attributes:
-        resource: that is locked.
-        holder: who has it.
+        resource: the locked resource.
+        holder: the holder's name.
         fence: the fencing number of this tenure.
         acquired_at: by the engine's clock.
         last_sign_at: when it was acquired or last renewed, by the engine's clock.
-        ttl_seconds: that each renewal gives.
-        remaining_seconds: after which it can be taken over if it is not renewed; 0: at once. Where the users of a
-            store share no clock, these are counted from when this manager first saw it so.
+        ttl_seconds: how long each renewal makes it last.
+        remaining_seconds: how long until it can be taken over unless it is renewed; 0: now. Where the users of a store
+            share no clock, this is counted from when this manager first saw the lock's present state.
     """
 
     resource: str
@@ -99,12 +99,12 @@ class LockInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_expired(self) -> bool:
-        """Whether the holder has not shown that it lives for so long that anybody may take over."""
+        """Whether the lock has not been renewed for so long that any caller may take it over."""
         return self.remaining_seconds <= 0
 
 
 def holder_of(document: Document | None) -> str | None:
-    """Who holds the lock whose document this is, for an error's sake: None also where it cannot be read."""
+    """The holder in a lock's document, for an error message; None if there is no document or it cannot be decoded."""
     try:
         return None if document is None else document.decode(LOCK).holder
     except CorruptDocument:

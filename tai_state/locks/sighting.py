@@ -1,6 +1,6 @@
-"""Who is alive: judged by the engine's clock where all share it, else by what was seen to stand still or to move.
+"""Judging which holders and waiters are alive: by the engine's clock if all users share it, else by seen changes.
 
-The clock of this machine's wall decides nothing: it jumps, and other machines have others.
+The local wall clock is never used: it can jump, and machines disagree.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from tai_state.locks.records import BEAT, LOCK, LockRecord
 from tai_state.streams.layout import Layout
 
 SIGHTINGS_MAX = 8_192
-"""Documents whose standing still is remembered, where there is no shared clock."""
+"""For how many documents the last change is remembered, where there is no shared clock."""
 
 _MARGIN = 0.1
-"""Of a lease, waited in addition where only standing still shows its end: clocks do not run equally fast."""
+"""The part of a lease to wait in addition where there is no shared clock: clocks do not run equally fast."""
 
 
 class Stillness(msgspec.Struct, frozen=True):
-    """A document, and for how long it has certainly stood as it is.
+    """A document, and for how long at least it has been unchanged.
 
     Attributes:
         document: as read.
-        still_seconds: how long; perhaps longer, where there is no shared clock.
-        is_sure: whether it was written so lately that this tells of life: by the clock, or because it was seen to
-            move.
+        still_seconds: how long it has been unchanged; without a shared clock it may have been longer.
+        is_sure: whether the time of its last write is known: by the shared clock, or because it was seen to change.
     """
 
     document: Document
@@ -39,15 +38,15 @@ class Stillness(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A lock that is there: its document and its last renewal, of one look.
+    """An existing lock: its document and its last renewal, from one look.
 
     Attributes:
         lock: the lock's document.
-        record: what is in it.
-        beat: the document of renewals, whoever wrote it; None where there is none.
-        remaining_seconds: from the look to when it may be taken over; 0: now.
-        lasts: whether its lease is not over yet, as far as was seen.
-        last_sign_us: when its holder last showed that it lives, by the engine's clock.
+        record: the decoded content of that document.
+        beat: the document of renewals, of this tenure or an earlier one; None if there is none.
+        remaining_seconds: how long after the look it may be taken over; 0: now.
+        lasts: whether its lease was in force at the look, as far as can be seen.
+        last_sign_us: when its holder last gave a sign of life, by the engine's clock.
     """
 
     lock: Document
@@ -65,12 +64,12 @@ class _Sighting(NamedTuple):
 
 
 class Sightings:
-    """Looks at documents and says how long they have stood still.
+    """Reads documents and tells how long they have been unchanged.
 
     Args:
-        engine: the waist.
-        layout: where locks live.
-        monotonic: seconds of a clock that never goes back.
+        engine: the store's engine.
+        layout: the paths of the lock documents.
+        monotonic: a clock in seconds that never goes back.
     """
 
     def __init__(self, engine: Engine, layout: Layout, monotonic: Callable[[], float]) -> None:
@@ -82,34 +81,34 @@ class Sightings:
         self._sightings: OrderedDict[str, _Sighting] = OrderedDict()
 
     async def read(self, paths: Sequence[str]) -> dict[str, Stillness]:
-        """Those of the documents that are there, all of one moment."""
+        """Read documents at one moment; those that do not exist are left out."""
         asked = self._monotonic()
         reading = await self._engine.read(paths)
         documents = dict(zip(paths, reading.documents, strict=True))
         return self.seen(Look(documents, time_us=reading.time_us, asked=asked, answered=self._monotonic()))
 
     def seen(self, look: Look) -> dict[str, Stillness]:
-        """Those of the documents of a look that are there, and for how long they have stood still."""
+        """The existing documents of a look, each with how long it has been unchanged."""
         there = [document for document in look.documents.values() if document is not None]
         if self._shared_clock:
             return {each.path: Stillness(each, max(0, look.time_us - each.updated_us) / 1e6, True) for each in there}
         return {each.path: self._sighted(each, look.asked, look.answered) for each in there}
 
     async def locks(self, resources: Sequence[str]) -> dict[str, Standing | None]:
-        """How the locks on these resources stand, all of one moment; None where there is none."""
+        """Read the locks on these resources at one moment; None where there is no lock."""
         seen = await self.read(self.paths(resources))
         return self.standings(resources, seen)
 
     def standings(self, resources: Sequence[str], seen: Mapping[str, Stillness]) -> dict[str, Standing | None]:
-        """How the locks on these resources stand, by a look that took in their paths; None where there is none."""
+        """The locks on these resources, from a look that includes their paths; None where there is no lock."""
         return {resource: self.standing(resource, seen) for resource in resources}
 
     def paths(self, resources: Sequence[str]) -> list[str]:
-        """What must be read to know how these locks stand."""
+        """The documents to read for the standing of these locks."""
         return [path for each in resources for path in (self._layout.lock(each), self._layout.lockbeat(each))]
 
     def standing(self, resource: str, seen: Mapping[str, Stillness]) -> Standing | None:
-        """How one lock stands, by a look that took in its paths.
+        """The lock on one resource, from a look that includes its paths; None if there is no lock.
 
         Raises:
             CorruptDocument: the lock's document is damaged.
@@ -132,7 +131,7 @@ class Sightings:
         )
 
     def is_gone(self, seen: Stillness, ttl_seconds: float) -> bool:
-        """Whether a document that is to be rewritten within so many seconds has not been."""
+        """Whether the writer of a document, due to rewrite it every ``ttl_seconds``, has failed to do so."""
         return seen.still_seconds >= ttl_seconds * self._patience
 
     def _sighted(self, document: Document, asked: float, answered: float) -> Stillness:

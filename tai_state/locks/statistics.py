@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockWaiter:
-    """A caller of this process that waits for locks.
+    """A caller in this process that waits for locks.
 
     Attributes:
         holder: its name for people.
         resources: what it waits for, all at once.
         ahead: how many callers, of any process, came earlier and were alive when it last counted them.
         fences: the fencing number that each lock had then; None where the lock was free. Empty until it has counted.
-        is_confirmed: the watch has told all that the caller has seen, so that no later change escapes it.
-        is_asleep: it has acted on all it knows, and sleeps until the watch wakes it or something is due.
+        is_confirmed: whether the watch has reported all that the caller has seen, so that it will miss no later change.
+        is_asleep: whether it has acted on all it knows, and sleeps until the watch wakes it or a step is due.
     """
 
     holder: str
@@ -32,9 +32,9 @@ class LockStatistics:
     """What one lock manager is doing at this moment.
 
     Attributes:
-        held: the resources of its leases that last still, with their fencing numbers.
+        held: the resources of its leases that are in force, with their fencing numbers.
         waiting: the callers that wait, by resource, first come first; one that wants several is listed under each.
-        renewals: renewals under way: sent, and neither answered nor given up.
+        renewals: how many renewals are under way: sent, and neither answered nor given up.
     """
 
     held: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""Running transactions: again after a conflict, never after an unknown outcome."""
+"""Running transactions: they are retried after a conflict, never after an unknown outcome."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from tai_state.values.times import from_us
 R = TypeVar("R")
 
 ATTEMPTS_MAX = 64
-"""How often a transaction's function runs when others are faster."""
+"""How often a transaction's function runs at most, if others are faster each time."""
 
 RECORDS_MAX = 1_000
-"""Transactions that a manager remembers."""
+"""How many transactions a manager remembers."""
 
 _PAUSE_SECONDS = 0.005
 _PAUSE_SECONDS_MAX = 1.0
@@ -47,12 +47,12 @@ _under_way: ContextVar[tuple[Transaction, ...]] = ContextVar("tai_state_transact
 class TransactionManager:
     """Changes several states of a store at once.
 
-    Transactions are optimistic: nobody holds anything on the server, so a process that dies in the middle of one blocks
-    nobody. They are serializable for states read by id; see :class:`Transaction`.
+    Transactions are optimistic: they hold nothing on the server, so a process that dies during one blocks no other.
+    They are serializable for states read by id; see :class:`Transaction`.
 
     Args:
-        store: an open one.
-        reducers: by action: what folds the payload-carrying events that a transaction records.
+        store: an open store.
+        reducers: by action: the reducers for the payload-carrying events that a transaction records.
     """
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
@@ -69,28 +69,30 @@ class TransactionManager:
         governor_id: str | None = None,
         fence: Fence | None = None,
     ) -> R:
-        """Run a function whose reads and writes take effect together; again from the start where others were faster.
+        """Run a function whose reads and writes take effect together; if others were faster, run it again.
 
-        Between attempts there is a pause with full jitter, up to a second; an attempt after a conflict first waits
-        for its turn among the tasks of this process that change the same states. A state that the function reads first
-        is not read again if a transaction of this manager wrote it last; where others have written it meanwhile, the
-        function runs once more. So one that changes a single state again and again costs one call of the engine.
+        Between attempts there is a pause with full jitter, of a second at most. An attempt after a conflict first waits
+        for its turn among the tasks of this process that change the same states.
+
+        The first state that the function reads comes from memory if a transaction of this manager was the last to write
+        it. If others have written it since, the function runs once more. So changing a single state again and again
+        costs one engine call each time.
 
         Args:
-            function: reads and writes by the transaction that it is given, and has no other effect: it may run several
-                times. Its result is returned.
-            metadata: who and why, for every write that does not bring its own.
-            governor_id: of states that are named by their id alone.
-            fence: a lease; the writes happen only as long as its lock is held.
+            function: reads and writes through the transaction that it is given. It must have no other effect, since it
+                may run several times. Its result is returned.
+            metadata: who and why, for every write without metadata of its own.
+            governor_id: the governor of states that the function names by their id alone.
+            fence: a lease; the writes are applied only while its lock is held.
 
         Raises:
-            TransactionFailed: others were faster each time, 64 times or for as long as the store looks after a change;
-                nothing was written.
-            CommitOutcomeUnknown: all of it may be written, or nothing. It is not run again; to be able to ask, let the
-                function write a state named after the request, and return early where it finds it.
+            TransactionFailed: others were faster 64 times, or until the store's ``timeout_seconds`` had passed; nothing
+                was written.
+            CommitOutcomeUnknown: either everything was written or nothing. It is not retried. To be able to check, let
+                the function write a state named after the request, and return early if it finds that state.
             LockLost: the lease given as fence is over; nothing was written.
-            VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not run again.
-            Anything that the function raises; nothing was written then.
+            VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not retried.
+            Whatever the function raises; nothing was written then.
         """
         last: Transaction | None = None
         attempts = AsyncRetrying(
@@ -99,12 +101,12 @@ class TransactionManager:
             wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
             reraise=True,
         )
-        with self._recorded() as book:
+        with self._recording() as book:
             try:
                 async for attempt in attempts:
                     with attempt:
                         async with self._core.turns.of(last.paths if last else ()):
-                            last = self._begun(metadata, governor_id, self._recent, is_in_turn=last is not None)
+                            last = self._new(metadata, governor_id, self._recent, is_in_turn=last is not None)
                             return await book.run(last, function, fence)
             except VersionConflict as conflict:
                 if last is None or last.conflict is not conflict:
@@ -120,7 +122,7 @@ class TransactionManager:
         *,
         fence: Fence | None = None,
     ) -> R:
-        """:meth:`transact` on the states of one governor, which the function may name by their ids."""
+        """Run :meth:`transact` on the states of one governor; the function may name them by id alone."""
         return await self.transact(function, metadata, governor_id=governor_id, fence=fence)
 
     async def read_write_transaction(
@@ -132,15 +134,15 @@ class TransactionManager:
         *,
         fence: Fence | None = None,
     ) -> dict[str, dict[str, Any] | None]:
-        """Read some states of a governor, decide, and write what was decided: two calls of the engine at most.
+        """Read some states of a governor, decide, and write the decision: two engine calls per attempt at most.
 
         Args:
             governor_id: the owner and namespace.
             to_read: ids of the states to read.
-            decide: pure: from the states as read (None where there is none) to the new data of each state to write
-                (None: delete it). It runs again on what was just read where others were faster.
+            decide: a pure function. It gets the states as read (None where there is no state), and returns the new
+                data of each state to write (None: delete it). If others were faster, it runs again on fresh states.
             metadata: who and why.
-            fence: a lease; the writes happen only as long as its lock is held.
+            fence: a lease; the writes are applied only while its lock is held.
 
         Returns:
             What was decided and written.
@@ -166,32 +168,33 @@ class TransactionManager:
         governor_id: str | None = None,
         fence: Fence | None = None,
     ) -> AsyncGenerator[Transaction, None]:
-        """A transaction around a block; it is committed at the block's end, and never run again.
+        """A transaction around a block. It is committed at the end of the block, and never retried.
 
         Args:
-            metadata: who and why, for every write that does not bring its own.
-            governor_id: of states that are named by their id alone.
-            fence: a lease; the writes happen only as long as its lock is held.
+            metadata: who and why, for every write without metadata of its own.
+            governor_id: the governor of states that the block names by their id alone.
+            fence: a lease; the writes are applied only while its lock is held.
 
         Raises:
-            VersionConflict: at the block's end, or at a read: something that it read has moved; nothing was written.
+            VersionConflict: at a read or at the end of the block: a state that it read has changed; nothing was
+                written.
             Otherwise as :meth:`transact`.
         """
-        with self._recorded() as book:
-            transaction = self._begun(metadata, governor_id, None)
-            with book.begun(transaction):
+        with self._recording() as book:
+            transaction = self._new(metadata, governor_id, None)
+            with book.under_way(transaction):
                 yield transaction
                 await book.commit(transaction, fence)
 
     def get_transaction_log(self) -> list[TransactionRecord]:
-        """The transactions that this manager ran, the newest last; at most 1,000."""
+        """The last 1,000 transactions that this manager ran, the newest last."""
         return list(self._records.values())
 
     def get_transaction(self, transaction_id: str) -> TransactionRecord | None:
-        """One of them; None where it is not remembered (any more)."""
+        """One of these transactions; None if the manager does not remember it."""
         return self._records.get(transaction_id)
 
-    def _begun(
+    def _new(
         self,
         metadata: ChangeMetadata | None,
         governor_id: str | None,
@@ -202,8 +205,8 @@ class TransactionManager:
         return Transaction(self._core, metadata, governor_id, self._reducers, recent, is_in_turn=is_in_turn)
 
     @contextmanager
-    def _recorded(self) -> Generator[_Book, None, None]:
-        """Keep the account of one transaction, from its beginning to its end."""
+    def _recording(self) -> Generator[_Book, None, None]:
+        """Keep the record of one transaction, from beginning to end."""
         book = _Book(self._core)
         self._keep(book.record(TransactionStatus.PENDING))
         try:
@@ -220,7 +223,7 @@ class TransactionManager:
 
 
 class _Book:
-    """The account of one transaction."""
+    """Follows one transaction, and makes its records."""
 
     def __init__(self, core: Core) -> None:
         self.attempts = 0
@@ -234,8 +237,8 @@ class _Book:
     async def run(
         self, transaction: Transaction, function: Callable[[Transaction], Awaitable[R]], fence: Fence | None
     ) -> R:
-        """One attempt."""
-        with self.begun(transaction):
+        """Run one attempt."""
+        with self.under_way(transaction):
             try:
                 result = await function(transaction)
             except Exception:
@@ -245,15 +248,15 @@ class _Book:
         return result
 
     @contextmanager
-    def begun(self, transaction: Transaction) -> Generator[None, None, None]:
-        """While the transaction can be used.
+    def under_way(self, transaction: Transaction) -> Generator[None, None, None]:
+        """Let the transaction be used while the block runs.
 
         Raises:
-            RuntimeError: another one of this store is under way in this task.
+            RuntimeError: another transaction of this store is under way in this task.
         """
         before = _under_way.get()
         if any(each.is_open and each.core is self._core for each in before):
-            raise RuntimeError("a transaction is under way in this task already: go on in it, or end it first")
+            raise RuntimeError("a transaction is already under way in this task: use it, or end it first")
         self.attempts += 1
         self._transaction, self._is_committing = transaction, False
         _under_way.set((*before, transaction))
@@ -264,13 +267,13 @@ class _Book:
             _under_way.set(before)
 
     async def commit(self, transaction: Transaction, fence: Fence | None) -> None:
-        """Write what the transaction is to write."""
+        """Commit the transaction's writes."""
         transaction.end()
         self._is_committing = True
         self._written = await transaction.commit(fence)
 
     def status_after(self, error: BaseException) -> TransactionStatus:
-        """How the transaction stands when this error ends it."""
+        """The transaction's status after an error has ended it."""
         if isinstance(error, TransactionFailed):
             return TransactionStatus.FAILED
         if not self._is_committing:
@@ -280,7 +283,7 @@ class _Book:
         return TransactionStatus.FAILED if is_known else TransactionStatus.UNKNOWN
 
     def record(self, status: TransactionStatus, error: BaseException | None = None) -> TransactionRecord:
-        """As it is remembered."""
+        """The transaction's record at this moment."""
         is_over = status is not TransactionStatus.PENDING
         record = TransactionRecord(
             transaction_id=self._id,

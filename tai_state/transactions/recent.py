@@ -1,28 +1,32 @@
-"""States as this process last wrote them. A transaction that begins on one saves a read, and its commit checks it."""
+"""States as this process last wrote them. They save transactions a read; the commit checks them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import msgspec
 
-from tai_state.streams.changes import Known
+from tai_state.engines.api import ABSENT, At, Document
+from tai_state.errors import VersionConflict
+from tai_state.streams.changes import Guard, Known
 from tai_state.streams.heads import Heads
+from tai_state.streams.records import STATE
 from tai_state.values.states import JsonState
 
 REMEMBERED_MAX = 1_024
-"""States that are remembered, and those that are doubted."""
+"""How many states are remembered, and how many are doubted."""
 
 CHARACTERS_MAX = 16_384
-"""Larger data is not remembered."""
+"""A state whose data has more characters is not remembered."""
 
 
 class SeenState(msgspec.Struct, frozen=True):
-    """A state as a transaction read it, or remembers it.
+    """A state as a transaction read it, or as it is remembered.
 
     Attributes:
         known: its head, and its data as stored.
-        state: as callers get it; None where it was never written.
+        state: the state as callers get it; None if it was never written.
     """
 
     known: Known
@@ -30,28 +34,37 @@ class SeenState(msgspec.Struct, frozen=True):
 
     @property
     def revision(self) -> int | None:
-        """Of the state's document; None where there is none."""
+        """The revision of the state's document; None if there is none."""
         return self.known.head.revision
 
     @property
     def version(self) -> int:
-        """0 where it was never written."""
+        """The state's version; 0 if it was never written."""
         return self.known.head.version
 
     @property
     def is_deleted(self) -> bool:
-        """Whether the state was written, and is deleted."""
+        """Whether the state was written and is now deleted."""
         return self.known.head.deleted
+
+    def guard(self, path: str) -> Guard:
+        """The check that the state has not changed since."""
+        require = ABSENT if self.revision is None else At(self.revision)
+        return Guard(path, require, partial(self.moved_error, path))
+
+    def moved_error(self, path: str, document: Document | None) -> VersionConflict:
+        """The error for a state that has changed since, given its document now."""
+        return VersionConflict(path, self.version, 0 if document is None else document.decode(STATE).version)
 
 
 class RecentWrites:
-    """What transactions wrote, the least recently written forgotten first.
+    """Remembers what transactions wrote; the least recently written state is forgotten first.
 
-    A state that others write as well is out of date here more often than not, and every time costs a commit in vain. So
-    one that was found to be is remembered again only after it was read and written once more.
+    A state that other processes write too is usually out of date here, and each time costs a failed commit. So a state
+    that was found out of date is not remembered after its next write, only after a later one.
 
     Args:
-        heads: the heads that the store last saw; a state of which it saw another one is not as remembered.
+        heads: the heads that the store last saw; they show whether a remembered state has changed since.
     """
 
     def __init__(self, heads: Heads) -> None:
@@ -60,14 +73,14 @@ class RecentWrites:
         self._doubted: OrderedDict[str, None] = OrderedDict()
 
     def recall(self, path: str) -> SeenState | None:
-        """The state as it was written here, if the head last seen is that of this very history."""
+        """The state as remembered, if the head last seen has the digest that it was written with."""
         written, head = self._written.get(path), self._heads.get(path)
         if written is None or head is None or head.digest != written[0]:
             return None
         return SeenState(Known(head, written[1].data), written[1])
 
     def note(self, path: str, digest: str, state: JsonState) -> None:
-        """A transaction has just written this, by an event with this digest."""
+        """Remember a state that a transaction has just written, by an event with this digest."""
         if path in self._doubted:
             del self._doubted[path]
             return
@@ -77,7 +90,7 @@ class RecentWrites:
             self._written.popitem(last=False)
 
     def doubt(self, path: str) -> None:
-        """What was remembered of this state was out of date."""
+        """Forget a state that was remembered and turned out to be out of date."""
         self._written.pop(path, None)
         self._doubted[path] = None
         if len(self._doubted) > REMEMBERED_MAX:

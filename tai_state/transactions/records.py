@@ -1,4 +1,4 @@
-"""What became of a transaction."""
+"""The status and the record of a transaction."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import msgspec
 
 
 class TransactionStatus(Enum):
-    """How a transaction stands."""
+    """The status of a transaction."""
 
     PENDING = "pending"
     COMMITTED = "committed"
     ROLLED_BACK = "rolled back"
     """Its function, or its block, raised an error: nothing was written."""
     FAILED = "failed"
-    """Others were faster, or the engine could not do it: nothing was written."""
+    """Others were faster, or the engine failed: nothing was written."""
     UNKNOWN = "unknown"
-    """The answer to its commit was lost: all of it may be written, or nothing."""
+    """The answer to its commit was lost: either everything was written or nothing."""
 
 
 class StateVersion(msgspec.Struct, frozen=True):
-    """A state, and a version of it.
+    """A state at one of its versions.
 
     Attributes:
-        path: of the state.
-        version: 0 where it was never written.
+        path: the path of the state.
+        version: its version; 0 if it was never written.
     """
 
     path: str
@@ -37,13 +37,13 @@ class TransactionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One transaction, as its manager remembers it.
 
     Attributes:
-        transaction_id: random.
-        status: how it stands.
-        attempts: how often its function was run so far.
-        reads: the states that the last attempt read, as they were then.
-        writes: the states that it wrote, at their new versions; empty where nothing was written.
+        transaction_id: a random id.
+        status: its status.
+        attempts: how often its function has run so far.
+        reads: the states that the last attempt read, at the versions it read.
+        writes: the states that it wrote, at their new versions; empty if nothing was written.
         started_at: by the clock of the store's settings.
-        ended_at: likewise; None while it is pending.
+        ended_at: by the same clock; None while it is pending.
         reason: the error that ended it, if one did.
     """
 

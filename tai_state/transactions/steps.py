@@ -1,4 +1,4 @@
-"""What a transaction is to write: for each state, the steps that follow one another. Pure."""
+"""A transaction's pending writes: for each state, its steps in order. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from tai_state.errors import VersionConflict
+from tai_state.errors import StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import fold_drafts
 from tai_state.streams.changes import Known
@@ -28,11 +28,11 @@ class Step(msgspec.Struct, frozen=True):
     """Events of one state that are written together.
 
     Attributes:
-        drafts: the events to be.
+        drafts: the events to write.
         metadata: who and why.
-        compose: what is to happen, given what stands before it.
-        needs_state: compose looks at the data before.
-        must_live: the state must be there before, and not deleted.
+        compose: makes the composition from what is known of the state before the step.
+        needs_state: whether compose uses the data before the step.
+        must_live: whether the state must exist before the step and not be deleted.
     """
 
     drafts: tuple[Draft, ...]
@@ -42,7 +42,7 @@ class Step(msgspec.Struct, frozen=True):
     must_live: bool = False
 
 
-def putting(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None) -> Step:
+def put_step(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None) -> Step:
     """Write a state as a whole; without data, delete it."""
 
     def compose(_: Known) -> Composition:
@@ -51,12 +51,12 @@ def putting(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None)
     return Step((draft,), metadata, compose, must_live=data is None)
 
 
-def logging_(core: Core, stream: Stream, draft: Draft, metadata: ChangeMetadata) -> Step:
+def log_step(core: Core, stream: Stream, draft: Draft, metadata: ChangeMetadata) -> Step:
     """Record an event that leaves the state as it is."""
     return Step((draft,), metadata, partial(unchanged, core, stream, draft), needs_state=True, must_live=True)
 
 
-def recording(
+def record_step(
     core: Core, stream: Stream, drafts: tuple[Draft, ...], metadata: ChangeMetadata, reducers: Reducers
 ) -> Step:
     """Record events that the reducers fold into the state."""
@@ -68,23 +68,26 @@ def recording(
 
 
 class Written:
-    """A state as a transaction is to write it.
+    """What a transaction will write to one state.
 
     Args:
         stream: the state's paths.
-        expected: what the first step expects; None: whatever stands, or what was read.
-        schema: the present shape of the application's data.
+        expected: what the first step expects; None: the version that was read, or any version if it was not read.
+        schema: the present schema of the application's data.
 
     Attributes:
         stream: as given.
         expected: as given.
-        steps: in order.
+        steps: the steps, in order.
+        unmet: the conflict of the first step whose expectation is not met; it counts unless an earlier call recorded
+            all of the transaction.
     """
 
     def __init__(self, stream: Stream, expected: Expected | None, schema: int) -> None:
         self.stream = stream
         self.expected = expected
         self.steps: list[Step] = []
+        self.unmet: VersionConflict | None = None
         self._schema = schema
 
     @property
@@ -94,15 +97,51 @@ class Written:
 
     @property
     def metadata(self) -> ChangeMetadata:
-        """Who makes the last step, and why."""
+        """The metadata of the last step."""
         return self.steps[-1].metadata
 
+    def check(self, expected: Expected, version: int, *, deleted: bool, at_once: bool) -> None:
+        """Check that the state is as a step expects it.
+
+        Args:
+            expected: by the step.
+            version: of the state before it.
+            deleted: whether the state is deleted then.
+            at_once: no event of the transaction has a caller's id, so no earlier call can have recorded it.
+
+        Raises:
+            VersionConflict: it is not, and that is final at once.
+        """
+        said = expectation(expected, self.stream.governor_id, self.stream.state_id)
+        if matches(said, version, deleted=deleted):
+            return
+        unmet = VersionConflict(self.stream.state, said if isinstance(said, int) else said.value, version)
+        if at_once:
+            raise unmet
+        self.unmet = self.unmet or unmet
+
+    def compose_as_expected(self, known: Known) -> Composition:
+        """As :meth:`compose`, where the steps find what they expect.
+
+        Raises:
+            VersionConflict: they do not.
+        """
+        if self.unmet is not None:
+            raise self.unmet
+        return self.compose(known)
+
     def compose(self, known: Known) -> Composition:
-        """What is to happen, given what stands before the first step."""
+        """The composition of all steps, made from what is known of the state before the first one.
+
+        Raises:
+            StateNotFound: a step needs a live state, and the steps before it leave none.
+        """
         if len(self.steps) == 1:
             return self.steps[0].compose(known)
         drafts: list[Draft] = []
         for step in self.steps:
+            if drafts and step.must_live and known.data is None:
+                raise StateNotFound(self.stream.state)
             composition = step.compose(known)
             drafts += composition.drafts
             head = msgspec.structs.replace(
@@ -115,15 +154,8 @@ class Written:
         return Composition(tuple(drafts), known.data)
 
 
-def check_expected(stream: Stream, expected: Expected, version: int, *, deleted: bool) -> None:
-    """Raises ``VersionConflict`` where a state is not as a write expects it."""
-    said = expectation(expected, stream.governor_id, stream.state_id)
-    if not matches(said, version, deleted=deleted):
-        raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
-
-
 def overlaid(seen: SeenState, written: Written) -> JsonState:
-    """A state as it will be: its data, version, metadata and whether it is there; the rest as before."""
+    """A state as it will be once written: new data, version, metadata and deletion; all else as before."""
     stream, composition = written.stream, written.compose(seen.known)
     before = seen.state or StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
     version = before.version + len(composition.drafts)

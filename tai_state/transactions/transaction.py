@@ -1,15 +1,14 @@
-"""One attempt at a transaction: what it read, and what it is to write."""
+"""One attempt at a transaction: what it has read, and what it will write."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Document
+from tai_state.engines.api import Document
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
@@ -17,12 +16,12 @@ from tai_state.streams import writing
 from tai_state.streams.changes import Append, Appended, Change, Fence, Guard, Known, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EMPTY, STATE, head_of
+from tai_state.streams.records import EMPTY, head_of
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.transactions.recent import CHARACTERS_MAX, RecentWrites, SeenState
 from tai_state.transactions.records import StateVersion
-from tai_state.transactions.steps import Step, Written, check_expected, logging_, overlaid, putting, recording
+from tai_state.transactions.steps import Step, Written, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
 from tai_state.values.expected import ANY, Expected
@@ -36,15 +35,15 @@ D = TypeVar("D")
 class Transaction:
     """Reads and writes of states that take effect at one moment, or not at all.
 
-    What it reads is one snapshot of all the states that it names: a state that has moved by the time of a later read
-    ends the attempt. Its writes wait in recent, where its own reads see them, and are sent in one commit, which also
-    checks every state that was only read, present or absent. So transactions are serializable for states read by id.
-    What a query finds is not checked: states that appear afterwards are missed.
+    All its reads are one snapshot: if a state that it has read has changed by a later read, the attempt ends. Its
+    writes wait in memory, where its own reads see them. One commit sends them all, and also checks every state that
+    was only read, whether it existed or not. So transactions are serializable for states read by id. The results of
+    queries are not checked: a state that appears afterwards goes unnoticed.
 
-    Made by :class:`~tai_state.TransactionManager`; for one task, or for tasks that end before it does.
+    Made by :class:`~tai_state.TransactionManager`; use it in one task, or in tasks that end before it does.
 
-    With a recent, the first state that it reads may be one that this process wrote last: a second read looks at it as
-    well, the commit checks it, and an attempt that ends without a commit, by its result or by an error, is confirmed.
+    With ``recent``, the first state that it reads may come from this process's memory. Then the next read also checks
+    that state, and so does the commit. An attempt that ends without a commit, by a result or an error, checks it too.
     """
 
     def __init__(
@@ -71,21 +70,21 @@ class Transaction:
         self._ids: set[str] = set()
         self._is_open = True
 
-    # What its function uses ------------------------------------------------------------------------------------
+    # For its function ------------------------------------------------------------------------------------------
 
     @overload
     async def get(self, state: TypedState[D]) -> StateSnapshot[D]: ...
     @overload
     async def get(self, state: str) -> JsonSnapshot: ...
     async def get(self, state: TypedState[Any] | str) -> StateSnapshot[Any]:
-        """A state as it is, or as this transaction is to write it (then at the version that it will have).
+        """A state as stored, or as this transaction will write it (then at its future version).
 
         Args:
-            state: a handle, or the id of a state of the governor that the transaction was begun for.
+            state: a handle, or the id of a state of the transaction's governor.
 
         Raises:
-            StateNotFound: there is none. That, too, is checked at the end: nobody may have written it meanwhile.
-            VersionConflict: a state read before has moved. Let it pass: the attempt is over.
+            StateNotFound: there is no such state. The commit checks that too: it fails if the state was written since.
+            VersionConflict: a state read before has changed. Do not catch this: the attempt is over.
             RuntimeError: the transaction has ended.
         """
         found = await self.find(state)
@@ -98,11 +97,17 @@ class Transaction:
     @overload
     async def find(self, state: str) -> JsonSnapshot | None: ...
     async def find(self, state: TypedState[Any] | str) -> StateSnapshot[Any] | None:
-        """As :meth:`get`; None where there is no state."""
+        """As :meth:`get`, but None if there is no such state."""
         return (await self.get_all(state))[0]
 
+    @overload
+    async def get_all(self, *states: TypedState[D]) -> list[StateSnapshot[D] | None]: ...
+    @overload
+    async def get_all(self, *states: str) -> list[JsonSnapshot | None]: ...
+    @overload
+    async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]: ...
     async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]:
-        """Several states in one read; None where there is none."""
+        """Several states in one read; None for each that does not exist."""
         self._check_open()
         streams = [self._stream(state) for state in states]
         await self._read({stream.state: stream for stream in streams})
@@ -120,24 +125,24 @@ class Transaction:
         event_id: str | None = None,
         timestamp: datetime | None = None,
     ) -> None:
-        """Write a state at the end, by one event. Several writes of one state are several events, in their order.
+        """Write a state at the end, by one event. Several writes of one state become several events, in order.
 
-        A state that this transaction has read is written only at the version it had then. Any other is written
-        whatever stands there, unless it is said what is expected.
+        A state that this transaction has read is written only if it is still at the version that was read. Any other
+        state is written at whatever version it has, unless ``expected`` is given.
 
         Args:
-            state: a handle, or the id of a state of the governor that the transaction was begun for.
-            value: the new data, a model or a JSON object as the handle has it.
-            metadata: who and why; that of the whole transaction, if not given.
+            state: a handle, or the id of a state of the transaction's governor.
+            value: the new data: a model if the handle has one, otherwise a JSON object.
+            metadata: who and why; by default the transaction's own.
             expected: what the writer believes the version to be, its earlier writes here included.
             action: what happens.
-            payload: any JSON value, kept with the event and no part of the state.
-            event_id: the caller's own, so that the same transaction again changes nothing.
-            timestamp: when it happened; now, if not given.
+            payload: any JSON value, kept with the event and not part of the state.
+            event_id: the caller's own id, so that running the same transaction again changes nothing.
+            timestamp: when it happened; by default now.
 
         Raises:
-            InvalidData: it cannot be stored, or there is no metadata.
-            VersionConflict: an earlier write here does not leave what is expected.
+            InvalidData: the data cannot be stored, or there is no metadata.
+            VersionConflict: after earlier writes here, the state is not at the expected version.
             RuntimeError: the transaction has ended.
         """
         self._check_open()
@@ -146,7 +151,7 @@ class Transaction:
         text, data = normalise_object(encoded, "state data")
         intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent, state=text)
-        self._add(state, putting(draft, intent.metadata, data), expected)
+        self._add(state, put_step(draft, intent.metadata, data), expected)
 
     def delete(
         self,
@@ -158,11 +163,11 @@ class Transaction:
         event_id: str | None = None,
         timestamp: datetime | None = None,
     ) -> None:
-        """Delete a state at the end, by one event; see :meth:`put`. That there is none to delete shows then."""
+        """Delete a state at the end, by one event; see :meth:`put`. A missing state is reported only at the end."""
         stream = self._stream(state)
         intent = Intent(self._who(metadata), action, event_id, timestamp)
         draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
-        self._add(state, putting(draft, intent.metadata, None), expected)
+        self._add(state, put_step(draft, intent.metadata, None), expected)
 
     def log(
         self,
@@ -175,11 +180,11 @@ class Transaction:
         event_id: str | None = None,
         timestamp: datetime | None = None,
     ) -> None:
-        """Record at the end that something happened to a state and left it as it is; see :meth:`put`."""
+        """Record, at the end, an event that leaves a state as it is; see :meth:`put`."""
         stream = self._stream(state)
         intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent)
-        self._add(state, logging_(self.core, stream, draft, intent.metadata), expected)
+        self._add(state, log_step(self.core, stream, draft, intent.metadata), expected)
 
     def record(
         self,
@@ -189,40 +194,40 @@ class Transaction:
         *,
         expected: Expected | None = None,
     ) -> None:
-        """Record payload-carrying events at the end, folded into the state by the manager's reducers; see :meth:`put`.
+        """Record payload-carrying events at the end; the manager's reducers fold them into the state. See :meth:`put`.
 
         An event whose action has no reducer leaves the state as it is.
         """
         stream, who = self._stream(state), self._who(metadata)
         drafts = drafts_of(self.core, stream, events, who)
-        self._add(state, recording(self.core, stream, drafts, who, self._reducers), expected)
+        self._add(state, record_step(self.core, stream, drafts, who, self._reducers), expected)
 
-    # What its manager uses -------------------------------------------------------------------------------------
+    # For its manager -------------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
-        """Whether it can still be used."""
+        """Whether the transaction can still be used."""
         return self._is_open
 
     def end(self) -> None:
-        """Nothing more can be read or written."""
+        """Allow no more reads and writes."""
         self._is_open = False
 
     @property
     def paths(self) -> set[str]:
-        """The states that it has named."""
+        """The paths of the states that it has read or will write."""
         return {*self._seen, *self._written}
 
     @property
     def reads(self) -> tuple[StateVersion, ...]:
-        """The states that it has read."""
+        """The states that it has read, at the versions it read."""
         return tuple([StateVersion(path, seen.version) for path, seen in self._seen.items()])
 
     async def commit(self, fence: Fence | None) -> tuple[StateVersion, ...]:
-        """Write all of it at once, and say what was written.
+        """Commit all writes at once; the written states at their new versions.
 
         Raises:
-            VersionConflict: something that it read has moved; nothing was written.
+            VersionConflict: a state that it read has changed; nothing was written.
             Otherwise as ``HasCore.save_state``.
         """
         if self.conflict is not None:
@@ -233,7 +238,7 @@ class Transaction:
         if self._recalled is not None and any(each.expected is not None for each in self._written.values()):
             await self.confirm()
         appends = tuple([self._append(each) for each in self._written.values()])
-        compose = separately(*[each.compose for each in self._written.values()])
+        compose = separately(*[each.compose_as_expected for each in self._written.values()])
         guards = (*self._guards(), *self.core.guards(fence))
         try:
             done = await self.core.appender.append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
@@ -249,15 +254,15 @@ class Transaction:
         return tuple(versions)
 
     async def confirm(self) -> None:
-        """See that a state that was remembered, and not read, is still so.
+        """Check that a state taken from memory is still as stored.
 
         Raises:
-            VersionConflict: it is not.
+            VersionConflict: the state has changed.
         """
         if self._recalled is not None and self.conflict is None:
             await self._look({})
 
-    # Its inside ------------------------------------------------------------------------------------------------
+    # Internal --------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -266,14 +271,14 @@ class Transaction:
     def _stream(self, state: TypedState[Any] | str) -> Stream:
         if isinstance(state, str):
             if self._governor_id is None:
-                raise InvalidData("a state's id alone names no state here: give a handle, store.state(governor, id)")
+                raise InvalidData("an id alone does not name a state here: pass a handle, store.state(governor, id)")
             return self.core.layout.stream(self._governor_id, state)
         if state.core is not self.core:
-            raise InvalidData("the handle is of another store than the transaction")
+            raise InvalidData("the handle belongs to a different store")
         return state.stream
 
     async def _read(self, streams: dict[str, Stream]) -> None:
-        """See these states. One that is the first and only one so far may be remembered: it is of one moment, too."""
+        """See these states. A single first state may come from memory: alone, it is a snapshot of one moment too."""
         async with self._reading:
             new = {path: stream for path, stream in streams.items() if path not in self._seen}
             if not new:
@@ -288,29 +293,31 @@ class Transaction:
             await self._look(new)
 
     async def _look(self, new: dict[str, Stream]) -> None:
-        """Read these states, and see that those seen before have not moved meanwhile: all of one moment."""
+        """Read new states and check, at the same moment, that the states seen before have not changed."""
         documents = (await self.core.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
-                raise self._fail(_moved(path, seen, document))
+                raise self._fail(seen.moved_error(path, document))
         self._recalled = None
         for (path, stream), document in zip(new.items(), documents, strict=False):
             self._seen[path] = self._as_seen(stream, document)
 
     def _fail(self, conflict: VersionConflict) -> VersionConflict:
-        """This attempt is over."""
+        """End this attempt; the conflict, to raise."""
         self.conflict = conflict
         if self._recent is not None and self._recalled is not None:
             self._recent.doubt(self._recalled)
         return conflict
 
     def _is_of_a_read(self, conflict: VersionConflict) -> bool:
-        """Whether a conflict is about what was read, and not about what the caller said to expect."""
+        """Whether a conflict is about a state that was read, and not about the caller's own ``expected``."""
         written = self._written.get(conflict.path)
-        return conflict.path in self._seen or written is None or written.expected is None
+        if written is None:
+            return True
+        return written.unmet is not conflict and (conflict.path in self._seen or written.expected is None)
 
     def _note(self, written: Written, done: Appended) -> None:
-        """Remember what was written, for the transactions that begin on it."""
+        """Remember what was written, for later transactions that read it first."""
         text = done.events[-1].to_state
         if self._recent is not None and not done.is_repeated and text is not None and len(text) <= CHARACTERS_MAX:
             state = self.core.state(written.stream, done.state, done.recorded_us)
@@ -324,7 +331,7 @@ class Transaction:
         return SeenState(known, self.core.state(stream, record, document.updated_us))
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
-        """A state as this transaction sees it: as it was read, with its own writes on top."""
+        """A state as this transaction sees it: as read, with the transaction's own writes applied."""
         seen = self._seen[stream.state]
         present = seen.state
         written = self._written.get(stream.state)
@@ -339,36 +346,36 @@ class Transaction:
         self._check_open()
         who = metadata or self._metadata
         if who is None:
-            raise InvalidData("who makes the change, and why? Give metadata with the write or with the transaction")
+            raise InvalidData("who makes the change, and why? Pass metadata to the write or to the transaction")
         return who
 
     def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
         stream = self._stream(state)
+        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
+        if not self._ids.isdisjoint(ids):
+            raise InvalidData("two events of one transaction have the same event id")
         written = self._written.get(stream.state)
         if written is None:
             written = Written(stream, expected, self.core.settings.upcasting.schema)
         elif expected is not None:
-            self._check_left(written, expected)
-        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
-        if not self._ids.isdisjoint(ids):
-            raise InvalidData("two events of one transaction have the same event id")
+            self._check_left(written, expected, at_once=not (self._ids or ids))
         self._ids.update(ids)
         written.steps.append(step)
         self._written[stream.state] = written
 
-    def _check_left(self, written: Written, expected: Expected) -> None:
-        """See that the writes so far leave a state as a further one expects it."""
-        stream, seen = written.stream, self._seen.get(written.stream.state)
+    def _check_left(self, written: Written, expected: Expected, *, at_once: bool) -> None:
+        """Check that the writes so far leave a state as a further write expects it."""
+        seen = self._seen.get(written.stream.state)
         if seen is None:
-            raise InvalidData("what a second write of a state expects can be checked only once the state was read")
-        after = written.compose(seen.known)
-        check_expected(stream, expected, seen.version + len(written.drafts), deleted=after.data is None)
+            raise InvalidData("a second write of a state can have expected only after a read of that state")
+        is_deleted = written.compose(seen.known).data is None
+        written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
 
     def _append(self, written: Written) -> Append:
         stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
         expected = ANY if written.expected is None else written.expected
         if seen is not None:
-            check_expected(stream, expected, seen.version, deleted=seen.is_deleted)
+            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._ids)
             expected = seen.version
         return append_of(
             stream,
@@ -380,14 +387,5 @@ class Transaction:
         )
 
     def _guards(self) -> list[Guard]:
-        """What checks the states that were only read."""
-        return [
-            Guard(path, ABSENT if seen.revision is None else At(seen.revision), partial(_moved, path, seen))
-            for path, seen in self._seen.items()
-            if path not in self._written
-        ]
-
-
-def _moved(path: str, seen: SeenState, document: Document | None) -> VersionConflict:
-    """What it means that a state that was read stands elsewhere now."""
-    return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)
+        """The checks of the states that were only read."""
+        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]

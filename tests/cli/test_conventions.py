@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def test_help_and_version(there: Program) -> None:
     assert there("--version").out.startswith("tai-state ")
     assert there("ls", "-h").out.startswith("Usage: tai-state ls ")
     assert "options follow the command" in there("--json", "ls").error(2)["message"]
+
+
+@pytest.mark.parametrize("arguments", [["history", "bank", "alice"], ["show", "bank", "nobody"]], ids=" ".join)
+def test_the_package_runs_as_a_module(there: Program, arguments: list[str]) -> None:
+    """``python -m tai_state`` prints what the script prints, and ends with its exit code."""
+    module = Program(there.folder, command=(sys.executable, "-m", "tai_state"))
+    assert module(*arguments) == there(*arguments)
 
 
 READERS = [

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state.engines.paging import Paged, chained, converted, limited, mapped, resized, taken
+from tai_state.engines.paging import Paged, chained, converted, limited, mapped, resized, take
 
 from ..support.stores import collected
 
@@ -187,8 +187,8 @@ async def test_taking_several_takes_all_of_them_or_none():
     items = _source(1)
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await taken(items, 5)
-    assert await taken(items, 3) == [1, 2, 3]
+            await take(items, 5)
+    assert await take(items, 3) == [1, 2, 3]
     assert await _insisting(items) == [4, 5, 6, 7, 8]
 
 

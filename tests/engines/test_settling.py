@@ -471,7 +471,7 @@ def test_what_is_open_from_before_is_looked_after():
 
 def test_other_errors_come_out_as_they_are():
     """What is no answer of an engine ends it at once: a caller's mistake, or a cancellation."""
-    mistake = ValueError("a path stands in the commit twice")
+    mistake = ValueError("the commit names a path twice")
     script = Scripted([mistake])
     assert raised(script, commit()) is mistake
     assert script.log == ["commit a"]

@@ -21,7 +21,7 @@ from tai_state import (
     StateStore,
 )
 from tai_state.engines.api import Document, Engine, Reading, Scan, after
-from tai_state.engines.paging import Paged, taken
+from tai_state.engines.paging import Paged, take
 from tai_state.values.events import JsonEvent
 
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, Place, collected, edit
@@ -62,7 +62,7 @@ class InUse(AroundEngine):
                 return None
             await self._happen()
             size = PAGE if left is None else min(PAGE, left)
-            page = await taken(self._engine.scan(msgspec.structs.replace(scan, start=begin, limit=size)), size)
+            page = await take(self._engine.scan(msgspec.structs.replace(scan, start=begin, limit=size)), size)
             begin = after(page[-1].id) if page else begin
             left = None if left is None else left - len(page)
             is_over = len(page) < PAGE

@@ -24,7 +24,7 @@ from tai_state import (
     TaiStateError,
 )
 from tai_state.engines.api import ANYTHING, Committed, Delete, Document, Engine, Put, Scan, Write, after
-from tai_state.engines.paging import Paged, taken
+from tai_state.engines.paging import Paged, take
 from tai_state.errors import Conflict, GovernorExists, Inconsistent, Unavailable
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 
@@ -132,7 +132,7 @@ class _InPages(AroundEngine):
             pages += 1
             if pages == 2 and scan.collection.endswith("/events"):
                 await self._meanwhile()
-            page = await taken(self._engine.scan(msgspec.structs.replace(scan, start=place, limit=2)), 2)
+            page = await take(self._engine.scan(msgspec.structs.replace(scan, start=place, limit=2)), 2)
             place = after(page[-1].id) if page else place
             return page or None
 

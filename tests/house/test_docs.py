@@ -23,9 +23,8 @@ import pytest
 import tai_state
 from tai_state.cli.program import app
 
-from ..support.pages import _FENCE, DOCS, ROOT, Block, blocks
+from ..support.pages import _FENCE, DOCS, PAGES, ROOT, Block, blocks
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
 GUIDE = DOCS / "guide"
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)

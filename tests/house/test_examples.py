@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.py"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -32,13 +34,8 @@ def test_an_example_prints_what_it_says(example: Path, tmp_path: Path) -> None:
     assert done.stdout.rstrip("\n") == expected
 
 
-def test_there_are_examples() -> None:
-    """The folder of examples is found, wherever the tests run from."""
-    assert [example.stem for example in EXAMPLES] == [
-        "field_device",
-        "ledger",
-        "nightly_job",
-        "orders",
-        "pump",
-        "transfer",
-    ]
+def test_the_examples_are_listed() -> None:
+    """The README of the examples has each of them once, the web service included."""
+    listed = re.findall(r"^\| \[`.+`\]\((.+)\) \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted([*(example.name for example in EXAMPLES), "web/service.py"])
+    assert (FOLDER / "web" / "service.py").exists()

@@ -1,9 +1,9 @@
 """A user's code, which both type checkers must accept. It is checked, never run."""
 
 from datetime import UTC, datetime
-from typing import Any, assert_type
+from typing import Annotated, Any, Literal, TypedDict, assert_type
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from tai_state import (
     ANY,
@@ -15,6 +15,7 @@ from tai_state import (
     StateHandle,
     StateMachinePersister,
     StateSnapshot,
+    Transaction,
     open_store,
 )
 
@@ -52,16 +53,61 @@ class Closed(BaseModel):
     """What an account may be instead."""
 
     reason: str
+    kind: Literal["closed"] = "closed"
+
+
+class Frozen(BaseModel):
+    """The same once more, told apart by its kind."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+Ended = Annotated[Closed | Frozen, Field(discriminator="kind")]
+
+
+class Limits(TypedDict):
+    """A state as a typed dictionary."""
+
+    daily: int
 
 
 async def unions() -> None:
-    """A union is taken as it is, and known as one by its adapter."""
+    """A union is known as one, whether it is written down, has a name, or is told apart by a field."""
     async with open_store("memory://") as store:
         either = store.state("bank", "alice", Account | Closed)
+        assert_type(either, StateHandle[Account | Closed])
         await either.save(Closed(reason="moved"), ChangeMetadata("me", "because"))
-        known = store.state("bank", "alice", TypeAdapter[Account | Closed](Account | Closed))
-        assert_type(known, StateHandle[Account | Closed])
-        assert_type((await known.get()).data, Account | Closed)
+        assert_type((await either.get()).data, Account | Closed)
+        assert_type(store.state("bank", "alice", Ended), StateHandle[Closed | Frozen])
+        adapter = TypeAdapter[Account | Closed](Account | Closed)
+        assert_type(store.state("bank", "alice", adapter), StateHandle[Account | Closed])
+
+
+async def other_models(unknown: Any) -> None:
+    """Typed dictionaries, dictionaries and no model at all are known, and a model that is not known gives anything."""
+    async with open_store("memory://") as store:
+        assert_type(store.state("bank", "limits", Limits), StateHandle[Limits])
+        assert_type(store.state("bank", "limits", dict[str, int]), StateHandle[dict[str, int]])
+        assert_type(store.state("bank", "limits", None), StateHandle[dict[str, Any]])
+        await store.state("bank", "limits", unknown).get()
+
+
+async def transactions() -> None:
+    """What a transaction reads is known, one by one and together, and so is what it returns."""
+    async with open_store("memory://") as store:
+        alice, bob = store.state("bank", "alice", Account), store.state("bank", "bob", Account)
+
+        async def transfer(tx: Transaction) -> int:
+            giver, taker = await tx.get(alice), await tx.find(bob)
+            assert_type(giver, StateSnapshot[Account])
+            assert_type(taker, StateSnapshot[Account] | None)
+            assert_type(await tx.get_all(alice, bob), list[StateSnapshot[Account] | None])
+            assert_type(await tx.get_all("alice", "bob"), list[StateSnapshot[dict[str, Any]] | None])
+            assert_type(await tx.get_all(alice, store.state("bank", "rates")), list[StateSnapshot[Any] | None])
+            tx.put(alice, Account(balance=giver.data.balance - 30))
+            return giver.data.balance
+
+        assert_type(await store.transact(transfer, ChangeMetadata("me", "because")), int)
 
 
 def narrowed(state: StateSnapshot[Account] | DeletedState) -> int:
@@ -89,6 +135,7 @@ async def plain() -> None:
             assert_type(state, StateSnapshot[dict[str, Any]])
         async for each in store.list_states("site", deleted=True):
             assert_type(each, StateSnapshot[dict[str, Any]] | DeletedState)
+        assert_type(StateSnapshot.unsaved("site", "pump", Account(balance=0)), StateSnapshot[Account])
         event = await store.log_event("site", "pump", "seen", ChangeMetadata("me", "because"), expected=EXISTS)
         assert_type(event, StateEvent[dict[str, Any]])
 

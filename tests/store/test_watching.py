@@ -12,7 +12,7 @@ import pytest
 
 from tai_state import SerializationError, StateMachinePersister, StateStore, StoreTimeout
 from tai_state.engines.api import Document, Engine, Reading, Scan
-from tai_state.engines.paging import Paged, taken
+from tai_state.engines.paging import Paged, take
 from tai_state.values.times import from_us
 
 from ..support.accounts import Account, grow
@@ -105,7 +105,7 @@ class _Flaky(AroundEngine):
 
         async def fetch() -> list[Document] | None:
             self._call("scan")
-            return await taken(documents, 30) or None
+            return await take(documents, 30) or None
 
         return Paged(fetch)
 

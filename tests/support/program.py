@@ -59,18 +59,20 @@ class Program:
 
     Args:
         folder: the working directory.
+        command: the program; by default the installed script.
         environment: variables on top of the ones around, without those that a user may have set.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *, command: Sequence[str | Path] = (SCRIPT,), **environment: str) -> None:
         self.folder = folder
+        self.command = command
         around = {name: value for name, value in os.environ.items() if name not in _SET_BY_USERS}
         self.environment = {**around, **environment}
 
     def __call__(self, *arguments: str | os.PathLike[str] | bytes) -> Ended:
         """Run a command to its end, its output piped."""
         done = subprocess.run(
-            [SCRIPT, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -83,7 +85,7 @@ class Program:
     def started(self, *arguments: str, **streams: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """A command that runs, at most until the end of the block; by default its outputs are pipes."""
         return started(
-            [SCRIPT, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
             env=self.environment,
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},

@@ -536,10 +536,10 @@ async def test_what_cannot_be_written(place: Place):
     async with place.store(engine) as store, place.store() as other:
         engine.reset()
         for put, why in (
-            (lambda tx: tx.put("alice", {}), "names no state"),
+            (lambda tx: tx.put("alice", {}), "does not name a state"),
             (lambda tx: tx.put(store.state(GOVERNOR, "alice"), {}), "who makes the change"),
             (lambda tx: tx.put(store.state(GOVERNOR, "alice"), {"n": float("nan")}, METADATA), "plain JSON"),
-            (lambda tx: tx.put(other.state(GOVERNOR, "alice"), {}, METADATA), "another store"),
+            (lambda tx: tx.put(other.state(GOVERNOR, "alice"), {}, METADATA), "a different store"),
         ):
             with pytest.raises(InvalidData, match=why):
                 async with store.transactions.transaction() as tx:

@@ -1,1 +1,1 @@
-"""The Firestore engine: the extra ``firestore``. Importing it loads no driver; opening a store does."""
+"""The Firestore engine; it needs the extra ``firestore``. Opening a store loads the driver, importing this does not."""

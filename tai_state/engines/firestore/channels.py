@@ -1,4 +1,4 @@
-"""The connections to Firestore: one where that is enough, more where many calls are under way."""
+"""The connections to Firestore: one if that is enough, several if many calls are under way."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from tai_state.engines.firestore import driver
 
 SERVICE: Final = "/google.firestore.v1.Firestore/"
 _CALLS_PER_CHANNEL: Final = 64
-"""An HTTP/2 connection to Google carries about a hundred calls at once; those beyond it wait unseen."""
+"""How many calls one connection carries. Google's limit is about a hundred; calls beyond it would wait unnoticed."""
 _CHANNELS_MAX: Final = 8
 
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_retries", 0),
-    ("grpc.use_local_subchannel_pool", 1),  # else all channels share one connection
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise all channels share one connection
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 _KEEPALIVE: Final = ("grpc.keepalive_time_ms", 30_000)
-"""Finds out that a silent connection is dead; Google's servers allow it, the emulator does not."""
+"""Detects that a silent connection is dead. Google's servers allow this, the emulator does not."""
 _LOOKAHEAD: Final = ("grpc.http2.lookahead_bytes", 1024 * 1024)
-"""How far a query's answer may arrive ahead of the thread that reads it."""
+"""How many bytes of a query's answer may arrive ahead of the thread that reads it."""
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a database is.
+    """The address of a database.
 
     Attributes:
-        project: its project's id.
-        database: its id in the project.
-        emulator: host and port of an emulator that stands in for Google; None for Google.
+        project: the id of its project.
+        database: the id of the database in the project.
+        emulator: the host and port of an emulator; None for Google.
     """
 
     project: str
@@ -48,7 +48,7 @@ class Channel:
     """One connection and the calls on it.
 
     Attributes:
-        busy: calls under way.
+        busy: how many calls are under way.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -72,7 +72,7 @@ class Channel:
 
 
 class Channels:
-    """A few channels to one address, of one event loop in one process."""
+    """A few channels to one address, for one event loop in one process."""
 
     def __init__(self, address: Address, credentials: Any, quota_project: str | None) -> None:
         self._address = address
@@ -82,7 +82,7 @@ class Channels:
 
     @contextmanager
     def borrow(self) -> Generator[Channel, None, None]:
-        """The channel for one call: the first that is not full, else a new one, else the one with the fewest calls."""
+        """A channel for one call: the first that is not full, or a new one, or the one with the fewest calls."""
         channel = next((each for each in self._channels if each.busy < _CALLS_PER_CHANNEL), None)
         if channel is None:
             if len(self._channels) < _CHANNELS_MAX:
@@ -102,7 +102,7 @@ class Channels:
         return self._connect_to_google(driver.Transport, _OPTIONS)
 
     def connect_blocking(self) -> Any:
-        """A channel whose calls are made by threads; the caller closes it."""
+        """A channel for calls from threads; the caller closes it."""
         options = (*_OPTIONS, _LOOKAHEAD, driver.ONE_THREAD_PER_STREAM)
         if self._address.emulator is not None:
             return driver.grpc.insecure_channel(self._address.emulator, options=options)
@@ -114,34 +114,34 @@ class Channels:
         )
 
     async def aclose(self) -> None:
-        """End all channels."""
+        """Close all channels."""
         channels, self._channels = self._channels, []
         for each in channels:
             await each.connection.close()
 
 
 async def connect(address: Address) -> Channels:
-    """Channels with the credentials that Google's library finds; with an emulator none are needed.
+    """Channels with the credentials that Google's library finds; an emulator needs none.
 
     Raises:
         google.auth.exceptions.GoogleAuthError: there are no credentials.
     """
     if address.emulator is not None:
         return Channels(address, None, None)
-    # Finding them reads files, and may ask the machine's metadata server.
+    # The search for credentials reads files, and may ask the machine's metadata server.
     credentials, _ = await asyncio.to_thread(driver.auth.default, scopes=driver.Transport.AUTH_SCOPES)
     return Channels(address, credentials, getattr(credentials, "quota_project_id", None))
 
 
 def metadata(address: Address, database: str, parameter: str) -> tuple[tuple[str, str], ...]:
-    """What goes with each call of a kind.
+    """The metadata to send with each call of one kind.
 
     Args:
-        address: of the database.
-        database: the name of its resource.
-        parameter: the request's field by which Google routes it.
+        address: the address of the database.
+        database: the name of the database's resource.
+        parameter: the field of the request by which Google routes it.
     """
     routing = driver.routing_header.to_grpc_metadata(((parameter, database),))
     prefix = ("google-cloud-resource-prefix", database)
-    # The emulator lets its owner pass the rules.
+    # In the emulator, its owner bypasses the security rules.
     return (routing, prefix, ("authorization", "Bearer owner")) if address.emulator else (routing, prefix)

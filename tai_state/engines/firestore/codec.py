@@ -1,13 +1,13 @@
-"""Fields to Firestore's values and back, exactly: ``docs/format.md`` fixes how what Firestore cannot hold is stored.
+"""Converting fields to Firestore's values and back without loss. ``docs/format.md`` fixes the stored form.
 
-Firestore's own types hold nearly all of JSON. What they cannot hold stands as JSON text, in two places that no
-user's key can collide with, because a key of that name is itself stored as text:
+Firestore's own types can hold nearly all of JSON. All else is stored as JSON text in one of two places. No key of a
+user's can collide with them, because a key of that name is itself stored as text:
 
-* ``{"_json": text}`` in place of a value: an integer past 64 bits, an array in an array, a map or an array deeper
-  than Firestore nests;
-* ``"_keys": text`` beside a map's other keys: an object of those entries whose keys Firestore refuses.
+* ``{"_json": text}`` instead of a value: an integer beyond 64 bits, an array in an array, or a map or an array that is
+  nested too deeply for Firestore;
+* ``"_keys": text`` beside a map's other keys: an object with the entries whose keys Firestore refuses.
 
-The messages are passed in, so that nothing here needs the driver.
+The messages are passed in, so that this module does not need the driver.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 from tai_state.engines.api import Fields
 
 SEAL: Final = "_w"
-"""A number beside the document's own fields; see ``seals.py``."""
+"""The key of the seal, a number beside the document's own fields; see ``seals.py``."""
 
 _JSON: Final = "_json"
 _KEYS: Final = "_keys"
@@ -30,18 +30,18 @@ _RESERVED: Final = frozenset({SEAL, _JSON, _KEYS})
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 NATIVE_DEPTH_MAX: Final = 19
-"""Firestore nests 20 deep, and the map that holds a text needs one of them."""
+"""Firestore allows 20 levels, and the map that holds a text needs one of them."""
 PATH_BYTES_MAX: Final = 1_500 - len("._json")
-"""Firestore's limit for the keys above a value and its own, joined by dots; beneath, a text must find room."""
+"""Firestore's limit for a value's key and the keys above it, joined by dots, less the room for a text below it."""
 _UTF8_BYTES_MAX: Final = 4
 
 COMPRESSED: Final = frozenset({"payload", "to_state", "state"})
-"""Fields of events and snapshots that hold JSON text, which nobody queries."""
+"""Fields of events and snapshots that hold JSON text and are never queried."""
 COMPRESSED_FROM: Final = 1_024
-"""Characters from which a text is compressed: below, it saves no index entry, no page and hardly a byte."""
+"""The length in characters from which a text is compressed. Compressing a shorter one saves almost nothing."""
 _COMPRESSION_LEVEL: Final = 1
 _TEXT_BYTES_MAX: Final = 16 * 1024 * 1024
-"""A compressed text that grows beyond this was not written here: no document is so large."""
+"""A compressed text with a larger content was not written by this module: no document is that large."""
 
 _WORDS: Final = {
     "timestamp_value": "a timestamp",
@@ -52,14 +52,14 @@ _WORDS: Final = {
 
 
 class NotJson(ValueError):
-    """A stored value is none that this module writes."""
+    """A stored value is not one that this module writes."""
 
 
 def encode(fields: Fields, to: Any) -> None:
     """Write fields into a message's empty map of values.
 
     Raises:
-        TypeError: a value is not plain JSON, or a float is no number.
+        TypeError: a value is not plain JSON, or a float is NaN or infinite.
     """
     for name in COMPRESSED:
         text = fields.get(name)
@@ -70,7 +70,7 @@ def encode(fields: Fields, to: Any) -> None:
 
 
 def _encode_map(fields: Fields, to: Any, depth: int, above: int) -> None:
-    """Write a map of this depth (the document's own fields: 1), so many bytes of path above its keys."""
+    """Write a map at a depth (the document's own fields: 1), with ``above`` bytes of path above its keys."""
     odd: Fields = {}
     for key, value in fields.items():
         kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
@@ -130,11 +130,11 @@ def _encode_text(value: Any, to: Any) -> None:
 
 
 def is_odd(key: str, above: int = 0) -> bool:
-    """Whether a map's entry of this key stands as text: Firestore refuses the key, or this module uses it.
+    """Whether a map's entry with this key is stored as text: Firestore refuses the key, or this module reserves it.
 
     Args:
-        key: of the entry.
-        above: the bytes of the keys above it, each with a dot behind it.
+        key: the key of the entry.
+        above: the bytes of the keys above it, each followed by a dot.
     """
     if not key or (
         key[0] == "_" and (key in _RESERVED or (key[1:2] == "_" and key[-2:] == "__" and len(key) > 3))  # noqa: PLR2004
@@ -144,19 +144,19 @@ def is_odd(key: str, above: int = 0) -> bool:
 
 
 def decode(values: Any) -> Fields:
-    """The fields that a document's map of values holds.
+    """The fields in a document's map of values.
 
     Raises:
-        NotJson: there is something that :func:`encode` never writes; the message names its kind, not its value.
+        NotJson: a value is not one that :func:`encode` writes; the message names its kind, not the value.
     """
-    # Most values are texts, and one that is not empty says that it is one: asking for the kind costs twice as much.
+    # Most values are texts, and a nonempty text shows that it is one: asking for the kind costs twice as much.
     fields: Fields = {key: value.string_value or _decode(value, key) for key, value in values.items()}
     fields.pop(SEAL, None)
     return _with_odd_keys(fields) if _KEYS in fields else fields
 
 
 def _decode(value: Any, key: str = "") -> Any:
-    """One value; the key is that of a field of the document's own."""
+    """Decode one value; for a field of the document itself, its key is given."""
     kind = value.WhichOneof("value_type")
     if kind == "string_value" or kind == "integer_value" or kind == "boolean_value":  # noqa: PLR1714 - the fastest
         return getattr(value, kind)
@@ -165,7 +165,7 @@ def _decode(value: Any, key: str = "") -> Any:
     if kind == "map_value":
         fields = {key: each.string_value or _decode(each) for key, each in value.map_value.fields.items()}
         if _JSON in fields:
-            return _from_text(fields[_JSON]) if len(fields) == 1 else _refuse("a map with a key that is reserved")
+            return _from_text(fields[_JSON]) if len(fields) == 1 else _refuse("a map with a reserved key")
         return _with_odd_keys(fields) if _KEYS in fields else fields
     if kind == "array_value":
         return [_decode(each) for each in value.array_value.values]
@@ -173,20 +173,20 @@ def _decode(value: Any, key: str = "") -> Any:
         return None
     if kind == "double_value":
         number = value.double_value
-        return number if math.isfinite(number) else _refuse("a float that is no number")
+        return number if math.isfinite(number) else _refuse("a float that is NaN or infinite")
     return _refuse(_WORDS.get(kind, "a value of another kind"))
 
 
 def _with_odd_keys(fields: Fields) -> Fields:
     odd = _from_text(fields.pop(_KEYS))
-    return fields | odd if isinstance(odd, dict) else _refuse("a text that is no object")
+    return fields | odd if isinstance(odd, dict) else _refuse("a text that is not a JSON object")
 
 
 def _from_text(text: Any) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, TypeError):
-        return _refuse("a text that is no JSON")
+        return _refuse("a text that is not JSON")
 
 
 def _decompressed(data: bytes) -> Any:
@@ -195,7 +195,7 @@ def _decompressed(data: bytes) -> Any:
         text = unpacking.decompress(data, _TEXT_BYTES_MAX).decode()
     except (zlib.error, UnicodeDecodeError):
         return _refuse("a compressed text that is damaged")
-    return text if unpacking.eof else _refuse("a compressed text that is cut off or too long")
+    return text if unpacking.eof else _refuse("a compressed text that is truncated or too long")
 
 
 def _refuse(what: str) -> Any:
@@ -203,7 +203,7 @@ def _refuse(what: str) -> Any:
 
 
 def stored_bytes(values: Any) -> int:
-    """What Firestore counts for a map of values towards the limit of a document."""
+    """The bytes that Firestore counts for a map of values towards the limit of a document."""
     return sum([len(key.encode()) + 1 + _value_bytes(value) for key, value in values.items()])
 
 

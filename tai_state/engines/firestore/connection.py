@@ -1,4 +1,4 @@
-"""The four verbs on an open connection. Importing this loads Google's libraries: the engine does when it is opened."""
+"""The four verbs on an open connection. Importing this loads Google's libraries; the engine does so when it opens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tai_state.engines.api import Capabilities, Change, Committed, Document, Rea
 from tai_state.engines.filtering import passes
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
-from tai_state.engines.firestore.errors import mapped
+from tai_state.engines.firestore.errors import mapped_error
 from tai_state.engines.firestore.listening import Listener, Watch
 from tai_state.engines.firestore.messages import (
     Names,
@@ -34,24 +34,24 @@ from tai_state.engines.watching import is_collection
 T = TypeVar("T")
 
 DEADLINE_SECONDS: Final = 15.0
-"""For each call: shorter than a store looks after a change, so that it can still find out what became of it."""
+"""The deadline of each call: shorter than the store's timeout, so that the store can still find out the outcome."""
 
 _DOCUMENTS_PER_TARGET: Final = 100
 _NOWHERE: Final = "meta/store"
-"""Read where only the time is asked for, which comes with any answer."""
+"""The path to read if only the time is wanted, which comes with every answer."""
 
 
 class Connection:
     """See :class:`~tai_state.engines.api.Engine` for the verbs.
 
     Args:
-        address: of the database.
-        channels: to it.
-        capabilities: the engine's.
-        request_bytes_max: what the server takes in one message.
+        address: the address of the database.
+        channels: the channels to it.
+        capabilities: the engine's capabilities.
+        request_bytes_max: how many bytes the server accepts in one message.
 
     Attributes:
-        names: of the database's documents.
+        names: the names of the database's documents.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Connection:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def aclose(self) -> None:
-        """Wait for the calls under way, then end everything."""
+        """Wait for the calls under way, then close everything."""
         try:
             if self._tasks:
                 await asyncio.wait(self._tasks)
@@ -78,7 +78,7 @@ class Connection:
                 await self._channels.aclose()
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
-        return await self._finished(self._read(paths))
+        return await self._finish(self._read(paths))
 
     async def _read(self, paths: Sequence[str]) -> Reading:
         found: dict[str, Document] = {}
@@ -86,7 +86,7 @@ class Connection:
         request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]))
         with _translated("read"), self._channels.borrow() as channel:
             call = channel.batch_get(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
-            responses = [response async for response in call]  # to its end, whatever is wrong with one of them
+            responses = [response async for response in call]  # read to the end even if one of them is wrong
         for response in responses:
             time_us = max(time_us, microseconds(response.read_time))
             if response.WhichOneof("result") == "found":
@@ -100,19 +100,19 @@ class Connection:
         return Paged(limited(pages.fetch, 0 if is_empty else scan.limit))
 
     def query(self, request: Any, bytes_used: int) -> Page:
-        """Begin a query; with how much was used of the pages before."""
+        """Begin a query; ``bytes_used`` is how much was used of the pages before."""
         with _translated("scan"):
             return self._queries.page(request, bytes_used, DEADLINE_SECONDS)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
-        # The nonce only has to differ from the one before it in each document.
+        # The nonce only has to differ from the previous one of each document.
         nonce = random.getrandbits(NONCE_BITS)
         request = commit_request(self.names, writes, nonce, self._capabilities, self._request_bytes_max)
         if not request.writes:
             time_us = (await self.read([])).time_us
             return Committed(time_us, time_us)
         sent: list[Any] = []
-        task = self._begun(self._commit(request, required(writes), sent))
+        task = self._start(self._commit(request, required(writes), sent))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -137,14 +137,15 @@ class Connection:
         collections = [Target(collection=each) for each in each_once if is_collection(each)]
         return Watch(self._listener, Watched([*map(Target, groups), *collections]), DEADLINE_SECONDS)
 
-    async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a call, which goes on when the caller is cancelled, until its deadline at most."""
-        return await asyncio.shield(self._begun(work))
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a call. If the caller is cancelled, the call goes on until its deadline at most."""
+        return await asyncio.shield(self._start(work))
 
-    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A call, made in a task of the engine's.
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a call in a task of the engine's own.
 
-        It is never left before its end, or the driver fails in the next event loop: that is where the end arrives.
+        The task always runs to the end of the call. Otherwise the end would arrive in the next event loop, and the
+        driver would fail there.
         """
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -154,11 +155,11 @@ class Connection:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whose caller was cancelled, its failure concerns nobody
+            task.exception()  # marks the failure as seen: a cancelled caller does not see it
 
 
 class _Pages:
-    """The pages of one scan, each by a query of its own that goes on where the last one ended."""
+    """The pages of one scan; each is a query of its own that continues where the previous one ended."""
 
     def __init__(self, connection: Connection, scan: Plan, limit: int | None) -> None:
         self._connection = connection
@@ -178,7 +179,7 @@ class _Pages:
                 with _translated("scan"):
                     arrived = await self._page.next()
             except Exception:
-                self._page = None  # asked again, it goes on where it was
+                self._page = None  # the next call continues at the same place
                 raise
             if isinstance(arrived, End):
                 self._page = None
@@ -190,7 +191,7 @@ class _Pages:
         return None
 
     def _narrowed(self, page: Sequence[Document]) -> Sequence[Document]:
-        """Without what the server could not be asked to leave out."""
+        """The page without documents that the server could not be asked to leave out."""
         scan = self._scan
         if scan.by is None and scan.end is not None and page and page[-1].id >= scan.end:
             self._ended = True
@@ -198,7 +199,7 @@ class _Pages:
 
 
 async def open_connection(address: Address, capabilities: Capabilities, request_bytes_max: int) -> Connection:
-    """A connection to a database; nothing is sent yet.
+    """Open a connection to a database; this sends nothing yet.
 
     Raises:
         StoreUnavailable: there are no credentials.
@@ -210,8 +211,8 @@ async def open_connection(address: Address, capabilities: Capabilities, request_
 
 @contextmanager
 def _translated(operation: str, required: str | None = None) -> Generator[None, None, None]:
-    """Errors of the driver as errors of the tree."""
+    """Raise the driver's errors as errors of this library."""
     try:
         yield
     except Exception as error:
-        raise mapped(error, operation, required=required) from error
+        raise mapped_error(error, operation, required=required) from error

@@ -1,9 +1,9 @@
-"""What is used of Google's libraries. They ship few types, so everything here is ``Any``, and stays in this room.
+"""The parts of Google's libraries that are used. They have few types, so everything here is ``Any``.
 
-What is private to them is used in this file alone, by the functions at its end: what is public can neither end a call
-that says that it is over, nor wait for a call's end. Importing this module checks that all of it is there.
+Private parts of these libraries are used only in this file, by the functions at its end: the public parts can neither
+end a call that claims to be over, nor wait for the end of a call. Importing this module checks that they are there.
 
-Importing it costs half a second and 60 MB: only opening a store does.
+The import takes half a second and 60 MB, so it happens only when a store is opened.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 from tai_state.errors import UnknownStore
 
 GRPCIO_BELOW: Final = "1.86"
-"""The first release that this was not tried with; the extra in ``pyproject.toml`` names it, too."""
+"""The first release that this was not tested with; the extra in ``pyproject.toml`` names it too."""
 
 _RELIED_ON: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "grpc.experimental": (("ChannelOptions", "SingleThreadedUnaryStream"),),
@@ -30,26 +30,26 @@ _RELIED_ON: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "grpc.aio._call": (("UnaryUnaryCall", "_cython_call"), ("StreamStreamCall", "_initializer")),
     "grpc._cython.cygrpc": (("_AioCall", "cancel"), ("_AioCall", "_handle_status_once_received")),
 }
-"""By module: classes, and what they or their objects have that no document of gRPC's names."""
+"""By module: pairs of a class and an undocumented attribute that the class or its objects must have."""
 
 
 def check() -> None:
-    """See that what is relied on is there: else a call would fail later, as if the connection had.
+    """Check that all attributes relied on are there; otherwise a call would fail later like a broken connection.
 
     Raises:
-        UnknownStore: it is not in this release of grpcio; the message names what is missing.
+        UnknownStore: this release of grpcio lacks one; the message names it.
     """
     for module, pairs in _RELIED_ON.items():
         for owner, name in pairs:
             if not _has(getattr(import_module(module), owner, None), name):
                 raise UnknownStore(
                     f"grpcio {version('grpcio')} is not supported",
-                    f"{module}.{owner} has no {name} there; install it by: pip install 'grpcio<{GRPCIO_BELOW}'",
+                    f"its {module}.{owner} has no {name}; run: pip install 'grpcio<{GRPCIO_BELOW}'",
                 )
 
 
 def _has(owner: Any, name: str) -> bool:
-    """Whether the objects of a class have an attribute: from the class, or set when they are made."""
+    """Whether the objects of a class have an attribute: from the class, or set by a constructor."""
     classes: Sequence[type] = getattr(owner, "__mro__", ())
     makers: list[Any] = [vars(each).get("__init__") for each in classes]
     set_when_made: list[Sequence[str]] = [each.__code__.co_names for each in makers if hasattr(each, "__code__")]
@@ -71,9 +71,9 @@ Transport: Any = _transports.FirestoreGrpcAsyncIOTransport
 BlockingTransport: Any = _transports.FirestoreGrpcTransport
 
 ONE_THREAD_PER_STREAM: Final = (import_module("grpc.experimental").ChannelOptions.SingleThreadedUnaryStream, 1)
-"""The thread that asks for a message also fetches it: without, another thread does, and wakes it for each."""
+"""The thread that asks for a message fetches it itself. Otherwise a second thread fetches each message and wakes it."""
 
-# The plain protobuf classes: their wrappers cost 45 to 90 times as much for each document.
+# The plain protobuf classes: the wrapped ones take 45 to 90 times as long for each document.
 BatchGetDocumentsRequest: Any = _types.BatchGetDocumentsRequest.pb()
 BatchGetDocumentsResponse: Any = _types.BatchGetDocumentsResponse.pb()
 CommitRequest: Any = _types.CommitRequest.pb()
@@ -85,40 +85,39 @@ RunQueryResponse: Any = _types.RunQueryResponse.pb()
 Value: Any = _types.Value.pb()
 
 _WAITS_FOR_THE_END: Final = "_AioCall._handle_status_once_received"
-"""The task of the driver's that does, for each stream."""
+"""The name of the driver's coroutine that waits for the end of a stream."""
 
 _PROCESS: Final = os.getpid()
 
 
 def check_process() -> None:
-    """Refuse to go on in a child that was forked after gRPC was loaded: it hangs or crashes there.
+    """Refuse to work in a process that was forked after gRPC was loaded: gRPC hangs or crashes there.
 
     Raises:
-        RuntimeError: this is such a child.
+        RuntimeError: this is such a process.
     """
     if os.getpid() != _PROCESS:
-        raise RuntimeError(
-            "this process was forked after Firestore was used: start it by spawn or forkserver, or fork earlier"
-        )
+        raise RuntimeError("this process was forked after Firestore was used: use spawn or forkserver, or fork earlier")
 
 
 def break_off(call: Any) -> None:
-    """Have a call end soon, whatever it says of itself: a stream that could not be written to says that it is over.
+    """Make a call end soon, even a stream that claims to be over because writing to it has failed.
 
-    Its own ``cancel`` would leave such a stream as it is, and stop waiting for the end of any other.
+    The call's own ``cancel`` does nothing to such a stream, and for any other stream it stops waiting for the end.
     """
     call._cython_call.cancel("the caller was cancelled")  # noqa: SLF001
 
 
 def begin(stream: Callable[[], Any]) -> tuple[Any, list[asyncio.Task[Any]]]:
-    """Begin a stream. Gives the call, and the tasks in which the driver waits for its beginning and its end.
+    """Begin a stream. Returns the call, and the tasks in which the driver waits for its beginning and its end.
 
-    What they wait for must arrive before the event loop is closed, or it fails in the next one. The second task is made
-    in the first step of the first one, and nothing names it: it is in the list from the next thing awaited on.
+    Both tasks must end before the event loop is closed; otherwise the driver fails in the next event loop. The first
+    task makes the second one in its first step, and has no reference to it. The list includes it after the caller's
+    next ``await``.
     """
     loop = asyncio.get_running_loop()
     others: set[asyncio.Task[Any]] = set()
-    # In this order, with nothing of another stream in between.
+    # These three steps run in this order, with no step of another stream in between.
     loop.call_soon(lambda: others.update(_waiting_for_ends()))
     call = stream()
     waiting: list[asyncio.Task[Any]] = [call._initializer]  # noqa: SLF001
@@ -131,9 +130,9 @@ def _waiting_for_ends() -> set[asyncio.Task[Any]]:
 
 
 def drain(call: Any) -> None:
-    """End a call of a thread's if it has not ended, and take what arrives of its end.
+    """End a call that was made by a thread, unless it has ended, and take all that still arrives from it.
 
-    The driver would keep a call whose end nobody took, and with it the connection, even after it was closed.
+    Otherwise the driver keeps the call, and with it the connection, even after the connection was closed.
     """
     call.cancel()
     while call._state.due:  # noqa: SLF001

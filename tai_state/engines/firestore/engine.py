@@ -1,4 +1,4 @@
-"""The four verbs on a Firestore database: when it is opened and closed, and by whom it may be used."""
+"""The engine on a Firestore database: it is opened and closed here, and used in one event loop of one process only."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from tai_state.engines.firestore.connection import Connection
 
 EMULATOR: Final = "FIRESTORE_EMULATOR_HOST"
-"""The environment variable with an emulator's host and port; Google's libraries know it too."""
+"""The environment variable with an emulator's host and port; Google's libraries read it too."""
 
 _MIB: Final = 1024 * 1024
 _REQUEST_BYTES_MAX: Final = 10 * _MIB
 _REQUEST_BYTES_MAX_EMULATOR: Final = 4 * _MIB
 _ROOM_BYTES: Final = _MIB // 2
-"""For the names of documents and fields in a request, beside their JSON."""
+"""The room that a request needs for the names of documents and fields, beside their JSON."""
 _DOCUMENT_BYTES_MAX: Final = _MIB - 8 * 1024
-"""Firestore counts a document's name, up to 6 KiB, towards its MiB."""
+"""The limit is 1 MiB, and Firestore counts a document's name, up to 6 KiB, towards it."""
 _OPERATIONS_MAX: Final = 5_000
-"""Firestore sets no number; this many are shown to work."""
+"""Firestore itself sets no limit; this many are known to work."""
 
 
 class FirestoreEngine:
@@ -76,7 +76,8 @@ class FirestoreEngine:
         Raises:
             UnknownStore: the extra is not installed.
             StoreUnavailable: there are no credentials.
-            RuntimeError: it is open already, or not under asyncio, or in a process forked from one that used Firestore.
+            RuntimeError: the engine is already open, or the event loop is not asyncio's, or this process was forked
+                from one that used Firestore.
         """
         if self._is_entered:
             raise RuntimeError(OPEN_ALREADY)
@@ -86,7 +87,7 @@ class FirestoreEngine:
             if (error.name or "").partition(".")[0] not in {"google", "grpc"}:
                 raise
             raise UnknownStore(
-                "the store on Firestore is an extra", 'install it by: pip install "tai-state[firestore]"'
+                "a store on Firestore needs the extra firestore", 'run: pip install "tai-state[firestore]"'
             ) from error
         driver.check_process()
         self._loop = _running_loop()
@@ -123,15 +124,15 @@ class FirestoreEngine:
         return ()
 
     def _opened(self) -> Connection:
-        """The connection, if it may be used from here.
+        """The connection, if the caller may use it.
 
         Raises:
-            RuntimeError: it may not, and why.
+            RuntimeError: the caller may not use it; the message says why.
         """
         if self._connection is None:
             raise RuntimeError(NOT_OPEN)
         if self._process != os.getpid():
-            raise RuntimeError("the store was opened before this process was forked: open another one here")
+            raise RuntimeError("the store was opened before this process was forked: open another one in this process")
         if self._loop is not _running_loop():
             raise RuntimeError("the store was opened in another event loop: open one in each")
         return self._connection
@@ -141,4 +142,4 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        raise RuntimeError("the store on Firestore runs under asyncio only, as Google's library does") from None
+        raise RuntimeError("a store on Firestore works with asyncio only, like Google's library") from None

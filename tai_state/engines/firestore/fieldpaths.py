@@ -9,7 +9,7 @@ _SIMPLE: Final = re.compile("[A-Za-z_][A-Za-z_0-9]*")
 
 
 def quoted(dotted: str) -> str:
-    """A dotted path; keys that are no plain names stand in backticks."""
+    """A dotted path, with backticks around each key that is not a plain name."""
     return ".".join([key if _SIMPLE.fullmatch(key) else _in_quotes(key) for key in dotted.split(".")])
 
 

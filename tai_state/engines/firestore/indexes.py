@@ -1,7 +1,7 @@
-"""The indexes that a database needs, in the form that is deployed. Everything else is exempt.
+"""The indexes that a database needs, in the form in which they are deployed. All other fields are exempted.
 
-Firestore indexes every field unless told otherwise, and each entry costs a little of every write, storage, and, for
-fields that only grow, a limit of 500 writes a second. What is exempt here is never asked for.
+Firestore indexes every field unless it is exempted. Each index entry slows down writes a little and takes storage, and
+for fields that only grow it limits writes to 500 a second. The fields exempted here are never queried.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _ASCENDING: Final = {"order": "ASCENDING", "queryScope": "COLLECTION"}
 
 
 def index_config(indexed: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
-    """What ``firestore.indexes.json`` is to hold.
+    """The content of ``firestore.indexes.json``.
 
-    An exemption holds for all collections of one id in a database: where others in it have collections of the same
-    ids, give tai-state a database of its own, or its collection ids a prefix.
+    An exemption holds for all collections with the same id in a database. If other programs use collections with these
+    ids, give tai-state a database of its own, or give its collection ids a prefix.
 
     Args:
         indexed: the state fields (dotted paths into the data) that ``find_states`` may ask for.
-        prefix: of the collection ids.
+        prefix: the prefix of the collection ids.
     """
     overrides: list[dict[str, Any]] = []
     for collection in COLLECTIONS:

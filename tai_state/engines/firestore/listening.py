@@ -1,4 +1,4 @@
-"""Listening to Firestore: one stream carries the targets of all watches, and is made again when it breaks."""
+"""Listening to Firestore: one stream carries the targets of all watches, and is replaced when it breaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from tai_state.engines.api import NOT_OPEN, Change
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Channel, Channels
-from tai_state.engines.firestore.errors import is_lasting, mapped
+from tai_state.engines.firestore.errors import is_lasting, mapped_error
 from tai_state.engines.firestore.messages import (
     Names,
     microseconds,
@@ -38,14 +38,15 @@ _RESET: Final = 4
 
 
 class Watch(AsyncIterator[Change]):
-    """One watch as its user sees it, established as long as its block runs. Yields changes; waits where there are none.
+    """One watch as its user sees it, established while its block runs. Yields changes, and waits for the next ones.
 
-    No generator: it may be left to the end of the event loop, and then two ends of one generator would meet.
+    This is not a generator: a watch may be abandoned until the event loop ends, and two parties would then try to close
+    the same generator.
 
     Args:
-        listener: tells it.
+        listener: reports changes to it.
         watched: what it knows.
-        timeout_seconds: for establishing it.
+        timeout_seconds: how long establishing it may take.
     """
 
     def __init__(self, listener: Listener, watched: Watched, timeout_seconds: float) -> None:
@@ -56,24 +57,24 @@ class Watch(AsyncIterator[Change]):
         self._moved = asyncio.Event()
 
     def wake(self) -> None:
-        """Something was told."""
+        """Wake the user's step, because a change was reported."""
         self._moved.set()
 
     def fail(self, error: Exception) -> None:
-        """It cannot go on."""
+        """End the watch with an error."""
         self._error = error
         self._moved.set()
 
     async def __aenter__(self) -> Self:
-        """Have every target told.
+        """Wait until every target has been reported once.
 
         Raises:
-            StoreUnavailable, StoreTimeout: it cannot be.
+            StoreUnavailable, StoreTimeout: the watch could not be established.
             RuntimeError: the engine was closed.
         """
         self._listener.add(self)
         try:
-            await asyncio.wait_for(self._established(), self._timeout_seconds)
+            await asyncio.wait_for(self._wait_established(), self._timeout_seconds)
         except BaseException as error:
             await self._listener.remove(self)
             if isinstance(error, TimeoutError):
@@ -84,7 +85,7 @@ class Watch(AsyncIterator[Change]):
     async def __aexit__(self, *exc: object) -> None:
         await self._listener.remove(self)
 
-    async def _established(self) -> None:
+    async def _wait_established(self) -> None:
         while not self.watched.is_established:
             await self._wait()
 
@@ -101,10 +102,10 @@ class Watch(AsyncIterator[Change]):
 
 
 class Listener:
-    """Keeps the stream as long as there is a watch.
+    """Keeps the stream open while there is a watch.
 
-    A broken stream is made again, with growing pauses, for as long as somebody watches; only what cannot get
-    better by itself ends the watches, and those that were not established yet are told at once.
+    A broken stream is replaced, with growing pauses, while there is a watch. An error that cannot pass by itself ends
+    all watches. Any other error ends only watches that are not established yet.
     """
 
     def __init__(self, names: Names, channels: Channels, metadata: Any) -> None:
@@ -114,13 +115,13 @@ class Listener:
         self._ids = count(1)
         self._targets: dict[int, tuple[Target, Watch]] = {}
         self._requests: asyncio.Queue[Any] | None = None  # of the present stream
-        self._call: Any | None = None  # likewise
+        self._call: Any | None = None  # of the present stream
         self._stop: asyncio.Event | None = None  # of the present task
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause = _PAUSE_SECONDS_MIN  # of the present task
 
     def add(self, watch: Watch) -> None:
-        """Have a watch's targets told from now on."""
+        """Start to report a watch's targets to it."""
         for target in watch.watched.targets:
             target_id = next(self._ids)
             self._targets[target_id] = (target, watch)
@@ -133,7 +134,7 @@ class Listener:
             task.add_done_callback(self._tasks.discard)
 
     async def remove(self, watch: Watch) -> None:
-        """Have its targets told no longer; the last one's leaving ends the stream."""
+        """Stop reporting a watch's targets; when the last watch leaves, the stream ends."""
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
             if self._requests is not None and self._targets:
@@ -162,16 +163,16 @@ class Listener:
                 if not stop.is_set():
                     raise
             except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
-                if not stop.is_set():  # else the watches that there are now have another stream
+                if not stop.is_set():  # otherwise the present watches have another stream
                     self._tell(failure)
             with suppress(TimeoutError):
-                # The chance spreads the load of many processes.
+                # The random part spreads the load of many processes.
                 await asyncio.wait_for(stop.wait(), self._pause * (1 + random.random()))  # noqa: S311
             self._pause = min(self._pause * 2, _PAUSE_SECONDS_MAX)
 
     def _tell(self, error: Exception) -> None:
         _log.warning("watching is interrupted: %s", type(error).__name__)
-        found = mapped(error, "watch")
+        found = mapped_error(error, "watch")
         if is_lasting(error):
             self._fail_all(found)
             return
@@ -189,7 +190,7 @@ class Listener:
         watch.fail(error)
 
     async def _stream(self, channel: Channel, stop: asyncio.Event) -> None:
-        """One stream from its first request to its end."""
+        """Run one stream from its first request to its end."""
         requests: asyncio.Queue[Any] = asyncio.Queue()
         for target_id, (target, _) in self._targets.items():
             requests.put_nowait(self._request(target_id, target))
@@ -199,7 +200,7 @@ class Listener:
         try:
             while not stop.is_set() and (response := await call.read()) is not driver.aio.EOF:
                 self._pause = _PAUSE_SECONDS_MIN
-                if response is None:  # the driver's word for what it could not read: begin anew
+                if response is None:  # the driver could not read a response: begin a new stream
                     break
                 self._apply(response)
         finally:
@@ -253,7 +254,7 @@ class Listener:
                 self._drop(watch, StoreUnavailable("watch", str(change.cause.code), change.cause.message))
 
     def _check_count(self, filter_: Any) -> None:
-        """Firestore says how many documents match; where that is another number, all must be told anew."""
+        """Compare Firestore's count of matching documents with ours; if they differ, replace the target."""
         if filter_.target_id not in self._targets or self._requests is None:
             return
         target, watch = self._targets.pop(filter_.target_id)
@@ -267,7 +268,7 @@ class Listener:
 
 
 async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:
-    """Send requests until there is a None, or the stream ends: why, its reader is told."""
+    """Send requests until a None comes, or the stream ends; the reader of the stream gets its error."""
     with suppress(Exception):
         while (request := await requests.get()) is not None:
             await call.write(request)

@@ -1,4 +1,4 @@
-"""The waist's words as Firestore's messages, and back. Nothing here waits or keeps anything."""
+"""Converting requests and documents to Firestore's messages and back. Nothing here waits or keeps state."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from tai_state.engines.firestore.seals import fits, seal
 from tai_state.errors import CommitRefused, CommitTooLarge, DocumentTooLarge
 
 _STORED_BYTES_MAX: Final = 1024 * 1024
-"""Firestore's limit of a document, counted its way: :func:`stored_bytes`, its name, and 32 bytes."""
+"""Firestore's limit for a document, as Firestore counts: :func:`stored_bytes`, the document's name, and 32 bytes."""
 _STORED_OVERHEAD: Final = 32
 _NAME_OVERHEAD: Final = 16
 
 
 class Names:
-    """Paths as the names of resources in one database, and back.
+    """Converts paths to the names of resources in one database, and back.
 
     Attributes:
-        database: its name.
-        root: the name of its root document, under which all paths are.
+        database: the name of the database.
+        root: the name of its root document; all paths are below it.
     """
 
     def __init__(self, project: str, database: str) -> None:
@@ -49,15 +49,15 @@ class Names:
         self._prefix = f"{self.root}/"
 
     def name(self, path: str) -> str:
-        """The resource of a document's path."""
+        """The resource name of a document's path."""
         return self._prefix + path
 
     def path(self, name: str) -> str:
-        """The path of a document's resource."""
+        """The path of a document's resource name."""
         return name[len(self._prefix) :]
 
     def parent(self, collection: str) -> tuple[str, str]:
-        """The resource that a collection is in, and the collection's id."""
+        """The name of the resource that a collection is in, and the collection's id."""
         above, _, collection_id = collection.rpartition("/")
         return (self.name(above) if above else self.root), collection_id
 
@@ -65,19 +65,19 @@ class Names:
 def commit_request(
     names: Names, writes: Sequence[Write], nonce: int, capabilities: Capabilities, request_bytes_max: int
 ) -> Any:
-    """The request that makes all of these writes.
+    """The request for a commit.
 
     Args:
-        names: of the database.
-        writes: in the waist's words. One that requires and does nothing is left out.
-        nonce: random bits, as the seal takes them: it must differ from the last one in each document.
-        capabilities: the engine's.
-        request_bytes_max: what the server takes in one message.
+        names: the names of the database.
+        writes: the writes. A check that requires nothing is left out.
+        nonce: the random bits of the seals; they must differ from the last ones of each document.
+        capabilities: the engine's capabilities.
+        request_bytes_max: how many bytes the server accepts in one message.
 
     Raises:
-        CommitRefused: a write requires a revision that none can have.
-        CommitTooLarge, DocumentTooLarge: over a limit.
-        ValueError: a path stands in it twice.
+        CommitRefused: a write requires a revision that no document can have.
+        CommitTooLarge, DocumentTooLarge: the commit exceeds a limit.
+        ValueError: a path is named twice.
         TypeError: fields are not plain JSON.
     """
     sizes: dict[str, int] = {}
@@ -98,7 +98,7 @@ def commit_request(
                 message.update.fields[SEAL].integer_value = seal(write.path, canonical, nonce)
                 _check_stored(write.path, name, message.update)
         elif isinstance(write, Delete) or write.require is ABSENT:
-            message.delete = name  # what must be absent can be checked by deleting it
+            message.delete = name  # deleting a document that must be absent checks that it is absent
         else:
             message.update.name = name
             message.update_mask.SetInParent()  # changes nothing; without a mask it would empty the document
@@ -106,7 +106,7 @@ def commit_request(
     check_budget(sizes, len(writes), capabilities)
     for write in writes:
         if isinstance(write.require, At) and write.require.revision <= 0:
-            raise CommitRefused(write.path)  # Firestore takes the time 0 for no requirement
+            raise CommitRefused(write.path)  # to Firestore, the time 0 means no requirement
     size = request.ByteSize()
     if size > request_bytes_max:
         raise CommitTooLarge("bytes", size, request_bytes_max)
@@ -114,12 +114,12 @@ def commit_request(
 
 
 def plain(fields: Fields | msgspec.Struct) -> Fields:
-    """The fields as a dict, whether they come as one or as a struct."""
+    """The fields as a dict, whether given as a dict or as a struct."""
     return msgspec.to_builtins(fields) if isinstance(fields, msgspec.Struct) else fields
 
 
 def required(writes: Iterable[Write]) -> str | None:
-    """The path of the one document that writes require something of; empty for several, None for none."""
+    """The path of the only document with a requirement; an empty text if there are several, None if there is none."""
     paths = [write.path for write in writes if write.require is not ANYTHING]
     return None if not paths else paths[0] if len(paths) == 1 else ""
 
@@ -132,7 +132,7 @@ def _require(require: Require, to: Any) -> None:
 
 
 def _check_stored(path: str, name: str, document: Any) -> None:
-    # No value counts for more than twice its bytes in the message, so that most need no closer look.
+    # No value counts more than twice its bytes in the message, so most documents need no exact count.
     if document.ByteSize() * 2 > _STORED_BYTES_MAX:
         relative = name.partition("/documents/")[2]
         size = stored_bytes(document.fields) + len(relative.encode()) + 1 + _NAME_OVERHEAD + _STORED_OVERHEAD
@@ -141,26 +141,26 @@ def _check_stored(path: str, name: str, document: Any) -> None:
 
 
 def read_request(names: Names, paths: Iterable[str]) -> Any:
-    """The request for these documents, each named once.
+    """The request to read documents; each path must be given only once.
 
-    Google answers for one moment: where a later answer names a later time, those before it hold for it too. (The
-    emulator shows a commit document by document; neither a transaction nor a time to read at makes it exact.)
+    Google's answer is a snapshot of one moment: if a later part names a later time, the earlier parts are valid at that
+    time too. (The emulator shows a commit document by document, even in a transaction or with a read time.)
     """
     return BatchGetDocumentsRequest(database=names.database, documents=[names.name(path) for path in paths])
 
 
 def document(path: str, message: Any) -> Document:
-    """A document as the waist has it.
+    """A document of the engine, from Firestore's message.
 
-    What holds something that was never written here, or was edited since, is reported as damaged when it is looked at,
-    and no other document with it.
+    If the content was not written by this library, or was edited since, the document is damaged: it raises when it is
+    used, and other documents are not affected.
     """
     content: Fields | Damage
     try:
         content = decode(message.fields)
         sealed = message.fields[SEAL].integer_value if SEAL in message.fields else 0
         if not fits(sealed, path, msgspec.json.encode(content, order="sorted")):
-            content = Damage("was edited: its checksum does not fit")
+            content = Damage("was edited: it does not match its checksum")
     except NotJson as error:
         content = Damage(str(error))
     updated = microseconds(message.update_time)
@@ -168,12 +168,12 @@ def document(path: str, message: Any) -> Document:
 
 
 def microseconds(timestamp: Any) -> int:
-    """A timestamp in microseconds since 1970: what Firestore's times are exact to."""
+    """A timestamp in microseconds since 1970, which is the precision of Firestore's times."""
     return int(timestamp.seconds) * 1_000_000 + int(timestamp.nanos) // 1_000
 
 
 def watch_documents(names: Names, target_id: int, paths: Iterable[str]) -> Any:
-    """The request to watch these documents."""
+    """The request to watch some documents."""
     request = ListenRequest(database=names.database)
     request.add_target.target_id = target_id
     request.add_target.documents.documents.extend([names.name(path) for path in paths])

@@ -1,4 +1,4 @@
-"""Scans as Firestore's queries: what the server can be asked, and what is left to this process."""
+"""Scans as Firestore's queries: what the server does, and what is left to this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tai_state.engines.firestore.messages import Names
 _RESERVED_ID: Final = re.compile(r"\.|\.\.|__.*__", re.DOTALL)
 _NAME: Final = "__name__"
 
-# The numbers that StructuredQuery gives these.
+# The numbers of these in StructuredQuery.
 _ASCENDING: Final = 1
 _AND: Final = 1
 _OR: Final = 2
@@ -29,23 +29,23 @@ _IN: Final = 8
 _IS_NULL: Final = 3
 
 _ALTERNATIVES_MAX: Final = 30
-"""Firestore's limit for a query, all filters multiplied out."""
+"""Firestore's limit for the alternatives of a query, all filters multiplied out."""
 _INDEXED_BYTES_MAX: Final = 1_500
-"""Longer texts are cut off in an index, and a query cannot tell them apart."""
+"""An index truncates longer texts, and a query cannot tell them apart."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """One scan, split between the server and this process.
 
     Attributes:
-        names: of the database.
-        collection: its path.
-        start: the first id, or with ``by`` the first value.
-        end: the first id or value that is no longer included.
-        by: the field that the order is by.
-        asked: filters that the server is asked for.
-        left: filters that this process applies.
-        is_narrowed_here: whether this process leaves out some of what the server gives.
+        names: the names of the database.
+        collection: the path of the collection.
+        start: the first id or, with ``by``, the first value, inclusive.
+        end: the end of the ids or values, exclusive.
+        by: the field that determines the order; None: the id.
+        asked: the filters that the server applies.
+        left: the filters that this process applies.
+        is_narrowed_here: whether this process leaves out some of the server's documents.
     """
 
     names: Names
@@ -59,9 +59,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(names: Names, scan: Scan) -> Plan:
-    """How a scan is done.
+    """Plan a scan.
 
-    With ``by`` the filters are this process's: every combination of them would need an index of its own.
+    With ``by``, this process applies all filters: on the server, each combination would need an index of its own.
 
     Raises:
         ValueError: Firestore cannot order by this field.
@@ -92,9 +92,9 @@ def query(each: Plan, last: Any | None, rows_max: int | None) -> Any:
     """The request for the next page.
 
     Args:
-        each: the scan.
-        last: the last document's message of the page before; None for the first page.
-        rows_max: documents in the page; None: all.
+        each: the plan of the scan.
+        last: the message of the last document of the previous page; None for the first page.
+        rows_max: how many documents the page may have; None: no limit.
     """
     parent, collection_id = each.names.parent(each.collection)
     request = RunQueryRequest(parent=parent)
@@ -122,7 +122,7 @@ def query(each: Plan, last: Any | None, rows_max: int | None) -> Any:
 
 
 def value_at(values: Any, dotted: str) -> Any:
-    """The value at a dotted path of keys, which is there."""
+    """The value at a dotted path of keys; it must exist."""
     *above, key = dotted.split(".")
     for each in above:
         values = values[each].map_value.fields
@@ -130,15 +130,15 @@ def value_at(values: Any, dotted: str) -> Any:
 
 
 def is_within(each: Plan, document_id: str) -> bool:
-    """Whether a document is within the bounds of a scan by id, of which the server may not know."""
+    """Whether a document is within the bounds of a scan by id; the server may not know these bounds."""
     return each.by is not None or (document_id >= each.start and (each.end is None or document_id < each.end))
 
 
 def _between_ids(each: Plan, structured: Any, *, is_first: bool) -> None:
-    """Bounds by id, as far as they can be said to the server; to the others ``is_within`` sees."""
+    """Set the bounds by id as far as the server can express them; ``is_within`` applies the others."""
     prefix = f"{each.names.name(each.collection)}/"
     if is_first and each.start and _is_bound(each.start):
-        # The smallest id after another is no id of a document, but "start behind the other" says the same.
+        # The smallest id after another one is not a valid document id, but "start after the other" means the same.
         is_after = each.start[-1] == "\x00"
         structured.start_at.values.add().reference_value = prefix + each.start.removesuffix("\x00")
         structured.start_at.before = not is_after
@@ -148,7 +148,7 @@ def _between_ids(each: Plan, structured: Any, *, is_first: bool) -> None:
 
 
 def _is_bound(text: str) -> bool:
-    """Whether a bound can be said as an id, or as the place right behind one."""
+    """Whether a bound can be expressed as an id, or as the place right after one."""
     name = text.removesuffix("\x00")
     return bool(name) and not {"/", "\x00"} & set(name) and not _RESERVED_ID.fullmatch(name)
 
@@ -159,7 +159,7 @@ def _ascending(order: Any, field: str) -> None:
 
 
 def _between(field: str, start: str, end: str | None) -> list[Any]:
-    """From start to end; bounds that are texts leave out whatever is no text."""
+    """The filters for values from start to end; with text as bounds, values that are not text are left out."""
 
     def from_start(to: Any) -> None:
         _compare(to.field_filter, field, _GREATER_THAN_OR_EQUAL).string_value = start
@@ -177,7 +177,7 @@ def _compare(to: Any, field: str, operator: int) -> Any:
 
 
 def _filter(where: Where) -> Any:
-    """Equality or membership. Null has an operator of its own, and is in no list."""
+    """A filter for equality or membership. Null needs an operator of its own, and cannot be in a list."""
     field = quoted(where.field)
     values = [value for value in where.values if value is not None]
 
@@ -217,14 +217,14 @@ def _set(to: Any, value: str | int | float | bool) -> None:  # noqa: FBT001
 
 
 def _is_native(dotted: str) -> bool:
-    """Whether the field at this path, where there is one, is stored as a value of Firestore's own."""
+    """Whether a field at this path is always stored as a native value of Firestore's."""
     keys = dotted.split(".")
     is_short = len(keys) <= NATIVE_DEPTH_MAX and len(dotted.encode()) <= PATH_BYTES_MAX
     return is_short and not any(map(is_odd, keys)) and keys[0] not in COMPRESSED
 
 
 def _is_indexed(value: str | float | bool | None) -> bool:  # noqa: FBT001
-    """Whether the server can look for the value."""
+    """Whether the server can find the value in an index."""
     if isinstance(value, str):
         return len(value.encode()) <= _INDEXED_BYTES_MAX
     return value is None or INT_MIN <= value <= INT_MAX

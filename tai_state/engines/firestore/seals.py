@@ -1,7 +1,7 @@
-"""The seal of a document: a number beside its fields that differs with each write and shows whether they were edited.
+"""The seal of a document: a number beside its fields that changes with each write, and shows whether they were edited.
 
-It holds a random part, since Firestore ignores a write that changes nothing, and a checksum of the document's path and
-fields. Documents of format 1 have a number that is not negative there, and no checksum.
+It consists of a random part, since Firestore ignores a write that changes nothing, and a checksum of the document's
+path and fields. In documents of format 1 the number is not negative, and contains no checksum.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def seal(path: str, canonical: bytes, nonce: int) -> int:
     """The seal of a document.
 
     Args:
-        path: where it is stored.
-        canonical: its fields as JSON, keys in order.
+        path: the document's path.
+        canonical: the fields as JSON with sorted keys.
         nonce: 31 random bits.
     """
     return _SIGN | nonce << _CHECKSUM_BITS | zlib.crc32(canonical, zlib.crc32(path.encode(), nonce))
 
 
 def fits(sealed: int, path: str, canonical: bytes) -> bool:
-    """Whether a document is as it was sealed; one of format 1 always is."""
+    """Whether a document matches its seal; one of format 1 always does."""
     if sealed >= 0:
         return True
     return sealed == seal(path, canonical, (sealed - _SIGN) >> _CHECKSUM_BITS)

@@ -1,4 +1,4 @@
-"""Queries, each read by a thread: there a message of the answer costs a third of what it costs in an event loop."""
+"""Queries, each read by a thread: there, a message takes a third of the time that it takes in an event loop."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from tai_state.engines.firestore.messages import Names, document
 _THREADS_MAX: Final = 32
 _PART_DOCUMENTS: Final = 256
 _PART_BYTES: Final = 256 * 1024
-"""So much is handed over at once: while it is used, the next ones arrive."""
+"""How much is handed over at once; while it is used, the next documents arrive."""
 _AHEAD_BYTES_MIN: Final = 1024 * 1024
 _AHEAD_BYTES_MAX: Final = 4 * 1024 * 1024
-"""A page ends when so much of it waits to be used: a slow user, or none, holds up neither memory nor a thread. It is no
-more than was used already, or the smaller bound: who wants a few documents pays for few."""
+"""A page ends when this many bytes wait to be used, so that a slow or missing user blocks neither memory nor a thread.
+
+The bound is as much as was used already, between these two limits, so that a user of few documents pays for few.
+"""
 _SECONDS_MAX: Final = 5.0
-"""A page ends after so long, well before its deadline."""
+"""A page ends after this time, well before its deadline."""
 
 
 class Part(msgspec.Struct, frozen=True):
     """Some documents of a query.
 
     Attributes:
-        documents: as they came.
-        last: the last one's message.
-        bytes_so_far: of all documents of the scan up to here.
+        documents: the documents, in order.
+        last: the message of the last document.
+        bytes_so_far: the size of all documents of the scan up to here.
     """
 
     documents: list[Document]
@@ -45,7 +47,7 @@ class End(msgspec.Struct, frozen=True):
 
     Attributes:
         is_cut: whether it ended before the query did, so that more may follow.
-        error: the driver's, where it failed.
+        error: the driver's error, if the query failed.
     """
 
     is_cut: bool
@@ -53,12 +55,12 @@ class End(msgspec.Struct, frozen=True):
 
 
 class Page:
-    """The documents of a query as they arrive, as far as they are used in time.
+    """The documents of a query as they arrive; it ends early if they are not used in time.
 
-    Made by :class:`Queries`; whoever stops taking them leaves nothing behind that must be closed.
+    Made by :class:`Queries`; a page that is abandoned needs no closing.
 
     Attributes:
-        bytes_used: of all documents of the scan that were taken so far, pages before this one included.
+        bytes_used: the size of all documents of the scan that were used so far, earlier pages included.
     """
 
     def __init__(self, bytes_used: int) -> None:
@@ -68,14 +70,14 @@ class Page:
 
     @property
     def bytes_max(self) -> int:
-        """So far the page may go, counted alike."""
+        """The size up to which the page may go, counted like ``bytes_used``."""
         return self.bytes_used + min(max(self.bytes_used, _AHEAD_BYTES_MIN), _AHEAD_BYTES_MAX)
 
     async def next(self) -> Part | End:
         """The next documents; after the last ones, how the page ended.
 
         Raises:
-            The driver's errors, as they are; the page has ended then.
+            The driver's errors, unchanged; the page has then ended.
         """
         arrived = await self._arrived.get()
         if isinstance(arrived, Part):
@@ -85,7 +87,7 @@ class Page:
         return arrived
 
     def hand_over(self, arrived: Part | End) -> None:
-        """Give what has arrived, from any thread."""
+        """Hand over what has arrived; any thread may call this."""
         self._loop.call_soon_threadsafe(self._arrived.put_nowait, arrived)
 
 
@@ -93,9 +95,9 @@ class Queries:
     """Runs queries over one connection; those beyond 32 at once wait.
 
     Args:
-        names: of the database's documents.
-        channels: give the connection.
-        metadata: what goes with each query.
+        names: the names of the database's documents.
+        channels: make the connection.
+        metadata: the metadata to send with each query.
     """
 
     def __init__(self, names: Names, channels: Channels, metadata: tuple[tuple[str, str], ...]) -> None:
@@ -107,7 +109,7 @@ class Queries:
         self._run: Any = None
 
     def page(self, request: Any, bytes_used: int, timeout_seconds: float) -> Page:
-        """Begin a query; with how much was used of the pages before."""
+        """Begin a query; ``bytes_used`` is how much was used of the pages before."""
         if self._run is None:
             self._connection = self._channels.connect_blocking()
             self._run = self._connection.unary_stream(
@@ -139,7 +141,7 @@ class Queries:
             for response in call:
                 message = parse(response).document
                 if name := message.name:
-                    # Each at once: many messages kept are many objects that the garbage collector goes through.
+                    # Convert each one at once: the garbage collector would have to go through all messages kept.
                     part.append(document(self._names.path(name), message))
                     last = message
                     rows += 1
@@ -157,7 +159,7 @@ class Queries:
         return End(is_cut or rows == rows_max > 0)
 
     async def aclose(self) -> None:
-        """End the threads, once no query is under way, and the connection."""
+        """Wait for the queries under way, then end the threads and close the connection."""
         await asyncio.to_thread(self._threads.shutdown)
         if self._connection is not None:
             self._connection.close()

@@ -1,4 +1,4 @@
-"""What one watch knows: a pure account of what Firestore says about its targets."""
+"""What one watch knows: pure bookkeeping of what Firestore reports about its targets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from tai_state.engines.api import Change
 
 
 class Target:
-    """One thing that Firestore watches: some documents, or a collection.
+    """One target of a watch: some documents, or a collection.
 
     Attributes:
         documents: the paths of the documents; empty for a collection.
         collection: the collection's path; empty for documents.
-        is_current: all that was there when the target was made has been told.
+        is_current: whether Firestore has reported all that existed when the target was made.
+        revisions: the last reported revision of each document, by path; None: absent.
     """
 
     def __init__(self, documents: Iterable[str] = (), collection: str = "") -> None:
@@ -22,20 +23,20 @@ class Target:
         self.collection = collection
         self.is_current: bool = False
         self.revisions: dict[str, int | None] = {}
-        self._told: set[str] | None = None  # while everything is told anew: what was told already
+        self._told: set[str] | None = None  # while Firestore reports everything again: the paths reported so far
 
     def begin(self) -> None:
-        """Firestore tells everything anew: at first, after a reset, after a new connection."""
+        """Firestore begins to report everything: at first, after a reset, and after a new connection."""
         self._told = set()
 
     def tell(self, path: str, revision: int | None) -> None:
-        """A document stands at a revision, or is absent."""
+        """Firestore reports that a document is at a revision, or absent (None)."""
         if self._told is not None:
             self._told.add(path)
         self._note(path, revision)
 
     def end(self) -> list[str]:
-        """Firestore has told everything. Returns the documents that it did not name: they are absent."""
+        """Firestore has reported everything. Returns the documents that it did not name: they are absent."""
         self.is_current = True
         told, self._told = self._told, None
         if told is None:
@@ -46,7 +47,7 @@ class Target:
         return absent
 
     def _note(self, path: str, revision: int | None) -> None:
-        """Remember a revision; of a collection only what is there, or whatever ever was in it would be remembered."""
+        """Remember a revision. An absent document of a collection is forgotten, so that memory cannot grow for ever."""
         if revision is None and self.collection:
             self.revisions.pop(path, None)
         else:
@@ -54,27 +55,27 @@ class Target:
 
 
 class Watched:
-    """The targets of one watch, and the changes that it has not handed on yet.
+    """The targets of one watch, and the changes that it has not yielded yet.
 
-    Targets may overlap in documents that are named, and one may lag behind the other. A document is absent only where
-    all of them say so, and its revision never goes back; in the end all say the same. What is in collections alone is
-    forgotten once it is gone.
+    Targets may overlap in named documents, and one may lag behind another. A document counts as absent only if all its
+    targets say so, and its revision never goes back; in the end all targets agree. A document that is only in a watched
+    collection is forgotten once it is deleted.
     """
 
     def __init__(self, targets: Iterable[Target]) -> None:
         self.targets: tuple[Target, ...] = tuple(targets)
         self._named = {path for target in self.targets for path in target.documents}
         self._news: OrderedDict[str, Change] = OrderedDict()
-        self._newest: dict[str, int] = {}  # of those that are named
+        self._newest: dict[str, int] = {}  # of the named documents
         self._last: dict[str, int | None] = {}
 
     @property
     def is_established(self) -> bool:
-        """Whether every target has been told once."""
+        """Whether every target has been reported once."""
         return all(target.is_current for target in self.targets)
 
     def look(self, path: str) -> None:
-        """One of the targets was told of a document: note what that changes."""
+        """Note what a report about a document, to one of the targets, changes."""
         told = [target.revisions[path] for target in self.targets if path in target.revisions]
         revision = max([each for each in told if each is not None], default=None)
         if revision is not None and path in self._named:
@@ -90,5 +91,5 @@ class Watched:
         self._news[path] = Change(path, revision)
 
     def pop(self) -> Change | None:
-        """The oldest change not handed on, if there is one."""
+        """The oldest change that was not yielded yet; None if there is none."""
         return self._news.popitem(last=False)[1] if self._news else None

@@ -1,4 +1,4 @@
-"""The checksum of a row: over all that reading it gives. ``docs/format.md`` describes it for others."""
+"""The checksum of a row: it covers everything that a read returns. ``docs/format.md`` describes it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from zlib import crc32
 from tai_state.engines.api import Damage, Document
 
 stamp: Callable[[int, int], bytes] = Struct("<qq").pack
-"""Revision and time of a write, as its documents' checksums take them."""
+"""The revision and the time of a write, as bytes for the checksums of its documents."""
 
 ROW: Final = "CAST(id AS BLOB), CAST(fields AS BLOB), revision, updated_us, checksum"
-"""What :func:`document` needs of a row. As bytes, text that is damaged can be had at all."""
+"""The columns that :func:`documents` needs. Text is read as bytes, because damaged text could not be read otherwise."""
 
 TIMESTAMP: Final = """
 CASE WHEN collection GLOB '*/events' THEN
     CASE WHEN json_valid(fields) AND json_type(fields, '$.timestamp') = 'text' THEN fields ->> '$.timestamp' ELSE '' END
 END
 """
-"""What the column of this name holds, from the others of a row."""
+"""The value of the column ``timestamp``, computed from the other columns of a row."""
 
-DAMAGED: Final = Damage("does not fit its checksum: restore a backup, or run `tai-state recover`")
+DAMAGED: Final = Damage("does not match its checksum: restore a backup, or run `tai-state recover`")
 
 
-def of_text(path: str, text: bytes) -> int:
-    """The part of a document's checksum that its writer knows beforehand."""
-    return crc32(text, crc32(path.encode()))
+def of_text(path: bytes, text: bytes) -> int:
+    """The part of a document's checksum that is known before the write: over path and text."""
+    return crc32(text, crc32(path))
 
 
 of_row = crc32
-"""The checksum of a row, from its stamp and what :func:`of_text` gave."""
+"""The checksum of a row, from its stamp and the result of :func:`of_text`."""
 
 
 def documents(collection: str, rows: Sequence[Any]) -> list[Document]:
-    """The documents in rows of a collection; a damaged one says so where it is looked at, and hides no other."""
+    """The documents in rows of a collection. A damaged document raises when it is used, and hides no other."""
     of_collection = crc32(f"{collection}/".encode())
     found: list[Document] = []
     for key, text, revision, updated_us, checksum in rows:
@@ -43,7 +43,7 @@ def documents(collection: str, rows: Sequence[Any]) -> list[Document]:
             if crc32(stamp(revision, updated_us), crc32(text, crc32(key, of_collection))) == checksum:
                 found.append(Document(collection, key.decode(), text, revision, updated_us))
                 continue
-        except (TypeError, error):  # a column that holds what no column of its kind can
+        except (TypeError, error, UnicodeDecodeError):  # a column holds a value of a type that it cannot have
             pass
         found.append(Document(collection, _text(key), DAMAGED, _number(revision), _number(updated_us)))
     return found

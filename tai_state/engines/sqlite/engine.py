@@ -1,4 +1,4 @@
-"""The four verbs on one SQLite file: a thread that writes, one that reads, and one that looks for watches."""
+"""The four verbs on one SQLite file: one thread writes, one reads, and one serves the watches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tai_state.engines.filtering import is_chosen
 from tai_state.engines.ordering import check_is_of_events, is_of_events, whole_commits
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.sqlite.checksums import ROW, TIMESTAMP, documents
-from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.reader import Reader, page, select
 from tai_state.engines.sqlite.schema import connect, order_by_revision
@@ -43,10 +43,10 @@ _CAPABILITIES = Capabilities(name="sqlite", durable=True, processes=True, shared
 
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_ROWS = 512
-"""In a scan's page: who wants a few documents waits for no more than these, and more would leave the core's cache."""
+"""The rows in one page of a scan. With more, a caller that wants few would wait longer, and the cache overflow."""
 
-# Both go on from where the page before ended, with bounds that the index can seek: a page costs the same wherever it
-# stands. Without an end, the bound is a blob: SQLite orders every text before every blob.
+# Both continue where the previous page ended, with bounds that the index can seek, so every page costs the same.
+# Without an end, the bound is a blob: SQLite orders every text before every blob.
 _BY_ID = f"""
 SELECT {ROW} FROM documents
 WHERE collection = :collection AND id >= CAST(:start AS TEXT) AND id < :end ORDER BY id
@@ -56,25 +56,25 @@ SELECT {ROW}, CAST({{value}} AS BLOB) FROM documents
 WHERE collection = :collection AND ({{value}}, id) > (CAST(:start AS TEXT), CAST(:resume AS TEXT))
 AND {{value}} < :end AND {{is_text}}
 ORDER BY {{value}}, id
-"""  # noqa: S608 - likewise
+"""  # noqa: S608 - columns of this package
 _NO_END = b""
-# In the order of commits.
+# The documents in the order of commits.
 _CHANGED = f"""
 SELECT {ROW} FROM documents
 WHERE collection = :collection AND timestamp IS NOT NULL AND (revision, id) > (:revision, CAST(:id AS TEXT))
 ORDER BY revision, id
 """  # noqa: S608 - columns of this package
-_HIDDEN = f"SELECT CAST(path AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100"  # noqa: S608 - likewise
-_HIDDEN_MEANS = "its column timestamp is not its field's, so that queries by time miss it: restore a backup"
+_HIDDEN = f"SELECT CAST(path AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100"  # noqa: S608 - columns
+_HIDDEN_MEANS = "its column timestamp differs from its field, so queries by time miss it: restore a backup"
 
 
 class SqliteEngine:
     """See :class:`~tai_state.engines.api.Engine`.
 
     Args:
-        path: of the file; a relative one is of the folder that is the current one now.
-        clock: gives the time of commits and reads.
-        create: make the file where there is none.
+        path: the path of the file; a relative one is resolved now, against the current folder.
+        clock: the clock for the times of commits and reads.
+        create: create the file if there is none.
     """
 
     def __init__(self, path: str, clock: WallClock, *, create: bool = True) -> None:
@@ -96,7 +96,7 @@ class SqliteEngine:
         reader = Reader(self._path, self._connect)
         try:
             self._committing = Writer(self._path, self._connect, self._clock)
-            with self._threads_are_to_be_had("open"):
+            with self._translated("open"):
                 self._reader = Worker("reader", reader.serve, reader.close)
                 self._writer = Worker("writer", self._committing.serve, self._committing.close, self._watches.committed)
             await self._reader.do(reader.open)
@@ -111,22 +111,22 @@ class SqliteEngine:
     async def _close(self) -> None:
         workers = [worker for worker in (self._writer, self._reader) if worker is not None]
         workers += self._watches.close(RuntimeError(NOT_OPEN))
-        for worker in workers:  # all are told before any is waited for: a caller may be cancelled while it waits
+        for worker in workers:  # ask all of them to close before waiting for any: the wait may be cancelled
             worker.close()
         try:
             for worker in workers:
-                await worker.closed()
+                await worker.wait_closed()
         finally:
             self._writer = self._reader = None
 
     def _start_watcher(self) -> Worker:
         watcher = Watcher(self._path, self._connect, self._committing)
-        with self._threads_are_to_be_had("watch"):
+        with self._translated("watch"):
             return Worker("watcher", watcher.serve, watcher.close, self._watches.seen, (watcher.pulse, watcher.idle))
 
     @contextmanager
-    def _threads_are_to_be_had(self, operation: str) -> Generator[None]:
-        """Say what it is where the system gives no more of what a thread needs."""
+    def _translated(self, operation: str) -> Generator[None]:
+        """Raise ``StoreUnavailable`` if the system refuses what a thread needs, such as a pipe."""
         try:
             yield
         except OSError as error:
@@ -163,7 +163,7 @@ class SqliteEngine:
         return Paged(limited(fetch, scan.limit))
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
-        """See :class:`~tai_state.engines.api.CommitOrdered`. The first call for a file makes the index for it."""
+        """See :class:`~tai_state.engines.ordering.CommitOrdered`. The first call for a file creates its index."""
         check_is_of_events(collection)
         place: dict[str, Any] = {"collection": collection, "revision": after + 1, "id": b""}
         ended = False
@@ -195,7 +195,7 @@ class SqliteEngine:
             yield watch
 
     async def self_check(self) -> Sequence[CorruptDocument]:
-        """SQLite's own check, on a connection of its own."""
+        """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""
         _opened(self._reader)
         return await anyio.to_thread.run_sync(_integrity, self._connect, self._path)
 
@@ -215,19 +215,19 @@ def _integrity(connect: Callable[[], apsw.Connection], path: str) -> list[Corrup
             found = [text for (text,) in connection.execute("PRAGMA integrity_check(100)") if text != "ok"]
             hidden: list[Any] = connection.execute(_HIDDEN).fetchall()
     except apsw.Error as error:
-        failure = mapped(error, "read", path)
+        failure = mapped_error(error, "read", path)
         if not isinstance(failure, CorruptDocument):
             raise failure from error
         return [failure]
-    advice = "restore a backup, or, if indexes alone are damaged, let SQLite REINDEX a copy, and verify that"
+    advice = "restore a backup or, if only indexes are damaged, run REINDEX on a copy with SQLite, and verify the copy"
     return [
-        *(CorruptDocument(path, f"SQLite finds: {text.strip()}: {advice}") for text in found),
+        *(CorruptDocument(path, f"SQLite reports: {text.strip()}: {advice}") for text in found),
         *(CorruptDocument(each.decode(errors="backslashreplace"), _HIDDEN_MEANS) for (each,) in hidden),
     ]
 
 
 def _by_field(dotted: str, collection: str) -> str:
-    """The scan ordered by a field: by the index where there is one, else by sorting."""
+    """The statement for a scan ordered by a field: it uses the index if there is one, and sorts otherwise."""
     if dotted == "timestamp" and is_of_events(collection):
         is_text = "timestamp IS NOT NULL AND (timestamp <> '' OR json_type(fields, '$.timestamp') = 'text')"
         return _BY_FIELD.format(value="timestamp", is_text=is_text)

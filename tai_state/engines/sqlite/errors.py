@@ -1,4 +1,4 @@
-"""What each of SQLite's errors means here: one table, by SQLite's primary result code."""
+"""The meaning of SQLite's errors: one table, by SQLite's primary result code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNAVAILABLE: Final = {
     "SQLITE_IOERR": "the disk reports an error: check it, then open the store again",
     "SQLITE_CANTOPEN": "the file cannot be opened: check its folder and its permissions",
     "SQLITE_NOMEM": "there is no memory left",
-    "SQLITE_TOOBIG": "a value is larger than SQLite takes",
+    "SQLITE_TOOBIG": "a value is too large for SQLite",
     "SQLITE_INTERRUPT": "the operation was interrupted",
     "SQLITE_ABORT": "the operation was aborted",
 }
@@ -33,29 +33,29 @@ UNUSABLE: Final = {
 TIMEOUT: Final = {
     "SQLITE_BUSY": "another process holds the file: try again",
     "SQLITE_LOCKED": "another connection holds the table: try again",
-    "SQLITE_PROTOCOL": "the file's lock could not be had: try again",
+    "SQLITE_PROTOCOL": "could not acquire the file's lock: try again",
 }
 CORRUPT: Final = {
     "SQLITE_CORRUPT": "the file is damaged: restore a backup",
     "SQLITE_FORMAT": "the file is damaged: restore a backup",
     "SQLITE_SCHEMA": "the tables were changed by another program",
     "SQLITE_MISMATCH": "a value has the wrong type",
-    "SQLITE_CONSTRAINT": "the tables hold what they must not",
-    "SQLITE_ERROR": "the tables are not as they should be",
+    "SQLITE_CONSTRAINT": "the tables hold invalid data",
+    "SQLITE_ERROR": "the tables are not as expected",
 }
-INCOMPATIBLE: Final = {"SQLITE_NOTADB": "is no SQLite file: check the path, or restore a backup"}
+INCOMPATIBLE: Final = {"SQLITE_NOTADB": "is not a SQLite file: check the path, or restore a backup"}
 
 MISUSE: Final = frozenset({"SQLITE_INTERNAL", "SQLITE_NOTFOUND", "SQLITE_EMPTY", "SQLITE_MISUSE", "SQLITE_RANGE"})
-"""Codes that only a mistake in this package could cause: not mapped, so that they are seen as what they are."""
+"""Codes that only a mistake in this package can cause. They are not mapped, so that the original error is seen."""
 
 
-def mapped(error: apsw.Error, operation: str, path: str, *, unknown: bool = False) -> Exception:
-    """The error of the tree that an error of SQLite stands for; the error itself where it is our mistake.
+def mapped_error(error: apsw.Error, operation: str, path: str, *, unknown: bool = False) -> Exception:
+    """The error to raise for an error of SQLite; the same error if it shows a mistake of this package.
 
     Args:
-        error: as apsw raised it.
-        operation: the verb under way.
-        path: the file.
+        error: the error, as apsw raised it.
+        operation: the verb that failed.
+        path: the path of the file.
         unknown: whether a commit may have been applied.
     """
     result: int | None = getattr(error, "result", None)

@@ -1,4 +1,4 @@
-"""A write, made ready in its caller's task for the writer's thread."""
+"""Preparing a write, in its caller's task, for the writer's thread."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """One write, made ready in the caller's task.
+    """One write, prepared in the caller's task.
 
     Attributes:
-        path: the document's.
-        collection: the path's part before the id.
-        id: the path's last part.
+        path: the path of the document.
+        collection: the part of the path before the id.
+        id: the last part of the path.
         require: what the write requires.
-        text: the fields to put; None where nothing is put.
-        size: of the text, in bytes.
-        checksum: of path and text.
-        timestamp: of a document in a collection of events, its field of this name, empty where that is not text; of
-            others None. It is kept in an indexed column of its own.
-        deletes: the document goes.
+        text: the fields to put, as JSON; None if the write puts nothing.
+        size: the size of the text, in bytes.
+        checksum: the checksum of path and text.
+        timestamp: for a document in a collection of events, its field of this name, or an empty text if that is not
+            text; None for other documents. It is stored in an indexed column of its own.
+        deletes: whether the write deletes the document.
     """
 
     path: str
@@ -57,7 +57,7 @@ def prepare(write: Write) -> Prepared:
             write.require,
             encoded.decode(),
             len(encoded),
-            of_text(write.path, encoded),
+            of_text(write.path.encode(), encoded),
             _timestamp(write.fields) if is_of_events(collection) else None,
             deletes=False,
         )

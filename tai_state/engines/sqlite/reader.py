@@ -1,4 +1,4 @@
-"""Reading: functions of a connection, in a thread of its own."""
+"""Reading: functions that are called with a connection, in the reader's thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import apsw
 
 from tai_state.engines.api import Document, split
 from tai_state.engines.sqlite.checksums import ROW, documents
-from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.worker import Job
 
 T = TypeVar("T")
@@ -23,11 +23,11 @@ _ONE = f"SELECT {ROW} FROM documents WHERE collection = ? AND id = ?"  # noqa: S
 
 
 class Reader:
-    """Serves functions of a connection, each by itself, in the reader's thread.
+    """Calls functions with its connection, one by one, in the reader's thread.
 
     Args:
-        path: of the file.
-        connect: opens it.
+        path: the path of the file.
+        connect: opens a connection to the file.
     """
 
     def __init__(self, path: str, connect: Callable[[], apsw.Connection]) -> None:
@@ -36,7 +36,7 @@ class Reader:
         self._connection: apsw.Connection | None = None
 
     def open(self, _: apsw.Connection) -> None:
-        """Nothing more than opening the file, which serving anything does."""
+        """Do nothing: the file is opened before any function is called."""
 
     def serve(self, jobs: Sequence[Job[Any]]) -> None:
         """Call each function."""
@@ -46,8 +46,8 @@ class Reader:
                     self._connection = self._connect()
                 job.result = job.request(self._connection)
             except apsw.Error as error:
-                job.error = mapped(error, "read", self._path)
-            except Exception as error:  # noqa: BLE001 - each task is answered with its own error
+                job.error = mapped_error(error, "read", self._path)
+            except Exception as error:  # noqa: BLE001 - each task gets its own error
                 job.error = error
 
     def close(self) -> None:
@@ -57,12 +57,12 @@ class Reader:
 
 
 def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection], T]) -> T:
-    """Look at the file in one read transaction."""
+    """Call a function in one read transaction."""
     connection.execute("BEGIN")
     try:
         found = look(connection)
     except BaseException:
-        with suppress(apsw.Error):  # what went wrong is to be told, and not what that brought with it
+        with suppress(apsw.Error):  # the first error is the one to raise
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         raise
@@ -71,7 +71,7 @@ def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection],
 
 
 def select(paths: Sequence[str], connection: apsw.Connection) -> list[Document | None]:
-    """Some documents, all of one moment."""
+    """Read some documents at one moment."""
     if len(paths) == 1:
         return [_one(connection, paths[0])]
     return at_one_moment(connection, lambda it: [_one(it, path) for path in paths])
@@ -84,7 +84,7 @@ def _one(connection: apsw.Connection, path: str) -> Document | None:
 
 
 def page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
-    """The next rows, bounded in number and bytes, and whether they are the last. The second column is text."""
+    """The next rows, limited in number and bytes, and whether they are the last. The second column must be text."""
     rows: list[Any] = []
     size = 0
     cursor = connection.execute(sql, place)

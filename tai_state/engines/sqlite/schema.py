@@ -1,4 +1,4 @@
-"""The file: its tables, how it is made, and what is refused. ``docs/format.md`` describes it for others."""
+"""The file: its tables, how it is created, and which files are refused. ``docs/format.md`` describes it for others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PRAGMA user_version = {FORMAT};
 
 
 def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection:
-    """Open the file, make its tables where it has none, upgrade older ones, and refuse what is not ours.
+    """Open the file: create its tables if it has none, upgrade an older format, and refuse any other file.
 
     Raises:
         StoreNotFound: there is no store, and ``create`` is false.
@@ -68,10 +68,10 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
             raise
         raise StoreUnusable("open", "SQLITE_CANTOPEN", f"{what} ({path})") from None
     try:
-        # Where the log's shared memory cannot be opened at first and then can, closing takes a full log for an empty
-        # one and deletes it (SQLite 3.54.1). So what could not be opened leaves the log alone.
+        # If the log's shared memory cannot be opened at first and later can, closing mistakes a full log for an empty
+        # one and deletes it (SQLite 3.54.1). So a connection that fails to open leaves the log alone.
         leave_log(connection)
-        if connection.readonly("main"):  # SQLite falls back to reading where it cannot open for writing, for any reason
+        if connection.readonly("main"):  # SQLite falls back to reading if it cannot open for writing, for any reason
             raise apsw.exception_for(apsw.SQLITE_READONLY if _in_the_way(path) else apsw.SQLITE_CANTOPEN)
         connection.set_busy_timeout(busy_timeout_ms)
         if _is_empty(connection):
@@ -90,10 +90,10 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
 
 
 def _in_the_way(path: str) -> str | None:
-    """What somebody has to change before this file can be opened; None where it may go by itself."""
+    """What a person has to change before the file can be opened; None if the problem may pass by itself."""
     file = Path(path)
     if not file.parent.is_dir():
-        return f"there is no folder {file.parent}: make it, or check the address"
+        return f"there is no folder {file.parent}: create it, or check the address"
     if file.is_dir():
         return "this is a folder: name a file in it"
     if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
@@ -102,15 +102,15 @@ def _in_the_way(path: str) -> str | None:
 
 
 def order_by_revision(connection: apsw.Connection) -> None:
-    """Make the index by which events are read in the order of commits, where the file has none yet.
+    """Create the index for reading events in the order of commits, if the file does not have it yet.
 
-    Only those who read in that order need it, and each commit of an event pays for it from then on.
+    It is created on demand, because it slows down every later commit of an event, and only such reads need it.
     """
     connection.execute(_BY_REVISION)
 
 
 def leave_log(connection: apsw.Connection, *, yes: bool = True) -> None:
-    """Whether closing this connection leaves the log as it is; else the last one folds it in and deletes it."""
+    """Set whether closing this connection leaves the log alone; otherwise the last one merges and deletes it."""
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(yes))
 
 
@@ -134,7 +134,7 @@ def _make(connection: apsw.Connection) -> None:
 
 
 def _use_write_ahead_log(connection: apsw.Connection, busy_timeout_ms: int) -> None:
-    """Switch the file to its mode. For this one step SQLite does not wait for others by itself."""
+    """Switch the file to write-ahead logging. In this step alone, SQLite itself does not wait for other connections."""
     pause = threading.Event()
     for attempt in range(busy_timeout_ms // _PAUSE_MS + 1):
         try:
@@ -149,13 +149,13 @@ def _use_write_ahead_log(connection: apsw.Connection, busy_timeout_ms: int) -> N
 
 def _check(connection: apsw.Connection, path: str) -> None:
     if connection.pragma("application_id") != APPLICATION_ID:
-        raise IncompatibleFormat(path, "is a database of another program, not a tai-state store")
+        raise IncompatibleFormat(path, "belongs to another program and is not a tai-state store")
     version = connection.pragma("user_version")
     if version == 1:
         upgrade(connection, _DOCUMENTS, FORMAT)
     elif version != FORMAT:
         raise IncompatibleFormat(
-            path, f"has file format {version}, this release reads format {FORMAT}: upgrade tai-state"
+            path, f"has file format {version}, but this release reads format {FORMAT}: upgrade tai-state"
         )
     columns = {row[1] for row in connection.execute("PRAGMA table_xinfo(documents)")}
     missing = [column for column in _COLUMNS if column not in columns]

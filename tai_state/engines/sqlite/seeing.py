@@ -1,4 +1,4 @@
-"""What was seen last of all that is watched in a file, and what has moved since."""
+"""The last seen revisions of all watched documents in a file, and the changes since."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tai_state.engines.api import split
 from tai_state.engines.watching import is_collection
 
 LARGE: Final = 256
-"""A collection of more documents is looked at by itself."""
+"""A collection with more documents is looked at separately."""
 
 _REVISION: Final = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
 _MOVED_SINCE: Final = "SELECT id, revision FROM documents WHERE collection = ? AND revision > ?"
@@ -28,11 +28,11 @@ WHERE documents.revision IS NOT watched.value ->> 2
 _encode = msgspec.json.Encoder().encode
 
 Move: TypeAlias = tuple[str, str, int | None]
-"""A target, one of its documents, and the revision at which that stands now; None: it is absent."""
+"""A target, the path of one of its documents, and the document's present revision; None: it is absent."""
 
 
 class Sight:
-    """What was seen last, by one thread. Each method looks, where it is given a connection, at one moment."""
+    """The revisions that were seen last; used by one thread. The connection given is inside a read transaction."""
 
     def __init__(self) -> None:
         self._users: Counter[str] = Counter()
@@ -45,16 +45,16 @@ class Sight:
 
     @property
     def has_small(self) -> bool:
-        """Whether documents, or collections that are not large, are among it."""
+        """Whether single documents, or collections that are not large, are watched."""
         return bool(self._documents) or not all(each.is_large for each in self._collections.values())
 
     @property
     def large(self) -> list[str]:
-        """The large collections, those not looked at for longest first."""
+        """The large collections, the one looked at longest ago first."""
         return [path for path, each in self._collections.items() if each.is_large]
 
     def enter(self, connection: apsw.Connection, targets: Sequence[str]) -> tuple[list[Move], list[Move]]:
-        """Watch these, too. Returns what has moved, for those who watch them already, and all that there is."""
+        """Watch more targets. Returns the moves for watches that have them already, and all present documents."""
         moves: list[Move] = []
         present: list[Move] = []
         self._users.update(targets)
@@ -76,7 +76,7 @@ class Sight:
         return moves, present
 
     def leave(self, targets: Iterable[str]) -> None:
-        """Somebody no longer watches these."""
+        """Remove one watch of these targets."""
         for target in targets:
             self._users[target] -= 1
             if not self._users[target]:
@@ -85,7 +85,7 @@ class Sight:
                 self._documents.pop(target, None)
 
     def look_again(self, connection: apsw.Connection, paths: Iterable[tuple[str, str]]) -> list[Move]:
-        """At documents, each by the target by which it is watched."""
+        """Look at documents again; each is given with the target by which it is watched."""
         moves: list[Move] = []
         for target, path in paths:
             now: Any = connection.execute(_REVISION, split(path)).get
@@ -98,7 +98,7 @@ class Sight:
         return moves
 
     def look_at_all_but_large(self, connection: apsw.Connection) -> list[Move]:
-        """At all documents that are watched by themselves, and at the collections that are not large."""
+        """Look at all documents that are watched as such, and at all collections that are not large."""
         small = [each for each in self._collections.values() if not each.is_large]
         moves = [move for collection in small for move in collection.look(connection)]
         watched = _encode([(*split(path), revision) for path, revision in self._documents.items()]).decode()
@@ -110,35 +110,39 @@ class Sight:
         return moves
 
     def look_at(self, connection: apsw.Connection, collection: str) -> list[Move]:
-        """At one collection, if it is still watched."""
+        """Look at one collection, if it is still watched."""
         found = self._collections.pop(collection, None)
         if found is None:
             return []
-        self._collections[collection] = found  # behind all others: they are next
+        self._collections[collection] = found  # now the last in the order of `large`
         return found.look(connection)
 
 
 class _Collection:
-    """The revisions that were seen last in a collection, by the ids of the documents."""
+    """The last seen revisions of a collection's documents, by id.
+
+    Args:
+        path: the collection's path.
+
+    Attributes:
+        is_large: whether a look takes so long that others should not wait for it. Only a look changes this, so a look
+            that is due after another process has committed stays due until it is made.
+    """
 
     def __init__(self, path: str) -> None:
+        self.is_large: bool = False
         self._path = path
         self._newest = 0
         self._revisions: dict[str, int] = {}
 
-    @property
-    def is_large(self) -> bool:
-        """Whether looking at it takes so long that nothing else should wait for it."""
-        return len(self._revisions) > LARGE
-
     def present(self) -> list[Move]:
-        """All its documents."""
+        """All documents that were seen in it."""
         return [(self._path, f"{self._path}/{each}", revision) for each, revision in self._revisions.items()]
 
     def note(self, document_id: str, revision: int | None) -> bool:
-        """One of its documents was looked at; whether that is news.
+        """Note the revision of one document; returns whether it is new.
 
-        What is newer than all that was seen of the collection as a whole stays so: others may stand in between.
+        The newest revision of the whole collection stays the same: there may be unseen revisions of others below it.
         """
         if self._revisions.get(document_id) == revision:
             return False
@@ -149,7 +153,7 @@ class _Collection:
         return True
 
     def look(self, connection: apsw.Connection) -> list[Move]:
-        """At what has moved in it: whatever becomes visible later has a greater revision than all before."""
+        """Find what has changed. A document that becomes visible later has a greater revision than all before."""
         moved: list[Any] = connection.execute(_MOVED_SINCE, (self._path, self._newest)).fetchall()
         found: list[tuple[str, int | None]] = [each for each in moved if self.note(*each)]
         self._newest = max([revision for _, revision in moved], default=self._newest)
@@ -157,4 +161,5 @@ class _Collection:
             there = {row[0] for row in connection.execute(_IDS, (self._path,))}
             gone = self._revisions.keys() - there
             found += [(each, None) for each in gone if self.note(each, None)]
+        self.is_large = len(self._revisions) > LARGE
         return [(self._path, f"{self._path}/{document_id}", revision) for document_id, revision in found]

@@ -1,4 +1,4 @@
-"""A file of format 1 becomes one of format 2: in one transaction, so that it is wholly the one or the other."""
+"""Upgrading a file from format 1 to format 2, in one transaction, so that it never has a mixture of both."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tai_state.engines.sqlite.checksums import TIMESTAMP, of_row, of_text, stamp
 _COPY: Final = f"""
 INSERT INTO documents (collection, id, revision, updated_us, checksum, fields, timestamp)
 SELECT collection, id, revision, updated_us,
-    tai_state_checksum(path, CAST(fields AS BLOB), revision, updated_us), fields, {TIMESTAMP}
+    tai_state_checksum(CAST(path AS BLOB), CAST(fields AS BLOB), revision, updated_us), fields, {TIMESTAMP}
 FROM documents_1 ORDER BY rowid
 """  # noqa: S608 - an expression of this package
 
 
 def upgrade(connection: apsw.Connection, documents: str, version: int) -> None:
-    """Upgrade a file that is, or was when it was looked at, of format 1.
+    """Upgrade a file of format 1, unless another process has upgraded it meanwhile.
 
     Args:
-        connection: on the file, for writing.
-        documents: the statements that make the table of documents and its indexes.
-        version: of the format that they are of.
+        connection: a connection to the file, for writing.
+        documents: the statements that create the table of documents and its indexes.
+        version: the number of the new format.
 
     Raises:
-        apsw.Error: as SQLite reports it; the file is as it was.
+        apsw.Error: as SQLite reports it; the file is unchanged.
     """
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")

@@ -1,8 +1,8 @@
 """Watching the file: one look serves all watches of an engine.
 
-What this process commits, it names, and only that is looked at. What others commit is noticed by a number that SQLite
-counts up, and found by looking at all that is watched, for whatever moved since the look before. How often that may
-be depends on what it costs: looking takes no more than a small part of a core, however much is watched.
+The engine names the documents of its own commits, and only these are looked at. Commits of other processes are noticed
+by a counter of SQLite's, and found by a look at everything that is watched, for changes since the previous look. How
+often such a look is made depends on its cost: looking takes only a small share of a core, however much is watched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.reader import at_one_moment
 from tai_state.engines.sqlite.seeing import Move, Sight
 from tai_state.engines.sqlite.worker import Job
@@ -23,10 +23,10 @@ from tai_state.engines.sqlite.writer import Writer
 from tai_state.engines.watching import Watch
 
 POLL_SECONDS: Final = 0.02
-"""How often it is looked whether another process has committed, while there are watches."""
+"""How often, while there are watches, to check whether another process has committed."""
 
 REST: Final = 250
-"""After a look, the next one of its kind waits for so many times the processor's time that it took."""
+"""The pause after a look, before the next one of its kind, as a multiple of the processor time that the look took."""
 
 _REST_SECONDS_AFTER_ERROR: Final = 1.0
 _VERSION: Final = "PRAGMA data_version"
@@ -34,19 +34,19 @@ _TOKEN: Final = "SELECT token FROM counter"  # noqa: S105 - the counter's
 
 
 class Enter(msgspec.Struct, frozen=True):
-    """Watch the targets of this watch, too."""
+    """A request to look at the targets of a new watch."""
 
     watch: Watch
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """The targets of this watch are no longer watched for it."""
+    """A request to look no more at the targets of a watch."""
 
     watch: Watch
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """This process has written these: targets, and a document of each."""
+    """A request to look at documents that this engine has written: pairs of a target and one of its documents."""
 
     paths: Sequence[tuple[str, str]]
 
@@ -55,8 +55,8 @@ class Seen(msgspec.Struct, frozen=True):
     """What a look has found.
 
     Attributes:
-        moves: what is no longer as it was seen before.
-        present: all documents of the targets of the watch that enters.
+        moves: the documents that have changed since they were last seen.
+        present: for a new watch, all documents of its targets.
     """
 
     moves: Sequence[Move]
@@ -64,12 +64,12 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Watcher:
-    """Looks, in a thread of its own.
+    """Makes the looks, in the watcher's thread.
 
     Args:
-        path: of the file.
-        connect: opens it.
-        writer: of the same engine; says which commits are its own.
+        path: the path of the file.
+        connect: opens a connection to the file.
+        writer: the writer of the same engine; it shows which commits are the engine's own.
     """
 
     def __init__(self, path: str, connect: Callable[[], apsw.Connection], writer: Writer) -> None:
@@ -89,15 +89,15 @@ class Watcher:
         return max(0.0, self._poll_at - time.monotonic()) if self._sight else None
 
     def serve(self, jobs: Sequence[Job[Seen]]) -> None:
-        """Enter, leave, and look at what this process has written."""
+        """Serve requests: watch more targets or fewer, or look at what this engine has written."""
         for job in jobs:
             try:
-                job.result = self._served(job.request)
-            except Exception as error:  # noqa: BLE001 - each is answered with its own error
-                job.error = self._said(error)
+                job.result = self._serve_one(job.request)
+            except Exception as error:  # noqa: BLE001 - each job gets its own error
+                job.error = self._as_watch_error(error)
 
     def idle(self) -> Job[Seen] | None:
-        """Look at what is watched, where others have committed and it is time."""
+        """Look at everything that is watched, if other processes have committed and a look is due."""
         now = time.monotonic()
         if not self._sight or now < self._poll_at:
             return None
@@ -110,8 +110,8 @@ class Watcher:
                 self._large_due = deque(self._sight.large)
             job.result = Seen([*self._look(connection, now), *self._look_at_large(connection, now)])
             self._rest()
-        except Exception as error:  # noqa: BLE001 - it ends the watches, and not the thread
-            job.error = self._said(error)
+        except Exception as error:  # noqa: BLE001 - it ends the watches, not the thread
+            job.error = self._as_watch_error(error)
             self._poll_at = now + _REST_SECONDS_AFTER_ERROR
             self.close()
             return job
@@ -123,8 +123,8 @@ class Watcher:
         if connection is not None:
             connection.close()
 
-    def _said(self, error: Exception) -> Exception:
-        return mapped(error, "watch", self._path) if isinstance(error, apsw.Error) else error
+    def _as_watch_error(self, error: Exception) -> Exception:
+        return mapped_error(error, "watch", self._path) if isinstance(error, apsw.Error) else error
 
     def _open(self) -> apsw.Connection:
         if self._connection is None:
@@ -132,7 +132,7 @@ class Watcher:
             self._data_version = -1
         return self._connection
 
-    def _served(self, request: Enter | Leave | Moved) -> Seen:
+    def _serve_one(self, request: Enter | Leave | Moved) -> Seen:
         if isinstance(request, Leave):
             self._sight.leave(request.watch.targets)
             return Seen(())
@@ -143,9 +143,9 @@ class Watcher:
         return Seen(*at_one_moment(connection, lambda it: self._sight.enter(it, request.watch.targets)))
 
     def _has_foreign_commits(self, connection: apsw.Connection) -> bool:
-        """Whether others than this engine have committed since the last call, or may have.
+        """Whether other processes have committed since the last call, or may have.
 
-        The writer notices it as it commits, so that the file is looked at only while this engine is quiet.
+        The writer notices this whenever it commits, so the file is checked only while this engine commits nothing.
         """
         commits, self._commits = self._commits, self._writer.commits
         others, self._others = self._others, self._writer.others
@@ -159,7 +159,7 @@ class Watcher:
         return not self._writer.owns(token)
 
     def _rest(self) -> None:
-        """Where all that is watched is due already, there is nothing to notice until one of the looks has rested."""
+        """If every look is due already, wait for the first pause to end: until then, further commits change nothing."""
         ends = [self._look_at] * self._is_due + [self._look_at_large_at] * bool(self._large_due)
         is_all_due = self._is_due == self._sight.has_small and len(self._large_due) == len(self._sight.large)
         if ends and is_all_due:
@@ -175,7 +175,7 @@ class Watcher:
         return moves
 
     def _look_at_large(self, connection: apsw.Connection, now: float) -> list[Move]:
-        """At one large collection: the next one has its turn when that has been rested from."""
+        """Look at one large collection; the next one is due after the pause for this one."""
         if not self._large_due or now < self._look_at_large_at:
             return []
         began = time.thread_time()

@@ -1,4 +1,4 @@
-"""Watches of one file: who is told what the thread that looks has found."""
+"""The watches of one file: what the watcher's thread finds is reported to them here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FileWatches:
     """All watches of an engine, in its event loop.
 
     Args:
-        start: the thread that looks, which tells :meth:`seen` what it finds. It is started by the first watch.
+        start: starts the watcher's thread, which passes each job to :meth:`seen`. The first watch calls it.
     """
 
     def __init__(self, start: Callable[[], Worker]) -> None:
@@ -28,7 +28,7 @@ class FileWatches:
 
     @asynccontextmanager
     async def watch(self, targets: Sequence[str]) -> AsyncGenerator[Watch, None]:
-        """A watch, told from the first look on until it is left."""
+        """A watch that gets all changes from its first look until its block ends."""
         worker = self._worker = self._worker or self._start()
         watch = Watch(targets)
         self._watches.add(watch)
@@ -42,7 +42,7 @@ class FileWatches:
                 worker.post(Leave(watch))
 
     def committed(self, job: Job[Committed]) -> None:
-        """Have looked at what a commit of this engine has written, or may have, where somebody watches it."""
+        """Ask for a look at the watched documents that a commit of this engine has written, or may have written."""
         if self._worker is None or not self._watches or isinstance(job.error, CommitRefused):
             return
         writes: Sequence[Prepared] = job.request
@@ -56,7 +56,7 @@ class FileWatches:
             self._worker.post(Moved(paths))
 
     def seen(self, job: Job[Seen]) -> None:
-        """Tell the watches what a look has found; where one at all that is watched has failed, they end."""
+        """Report what a look has found to the watches; if a look at all targets has failed, end the watches."""
         request, found = job.request, job.result
         if found is None:
             if job.error is not None and not isinstance(request, Enter):
@@ -73,7 +73,7 @@ class FileWatches:
                 request.watch.tell(path, revision)
 
     def close(self, error: Exception) -> list[Worker]:
-        """End all watches. Returns the thread, if there is one, to be ended too."""
+        """End all watches. Returns the worker, if there is one, for the caller to close."""
         self._watches.fail(error)
         self._entered.clear()
         worker, self._worker = self._worker, None

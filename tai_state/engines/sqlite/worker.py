@@ -1,7 +1,7 @@
 """A thread that owns a connection and serves any number of tasks of one event loop.
 
-Why not apsw's own asynchronous connections: there, cancelling a task interrupts the whole function in the
-thread, and here one function serves many tasks; a connection must be replaceable after a disk error; and one
+apsw's own asynchronous connections do not fit, for three reasons. There, cancelling a task interrupts the function in
+the thread, but here one function serves many tasks. A connection must be replaceable after a disk error. And here one
 wake-up of the event loop answers a whole batch. ``docs/decisions/0003-own-sqlite-thread.md`` has the figures.
 """
 
@@ -37,11 +37,11 @@ class _Forks:
 _forks = _Forks()
 
 BATCH_MAX = 256
-"""Jobs handed over at once."""
+"""How many jobs are served together at most."""
 
 
 class _Bell:
-    """Wakes a thread by a pipe, which takes half the time that a lock takes. It rings once until it is heard."""
+    """Wakes a thread through a pipe, in half the time that a lock takes. A ring does nothing while one is unheard."""
 
     def __init__(self) -> None:
         self._ends: tuple[int, ...] = ()
@@ -49,13 +49,13 @@ class _Bell:
         self._rung = False
 
     def ring(self) -> None:
-        """Called whenever there is more to do."""
+        """Wake the thread, because there is more to do."""
         if not self._rung:
             self._rung = True
             os.write(self._cord, b"!")
 
     def hear(self, seconds: float | None = None) -> None:
-        """Wait for a ring, or so many seconds; what there is to do is looked up after it."""
+        """Wait for a ring, or for a number of seconds. The caller must look for work after this, not before."""
         if seconds is not None:
             waiting = select.poll()
             waiting.register(self.pipe, select.POLLIN)
@@ -65,7 +65,7 @@ class _Bell:
         self._rung = False
 
     def __del__(self) -> None:
-        # Not earlier: who rings late must not write into a file that has got the number since.
+        # Not closed earlier: a late ring must not write into another file that has got the same descriptor since.
         for end in self._ends:
             os.close(end)
 
@@ -74,7 +74,7 @@ class Home(Protocol):
     """The event loop whose tasks a worker serves."""
 
     def waiter(self) -> Any:
-        """What a task can wait for.
+        """An object that a task can wait for.
 
         Raises:
             RuntimeError: the task runs in another event loop.
@@ -82,23 +82,23 @@ class Home(Protocol):
         ...
 
     def wait(self, waiter: Any) -> Awaitable[object]:
-        """Until it is woken."""
+        """Wait until the waiter is woken."""
         ...
 
     def wake(self, waiter: Any) -> None:
-        """From the event loop: let its task go on, if it still waits."""
+        """Wake the task if it is still waiting (event loop only)."""
         ...
 
     def soon(self, function: Callable[[], None]) -> None:
-        """From the event loop: call a function once the tasks that are woken already have had their turn."""
+        """Call a function after the tasks that are already woken have run (event loop only)."""
         ...
 
     def notify(self) -> None:
-        """From the worker's thread: there is something to collect."""
+        """Report that there is something to collect (worker's thread only)."""
         ...
 
     def leave(self) -> None:
-        """From the event loop: nothing more will be collected."""
+        """End: nothing more will be collected (event loop only)."""
         ...
 
 
@@ -156,14 +156,14 @@ class _TrioHome:
         waiter.set()
 
     def soon(self, function: Callable[[], None]) -> None:
-        # Who is called soon runs beside the tasks that are woken already; who is called from there, after them.
+        # A function called soon runs among the tasks already woken; one called soon from there runs after them.
         self._token.run_sync_soon(self._call, function)
 
     def notify(self) -> None:
         self._call(self._collect)
 
     def _call(self, function: Callable[[], None]) -> None:
-        with suppress(self._trio.RunFinishedError):  # that event loop has ended, and its tasks with it
+        with suppress(self._trio.RunFinishedError):  # the event loop has ended, and all its tasks with it
             self._token.run_sync_soon(function)
 
     def leave(self) -> None:
@@ -181,7 +181,7 @@ def _home(collect: Callable[[], None]) -> Home:
 
 
 class Job(Generic[R]):
-    """A request, then its result or error. Where no task waits for it, there is no waiter."""
+    """A request, and later its result or error. The waiter is None if no task waits for the job."""
 
     __slots__ = ("abandoned", "error", "request", "result", "waiter")
 
@@ -194,18 +194,19 @@ class Job(Generic[R]):
 
 
 class Worker:
-    """The thread. Jobs run in the order they were given; those that wait together are handed over together.
+    """The thread. It serves jobs in the order in which they came; jobs that wait together are served together.
 
-    Tasks that were answered together are likely to ask together. So after such an answer the thread is rung only when
-    each of them has had its turn: rung by the first, it would serve that one alone, and let the others wait meanwhile.
+    Tasks that were answered together are likely to make their next requests together. So after such an answer, the
+    thread is woken only after each of them has run. If the first one woke it, it would serve that one alone while the
+    others wait.
 
     Args:
-        name: of the thread.
-        serve: called in the thread with the jobs that wait (at most 256); sets each one's result or error.
+        name: the name of the thread.
+        serve: called in the thread with the waiting jobs (at most 256); it sets the result or error of each.
         close: called in the thread at the end.
-        tell: called in the event loop with each job that was served, in their order, before its task goes on.
-        idle: how many seconds to wait for jobs (None: as long as it takes), and what to do after them, or after so many
-            seconds: it may give a job to tell. Both are called in the thread.
+        tell: called in the event loop with each served job, in order, before the job's task continues.
+        idle: two functions, both called in the thread. The first one returns how many seconds to wait for jobs (None:
+            without limit). The second one is called after the jobs, or after that time; it may return a job to tell.
     """
 
     def __init__(
@@ -233,14 +234,14 @@ class Worker:
         threading.Thread(target=self._run, name=f"tai-state sqlite {name}", daemon=True).start()
 
     async def do(self, request: Any) -> Any:
-        """Have a request served. A caller who is cancelled before its turn comes is skipped; later it is not."""
+        """Have a request served. The request is skipped if its caller is cancelled before its turn, but not later."""
         if self._is_closing:
             raise RuntimeError(NOT_OPEN)
         if self._generation != _forks.generation:
             raise RuntimeError("the store was opened before a fork: open it again in the child process")
         job: Job[Any] = Job(request, self._home.waiter())
         self._queue.append(job)
-        if len(self._queue) == 1:  # else whoever came first sees to it
+        if len(self._queue) == 1:  # otherwise the first caller in the queue has seen to it
             if self._answered > 1:
                 self._home.soon(self._bell.ring)
             else:
@@ -255,7 +256,7 @@ class Worker:
         return job.result
 
     def post(self, request: Any) -> None:
-        """Have a request served that nobody waits for; once the worker is closing, nothing happens."""
+        """Have a request served without waiting for it. Once the worker is closing, this does nothing."""
         if self._is_closing or self._generation != _forks.generation:
             return
         self._queue.append(Job(request, None))
@@ -263,13 +264,13 @@ class Worker:
             self._bell.ring()
 
     def close(self) -> None:
-        """Take no more jobs, serve those that wait, close the connection, and end the thread."""
+        """Accept no more jobs, serve the waiting ones, close the connection, and end the thread."""
         if self._generation == _forks.generation:
             self._is_closing = True
             self._bell.ring()
 
-    async def closed(self) -> None:
-        """Until that is done; a caller who is cancelled all the same leaves nothing undone."""
+    async def wait_closed(self) -> None:
+        """Wait until the thread has ended. It ends all the same if the caller is cancelled."""
         if self._is_closing and not self._is_closed:
             self._closers.append(self._home.waiter())
             with anyio.CancelScope(shield=True):
@@ -287,7 +288,7 @@ class Worker:
                 self._answer(jobs)
             if self._idle is not None and (found := self._idle[1]()) is not None:
                 self._answer([found])
-        with suppress(Exception):  # what it held is gone with the thread
+        with suppress(Exception):  # the thread ends in any case
             self._close()
         self._has_ended = True
         self._home.notify()
@@ -295,7 +296,7 @@ class Worker:
     def _serve_all(self, jobs: Sequence[Job[Any]]) -> None:
         try:
             self._serve(jobs)
-        except BaseException as error:  # noqa: BLE001 - every task must be answered, whatever went wrong
+        except BaseException as error:  # noqa: BLE001 - every task must get an answer, whatever went wrong
             for job in jobs:
                 if job.result is None and job.error is None:
                     job.error = error
@@ -305,7 +306,7 @@ class Worker:
         self._home.notify()
 
     def _collect(self) -> None:
-        """In the event loop: wake the tasks whose jobs are done."""
+        """Wake the tasks whose jobs are done (event loop only)."""
         self._answered = len(self._done) or self._answered
         while self._done:
             job = self._done.popleft()

@@ -1,12 +1,12 @@
-"""Committing: the commits that wait share one transaction, and so one fsync.
+"""Committing: waiting commits share one transaction, and so one fsync.
 
-Nobody is answered, not even with a refusal, before COMMIT has returned. An error inside the shared transaction
-can roll all of it back, savepoints or not: its members then run again one by one. An error from COMMIT itself
-can leave the transaction in the log all the same: the file is opened anew, looked at, and written once, which
-makes the answer final (a stray log entry behind that write can never come back).
+No caller gets an answer, not even a refusal, before COMMIT has returned. An error inside the shared transaction can
+roll all of it back, with or without savepoints; its commits then run again one by one. After an error from COMMIT
+itself, the transaction may still be in the log. So the file is opened again, looked at, and written once, which makes
+the answer final: a stray log entry behind that write can never come back.
 
-Most commits fit. So a statement checks and writes at once, and nothing is looked up before. Where a commit turns out
-refused when some of it is written already, the transaction is rolled back, and runs again looking first.
+Most commits are accepted. So one statement both checks and writes, without a look before it. If a commit is refused
+after a part of it is written, the transaction is rolled back and runs again, this time with a look before each write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, holds
 from tai_state.engines.sqlite.checksums import of_row, stamp
-from tai_state.engines.sqlite.errors import mapped
+from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.preparing import Prepared
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
@@ -29,10 +29,10 @@ from tai_state.errors import CommitRefused, TaiStateError
 from tai_state.values.times import WallClock
 
 RESERVED = 1_000
-"""Revisions that a process reserves at a time: so most commits write one page less.
+"""How many revisions a process reserves at a time; this saves most commits the write of a page.
 
-They begin at the clock's microseconds where those are ahead, so that a file which is put back under a running process
-gives no revision anew that was given after the copy was made.
+If the clock's microseconds are ahead, they start there. So after an older copy of the file is restored under a running
+process, no revision is used again that was used after the copy was made.
 """
 
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
@@ -51,18 +51,18 @@ _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
 
 
 Counter: TypeAlias = tuple[int, int]
-"""What the counter holds: the last revision reserved, and the token of the transaction that reserved it."""
+"""The content of the counter: the last reserved revision, and the token of the transaction that reserved it."""
 
 
 class _Transaction(msgspec.Struct, frozen=True):
-    """What a transaction did, were it committed.
+    """What a transaction has done once it is committed.
 
     Attributes:
-        outcomes: of its jobs, in order.
-        before: the counter that it found.
-        after: the counter that it left.
-        revision: the last that it gave.
-        witness: a document that its last job put.
+        outcomes: the outcomes of its jobs, in order.
+        before: the counter before it.
+        after: the counter after it.
+        revision: the last revision that it used.
+        witness: a document that its last applied commit put; None if that put none.
     """
 
     outcomes: list[Committed | BaseException]
@@ -76,13 +76,13 @@ class Writer:
     """Serves commits in the writer's thread.
 
     Args:
-        path: of the file.
-        connect: opens it.
-        clock: gives the time of each commit.
+        path: the path of the file.
+        connect: opens a connection to the file.
+        clock: the clock for the time of each commit.
 
     Attributes:
         commits: how many transactions it has committed.
-        others: how many of them found that others may have committed since the one before.
+        others: how many transactions found that another process may have committed since the previous one.
     """
 
     def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: WallClock) -> None:
@@ -90,7 +90,7 @@ class Writer:
         self._connect = connect
         self._clock = clock
         self._connection: apsw.Connection | None = None
-        # Each reservation leaves another token in the file; the first is drawn, so that no two processes share one.
+        # Each reservation writes a new token to the file. The first is random, so that no two processes share one.
         self._token = self._first_token = int.from_bytes(os.urandom(7))
         self._reserved: Counter | None = None
         self._revision = 0
@@ -99,18 +99,18 @@ class Writer:
         self.others: int = 0
 
     def owns(self, token: int) -> bool:
-        """Whether a token in the counter is of this writer; for any thread."""
+        """Whether a token in the counter was written by this writer; any thread may ask."""
         return self._first_token < token <= self._token
 
     def serve(self, jobs: Sequence[Job[Committed]]) -> None:
-        """Commit these jobs together; where that fails, one by one."""
+        """Commit these jobs together or, if that fails, one by one."""
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
             self._answer(jobs, error)
             return
-        reserved, self._reserved = self._reserved, None  # to be had again once the transaction is committed
+        reserved, self._reserved = self._reserved, None  # set again once the transaction is committed
         transaction = self._applied(connection, jobs, reserved)
         if transaction is None:
             return
@@ -134,7 +134,7 @@ class Writer:
     def _applied(
         self, connection: apsw.Connection, jobs: Sequence[Job[Committed]], reserved: Counter | None
     ) -> _Transaction | None:
-        """Apply these jobs, up to the COMMIT. None: that failed, and they are answered for without it."""
+        """Apply these jobs, up to the COMMIT. None: that failed, and the jobs have their answers already."""
         try:
             try:
                 return self._apply(connection, jobs, reserved, look_first=False)
@@ -148,7 +148,7 @@ class Writer:
             others = [job for job in jobs if job is not odd.job]
             if others:
                 self.serve(others)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may be the error of one of them alone
+        except Exception as error:  # noqa: BLE001 - the error may concern only one of the jobs
             self._roll_back(connection)
             self._not_applied(jobs, error)
         return None
@@ -169,12 +169,12 @@ class Writer:
     ) -> _Transaction:
         cursor = connection.cursor()
         before: Any = reserved
-        if reserved is None or connection.data_version() != self._data_version:  # else nobody else has committed
+        if reserved is None or connection.data_version() != self._data_version:  # else no other process has committed
             before = cursor.execute(_COUNTER).get
             if before != reserved:
                 self.others += 1
         now = self._clock.now_us()
-        # As long as the counter is as this process left it, nobody else has given a revision above the last one here.
+        # While the counter is as this process left it, no other process has used a revision above the last one here.
         revision: int = self._revision if before == reserved else max(before[0], now)
         last = before[0] if before == reserved else 0
         first = revision + 1
@@ -212,16 +212,16 @@ class Writer:
             self._abandon()
 
     def _abandon(self) -> None:
-        """Give a broken connection up; the next commit opens a new one."""
+        """Give up a broken connection; the next commit opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            # Nothing is lost with it: what it had not committed was acknowledged to nobody, and the log stays.
+            # Nothing is lost: what it had not committed was not acknowledged to any caller, and the log stays.
             with suppress(apsw.Error):
                 leave_log(connection)
                 connection.close(True)
 
     def _not_applied(self, jobs: Sequence[Job[Committed]], error: Exception, *, unknown: bool = False) -> None:
-        """Answer for a transaction that failed. A member alone may still succeed, so several run one by one."""
+        """Answer the jobs of a failed transaction. A job alone may still succeed, so several run again one by one."""
         if len(jobs) == 1 or unknown:
             self._answer(jobs, error, unknown=unknown)
         else:
@@ -229,11 +229,11 @@ class Writer:
                 self.serve([job])
 
     def _is_applied(self, transaction: _Transaction) -> bool | None:
-        """What became of a transaction whose COMMIT failed, by looking at the file anew; None: it is not known.
+        """Whether a transaction was applied although its COMMIT failed, by a new look at the file; None: unknown.
 
-        Its token there or, if it left none, its document: it was applied. Else, with the counter as it was before: it
-        was lost, refusals that rested on it included. Anything else: others have committed since, and may have covered
-        it.
+        If its token is in the file or, if it wrote none, its document, it was applied. Otherwise, if the counter is as
+        it was before, it was lost, including the refusals that were based on it. In all other cases, other processes
+        have committed since, and may have overwritten its traces.
         """
         self._abandon()
         found: Any = None
@@ -259,17 +259,17 @@ class Writer:
     def _answer(self, jobs: Sequence[Job[Committed]], error: Exception, *, unknown: bool = False) -> None:
         for job in jobs:
             if isinstance(error, apsw.Error):
-                job.error = mapped(error, "commit", self._path, unknown=unknown)
+                job.error = mapped_error(error, "commit", self._path, unknown=unknown)
             else:
                 job.error = error
 
 
 class _HalfWrittenError(Exception):
-    """A commit is refused at a write that is not its first."""
+    """A commit is refused at a write after its first one."""
 
 
 class _OddJobError(Exception):
-    """A commit holds what SQLite's driver does not even take."""
+    """A commit holds a value that SQLite's driver does not accept at all."""
 
     def __init__(self, job: Job[Committed]) -> None:
         super().__init__()
@@ -277,10 +277,10 @@ class _OddJobError(Exception):
 
 
 def _write(cursor: apsw.Cursor, writes: Sequence[Prepared], revision: int, now: int) -> Prepared | None:
-    """Apply the writes of one commit; the first of them, where that is refused and so nothing is written.
+    """Apply the writes of one commit. Returns the first write if that one is refused, so that nothing is written.
 
     Raises:
-        _HalfWrittenError: another one is refused.
+        _HalfWrittenError: a later write is refused.
     """
     stamped = stamp(revision, now)
     for write in writes:
@@ -292,7 +292,7 @@ def _write(cursor: apsw.Cursor, writes: Sequence[Prepared], revision: int, now: 
 
 
 def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, stamped: bytes) -> bool:
-    """Apply a write if its requirement holds; whether it does."""
+    """Apply a write if its requirement holds; returns whether it does."""
     require = write.require
     if write.text is None:
         if not _holds(cursor, write):
@@ -316,6 +316,6 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, s
 
 
 def _holds(cursor: apsw.Cursor, write: Prepared) -> bool:
-    """Whether the requirement of a write holds, by looking."""
+    """Whether the requirement of a write holds, by a look at the file."""
     place = (write.collection, write.id)
     return write.require is ANYTHING or holds(write.require, cursor.execute(_REVISION, place).get)

@@ -34,8 +34,8 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, module: str, 
     with pytest.raises(UnknownStore) as caught:
         driver.check()
     assert str(caught.value) == (
-        f"grpcio {version('grpcio')} is not supported: {module}.{owner} has no {name} there; "
-        f"install it by: pip install 'grpcio<{driver.GRPCIO_BELOW}'"
+        f"grpcio {version('grpcio')} is not supported: its {module}.{owner} has no {name}; "
+        f"run: pip install 'grpcio<{driver.GRPCIO_BELOW}'"
     )
 
 
@@ -72,7 +72,7 @@ def test_opening_a_store_says_what_is_missing():
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert all(
-        "is not supported: grpc._channel._SingleThreadedRendezvous has no _consume_next" in each for each in lines
+        "is not supported: its grpc._channel._SingleThreadedRendezvous has no _consume_next" in each for each in lines
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tai_state.engines.firestore.errors import MEANINGS, mapped
+from tai_state.engines.firestore.errors import MEANINGS, mapped_error
 from tai_state.errors import CommitRefused, InvalidData, StoreTimeout, StoreUnavailable
 
 from ...support.firestore import Failure
@@ -20,7 +20,7 @@ def test_every_status_code_has_a_meaning(code: Any):
     """Each code of gRPC is in the table, and is an error of the tree; details are cut to one line."""
     assert code.name in MEANINGS
     for operation in ("read", "commit"):
-        error = mapped(Failure(code), operation)
+        error = mapped_error(Failure(code), operation)
         assert isinstance(error, StoreUnavailable | StoreTimeout | InvalidData)
         assert "some details" in str(error)
         assert "more" not in str(error)
@@ -34,11 +34,13 @@ def test_the_table_has_no_other_codes():
 
 def test_what_a_commits_failure_leaves_open():
     """Only what the server cannot have applied is said not to be; a refusal needs a requirement."""
-    sure = {code.name for code in CODES if not getattr(mapped(Failure(code), "commit"), "unknown", False)}
+    sure = {code.name for code in CODES if not getattr(mapped_error(Failure(code), "commit"), "unknown", False)}
     assert sure == {
         *("INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "UNAUTHENTICATED"),
         *("FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
     }
-    refused = [code.name for code in CODES if isinstance(mapped(Failure(code), "commit", required=""), CommitRefused)]
+    refused = [
+        code.name for code in CODES if isinstance(mapped_error(Failure(code), "commit", required=""), CommitRefused)
+    ]
     assert refused == ["NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "ABORTED"]
-    assert getattr(mapped(ValueError("no code"), "commit"), "unknown", False)
+    assert getattr(mapped_error(ValueError("no code"), "commit"), "unknown", False)

@@ -112,7 +112,7 @@ def test_trio_is_told(firestore: Callable[[], FirestoreEngine]):
         async with firestore():
             pass
 
-    with pytest.raises(RuntimeError, match="under asyncio only"):
+    with pytest.raises(RuntimeError, match="with asyncio only"):
         trio.run(use)
 
 

@@ -61,7 +61,7 @@ def no_database(request: pytest.FixtureRequest, file: Path) -> Path:
 async def test_what_is_no_database_is_refused(no_database: Path):
     """A file that SQLite did not write is IncompatibleFormat, and stays as it is."""
     before = bytes_of(no_database)
-    with pytest.raises(IncompatibleFormat, match="no SQLite file"):
+    with pytest.raises(IncompatibleFormat, match="not a SQLite file"):
         await all_in(no_database)
     assert bytes_of(no_database) == before
 

@@ -49,7 +49,7 @@ def test_codes_are_mapped_with_their_cause(code: int):
     if name in _NO_ERRORS:
         return
     error = apsw.exception_for(code)
-    found = table.mapped(error, "commit", "the file", unknown=True)
+    found = table.mapped_error(error, "commit", "the file", unknown=True)
     if name in table.MISUSE:
         assert found is error
         return
@@ -72,4 +72,4 @@ def test_mistakes_in_using_the_driver_are_not_disguised():
     """An exception that carries no code of SQLite stays what it is."""
     for name in _MISTAKES_IN_USING_APSW:
         error = getattr(apsw, name)("text")
-        assert table.mapped(error, "read", "the file") is error
+        assert table.mapped_error(error, "read", "the file") is error

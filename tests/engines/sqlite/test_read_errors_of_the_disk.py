@@ -133,7 +133,7 @@ FOREVER = 1_000_000
     [
         StoreUnavailable("read", "SQLITE_IOERR", "the disk reports an error"),
         CorruptDocument("store.db", "the file is damaged"),
-        IncompatibleFormat("store.db", "is no SQLite file"),
+        IncompatibleFormat("store.db", "is not a SQLite file"),
     ],
     ids=lambda error: type(error).__name__,
 )
