@@ -177,7 +177,7 @@ class EventualConsistency:
         governor_id: str,
         state_id: str,
         seen: Sequence[Rival],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         dry_run: bool = False,
     ) -> JsonState:
@@ -197,7 +197,7 @@ class EventualConsistency:
             governor_id: the owner and namespace.
             state_id: the state under it.
             seen: versions from elsewhere, such as those that another store's ``read`` returned.
-            metadata: who repairs and why.
+            metadata: who repairs and why; by default the store's own.
             dry_run: write and record nothing.
 
         Returns:
@@ -212,7 +212,8 @@ class EventualConsistency:
         stream = self._stream(governor_id, state_id)
         _check_state(stream, seen)
         is_written_back = self._read_repair and not dry_run
-        repaired = await repair(self._core, stream, seen, self._resolver, metadata if is_written_back else None)
+        who = self._core.who(metadata) if is_written_back else None
+        repaired = await repair(self._core, stream, seen, self._resolver, who)
         if not dry_run:
             self._counts["repairs"] += repaired.is_written
             for conflict in repaired.conflicts:

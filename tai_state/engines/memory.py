@@ -111,6 +111,13 @@ class MemoryEngine:
         """See :class:`~tai_state.engines.api.Engine`, also for the verbs."""
         return self._capabilities
 
+    def __str__(self) -> str:
+        """Which kind of store it is, as an address says it."""
+        return f"{self._capabilities.name}://"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}, {'open' if self._is_open else 'closed'}>"
+
     async def __aenter__(self) -> Self:
         if self._is_open:
             raise RuntimeError(OPEN_ALREADY)

@@ -43,6 +43,15 @@ class Paged(AsyncIterator[T], Generic[T]):
         self._is_fetching = False
         self._fetched: anyio.Event | None = None  # made only if another task waits for it
 
+    def __repr__(self) -> str:
+        if self._failed is not None:
+            place = f"ended by {type(self._failed.error).__name__}"
+        elif self._is_fetching:
+            place = "fetching a page"
+        else:
+            place = "between two pages" if self._items is _NOTHING else "inside a page"
+        return f"<{type(self).__name__}, {place}>"
+
     async def __anext__(self) -> T:
         while True:
             try:
@@ -113,11 +122,11 @@ class _Failed(Iterator[Any]):
     """Replaces the items after an error: raises the error each time."""
 
     def __init__(self, error: BaseException) -> None:
-        self._error = error
+        self.error = error
         self._traceback = error.__traceback__
 
     def __next__(self) -> NoReturn:
-        raise self._error.with_traceback(self._traceback)
+        raise self.error.with_traceback(self._traceback)
 
 
 def limited(fetch: Callable[[], Awaitable[Sequence[T] | None]], limit: int | None) -> Fetch[T]:

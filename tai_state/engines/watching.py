@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import anyio
 
 from tai_state.engines.api import Change
+
+_LISTED_MAX = 3
+"""Targets that a watch names when it is shown."""
 
 
 class Signal:
@@ -42,6 +45,10 @@ class Watch(AsyncIterator[Change]):
         self._news: dict[str, int | None] = {}
         self._error: BaseException | None = None
         self._signal = Signal()
+
+    def __repr__(self) -> str:
+        ended = "" if self._error is None else f", ended by {type(self._error).__name__}"
+        return f"<{type(self).__name__} of {listed(self.targets)}, {len(self._news)} changes at hand{ended}>"
 
     def tell(self, path: str, revision: int | None) -> None:
         """Report that a document is now at a revision; None: absent."""
@@ -103,6 +110,12 @@ class Watches:
         self._of.clear()
         for watch in ended:
             watch.fail(error)
+
+
+def listed(targets: Sequence[str]) -> str:
+    """The first few of them, for people to read."""
+    shown = ", ".join(map(repr, targets[:_LISTED_MAX])) or "nothing"
+    return f"{shown}, …" if len(targets) > _LISTED_MAX else shown
 
 
 def is_collection(path: str) -> bool:

@@ -59,13 +59,17 @@ class StateMachinePersister:
         self._reducers: Reducers = {} if reducers is None else reducers
         self._replay = Replay(self._core, self._reducers)
 
+    def __repr__(self) -> str:
+        reducers = f"reducers for {len(self._reducers)} actions" if self._reducers else "no reducers"
+        return f"<{type(self).__name__} of store {self._core.store_id}, {reducers}>"
+
     async def log_transition(
         self,
         governor_id: str,
         from_state: JsonState | None,
         to_state: JsonSnapshot,
         action: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         event_id: str | None = None,
         timestamp: datetime | None = None,
@@ -79,7 +83,7 @@ class StateMachinePersister:
             to_state: names the state and holds its new data; make it with ``from_state.with_data(…)`` or
                 ``StateSnapshot.unsaved(…)``.
             action: what happened.
-            metadata: who made the change and why.
+            metadata: who made the change and why; by default, what the store was opened with.
             event_id: the caller's own id, so that repeating the call changes nothing.
             timestamp: when it happened; now, if not given.
             fence: a lease; the change is made only while its lock is held.
@@ -97,7 +101,7 @@ class StateMachinePersister:
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None else from_state.data
         asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
-        draft = writing.draft(core, stream, Intent(metadata, action, event_id, timestamp), state=text)
+        draft = writing.draft(core, stream, Intent(core.who(metadata), action, event_id, timestamp), state=text)
 
         def compose(known: Known) -> Composition:
             head = known.head
@@ -116,7 +120,7 @@ class StateMachinePersister:
         governor_id: str,
         state_id: str,
         events: Sequence[NewEvent],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         fence: Fence | None = None,
@@ -127,7 +131,7 @@ class StateMachinePersister:
             governor_id: the owner and namespace.
             state_id: the state under it.
             events: in order; an event whose action has no reducer leaves the state as it is.
-            metadata: who made the change and why, for all events.
+            metadata: who made the change and why, for all events; by default, what the store was opened with.
             expected: what the writer believes the version to be.
             fence: as for :meth:`log_transition`.
 
@@ -137,7 +141,7 @@ class StateMachinePersister:
         """
         core = self._core
         stream = core.layout.stream(governor_id, state_id)
-        drafts = drafts_of(core, stream, events, metadata)
+        drafts = drafts_of(core, stream, events, core.who(metadata))
         folded: list[Folded] = []
 
         def compose(known: Known) -> Composition:

@@ -68,6 +68,19 @@ class Tenure:
             return 0.0
         return max(0.0, self.since + self.claim.ttl_seconds - self._monotonic())
 
+    @property
+    def standing(self) -> str:
+        """How it stands, for people to read."""
+        if self.is_released or self.is_given_up:
+            return "released" if self.is_released else "given up"
+        if self.lost is not None:
+            return "lost"
+        try:
+            left = self.remaining_seconds
+        except RuntimeError:  # its clock is the event loop's, and here is none
+            return f"{self.claim.ttl_seconds} s from each renewal"
+        return f"{left:.1f} s left" if left > 0 else "over"
+
     def renewed(self, sent: float) -> None:
         """Count the lease from an acknowledged renewal, sent at the time given."""
         self.since = max(self.since, sent)
@@ -86,6 +99,9 @@ class Lease:
         self._resource = resource
         self._path = layout.lock(resource)
         self._store_id = store_id
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.resource!r} by {self.holder!r}, fence {self.fence}, {self.tenure.standing}>"
 
     @property
     def resource(self) -> str:

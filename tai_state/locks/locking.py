@@ -63,6 +63,13 @@ class LockManager:
         self._keeper = Keeper(self._common)
         self._tenures: WeakSet[Tenure] = WeakSet()
 
+    def __repr__(self) -> str:
+        try:
+            held = f"{len(self.statistics().held)} held"
+        except RuntimeError:  # its clock is the event loop's, and here is none
+            held = f"{len(self._tenures)} leases"
+        return f"<{type(self).__name__}, {held}, {len(self._common.waiting)} waiting>"
+
     @asynccontextmanager
     async def lock(
         self,

@@ -47,7 +47,7 @@ class StateHandle(TypedState[D]):
     async def save(
         self,
         value: D,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected = NO_STATE,
         action: str = "save",
@@ -57,14 +57,14 @@ class StateHandle(TypedState[D]):
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
         """Write the state; by default, create it. See ``StateStore.save_state``."""
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         data = self.codec.to_json(value)
         return self.typed(await writing.save(self.core, self.stream, data, intent, expected, fence))
 
     async def update(
         self,
         function: Callable[[D], D],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected | None = None,
         initial: D | None = None,
@@ -79,7 +79,7 @@ class StateHandle(TypedState[D]):
         Args:
             function: a pure function from the old value to the new one. It may run several times, each time on the
                 value just read.
-            metadata: who made the change and why.
+            metadata: who made the change and why; by default, what the handle or the store was made with.
             expected: run the function only on this version, or on the state as it was read. If another writer was
                 faster, ``VersionConflict`` is raised at once, as needed for ``If-Match`` on the web.
             initial: the value that the function gets if there is no state, or a deleted one. Without it,
@@ -104,13 +104,13 @@ class StateHandle(TypedState[D]):
 
         if expected is None:
             expected = EXISTS if initial is None else ANY
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         return self.typed(await writing.update(self.core, self.stream, evolve, intent, expected, fence))
 
     async def log(
         self,
         action: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         payload: Any = None,
         expected: Expected = EXISTS,
@@ -119,12 +119,12 @@ class StateHandle(TypedState[D]):
         fence: Fence | None = None,
     ) -> StateEvent[D]:
         """Record an event that does not change the state's data; see ``StateStore.log_event``."""
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         return self._typed_event(await writing.log(self.core, self.stream, intent, expected, fence))
 
     async def delete(
         self,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         action: str = "delete",
@@ -133,7 +133,7 @@ class StateHandle(TypedState[D]):
         fence: Fence | None = None,
     ) -> DeletedState:
         """Delete the state; see ``StateStore.delete_state``."""
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp)
         return await writing.delete(self.core, self.stream, intent, expected, fence)
 
     async def at(self, version_or_time: int | datetime) -> StateSnapshot[D] | DeletedState:

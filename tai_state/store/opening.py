@@ -14,6 +14,7 @@ from tai_state.streams.layout import Layout
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.settings import Settings, SystemClock
 from tai_state.streams.upcasting import Upcast, Upcasting
+from tai_state.values.metadata import ChangeMetadata, check_default
 from tai_state.values.times import WallClock
 
 
@@ -28,6 +29,7 @@ def open_store(
     upcasters: Mapping[int, Upcast] | None = None,
     create: bool = True,
     timeout_seconds: float = 30.0,
+    metadata: ChangeMetadata | None = None,
     clock: WallClock | None = None,
 ) -> StateStore:
     """A store at an address. Nothing is opened before ``async with``.
@@ -46,6 +48,7 @@ def open_store(
         upcasters: for each version before ``schema``, the step to the next.
         create: create the store if it does not exist; if False, opening such a store raises ``StoreNotFound``.
         timeout_seconds: how long the store tries to find out the outcome of a change when answers are lost.
+        metadata: who makes the changes that do not name it, and why.
         clock: the time of changes without a timestamp, and of an engine that has no clock of its own; by default, the
             system clock.
 
@@ -53,6 +56,7 @@ def open_store(
         UnknownStore: the address is not a store address, or has an option that does not exist.
         InvalidId: only one of root and namespace is given.
         ValueError: the upcasters do not match the schema.
+        InvalidData: the metadata cannot be stored.
         TypeError: ``snapshots`` is not a policy.
     """
     if url is not None and not isinstance(url, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
@@ -66,6 +70,7 @@ def open_store(
         snapshots=_policy(snapshots),
         upcasting=Upcasting(schema, {} if upcasters is None else upcasters),
         timeout_seconds=timeout_seconds,
+        metadata=check_default(metadata),
         clock=SystemClock() if clock is None else clock,
     )
     engine = url if isinstance(url, Engine) else address.engine(settings.clock, create=create)

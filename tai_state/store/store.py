@@ -31,7 +31,7 @@ from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.metadata import ChangeMetadata, check_default
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 
 D = TypeVar("D")
@@ -50,6 +50,13 @@ class StateStore:
         self._settings = settings
         self._opened: _Opened | None = None
         self._opening: AbstractAsyncContextManager[Core] | None = None
+
+    def __repr__(self) -> str:
+        folder = self._layout.governors.rpartition("/")[0]
+        where = f"{self._engine}, below {folder}" if folder else str(self._engine)
+        if self._opened is None:
+            return f"<{type(self).__name__} {where}, closed>"
+        return f"<{type(self).__name__} {where}, open, {len(self.core.appender.heads)} heads>"
 
     async def __aenter__(self) -> Self:
         if self._opening is not None:
@@ -96,14 +103,24 @@ class StateStore:
         return self.core.store_id
 
     @overload
-    def state(self, governor_id: str, state_id: str, model: None = None) -> StateHandle[dict[str, Any]]: ...
+    def state(
+        self, governor_id: str, state_id: str, model: None = None, *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[dict[str, Any]]: ...
     @overload  # a class is a type form, but not to checkers from before PEP 747
-    def state(self, governor_id: str, state_id: str, model: type[D]) -> StateHandle[D]: ...
+    def state(
+        self, governor_id: str, state_id: str, model: type[D], *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[D]: ...
     @overload
-    def state(self, governor_id: str, state_id: str, model: TypeAdapter[D]) -> StateHandle[D]: ...
+    def state(
+        self, governor_id: str, state_id: str, model: TypeAdapter[D], *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[D]: ...
     @overload
-    def state(self, governor_id: str, state_id: str, model: TypeForm[D]) -> StateHandle[D]: ...
-    def state(self, governor_id: str, state_id: str, model: object = None) -> StateHandle[Any]:
+    def state(
+        self, governor_id: str, state_id: str, model: TypeForm[D], *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[D]: ...
+    def state(
+        self, governor_id: str, state_id: str, model: object = None, *, metadata: ChangeMetadata | None = None
+    ) -> StateHandle[Any]:
         """A handle on one state, with its data as a model or as plain JSON.
 
         Args:
@@ -111,11 +128,15 @@ class StateStore:
             state_id: the state under it.
             model: a pydantic model, a dataclass, a TypedDict, or a union of these; or a pydantic ``TypeAdapter`` of
                 one. None: plain JSON.
+            metadata: who makes the changes through this handle and why, unless a change or its transaction names it; by
+                default, what the store was opened with.
 
         Raises:
             InvalidId: the ids cannot be stored.
+            InvalidData: the metadata cannot be stored.
         """
-        return StateHandle(self, self._layout.stream(governor_id, state_id), codec_of(model))
+        stream = self._layout.stream(governor_id, state_id)
+        return StateHandle(self, stream, codec_of(model), check_default(metadata))
 
     # Changing states -------------------------------------------------------------------------------------------
 
@@ -124,7 +145,7 @@ class StateStore:
         governor_id: str,
         state_id: str,
         data: dict[str, Any],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected = NO_STATE,
         action: str = "save",
@@ -139,7 +160,7 @@ class StateStore:
             governor_id: the owner and namespace.
             state_id: the state under it.
             data: the whole new state, a JSON object.
-            metadata: who made the change and why.
+            metadata: who made the change and why; by default, what the store was opened with.
             expected: what the writer believes the version to be.
             action: what happened; the name of the event.
             payload: any JSON value; kept with the event, and not part of the state.
@@ -158,7 +179,7 @@ class StateStore:
             InvalidId, InvalidData, DocumentTooLarge: the input cannot be stored; nothing was sent.
             StoreUnavailable, StoreTimeout: nothing was written.
         """
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def update_state(
@@ -166,7 +187,7 @@ class StateStore:
         governor_id: str,
         state_id: str,
         data: dict[str, Any],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         action: str = "update",
@@ -176,14 +197,14 @@ class StateStore:
         fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Write a new version of a state. Like :meth:`save_state`, but ``expected`` must be given."""
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def delete_state(
         self,
         governor_id: str,
         state_id: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         expected: Expected,
         action: str = "delete",
@@ -201,7 +222,7 @@ class StateStore:
         Raises:
             StateNotFound: there is nothing to delete. Otherwise as :meth:`save_state`.
         """
-        intent = Intent(metadata, action, event_id, timestamp)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp)
         return await writing.delete(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
 
     async def log_event(
@@ -209,7 +230,7 @@ class StateStore:
         governor_id: str,
         state_id: str,
         action: str,
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         payload: Any = None,
         expected: Expected = EXISTS,
@@ -223,7 +244,7 @@ class StateStore:
             governor_id: the owner and namespace.
             state_id: the state under it.
             action: what happened.
-            metadata: who recorded it and why.
+            metadata: as for :meth:`save_state`.
             payload: any JSON value, kept with the event.
             expected: what the writer believes the version to be.
             event_id: as for :meth:`save_state`.
@@ -233,11 +254,16 @@ class StateStore:
         Raises:
             StateNotFound: the state does not exist. Otherwise as :meth:`save_state`.
         """
-        intent = Intent(metadata, action, event_id, timestamp, payload)
+        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.log(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
 
     async def result_of(
-        self, governor_id: str, state_id: str, event_id: str, action: str, metadata: ChangeMetadata
+        self,
+        governor_id: str,
+        state_id: str,
+        event_id: str,
+        action: str,
+        metadata: ChangeMetadata | None = None,
     ) -> JsonState | None:
         """The state after the change with this event id; None if the change is not recorded, or not recorded yet.
 
@@ -247,7 +273,7 @@ class StateStore:
             NotRetained: the change was recorded, but its event has been cleaned up.
         """
         return await writing.result_of(
-            self.core, self._layout.stream(governor_id, state_id), event_id, action, metadata
+            self.core, self._layout.stream(governor_id, state_id), event_id, action, self.core.who(metadata)
         )
 
     async def transact(

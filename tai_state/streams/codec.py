@@ -32,15 +32,25 @@ def _in_order(model: Any) -> object:
     return tuple(map(_in_order, get_args(model))) or model
 
 
+def _name(model: Any) -> str:
+    if model is None:
+        return "JSON"
+    return model.__name__ if isinstance(model, type) else repr(model)
+
+
 class Codec(Generic[D]):
     """Converts a model to a JSON object and back.
 
     Args:
         model: anything that pydantic can validate and dump to a JSON object, or a pydantic adapter for it; None: plain
             JSON without conversion.
+
+    Attributes:
+        name: the model's name, for a repr.
     """
 
     def __init__(self, model: Any) -> None:
+        self.name: str = _name(model)
         self._adapter: TypeAdapter[D] | None
         self._adapter = model if model is None or isinstance(model, TypeAdapter) else TypeAdapter(model)
 

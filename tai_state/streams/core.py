@@ -18,6 +18,7 @@ from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import StateRecord, checked_state, head_of, to_state
 from tai_state.streams.settings import Settings
 from tai_state.streams.turns import Turns
+from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 
 
@@ -76,6 +77,20 @@ class Core:
     def core(self) -> Core:
         """The core itself; see :class:`HasCore`."""
         return self
+
+    def who(self, *said: ChangeMetadata | None) -> ChangeMetadata:
+        """Who makes a change, and why: what was said nearest to it.
+
+        Args:
+            said: with the change, with its transaction, with its handle; None: nothing. The store's own comes last.
+
+        Raises:
+            InvalidData: nobody said it.
+        """
+        for metadata in (*said, self.settings.metadata):
+            if metadata is not None:
+                return metadata
+        raise InvalidData("who makes the change, and why? Pass metadata to the change, to its handle or to open_store")
 
     def guards(self, fence: Fence | None) -> tuple[Guard, ...]:
         """The guards of a change with this fence.

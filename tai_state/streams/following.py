@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from tai_state.engines.api import Change, Document, split
+from tai_state.engines.watching import listed
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.values.ids import unescape_id
@@ -40,10 +41,14 @@ class Following(Generic[T]):
         self, core: Core, governor_id: str, state_ids: Sequence[str], convert: Callable[[JsonState], T]
     ) -> None:
         streams = {stream.state: stream for stream in (core.layout.stream(governor_id, each) for each in state_ids)}
-        self._watch = core.engine.watch(*(streams or (core.layout.states(governor_id),)))
+        self._targets = tuple(streams) or (core.layout.states(governor_id),)
+        self._watch = core.engine.watch(*self._targets)
         self._core = core
         self._governor_id = governor_id
         self._convert = convert
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {listed(self._targets)}>"
 
     async def __aenter__(self) -> AsyncIterator[T]:
         return _States(self._core, self._governor_id, await self._watch.__aenter__(), self._convert)
@@ -72,6 +77,10 @@ class _States(AsyncIterator[T], Generic[T]):
         self._failure: Exception | None = None
         self._read: deque[Document] = deque()
         self._shown: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        at_hand = len(self._read) + len(self._told)
+        return f"<watched states of {self._governor_id!r}, {len(self._shown)} shown, {at_hand} at hand>"
 
     async def __anext__(self) -> T:
         while True:

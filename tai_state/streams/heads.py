@@ -15,6 +15,9 @@ class Heads:
     def __init__(self) -> None:
         self._heads: OrderedDict[str, Head] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._heads)
+
     def get(self, path: str) -> Head | None:
         """The head last seen, if it is still remembered."""
         return self._heads.get(path)

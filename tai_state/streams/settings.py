@@ -11,6 +11,7 @@ from functools import partial
 
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.upcasting import Upcasting
+from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import WallClock
 
 
@@ -60,6 +61,7 @@ class Settings:
         snapshots: decides when a snapshot is kept.
         upcasting: brings data of older schemas up to date.
         timeout_seconds: how long one change is tried after the first refusal or lost answer.
+        metadata: who makes the changes that do not name it, and why.
         clock: the clock for changes without a timestamp.
         new_id: makes event ids.
         jitter: returns a random number from 0 to 1, for pauses between attempts.
@@ -70,6 +72,7 @@ class Settings:
     snapshots: SnapshotPolicy = field(default_factory=EveryEvents)
     upcasting: Upcasting = field(default_factory=partial(Upcasting, 1, {}))
     timeout_seconds: float = 30.0
+    metadata: ChangeMetadata | None = None
     clock: WallClock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = new_id
     jitter: Callable[[], float] = random.random

@@ -9,6 +9,7 @@ import msgspec
 from tai_state.streams.codec import Codec
 from tai_state.streams.core import Core, HasCore
 from tai_state.streams.layout import Stream
+from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot
 
 D = TypeVar("D")
@@ -23,16 +24,22 @@ class TypedState(Generic[D]):
         store: the store of the state.
         stream: the state's paths.
         codec: converts the model to JSON and back.
+        metadata: who makes the changes that do not name it, and why; None: the store's own.
 
     Attributes:
         stream: as given.
         codec: as given.
+        metadata: as given.
     """
 
-    def __init__(self, store: HasCore, stream: Stream, codec: Codec[D]) -> None:
+    def __init__(self, store: HasCore, stream: Stream, codec: Codec[D], metadata: ChangeMetadata | None = None) -> None:
         self.stream: Stream = stream
         self.codec: Codec[D] = codec
+        self.metadata: ChangeMetadata | None = metadata
         self._store = store
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.stream.state!r} as {self.codec.name}>"
 
     @property
     def governor_id(self) -> str:

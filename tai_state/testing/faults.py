@@ -212,6 +212,14 @@ class FaultyEngine:
         """The capabilities of the inner engine."""
         return self._engine.capabilities
 
+    def __str__(self) -> str:
+        """The inner engine's."""
+        return str(self._engine)
+
+    def __repr__(self) -> str:
+        hit = f"{sum(self._hit.values())} of {self.plan.planned} faults hit"
+        return f"<{type(self).__name__} around {self._engine!r}, {self._overall} calls, {hit}>"
+
     async def __aenter__(self) -> Self:
         await self._engine.__aenter__()
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -61,6 +61,11 @@ class TransactionManager:
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
 
+    def __repr__(self) -> str:
+        counts = Counter(record.status.value for record in self._records.values())
+        shown = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none so far"
+        return f"<{type(self).__name__}, {shown}>"
+
     async def transact(
         self,
         function: Callable[[Transaction], Awaitable[R]],
@@ -81,7 +86,8 @@ class TransactionManager:
         Args:
             function: reads and writes through the transaction that it is given. It must have no other effect, since it
                 may run several times. Its result is returned.
-            metadata: who and why, for every write without metadata of its own.
+            metadata: who and why, for every write without metadata of its own; by default the handle's or the
+                store's own.
             governor_id: the governor of states that the function names by their id alone.
             fence: a lease; the writes are applied only while its lock is held.
 
@@ -130,7 +136,7 @@ class TransactionManager:
         governor_id: str,
         to_read: Sequence[str],
         decide: Callable[[dict[str, JsonSnapshot | None]], Mapping[str, dict[str, Any] | None]],
-        metadata: ChangeMetadata,
+        metadata: ChangeMetadata | None = None,
         *,
         fence: Fence | None = None,
     ) -> dict[str, dict[str, Any] | None]:
@@ -141,7 +147,7 @@ class TransactionManager:
             to_read: ids of the states to read.
             decide: a pure function. It gets the states as read (None where there is no state), and returns the new
                 data of each state to write (None: delete it). If others were faster, it runs again on fresh states.
-            metadata: who and why.
+            metadata: who and why; by default the store's own.
             fence: a lease; the writes are applied only while its lock is held.
 
         Returns:
@@ -171,7 +177,8 @@ class TransactionManager:
         """A transaction around a block. It is committed at the end of the block, and never retried.
 
         Args:
-            metadata: who and why, for every write without metadata of its own.
+            metadata: who and why, for every write without metadata of its own; by default the handle's or the
+                store's own.
             governor_id: the governor of states that the block names by their id alone.
             fence: a lease; the writes are applied only while its lock is held.
 

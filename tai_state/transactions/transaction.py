@@ -70,6 +70,10 @@ class Transaction:
         self._ids: set[str] = set()
         self._is_open = True
 
+    def __repr__(self) -> str:
+        standing = "overtaken" if self.conflict else "open" if self._is_open else "ended"
+        return f"<{type(self).__name__}, {standing}, {len(self._seen)} states read, {len(self._written)} to be written>"
+
     # For its function ------------------------------------------------------------------------------------------
 
     @overload
@@ -133,7 +137,7 @@ class Transaction:
         Args:
             state: a handle, or the id of a state of the transaction's governor.
             value: the new data: a model if the handle has one, otherwise a JSON object.
-            metadata: who and why; by default the transaction's own.
+            metadata: who and why; by default that of the transaction, the handle or the store.
             expected: what the writer believes the version to be, its earlier writes here included.
             action: what happens.
             payload: any JSON value, kept with the event and not part of the state.
@@ -149,7 +153,7 @@ class Transaction:
         stream = self._stream(state)
         encoded = value if isinstance(state, str) else state.codec.to_json(cast("D", value))
         text, data = normalise_object(encoded, "state data")
-        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
+        intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent, state=text)
         self._add(state, put_step(draft, intent.metadata, data), expected)
 
@@ -165,7 +169,7 @@ class Transaction:
     ) -> None:
         """Delete a state at the end, by one event; see :meth:`put`. A missing state is reported only at the end."""
         stream = self._stream(state)
-        intent = Intent(self._who(metadata), action, event_id, timestamp)
+        intent = Intent(self._who(state, metadata), action, event_id, timestamp)
         draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
         self._add(state, put_step(draft, intent.metadata, None), expected)
 
@@ -182,7 +186,7 @@ class Transaction:
     ) -> None:
         """Record, at the end, an event that leaves a state as it is; see :meth:`put`."""
         stream = self._stream(state)
-        intent = Intent(self._who(metadata), action, event_id, timestamp, payload)
+        intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent)
         self._add(state, log_step(self.core, stream, draft, intent.metadata), expected)
 
@@ -198,7 +202,7 @@ class Transaction:
 
         An event whose action has no reducer leaves the state as it is.
         """
-        stream, who = self._stream(state), self._who(metadata)
+        stream, who = self._stream(state), self._who(state, metadata)
         drafts = drafts_of(self.core, stream, events, who)
         self._add(state, record_step(self.core, stream, drafts, who, self._reducers), expected)
 
@@ -342,12 +346,9 @@ class Transaction:
         own = present.with_data(normalise_object(present.data, "state data")[1])
         return own if isinstance(state, str) else state.typed(own)
 
-    def _who(self, metadata: ChangeMetadata | None) -> ChangeMetadata:
+    def _who(self, state: TypedState[Any] | str, metadata: ChangeMetadata | None) -> ChangeMetadata:
         self._check_open()
-        who = metadata or self._metadata
-        if who is None:
-            raise InvalidData("who makes the change, and why? Pass metadata to the write or to the transaction")
-        return who
+        return self.core.who(metadata, self._metadata, None if isinstance(state, str) else state.metadata)
 
     def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
         stream = self._stream(state)

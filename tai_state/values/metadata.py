@@ -61,6 +61,18 @@ def check_trace(metadata: ChangeMetadata) -> str | None:
     return encode(trace)
 
 
+def check_default(metadata: ChangeMetadata | None) -> ChangeMetadata | None:
+    """Metadata for changes that do not bring their own, once it is known to be storable.
+
+    Raises:
+        InvalidData: it is not.
+    """
+    if metadata is not None:
+        check_metadata(metadata)
+        check_trace(metadata)
+    return metadata
+
+
 def check_text(text: object, what: str) -> str:
     """Check a text, and return it.
 

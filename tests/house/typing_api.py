@@ -49,6 +49,18 @@ async def typed() -> None:
         await account.save(Account(balance=0), ChangeMetadata("me", "because"), expected=deleted)
 
 
+async def by_default() -> None:
+    """Who makes a change may be said for the store, or for a handle, and left out of the change."""
+    async with open_store("memory://", metadata=ChangeMetadata("me", "because")) as store:
+        await store.save_state("bank", "bob", {"balance": 1})
+        await store.delete_state("bank", "bob", expected=1)
+        account = store.state("bank", "alice", Account, metadata=ChangeMetadata("me", "her account"))
+        assert_type(account, StateHandle[Account])
+        first = await account.save(Account(balance=1))
+        assert_type(await account.delete(expected=first), DeletedState)
+        assert_type(store.state("bank", "bob", metadata=account.metadata), StateHandle[dict[str, Any]])
+
+
 class Closed(BaseModel):
     """What an account may be instead."""
 

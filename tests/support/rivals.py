@@ -17,9 +17,11 @@ A, B, C = "store-a", "store-b", "store-c"
 Data = dict[str, Any] | None
 
 
-def version(data: Data, clock: VectorClock, hlc: int = 0, number: int = 1, tip: str = "") -> Rival:
+def version(
+    data: Data, clock: VectorClock, hlc: int = 0, number: int = 1, tip: str = "", state_id: str = "alice"
+) -> Rival:
     """A version by hand; None stands for a deleted state."""
-    unsaved = with_data(StateSnapshot.unsaved(GOVERNOR, "alice", {}), data)
+    unsaved = with_data(StateSnapshot.unsaved(GOVERNOR, state_id, {}), data)
     snapshot = msgspec.structs.replace(unsaved, version=number, causality=clock)
     return Rival(snapshot=snapshot, hlc=hlc, tip=tip or encode(clock))
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import quote
 
 from tai_state.engines.api import (
     NOT_OPEN,
@@ -69,6 +70,14 @@ class FirestoreEngine:
     @property
     def capabilities(self) -> Capabilities:  # noqa: D102
         return self._capabilities
+
+    def __str__(self) -> str:
+        """The store's address."""
+        return f"firestore://{quote(self._project, safe='')}/{quote(self._database, safe='()')}"
+
+    def __repr__(self) -> str:
+        where = f", at the emulator on {self._emulator}" if self._emulator else ""
+        return f"<{type(self).__name__} {self}{where}, {'closed' if self._connection is None else 'open'}>"
 
     async def __aenter__(self) -> Self:
         """Connect.

@@ -23,6 +23,7 @@ from tai_state.engines.firestore.messages import (
     watch_no_longer,
 )
 from tai_state.engines.firestore.watching import Target, Watched
+from tai_state.engines.watching import listed
 from tai_state.errors import StoreTimeout, StoreUnavailable
 
 _log = logging.getLogger("tai_state")
@@ -55,6 +56,10 @@ class Watch(AsyncIterator[Change]):
         self._timeout_seconds = timeout_seconds
         self._error: Exception | None = None
         self._moved = asyncio.Event()
+
+    def __repr__(self) -> str:
+        ended = "" if self._error is None else f", ended by {type(self._error).__name__}"
+        return f"<{type(self).__name__} of {listed(self.watched.paths)}, {self.watched.waiting} changes at hand{ended}>"
 
     def wake(self) -> None:
         """Wake the user's step, because a change was reported."""

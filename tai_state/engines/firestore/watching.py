@@ -90,6 +90,16 @@ class Watched:
             return
         self._news[path] = Change(path, revision)
 
+    @property
+    def paths(self) -> list[str]:
+        """What is watched, documents one by one."""
+        return [path for target in self.targets for path in (*target.documents, target.collection) if path]
+
+    @property
+    def waiting(self) -> int:
+        """How many changes are not handed on yet."""
+        return len(self._news)
+
     def pop(self) -> Change | None:
         """The oldest change that was not yielded yet; None if there is none."""
         return self._news.popitem(last=False)[1] if self._news else None

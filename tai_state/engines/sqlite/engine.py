@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import anyio.to_thread
 import apsw
@@ -89,6 +90,13 @@ class SqliteEngine:
     @property
     def capabilities(self) -> Capabilities:  # noqa: D102
         return _CAPABILITIES
+
+    def __str__(self) -> str:
+        """The store's address."""
+        return f"sqlite:///{quote(self._path)}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}, {'closed' if self._writer is None else 'open'}>"
 
     async def __aenter__(self) -> Self:
         if self._writer is not None or self._reader is not None:
