@@ -54,10 +54,10 @@ async def test_a_watch_is_entered_once(store: StateStore):
     await store.save_state(GOVERNOR, "alice", {}, METADATA)
     watch = store.watch(GOVERNOR)
     async with watch as changes:
-        with pytest.raises(RuntimeError, match="entered already"):
+        with pytest.raises(RuntimeError, match="entered before"):
             await watch.__aenter__()
         assert (await anext(changes)).state_id == "alice"
-    with pytest.raises(RuntimeError, match="entered already"):
+    with pytest.raises(RuntimeError, match="entered before"):
         await watch.__aenter__()
 
 
