@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tai_state.engines.api import Engine
+from tai_state.engines.observing import Observer
 from tai_state.errors import UnknownStore
 from tai_state.store.addresses import FORMS, Address
 from tai_state.store.store import StateStore
@@ -31,6 +32,7 @@ def open_store(
     timeout_seconds: float = 30.0,
     metadata: ChangeMetadata | None = None,
     clock: WallClock | None = None,
+    observer: Observer | None = None,
 ) -> StateStore:
     """A store at an address; nothing is opened before ``async with``.
 
@@ -50,13 +52,14 @@ def open_store(
         metadata: who makes the changes that do not say it, and why.
         clock: the time of changes that come without one, and of an engine that has no time of its own; the system's,
             if not given.
+        observer: is told how changes went: each commit, each outcome, each wait for a lock or a turn.
 
     Raises:
         UnknownStore: the address or an option in it means nothing here.
         InvalidId: only one of root and namespace is given.
         ValueError: upcasters do not fit the schema.
         InvalidData: the metadata cannot be stored.
-        TypeError: ``snapshots`` is no policy.
+        TypeError: ``snapshots`` is not a policy, or ``observer`` not an observer.
     """
     if url is not None and not isinstance(url, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise UnknownStore(f"{url!r} is no store's address", f"use {FORMS}")
@@ -71,6 +74,7 @@ def open_store(
         timeout_seconds=timeout_seconds,
         metadata=check_default(metadata),
         clock=SystemClock() if clock is None else clock,
+        observer=_observer(observer),
     )
     engine = url if isinstance(url, Engine) else address.engine(settings.clock, create=create)
     return StateStore(engine, Layout(root or address.root, namespace or address.namespace), settings)
@@ -98,3 +102,11 @@ def _policy(snapshots: SnapshotPolicy | None) -> SnapshotPolicy:
     if isinstance(snapshots, type) or not isinstance(snapshots, SnapshotPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise TypeError(f"snapshots must be a policy, like EveryEvents(100), not {snapshots!r}")
     return snapshots
+
+
+def _observer(observer: Observer | None) -> Observer | None:
+    if observer is None:
+        return None
+    if isinstance(observer, type) or not isinstance(observer, Observer):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"observer must be an Observer, not {observer!r}")
+    return observer

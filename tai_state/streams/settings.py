@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from tai_state.engines.observing import Observer
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.metadata import ChangeMetadata
@@ -64,6 +65,7 @@ class Settings:
         metadata: who makes the changes that do not say it, and why.
         clock: the time of changes that come without one.
         new_id: makes event ids.
+        observer: is told of tries, outcomes and waits; None: nobody is.
         jitter: a random number from 0 to 1, for pauses between attempts.
     """
 
@@ -75,4 +77,5 @@ class Settings:
     metadata: ChangeMetadata | None = None
     clock: WallClock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = new_id
+    observer: Observer | None = None
     jitter: Callable[[], float] = random.random

@@ -12,14 +12,21 @@ from types import TracebackType
 
 import anyio
 
+from tai_state.engines.observing import Observer, Waited, tell
+
 WAIT_SECONDS_MAX = 1.0
 """How long a task waits for its turn, for each state."""
 
 
 class Turns:
-    """The turns of one store, by the paths of states."""
+    """The turns of one store, by the paths of states.
 
-    def __init__(self) -> None:
+    Args:
+        observer: is told of each wait; None: nobody is.
+    """
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        self._observer = observer
         self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, those who wait for it
 
     def of(self, paths: Iterable[str]) -> _Held:
@@ -34,9 +41,11 @@ class Turns:
             return True
         turn = anyio.Event()
         waiting.append(turn)
+        begun, is_had = anyio.current_time(), False
         try:
             with anyio.move_on_after(WAIT_SECONDS_MAX):
                 await turn.wait()
+            is_had = turn.is_set()
         except BaseException:
             if turn.is_set():  # given to a task that was cancelled meanwhile
                 self.give(path)
@@ -44,7 +53,10 @@ class Turns:
         finally:
             if not turn.is_set():
                 waiting.remove(turn)
-        return turn.is_set()
+            if self._observer is not None:
+                seconds = anyio.current_time() - begun
+                tell(self._observer.waited, Waited(kind="turn", paths=(path,), seconds=seconds, is_had=is_had))
+        return is_had
 
     def give(self, path: str) -> None:
         """Give the turn of a state to whoever has waited longest."""
