@@ -31,11 +31,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Both type checkers, strict, over the package, the examples and a user's code."""
+    """Both type checkers, strict, over the package and over what users copy: pages, examples, a user's code."""
     _install_wheel(session, "mypy==2.4.1", "pyright==1.1.414", *TESTS)
     session.run("mypy")
     session.run("pyright", "--pythonpath", f"{session.bin}/python")
     session.run("pyright", "--pythonpath", f"{session.bin}/python", "--verifytypes", "tai_state", "--ignoreexternal")
+    session.run("python", "-m", "pytest", "tests/house/check_users_code.py", env=SAFE)
 
 
 @nox.session

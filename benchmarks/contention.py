@@ -1,9 +1,10 @@
 """Many writers on Firestore: this library against Google's transactions, on an emulator.
 
-``python benchmarks/contention.py`` starts an emulator, unless ``FIRESTORE_EMULATOR_HOST`` names one. Increments of one
-state by many workers, one by each; increments of states of their own; and how long a lock takes from its release to the
-next holder. Google's transactions fail when too many want the same document: they are measured with the most workers
-that it serves without an error. In each round every contestant runs once; what is judged are the medians.
+``python benchmarks/contention.py`` starts an emulator, unless ``FIRESTORE_EMULATOR_HOST`` names one. It measures three
+things: many workers that each increment one shared state once; workers that increment states of their own; and the time
+from the release of a lock to the next holder. Google's transactions fail if too many want the same document, so they
+are measured with the most workers that succeed without an error. Every contestant runs once in each round, and the
+medians are judged.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ async def ours(store: StateStore, states: list[str], times: int) -> float:
     seconds = time.perf_counter() - began
     found = [(await store.get_state("b", each)).data["n"] for each in set(states)]
     if sum(found) != len(states) * times:
-        raise RuntimeError(f"{sum(found)} increments are there and not {len(states) * times}")
+        raise RuntimeError(f"{sum(found)} increments were stored, not {len(states) * times}")
     return len(states) * times / seconds
 
 
 async def theirs(client: Any, states: list[str], times: int) -> float | None:
-    """The same by Google's transactions, which write an event as well; None where one of them failed."""
+    """The same with Google's transactions, which also write an event; None if one of them failed."""
 
     async def work(state_id: str) -> None:
         document = client.document(f"c/{state_id}")
@@ -85,7 +86,7 @@ async def theirs(client: Any, states: list[str], times: int) -> float | None:
 
 
 async def most_workers(client: Any) -> int:
-    """The most workers on one document that Google's transactions serve without an error, three times out of three."""
+    """The most workers on one document whose Google transactions all succeed, three times out of three."""
     served = 1
     for workers in range(2, CONTENDERS + 1):
         tries = [await theirs(client, [secrets.token_hex(6)] * workers, 1) for _ in range(3)]
@@ -116,7 +117,7 @@ async def _held(store: StateStore, resource: str) -> float:
 
 
 async def main(rounds: int) -> dict[str, Any]:
-    """Medians of each contestant, and of the ratios."""
+    """Run all contestants. Returns their medians, and the ratios of these."""
     project = fresh_project()
     client: Any = google.AsyncClient(project=project)
     found: dict[str, list[float]] = {}

@@ -1,8 +1,8 @@
 """Firestore: this library against Google's client and against bare calls, on an emulator.
 
 ``python benchmarks/firestore.py`` starts an emulator, unless ``FIRESTORE_EMULATOR_HOST`` names one. A transition is one
-commit that creates an event and puts a state. In each round every contestant runs once, in another order each time;
-what is judged is the median of the rounds' own ratios.
+commit that creates an event and puts a state. Every contestant runs once in each round, in a different order each time.
+The ratio of two contestants is taken within each round, and the median of these ratios is judged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DATA = {"status": "running", "power": 4.5, "owner": {"name": "a", "tags": ["x", 
 
 
 def records(version: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An event and a state, of the size they have in a store."""
+    """An event and a state, as large as they are in a store."""
     text = msgspec.json.encode(DATA).decode()
     shared: dict[str, Any] = {
         "version": version,
@@ -73,7 +73,7 @@ def records(version: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 async def measured(work: Callable[[int], Awaitable[None]], tasks: int) -> dict[str, float]:
-    """Transitions per second, and the processor time of one, with so many tasks."""
+    """Transitions per second, and the processor time of each, with this many tasks."""
     began, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*[work(task) for task in range(tasks)])
     count = tasks * TRANSITIONS
@@ -84,7 +84,7 @@ async def measured(work: Callable[[int], Awaitable[None]], tasks: int) -> dict[s
 
 
 def ours(store: StateStore) -> Callable[[int], Awaitable[None]]:
-    """By the store: hashed, chained, and checked against the version before."""
+    """Transitions through the store: hashed, chained, and checked against the version before."""
 
     async def work(_: int) -> None:
         state_id = secrets.token_hex(6)
@@ -95,7 +95,7 @@ def ours(store: StateStore) -> Callable[[int], Awaitable[None]]:
 
 
 def bare(client: Any) -> Callable[[int], Awaitable[None]]:
-    """The same two documents by a bare call: nothing is hashed, checked or remembered."""
+    """The same two documents through a bare call: nothing is hashed, checked or remembered."""
     channel = client._firestore_api.transport.grpc_channel
     request_type, response_type = types.CommitRequest.pb(), types.CommitResponse.pb()
     commit = channel.unary_unary(
@@ -123,7 +123,7 @@ def bare(client: Any) -> Callable[[int], Awaitable[None]]:
 
 
 def batched(client: Any) -> Callable[[int], Awaitable[None]]:
-    """Google's batch: nothing is checked but the event's absence."""
+    """Google's batch: only the absence of the event is checked."""
 
     async def work(_: int) -> None:
         state_id = secrets.token_hex(6)
@@ -138,7 +138,7 @@ def batched(client: Any) -> Callable[[int], Awaitable[None]]:
 
 
 def transactional(client: Any) -> Callable[[int], Awaitable[None]]:
-    """Google's transaction: reads the state, then writes both."""
+    """Google's transaction: reads the state, then writes both documents."""
 
     async def work(_: int) -> None:
         state_id = secrets.token_hex(6)
@@ -156,12 +156,12 @@ def transactional(client: Any) -> Callable[[int], Awaitable[None]]:
 
 
 def replayed(store: StateStore) -> Callable[[], AsyncIterator[object]]:
-    """The events of a long stream as values, checked to be complete."""
+    """The events of a long stream as values; the stream is checked to be complete."""
     return lambda: store.get_events(GOVERNOR, MACHINE)
 
 
 def streamed(client: Any) -> Callable[[], AsyncIterator[object]]:
-    """The same documents as dicts, by Google's stream."""
+    """The same documents as dicts, through Google's stream."""
 
     async def read() -> AsyncIterator[object]:
         async for each in client.collection(f"governors/{GOVERNOR}/events").stream():
@@ -171,13 +171,13 @@ def streamed(client: Any) -> Callable[[], AsyncIterator[object]]:
 
 
 async def read_all(read: Callable[[], AsyncIterator[object]]) -> dict[str, float]:
-    """Events per second, and the processor time of one."""
+    """Events per second, and the processor time of each."""
     began, cpu = time.perf_counter(), time.process_time()
     count = 0
     async for _ in read():
         count += 1
     if count != EVENTS:
-        raise RuntimeError(f"{count} events were read and not {EVENTS}")
+        raise RuntimeError(f"{count} events were read, not {EVENTS}")
     return {
         "per_second": count / (time.perf_counter() - began),
         "cpu_us": (time.process_time() - cpu) / count * 1e6,
@@ -185,13 +185,13 @@ async def read_all(read: Callable[[], AsyncIterator[object]]) -> dict[str, float
 
 
 LEAST = {"transactional": 2.5, "batch": 1.5, "bare": 0.7, "stream": 4.0}
-"""How many times as fast as each of these the library is to be."""
+"""The library must be at least this many times as fast as each of these."""
 CPU_MOST = {"transactional": 0.4}
-"""What share of this one's processor time it may take."""
+"""The library may take at most this share of the processor time of these."""
 
 
 def contestants(store: StateStore, client: Any) -> dict[str, Callable[[], Awaitable[dict[str, float]]]]:
-    """Each of them, by its name."""
+    """All contestants, by name."""
     works = {
         "ours": ours(store),
         "bare": bare(client),
@@ -211,7 +211,7 @@ def contestants(store: StateStore, client: Any) -> dict[str, Callable[[], Awaita
 
 
 async def main(rounds: int) -> dict[str, Any]:
-    """Medians of each contestant, and of the ratios."""
+    """Run all contestants. Returns the medians of each, and of the ratios."""
     project = fresh_project()
     client: Any = firestore.AsyncClient(project=project)
     found: dict[str, list[dict[str, float]]] = {}
@@ -233,7 +233,7 @@ async def main(rounds: int) -> dict[str, Any]:
 
 
 def ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Ours to each other one, round by round; their medians."""
+    """The median, over the rounds, of the ratio of this library to each other contestant."""
     result: dict[str, dict[str, Any]] = {}
     for name, theirs in sorted(found.items()):
         who, what = name.split(", ")

@@ -1,7 +1,7 @@
-"""What replay of a long stream adds to the memory of a process that does nothing else.
+"""How much memory the replay of a long stream adds to a process that does nothing else.
 
-Run by itself: ``python benchmarks/memory.py store.db 1000000`` replays the events of a store made by
-``run.py`` and prints one line of JSON.
+Run on its own, ``python benchmarks/memory.py store.db 1000000`` replays the events of a store that ``run.py`` made, and
+prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _MIB = 1024 * 1024
 
 
 def resident(name: str) -> float:
-    """MiB of memory in use (``VmRSS``), or the most that ever was (``VmHWM``), as Linux counts it."""
+    """The memory in use (``VmRSS``), or the most so far (``VmHWM``), in MiB, as Linux counts it."""
     status = Path("/proc/self/status")
     if status.exists():
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(fields[name].split()[0]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # elsewhere only the peak is to be had
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # other systems only report the peak
     return peak / (_MIB if sys.platform == "darwin" else 1024)
 
 
 async def measure(path: Path, count: int) -> dict[str, float]:
-    """Replay all events, and look at the memory before and after."""
+    """Replay all events, and measure the memory before and after."""
     async with open_store(url(path)) as store:
         before = resident("VmRSS")
         started = time.perf_counter()
@@ -42,7 +42,7 @@ async def measure(path: Path, count: int) -> dict[str, float]:
             found += 1
         seconds = time.perf_counter() - started
     if found != count:
-        raise AssertionError(f"{found} events and not {count}")
+        raise AssertionError(f"{found} events were read, not {count}")
     peak = resident("VmHWM")
     return {"events": found, "before_mib": before, "peak_mib": peak, "grown_mib": peak - before, "seconds": seconds}
 

@@ -1,4 +1,4 @@
-"""This library, by its public methods."""
+"""This library, used through its public methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tai_state.streams.writing import Intent
 from tai_state.values.json import normalise_object
 
 BATCH = 2_000
-"""Events that :func:`build` puts into one commit."""
+"""How many events :func:`build` writes in one commit."""
 
 
 def url(path: Path) -> str:
@@ -26,7 +26,7 @@ def url(path: Path) -> str:
 
 
 def settings(path: Path) -> dict[str, object]:
-    """The settings that decide what is durable, read back from a connection opened as the engine opens its own."""
+    """The settings that decide durability, read from a connection opened in the same way as the engine's."""
     connection = connect(str(path), create=False, busy_timeout_ms=1_000)
     try:
         return {name: connection.pragma(name) for name in ("journal_mode", "synchronous")}
@@ -35,7 +35,7 @@ def settings(path: Path) -> dict[str, object]:
 
 
 def one_task(path: Path, count: int) -> Measured:
-    """Transitions of one state, one after the other, each expecting the version that the one before gave."""
+    """Transitions of one state, one after the other; each expects the version that the one before wrote."""
 
     async def run() -> Measured:
         async with open_store(url(path)) as store:
@@ -48,7 +48,7 @@ def one_task(path: Path, count: int) -> Measured:
 
 
 def many_tasks(path: Path, count: int, tasks: int) -> Measured:
-    """The same number of transitions by so many concurrent tasks, each with a state of its own."""
+    """The same number of transitions by several concurrent tasks, each with a state of its own."""
 
     async def run() -> Measured:
         async with open_store(url(path)) as store:
@@ -63,17 +63,17 @@ def many_tasks(path: Path, count: int, tasks: int) -> Measured:
 
 
 def get_events(path: Path, count: int) -> Measured:
-    """The events of one state, by ``StateStore.get_events``."""
+    """The events of one state, through ``StateStore.get_events``."""
     return _read(path, count, lambda store: store.get_events(GOVERNOR, MACHINE))
 
 
 def replay(path: Path, count: int) -> Measured:
-    """The same events, checked to be complete and folded, by ``StateMachinePersister.replay``."""
+    """The same events, folded and checked to be complete, through ``StateMachinePersister.replay``."""
     return _read(path, count, lambda store: StateMachinePersister(store).replay(GOVERNOR, MACHINE))
 
 
 def build(path: Path, count: int) -> None:
-    """Make a store with one state of so many events, many to a commit; the last 99 have no kept snapshot yet."""
+    """Make a store with one state of this many events, many in each commit. The last 99 follow the last snapshot."""
 
     async def run() -> None:
         async with open_store(url(path)) as store:
@@ -99,7 +99,7 @@ def _read(path: Path, count: int, events: Callable[[StateStore], AsyncIterator[S
                 async for _ in events(store):
                     found += 1
         if found != count:
-            raise AssertionError(f"{found} events and not {count}")
+            raise AssertionError(f"{found} events were read, not {count}")
         return measured
 
     return asyncio.run(run())
@@ -112,7 +112,7 @@ def _sizes(count: int) -> list[int]:
 
 
 async def append(store: StateStore, version: int, size: int) -> None:
-    """So many transitions of the machine in one commit."""
+    """Write ``size`` transitions of the machine in one commit."""
     stream = store.core.layout.stream(GOVERNOR, MACHINE)
     texts = [normalise_object(state(version + offset), "data") for offset in range(size)]
     drafts = tuple(writing.draft(store.core, stream, Intent(METADATA, "update"), state=text) for text, _ in texts)

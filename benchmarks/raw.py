@@ -1,7 +1,7 @@
-"""SQLite itself through ``apsw``'s asynchronous connections: the least that an asynchronous store could do.
+"""SQLite itself, through the asynchronous connections of ``apsw``: the least that an asynchronous store could do.
 
 The tables, indexes, settings and rows are those of a store that this library made. Nothing is checked, hashed or
-planned, nothing but the two rows is written.
+planned, and only the two rows are written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from work import Measured, timed
 
 PAGE = 512
-"""Rows fetched by one hop to the connection's thread."""
+"""How many rows one hop to the connection's thread fetches."""
 
 Row = tuple[Any, ...]
 
@@ -28,11 +28,11 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Copied:
-    """What the writing contestant needs of a file of ours, read once.
+    """What the writing contestant needs from a file that this library made, read once.
 
     Args:
-        path: of the file.
-        count: how many of its events.
+        path: the path of the file.
+        count: how many of its events to read.
     """
 
     def __init__(self, path: Path, count: int) -> None:
@@ -46,7 +46,7 @@ class Copied:
         connection.close()
 
     def statements(self) -> tuple[str, str]:
-        """The two writes of a transition: a new event, and the state in place of the one before."""
+        """The two writes of a transition: insert the event, and replace the state."""
         columns = ", ".join(self.columns)
         insert = f"INSERT INTO documents ({columns}) VALUES ({', '.join('?' * len(self.columns))})"
         changed = [name for name in self.columns if name not in ("collection", "id")]
@@ -55,9 +55,9 @@ class Copied:
 
 
 def write(path: Path, copied: Copied) -> Measured:
-    """A transaction of two rows per transition, each one function run in the connection's thread.
+    """Write two rows in one transaction for each transition, by one function that runs in the connection's thread.
 
-    One hop for a whole transaction is the faster way; a hop for each statement takes four.
+    That takes one hop to the thread. A hop for each statement would be slower: it takes four.
     """
     insert, upsert = copied.statements()
     revision = copied.columns.index("revision")
@@ -84,7 +84,7 @@ def write(path: Path, copied: Copied) -> Measured:
 
 
 def rows_streamed(path: Path, count: int) -> Measured:
-    """The rows by ``async for``, the event's fields and the state in them decoded."""
+    """Read the rows with ``async for``, and decode the fields of each event and the state in them."""
 
     async def run(connection: Any) -> Measured:
         collection = await _collection(connection)
@@ -99,7 +99,7 @@ def rows_streamed(path: Path, count: int) -> Measured:
 
 
 def rows_by_page(path: Path, count: int) -> Measured:
-    """The rows by one function run in the connection's thread for each page, decoded likewise."""
+    """Read the rows with one function for each page, run in the connection's thread, and decode them likewise."""
 
     def page(connection: apsw.Connection, collection: str, after: str) -> Sequence[Row]:
         return connection.execute(_AFTER, (collection, after, PAGE)).fetchall()
@@ -126,7 +126,7 @@ async def _collection(connection: Any) -> str:
 
 def _complete(measured: Measured, found: int) -> Measured:
     if found != measured.count:
-        raise AssertionError(f"{found} rows and not {measured.count}")
+        raise AssertionError(f"{found} rows were read, not {measured.count}")
     return measured
 
 

@@ -1,4 +1,4 @@
-"""How many documents recovery reads, by an engine that counts them."""
+"""How many documents recovery reads, counted by an engine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tai_state.streams.settings import Settings, SystemClock
 
 
 class Counting:
-    """An engine that passes everything on and counts what is read.
+    """An engine that passes all calls on to another one and counts the documents read.
 
     Args:
-        engine: the one that does the work.
+        engine: the engine that does the work.
 
     Attributes:
-        documents: given by ``read`` and ``scan``.
+        documents: how many documents ``read`` and ``scan`` have returned.
     """
 
     def __init__(self, engine: SqliteEngine) -> None:
@@ -67,9 +67,9 @@ class Counting:
 
 
 def documents_read(path: Path, count: int) -> dict[str, int]:
-    """The documents read to recover a state of so many events, by what had happened to it.
+    """How many documents it takes to recover a state of this many events, by what had happened to the state.
 
-    The stream ends 99 events after its last kept snapshot, which is as far as the default policy lets it come.
+    The stream ends 99 events after its last kept snapshot: with the default policy, it is never further.
     """
     ours.build(path, count)
     return asyncio.run(_recover(path))

@@ -1,9 +1,9 @@
 """Compares two releases of this library in one run: an earlier one, and the working tree.
 
-``python benchmarks/releases.py`` builds both into wheels and installs each into a virtual environment of its own, with
-the same releases of everything else. In each round each release works in a process of its own. Each row is done four
-times in a round, by one, the other, the other, and the one; who is the one changes from row to row and from round to
-round. What is judged is the median of the rounds' own ratios.
+``python benchmarks/releases.py`` builds a wheel of each and installs it into its own virtual environment, with the same
+versions of everything else. In each round, each release works in its own process. Each row runs four times in a round:
+one release, the other, the other, and the first again. Which release begins changes from row to row and from round to
+round. The ratio of the two releases is taken within each round, and the median of these ratios is judged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BASE = "3c9dabb"
 BEFORE, NOW = "before", "now"
 LEAST = 0.97
 READING_LEAST = 0.88
-"""What is read is checked since format 2."""
+"""Since format 2, documents are checked as they are read."""
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> str:
@@ -50,7 +50,7 @@ def built(source: Path, folder: Path) -> Path:
 
 
 def wheel_of(base: str, folder: Path) -> Path:
-    """The wheel itself, or that of a revision."""
+    """The wheel at this path, or the wheel of this revision."""
     if base.endswith(".whl"):
         return Path(base).resolve()
     archive, source = folder / "source.tar", folder / "source"
@@ -61,7 +61,7 @@ def wheel_of(base: str, folder: Path) -> Path:
 
 
 def installed(wheel: Path, name: str, *options: str | Path) -> Path:
-    """The Python of the environment of this name, with this wheel in it."""
+    """The Python of the environment with this name, with the wheel installed in it."""
     home, digest = CACHE / name, hashlib.sha256(wheel.read_bytes()).hexdigest()
     python, mark = home / "bin" / "python", home / "wheel"
     if not python.exists():
@@ -74,7 +74,7 @@ def installed(wheel: Path, name: str, *options: str | Path) -> Path:
 
 
 def environments(base: str) -> dict[str, Path]:
-    """The Python of each release."""
+    """The Python of each release's environment."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for each in (BEFORE, NOW):
@@ -89,12 +89,12 @@ class Worker:
     """A process in which one release works.
 
     Args:
-        python: of its environment.
+        python: the Python of its environment.
         folder: where its files go.
     """
 
     def __init__(self, python: Path, folder: Path) -> None:
-        # Neither the working tree nor the hashes of texts are to make a difference.
+        # So that neither the working tree nor the hashes of texts make a difference.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": ""}
         script = Path(__file__).with_name("workload.py")
         self._process = subprocess.Popen(
@@ -102,7 +102,7 @@ class Worker:
         )
 
     def ask(self, engine: str, row: str | None, url: str) -> dict[str, Any]:
-        """What it answers."""
+        """Ask the process to run a row, or to prepare what the reading rows read. Returns its answer."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None  # noqa: PT018 - both are pipes
         print(json.dumps({"engine": engine, "row": row, "url": url}), file=stdin, flush=True)
@@ -113,7 +113,7 @@ class Worker:
         return found
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.communicate()
 
 
@@ -130,12 +130,12 @@ def workers(pythons: dict[str, Path], folder: Path) -> Generator[dict[str, Worke
 
 @dataclass(frozen=True)
 class Place:
-    """Where the stores of a run are."""
+    """Where the stores of a run live."""
 
     folder: Path
 
     def lasting(self, engine: str, release: str) -> str:
-        """The address of what a release reads in each round."""
+        """The address of the store that a release reads in every round."""
         return f"sqlite:///{self.folder}/{release}.db" if engine == "sqlite" else f"firestore://lasting-{release}"
 
     def fresh(self, engine: str) -> str:
@@ -145,11 +145,11 @@ class Place:
 
 
 Found: TypeAlias = dict[tuple[str, str], list[dict[str, Measured]]]
-"""By engine and row: in each round, what each release took."""
+"""For each engine and row, what each release took in each round."""
 
 
 def rounds(pythons: dict[str, Path], chosen: Sequence[tuple[str, str]], count: int, place: Place) -> Found:
-    """So many rounds of the rows that are chosen."""
+    """Run the chosen rows for this many rounds."""
     found: Found = {each: [] for each in chosen}
     with workers(pythons, place.folder) as working:
         for engine in sorted({engine for engine, row in chosen if TABLES[engine][row].is_reading}):
@@ -175,7 +175,7 @@ def _add(total: Measured, part: Measured) -> None:
 
 
 def judged(row: Row, found: Sequence[dict[str, Measured]]) -> dict[str, Any]:
-    """What became of one row: of speed more is better, of processor time less."""
+    """The outcome of one row. For speed, more is better; for processor time, less."""
     speed = [each[NOW].rate / each[BEFORE].rate for each in found]
     cpu = [each[NOW].cpu_us / each[BEFORE].cpu_us for each in found]
     least = READING_LEAST if row.is_reading else LEAST
@@ -191,7 +191,7 @@ def judged(row: Row, found: Sequence[dict[str, Measured]]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The result as a table."""
+    """Print the result as a table."""
     print(f"median of {result['rounds']} rounds, {result['base']} and the working tree")
     print(f"{'':28} {'per second':>17} {'CPU us each':>15} {'speed':>20} {'CPU':>20} {'least':>6}")
     for name, each in result["rows"].items():
@@ -207,20 +207,20 @@ def _below(words: Sequence[str]) -> str:
 
 
 def chosen_rows(only: str) -> Iterator[tuple[str, str]]:
-    """Engine and row of all whose name has this text."""
+    """The engine and row of all rows whose name contains this text."""
     for engine, table in TABLES.items():
         yield from ((engine, row) for row in table if only in f"{engine}: {row}")
 
 
 def main() -> int:
-    """Build, run, print, and write the file of results where one is named."""
+    """Build, run, print, and write the results to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", default=BASE, help="what is compared with: a revision, or a wheel")
+    parser.add_argument("--base", default=BASE, help="the revision or wheel to compare with")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="only rows whose name has this text, such as 'sqlite' or 'update'")
-    parser.add_argument("--folder", type=Path, help="where the files go; by default a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where the files go; by default, a temporary folder")
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a row is slower than it is to be")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a row is slower than allowed")
     options = parser.parse_args()
     chosen = list(chosen_rows(options.only))
     pythons = environments(options.base)

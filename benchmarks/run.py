@@ -1,8 +1,8 @@
 """Compares this library with ``eventsourcing`` and with SQLite itself, all in one run.
 
-Every round runs every contestant on all cores and confined to one, each time on a fresh file of the same file system,
-in an order that is another one in each round. A comparison is the median, over the rounds, of the ratio within a
-round, each side in the setting in which it is the faster: so a machine that is slow for a while is slow for both.
+Every round runs every contestant on all cores and confined to one core, each time on a fresh file of the same file
+system. The order is different in each round. A comparison takes, for each side, the setting in which it is faster, and
+then the median, over the rounds, of the ratio within a round: a machine that is slow for a while is slow for both.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from work import Measured
 TASKS = 64
 MEMORY_MIB_MAX = 64
 DOCUMENTS_MAX = {"sound": 103, "edited": 103, "lost": 108}
-"""The 100 events that the default policy lets pass between two kept snapshots, and three more. Where the state's
-document is gone, also the five kept snapshots: it alone says which there are."""
+"""The 100 events that the default policy allows between two kept snapshots, and three more documents. If the document
+of the state is gone, also the five kept snapshots: only that document lists them."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Size:
     """How much work a run does.
 
     Attributes:
-        writes: transitions of each writing contestant in a round.
-        events: of the stream that is replayed.
-        memory_events: of the stream whose replay is watched for memory.
-        recovered: lengths of the streams that are recovered.
+        writes: how many transitions each writing contestant does in a round.
+        events: the length of the stream that is replayed.
+        memory_events: the length of the stream whose replay is measured for memory.
+        recovered: the lengths of the streams that are recovered.
     """
 
     writes: int
@@ -61,13 +61,13 @@ QUICK = Size(writes=256, events=1_000, memory_events=20_000, recovered=(200, 2_0
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is promised of one contestant against another.
+    """What is promised of one contestant compared with others.
 
     Attributes:
         title: what is compared.
-        ours: a contestant's name.
-        theirs: those of the others; the fastest of them counts.
-        least: the ratio of ours to theirs.
+        ours: the contestant's name.
+        theirs: the names of the others; the fastest of them counts.
+        least: the least ratio of ours to theirs.
     """
 
     title: str
@@ -100,7 +100,7 @@ COMPARISONS = (
 
 
 def contestants(folder: Path, size: Size) -> dict[str, Callable[[Path], Measured]]:
-    """Every contestant by name: works on a new file at the path given, or reads one made here for all rounds."""
+    """Every contestant by name. It works on a new file at the given path, or reads a file made here for all rounds."""
     long, other = folder / "ours.db", folder / "theirs.db"
     ours.build(long, size.events)
     machine_id = theirs.build(other, size.events)
@@ -119,20 +119,20 @@ def contestants(folder: Path, size: Size) -> dict[str, Callable[[Path], Measured
 
 
 Round: TypeAlias = dict[str, Measured]
-"""What one contestant did in one round, by the name of the setting."""
+"""What one contestant took in one round, by the name of the setting."""
 
 
 def placements() -> dict[str, set[int]]:
     """The settings, each with the cores that a contestant may use.
 
-    The one core is the last: the first serves most interrupts.
+    A single core is the last one, because the first serves most interrupts.
     """
     cores = os.sched_getaffinity(0)
     return {ALL: cores, ALONE: {max(cores)}}
 
 
 def rounds(folder: Path, size: Size, count: int) -> dict[str, list[Round]]:
-    """So many rounds of all contestants."""
+    """Run all contestants for this many rounds."""
     table = contestants(folder, size)
     names = list(table)
     settings = placements()
@@ -142,7 +142,7 @@ def rounds(folder: Path, size: Size, count: int) -> dict[str, list[Round]]:
         for name in _rotated(names, number):
             found[name].append({})
             for setting, cores in settings.items():
-                os.sched_setaffinity(0, cores)  # the threads of a contestant are started by this one, and inherit it
+                os.sched_setaffinity(0, cores)  # this thread starts the threads of a contestant, which inherit this
                 with tempfile.TemporaryDirectory(dir=folder) as fresh:
                     found[name][-1][setting] = table[name](Path(fresh) / "store.db")
         print(f"round {number + 1} of {count}", file=sys.stderr)
@@ -156,10 +156,10 @@ def _rotated(names: list[str], number: int) -> list[str]:
 
 
 def judged(comparison: Comparison, found: dict[str, list[Round]]) -> dict[str, Any]:
-    """The ratios of the rounds, and whether their median is what was promised."""
+    """The ratios of the rounds, and whether their median is as promised."""
 
     def ratios(*settings: str) -> tuple[float, float, float]:
-        """Each side in that one of these settings in which it is the faster."""
+        """The quartiles of the ratio, with each side in whichever of these settings it is faster."""
         ours, theirs = _fastest(found, [comparison.ours], settings), _fastest(found, comparison.theirs, settings)
         return _quartiles([mine / other for mine, other in zip(ours, theirs, strict=True)])
 
@@ -175,13 +175,13 @@ def judged(comparison: Comparison, found: dict[str, list[Round]]) -> dict[str, A
 
 
 def _fastest(found: dict[str, list[Round]], names: Sequence[str], settings: Sequence[str]) -> list[float]:
-    """The rates, round by round, of the contestant and setting whose median is the highest."""
+    """The rates, round by round, of the contestant and setting with the highest median."""
     rates = [[each[setting].rate for each in found[name]] for name in names for setting in settings]
     return max(rates, key=statistics.median)
 
 
 def memory(folder: Path, count: int) -> dict[str, Any]:
-    """Replay in a process of its own; see ``memory.py``."""
+    """Measure the memory of a replay in a process of its own; see ``memory.py``."""
     path = folder / "memory.db"
     ours.build(path, count)
     command = [sys.executable, str(Path(__file__).with_name("memory.py")), str(path), str(count)]
@@ -190,14 +190,14 @@ def memory(folder: Path, count: int) -> dict[str, Any]:
 
 
 def recovered(folder: Path, counts: tuple[int, int]) -> dict[str, Any]:
-    """Documents read by recovery at two lengths; their number must not grow with the stream."""
+    """How many documents recovery reads from streams of two lengths. The number must not grow with the stream."""
     found = {str(count): recovery.documents_read(folder / f"recovery-{count}.db", count) for count in counts}
     passed = all(number <= DOCUMENTS_MAX[case] for cases in found.values() for case, number in cases.items())
     return {"documents": found, "most": DOCUMENTS_MAX, "passed": passed}
 
 
 def surroundings(folder: Path) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The facts that the figures depend on."""
     for path, build in ((folder / "settings-ours.db", ours.build), (folder / "settings-theirs.db", theirs.build)):
         build(path, 2)
     return {
@@ -225,7 +225,7 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def run(folder: Path, size: Size, count: int) -> dict[str, Any]:
-    """Everything, as it goes into the file of results."""
+    """Run everything. Returns the content of the file of results."""
     found = rounds(folder, size, count)
     result: dict[str, Any] = {
         "surroundings": surroundings(folder),
@@ -252,7 +252,7 @@ def run(folder: Path, size: Size, count: int) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The result as tables."""
+    """Print the result as tables."""
     for name, value in result["surroundings"].items():
         print(f"{name:34} {value}")
     heading = f"median of {result['rounds']} rounds"
@@ -274,7 +274,7 @@ def show(result: dict[str, Any]) -> None:
         f" (at most {memory['most']} MiB), in {memory['seconds']:.1f} s  {_word(memory)}"
     )
     most = result["recovery"]["most"]
-    print(f"\ndocuments read by recovery (at most {most}), by the stream's events  {_word(result['recovery'])}")
+    print(f"\ndocuments read by recovery (at most {most}), by length of the stream  {_word(result['recovery'])}")
     for count, cases in result["recovery"]["documents"].items():
         print(f"{int(count):>10,}  " + ", ".join(f"{name}: {number}" for name, number in cases.items()))
 
@@ -284,14 +284,14 @@ def _word(judgement: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Run, print, and write the file of results where one is named."""
+    """Run, print, and write the results to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--events", type=int, help="length of the stream whose replay is watched for memory")
-    parser.add_argument("--folder", type=Path, help="where the files go; by default a temporary folder")
-    parser.add_argument("--quick", action="store_true", help="one small round: does everything run?")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a promise is not kept")
+    parser.add_argument("--events", type=int, help="length of the stream whose replay is measured for memory")
+    parser.add_argument("--folder", type=Path, help="where the files go; by default, a temporary folder")
+    parser.add_argument("--quick", action="store_true", help="one small round, to see that everything runs")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a promise is not kept")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     if arguments.events:

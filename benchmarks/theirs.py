@@ -1,7 +1,7 @@
-"""The ``eventsourcing`` library on its own SQLite module, used as its documentation shows.
+"""The ``eventsourcing`` library with its own SQLite module, used as its documentation shows.
 
-It is synchronous: nothing waits for another thread. Events are declared as classes, which is faster than its
-decorators. Its events record the state alone, without who and why.
+The library is synchronous: nothing waits for another thread. Events are declared as classes, which is faster than with
+its decorators. They record only the state, and not who changed it and why.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Machine(Aggregate):
         data: dict[str, Any]
 
         def apply(self, aggregate: Machine) -> None:
-            """Make it the aggregate's."""
+            """Make it the state of the aggregate."""
             aggregate.data = self.data
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
 
     def move(self, data: dict[str, Any]) -> None:
-        """One transition, saved with the next save."""
+        """Make one transition; the next save stores it."""
         self.trigger_event(self.Moved, data=data)
 
 
@@ -40,7 +40,7 @@ def application(path: Path) -> Application[Any]:
 
 
 def settings(path: Path) -> dict[str, object]:
-    """The settings that decide what is durable, read back from one of its own connections."""
+    """The settings that decide durability, read from one of the library's own connections."""
     app = application(path)
     found: dict[str, object] = {}
     with app.recorder.datastore.transaction(commit=True) as cursor:
@@ -52,7 +52,7 @@ def settings(path: Path) -> dict[str, object]:
 
 
 def single_saves(path: Path, count: int) -> Measured:
-    """Transitions of one aggregate that stays in memory, each saved by itself."""
+    """Transitions of one aggregate that stays in memory, each saved separately."""
     app = application(path)
     machine = Machine(data=state(0))
     app.save(machine)
@@ -65,7 +65,7 @@ def single_saves(path: Path, count: int) -> Measured:
 
 
 def build(path: Path, count: int) -> Any:
-    """Make a file with one aggregate of so many events; its id."""
+    """Make a file with one aggregate of this many events. Returns its id."""
     app = application(path)
     machine = Machine(data=state(0))
     for step in range(1, count):
@@ -76,11 +76,11 @@ def build(path: Path, count: int) -> Any:
 
 
 def replay(path: Path, machine_id: Any, count: int) -> Measured:
-    """The aggregate, from all of its events."""
+    """Load the aggregate from all its events."""
     app = application(path)
     with timed(count) as measured:
         machine: Any = app.repository.get(machine_id)
     app.close()
     if machine.version != count:
-        raise AssertionError(f"{machine.version} events and not {count}")
+        raise AssertionError(f"{machine.version} events were read, not {count}")
     return measured

@@ -1,8 +1,7 @@
-"""What watches cost those who write: on SQLite, with the writer in the watching process and in another one.
+"""What watches cost writers on SQLite, with the writer in the watching process and in another process.
 
-Each round does the same work without and with the watches, in an order that is another one in each round; what is
-judged is the median, over the rounds, of the ratio within a round. Processor time is that of all processes that take
-part.
+Each round does the same work without and with the watches, in alternating order. The ratio of the two is taken within
+each round, and the median of these ratios is judged. Processor time is that of all processes that take part.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ WATCHES = 1_000
 WAITERS = 100
 IDLE_SECONDS = 3.0
 SETTLED_SECONDS = 2.0
-"""From entering the watches, or leaving them, to the first change."""
+"""The time from entering or leaving the watches to the first change."""
 BATCH = 5_000
 
 COST_MOST = 1.05
@@ -48,8 +47,8 @@ class Written:
     """What some changes took.
 
     Attributes:
-        cpu_us: of each change, by all processes.
-        rate: changes per second.
+        cpu_us: the processor time for each change, of all processes.
+        rate: the changes per second.
     """
 
     cpu_us: float
@@ -57,13 +56,13 @@ class Written:
 
 
 async def change(store: StateStore, state_id: str, count: int) -> None:
-    """Changes of one state that nobody watches, one after the other."""
+    """Change a state that is not watched, again and again."""
     for version in range(count):
         await store.update_state("elsewhere", state_id, {"n": version}, METADATA, expected=version)
 
 
 async def written_here(store: StateStore, state_id: str, count: int) -> Written:
-    """By this process."""
+    """What changes by this process take."""
     cpu, began = time.process_time(), time.perf_counter()
     await change(store, state_id, count)
     return Written((time.process_time() - cpu) / count * 1e6, count / (time.perf_counter() - began))
@@ -77,7 +76,7 @@ class Other:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     async def written(self, _: StateStore, state_id: str, count: int) -> Written:
-        """By that process."""
+        """What changes by that process take."""
         cpu = time.process_time()
         found = json.loads(await asyncio.to_thread(self._asked, state_id))
         return Written((time.process_time() - cpu) / count * 1e6 + found["cpu_us"], found["rate"])
@@ -89,12 +88,12 @@ class Other:
         return self._process.stdout.readline()
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.communicate()
 
 
 async def write_as_told(path: str, count: int) -> None:
-    """What the other process does."""
+    """Do the work of the other process."""
     async with open_store(url(Path(path))) as store:
         while line := await asyncio.to_thread(sys.stdin.readline):
             done = await written_here(store, line.strip(), count)
@@ -103,7 +102,7 @@ async def write_as_told(path: str, count: int) -> None:
 
 @asynccontextmanager
 async def one_large_watch(store: StateStore) -> AsyncGenerator[None]:
-    """Of a collection with many documents."""
+    """One watch of a collection with many documents."""
     async with store.core.engine.watch("governors/watched/states") as changes:
         for _ in range(STATES):
             await anext(changes)
@@ -112,7 +111,7 @@ async def one_large_watch(store: StateStore) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def many_watches(store: StateStore) -> AsyncGenerator[None]:
-    """Of one document each."""
+    """Many watches, each of one document."""
     watched = asyncio.Semaphore(0)
 
     async def look(number: int) -> None:
@@ -128,7 +127,7 @@ async def many_watches(store: StateStore) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def many_waiters(store: StateStore) -> AsyncGenerator[None]:
-    """For one lock."""
+    """Many waiters for one lock."""
 
     async def wait() -> None:
         async with store.lock("wanted"):
@@ -175,7 +174,7 @@ async def compared(store: StateStore, other: Other, watching: Watching, count: i
 
 
 async def idle(store: StateStore) -> float:
-    """The part of a core that watches take while nothing happens."""
+    """The share of a core that watches take while nothing happens."""
     async with many_watches(store):
         cpu, began = time.process_time(), time.perf_counter()
         await asyncio.sleep(IDLE_SECONDS)
@@ -183,7 +182,7 @@ async def idle(store: StateStore) -> float:
 
 
 async def main(folder: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Everything."""
+    """Run everything. Returns the results."""
     path = folder / "store.db"
     async with open_store(url(path)) as store:
         await change(store, "first", 1)
@@ -221,10 +220,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--changes", type=int, default=1_000)
-    parser.add_argument("--folder", type=Path, help="where the file goes; by default a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where the file goes; by default, a temporary folder")
     parser.add_argument("--writes", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a promise is not kept")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a promise is not kept")
     options = parser.parse_args()
     if options.writes:
         asyncio.run(write_as_told(options.writes, options.changes))

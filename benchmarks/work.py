@@ -21,9 +21,9 @@ class Measured:
     """What one contestant took for its work in one round.
 
     Attributes:
-        count: how many transitions or events.
-        seconds: by the clock on the wall.
-        cpu_seconds: of the whole process, all its threads.
+        count: how many transitions or events it did.
+        seconds: the time it took.
+        cpu_seconds: the processor time of the whole process, with all its threads.
     """
 
     count: int
@@ -32,18 +32,18 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """How many per second."""
+        """How many transitions or events it did per second."""
         return self.count / self.seconds
 
     @property
     def cpu_us(self) -> float:
-        """Processor time for each, in microseconds."""
+        """The processor time for each, in microseconds."""
         return self.cpu_seconds / self.count * 1e6
 
 
 @contextmanager
 def timed(count: int) -> Iterator[Measured]:
-    """Time the block, which does so much work; what was left lying about before it is collected first."""
+    """Time the block, which does ``count`` pieces of work. Garbage from before is collected first."""
     gc.collect()
     measured = Measured(count)
     seconds, cpu_seconds = time.perf_counter(), time.process_time()
@@ -53,7 +53,7 @@ def timed(count: int) -> Iterator[Measured]:
 
 
 def state(step: int) -> dict[str, Any]:
-    """A machine's state after so many steps: about 100 bytes of JSON."""
+    """A machine's state after this many steps: about 100 bytes of JSON."""
     return {
         "status": "running",
         "step": step,

@@ -1,7 +1,7 @@
-"""The work by which two releases are compared, done by one of them: the one that is installed where this runs.
+"""The work by which two releases are compared, done by the release that is installed where this runs.
 
-It uses what is public, in words that both releases know. A line of JSON asks for a row, or for what the reading rows
-read to be made; a line of JSON answers.
+It uses only public names that both releases have. On stdin, a line of JSON asks it to run a row, or to prepare what the
+reading rows read. It answers with a line of JSON.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from work import GOVERNOR, MACHINE, METADATA, Measured, state, timed
 from tai_state import Columns, NewEvent, StateMachinePersister, StateStore, Transaction, open_store
 
 LISTED = "listed"
-"""The governor with many states; that with a long stream is the usual one."""
+"""The governor with many states. The one with a long stream is ``GOVERNOR``."""
 BATCH = 100
 SQLITE_TASKS = 64
 FIRESTORE_TASKS = 16
 CONTENDERS = 30
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-"""The time in the first row of a file that is imported; the others follow, a second apart."""
+"""The time in the first row of an imported file; each further row is a second later."""
 
 
 async def save(store: StateStore, label: str, count: int) -> Measured:
-    """New states, one after the other."""
+    """Write new states, one after the other."""
     await store.save_state(GOVERNOR, label, state(0), METADATA)
     with timed(count) as measured:
         for number in range(count):
@@ -41,7 +41,7 @@ async def save(store: StateStore, label: str, count: int) -> Measured:
 
 
 async def update(store: StateStore, label: str, count: int) -> Measured:
-    """Changes of one state, one after the other, each expecting the version that the one before gave."""
+    """Change one state again and again; each change expects the version that the one before wrote."""
     await _steps(store, label, 0, 1)
     with timed(count) as measured:
         await _steps(store, label, 1, count)
@@ -49,7 +49,7 @@ async def update(store: StateStore, label: str, count: int) -> Measured:
 
 
 async def log(store: StateStore, label: str, count: int) -> Measured:
-    """Events that leave one state as it is, one after the other."""
+    """Log events that do not change a state's data, one after the other."""
     await _steps(store, label, 0, 1)
     with timed(count) as measured:
         for number in range(count):
@@ -58,7 +58,7 @@ async def log(store: StateStore, label: str, count: int) -> Measured:
 
 
 async def transact(store: StateStore, label: str, count: int) -> Measured:
-    """Transactions that read one state and write it, one after the other."""
+    """Run transactions that read one state and write it, one after the other."""
     await _steps(store, label, 0, 1)
     with timed(count) as measured:
         await _transactions(store, label, count)
@@ -66,7 +66,7 @@ async def transact(store: StateStore, label: str, count: int) -> Measured:
 
 
 async def lock(store: StateStore, label: str, count: int) -> Measured:
-    """A lock that nobody else wants, taken and released."""
+    """Acquire and release a lock that no other task wants."""
     with timed(count) as measured:
         for _ in range(count):
             async with store.lock(label):
@@ -75,7 +75,7 @@ async def lock(store: StateStore, label: str, count: int) -> Measured:
 
 
 def update_by(tasks: int) -> Callable[[StateStore, str, int], Awaitable[Measured]]:
-    """As :func:`update`, by so many tasks at once, each with a state of its own."""
+    """Like :func:`update`, but by this many tasks at once, each with a state of its own."""
 
     async def run(store: StateStore, label: str, count: int) -> Measured:
         ids = [f"{label}-{number}" for number in range(tasks)]
@@ -89,7 +89,7 @@ def update_by(tasks: int) -> Callable[[StateStore, str, int], Awaitable[Measured
 
 
 async def contended(store: StateStore, label: str, count: int) -> Measured:
-    """Transactions by many tasks at once, all of which read one state and write it."""
+    """Run transactions in many tasks at once, all of which read and write the same state."""
     await _steps(store, label, 0, 1)
     with timed(count) as measured:
         await asyncio.gather(*[_transactions(store, label, count // CONTENDERS) for _ in range(CONTENDERS)])
@@ -97,7 +97,7 @@ async def contended(store: StateStore, label: str, count: int) -> Measured:
 
 
 async def record(store: StateStore, label: str, count: int) -> Measured:
-    """Events that carry what they need to be folded, many to a commit."""
+    """Record payload-carrying events, many in each commit."""
     persister = StateMachinePersister(store, {"moved": lambda _, event: event.payload})
     with timed(count) as measured:
         for version in range(0, count, BATCH):
@@ -107,12 +107,12 @@ async def record(store: StateStore, label: str, count: int) -> Measured:
 
 
 async def imported(store: StateStore, label: str, count: int) -> Measured:
-    """The rows of a file of one machine."""
+    """Import the rows of a file that names one machine."""
     return await _import(store, GOVERNOR, [label] * count)
 
 
 async def get_state(store: StateStore, _label: str, count: int) -> Measured:
-    """One state, again and again."""
+    """Read one state again and again."""
     with timed(count) as measured:
         for _ in range(count):
             await store.get_state(GOVERNOR, MACHINE)
@@ -120,17 +120,17 @@ async def get_state(store: StateStore, _label: str, count: int) -> Measured:
 
 
 async def get_events(store: StateStore, _label: str, count: int) -> Measured:
-    """The events of one state."""
+    """Read the events of one state."""
     return await _taken(store.get_events(GOVERNOR, MACHINE, until=count), count)
 
 
 async def replay(store: StateStore, _label: str, count: int) -> Measured:
-    """The same, folded."""
+    """Read the same events, folded."""
     return await _taken(StateMachinePersister(store).replay(GOVERNOR, MACHINE, until=count), count)
 
 
 async def list_states(store: StateStore, _label: str, count: int) -> Measured:
-    """The states of a governor."""
+    """List the states of a governor."""
     return await _taken(store.list_states(LISTED), count)
 
 
@@ -157,7 +157,7 @@ async def _taken(found: AsyncIterable[object], count: int) -> Measured:
             if seen == count:
                 break
     if seen != count:
-        raise AssertionError(f"{seen} were read and not {count}")
+        raise AssertionError(f"{seen} were read, not {count}")
     return measured
 
 
@@ -185,9 +185,9 @@ class Row:
     """One kind of work.
 
     Attributes:
-        run: does so much of it, on states of this label.
-        count: how much.
-        is_reading: it reads what :func:`prepare` made, and no more than that.
+        run: does the work; takes the store, a label for its states, and how much to do.
+        count: how much to do.
+        is_reading: whether it only reads what :func:`prepare` made.
     """
 
     run: Callable[[StateStore, str, int], Awaitable[Measured]]
@@ -227,21 +227,21 @@ TABLES = {"sqlite": SQLITE, "firestore": FIRESTORE}
 
 
 async def prepare(url: str, table: dict[str, Row]) -> None:
-    """Make what the reading rows of this table read."""
+    """Prepare what the reading rows of this table read."""
     async with open_store(url) as store:
         await _import(store, GOVERNOR, [MACHINE] * table["get_events"].count)
         await _import(store, LISTED, [f"machine-{number}" for number in range(table["list_states"].count)])
 
 
 async def done(url: str, row: Row) -> Measured:
-    """A row, once what it runs has been used a little."""
+    """Run a row, after a tenth of it to warm up."""
     async with open_store(url) as store:
         await row.run(store, "warm", row.count // 10)
         return await row.run(store, "run", row.count)
 
 
 def serve() -> None:
-    """Answer until nothing more is asked."""
+    """Answer requests until stdin is closed."""
     gc.freeze()
     for line in sys.stdin:
         asked = json.loads(line)

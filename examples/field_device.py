@@ -1,7 +1,7 @@
-"""A pump in the field that was offline: it and the centre went on apart, and are brought together again.
+"""A pump in the field goes offline, both it and the centre change its state, and a sync brings the two together.
 
-The device has a store of its own in a file, which works without a network. Counters add up, the operator's setting that
-was changed later wins, and what it displaced is on record. Prints::
+The device has its own store in a file, which works without a network. In the sync, counters add up, the later change of
+the setting wins, and the change it displaced is recorded. Prints::
 
     first sync: 1 event sent
     second sync: 1 state joined
@@ -19,20 +19,20 @@ OPERATOR = ChangeMetadata("operator", "by phone")
 
 
 async def show(name: str, store: StateStore) -> None:
-    """The pump as a store has it."""
+    """Print the pump's state in one of the stores."""
     data = (await store.get_state("field", "pump-7")).data
     print(f"{name}: {data['state']} on setting {data['setting']}, {data['litres']} litres")
 
 
 async def main() -> None:
-    """Work apart, then sync."""
+    """Change both stores independently, then sync them."""
     async with open_store("sqlite:///device.db") as device, open_store("sqlite:///centre.db") as centre:
         begun = {"state": "running", "setting": "middle", "litres": 100}
         first = await device.save_state("field", "pump-7", begun, DEVICE)
         report = await sync(device, centre)
         print(f"first sync: {report.sent} event sent")
 
-        # Offline: the device pumps and is set to low; the centre books a delivery and, later, sets it to high.
+        # Offline, the device pumps and is set to low. The centre books a delivery and, later, sets it to high.
         offline = first.data | {"litres": 120, "setting": "low"}
         await device.update_state("field", "pump-7", offline, DEVICE, expected=first)
         await anyio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""An account as a ledger: events carry amounts, reducers fold them, and the state follows.
+"""An account as a ledger: events carry amounts, and reducers fold them into the balance.
 
 Run it, and it prints::
 
@@ -35,7 +35,7 @@ State = dict[str, Any]
 
 
 class Refused(Exception):
-    """The account does not allow it."""
+    """The account does not allow this change."""
 
 
 def opened(_: State | None, event: StateEvent[State]) -> State:
@@ -45,15 +45,15 @@ def opened(_: State | None, event: StateEvent[State]) -> State:
 
 def deposited(state: State | None, event: StateEvent[State]) -> State:
     """Money comes in."""
-    return _moved(state, event.payload["amount"])
+    return _add(state, event.payload["amount"])
 
 
 def withdrawn(state: State | None, event: StateEvent[State]) -> State:
-    """Money goes out, if it is there."""
-    return _moved(state, -event.payload["amount"])
+    """Money goes out, if there is enough."""
+    return _add(state, -event.payload["amount"])
 
 
-def _moved(state: State | None, amount: int) -> State:
+def _add(state: State | None, amount: int) -> State:
     if state is None or state["balance"] + amount < 0:
         raise Refused
     return {**state, "balance": state["balance"] + amount}
@@ -62,13 +62,13 @@ def _moved(state: State | None, amount: int) -> State:
 REDUCERS: Reducers = {"opened": opened, "deposited": deposited, "withdrawn": withdrawn}
 
 
-def told(state: State | None) -> str:
+def in_words(state: State | None) -> str:
     """A state in words."""
     return "absent" if state is None else f"balance {state['balance']}"
 
 
 async def write(persister: StateMachinePersister) -> None:
-    """Three events in one commit, and one that a reducer refuses."""
+    """Record three events in one commit, and try one that a reducer refuses."""
     teller = ChangeMetadata("teller-3", "counter")
     events = [
         NewEvent("opened", {"owner": "Alice"}),
@@ -76,9 +76,9 @@ async def write(persister: StateMachinePersister) -> None:
         NewEvent("withdrawn", {"amount": 30}, event_id="slip-2"),
     ]
     recorded = await persister.record("bank", "alice", events, teller, expected=NO_STATE)
-    print(f"{len(recorded)} events in one commit: {told(recorded[-1].to_state)} at version {recorded[-1].version}")
+    print(f"{len(recorded)} events in one commit: {in_words(recorded[-1].to_state)} at version {recorded[-1].version}")
     async for event in persister.replay("bank", "alice"):
-        print(f"  {event.version}  {event.action:9}  -> {told(event.to_state)}")
+        print(f"  {event.version}  {event.action:9}  -> {in_words(event.to_state)}")
     try:
         await persister.record("bank", "alice", [NewEvent("withdrawn", {"amount": 500})], teller, expected=ANY)
     except Refused:
@@ -87,14 +87,14 @@ async def write(persister: StateMachinePersister) -> None:
 
 
 def destroy() -> None:
-    """What must not happen: somebody deletes the state behind the store's back."""
+    """Do what must never happen: delete the state behind the store's back."""
     connection = apsw.Connection("ledger.db")
     connection.execute("DELETE FROM documents WHERE path = 'governors/bank/states/alice'")
     connection.close()
 
 
 async def main() -> None:
-    """Write, lose, recover."""
+    """Write a state, lose it, and recover it."""
     async with open_store(URL) as store:
         persister = StateMachinePersister(store, REDUCERS)
         await write(persister)
@@ -107,7 +107,7 @@ async def main() -> None:
             print(f"verify finds: {finding.message}")
         done = await persister.recover()
         now = await store.get_state("bank", "alice")
-        print(f"recovered: {len(done.rebuilt)} rebuilt, {told(now.data)} at version {now.version}")
+        print(f"recovered: {len(done.rebuilt)} rebuilt, {in_words(now.data)} at version {now.version}")
 
         report = await StateMachinePersister(store).validate_consistency()
         print(f"without its reducers: {report.unchecked} state unchecked, {len(report.findings)} findings")

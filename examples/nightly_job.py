@@ -1,8 +1,8 @@
-"""A nightly job that many workers could do, and one does: a lock with a lease, and a fence for those who were too slow.
+"""A nightly job that many workers try to do and one does: a lock with a lease, and a fence against late workers.
 
-Five workers start at once. Each tries to have the lock; whoever has it looks whether the night's work is done already,
-and does it if not. A worker that was stopped for longer than its lease lasts still believes that it may write: it is
-refused. Prints::
+Five workers start at once, and each acquires the lock in turn. The one that holds it checks whether the night's work is
+already done, and does it if not. A worker that was stopped for longer than its lease lasts still believes that it holds
+the lock, but its write is refused. Prints::
 
     the job ran 1 time, 4 workers found it done
     a worker that comes too late: LockLost
@@ -17,7 +17,7 @@ URL = "sqlite:///jobs.db"
 
 
 async def nightly(worker: str, store: StateStore, ran: list[str], found: list[str]) -> None:
-    """Do the night's work, unless somebody has done it."""
+    """Do the night's work, unless another worker has done it."""
     async with store.lock("nightly report", ttl_seconds=30.0, holder=worker) as lease:
         try:
             await store.get_state("jobs", "report-2026-11-22")
@@ -29,7 +29,7 @@ async def nightly(worker: str, store: StateStore, ran: list[str], found: list[st
 
 
 async def main() -> None:
-    """Several workers, then one that was asleep."""
+    """Run several workers, then one that was asleep."""
     ran: list[str] = []
     found: list[str] = []
     async with open_store(URL) as store:
@@ -38,7 +38,7 @@ async def main() -> None:
                 tasks.start_soon(nightly, f"worker {number}", store, ran, found)
         print(f"the job ran {len(ran)} time, {len(found)} workers found it done")
 
-        # This one acquires the lock and then hears nothing for hours; meanwhile an operator gives it to others.
+        # This worker acquires the lock and then sleeps for hours; meanwhile an operator breaks its lock.
         late = await store.locks.acquire_lock("nightly report", holder="worker 9")
         await store.locks.break_lock("nightly report")
         try:

@@ -1,4 +1,4 @@
-"""Orders as pydantic models: two workers that meet, and a request that arrives twice.
+"""Orders as pydantic models: two workers change the same order, and a request arrives twice.
 
 Run it, and it prints::
 
@@ -21,7 +21,7 @@ WEB = ChangeMetadata("web", "customer's click")
 
 
 class Order(BaseModel):
-    """An order; amounts are exact."""
+    """An order, with exact amounts."""
 
     status: str = "placed"
     items: int
@@ -34,7 +34,7 @@ def with_item(order: Order) -> Order:
 
 
 async def two_workers(order: StateHandle[Order]) -> None:
-    """Both read version 1; the slower one is told what it missed, and decides again."""
+    """Both workers read version 1. The slower one learns what it missed, and decides again."""
     seen = await order.get()
     await order.save(seen.data.model_copy(update={"status": "paid"}), WEB, expected=seen, action="pay")
     try:

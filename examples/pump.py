@@ -1,4 +1,4 @@
-"""A pump whose state survives the process, on one SQLite file in the working directory.
+"""A pump whose state survives the process, in one SQLite file in the working directory.
 
 Run it, and it prints::
 
@@ -31,23 +31,23 @@ class Pump:
 
 
 def at(hour: int, minute: int = 0) -> datetime:
-    """A time on the day that this tells of."""
+    """A time on the day of this example."""
     return datetime(2026, 3, 1, hour, minute, tzinfo=UTC)
 
 
-def told(pump: Pump | None) -> str:
+def in_words(pump: Pump | None) -> str:
     """A state in words."""
     return "absent" if pump is None else f"{pump.status} at {pump.level_percent} %"
 
 
 async def work() -> None:
-    """The process that runs the pump: each change names the version that it was made on."""
+    """The process that runs the pump. Each change names the version on which it was made."""
     async with open_store(URL) as store:
         pump = store.state("plant", "P-1", Pump)
         ana = ChangeMetadata("ana", "early shift")
         idle = await pump.save(Pump("idle"), ana, action="install", timestamp=at(6))
         running = await pump.save(Pump("running", 40), ana, expected=idle, action="start", timestamp=at(6, 10))
-        print(f"started: version {running.version}, {told(running.data)}")
+        print(f"started: version {running.version}, {in_words(running.data)}")
         await pump.update(
             lambda now: replace(now, status="failed"),
             ChangeMetadata("plc7", "overcurrent", {"amperes": 93}),
@@ -57,16 +57,16 @@ async def work() -> None:
 
 
 async def look_back() -> None:
-    """Another process, later: the state is there, and so is all that led to it."""
+    """Another process, later: the state is there, and so are all the changes that led to it."""
     async with open_store(URL, create=False) as store:
         pump = store.state("plant", "P-1", Pump)
         now = await pump.get()
         print(f"after a restart: {now.data.status}, with {now.version} changes on record")
         async for event in pump.history():
             by, time = event.metadata.changed_by, f"{event.timestamp:%H:%M}"
-            print(f"  {event.version}  {time}  {by:4}  {event.action:7}  {told(event.to_state)}")
-        print(f"at 07:00 it was {told((await pump.at(at(7))).data)}")
-        print(f"at version 1 it was {told((await pump.at(1)).data)}")
+            print(f"  {event.version}  {time}  {by:4}  {event.action:7}  {in_words(event.to_state)}")
+        print(f"at 07:00 it was {in_words((await pump.at(at(7))).data)}")
+        print(f"at version 1 it was {in_words((await pump.at(1)).data)}")
         report = await StateMachinePersister(store).validate_consistency()
         print(f"every digest fits: {report.consistent}")
 

@@ -1,7 +1,7 @@
-"""A bank: money is moved between two accounts at one moment, or not at all.
+"""A bank: a transfer changes two accounts at one moment, or neither.
 
-A hundred and twenty transfers run at once. Each reads both accounts, decides, and writes both; where another one was
-faster, it reads again and decides again. Prints::
+A hundred and twenty transfers run at once. Each reads both accounts, decides, and writes both. If another transfer was
+faster, it reads and decides again. Prints::
 
     all at once: 100 done, 20 refused
     alice 0, bob 100, together 100
@@ -17,13 +17,13 @@ CASHIER = ChangeMetadata("cashier", "a transfer")
 
 
 class Account(BaseModel):
-    """What the bank knows of a customer."""
+    """A customer's account."""
 
     balance: int
 
 
 async def transfer(store: StateStore, amount: int) -> bool:
-    """Move money from alice to bob, if alice has it."""
+    """Move money from alice to bob, if alice has enough. Returns whether it did."""
     alice = store.state("bank", "alice", Account)
     bob = store.state("bank", "bob", Account)
 
@@ -39,7 +39,7 @@ async def transfer(store: StateStore, amount: int) -> bool:
 
 
 async def main() -> None:
-    """Open the accounts, and move money."""
+    """Open the accounts and move money."""
     async with open_store("sqlite:///bank.db") as store:
         alice = store.state("bank", "alice", Account)
         bob = store.state("bank", "bob", Account)

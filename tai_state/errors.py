@@ -14,37 +14,37 @@
     │   ├── DocumentTooLarge       one document over the engine's limit
     │   ├── CommitTooLarge         one commit over the engine's limit
     │   ├── UnindexedField         a query on a field the store does not index
-    │   └── UnknownStore           an address or option that names no store
-    ├── Conflict                   somebody else was first; nothing was written
+    │   └── UnknownStore           an address or option that this installation does not know
+    ├── Conflict                   another writer was first; nothing was written
     │   ├── VersionConflict        the state is not at the expected version
-    │   ├── IdempotencyConflict    the event id already stands for other content
-    │   ├── GovernorExists         a restore would write into what is there
-    │   ├── ImportConflict         a row's place is taken by another event
-    │   ├── StaleRead              what was read is older than what is known
-    │   ├── CausalityViolation     what was read lacks what the reader has seen
-    │   ├── ConflictResolutionFailed  rival versions, and nothing decides between them
-    │   ├── TransactionFailed      others were faster each time
-    │   ├── LockAlreadyHeld        somebody holds the lock, and the caller does not wait
-    │   ├── LockAcquisitionFailed  the lock was not to be had in the time given
-    │   ├── LockLost               the lease is over
-    │   ├── DeadlockDetected       leases that wait for each other in a circle
+    │   ├── IdempotencyConflict    the event id is already used by a different change
+    │   ├── GovernorExists         a restore would write into a governor that exists
+    │   ├── ImportConflict         a different event is stored where a row would go
+    │   ├── StaleRead              the value read is older than a version known to exist
+    │   ├── CausalityViolation     the value read lacks changes that its reader has seen
+    │   ├── ConflictResolutionFailed  rival versions, and no rule decides between them
+    │   ├── TransactionFailed      other writers were faster at every attempt
+    │   ├── LockAlreadyHeld        another holder has the lock, and the caller does not wait
+    │   ├── LockAcquisitionFailed  the lock could not be acquired in time
+    │   ├── LockLost               the lease has ended
+    │   ├── DeadlockDetected       lock holders wait for each other in a circle
     │   └── CommitRefused          a precondition failed (engines only)
     ├── CommitOutcomeUnknown       the commit may or may not have happened
-    ├── Inconsistent               what is stored does not add up
+    ├── Inconsistent               the stored data contradicts itself
     │   ├── EventSourcingError     stream and state disagree
     │   │   └── ReducerMissing     a stream needs a reducer that was not given
-    │   ├── NotRetained            the past asked for was cleaned up
+    │   ├── NotRetained            the history asked for was cleaned up
     │   ├── CorruptDocument        a stored document is damaged
     │   ├── IncompatibleFormat     written by another program or a newer release
     │   └── SerializationError     stored data does not fit the type asked for
-    └── Unavailable                the engine could not do it now
+    └── Unavailable                the engine cannot do it now
         ├── StoreUnavailable       unreachable, disk full, disk error
-        │   └── StoreUnusable      no such folder, no permission: until somebody changes that
+        │   └── StoreUnusable      fails until something changes: no such folder, no permission
         └── StoreTimeout           no answer in time
 
-Errors carry fields, not only text: ``error.fields()`` gives them by name. ``is_transient`` says whether the
-same call may succeed later, ``backoff_seconds`` how long to wait first, ``exit_code`` what the command line
-ends with. No error text contains state data.
+Errors carry fields as well as text: ``error.fields()`` returns them by name. ``is_transient`` says whether the same
+call may succeed later, and ``backoff_seconds`` how long to wait before that. ``exit_code`` is the code with which the
+command line ends. No error text contains state data.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class TaiStateError(Exception):
-    """The root of all errors of tai-state. Catch this to catch them all."""
+    """The root of all tai-state errors. Catch it to catch them all."""
 
     is_transient: ClassVar[bool] = False
     backoff_seconds: ClassVar[float] = 5.0
     exit_code: ClassVar[int] = 70
 
     def __post_init__(self) -> None:
-        # Exception.__reduce__ rebuilds from args: with the fields in there, errors pickle.
+        # Exception.__reduce__ rebuilds an error from args: with the fields in there, errors can be pickled.
         self.args: tuple[Any, ...] = tuple(getattr(self, field.name) for field in fields(self))
 
     def fields(self) -> dict[str, Any]:
-        """The error's facts by name, as the command line prints them with ``--json``."""
+        """The error's fields by name, as the command line prints them with ``--json``."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -85,8 +85,8 @@ class NotFound(TaiStateError):
 class StateNotFound(NotFound):
     """The state was never written, or its newest version is a deletion.
 
-    You do not get it from ``batch_get_states`` (``None`` stands for a missing one) nor from ``save_state``
-    with ``NO_STATE``. What to do: create the state, or look at ``history`` for who deleted it.
+    ``batch_get_states`` does not raise it (it returns ``None`` for a missing state), nor does ``save_state`` with
+    ``NO_STATE``. What to do: create the state, or read its ``history`` to see who deleted it.
     """
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class StateNotFound(NotFound):
 
 @dataclass(eq=False)
 class GovernorNotFound(NotFound):
-    """Nothing was ever written under this governor. What to do: check the id's spelling."""
+    """Nothing was ever written under this governor. What to do: check the spelling of the id."""
 
     def __str__(self) -> str:
         return f"there is no governor at {self.path!r}"
@@ -105,23 +105,23 @@ class GovernorNotFound(NotFound):
 class StoreNotFound(NotFound):
     """There is no store at this address, and the call was not allowed to create one.
 
-    What to do: check the path, the root and the namespace, or write something first; reading never creates a store.
+    What to do: check the path, the root and the namespace, or write something first. Reading never creates a store.
     """
 
     def __str__(self) -> str:
-        return f"there is no store at {self.path!r}; check the address, its root and namespace (reading creates none)"
+        return f"there is no store at {self.path!r}; check the address, root and namespace (reading never creates one)"
 
 
 @dataclass(eq=False)
 class EmulatorNotFound(NotFound):
-    """No Firestore emulator can be started here; ``path`` names what was looked for. What to do: install one."""
+    """No Firestore emulator can be started here; ``path`` names what is missing. What to do: install it."""
 
     def __str__(self) -> str:
         return (
-            f"no Firestore emulator: there is no {self.path}; install Java and one of"
+            f"no Firestore emulator: {self.path} not found; install Java and one of"
             " `gcloud components install cloud-firestore-emulator`,"
             " `apt-get install google-cloud-cli-firestore-emulator`, `firebase setup:emulators:firestore`,"
-            " or set FIRESTORE_EMULATOR_HOST to one that runs"
+            " or set FIRESTORE_EMULATOR_HOST to the address of a running emulator"
         )
 
 
@@ -136,7 +136,7 @@ class Rejected(TaiStateError):
 class InvalidId(Rejected):
     """An id is empty, too long, not text, or not valid Unicode.
 
-    You do not get it for ``/``, ``..`` or control characters: those are escaped.
+    ``/``, ``..`` and control characters are allowed: they are escaped.
     """
 
     what: str
@@ -150,7 +150,7 @@ class InvalidId(Rejected):
 class InvalidData(Rejected):
     """Data is not plain JSON (or not a JSON object where one is needed).
 
-    What to do: convert it first; dates as text, sets as lists, no NaN or infinity.
+    What to do: convert it first: dates to text, sets to lists, NaN and infinity to something else.
     """
 
     what: str
@@ -162,19 +162,19 @@ class InvalidData(Rejected):
 
 @dataclass(eq=False)
 class DocumentTooLarge(Rejected):
-    """One document would be larger than the engine takes. What to do: split the state, or store a reference."""
+    """One document would be larger than the engine allows. What to do: split the state, or store a reference."""
 
     path: str
     size: int
     limit: int
 
     def __str__(self) -> str:
-        return f"{self.path!r} would take {self.size:,} bytes and the limit is {self.limit:,}: split the state"
+        return f"{self.path!r} would take {self.size:,} bytes, but the limit is {self.limit:,}: split the state"
 
 
 @dataclass(eq=False)
 class CommitTooLarge(Rejected):
-    """One atomic commit would be larger than the engine takes; it is never split silently."""
+    """One atomic commit would be larger than the engine allows; it is never split silently."""
 
     what: str
     size: int
@@ -186,7 +186,7 @@ class CommitTooLarge(Rejected):
 
 @dataclass(eq=False)
 class UnindexedField(Rejected):
-    """``find_states`` was asked about a field that the store was not opened with."""
+    """``find_states`` was asked about a field that the store does not index."""
 
     what: str
     indexed: Sequence[str]
@@ -198,7 +198,7 @@ class UnindexedField(Rejected):
 
 @dataclass(eq=False)
 class UnknownStore(Rejected):
-    """A store's address or option means nothing to this installation."""
+    """This installation does not understand the address of a store, or one of its options."""
 
     what: str
     hint: str
@@ -209,17 +209,17 @@ class UnknownStore(Rejected):
 
 @dataclass(eq=False)
 class Conflict(TaiStateError):
-    """Somebody else was first. Nothing was written."""
+    """Another writer was first. Nothing was written."""
 
     exit_code: ClassVar[int] = 3
 
 
 @dataclass(eq=False)
 class VersionConflict(Conflict):
-    """The state is not at the version the writer expected.
+    """The state is not at the version that the writer expected.
 
-    ``events`` holds the events the writer had not seen (at most 100, oldest first). What to do: read the
-    state again and decide again; ``handle.update`` does that for you. Never re-send blindly.
+    ``events`` holds the events that the writer had not seen (at most 100, oldest first). What to do: read the
+    state again and decide again; ``handle.update`` does that for you. Never send the same change again blindly.
     """
 
     path: str
@@ -232,17 +232,17 @@ class VersionConflict(Conflict):
         return f"{self.path!r} is at version {self.actual}, expected {self.expected}: read it again and decide again"
 
     def fields(self) -> dict[str, Any]:
-        """As for every error; the unseen events by version and id only (no state data)."""
+        """As for every error; the unseen events are given by version, id and action only (no state data)."""
         seen = [{"version": event.version, "id": event.event_id, "action": event.action} for event in self.events]
         return {"path": self.path, "expected": self.expected, "actual": self.actual, "events": seen}
 
 
 @dataclass(eq=False)
 class IdempotencyConflict(Conflict):
-    """The caller's event id was used before, for something else. What to do: use a new id for a new change.
+    """The caller's event id is already used by a different change. What to do: use a new id for a new change.
 
-    ``differs`` names what differs: action, payload, data, changed_by, reason, context or timestamp. It is empty where
-    the id stands at another state or in another batch, or where the event was cleaned up since.
+    ``differs`` names what differs: action, payload, data, changed_by, reason, context or timestamp. It is empty if the
+    id belongs to another state or another batch, or if its event has been cleaned up since.
     """
 
     event_id: str
@@ -256,34 +256,34 @@ class IdempotencyConflict(Conflict):
 
 @dataclass(eq=False)
 class GovernorExists(Conflict):
-    """A governor to be restored exists already. What to do: restore it into another store, or under another root."""
+    """The governor to be restored already exists. What to do: restore it into another store, or under another root."""
 
     path: str
 
     def __str__(self) -> str:
-        return f"the governor of {self.path!r} exists already: restore into another store"
+        return f"the governor of {self.path!r} already exists: restore into another store"
 
 
 @dataclass(eq=False)
 class ImportConflict(Conflict):
-    """A machine has another event where a row of the file would go.
+    """A machine already has a different event at the version that a row of the file would become.
 
-    What to do: import into a governor of its own, or undo the change of the file's earlier rows.
+    What to do: import into a new governor, or change the earlier rows of the file back.
     """
 
     row: int
     path: str
 
     def __str__(self) -> str:
-        return f"row {self.row} does not fit: {self.path!r} holds another event"
+        return f"row {self.row} does not fit: {self.path!r} holds a different event"
 
 
 @dataclass(eq=False)
 class TransactionFailed(Conflict):
-    """A transaction's function ran again and again, and each time others were faster; nothing was written.
+    """A transaction's function ran several times, and each time another writer was faster. Nothing was written.
 
-    You do not get it for an error of the function's own, nor where an answer was lost (``CommitOutcomeUnknown``).
-    What to do: try later, or let the writers of hot states take turns with a lock.
+    An error raised by the function itself comes out unchanged, and a lost answer raises ``CommitOutcomeUnknown``.
+    What to do: try later, or let the writers of busy states take turns with a lock.
     """
 
     attempts: int
@@ -292,15 +292,15 @@ class TransactionFailed(Conflict):
     backoff_seconds: ClassVar[float] = 0.05
 
     def __str__(self) -> str:
-        return f"others were faster {self.attempts} times: {self.cause}"
+        return f"other writers were faster {self.attempts} times: {self.cause}"
 
 
 @dataclass(eq=False)
 class StaleRead(Conflict):
-    """What was read is older than a version that is known to exist; ``clocks`` are its clock and the known one's.
+    """The value read is older than a version known to exist; ``clocks`` are the clocks of the two.
 
-    You do not get it for versions that are concurrent, nor from the store's own reads, which see every acknowledged
-    change. What to do: read again, or let ``EventualConsistency.read_repair`` bring the store up to date.
+    Concurrent versions do not raise it, nor do the store's own reads, which see every acknowledged change. What to do:
+    read again, or let ``EventualConsistency.read_repair`` bring the store up to date.
     """
 
     path: str
@@ -308,44 +308,44 @@ class StaleRead(Conflict):
     is_transient: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"what was read of {self.path!r} is older than a version known: read again, or repair it"
+        return f"the value read of {self.path!r} is older than a version known to exist: read again, or repair it"
 
 
 @dataclass(eq=False)
 class CausalityViolation(Conflict):
-    """What was read does not include what its reader has seen; ``clocks`` are its clock and the reader's.
+    """The value read lacks changes that its reader has seen; ``clocks`` are its clock and the reader's.
 
-    Unlike for ``StaleRead``, it may hold changes that the reader has not seen. What to do: read where those changes
-    were made, or sync the two stores first.
+    Unlike with ``StaleRead``, the value may also hold changes that the reader has not seen. What to do: read from the
+    store in which the missing changes were made, or sync the two stores first.
     """
 
     path: str
     clocks: Sequence[Mapping[str, int]]
 
     def __str__(self) -> str:
-        return f"what was read of {self.path!r} does not include what its reader has seen: sync the stores first"
+        return f"the value read of {self.path!r} lacks changes that its reader has seen: sync the stores first"
 
 
 @dataclass(eq=False)
 class ConflictResolutionFailed(Conflict):
-    """Two versions are concurrent and the resolver has no rule to decide between them; ``clocks`` are theirs.
+    """Two versions are concurrent and the resolver has no rule to decide between them; ``clocks`` are their clocks.
 
-    You do not get it where one version knew of the other. What to do: give ``Causal`` a fallback.
+    It is not raised if one version knew of the other. What to do: give ``Causal`` a fallback.
     """
 
     path: str
     clocks: Sequence[Mapping[str, int]]
 
     def __str__(self) -> str:
-        return f"versions of {self.path!r} are concurrent and nothing decides between them: give a fallback resolver"
+        return f"versions of {self.path!r} are concurrent and no rule decides between them: give a fallback resolver"
 
 
 @dataclass(eq=False)
 class LockAlreadyHeld(Conflict):
-    """Somebody else holds the lock, and the caller does not wait (``wait_seconds=0``).
+    """Another holder has the lock, and the caller does not wait (``wait_seconds=0``).
 
-    ``remaining`` is how many seconds are left if the holder does not renew; None where that is not known. You do not
-    get it for a lock whose time is over: that is taken over. What to do: wait for it, or try later.
+    ``remaining`` is the seconds left unless the holder renews, or None if that is not known. A lock whose time is over
+    is taken over and does not raise this error. What to do: wait for the lock, or try later.
     """
 
     resource: str
@@ -355,16 +355,17 @@ class LockAlreadyHeld(Conflict):
     backoff_seconds: ClassVar[float] = 1.0
 
     def __str__(self) -> str:
-        left = "" if self.remaining is None else f", for {self.remaining:.1f} s unless that is renewed"
-        return f"{self.resource!r} is locked by {self.holder or 'somebody'}{left}"
+        left = "" if self.remaining is None else f", for {self.remaining:.1f} s unless renewed"
+        return f"{self.resource!r} is locked by {self.holder or 'an unknown holder'}{left}"
 
 
 @dataclass(eq=False)
 class LockAcquisitionFailed(Conflict):
-    """The lock was not to be had in the time given, or the engine's answers did not come in that time.
+    """The lock could not be acquired in time, or the engine did not answer in time.
 
-    ``holder`` and ``remaining`` are as last seen; None where nothing was seen. The caller holds nothing: a lock that
-    was granted by an answer that never came ends by itself. What to do: try later, or look who holds it so long.
+    ``holder`` and ``remaining`` are as last seen, or None if they were not seen. The caller holds nothing: if the lock
+    was granted but the answer was lost, the lease expires by itself. What to do: try later, or find out who holds the
+    lock for so long.
     """
 
     resource: str
@@ -375,16 +376,16 @@ class LockAcquisitionFailed(Conflict):
 
     def __str__(self) -> str:
         seen = "" if self.holder is None else f" (last seen held by {self.holder})"
-        return f"the lock on {self.resource!r} was not to be had in time{seen}"
+        return f"could not acquire the lock on {self.resource!r} in time{seen}"
 
 
 @dataclass(eq=False)
 class LockLost(Conflict):
-    """The lease is over: it was not renewed in time, was released, or somebody took the lock over.
+    """The lease has ended: it was not renewed in time, it was released, or another holder took the lock over.
 
-    ``holder`` has the lock now, for ``remaining`` seconds if they do not renew; None where that is not known. From a
-    write with a fence it means that nothing was written; out of a ``lock`` block, that its last steps may have happened
-    without the lock. What to do: acquire it again, read again, decide again.
+    ``holder`` has the lock now, for ``remaining`` seconds unless it renews; both are None if that is not known. Raised
+    by a write with a fence, it means that nothing was written. Raised by a ``lock`` block, it means that the block's
+    last steps may have run without the lock. What to do: acquire it again, read again, decide again.
     """
 
     resource: str
@@ -398,11 +399,11 @@ class LockLost(Conflict):
 
 @dataclass(eq=False)
 class DeadlockDetected(Conflict):
-    """Holders of locks wait for each other, and the one that began to wait last gives up.
+    """Lock holders wait for each other in a circle; the most recent waiter gets this error.
 
-    ``cycle`` names the resources: each is held by somebody who waits for the next one, the last by somebody who waits
-    for the first. What to do: leave the block of the lock that you hold, so that the others go on, and try again; take
-    locks in the same order everywhere, or all at once.
+    ``cycle`` names the resources: the holder of each waits for the next one, and the holder of the last waits for the
+    first. What to do: leave the block of the lock that you hold, so that the others can go on, and try again. To avoid
+    it, take locks in the same order everywhere, or all at once.
     """
 
     cycle: Sequence[str]
@@ -415,10 +416,10 @@ class DeadlockDetected(Conflict):
 
 @dataclass(eq=False)
 class CommitRefused(Conflict):
-    """A precondition of an engine's commit did not hold; nothing of the commit was applied.
+    """A precondition of an engine's commit did not hold, and no part of the commit was applied.
 
-    Only engines raise it; the store turns it into the conflict it means. ``path`` is the first write that was
-    refused, or empty where the engine cannot tell.
+    Only engines raise it; the store turns it into the conflict that it means. ``path`` names the first write that was
+    refused; it is empty if the engine cannot tell.
     """
 
     path: str
@@ -431,9 +432,9 @@ class CommitRefused(Conflict):
 class CommitOutcomeUnknown(TaiStateError):
     """The engine did not answer in time, so the change may or may not be stored.
 
-    It is never reported as failed. What to do: where the caller gave ids, ``event_ids`` names them: call again with the
-    same ``event_id``; if the first one was applied its result comes back, else it is applied now. Without ids, look
-    whether it was applied before trying again.
+    Such a change is never reported as failed. What to do: if the caller gave event ids, ``event_ids`` holds them: call
+    again with the same ids. If the first call was applied, the second returns its result; if not, the change is applied
+    now. Without ids, read what is stored before you try again.
     """
 
     event_ids: Sequence[str]
@@ -447,7 +448,7 @@ class CommitOutcomeUnknown(TaiStateError):
 
 @dataclass(eq=False)
 class Inconsistent(TaiStateError):
-    """What is stored does not add up. ``tai-state verify`` shows where, ``recover`` mends states."""
+    """The stored data contradicts itself. ``tai-state verify`` shows where, and ``recover`` repairs states."""
 
     path: str
     what: str
@@ -461,40 +462,40 @@ class Inconsistent(TaiStateError):
 class EventSourcingError(Inconsistent):
     """A stream and its state disagree. What to do: ``tai-state verify`` shows where.
 
-    ``recover`` mends states. It cannot mend events: for them, restore a backup.
+    ``recover`` repairs states. It cannot repair events: to get those back, restore a backup.
     """
 
 
 @dataclass(eq=False)
 class ReducerMissing(EventSourcingError):
-    """A stream cannot be folded without a reducer that was not given: pass ``reducers``, or ``--app``."""
+    """A stream cannot be folded because a reducer was not given. What to do: pass ``reducers``, or ``--app``."""
 
 
 @dataclass(eq=False)
 class NotRetained(Inconsistent):
-    """The version asked for was removed by cleanup. What to do: ask for a later one, or restore an export."""
+    """Cleanup removed the version asked for. What to do: ask for a later one, or restore an export."""
 
 
 @dataclass(eq=False)
 class CorruptDocument(Inconsistent):
-    """A stored document (or the file itself) is damaged; it is reported and never served."""
+    """A stored document, or the file itself, is damaged; its content is never returned."""
 
 
 @dataclass(eq=False)
 class IncompatibleFormat(Inconsistent):
-    """Written by another program, or by a newer release. What to do: use that release."""
+    """The store or file was written by another program, or by a newer release. What to do: use that release."""
 
 
 @dataclass(eq=False)
 class SerializationError(Inconsistent):
-    """Stored data is intact but does not fit the model asked for. What to do: add an upcaster."""
+    """The stored data is intact but does not fit the type asked for. What to do: add an upcast."""
 
 
 @dataclass(eq=False)
 class Unavailable(TaiStateError):
-    """The engine could not do it now.
+    """The engine cannot do it now.
 
-    From ``Engine.commit``, ``unknown`` tells whether the commit may have been applied all the same.
+    When ``Engine.commit`` raises it, ``unknown`` says whether the commit may have been applied all the same.
     """
 
     operation: str
@@ -510,16 +511,16 @@ class Unavailable(TaiStateError):
 
 @dataclass(eq=False)
 class StoreUnavailable(Unavailable):
-    """The engine is unreachable, its disk is full or failing. What to do: see ``what``, then try again."""
+    """The engine is unreachable, or its disk is full or failing. What to do: see ``what``, then try again."""
 
     backoff_seconds: ClassVar[float] = 0.5
 
 
 @dataclass(eq=False)
 class StoreUnusable(StoreUnavailable):
-    """The engine cannot do it until somebody changes something, such as a folder or a permission.
+    """The engine cannot do it until something is changed, such as a folder or a permission.
 
-    The same call fails until then, so a loop that tries again must end. What to do: see ``what``.
+    The same call fails until then, so do not retry it in a loop. What to do: see ``what``.
     """
 
     is_transient: ClassVar[bool] = False
@@ -527,6 +528,6 @@ class StoreUnusable(StoreUnavailable):
 
 @dataclass(eq=False)
 class StoreTimeout(Unavailable):
-    """The engine gave no answer in time, or another process held it too long. What to do: try again."""
+    """The engine did not answer in time, or another process held it too long. What to do: try again."""
 
     backoff_seconds: ClassVar[float] = 1.0

@@ -39,14 +39,14 @@ class Order(BaseModel):
 
 
 class Edit(BaseModel):
-    """What a request changes of an order; what it leaves out stays as it is."""
+    """The changes that a request makes to an order; fields left out stay as they are."""
 
     items: int | None = Field(default=None, ge=1)
     status: Status | None = None
 
 
 class Entry(BaseModel):
-    """A change of an order, by the names of ``StateEvent``; ``to_state`` is None where it deleted the order."""
+    """A change of an order, named as in ``StateEvent``; ``to_state`` is None if the change deleted the order."""
 
     version: int
     action: str
@@ -61,7 +61,7 @@ def order_of(request: Request, order_id: str) -> StateHandle[Order]:
 
 
 def version_in(if_match: str | None) -> int:
-    """The version that ``If-Match`` names: the one that the client saw, and decided on."""
+    """The version that ``If-Match`` names: the one that the client saw and decided on."""
     if if_match is None:
         raise HTTPException(428, "send If-Match with the ETag of the order as you read it")
     quoted = re.fullmatch(r'"([0-9]{1,18})"', if_match)
@@ -71,13 +71,13 @@ def version_in(if_match: str | None) -> int:
 
 
 def shown(state: StateSnapshot[Order], response: Response) -> Order:
-    """The order as the answer, its version as the ETag."""
+    """The order as the response, with its version as the ETag."""
     response.headers["ETag"] = f'"{state.version}"'
     return state.data
 
 
 async def absent(request: Request, error: Exception) -> JSONResponse:
-    """The answer where there is no such order: 410 if it was deleted, 404 if there never was one."""
+    """The response if there is no such order: 410 if it was deleted, 404 if it never existed."""
     try:
         await anext(order_of(request, request.path_params["order_id"]).history(limit=1))
     except StateNotFound:
@@ -86,7 +86,7 @@ async def absent(request: Request, error: Exception) -> JSONResponse:
 
 
 async def refused(_: Request, error: Exception) -> JSONResponse:
-    """The answer where the store refused; the errors' texts hold no data."""
+    """The response to an error of the store. The texts of errors never contain data."""
     status = next(status for family, status in REFUSALS.items() if isinstance(error, family))
     return JSONResponse({"detail": str(error)}, status)
 
@@ -103,7 +103,7 @@ app = FastAPI(lifespan=lifespan, exception_handlers={StateNotFound: absent, **di
 
 @app.post("/orders", status_code=201)
 async def create(order: Order, request: Request, response: Response, key: Key = None) -> Order:
-    """Place an order. Its id follows from the key, so that a retry names the same order."""
+    """Place an order. Its id is derived from the key, so that a retry names the same order."""
     order_id = str(uuid4() if key is None else uuid5(IDS, key))
     response.headers["Location"] = f"/orders/{order_id}"
     return shown(await order_of(request, order_id).save(order, WEB, action="place", event_id=key), response)
@@ -119,7 +119,7 @@ async def read(order_id: str, request: Request, response: Response) -> Order:
 async def change(
     order_id: str, edit: Edit, request: Request, response: Response, if_match: IfMatch = None, key: Key = None
 ) -> Order:
-    """Change an order that is still as the client saw it. The payload tells apart two edits under one key."""
+    """Change an order if it is still as the client saw it. The payload tells two edits with the same key apart."""
     edited = edit.model_dump(exclude_none=True)
     state = await order_of(request, order_id).update(
         lambda order: order.model_copy(update=edited),
@@ -134,7 +134,7 @@ async def change(
 
 @app.delete("/orders/{order_id}", status_code=204)
 async def delete(order_id: str, request: Request, if_match: IfMatch = None, key: Key = None) -> None:
-    """Delete an order that is still as the client saw it. Its history stays."""
+    """Delete an order if it is still as the client saw it. Its history stays."""
     await order_of(request, order_id).delete(WEB, expected=version_in(if_match), event_id=key)
 
 
@@ -145,5 +145,5 @@ async def history(
     after: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> list[StateEvent[Order]]:
-    """Show the changes of an order by pages: the last version on a page is ``after`` of the next one."""
+    """Show the changes of an order in pages: the last version on a page is ``after`` for the next one."""
     return [event async for event in order_of(request, order_id).history(after=after, limit=limit)]

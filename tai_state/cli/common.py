@@ -1,4 +1,4 @@
-"""What the commands share: options, confirmation, and exit codes."""
+"""What the commands share: options, confirmation and exit codes."""
 
 from __future__ import annotations
 
@@ -21,57 +21,57 @@ PIPE_CLOSED = 141
 
 StoreOption: TypeAlias = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", help="The store's address; else TAI_STATE_STORE, else ./tai-state.db."),
+    typer.Option("--store", metavar="URL", help="The store's address. Default: TAI_STATE_STORE, or ./tai-state.db."),
 ]
-JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-YesOption: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
+YesOption: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 GovernorArgument: TypeAlias = Annotated[str, typer.Argument(metavar="GOVERNOR", help="The governor's id.")]
 StateArgument: TypeAlias = Annotated[str, typer.Argument(metavar="STATE", help="The state's id.")]
 AppOption: TypeAlias = Annotated[
     str | None,
-    typer.Option("--app", metavar="MODULE:ATTRIBUTE", help="The reducers by action, for events that need them."),
+    typer.Option("--app", metavar="MODULE:ATTRIBUTE", help="A mapping of actions to reducers, if events need them."),
 ]
 
 
 class UsageError(Exception):
-    """The command line was not understood, or names a file that cannot be used."""
+    """The command line cannot be understood, or names a file that cannot be used."""
 
 
 class Interrupted(Exception):
-    """Somebody pressed Ctrl-C, or asked the program to end."""
+    """The user pressed Ctrl-C, or the program was told to end."""
 
 
 class Declined(Exception):
-    """Somebody was asked, and did not say yes."""
+    """The user was asked to confirm, and did not say yes."""
 
 
 def opened(url: str | None, *, create: bool = False) -> StateStore:
-    """The store that a command works on, its data as stored. Only commands that write may make one."""
+    """The store that a command works on, with data as stored. Only commands that write may create one."""
     return open_store(url, schema=None, create=create)
 
 
 def run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a command's asynchronous part."""
+    """Run the asynchronous part of a command."""
     anyio.run(command)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is destroyed.
+    """Ask the user before something is destroyed.
 
     Raises:
-        UsageError: nobody can be asked, and ``--yes`` was not given.
+        UsageError: stdin is not a terminal, and ``--yes`` was not given.
         Declined: the answer was not yes.
     """
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody can be asked here: add --yes")
+        raise UsageError(f"{question} Not a terminal: pass --yes to confirm")
     print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Declined("nothing was done")
+        raise Declined("not confirmed; nothing was changed")
 
 
 def check_file(path: Path) -> None:
-    """Raises ``UsageError`` where a file to be read is none."""
+    """Raise ``UsageError`` if the path of a file to be read does not name a file."""
     if not path.is_file():
-        raise UsageError(f"{str(path)!r} is no file" if path.exists() else f"there is no file {str(path)!r}")
+        raise UsageError(f"{str(path)!r} is not a file" if path.exists() else f"there is no file {str(path)!r}")

@@ -1,4 +1,4 @@
-"""The demonstration: a writer is killed in the middle of its work, and nothing it acknowledged is missing."""
+"""The demonstration: a writer is killed while it works, and no change that it acknowledged is missing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 def demo(*, as_json: JsonOption = False) -> None:
-    """Kill a writer at work and show that nothing it wrote is lost. Leaves nothing behind."""
+    """Kill a writer and show that no acknowledged change is lost. Leaves nothing behind."""
     started = time.monotonic()
     with TemporaryDirectory(prefix="tai-state-demo-") as folder:
         url = f"sqlite:///{quote(folder)}/demo.db"
         versions = _write_and_kill(url)
         acknowledged = sum(versions.values())
         if not as_json:
-            say(f"{acknowledged:,} changes of {len(versions)} machines acknowledged, then the writer was killed")
+            say(f"{acknowledged:,} changes to {len(versions)} machines were acknowledged, then the writer was killed")
         recovered, consistent = anyio.run(_recover, url, versions)
     consistent = consistent and recovered == acknowledged
     seconds = round(time.monotonic() - started, 3)
@@ -46,24 +46,24 @@ def demo(*, as_json: JsonOption = False) -> None:
             }
         )
     else:
-        outcome = "and every digest fits" if consistent else "which is not consistent"
-        print_line(f"{recovered:,} of them are in the store, {outcome} ({seconds} s)")
+        outcome = "every digest matches" if consistent else "the store is not consistent"
+        print_line(f"{recovered:,} of them are in the store, and {outcome} ({seconds} s)")
     if not consistent:
         raise typer.Exit(INCONSISTENT)
 
 
 def _write_and_kill(url: str) -> dict[str, int]:
-    """Start the writer, kill it in the middle of its work; the newest acknowledged version of each machine."""
+    """Start the writer and kill it while it works. Returns the newest acknowledged version of each machine."""
     command = [sys.executable, "-m", "tai_state.cli.demo_writer", url]
-    # In a session of its own a Ctrl-C does not reach it: it is killed below, and says nothing.
+    # The writer runs in a session of its own, so that Ctrl-C does not reach it: it is killed below and prints nothing.
     versions: dict[str, int] = {}
-    # Held back until there is somebody to kill: a writer that is just being started would outlive its folder.
+    # Signals wait until the writer can be killed: a writer that is still being started would outlive its folder.
     signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as writer:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
             for count, line in enumerate(writer.stdout or (), start=1):
-                if line.endswith(b"\n"):  # the last line may be cut off by the writer's death
+                if line.endswith(b"\n"):  # killing the writer may cut off the last line
                     machine, version = line.decode().split()
                     versions[machine] = int(version)
                 if count == ACKNOWLEDGED_BEFORE_KILL:
@@ -74,7 +74,7 @@ def _write_and_kill(url: str) -> dict[str, int]:
 
 
 async def _recover(url: str, versions: Mapping[str, int]) -> tuple[int, bool]:
-    """Recover and verify the store: how many of the changes up to these versions are there, and whether all fits."""
+    """Recover and verify the store. Returns how many changes up to these versions it holds, and if it is consistent."""
     async with open_store(url, create=False) as store:
         persister = StateMachinePersister(store)
         await persister.recover()

@@ -1,4 +1,4 @@
-"""The demonstration's victim, run as a process of its own: changes machines until it is killed."""
+"""The writer of the demonstration: a process that changes machines until it is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATES = ("idle", "starting", "running", "stopping")
 
 
 async def write(url: str) -> None:
-    """Change all machines, over and over, and say each change once it is acknowledged."""
+    """Change all machines again and again, and print each change once it is acknowledged."""
     metadata = ChangeMetadata("demo", "shows that nothing acknowledged is lost")
     async with open_store(url) as store, anyio.create_task_group() as tasks:
 

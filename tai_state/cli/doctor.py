@@ -1,4 +1,4 @@
-"""The doctor: looks at a store's surroundings, says what is wrong and what to do."""
+"""The doctor: checks whether a store can be reached and used, and says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _DRIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "firestore": ("google-cloud-firestore", "grpcio", "protobuf"),
 }
 _SKEW_SECONDS_MAX: Final = 10.0
-"""Tokens fail at five minutes; long before, the times of changes from two machines tell nothing of their order."""
+"""Tokens fail at five minutes. Long before that, timestamps from two machines no longer show the order of changes."""
 _CREDENTIALS: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "DefaultCredentialsError", "RefreshError"})
 _DATABASE: Final = frozenset({"NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"})
 _NO_INDEX: Final = "FAILED_PRECONDITION"
 _NOBODY: Final = "doctor"
-"""The governor in whose collections trial queries are made; it need not exist."""
+"""The governor whose collections the trial queries search; it need not exist."""
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What came of one check.
+    """The outcome of one check.
 
     Attributes:
-        check: its name.
-        status: ``warning`` is worth a look, with ``failed`` the store cannot be used as it is.
-        message: what was seen, and what to do.
+        check: the name of the check.
+        status: ``warning`` is worth a look; with ``failed``, the store cannot be used as it is.
+        message: what was found, and what to do.
     """
 
     check: str
@@ -50,11 +50,11 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 class Examination:
-    """The checks of one store, one after the other; ``checks`` grow meanwhile.
+    """Runs the checks of one store, one after the other.
 
     Attributes:
-        checks: so far.
-        exit_code: of the first check that failed, 0 where none did.
+        checks: the outcomes so far.
+        exit_code: the exit code for the first check that failed; 0 if none has failed.
     """
 
     def __init__(self, url: str | None) -> None:
@@ -69,7 +69,7 @@ class Examination:
         self._emulator = os.environ.get(EMULATOR) if self._name == "firestore" else None
 
     async def examine(self) -> None:
-        """Run the checks, as far as each one allows the next."""
+        """Run the checks, in order, until a failure makes the rest impossible."""
         self._find("versions", "ok", _versions(self._name))
         try:
             async with self._engine:
@@ -90,12 +90,12 @@ class Examination:
         self.exit_code = self.exit_code or error.exit_code
 
     def _hint(self, check: str) -> str:
-        """What to do about what the error does not know: how Firestore is reached."""
+        """Advice on reaching Firestore, which the error itself cannot give."""
         if check != "reachable" or self._name != "firestore":
             return ""
         if self._emulator:
             return f"; {EMULATOR} is set to {self._emulator}: start the emulator there, or unset it to reach Google"
-        return "; look whether this machine's network, proxy and firewall let it reach firestore.googleapis.com"
+        return "; check that the network, proxy and firewall allow access to firestore.googleapis.com"
 
     async def _try(self, check: str, examine: Callable[[], Awaitable[str]]) -> None:
         try:
@@ -104,9 +104,9 @@ class Examination:
             self._fail(check, error)
 
     async def _reach(self) -> None:
-        """A read, whose answer tells most: somebody answers, lets us in, has the database, and knows the time."""
+        """Read one document: the answer shows whether the engine can be reached and lets us in, and its time."""
         paths = [self._layout.store]
-        await self._engine.read(paths)  # also connects, so that the next one is a round trip and no more
+        await self._engine.read(paths)  # also connects, so that the next read is a single round trip
         before = time.time()
         started = time.monotonic()
         reading = await self._engine.read(paths)
@@ -114,22 +114,22 @@ class Examination:
         where = f"the emulator at {self._emulator}" if self._emulator else f"the engine {self._name!r}"
         self._find("reachable", "ok", f"{where} answered in {seconds * 1_000:.1f} ms")
         if self._name == "firestore":
-            how = "none are needed by the emulator" if self._emulator else "they are accepted"
+            how = "the emulator needs none" if self._emulator else "accepted"
             self._find("credentials", "ok", how)
-            self._find("database", "ok", "it is in native mode")
+            self._find("database", "ok", "the database is in native mode")
         self._find(*_clock(reading.time_us / 1e6 - before - seconds / 2))
 
     async def _permissions(self) -> str:
-        """Try to write without changing anything; only Firestore can."""
+        """Try to write without changing anything; only done on Firestore."""
         path = self._layout.store
         [document] = (await self._engine.read([path])).documents
         if document is None:
-            return "reading is allowed; writing can be tried when the store has been made"
+            return "reading is allowed; writing can only be checked once the store exists"
         await self._engine.commit([Check(path, PRESENT)])
         return "reading and writing are allowed"
 
     async def _indexes(self) -> str:
-        """Ask what needs an index; where it is missing, Firestore refuses even if there is nothing to be found."""
+        """Run queries that need an index. If one is missing, Firestore refuses even a query that would find nothing."""
         engine, layout, fields = self._engine, self._layout, self._indexed
         try:
             async for _ in engine.scan(Scan(layout.events(_NOBODY), by="timestamp", limit=1)):
@@ -140,21 +140,21 @@ class Examination:
         except StoreUnavailable as error:
             if error.code != _NO_INDEX:
                 raise
-            what = f"deploy what `tai-state indexes` prints, and wait until it is built ({error})"
+            what = f"deploy the indexes that `tai-state indexes` prints, and wait until they are built ({error})"
             raise StoreUnavailable("a query", "MISSING_INDEX", what) from error
         if self._emulator:
-            return "the emulator needs none: this shows nothing about a database at Google"
-        return f"events can be found by time, and states by {', '.join(fields) or 'nothing (no field is indexed)'}"
+            return "the emulator needs none, so this says nothing about a database at Google"
+        return f"events can be found by time, and states by {', '.join(fields) or 'id only (no field is indexed)'}"
 
     async def _stored(self) -> str:
         if not self._engine.capabilities.durable:
-            return f"a store on {self._name!r} begins empty and ends with its process"
+            return f"a store on {self._name!r} starts empty and ends with its process"
         async with opened(self._url) as store:
-            return f"it is there, with the id {store.store_id}"
+            return f"the store exists; its id is {store.store_id}"
 
 
 def _part(error: TaiStateError) -> str:
-    """Which check an error of the first read belongs to."""
+    """The check to which an error of the first read belongs."""
     code = str(error.fields().get("code", ""))
     if isinstance(error, StoreNotFound | UnknownStore):
         return "store"
@@ -166,7 +166,7 @@ def _part(error: TaiStateError) -> str:
 def _clock(skew_seconds: float) -> tuple[str, Status, str]:
     text = f"the engine's clock differs from this machine's by {abs(skew_seconds):.1f} s"
     if abs(skew_seconds) > _SKEW_SECONDS_MAX:
-        return "clock", "warning", f"{text}: set this machine's clock, or let NTP do it"
+        return "clock", "warning", f"{text}: set this machine's clock, or let NTP set it"
     return "clock", "ok", text
 
 
@@ -184,9 +184,9 @@ def _version(package: str) -> str:
 
 
 def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Look at a store's surroundings and say what to do.
+    """Check whether a store can be used, and say what to do.
 
-    It checks: versions, reachable, credentials, database, clock, permissions, indexes, store.
+    Checks versions, reachability, credentials, database, clock, permissions, indexes and the store itself.
     """
 
     async def command() -> None:
@@ -198,7 +198,7 @@ def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
         else:
             rows = [[each.check, each.status, each.message] for each in examination.checks]
             print_table(["check", "status", "message"], rows)
-            print_line("nothing stands in the way" if healthy else "see above for what to do")
+            print_line("all checks passed" if healthy else "see the failed checks above")
         if not healthy:
             raise typer.Exit(examination.exit_code)
 

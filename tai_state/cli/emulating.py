@@ -15,10 +15,10 @@ from tai_state.store.addresses import Address
 
 def emulator(
     *,
-    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Where it listens; else on a free port.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="The port; by default, a free one.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a Firestore emulator. Prints the line that tells other programs of it, and runs until Ctrl-C."""
+    """Start a Firestore emulator. Prints the shell command that makes other programs use it; runs until Ctrl-C."""
     from tai_state.engines.firestore.engine import EMULATOR  # noqa: PLC0415
     from tai_state.testing.emulator import started_emulator  # noqa: PLC0415
 
@@ -27,13 +27,13 @@ def emulator(
             print_json({"host": running.host})
         else:
             print_line(f"export {EMULATOR}={running.host}")
-            say("the emulator runs until Ctrl-C, and keeps everything in memory")
+            say("the emulator runs until Ctrl-C and keeps everything in memory")
         code = None if running.process is None else running.process.wait()
-        raise StoreUnavailable("emulator", "ENDED", f"it ended by itself with {code}")
+        raise StoreUnavailable("emulator", "ENDED", f"it ended by itself with exit code {code}")
 
 
 def indexes(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Print the indexes that a store needs on Firestore. Those of the state fields in its address are among them."""
+    """Print the indexes that a store needs on Firestore. Includes those for the indexed fields in its address."""
     print_json(index_config(Address.parse(store).indexed))
     if not as_json:
-        say("save it as firestore.indexes.json, then: firebase deploy --only firestore:indexes")
+        say("save this as firestore.indexes.json, then run: firebase deploy --only firestore:indexes")

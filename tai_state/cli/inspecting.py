@@ -34,13 +34,13 @@ from tai_state.values.times import format_time, parse_time
 
 def ls(
     governor: Annotated[
-        str | None, typer.Argument(metavar="GOVERNOR", help="Whose states; without it, all governors.")
+        str | None, typer.Argument(metavar="GOVERNOR", help="List its states; without it, list all governors.")
     ] = None,
     *,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List governors, or the states of one."""
+    """List all governors, or the states of one."""
 
     async def command() -> None:
         async with opened(store) as opened_store:
@@ -69,13 +69,13 @@ def show(
     governor: GovernorArgument,
     state: StateArgument,
     *,
-    version: Annotated[int | None, typer.Option(min=1, help="As it was at this version.")] = None,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help="As it was at this time (RFC 3339).")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Show the state at this version.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="Show the state at this time (RFC 3339).")] = None,
     reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a state: now, at a version, or at a time."""
+    """Show a state as it is now, or as it was at a version or a time."""
     if version is not None and at is not None:
         raise UsageError("give --version or --at, not both")
     moment = None if at is None else parse_time(at)
@@ -98,8 +98,8 @@ def history(
     governor: GovernorArgument,
     state: StateArgument,
     *,
-    after: Annotated[int, typer.Option(min=0, help="Only events after this version.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=0, help="At most so many events.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="Show only events after this version.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=0, help="Show at most this many events.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,7 +128,7 @@ def diff(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what changed between two versions of a state. A JSON patch (RFC 6902) that turns one into the other."""
+    """Show what changed between two versions of a state. Prints a JSON patch (RFC 6902) from N to M."""
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
@@ -163,10 +163,10 @@ def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
 async def _state_at(
     store: StateStore, governor: str, state: str, when: int | datetime | None, reducers: Reducers
 ) -> JsonState:
-    """A state at a version or a time, or now.
+    """A state as it is now, or as it was at a version or a time.
 
     Raises:
-        StateNotFound: there is none; its note ends the sentence with what is there instead.
+        StateNotFound: there is none. A note on the error completes its sentence with what was found instead.
     """
     try:
         if when is None:
@@ -187,7 +187,7 @@ async def _instead(store: StateStore, governor: str, state: str, when: int | dat
     if isinstance(when, int):
         return f" at version {when}: its newest version is {record.version}"
     async for first in store.get_events(governor, state, limit=1):
-        return f" at {format_time(when)}: it begins at {format_time(first.timestamp)}"
+        return f" at {format_time(when)}: its first event is from {format_time(first.timestamp)}"
     return ""
 
 
@@ -211,7 +211,7 @@ def _event_fields(event: JsonEvent) -> dict[str, Any]:
 
 
 def _metadata_fields(metadata: ChangeMetadata) -> dict[str, Any]:
-    """Who and why; the trace only where there is one."""
+    """Who made the change and why; the trace only if there is one."""
     fields = msgspec.structs.asdict(metadata)
     if not metadata.trace:
         del fields["trace"]
@@ -219,7 +219,7 @@ def _metadata_fields(metadata: ChangeMetadata) -> dict[str, Any]:
 
 
 def _event_row(event: JsonEvent) -> list[Any]:
-    if event.to_state is None:  # deleted, or known only to a reducer
+    if event.to_state is None:  # deleted, or only a reducer can make the state
         change = "" if event.payload is None else cell(event.payload)
     else:
         change = ", ".join(map(_change, difference(event.from_state or {}, event.to_state)))

@@ -13,7 +13,7 @@ from tai_state.locks.records import LockInfo
 
 
 def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List the locks that are held, or were and have expired. Expiry is told where all users share a clock."""
+    """List the locks that are held or have expired. Expiry is shown only if all users of the store share a clock."""
 
     async def command() -> None:
         async with opened(store) as opened_store:
@@ -24,8 +24,8 @@ def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
         elif rows:
             print_table(list(rows[0]), [["unknown" if cell is None else cell for cell in row.values()] for row in rows])
             if not is_known:
-                say("the users of this store share no clock: a lock has expired when it is listed with the same")
-                say("last_sign_at for its ttl and a tenth")
+                say("the users of this store do not share a clock: a lock has expired if its last_sign_at has not")
+                say("changed for 1.1 times its ttl")
         else:
             say("no locks")
 
@@ -33,7 +33,7 @@ def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 
 def _row(lock: LockInfo, *, is_known: bool) -> dict[str, Any]:
-    """A lock as it is listed. What only watching it would show is None: this is one look."""
+    """A lock as it is listed. What a single look cannot show is None: it would take watching the lock."""
     return {
         "resource": lock.resource,
         "holder": lock.holder,
@@ -47,14 +47,14 @@ def _row(lock: LockInfo, *, is_known: bool) -> dict[str, Any]:
 
 
 def unlock(
-    resource: Annotated[str, typer.Argument(metavar="RESOURCE", help="What is locked.")],
+    resource: Annotated[str, typer.Argument(metavar="RESOURCE", help="The resource that is locked.")],
     *,
     yes: YesOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a lock away from its holder. Its fenced writes are refused from then on."""
-    confirm(f"Take the lock on {resource!r} away from its holder, who may be at work?", yes=yes)
+    """Take a lock away from its holder. The holder's fenced writes are refused from then on."""
+    confirm(f"Take the lock on {resource!r} away from its holder, which may still be working?", yes=yes)
 
     async def command() -> None:
         async with opened(store) as opened_store:
@@ -62,8 +62,6 @@ def unlock(
         if as_json:
             print_json({"resource": resource, "holder": None if taken is None else taken.holder})
         else:
-            print_line(
-                f"{resource}: nobody holds it" if taken is None else f"{resource}: taken away from {taken.holder}"
-            )
+            print_line(f"{resource}: not held" if taken is None else f"{resource}: taken away from {taken.holder}")
 
     run(command)

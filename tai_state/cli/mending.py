@@ -25,7 +25,7 @@ from tai_state.cli.reducers import load_reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.recovery import RecoveryReport
 
-GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="Which one; without it, all.")]
+GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="The governor's id; by default, all.")]
 
 _PROGRESS_EVERY = 1_000
 
@@ -37,7 +37,7 @@ def verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every digest, fold, state and kept snapshot. Changes nothing; ends with 4 where something is wrong."""
+    """Check every digest, fold, state and kept snapshot. Changes nothing; exits with 4 if something is wrong."""
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
@@ -50,7 +50,7 @@ def verify(
                 print_table(["kind", "path", "message"], [[f.kind, f.path, f.message] for f in report.findings])
             outcome = "consistent" if report.consistent else _counted(len(report.findings), "finding")
             if report.unchecked:
-                outcome += f", {_counted(report.unchecked, 'state')} unchecked (give the reducers with --app)"
+                outcome += f", {_counted(report.unchecked, 'state')} unchecked (pass the reducers with --app)"
             print_line(f"{_counted(report.states, 'state')}, {_counted(report.events, 'event')}: {outcome}")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)
@@ -61,12 +61,12 @@ def verify(
 def recover(
     governor: GovernorOption = None,
     *,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="States at a time.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="How many states to check at a time.")] = 16,
     reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make every state agree with its events. What is missing or wrong is rebuilt; can be run again at any time."""
+    """Make every state agree with its events. Rebuilds what is missing or wrong; can be run again at any time."""
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
@@ -83,7 +83,7 @@ def recover(
             print_json({**plain(report), "consistent": report.consistent})
         else:
             rows: list[list[Any]] = [["rebuilt", path, ""] for path in report.rebuilt]
-            rows += [["unchecked", path, "needs a reducer: give it with --app"] for path in report.unchecked]
+            rows += [["unchecked", path, "needs a reducer: pass it with --app"] for path in report.unchecked]
             rows += [["failed", path, why] for path, why in report.failed]
             if rows:
                 print_table(["outcome", "path", "why"], rows)
@@ -120,13 +120,13 @@ def snapshot(
 def cleanup(
     governor: GovernorArgument,
     *,
-    keep_days: Annotated[float, typer.Option(min=0, help="Keep history younger than this.")] = 30,
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep history younger than this many days.")] = 30,
     yes: YesOption = False,
     reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove old events that a kept snapshot stands for. Two snapshots of each state stay."""
+    """Remove old events that a kept snapshot covers. Two snapshots of each state stay."""
     reducers = load_reducers(reducers_name)
     try:
         keep = timedelta(days=keep_days)
@@ -139,7 +139,7 @@ def cleanup(
 
     if not yes:
         run(check)
-    confirm(f"Remove the events of {governor!r} older than {keep_days:g} days for good?", yes=yes)
+    confirm(f"Permanently remove the events of {governor!r} older than {keep_days:g} days?", yes=yes)
 
     async def command() -> None:
         async with opened(store) as opened_store:

@@ -29,26 +29,26 @@ from tai_state.streams.settings import SystemClock
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV in UTF-8 with a header; .gz is read too.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV file in UTF-8 with a header; may be .gz.")],
     *,
     governor: Annotated[str, typer.Option(metavar="GOVERNOR", help="The governor to record under.")],
-    machine: Annotated[str, typer.Option(metavar="COLUMN", help="The column of the machine's id.")],
+    machine: Annotated[str, typer.Option(metavar="COLUMN", help="The column with the machine's id.")],
     state: Annotated[
         str, typer.Option(metavar="COLUMN[,COLUMN...]", help="The columns that make up the state's data.")
     ],
     time: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The column of the time of the change; UTC, if it names no offset.")
+        str, typer.Option(metavar="COLUMN", help="The column with the time of the change; UTC if it has no offset.")
     ],
     by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column of who made the change; else 'import'.")
+        str | None, typer.Option(metavar="COLUMN", help="The column with who made the change; default: 'import'.")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Record a log of changes: one row, one event. Run again, it records nothing twice."""
+    """Record a log of changes, one event per row. If run again, it records nothing twice."""
     check_file(file)
     rows = CsvFile(file, governor, Columns(machine, tuple(state.split(",")), time, by))
-    rows.check(Address.parse(store).engine(SystemClock(), create=True).capabilities)  # before a store is made for it
+    rows.check(Address.parse(store).engine(SystemClock(), create=True).capabilities)  # before a store is created
 
     async def command() -> None:
         with Progress() as line:
@@ -57,7 +57,7 @@ def import_(
                 if as_json:
                     print_json({"acknowledged": stats.events, "skipped": stats.skipped})
                 else:
-                    line.show(f"{stats.events:,} events recorded, {stats.skipped:,} there already")
+                    line.show(f"{stats.events:,} events recorded, {stats.skipped:,} already there")
 
             async with opened(store, create=True) as target:
                 stats = await CsvImport(target.core, rows).run(acknowledged)
@@ -68,15 +68,15 @@ def import_(
 
 def export(
     governor: GovernorArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write: lines of JSON.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, in lines of JSON.")],
     *,
     yes: YesOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a governor's whole history to a file, digests included."""
+    """Write the whole history of a governor to a file. Digests are included."""
     if str(file) == "-":
-        raise UsageError("'-' does not stand for stdout here: name a file")
+        raise UsageError("'-' does not mean stdout here: name a file")
     if file.exists():
         check_file(file)
         confirm(f"{str(file)!r} exists. Replace it?", yes=yes)
@@ -98,7 +98,7 @@ def restore(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write an exported governor into a store that does not have it. Interrupted, it goes on when run again."""
+    """Write an exported governor into a store that does not have it. If interrupted, run it again to go on."""
     check_file(file)
     check_export(file)
 

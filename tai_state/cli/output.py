@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, tables for people. Data goes to stdout, all else to stderr."""
+"""What commands print: JSON for programs, tables for people. Data goes to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from tai_state.values.times import format_time
 
 _GAP = "  "
 _WHOLE_MAX = 30
-"""Cells up to this width, such as a time, are not broken where the terminal has room for the rest."""
+"""Cells up to this width, such as a time, are not broken if the terminal has room for the other columns."""
 _REST_MIN = 20
 _WIDTH_MIN = 2
 _PROGRESS_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
+"""The time between two lines of progress if stderr is not a terminal."""
 _ALIGNED_MAX = 80
-"""Piped, a longer cell pushes the next ones aside instead of widening its whole column."""
+"""In piped output, a longer cell pushes the next ones aside instead of widening its whole column."""
 
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-"""What JSON leaves as it is and a terminal may act on: further control characters, changes of direction."""
+"""Characters that JSON does not escape and a terminal may act on: more control characters, changes of direction."""
 
 
 def plain(value: Any) -> Any:
-    """A value of this library as plain JSON, times as text."""
+    """A value of this library as plain JSON, with times as text."""
     if isinstance(value, datetime):
         return format_time(value)
     if isinstance(value, msgspec.Struct):
@@ -50,12 +50,12 @@ def plain(value: Any) -> Any:
 
 
 class OutputError(Exception):
-    """What was to be printed on stdout cannot be written."""
+    """The output cannot be written to stdout."""
 
 
 @contextmanager
 def _onto_stdout() -> Generator[None, None, None]:
-    """What is printed in here fails by name; a reader who has seen enough is no failure."""
+    """Turn a failed write to stdout into an ``OutputError``. A reader that closes the pipe is not a failure."""
     try:
         yield
     except BrokenPipeError:
@@ -66,25 +66,26 @@ def _onto_stdout() -> Generator[None, None, None]:
 
 @_onto_stdout()
 def print_json(value: Any) -> None:
-    """One JSON text on stdout."""
+    """Print one JSON text on stdout."""
     print(_json(plain(value)), flush=True)
 
 
 @_onto_stdout()
 def print_line(text: str) -> None:
-    """A line for people on stdout: a result."""
+    """Print a line for people on stdout: a result."""
     print(visible(text), flush=True)
 
 
 def say(text: str) -> None:
-    """A line for people on stderr: progress, or what happened."""
+    """Print a line for people on stderr: progress, or what happened."""
     print(visible(text), file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A line on stderr that follows long work: rewritten on a terminal, else a line now and then and the last one.
+    """Shows the progress of long work on stderr.
 
-    The texts shown must not become shorter.
+    On a terminal, one line is rewritten, so the texts shown must not become shorter. Elsewhere, a line is printed now
+    and then, and the last one at the end.
     """
 
     def __enter__(self) -> Self:
@@ -100,7 +101,7 @@ class Progress:
             say(self._unsaid)
 
     def show(self, text: str) -> None:
-        """The work has come this far."""
+        """Show how far the work has come."""
         if sys.stderr.isatty():
             print(f"\r{visible(text)}", end="", file=sys.stderr, flush=True)
             self._is_open = True
@@ -112,7 +113,7 @@ class Progress:
 
 
 def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -> None:
-    """An error on stderr, with its fields where a program reads it."""
+    """Print an error on stderr; as JSON, with its fields."""
     message = "".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
     if not expected:
         message = f"an unexpected {type(error).__name__}: {message}"
@@ -126,7 +127,7 @@ def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -
 
 @_onto_stdout()
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Rows for people; nothing is cut off. On a terminal cells wrap; piped, each row stays on one line."""
+    """Print rows for people; nothing is cut off. Cells wrap on a terminal; in piped output, each row is one line."""
     table = [list(columns), *([cell(each) for each in row] for row in rows)]
     natural = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     if sys.stdout.isatty():
@@ -139,12 +140,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def cell(value: Any) -> str:
-    """A value as text in a table: no quotes around text, no control characters."""
+    """A value as text in a table, without quotes around text and without control characters."""
     return visible(value if isinstance(value, str) else _text(plain(value)))
 
 
 def visible(text: str) -> str:
-    """One line of text, whose control characters cannot drive the terminal."""
+    """A text as one line, with control characters escaped so that they cannot drive the terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escaped(ord(char)) for char in text)
@@ -164,7 +165,7 @@ def _escaped(code: int) -> str:
 
 
 def _fitted(natural: Sequence[int], width: int) -> list[int]:
-    """Widths of columns that fit a terminal: short columns whole, the others share the rest."""
+    """Column widths that fit a terminal: short columns get their whole width, and the others share the rest."""
     room = width - len(_GAP) * (len(natural) - 1)
     long = [index for index, each in enumerate(natural) if each > _WHOLE_MAX]
     rest = room - sum(each for each in natural if each <= _WHOLE_MAX)
@@ -188,7 +189,7 @@ def _print_row(row: Sequence[str], widths: Sequence[int], *, wrap: bool) -> None
 def _wrapped(text: str, width: int) -> list[str]:
     if cell_len(text) <= width:
         return [text]
-    # Loaded only where a cell is too long for a terminal: every command would start slower for it.
+    # Imported only if a cell is too long for the terminal: importing it at the top would slow down every command.
     from rich.console import Console  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The program: its commands in the order in which they are listed, and what it ends with."""
+"""The program: its commands, in the order in which the help lists them, and its exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tai_state.errors import TaiStateError
 
 app: typer.Typer = typer.Typer(
     name="tai-state",
-    help="Look after stores of machine states: import, inspect, verify, recover, move.",
+    help="Manage stores of machine states: import, inspect, verify, recover, move.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -73,7 +73,7 @@ for _command in (
 
 
 def main() -> None:
-    """The entry point; never returns."""
+    """The entry point. Never returns."""
     logging.getLogger("tai_state").propagate = False
     as_json = "--json" in sys.argv
     _prepare_streams(as_json=as_json)
@@ -87,30 +87,30 @@ def main() -> None:
 
 
 def _end(_: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does now; also where it is ignored, as a shell has it for what runs in the background."""
+    """Do what Ctrl-C would do, even if Ctrl-C is ignored, as in a command that a shell runs in the background."""
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def _drop_output() -> None:
-    """What could not be written is not tried again at the end."""
+    """Drop the output that could not be written, so that it is not written again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _prepare_streams(*, as_json: bool) -> None:
-    """JSON is always UTF-8; to people, what their terminal's encoding lacks is shown escaped.
+    """Print JSON in UTF-8, and text in the terminal's encoding, escaping the characters that it lacks.
 
-    Where stderr is closed, what goes there is dropped, and does not go to stdout.
+    If stderr is closed, its output is dropped and does not go to stdout.
     """
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - as long as the program runs
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - stays open as long as the program runs
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
 
 
 def _run(*, as_json: bool) -> int:
-    """Run the command that the arguments name; the code to end with."""
+    """Run the command that the arguments name. Returns the exit code."""
     try:
         if sys.stdout is None:
             raise OutputError("the output cannot be written: stdout is closed")
@@ -129,18 +129,18 @@ def _run(*, as_json: bool) -> int:
     except Declined as error:
         print_error(error, as_json=as_json)
         return INTERRUPTED
-    except SystemExit:  # typer's own answer when nobody reads the output any more
+    except SystemExit:  # typer exits like this when the reader of the output has closed the pipe
         return PIPE_CLOSED
-    except Exception as error:  # noqa: BLE001 - the program's last resort: say it, and end with the agreed code
+    except Exception as error:  # noqa: BLE001 - the last resort: print the error and end with the documented code
         print_error(error, as_json=as_json, expected=False)
         return UNEXPECTED
-    if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
-        print_error(Interrupted("interrupted; it can be run again"), as_json=as_json)
+    if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this code
+        print_error(Interrupted("interrupted; the command can be run again"), as_json=as_json)
     return code
 
 
 def _usage(error: UsageError | typer.TyperException) -> UsageError:
-    """The error with the way to the help, where it is about the arguments as such."""
+    """The error; if it is about the arguments, with a pointer to the help."""
     if isinstance(error, UsageError):
         return error
     context: Any = getattr(error, "ctx", None)

@@ -13,10 +13,10 @@ from tai_state.history.folding import Reducers
 
 
 def load_reducers(name: str | None) -> Reducers:
-    """The mapping of actions to reducers at ``module:attribute``, found from the working directory too.
+    """The mapping of actions to reducers at ``module:attribute``; the working directory is searched, too.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is malformed, cannot be loaded, or names something else.
     """
     if name is None:
         return {}
@@ -25,7 +25,7 @@ def load_reducers(name: str | None) -> Reducers:
         raise UsageError(f"--app takes MODULE:ATTRIBUTE, not {name!r}")
     sys.path.insert(0, "")
     try:
-        with redirect_stdout(sys.stderr):  # what the module prints is no data of ours
+        with redirect_stdout(sys.stderr):  # stdout is for data only, and what the module prints is not data
             found: Any = getattr(import_module(module), attribute)
     except (Exception, SystemExit) as error:
         raise UsageError(f"--app {name} cannot be loaded: {type(error).__name__}: {error}") from error
@@ -33,4 +33,4 @@ def load_reducers(name: str | None) -> Reducers:
         reducers: dict[Any, Any] = dict(found)  # pyright: ignore[reportUnknownArgumentType]
         if all(isinstance(action, str) and callable(reducer) for action, reducer in reducers.items()):
             return reducers
-    raise UsageError(f"--app {name} is no mapping of actions to reducers")
+    raise UsageError(f"--app {name} is not a mapping of actions to reducers")

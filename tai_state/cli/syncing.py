@@ -1,4 +1,4 @@
-"""Commands about stores that are changed apart from one another: sync, conflicts."""
+"""Commands for stores that change independently: sync, conflicts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CONCURRENCY = 16
 
 
 class Strategy(Enum):
-    """How conflicts are resolved, as the command line names it."""
+    """The ways to resolve conflicts, by their names on the command line."""
 
     LAST = "last"
     FIELDS = "fields"
@@ -48,18 +48,19 @@ _RESOLVERS: dict[Strategy, Resolver] = {
 
 
 def sync(
-    first: Annotated[str, typer.Argument(metavar="A", help="The address of a store.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The address of the other one; made if there is none.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="The address of one store.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The address of the other; created if it does not exist.")],
     *,
-    governor: Annotated[str | None, typer.Option(metavar="GOVERNOR", help="This one only.")] = None,
+    governor: Annotated[str | None, typer.Option(metavar="GOVERNOR", help="Sync only this governor.")] = None,
     resolver: Annotated[
-        Strategy, typer.Option(help="Of changes on both sides: the last wins, field by field, or the longer history.")
+        Strategy,
+        typer.Option(help="Which side wins if both changed a state: the last, field by field, higher version."),
     ] = Strategy.LAST,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, but write nothing.")] = False,
     reducers_name: AppOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring two stores to the same states. Run again, it goes on; what is dropped is recorded (see conflicts)."""
+    """Bring two stores to the same states. Can be run again to go on; dropped changes are recorded (see conflicts)."""
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
@@ -67,7 +68,7 @@ def sync(
 
             async def progress(report: SyncReport) -> None:
                 if not as_json and report.checked % _PROGRESS_EVERY < _CONCURRENCY:
-                    line.show(f"{report.checked:,} states checked, {report.sent + report.received:,} events taken over")
+                    line.show(f"{report.checked:,} states checked, {report.sent + report.received:,} events copied")
 
             async with opened(first) as one, _other(second, dry_run=dry_run) as other:
                 if governor is not None:
@@ -93,7 +94,7 @@ def sync(
 
 
 async def _require_governor(governor: str, one: StateStore, other: StateStore) -> None:
-    """Raises ``GovernorNotFound`` where neither store has it."""
+    """Raise ``GovernorNotFound`` if neither store has the governor."""
     try:
         await one.core.require_governor(governor)
     except GovernorNotFound:
@@ -102,7 +103,7 @@ async def _require_governor(governor: str, one: StateStore, other: StateStore) -
 
 @asynccontextmanager
 async def _other(url: str, *, dry_run: bool) -> AsyncGenerator[StateStore, None]:
-    """The second store; in a dry run, which makes none, an empty one stands for what is not there."""
+    """The second store. A dry run does not create it: an empty store in memory takes its place if it does not exist."""
     async with AsyncExitStack() as stack:
         try:
             store = await stack.enter_async_context(opened(url, create=not dry_run))
@@ -121,7 +122,7 @@ def _print(report: SyncReport) -> None:
     if rows:
         print_table(["outcome", "state", "why"], rows)
     moved = f"{report.sent:,} events from A to B, {report.received:,} from B to A"
-    print_line(f"{report.checked:,} states checked, {report.same:,} alike: {moved}, {report.joined:,} joined")
+    print_line(f"{report.checked:,} states checked, {report.same:,} in sync: {moved}, {report.joined:,} joined")
 
 
 def _dropped(count: int) -> str:
@@ -135,7 +136,7 @@ def conflicts(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the conflicts that were resolved, and what was dropped."""
+    """List the resolved conflicts and the dropped changes."""
 
     async def command() -> None:
         async with opened(store) as opened_store:

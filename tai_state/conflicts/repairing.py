@@ -20,7 +20,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.writing import Intent
 from tai_state.values.clocks import ClockOrder, VectorClock, merge
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import JsonState, StateSnapshot, with_data
+from tai_state.values.states import JsonSnapshot, JsonState, StateSnapshot, with_data
 
 REPAIRS_MAX = 16
 """How often a repair begins anew when others are faster."""
@@ -169,7 +169,7 @@ async def _nothing(core: Core, stream: Stream, seen: Sequence[Rival]) -> Rival:
     absence = await core.reader.absence_error(stream)
     if not seen or not isinstance(absence, StateNotFound):
         raise absence
-    unsaved = StateSnapshot[dict[str, Any]].unsaved(stream.governor_id, stream.state_id, {})
+    unsaved: JsonSnapshot = StateSnapshot.unsaved(stream.governor_id, stream.state_id, {})
     return Rival(snapshot=with_data(unsaved, None), hlc=0, tip="")
 
 

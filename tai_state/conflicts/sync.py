@@ -243,7 +243,7 @@ class _Pair:
 
     async def _join(self, here: Side, there: Side) -> SyncConflict:
         """Write the event that joins both sides to each of them."""
-        resolution = await self._resolved(here, there)
+        resolution = await self._resolve(here, there)
         draft, data = self._joining(here, there, resolution)
         if not self._dry_run:
             for side in (here, there):
@@ -289,8 +289,8 @@ class _Pair:
         )
         return draft, resolution.data
 
-    async def _resolved(self, here: Side, there: Side) -> Resolution:
-        """The resolution of both sides."""
+    async def _resolve(self, here: Side, there: Side) -> Resolution:
+        """Resolve both sides, unless a read repair has already done so."""
         ours, theirs = await here.unseen(there, 1), await there.unseen(here, 1)
         for side, repaired, other in ((here, ours, there), (there, theirs, here)):
             if other.tip in repaired.brought_in:  # by a read repair, which the clock does not show

@@ -1,4 +1,4 @@
-"""The check of one stream: its events, the state they lead to, the snapshots kept of it."""
+"""The check of one stream: its events, the state that they lead to, and its kept snapshots."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tai_state.values.digests import GENESIS, state_hash
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something that does not add up.
+    """An inconsistency in the stored data.
 
     Attributes:
         path: the document.
         kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot`` or
             ``marker``.
-        message: what is wrong with it, in one sentence.
+        message: what is wrong with the document, in one sentence.
     """
 
     path: str
@@ -39,13 +39,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class StreamCheck:
-    """Walks one stream, event by event, oldest first.
+    """Checks one stream, event by event, oldest first.
 
     Args:
-        stream: which.
+        stream: the stream to check.
         folding: the fold with the application's reducers.
-        state: the state's record; None where it is missing or damaged.
-        snapshots: the documents of the snapshots that the state lists, by version.
+        state: the record of the state; None if it is missing or damaged.
+        snapshots: the documents of the snapshots that the state lists, by version; None for a missing one.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class StreamCheck:
         self._unkept_bytes = 0
 
     def find(self, path: str, kind: str, message: str) -> None:
-        """Note that something is wrong."""
+        """Add a finding."""
         self.findings.append(Finding(path, kind, message))
 
     def event(self, document: Document) -> None:
-        """One more event."""
+        """Check the next event."""
         self.events += 1
         try:
             record = document.decode(EVENT)
@@ -79,7 +79,7 @@ class StreamCheck:
             self.find(document.path, "corrupt", f"{error.path} {error.what}")
             return
         if document.path != self.stream.event(record.version) or record.state_id != self.stream.state_id:
-            self.find(document.path, "chain", "holds an event of another place")
+            self.find(document.path, "chain", "holds an event that belongs at another path")
             return
         self._link(document.path, record)
         self._fold(document, record)
@@ -92,45 +92,43 @@ class StreamCheck:
 
     @property
     def is_outrun(self) -> bool:
-        """Whether there are events after the state's version: the state moved on since it was read, or is behind."""
+        """Whether the stream has events after the state's version: the state has moved on since, or lags behind."""
         return self._state is not None and self._last is not None and self._last.version > self._state.version
 
     def end(self, *, has_moved: bool) -> None:
-        """All events were given.
+        """Finish the check, after the last event.
 
         Args:
-            has_moved: the state was written since it was read, so that it may be behind its last event.
+            has_moved: whether the state has been written since it was read, so that it may be behind its last event.
         """
         for version in self._snapshots:
-            self.find(self.stream.snapshot(version), "snapshot", "is kept of a version that has no event")
+            self.find(self.stream.snapshot(version), "snapshot", "is a snapshot of a version that has no event")
         if self._state is None or self._last is None or (self.is_outrun and has_moved):
             return
         if self._last.version != self._state.version:
-            self.find(
-                self.stream.state, "state", "its version is not what its last event says: run `tai-state recover`"
-            )
+            self.find(self.stream.state, "state", "its version is not that of its last event: run `tai-state recover`")
 
     def _compare(self, state: StateRecord, event: EventRecord) -> None:
-        """The state is what the event of its version left."""
+        """Check that the state is what the event of its version left."""
         path = self.stream.state
         try:
             different = _differences(state, event)
-        except Inconsistent:  # the event cannot be read, which was found with it
+        except Inconsistent:  # the event cannot be read, which is a finding already
             return
         for name in different:
-            self.find(path, "state", f"its {name} is not what its last event says: run `tai-state recover`")
+            self.find(path, "state", f"its {name} does not match its last event: run `tai-state recover`")
         if state_hash(state_text(state)) != state.state_hash or (state.data is None) != state.deleted:
-            self.find(path, "state", "its data is not what its hash says: run `tai-state recover`")
+            self.find(path, "state", "its data does not match its hash: run `tai-state recover`")
         if self._as_of not in (None, state.as_of):
             self.find(path, "state", "its as_of is not the latest time of its events: run `tai-state recover`")
         if self._kept_as_of is not None and (self._kept_as_of, self._unkept_bytes) != (
             state.kept_as_of,
             state.unkept_bytes,
         ):
-            self.find(path, "state", "its count of what followed the last snapshot is wrong: run `tai-state recover`")
+            self.find(path, "state", "its count of events since the last snapshot is wrong: run `tai-state recover`")
 
     def _link(self, path: str, record: EventRecord) -> None:
-        """The event follows the one before, and is what its digest says."""
+        """Check that the event follows the one before it, and that its digest matches."""
         if self._last is not None:
             if record.version != self._last.version + 1:
                 self.find(self.stream.event(self._last.version + 1), "gap", "is missing between two events")
@@ -146,12 +144,12 @@ class StreamCheck:
             if record.version > 1:
                 self._folded, self._as_of, self._kept_as_of = Folded(), None, None
         if not record.is_genuine(self.stream.governor_id):
-            self.find(path, "digest", "was edited: its digest does not fit")
+            self.find(path, "digest", "was edited: its digest does not match")
 
     def _fold(self, document: Document, record: EventRecord) -> None:
-        """The state after the event is what the event says."""
+        """Check that the state after the event is the one that the event recorded."""
         if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
-            self.find(document.path, "state_hash", "carries another state than its hash says")
+            self.find(document.path, "state_hash", "carries a state that does not match its hash")
         try:
             self._folded = self._folding.then(self._folded, self.stream, record)
         except ReducerMissing:
@@ -163,12 +161,12 @@ class StreamCheck:
             self._folded = Folded(None, record.schema, record.state_hash)
 
     def _count(self, record: EventRecord) -> None:
-        """What a state counts since its last kept snapshot."""
+        """Count what a state counts since its last kept snapshot, and check the event's ``as_of``."""
         if self._as_of is not None:
             self._as_of = max(self._as_of, record.timestamp)
             if record.as_of not in ("", self._as_of):
                 path = self.stream.event(record.version)
-                self.find(path, "chain", "its as_of is not the latest time up to it: restore a backup")
+                self.find(path, "chain", "its as_of is not the latest time of the events up to it: restore a backup")
         if self._kept_as_of is not None:
             self._kept_as_of = self._kept_as_of or record.timestamp
             self._unkept_bytes += record.unkept_bytes
@@ -176,7 +174,7 @@ class StreamCheck:
     def _snapshot(self, event: EventRecord, document: Document | None) -> None:
         path = self.stream.snapshot(event.version)
         if document is None:
-            self.find(path, "snapshot", "is listed by the state and missing")
+            self.find(path, "snapshot", "is missing although the state lists it")
             self._kept_as_of = None
             return
         try:
@@ -194,7 +192,7 @@ class StreamCheck:
 
 
 def _differences(record: StateRecord, event: EventRecord) -> list[str]:
-    """The fields in which a state differs from what its version's event says."""
+    """The fields in which a state differs from what the event of its version recorded."""
     expected = state_after(event)
     names = ("version", "timestamp", "metadata", "causality", "hlc", "state_hash", "digest", "schema")
     return [name for name in names if getattr(record, name) != getattr(expected, name)]

@@ -1,9 +1,9 @@
-"""Cleanup: events that a kept snapshot stands for, removed once they are old enough.
+"""Cleanup removes events that are old enough and covered by a kept snapshot.
 
-Two kept snapshots always stay. The oldest that stays is verified first, and its own event stays as the anchor
-of the chain. Where the events are many between what is kept and what may go, a snapshot is made in between, as the
-policy would have kept it, and kept in the commit that moves the floor there. Events go after that commit, in ascending
-order, so that an interruption leaves a shorter stream and no hole.
+Two kept snapshots always stay. The oldest of those that stay is verified first, and its own event stays as the anchor
+of the chain. If the policy would have kept a snapshot between the ones that stay, cleanup makes that snapshot and keeps
+it in the commit that moves the floor to it. Events are deleted after that commit, oldest first, so that an interruption
+leaves a shorter stream without a gap.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from tai_state.values.times import format_time, from_us, to_us
 _logger = logging.getLogger("tai_state.history")
 
 AGE_MIN = timedelta(hours=1)
-"""No event younger than this goes: longer than any commit can be under way."""
+"""Events younger than this stay. No commit can be under way for so long."""
 
 _SNAPSHOTS_MIN = 2
 _BESIDE_DROPPED = 2
-"""Writes of the commit that drops snapshots: the state, and the snapshot that stays as the oldest one."""
+"""The other writes of a commit that drops snapshots: the state, and the snapshot that stays as the oldest one."""
 
 
 class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
     """What a cleanup removed.
 
     Attributes:
-        states: of which events were removed.
-        events_deleted: how many events.
-        snapshots_deleted: how many kept snapshots.
-        bytes_deleted: of the events, as JSON text.
-        skipped: states that others changed all the time; their turn comes when it is run again.
+        states: how many states had events removed.
+        events_deleted: how many events were removed.
+        snapshots_deleted: how many kept snapshots were removed.
+        bytes_deleted: the size of the removed events, as JSON text.
+        skipped: how many states were skipped because other writers kept changing them; run cleanup again for these.
     """
 
     states: int = 0
@@ -66,23 +66,23 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Cutoff(NamedTuple):
-    """The moment that all that goes must be older than, for events' own times and for the engine's."""
+    """The time before which events may be removed: as text for their timestamps, and in microseconds for the engine."""
 
     text: str
     us: int
 
 
-class _Moved(NamedTuple):
-    """How many kept snapshots a commit dropped, and how many are left to be dropped."""
+class _FloorMove(NamedTuple):
+    """How many kept snapshots a commit dropped, and how many are still to be dropped."""
 
     dropped: int
     left: int
 
 
-class _Moving(Rewrite[_Moved | None]):
-    """Moving a floor; where others always write first, it is left for another time."""
+class _MoveFloor(Rewrite[_FloorMove | None]):
+    """Moves a floor; gives up with None if other writers are always faster."""
 
-    def __init__(self, stream: Stream, decide: Callable[[Look], Verdict[_Moved | None]]) -> None:
+    def __init__(self, stream: Stream, decide: Callable[[Look], Verdict[_FloorMove | None]]) -> None:
         super().__init__([stream.state], decide)
 
     def outrun(self) -> None:
@@ -93,10 +93,10 @@ class Cleanup:
     """Cleans the streams of one store.
 
     Args:
-        core: which.
+        core: the core of the store.
         replay: the fold with the application's reducers.
-        keep: history younger than this stays, and so does time travel to it.
-        age_min: as :data:`AGE_MIN`, for tests.
+        keep: history younger than this stays, and time travel to it keeps working.
+        age_min: replaces :data:`AGE_MIN` in tests.
     """
 
     def __init__(self, core: Core, replay: Replay, keep: timedelta, age_min: timedelta = AGE_MIN) -> None:
@@ -115,7 +115,7 @@ class Cleanup:
         return total
 
     async def _governor(self, governor_id: str, total: CleanupStats) -> CleanupStats:
-        """Clean all streams of a governor, and add what was removed to what was removed before."""
+        """Clean all streams of a governor, and add the counts to the total."""
         async with aclosing(streams_with_events(self._core, governor_id)) as streams:
             async for stream in streams:
                 done = await self._stream(stream)
@@ -137,23 +137,23 @@ class Cleanup:
         try:
             moment = from_us(reading.time_us) - self._keep
         except OverflowError:
-            return CleanupStats()  # nothing is from before the year 1
+            return CleanupStats()  # the cutoff is before the year 1, so nothing is older
         cutoff = _Cutoff(format_time(moment), to_us(moment))
         older = await self._kept_before(stream, record, cutoff)
         kept = older.record if older else None
-        made = await self._made(stream, record, older, cutoff)
+        made = await self._make_snapshot(stream, record, older, cutoff)
         if made is not None:
             try:
                 return await self._clean(stream, made, cutoff, is_made=True)
             except (DocumentTooLarge, CommitTooLarge) as error:
-                _logger.warning("no snapshot is made for a cleanup: it is too large", extra=error.fields())
+                _logger.warning("cleanup cannot make a snapshot: it is too large", extra=error.fields())
         return CleanupStats() if kept is None else await self._clean(stream, kept, cutoff, is_made=False)
 
     async def _clean(self, stream: Stream, base: SnapshotRecord, cutoff: _Cutoff, *, is_made: bool) -> CleanupStats:
-        """Remove what is before a snapshot, which stays as the oldest one."""
+        """Remove the events before a snapshot, which stays as the oldest one."""
         dropped = await self._move_floor(stream, base, is_made=is_made)
         if dropped is None:
-            _logger.warning("a state in use is not cleaned up: run it again", extra={"path": stream.state})
+            _logger.warning("a state in use was not cleaned up: run cleanup again", extra={"path": stream.state})
             return CleanupStats(skipped=1)
         events, size = await self._delete_events(stream, base.version, cutoff)
         return CleanupStats(
@@ -161,13 +161,14 @@ class Cleanup:
         )
 
     async def _move_floor(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> int | None:
-        """Keep a snapshot as the oldest one; how many older that drops; None where others always wrote first.
+        """Keep a snapshot as the oldest one, and drop all older ones.
 
-        Where more are dropped than one commit takes, the oldest goes with the last of them: the stream rests on it.
+        Returns how many were dropped, or None if other writers were always faster. If one commit cannot drop them all,
+        the oldest snapshot is dropped last, because the stream rests on it.
         """
         total = 0
         while True:
-            moved = await self._moved(stream, base, is_made=is_made)
+            moved = await self._move_floor_once(stream, base, is_made=is_made)
             if moved is None:
                 return None
             self._core.appender.heads.drop(stream.state)
@@ -175,48 +176,49 @@ class Cleanup:
             if not moved.left:
                 return total
 
-    async def _moved(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> _Moved | None:
+    async def _move_floor_once(self, stream: Stream, base: SnapshotRecord, *, is_made: bool) -> _FloorMove | None:
         """One commit of :meth:`_move_floor`."""
 
-        def decide(look: Look) -> Verdict[_Moved | None]:
+        def decide(look: Look) -> Verdict[_FloorMove | None]:
             document = look.documents[stream.state]
             if document is None:
                 return Done(None)
             record = document.decode(STATE)
             if record.floor > base.version:
-                return Done(_Moved(0, 0))  # another cleanup went further
+                return Done(_FloorMove(0, 0))  # another cleanup has moved the floor further
             older = [version for version in record.kept if version < base.version]
             dropped = older[-(self._batches.operations_max - _BESIDE_DROPPED) :]
             left = older[: len(older) - len(dropped)]
             kept = (*left, base.version, *[version for version in record.kept if version > base.version])
             floor = record.floor if left else base.version
             if kept == record.kept and record.floor == floor:
-                return Done(_Moved(0, 0))
+                return Done(_FloorMove(0, 0))
             writes: list[Write] = [
                 Put(stream.state, msgspec.structs.replace(record, kept=kept, floor=floor), At(document.revision)),
                 *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
             ]
             if is_made or base.version not in record.kept:
                 writes.append(Put(stream.snapshot(base.version), base))
-            moved = _Moved(len(dropped), len(left))
+            moved = _FloorMove(len(dropped), len(left))
             return Commit(writes, lambda _: moved)
 
-        return await settle(self._core.engine, _Moving(stream, decide), self._core.bounds)
+        return await settle(self._core.engine, _MoveFloor(stream, decide), self._core.bounds)
 
     async def _kept_before(self, stream: Stream, record: StateRecord, cutoff: _Cutoff) -> Kept | None:
-        """The newest snapshot that is sound and as old as the cutoff, with another kept after it."""
+        """The newest sound snapshot that is not younger than the cutoff and has another kept snapshot after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
             kept = await sound_snapshot(self._core, stream, version)
             if kept is not None and kept.record.as_of <= cutoff.text:
                 return kept
         return None
 
-    async def _made(
+    async def _make_snapshot(
         self, stream: Stream, record: StateRecord, older: Kept | None, cutoff: _Cutoff
     ) -> SnapshotRecord | None:
-        """A snapshot of the last event as old as the cutoff of which the policy would keep one, counted from the older.
+        """A new snapshot, of the last event not younger than the cutoff at which the policy would have kept one.
 
-        None where there is no such event, and where none younger is kept, which must stay after it.
+        The policy counts from ``older``. None if there is no such event, or if no younger snapshot is kept: one must
+        stay after the new one.
         """
         if not record.kept or record.kept_as_of <= cutoff.text:
             return None
@@ -234,7 +236,7 @@ class Cleanup:
                 if self._is_due(event.version - first + 1, size, since, as_of, folded):
                     made = _snapshot(event, folded, as_of) or made
         except Inconsistent as error:
-            _logger.warning("no snapshot is made for a cleanup: its event %s", error.what, extra={"path": error.path})
+            _logger.warning("cleanup cannot make a snapshot: an event %s", error.what, extra={"path": error.path})
             return None
         return made
 
@@ -244,7 +246,7 @@ class Cleanup:
         return self._core.settings.snapshots.due(since_kept)
 
     async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:
-        """Delete the events before a version, oldest first, as long as they are old enough."""
+        """Delete the events before a version, oldest first, up to the first that is too young."""
         count = size = 0
         start, end = stream.range(1, before - 1)
         documents = self._core.engine.scan(Scan(stream.events, start=start, end=end))
@@ -260,7 +262,7 @@ class Cleanup:
 
 
 def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord | None:
-    """The snapshot of the state after an event; None where its shape is no longer the one that was recorded."""
+    """The snapshot of the state after an event; None if the fold has upcast it, so that it differs from the record."""
     made = SnapshotRecord(
         state_id=event.state_id,
         state=folded.text or NO_STATE_TEXT,

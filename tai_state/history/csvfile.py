@@ -1,4 +1,4 @@
-"""A CSV file of changes: what its columns mean, and its rows, each checked and made into an event to be."""
+"""A CSV file of changes: what its columns mean, and its rows, each checked and turned into a draft of an event."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tai_state.values.times import format_time, parse_time
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
 _WRITES_PER_ROW = 4
 _DOCUMENTS_PER_ROW = 3
-"""An event, a state and a snapshot; and a snapshot that is dropped for it."""
+"""A row may write an event, a state and a snapshot; the fourth write drops an old snapshot."""
 _SIZE_BESIDE_CELLS = 4_096
-"""Other ids, digests, times and the causality of an event."""
+"""Bytes for everything else in an event: other ids, digests, times and the causality."""
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """Which columns of the file mean what.
+    """What the columns of the file mean.
 
     Attributes:
-        machine: the machine's id.
-        states: the state's data becomes the object of these.
-        time: when the change happened; a time without an offset is read as UTC.
-        by: who made it; without one, ``import``.
+        machine: the column with the machine's id.
+        states: the columns whose cells make up the state's data.
+        time: the column with the time of the change; a time without an offset is read as UTC.
+        by: the column with who made the change; without one, ``import``.
     """
 
     machine: str
@@ -49,11 +49,11 @@ class Row(msgspec.Struct, frozen=True):
     """One row, checked.
 
     Attributes:
-        number: the line in the file's data, from 1.
-        machine: its id.
+        number: its 1-based position among all rows of the file.
+        machine: the machine's id.
         version: its 1-based position among its machine's rows.
-        draft: the event to be.
-        data: the state's.
+        draft: the event to record.
+        data: the state's data after the event.
     """
 
     number: int
@@ -64,28 +64,28 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """The bytes that its event takes at the most; its state takes no more."""
+        """The most bytes that its event can take; its state takes no more."""
         draft = self.draft
         cells = [self.machine, draft.state, draft.context, draft.changed_by, draft.reason]
         return _SIZE_BESIDE_CELLS + len(encode(cells).encode())
 
     @property
     def weight(self) -> Weight:
-        """What it takes of a commit at the most, whatever that keeps."""
+        """The most that it can add to a commit, whether or not a snapshot is kept with it."""
         return Weight(_WRITES_PER_ROW, _DOCUMENTS_PER_ROW * self.size)
 
 
 class CsvFile:
-    """A file of changes of one governor's machines.
+    """A file of changes to the machines of one governor.
 
     Attributes:
-        governor_id: as given.
-        machines: how many machines it names; None until it is checked.
+        governor_id: the governor, as given.
+        machines: how many machines the file names; None until it is checked.
 
     Args:
-        path: a CSV file in UTF-8 with a header, compressed if it ends in ``.gz``.
-        governor_id: whose machines.
-        columns: what means what.
+        path: a CSV file in UTF-8 with a header, compressed if its name ends in ``.gz``.
+        governor_id: the governor of the machines.
+        columns: what the columns mean.
     """
 
     def __init__(self, path: Path, governor_id: str, columns: Columns) -> None:
@@ -96,19 +96,19 @@ class CsvFile:
         self.machines: int | None = None
 
     def check(self, capabilities: Capabilities) -> int:
-        """Check the whole file, so that no row is refused once earlier ones are written.
+        """Check the whole file, so that no row is refused after earlier ones have been written.
 
         Args:
-            capabilities: of the engine that is to take it.
+            capabilities: those of the engine that will store the rows.
 
         Returns:
-            How many machines it names.
+            How many machines the file names.
 
         Raises:
             InvalidId, InvalidData: a column is missing, or a row cannot be read or stored.
         """
         layout = Layout()
-        limit = min(capabilities.max_document_bytes, capabilities.max_bytes_per_commit // 2)  # its event and its state
+        limit = min(capabilities.max_document_bytes, capabilities.max_bytes_per_commit // 2)  # an event and a state
         layout.governor(self.governor_id)
         machines = 0
         for row in self.rows():
@@ -118,14 +118,14 @@ class CsvFile:
             except InvalidId as error:
                 raise InvalidId(f"the machine of row {row.number}", error.limit) from None
             if row.size > limit:
-                raise InvalidData(f"row {row.number} would take {row.size:,} bytes and the limit is {limit:,}")
+                raise InvalidData(f"row {row.number} would take {row.size:,} bytes, but the limit is {limit:,}")
         if not machines:
             raise InvalidData(f"{self._path} has no rows")
         self.machines = machines
         return machines
 
     def rows(self) -> Iterator[Row]:
-        """The rows of the file, in its order.
+        """The rows of the file, in order.
 
         Raises:
             InvalidData: the file or a row cannot be read.
@@ -134,26 +134,26 @@ class CsvFile:
         try:
             with _open(self._path) as file:
                 reader: Iterator[list[str]] = csv.reader(file, strict=True)
-                names = self._checked_header(next(reader, None))
-                rows = (cells for cells in reader if cells)  # an empty line is no row
+                names = self._check_header(next(reader, None))
+                rows = (cells for cells in reader if cells)  # an empty line is not a row
                 for number, cells in enumerate(rows, start=1):
                     if len(cells) != len(names):
-                        raise InvalidData(f"row {number} has {len(cells)} cells and the header {len(names)}")
+                        raise InvalidData(f"row {number} has {len(cells)} cells, but the header has {len(names)}")
                     yield self._row(number, dict(zip(names, cells, strict=True)), cells, versions)
         except OSError as error:
             raise InvalidData(f"{self._path} cannot be read: {error.strerror or error}") from None
         except (EOFError, zlib.error):
-            raise InvalidData(f"{self._path} is damaged: its compressed data breaks off or does not fit") from None
+            raise InvalidData(f"{self._path} is damaged: its compressed data is cut off or corrupt") from None
         except UnicodeDecodeError:
             raise InvalidData(f"{self._path} is not UTF-8") from None
         except csv.Error as error:
-            raise InvalidData(f"{self._path} is no CSV: {error}") from None
+            raise InvalidData(f"{self._path} is not a CSV file: {error}") from None
 
-    def _checked_header(self, names: list[str] | None) -> list[str]:
+    def _check_header(self, names: list[str] | None) -> list[str]:
         if not names:
             raise InvalidData(f"{self._path} has no header")
         if len(set(names)) != len(names):
-            raise InvalidData(f"{self._path} has two columns of one name")
+            raise InvalidData(f"{self._path} has two columns with the same name")
         columns = self._columns
         for wanted in (columns.machine, *columns.states, columns.time, *([columns.by] if columns.by else [])):
             if wanted not in names:
@@ -164,12 +164,12 @@ class CsvFile:
         columns = self._columns
         machine = by_name[columns.machine]
         if not machine:
-            raise InvalidData(f"row {number} names no machine")
+            raise InvalidData(f"row {number} does not name a machine")
         try:
             timestamp = format_time(parse_time(by_name[columns.time]))
         except InvalidData:
             raise InvalidData(
-                f"row {number} has no time in {columns.time!r}; write it like 2026-01-31T09:15:00Z"
+                f"row {number} has no valid time in {columns.time!r}; write times like 2026-01-31T09:15:00Z"
             ) from None
         version = versions[machine] = versions.get(machine, 0) + 1
         data = {name: by_name[name] for name in columns.states}

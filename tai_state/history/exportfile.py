@@ -1,4 +1,4 @@
-"""The file of an export: its lines, and what a restore needs of each. ``docs/format.md`` describes the file."""
+"""The file of an export: its lines, and what a restore requires of each. ``docs/format.md`` describes the file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.ids import escape_id, unescape_id, versioned
 
 FORMAT = 2
-"""Exports of format 1 lack fields that are optional; a restore takes them as they are."""
+"""Exports of format 1 only lack optional fields, so a restore accepts them as they are."""
 
 Kind = Literal["governor", "marker", "event", "snapshot", "state", "end"]
 
 
 class End(msgspec.Struct, frozen=True):
-    """The fields of the last line: how many lines of documents came before it."""
+    """The fields of the last line: the number of documents before it."""
 
     lines: int
 
@@ -53,7 +53,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A document: what kind, its id as escaped, its fields."""
+    """A document: its kind, its escaped id and its fields."""
 
     kind: Kind
     id: str
@@ -70,12 +70,12 @@ class TransferStats(msgspec.Struct, frozen=True, kw_only=True):
     markers: int
 
 
-class Wrong(msgspec.Struct, frozen=True):
+class Problem(msgspec.Struct, frozen=True):
     """Why a line cannot be restored.
 
     Attributes:
-        what: is wrong with it.
-        missing: the version of its stream that should have come before it.
+        what: what is wrong with it.
+        missing: the version that its stream lacks before this line; None if none is missing.
     """
 
     what: str
@@ -83,10 +83,10 @@ class Wrong(msgspec.Struct, frozen=True):
 
 
 class ExportCheck:
-    """Looks at the lines of an export in their order, when they are written and before they are restored.
+    """Checks the lines of an export in order: while they are written, and before they are restored.
 
     Args:
-        governor_id: whose history it is.
+        governor_id: the governor whose history the export holds.
     """
 
     def __init__(self, governor_id: str) -> None:
@@ -99,25 +99,25 @@ class ExportCheck:
         self.lines: int = 0
         self.is_whole: bool = False
 
-    def wrong(self, line: Line) -> Wrong | None:
-        """What is wrong with the next line; None where it is sound."""
+    def problem(self, line: Line) -> Problem | None:
+        """The problem with the next line; None if it has none."""
         try:
             record = msgspec.convert(line.fields, _SHAPES[line.kind])
             if isinstance(record, End):
                 self.is_whole = record.lines == self.lines and self._last is None
                 return None
-            found = self._wrong(line, record)
+            found = self._problem(line, record)
         except msgspec.MsgspecError as error:
-            return Wrong(f"is damaged: {error}")
+            return Problem(f"is damaged: {error}")
         except (InvalidId, CorruptDocument):
-            return Wrong("an id cannot be")
+            return Problem("an id is not valid")
         self.is_whole = False
         self.lines += 1
         self._by_kind[line.kind] = self._by_kind.get(line.kind, 0) + 1
         return found
 
     def stats(self) -> TransferStats:
-        """The lines so far."""
+        """The counts of the lines so far."""
         return TransferStats(
             governor=self._governor_id,
             states=self._by_kind.get("state", 0),
@@ -126,68 +126,68 @@ class ExportCheck:
             markers=self._by_kind.get("marker", 0),
         )
 
-    def _wrong(self, line: Line, record: msgspec.Struct) -> Wrong | None:
-        found: Wrong | None = None
+    def _problem(self, line: Line, record: msgspec.Struct) -> Problem | None:
+        found: Problem | None = None
         if isinstance(record, EventRecord):
-            found = self._wrong_event(line, record)
+            found = self._problem_of_event(line, record)
             self._first, self._last = self._first or record, record
         elif isinstance(record, SnapshotRecord):
-            found = self._wrong_snapshot(line, record)
+            found = self._problem_of_snapshot(line, record)
             self._kept = (*self._kept, record.version)
         elif isinstance(record, StateRecord):
-            found = self._wrong_state(line, record) or self._wrong_order(line)
+            found = self._problem_of_state(line, record) or self._problem_of_order(line)
             self._first, self._last, self._kept = None, None, ()
         elif isinstance(record, MarkerRecord):
             is_id = escape_id(unescape_id(line.id)) == line.id
-            found = self._wrong_order(line) if is_id else Wrong("an id cannot be")
+            found = self._problem_of_order(line) if is_id else Problem("an id is not valid")
         elif self.lines or line.id != escape_id(self._governor_id):
-            found = Wrong("a governor stands where it does not belong")
+            found = Problem("a governor is in a place where it does not belong")
         return found
 
-    def _wrong_order(self, line: Line) -> Wrong | None:
+    def _problem_of_order(self, line: Line) -> Problem | None:
         before = self._ids.get(line.kind, "")
         self._ids[line.kind] = line.id
-        return None if line.id > before else Wrong(f"a {line.kind} comes twice, or in the wrong order")
+        return None if line.id > before else Problem(f"a {line.kind} comes twice or in the wrong order")
 
-    def _wrong_event(self, line: Line, record: EventRecord) -> Wrong | None:
+    def _problem_of_event(self, line: Line, record: EventRecord) -> Problem | None:
         last = self._last
         if line.id != versioned(escape_id(record.state_id), record.version):
-            return Wrong("an event stands where it does not belong")
+            return Problem("an event is in a place where it does not belong")
         if not record.is_genuine(self._governor_id):
-            return Wrong("an event was edited: its digest does not fit")
+            return Problem("an event was edited: its digest does not match")
         if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
-            return Wrong("an event carries another state than its hash says")
+            return Problem("an event carries a state that does not match its hash")
         if last is None:
             is_start = record.version > 1 or record.previous == GENESIS
-            return None if is_start else Wrong("a stream starts in the middle")
+            return None if is_start else Problem("the first event of a stream does not start a chain of digests")
         is_next = record.state_id == last.state_id and record.version == last.version + 1
         if is_next and record.previous == last.digest:
             return None
         is_gap = record.state_id == last.state_id and record.version > last.version + 1
-        return Wrong("an event does not follow the one before it", last.version + 1 if is_gap else None)
+        return Problem("an event does not follow the one before it", last.version + 1 if is_gap else None)
 
-    def _wrong_snapshot(self, line: Line, record: SnapshotRecord) -> Wrong | None:
+    def _problem_of_snapshot(self, line: Line, record: SnapshotRecord) -> Problem | None:
         last = self._last
         if line.id != versioned(escape_id(record.state_id), record.version):
-            return Wrong("a snapshot stands where it does not belong")
+            return Problem("a snapshot is in a place where it does not belong")
         if state_hash(record.state) != record.state_hash:
-            return Wrong("a snapshot is not what its hash says")
+            return Problem("a snapshot does not match its hash")
         if last is None or record.state_id != last.state_id or record.version <= max(self._kept, default=0):
-            return Wrong("a snapshot comes twice, or in the wrong order")
+            return Problem("a snapshot comes twice or in the wrong order")
         return None
 
-    def _wrong_state(self, line: Line, record: StateRecord) -> Wrong | None:
+    def _problem_of_state(self, line: Line, record: StateRecord) -> Problem | None:
         first, last = self._first, self._last
         if first is None or last is None or first.version > record.floor:
-            return Wrong("a stream does not begin where its state says", record.floor)
+            return Problem("a stream lacks events from the floor of its state on", record.floor)
         if line.id != escape_id(last.state_id):
-            return Wrong("a state stands where it does not belong")
+            return Problem("a state is in a place where it does not belong")
         if record.version != last.version or record.digest != last.digest:
             missing = last.version + 1 if record.version > last.version else None
-            return Wrong("a state is not at the version of its last event", missing)
+            return Problem("a state is not at the version of its last event", missing)
         if state_hash(state_text(record)) != record.state_hash or record.state_hash != last.state_hash:
-            return Wrong("a state is not what its hash says")
-        return None if record.kept == self._kept else Wrong("a state lists other snapshots than there are")
+            return Problem("a state does not match its hash")
+        return None if record.kept == self._kept else Problem("a state does not list the snapshots that are there")
 
 
 def lines_of(path: Path) -> Iterator[tuple[Line, int]]:
@@ -206,19 +206,19 @@ def check_export(path: Path) -> tuple[Header, TransferStats]:
     except OSError as error:
         raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise InvalidData(f"{path} is no export of tai-state") from None
+        raise InvalidData(f"{path} is not an export of tai-state") from None
     if not 1 <= header.tai_state_export <= FORMAT:
         raise IncompatibleFormat(
             str(path),
-            f"has export format {header.tai_state_export}, this release reads up to {FORMAT}: upgrade tai-state",
+            f"has export format {header.tai_state_export}; this release reads up to {FORMAT}: upgrade tai-state",
         )
     check = ExportCheck(header.governor_id)
     number = 1
     try:
         for line, _ in lines_of(path):
             number += 1
-            if wrong := check.wrong(line):
-                raise CorruptDocument(str(path), f"line {number}: {wrong.what}")
+            if problem := check.problem(line):
+                raise CorruptDocument(str(path), f"line {number}: {problem.what}")
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptDocument(str(path), f"line {number + 1} is damaged: {error}") from None
     if not check.is_whole:

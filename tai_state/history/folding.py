@@ -1,7 +1,7 @@
-"""Folding streams: from the events, the state.
+"""Folding streams: making states from events.
 
-An event either carries the state after it, or a payload that the application's reducer folds into the state
-before. A fold is checked against the hash that was recorded with the event.
+An event carries either the state after it, or a payload that the application's reducer folds into the state before
+it. The outcome of a fold is checked against the hash that was recorded with the event.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import parse_time
 
 Reducer: TypeAlias = Callable[[dict[str, Any] | None, JsonEvent], dict[str, Any] | None]
-"""``evolve(state, event)``: the state after an event, None where there is none. Pure: no clock, no randomness."""
+"""``evolve(state, event)`` returns the state after an event, or None for no state. It must be pure: no clock, no
+randomness."""
 
 Reducers: TypeAlias = Mapping[str, Reducer]
-"""Reducers by the action of the events they fold. Events of other actions leave the state as it was."""
+"""Reducers by the action of the events that they fold. Events of other actions leave the state as it was."""
 
 
 class Folding:
@@ -35,9 +36,9 @@ class Folding:
 
     Args:
         streams: decodes events.
-        upcasting: the shape that reducers work on.
-        reducers: by action.
-        fallback: folds the events of all other actions.
+        upcasting: brings states to the schema that the reducers work on.
+        reducers: the application's reducers, by action.
+        fallback: the reducer for the events of all other actions.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class Folding:
         """The state after one more event.
 
         Raises:
-            ReducerMissing: the event changed the state, and no reducer folds its action.
-            EventSourcingError: the reducer gives another state than the one recorded.
+            ReducerMissing: the event changed the state, but no reducer folds its action.
+            EventSourcingError: the reducer returned a state other than the recorded one.
         """
         now = before.then(record)
         if now.text is not None:
@@ -62,7 +63,7 @@ class Folding:
         reducer = self._reducers.get(record.action, self._fallback)
         if reducer is None:
             raise ReducerMissing(
-                path, f"needs the reducer of the action {record.action!r}: give it with reducers or --app"
+                path, f"needs the reducer of the action {record.action!r}: pass it with reducers or --app"
             )
         if before.text is None:
             raise EventSourcingError(path, "cannot be folded: the state before it is not retained")
@@ -76,22 +77,23 @@ class Folding:
         now = Folded(text, self._upcasting.schema, record.state_hash)
         same_shape = before.schema == record.schema and self._upcasting.is_current(record.schema)
         if same_shape and state_hash(text) != record.state_hash:
-            raise EventSourcingError(path, f"the reducer of {record.action!r} gives another state than was recorded")
+            what = f"the reducer of {record.action!r} returned another state than the recorded one"
+            raise EventSourcingError(path, what)
         return now
 
     def follow(self, before: Folded, last: EventRecord | None, stream: Stream, record: EventRecord) -> Folded:
-        """As :meth:`then`, of an event that must be genuine and follow the last one.
+        """Like :meth:`then`, but the event must be genuine and follow the last one.
 
         Raises:
-            EventSourcingError: it was edited, or does not follow; or as :meth:`then`.
+            EventSourcingError: the event was edited, or does not follow the last one; or as :meth:`then`.
         """
         path = stream.event(record.version)
         if last is None and record.version > 1:
-            raise EventSourcingError(stream.event(1), "is missing, and no snapshot stands for it")
+            raise EventSourcingError(stream.event(1), "is missing, and no snapshot covers it")
         if not record.is_genuine(stream.governor_id):
-            raise EventSourcingError(path, "was edited: its digest does not fit")
+            raise EventSourcingError(path, "was edited: its digest does not match")
         if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
-            raise EventSourcingError(path, "was edited: the state in it is not what its hash says")
+            raise EventSourcingError(path, "was edited: the state in it does not match its hash")
         if record.previous != (last.digest if last else GENESIS):
             raise EventSourcingError(path, "does not follow the event before it")
         return self.then(before, stream, record)
@@ -100,10 +102,10 @@ class Folding:
 def fold(
     reducer: Reducer, data: dict[str, Any] | None, stream: Stream, event: JsonEvent
 ) -> tuple[str, dict[str, Any] | None]:
-    """The canonical text of the state that a reducer gives, and its data.
+    """Call a reducer. Returns the canonical text of the state after the event, and its data.
 
     Raises:
-        InvalidData: the reducer returned no JSON object.
+        InvalidData: the reducer returned something that is not a JSON object.
     """
     after = reducer(data, event)
     if after is None:
@@ -112,7 +114,7 @@ def fold(
 
 
 def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, Any] | None) -> JsonEvent:
-    """An event still to be recorded as a reducer sees it: as it will see it at every replay."""
+    """An event that is not recorded yet, in the form in which the reducer will also see it at every replay."""
     timestamp = parse_time(draft.timestamp)
     trace: dict[str, str] = {} if draft.trace is None else decode(draft.trace)
     return StateEvent(
@@ -133,7 +135,7 @@ def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, 
 
 
 def _blank(event: JsonEvent) -> JsonEvent:
-    """A stored event without what was not known before it was stored: a reducer must not depend on that."""
+    """A stored event without the fields that only storing it has set: a reducer must not depend on them."""
     return msgspec.structs.replace(event, recorded_at=event.timestamp, causality={}, digest="")
 
 

@@ -1,7 +1,7 @@
-"""Import of a log of changes from CSV: one row is one change of one machine.
+"""Import of a log of changes from CSV: each row is one change of one machine.
 
-Row k of a machine becomes its version k, and its event's id follows from the row's cells. So importing a file
-again, or after a kill, records nothing twice: what is there is compared, the rest is appended.
+Row k of a machine becomes its version k, and the id of its event is derived from the row's cells. So importing a file
+again, or going on after a kill, records nothing twice: rows already recorded are compared, and the rest is appended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tai_state.streams.records import EVENT, STATE
 
 
 class ImportStats(msgspec.Struct, frozen=True):
-    """What an import recorded; ``skipped`` rows were there already."""
+    """What an import recorded; ``skipped`` counts the rows that were already there."""
 
     events: int
     machines: int
@@ -36,8 +36,8 @@ class CsvImport:
     """Imports a file into its governor.
 
     Args:
-        core: of the store to write to.
-        file: what to import.
+        core: the core of the store to write to.
+        file: the file to import.
     """
 
     def __init__(self, core: Core, file: CsvFile) -> None:
@@ -45,14 +45,14 @@ class CsvImport:
         self._file = file
 
     async def run(self, acknowledged: Acknowledged | None) -> ImportStats:
-        """Check the whole file, unless that is done, then record what is not there yet.
+        """Check the whole file, unless that was done before, then record the rows that are not there yet.
 
         Args:
-            acknowledged: called after each batch that is durable, with the counts so far; None: nobody.
+            acknowledged: if given, called after each batch is durable, with the counts so far.
 
         Raises:
             InvalidId, InvalidData: as :meth:`CsvFile.check`; nothing was written.
-            ImportConflict: a machine has another event where a row would go.
+            ImportConflict: a machine already has a different event where a row would go.
         """
         machines = self._file.machines or self._file.check(self._core.engine.capabilities)
         stats = ImportStats(0, machines, 0)
@@ -64,7 +64,7 @@ class CsvImport:
         return stats
 
     async def _record(self, batch: Sequence[Row]) -> int:
-        """Append the rows that are not there yet; how many those were."""
+        """Append the rows that are not there yet. Returns how many they are."""
         while True:
             new = await self._unseen(batch)
             try:
@@ -73,11 +73,11 @@ class CsvImport:
             except VersionConflict as conflict:
                 if not isinstance(conflict.expected, int) or conflict.actual <= conflict.expected:
                     raise
-                continue  # another import was faster: its rows are looked at like all that are there
+                continue  # another import was faster: its rows are compared like all that are already there
             return len(new)
 
     async def _unseen(self, batch: Sequence[Row]) -> list[Row]:
-        """The rows whose places are free; each taken place must hold the row's own event."""
+        """The rows whose versions are still free. Where a version is taken, its event must be the row's own."""
         streams = {row.machine: self._stream(row) for row in batch}
         documents = (await self._core.engine.read([stream.state for stream in streams.values()])).documents
         states = {
@@ -91,13 +91,13 @@ class CsvImport:
         for row, path, document in zip(seen, places, found, strict=True):
             if document is not None and document.decode(EVENT).event_id != row.draft.event_id:
                 raise ImportConflict(row.number, path)
-            if document is None and row.version >= states[row.machine].floor:  # below, it was cleaned up
+            if document is None and row.version >= states[row.machine].floor:  # below the floor, it was cleaned up
                 raise EventSourcingError(path, "is missing: run `tai-state verify`")
         numbers = {row.number for row in seen}
         return [row for row in batch if row.number not in numbers]
 
     def _change(self, rows: Sequence[Row]) -> Change:
-        """One append for each machine, with all of its rows in the batch."""
+        """One append for each machine, with all of the machine's rows in the batch."""
         by_machine: dict[str, list[Row]] = {}
         for row in rows:
             by_machine.setdefault(row.machine, []).append(row)

@@ -39,18 +39,18 @@ from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, State
 
 
 class LoadedState(NamedTuple):
-    """A state that agrees with its stream, and whether it had to be rebuilt for that."""
+    """A state that agrees with its stream, and whether it had to be rebuilt."""
 
     snapshot: JsonSnapshot
     recovered: bool
 
 
 class StateMachinePersister:
-    """Records transitions, and gives back any past state.
+    """Records transitions, and can return any past state.
 
     Args:
-        store: an open one.
-        reducers: by action: what folds payload-carrying events of that action into the state. Events of other
+        store: an open store.
+        reducers: for each action, the function that folds its payload-carrying events into the state. Events of other
             actions carry the state themselves or leave it as it was.
     """
 
@@ -79,21 +79,21 @@ class StateMachinePersister:
 
         Args:
             governor_id: the owner and namespace.
-            from_state: the state as it was read, whose version and data must still stand; None: there was none.
-            to_state: names the state and gives its new data; make it with ``from_state.with_data(…)`` or
+            from_state: the state as it was read; its version and data must still be current. None: there was none.
+            to_state: names the state and holds its new data; make it with ``from_state.with_data(…)`` or
                 ``StateSnapshot.unsaved(…)``.
             action: what happened.
-            metadata: who and why; the store's own, if not given.
-            event_id: the caller's own, so that the same call again changes nothing.
+            metadata: who made the change and why; by default the store's own.
+            event_id: the caller's own id, so that repeating the call changes nothing.
             timestamp: when it happened; now, if not given.
-            fence: a lease; the change happens only as long as its lock is held.
+            fence: a lease; the change is made only while its lock is held.
 
         Raises:
-            InvalidData: ``from_state`` is another state, or its data is not what stands at its version.
+            InvalidData: ``from_state`` is another state, or its data is not what is stored at its version.
             Otherwise as ``StateStore.save_state``.
         """
         if type(to_state) is not StateSnapshot or type(from_state) not in (StateSnapshot, DeletedState, type(None)):
-            raise InvalidData("to_state must be a StateSnapshot, and from_state one, a DeletedState or None")
+            raise InvalidData("to_state must be a StateSnapshot; from_state a StateSnapshot, a DeletedState or None")
         if from_state is not None and from_state.state_id != to_state.state_id:
             raise InvalidData(f"from_state is {from_state.state_id!r} and to_state is {to_state.state_id!r}")
         core = self._core
@@ -106,7 +106,7 @@ class StateMachinePersister:
         def compose(known: Known) -> Composition:
             head = known.head
             if core.settings.upcasting.is_current(head.schema) and asserted != head.state_hash:
-                raise InvalidData(f"from_state is not what stands at version {head.version}", stream.state)
+                raise InvalidData(f"from_state is not what is stored at version {head.version}", stream.state)
             return Composition((draft,), data)
 
         append = append_of(stream, NO_STATE if from_state is None else from_state, (draft,))
@@ -131,12 +131,12 @@ class StateMachinePersister:
             governor_id: the owner and namespace.
             state_id: the state under it.
             events: in order; an event whose action has no reducer leaves the state as it is.
-            metadata: who and why, for all of them; the store's own, if not given.
+            metadata: who made the change and why, for all events; by default the store's own.
             expected: what the writer believes the version to be.
             fence: as for :meth:`log_transition`.
 
         Raises:
-            InvalidData: there are no events, or a payload or a folded state is no JSON.
+            InvalidData: there are no events, or a payload or a folded state is not plain JSON.
             Otherwise as ``StateStore.save_state``.
         """
         core = self._core
@@ -164,16 +164,16 @@ class StateMachinePersister:
         ]
 
     async def _recorded(self, stream: Stream, appended: Appended) -> list[JsonEvent]:
-        """The events of an earlier call with the same ids, with the states that stood before and after them then."""
+        """The events of an earlier call with the same ids, with the states before and after each of them."""
         first, last = appended.events[0].version, appended.events[-1].version
         return [event async for event in self._replay.events(stream, first - 1, last, None)]
 
     async def load_state(self, governor_id: str, state_id: str) -> LoadedState:
-        """A state, checked against its stream and rebuilt from it where the two disagree.
+        """Load a state, check it against its stream, and rebuild it from the stream if the two disagree.
 
         Raises:
-            StateNotFound: it was never written, or is deleted.
-            EventSourcingError, NotRetained: the stream does not give the state.
+            StateNotFound: the state was never written, or is deleted.
+            EventSourcingError, NotRetained: the state cannot be built from its stream.
         """
         stream = self._core.layout.stream(governor_id, state_id)
         record, recorded_us, is_rebuilt = await Recovery(self._core, self._replay).recover_one(stream)
@@ -184,11 +184,11 @@ class StateMachinePersister:
     async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonState:
         """The state as it was at a version, or at a time.
 
-        At a time means: the last version whose events, and all before it, had happened by then.
+        At time T you get the newest version for which no event up to it has a timestamp after T.
 
         Raises:
-            StateNotFound: it had not been written then.
-            NotRetained: what it follows from was cleaned up.
+            StateNotFound: the state had not been written by then.
+            NotRetained: the events it would be built from were cleaned up.
             ReducerMissing: it needs a reducer that was not given.
         """
         return await self._replay.at(self._core.layout.stream(governor_id, state_id), version_or_time)
@@ -207,14 +207,14 @@ class StateMachinePersister:
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            after: the first event is the one after this version.
-            until: the last event is the one of this version.
-            reducer: folds the payload-carrying events whose action has none of its own.
+            after: start with the event after this version.
+            until: stop after the event of this version; None: go on to the newest.
+            reducer: folds the payload-carrying events whose action has no reducer of its own.
 
         Raises:
             StateNotFound: the state was never written.
             NotRetained: the events asked for were cleaned up.
-            EventSourcingError: an event is missing, needs a reducer, or does not fold to what was recorded.
+            EventSourcingError: an event is missing, needs a reducer, or does not fold to the state that was recorded.
         """
         return self._replay.events(self._core.layout.stream(governor_id, state_id), after, until, reducer)
 
@@ -226,13 +226,13 @@ class StateMachinePersister:
         progress: RecoveryProgress | None = None,
         resume: tuple[str, str] | None = None,
     ) -> RecoveryReport:
-        """Make every state agree with its stream: those that are missing or wrong are rebuilt.
+        """Make every state agree with its stream: rebuild the states that are missing or wrong.
 
         Args:
-            governor_id: one governor; without it, all.
-            concurrency: states at a time.
-            progress: called with the report so far after each ``concurrency`` states.
-            resume: ``report.resume`` of an interrupted recovery, to go on after it.
+            governor_id: the governor; None: all of them.
+            concurrency: how many states to recover at a time.
+            progress: called with the report so far, after every ``concurrency`` states.
+            resume: ``report.resume`` of an interrupted recovery, to go on from there.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
@@ -250,14 +250,15 @@ class StateMachinePersister:
         return await Validation(self._core, self._replay).run(governor_id)
 
     async def cleanup_old_data(self, governor_id: str | None = None, *, keep: timedelta) -> CleanupStats:
-        """Remove events that a kept snapshot stands for and that are older than ``keep``, and older snapshots.
+        """Remove events older than ``keep`` that a kept snapshot covers, and older snapshots.
 
-        Of one governor; without one, of all.
+        Cleans one governor, or all if none is given.
 
-        Time travel to any moment younger than ``keep`` goes on working; two kept snapshots of each state stay,
-        and no event younger than an hour goes. Where all that are kept are younger than ``keep``, one is made as the
-        policy would have kept it then. What cannot be folded for that stays, with a warning. Interrupted, it goes on
-        where it stopped when run again.
+        - Time travel to any time within ``keep`` keeps working.
+        - Two kept snapshots of each state stay, and events younger than an hour stay.
+        - If the policy would have kept another snapshot that is old enough, cleanup makes it. If the events cannot be
+          folded for that, they stay, and a warning is logged.
+        - If interrupted, run it again to go on from where it stopped.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
@@ -266,26 +267,28 @@ class StateMachinePersister:
         return await Cleanup(self._core, self._replay, keep).run(governor_id)
 
     async def export_history(self, governor_id: str, path: str | PathLike[str]) -> TransferStats:
-        """Write the whole history of a governor to a file, lines of JSON, digests included.
+        """Write the whole history of a governor to a file, as lines of JSON with digests.
 
-        Each line is checked as a restore checks it: what this wrote can be restored. Otherwise there is no file.
+        Each line is checked as a restore would check it, so a file that was written can be restored. If a line cannot
+        be restored, no file is left.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
             CorruptDocument, EventSourcingError: a document is damaged or missing; ``path`` names it.
-            StoreTimeout: cleanup removed events before they were read, time after time.
+            StoreTimeout: at each of several attempts, cleanup removed events before they were read.
         """
         await self._require(governor_id)
         return await Export(self._core).run(governor_id, Path(path))
 
     async def import_history(self, path: str | PathLike[str]) -> TransferStats:
-        """Restore an exported governor, digests included, into a store that does not have it.
+        """Restore an exported governor, with its digests, into a store that does not have it.
 
-        The whole file is checked first. Interrupted, it goes on where it stopped when run again.
+        The whole file is checked first. If the restore is interrupted, run it again to go on from where it stopped.
 
         Raises:
-            GovernorExists: the governor has states or events already; nothing was written.
-            InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours.
+            GovernorExists: the governor already has states or events; nothing was written.
+            InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
+                release can read.
         """
         return await Restore(self._core).run(Path(path))
 
@@ -296,19 +299,19 @@ class StateMachinePersister:
         columns: Columns,
         acknowledged: Acknowledged | None = None,
     ) -> ImportStats:
-        """Record a CSV log of changes, one row one event. Run again, it records nothing twice.
+        """Record a CSV log of changes, one event per row. If run again, it records nothing twice.
 
         Row k of a machine becomes its version k. The whole file is checked before anything is written.
 
         Args:
             governor_id: the owner and namespace of the machines.
-            path: the file; compressed where its name ends in ``.gz``.
-            columns: which column means what.
-            acknowledged: called with the counts so far after each batch of rows that is durable.
+            path: the file; it is compressed if its name ends in ``.gz``.
+            columns: what the columns mean.
+            acknowledged: called with the counts so far, after each batch of rows is durable.
 
         Raises:
             InvalidId, InvalidData: a row cannot be recorded; nothing was written.
-            ImportConflict: a machine has another event where a row would go.
+            ImportConflict: a machine already has a different event where a row would go.
         """
         return await CsvImport(self._core, CsvFile(Path(path), governor_id, columns)).run(acknowledged)
 

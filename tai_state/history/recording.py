@@ -23,7 +23,7 @@ from tai_state.values.metadata import ChangeMetadata
 
 
 def drafts_of(core: Core, stream: Stream, events: Sequence[NewEvent], metadata: ChangeMetadata) -> tuple[Draft, ...]:
-    """The events to be, their ids fixed.
+    """The drafts of the events, with their ids fixed.
 
     Raises:
         InvalidData: there are no events, two have the same id, or a payload is not plain JSON.
@@ -32,7 +32,7 @@ def drafts_of(core: Core, stream: Stream, events: Sequence[NewEvent], metadata: 
         raise InvalidData("record needs at least one event, each a NewEvent")
     given = [escape_id(event.event_id, "event_id") for event in events if event.event_id is not None]
     if len(set(given)) != len(given):
-        raise InvalidData("two events of one record have the same event id")
+        raise InvalidData("two events of one record call have the same event id")
     return tuple(
         writing.draft(core, stream, Intent(metadata, each.action, each.event_id, each.timestamp, each.payload))
         for each in events
@@ -42,9 +42,10 @@ def drafts_of(core: Core, stream: Stream, events: Sequence[NewEvent], metadata: 
 def fold_drafts(
     core: Core, reducers: Reducers, stream: Stream, known: Known, drafts: Sequence[Draft]
 ) -> tuple[Composition, list[Folded]]:
-    """The drafts with the states that the reducers give, and those states one by one, the one before included.
+    """Fold drafts with the reducers.
 
-    An event whose action has no reducer leaves the state as it is.
+    Returns the drafts with the states after them, and those states as a list that begins with the state before the
+    first draft. An event whose action has no reducer leaves the state as it is.
     """
     upcasting, head, data = core.settings.upcasting, known.head, known.data
     if data is not None:

@@ -1,4 +1,4 @@
-"""Recovery: states that agree with their streams, mended where they do not."""
+"""Recovery: checks that states agree with their streams, and rebuilds those that do not."""
 
 from __future__ import annotations
 
@@ -45,22 +45,23 @@ from tai_state.values.json import decode
 _logger = logging.getLogger("tai_state.history")
 
 LISTED_MAX = 1_000
-"""Paths that a report lists of each kind."""
+"""How many paths of each kind a report lists."""
 
 _ATTEMPTS_MAX = 16
 _BESIDE_UNSOUND = 3
-"""Writes of the commit that removes unsound snapshots: the state, and checks of its last event and of the next one."""
+"""Other writes of a commit that deletes unsound snapshots: the state, and checks of its last and its next event."""
 
 
 class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recovery found and did. Of each kind of path it lists the first 1,000.
+    """What a recovery found and did. It lists the first 1,000 paths of each kind.
 
     Attributes:
-        checked: states looked at.
-        sound: that agreed with their streams.
-        rebuilt: paths of those that did not, and now do.
-        unchecked: paths of those that need a reducer that was not given.
-        failed: path and reason of those that cannot be mended, and of documents that belong to no state.
+        checked: how many states were checked.
+        sound: how many states agreed with their streams.
+        rebuilt: the paths of states that did not agree, and were rebuilt.
+        unchecked: the paths of states that need a reducer that was not given.
+        failed: the path and reason of each state that cannot be repaired, and of each document that belongs to no
+            state.
         resume: pass it to go on after an interruption; None when all is done.
     """
 
@@ -75,7 +76,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
     def consistent(self) -> bool:
         """Whether every state now agrees with its stream, as far back as its newest sound snapshot.
 
-        Older events are looked at by :meth:`StateMachinePersister.validate_consistency` alone.
+        Only :meth:`StateMachinePersister.validate_consistency` checks older events.
         """
         return not self.unchecked and not self.failed
 
@@ -84,7 +85,7 @@ RecoveryProgress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
 
 
 class Recovered(NamedTuple):
-    """A state that agrees with its stream, the engine's time of it, and whether it had to be rebuilt."""
+    """A state that agrees with its stream, when the engine stored it, and whether it had to be rebuilt."""
 
     record: StateRecord
     recorded_us: int
@@ -92,12 +93,12 @@ class Recovered(NamedTuple):
 
 
 class _Rebuilt(NamedTuple):
-    """A state as its stream gives it.
+    """A state built from its stream.
 
     Attributes:
         record: the state.
-        unsound: the versions of the snapshots that are kept and cannot be relied on.
-        is_followed: the stream goes on after it.
+        unsound: the versions of kept snapshots that cannot be relied on.
+        is_followed: whether the stream goes on after this state.
     """
 
     record: StateRecord
@@ -106,10 +107,10 @@ class _Rebuilt(NamedTuple):
 
 
 class Recovery:
-    """Recovers states one by one, or all of a store.
+    """Recovers single states, or all states of a store.
 
     Args:
-        core: whose states.
+        core: the core of the store.
         replay: the fold with the application's reducers.
     """
 
@@ -143,13 +144,13 @@ class Recovery:
     async def recover_one(self, stream: Stream) -> Recovered:
         """Make one state agree with its stream.
 
-        That reads the state, the newest kept snapshot, the snapshot's event and the events after it. Where the
-        state's document is gone, or wrong about which snapshots are kept, it also reads those and the first event.
+        This reads the state, the newest kept snapshot, the snapshot's event and the events after it. If the document
+        of the state is gone, or lists the wrong snapshots, it also looks for snapshots and for the first event.
 
         Raises:
             StateNotFound: the state was never written.
             ReducerMissing: the stream needs a reducer that was not given.
-            EventSourcingError, NotRetained, CorruptDocument: it cannot be mended.
+            EventSourcingError, NotRetained, CorruptDocument: the state cannot be repaired.
         """
         for _ in range(_ATTEMPTS_MAX):
             [document] = (await self._core.engine.read([stream.state])).documents
@@ -168,15 +169,15 @@ class Recovery:
             recovered = await self._mend(stream, document, record, rebuilt)
             if recovered is not None:
                 return recovered
-        raise EventSourcingError(stream.state, f"changed {_ATTEMPTS_MAX} times while it was looked at: run it again")
+        raise EventSourcingError(stream.state, f"changed {_ATTEMPTS_MAX} times while it was checked: run it again")
 
     async def _has_moved(self, stream: Stream, document: Document) -> bool:
-        """Whether a state was written since it was read: what follows it in its stream came after it."""
+        """Whether a state was written since it was read: then the events that follow it are new ones."""
         [now] = (await self._core.engine.read([stream.state])).documents
         return now is not None and now.revision != document.revision
 
     async def _by_its_own_list(self, stream: Stream, record: StateRecord) -> _Rebuilt | None:
-        """The state at its version, by the snapshots that its document lists; None where that list proves wrong."""
+        """The state at its version, built on the snapshots that its document lists; None if that list proves wrong."""
         try:
             rebuilt = await self._rebuild(stream, record.kept, record.floor, record.version)
         except ReducerMissing:
@@ -191,14 +192,14 @@ class Recovery:
     async def _mend(
         self, stream: Stream, document: Document | None, record: StateRecord | None, rebuilt: _Rebuilt | None
     ) -> Recovered | None:
-        """Store a rebuilt state; None where somebody wrote meanwhile."""
+        """Store a rebuilt state; None if another writer changed the stream meanwhile."""
         if rebuilt is None:
             if document is None:
                 raise StateNotFound(stream.state)
-            raise EventSourcingError(stream.state, "has no events to be rebuilt from: restore an export")
+            raise EventSourcingError(stream.state, "has no events from which to rebuild it: restore an export")
         after = rebuilt.record
         if record is not None and record.version > after.version and record.digest != after.digest:
-            raise EventSourcingError(stream.event(record.version), "is missing though the state is at its version")
+            raise EventSourcingError(stream.event(record.version), "is missing although the state is at its version")
         as_seen = ABSENT if document is None else At(document.revision)
         unsound = await self._few(stream, Check(stream.state, as_seen), rebuilt.unsound)
         if unsound is None:
@@ -223,7 +224,7 @@ class Recovery:
         return Recovered(after, committed.time_us, is_rebuilt=True)
 
     async def _few(self, stream: Stream, as_seen: Check, unsound: Sequence[int]) -> Sequence[int] | None:
-        """Remove unsound snapshots until one commit takes the rest; None where somebody wrote meanwhile."""
+        """Delete unsound snapshots until one commit can delete the rest; None if another writer wrote meanwhile."""
         engine = self._core.engine
         fit = engine.capabilities.max_ops_per_commit - _BESIDE_UNSOUND
         while len(unsound) > fit:
@@ -236,13 +237,13 @@ class Recovery:
     async def _rebuild(
         self, stream: Stream, kept: Sequence[int], floor: int, until: int = VERSION_MAX
     ) -> _Rebuilt | None:
-        """The state that the stream gives; None where the stream has no events.
+        """The state built from the stream; None if the stream has no events.
 
         Args:
-            stream: which.
-            kept: the versions of which snapshots are kept.
-            floor: the version below which events may be gone.
-            until: the last version.
+            stream: the stream of the state.
+            kept: the versions of the kept snapshots.
+            floor: the version below which events may have been cleaned up.
+            until: the last version to fold.
         """
         base, sound = await self._base(stream, kept)
         folding = self._replay.folding()
@@ -266,7 +267,7 @@ class Recovery:
         if last is None:
             return None
         if not last.record.is_genuine(stream.governor_id):
-            raise EventSourcingError(stream.event(last.record.version), "was edited: its digest does not fit")
+            raise EventSourcingError(stream.event(last.record.version), "was edited: its digest does not match")
         if folded.text is None or state_hash(folded.text) != last.record.state_hash:
             raise EventSourcingError(stream.event(last.record.version), "does not lead to the state it recorded")
         record = msgspec.structs.replace(
@@ -282,7 +283,7 @@ class Recovery:
         return _Rebuilt(record, tuple(version for version in kept if version not in sound), is_followed)
 
     async def _base(self, stream: Stream, kept: Sequence[int]) -> tuple[Kept | None, tuple[int, ...]]:
-        """The newest sound snapshot, and its version with those of all older ones."""
+        """The newest sound snapshot, and the versions of that snapshot and all older ones."""
         for index in reversed(range(len(kept))):
             found = await sound_snapshot(self._core, stream, kept[index], as_stored=True)
             if found is not None:
@@ -290,7 +291,7 @@ class Recovery:
         return None, ()
 
     async def _kept(self, stream: Stream) -> list[int]:
-        """The versions of the snapshots that are there."""
+        """The versions of the snapshots that are stored."""
         start, end = stream.range(1)
         documents = self._core.engine.scan(Scan(stream.snapshots, start=start, end=end))
         return [
@@ -298,7 +299,7 @@ class Recovery:
         ]
 
     async def _floor(self, stream: Stream) -> int:
-        """The version of the first event that is there."""
+        """The version of the first event that is stored."""
         start, end = stream.range(1)
         first = await take(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
         place = self._core.layout.placed(stream.governor_id, first[0]) if first else None
@@ -337,7 +338,7 @@ class Recovery:
         )
 
     async def _streams(self, governor_id: str | None, resume: tuple[str, str] | None) -> AsyncGenerator[Stream, None]:
-        """Every stream that has events, and every state, each once."""
+        """Every stream that has events, and then every state without events."""
         if governor_id is not None:
             governors = [governor_id]
         else:
@@ -353,12 +354,12 @@ class Recovery:
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:
-    """Whether a state is what its stream gives: the same values, and the same text (1 and 1.0 are equal)."""
+    """Whether a state equals the one built from its stream, in its text, too: as values, 1 and 1.0 are equal."""
     return record == rebuilt and state_text(record) == state_text(rebuilt)
 
 
 def _intact(document: Document | None) -> StateRecord | None:
-    """The record, if the document can be read at all."""
+    """The record of a state; None if its document is missing or cannot be read."""
     try:
         return None if document is None else document.decode(STATE)
     except Inconsistent:

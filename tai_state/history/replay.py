@@ -16,7 +16,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, Stored, floor_of, missing_event_error, stored_record
 from tai_state.streams.records import StateRecord
-from tai_state.streams.snapshots import sound, where_kept
+from tai_state.streams.snapshots import kept_if_sound, where_kept
 from tai_state.streams.walking import Walk
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
@@ -27,11 +27,11 @@ _logger = logging.getLogger("tai_state.history")
 
 
 class Base(msgspec.Struct, frozen=True):
-    """Where a fold starts.
+    """The starting point of a fold.
 
     Attributes:
-        folded: the state there.
-        stored: the event that made it; None before the first.
+        folded: the state at that point.
+        stored: the event that led to it; None before the first event.
     """
 
     folded: Folded
@@ -39,7 +39,7 @@ class Base(msgspec.Struct, frozen=True):
 
     @property
     def version(self) -> int:
-        """Of the state; 0 before the first event."""
+        """The version of the state; 0 before the first event."""
         return 0 if self.stored is None else self.stored.record.version
 
 
@@ -50,8 +50,8 @@ class Replay:
     """Folds the stream of a state from the nearest sound base.
 
     Args:
-        core: whose streams.
-        reducers: by action.
+        core: the core of the store.
+        reducers: the application's reducers, by action.
     """
 
     def __init__(self, core: Core, reducers: Reducers) -> None:
@@ -63,7 +63,7 @@ class Replay:
         return Folding(self._core.reader, self._core.settings.upcasting, self._reducers, fallback)
 
     def events(self, stream: Stream, after: int, until: int | None, reducer: Reducer | None) -> Paged[JsonEvent]:
-        """The events after one version and up to another, each with the states before and after it."""
+        """The events after version ``after`` up to version ``until``, each with the states before and after it."""
         begun: tuple[StateRecord, Walk, Paged[JsonEvent]] | None = None
 
         async def fetch() -> Iterable[JsonEvent] | None:
@@ -81,7 +81,7 @@ class Replay:
     async def _walk(
         self, stream: Stream, after: int, until: int | None, reducer: Reducer | None
     ) -> tuple[StateRecord, Walk, Paged[JsonEvent]]:
-        """A state's record, and the walk to it from the nearest base."""
+        """The record of a state, and a walk over its events, from the nearest base."""
         state, base = await self.begin(stream, after)
         walk = Walk(
             self._core.reader,
@@ -95,10 +95,10 @@ class Replay:
         return state, walk, walk.over(self._core.engine, until)
 
     async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
-        """A state's record, and the newest sound base at or before a version (or, without one, a time).
+        """The record of a state, and the newest sound base at or before a version (or a time, if none is given).
 
-        One read where the event of that version carries the state, or where this store knows which snapshots are
-        kept; else two.
+        This takes one read if the event of that version carries the state, or if this process knows which snapshots
+        are kept. Otherwise it takes two or three.
 
         Raises:
             StateNotFound: the state was never written.
@@ -129,21 +129,21 @@ class Replay:
     def _newest(
         self, stream: Stream, versions: Sequence[int], documents: Sequence[Document | None], until: str | None
     ) -> Base | None:
-        """The newest sound snapshot among those read (the newest first), and not of a later time."""
+        """The first sound snapshot that is not later than ``until``; the documents are ordered newest first."""
         for version, (snapshot, event) in zip(versions, zip(documents[::2], documents[1::2], strict=True), strict=True):
-            kept = sound(stream, version, snapshot, event, self._core.settings.upcasting)
+            kept = kept_if_sound(stream, version, snapshot, event, self._core.settings.upcasting)
             if kept is not None and (until is None or kept.record.as_of <= until):
                 return Base(kept.folded, kept.stored)
         return None
 
     async def at(self, stream: Stream, version_or_time: int | datetime) -> JsonState:
-        """The state at a version, or at a time: the last version whose events had all happened by then."""
+        """The state at a version or at a time. At a time: the last version with no event up to it after that time."""
         if isinstance(version_or_time, datetime):
             until, version = format_time(version_or_time), None
         elif type(version_or_time) is int and version_or_time >= 1:
             until, version = None, version_or_time
         else:
-            raise InvalidData("a version must be 1 or more, or a time with an offset")
+            raise InvalidData("version_or_time must be a version of 1 or more, or a time with an offset")
         state, base = await self.begin(stream, version, until)
         last = state.version if version is None else version
         if last > state.version:
@@ -175,19 +175,22 @@ class Replay:
 
 
 def _check(stream: Stream, stored: Stored, folded: Folded) -> None:
-    """A state carried by an event or a snapshot must be what the event's hash says."""
+    """Raise an error if a state that an event or a snapshot carried does not match the event's hash."""
     text, record = folded.text, stored.record
     if folded.state_hash != record.state_hash or (
         text is not None and folded.schema == record.schema and state_hash(text) != record.state_hash
     ):
         raise EventSourcingError(
             stream.event(record.version),
-            "does not lead to the state it recorded, and no `recover` mends an event: restore a backup",
+            "does not lead to the state it recorded; `recover` cannot repair events: restore a backup",
         )
 
 
 def _rounds(kept: Sequence[int], version: int | None) -> list[list[int]]:
-    """Which snapshots to read together, the newest first: the nearest to a version, then all older; or all."""
+    """The snapshots to read together, newest first.
+
+    With a version: the nearest one at or before it, then all older ones. Without a version: all at once.
+    """
     versions = [each for each in reversed(kept) if version is None or each <= version]
     rounds = [versions] if version is None else [versions[:1], versions[1:]]
     return [each for each in rounds if each]

@@ -1,4 +1,4 @@
-"""Which streams a governor has, told by their events and their states."""
+"""The streams of a governor, found by their events and by their states."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tai_state.streams.layout import Stream
 from tai_state.values.ids import VERSION_MAX, versioned
 
 STRANGE_MAX = 1_000
-"""Documents in no place that are noted."""
+"""How many misplaced documents are noted."""
 
 
 async def streams_with_events(
     core: Core, governor_id: str, after: str | None = None, strange: list[CorruptDocument] | None = None
 ) -> AsyncGenerator[Stream, None]:
-    """The streams of a governor, one look each: whatever their length, their events are not read.
+    """The streams of a governor that have events. Each takes one read of one event, however long the stream is.
 
     Args:
-        core: of the store.
-        governor_id: whose.
-        after: of the state whose stream comes before the first one.
-        strange: takes note of what stands in no place of an event, at most 1,000 documents.
+        core: the core of the store.
+        governor_id: the governor.
+        after: the id of a state: start with the stream after its stream.
+        strange: a list that receives documents whose path cannot be that of an event, at most 1,000.
     """
     collection = core.layout.events(governor_id)
     start = "" if after is None else core.layout.stream(governor_id, after).range(VERSION_MAX)[1]
@@ -42,12 +42,12 @@ async def streams_with_events(
 async def states_without_events(
     core: Core, governor_id: str, strange: list[CorruptDocument]
 ) -> AsyncGenerator[Stream, None]:
-    """The states of a governor that have no event at all, so that their streams do not show them.
+    """The states of a governor that have no events, so that :func:`streams_with_events` does not find them.
 
     Args:
-        core: of the store.
-        governor_id: whose.
-        strange: takes note of what stands in no place of a state, at most 1,000 documents.
+        core: the core of the store.
+        governor_id: the governor.
+        strange: a list that receives documents whose path cannot be that of a state, at most 1,000.
     """
     async for document in core.engine.scan(Scan(core.layout.states(governor_id))):
         place = core.layout.placed(governor_id, document)

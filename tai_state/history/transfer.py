@@ -1,8 +1,8 @@
-"""Export and restore: a governor's whole history as lines of JSON, digests included.
+"""Export and restore: the whole history of a governor as lines of JSON, including digests.
 
-The first line is a header; each further one a document: markers first, then state by state its events, its
-kept snapshots and the state itself, so that what an interrupted restore left behind is never a state without
-its events. ``docs/format.md`` describes the file.
+The first line is a header, and each further line is a document. Markers come first. Then follow, for each state, its
+events, its kept snapshots and the state itself: an interrupted restore never leaves a state without its events.
+``docs/format.md`` describes the file.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from tai_state.history.exportfile import (
     Header,
     Kind,
     Line,
+    Problem,
     TransferStats,
-    Wrong,
     check_export,
     lines_of,
 )
@@ -54,21 +54,21 @@ _EXPORTS_MAX = 5
 
 
 class Export:
-    """Writes a governor's history to a file.
+    """Writes the history of a governor to a file.
 
     Args:
-        core: whose.
+        core: the core of the store.
     """
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
     async def run(self, governor_id: str, path: Path) -> TransferStats:
-        """Export a governor; the file appears under its name only when it is whole, and can be restored.
+        """Export a governor. The file appears under its name only once it is whole and can be restored.
 
         Raises:
-            CorruptDocument, EventSourcingError: what is stored is damaged, and could not be restored.
-            StoreTimeout: cleanup removed events while they were read, each time.
+            CorruptDocument, EventSourcingError: the stored data is damaged and could not be restored.
+            StoreTimeout: at every attempt, cleanup removed events while they were read.
         """
         partial = path.with_name(path.name + ".partial")
         try:
@@ -80,18 +80,18 @@ class Export:
         return stats
 
     async def _whole(self, governor_id: str, partial: Path) -> TransferStats:
-        """Write the file, from its beginning again where a cleanup came in between."""
+        """Write the file, and start it again if a cleanup removed events meanwhile."""
         failure: NotRetained | None = None
         for _ in range(_EXPORTS_MAX):
             try:
                 return await self._write(governor_id, partial)
             except NotRetained as error:
                 failure = error
-        what = "cleanup goes on removing what is being read: export again after it"
+        what = "cleanup keeps removing the events being read: export again after it"
         raise StoreTimeout("export", "CONTENTION", what) from failure
 
     async def _write(self, governor_id: str, partial: Path) -> TransferStats:
-        """Write the whole file, each line checked as a restore will.
+        """Write the whole file, and check each line as a restore will.
 
         Raises:
             NotRetained: cleanup removed an event before it was read.
@@ -103,8 +103,8 @@ class Export:
             buffer = bytearray(msgspec.json.encode(header) + b"\n")
             async with aclosing(self._lines(governor_id)) as lines:
                 async for line in lines:
-                    if wrong := check.wrong(line):
-                        raise await self._refusal(governor_id, line, wrong)
+                    if problem := check.problem(line):
+                        raise await self._export_error(governor_id, line, problem)
                     buffer += msgspec.json.encode(line) + b"\n"
                     if len(buffer) >= _BUFFER_BYTES:
                         await anyio.to_thread.run_sync(file.write, bytes(buffer))
@@ -113,25 +113,25 @@ class Export:
             await anyio.to_thread.run_sync(_finish, file, bytes(buffer) + msgspec.json.encode(end) + b"\n")
         return check.stats()
 
-    async def _refusal(self, governor_id: str, line: Line, wrong: Wrong) -> TaiStateError:
-        """Why a line cannot be exported: damage, or a cleanup, which removes the oldest events first."""
+    async def _export_error(self, governor_id: str, line: Line, problem: Problem) -> TaiStateError:
+        """The error for a line that cannot be exported: damage, or a cleanup, which removes the oldest events first."""
         layout = self._core.layout
-        if wrong.missing is None:
-            mend = "recover" if line.kind == "state" else "verify"
-            return CorruptDocument(_path(layout, governor_id, line), f"{wrong.what}: run `tai-state {mend}`")
+        if problem.missing is None:
+            command = "recover" if line.kind == "state" else "verify"
+            return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: run `tai-state {command}`")
         segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
         stream = layout.stream(governor_id, unescape_id(segment))
-        paths = [stream.state, stream.event(wrong.missing - 1)]
+        paths = [stream.state, stream.event(problem.missing - 1)]
         state, before = (await self._core.engine.read(paths)).documents
         floor = 1 if state is None or before is not None else state.decode(STATE).floor
-        return missing_event_error(stream, wrong.missing, floor)
+        return missing_event_error(stream, problem.missing, floor)
 
     async def _lines(self, governor_id: str) -> AsyncGenerator[Line, None]:
         layout, engine = self._core.layout, self._core.engine
         [governor] = (await engine.read([layout.governor(governor_id)])).documents
         if governor is not None:
             yield _line("governor", governor)
-        # A marker is written with its event: those seen first have theirs among the events read later.
+        # A marker is written together with its event: if markers are read first, their events are read later.
         async for document in engine.scan(Scan(layout.ids(governor_id))):
             yield _line("marker", document)
         async for document in engine.scan(Scan(layout.states(governor_id))):
@@ -140,7 +140,7 @@ class Export:
                     yield line
 
     async def _stream(self, stream: Stream, document: Document) -> AsyncGenerator[Line, None]:
-        """One state's documents as of one version, whatever is written meanwhile."""
+        """The documents of one state as of one version, whatever is written meanwhile."""
         record = document.decode(STATE)
         while True:
             snapshots = [stream.snapshot(version) for version in record.kept]
@@ -166,18 +166,19 @@ class Restore:
     """Writes an export into a store that does not have its governor.
 
     Args:
-        store: where to.
+        core: the core of the store.
     """
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
     async def run(self, path: Path) -> TransferStats:
-        """Restore a file. Interrupted, it goes on where it stopped when run again with the same file.
+        """Restore a file. If interrupted, run it again with the same file to go on from where it stopped.
 
         Raises:
-            GovernorExists: it is there already; nothing was written.
-            InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged or none of ours; nothing was written.
+            GovernorExists: the governor already exists; nothing was written.
+            InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
+                release can read; nothing was written.
         """
         header, stats = await anyio.to_thread.run_sync(check_export, path)
         is_untouched = await self._begin(header)
@@ -193,7 +194,7 @@ class Restore:
         return stats
 
     def _batches(self, governor_id: str, path: Path) -> Iterator[list[Put]]:
-        """The documents of a file, so many at a time as go into one commit."""
+        """The documents of a file, in batches that each fit into one commit."""
 
         def weigh(document: tuple[Put, int]) -> Weight:
             put, length = document
@@ -207,12 +208,15 @@ class Restore:
         for line, length in lines_of(path):
             if line.kind == "end":
                 return
-            # Nothing is below the governor's own document, if there is one: a first write under it was refused.
+            # A governor document may already be there, with nothing under it, if a first write was refused.
             require = ANYTHING if line.kind == "governor" else ABSENT
             yield Put(_path(self._core.layout, governor_id, line), line.fields, require), length
 
     async def _begin(self, header: Header) -> bool:
-        """Note that this restore is under way, unless something else is there; whether no earlier try did so."""
+        """Store a note that this restore is under way, unless the governor already exists.
+
+        Returns False if an earlier attempt with the same file has stored the note.
+        """
         engine, layout = self._core.engine, self._core.layout
         note = layout.restore(header.governor_id)
         [document] = (await engine.read([note])).documents
@@ -233,14 +237,14 @@ class Restore:
         return await settle(engine, Rewrite([note], decide), self._core.bounds)
 
     async def _end(self, governor_id: str) -> None:
-        """Take the note away."""
+        """Delete the note."""
         await write(self._core.engine, [Delete(self._core.layout.restore(governor_id), ANYTHING)], self._core.bounds)
 
     async def _put(self, batch: list[Put]) -> None:
-        """Write a batch, unless an earlier try did.
+        """Write the documents of a batch that an earlier attempt has not written.
 
         Raises:
-            GovernorExists: another document is in its way; none of it was written.
+            GovernorExists: a different document is already there; nothing of the batch was written.
         """
 
         def decide(look: Look) -> Verdict[None]:
@@ -251,7 +255,7 @@ class Restore:
                     left.append(put)
                 elif document.fields() != put.fields:
                     return Failed(GovernorExists(put.path))
-            # An earlier try wrote the rest.
+            # An earlier attempt wrote the rest.
             return Commit(left, lambda _: None) if left else Done(None)
 
         rewrite = Rewrite([put.path for put in batch], decide)

@@ -1,9 +1,9 @@
-"""Validation: every digest, every fold, every state, kept snapshot and id marker, looked at and compared.
+"""Validation: checks every digest, fold, state, kept snapshot and id marker.
 
-It may run while others write: a state is held against its stream up to the version that it had when it was read,
-and what does not add up is told only where a second look finds it as well.
-What it cannot see without an outside anchor: the newest events of a stream removed together with a state that
-was set back to fit, and a stream rewritten as a whole by somebody who recomputes its digests.
+It may run while others write: a state is compared with its stream up to the version that the state had when it was
+read, and an inconsistency is reported only if a second look finds it, too.
+Two things it cannot detect without an anchor outside the store: that the newest events of a stream were removed and
+its state was set back to match; and that a whole stream was rewritten with recomputed digests.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _LOOKS_MAX = 5
 
 
 class ConsistencyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a validation saw.
+    """What a validation found.
 
     Attributes:
-        consistent: nothing is wrong, and nothing was left unchecked.
-        states: looked at.
-        events: looked at.
-        unchecked: states whose data needs a reducer that was not given; their digests were checked.
-        findings: at most 1,000.
+        consistent: whether nothing is wrong and nothing was left unchecked.
+        states: how many states were checked.
+        events: how many events were checked.
+        unchecked: how many states need a reducer that was not given; their digests were checked all the same.
+        findings: the inconsistencies, at most 1,000.
     """
 
     consistent: bool
@@ -51,7 +51,7 @@ class Validation:
     """One pass over a store.
 
     Args:
-        core: which.
+        core: the core of the store.
         replay: the fold with the application's reducers.
     """
 
@@ -85,7 +85,7 @@ class Validation:
         )
 
     async def _storage(self) -> None:
-        """What lies below the documents: an index that misses some hides them from every look at the others."""
+        """Check the storage below the documents: a damaged index could hide documents from all other checks."""
         for error in await self._core.engine.self_check():
             self._find(error.path, "corrupt", error.what)
 
@@ -106,14 +106,14 @@ class Validation:
             await self._finish(check, revision)
 
     def _place(self, governor_id: str, document: Document, kind: str) -> Place | None:
-        """What a document's place names; None where it names nothing, which is a finding."""
+        """The stream and version that a document's path names; None, and a finding, if it names none."""
         place = self._core.layout.placed(governor_id, document)
         if place is None:
-            self._find(document.path, "corrupt", f"is not a place of {kind}")
+            self._find(document.path, "corrupt", f"is not the path of {kind}")
         return place
 
     async def _start(self, stream: Stream) -> tuple[StreamCheck, int | None]:
-        """The check of one stream, with its state and kept snapshots read beforehand, and the state's revision."""
+        """Start the check of one stream: read its state and kept snapshots. Also returns the state's revision."""
         [document] = (await self._core.engine.read([stream.state])).documents
         if document is None:
             check = StreamCheck(stream, self._folding, None, {})
@@ -131,7 +131,7 @@ class Validation:
         return StreamCheck(stream, self._folding, record, by_version), document.revision
 
     async def _finish(self, check: StreamCheck, revision: int | None) -> None:
-        """Take over what a check found, once a second look has found it as well."""
+        """Report the findings of a check, once a second look has confirmed them."""
         await self._end(check, revision)
         findings = check.findings
         for _ in range(_LOOKS_MAX - 1):
@@ -153,7 +153,7 @@ class Validation:
             self._find(finding.path, finding.kind, finding.message)
 
     async def _end(self, check: StreamCheck, revision: int | None) -> None:
-        """End a check. A state that its stream has outrun is read again: it may have moved since the check began."""
+        """End a check. If the stream goes on after the state, read the state again: it may have been written since."""
         has_moved = False
         if check.is_outrun:
             [document] = await self._read([check.stream.state])
@@ -169,10 +169,10 @@ class Validation:
             for (stream, record), event in zip(present, events, strict=True):
                 if event is None:
                     path = stream.event(record.version)
-                    self._find(path, "gap", f"is missing though the state is at version {record.version}")
+                    self._find(path, "gap", f"is missing although the state is at version {record.version}")
 
     async def _snapshots(self, governor_id: str) -> None:
-        """Every snapshot is one that its state lists."""
+        """Check that every snapshot is one that its state lists."""
         async for document in self._core.engine.scan(Scan(self._core.layout.snapshots(governor_id))):
             place = self._place(governor_id, document, "a snapshot")
             if place is None:
@@ -184,7 +184,7 @@ class Validation:
                 self._find(document.path, "snapshot", "is not listed by its state: run `tai-state recover`")
 
     async def _markers(self, governor_id: str) -> None:
-        """Every id marker names the event that has its id and its content."""
+        """Check that every id marker names the event that has its id and its content."""
         async for document in self._core.engine.scan(Scan(self._core.layout.ids(governor_id))):
             try:
                 marker = document.decode(MARKER)
@@ -192,7 +192,7 @@ class Validation:
                 state, event = await self._read([stream.state, stream.event(marker.version)])
                 record = None if event is None else event.decode(EVENT)
             except InvalidId:
-                self._find(document.path, "corrupt", "names a state that cannot be")
+                self._find(document.path, "corrupt", "names a state id that is not valid")
                 continue
             except Inconsistent as error:
                 self._find(document.path, "corrupt", error.what)
@@ -203,7 +203,7 @@ class Validation:
             else:
                 fits = record.event_id == unescape_id(document.id) and _stands_for(marker, record)
             if not fits:
-                self._find(document.path, "marker", "names an event that is not there, or another one")
+                self._find(document.path, "marker", "names an event that is missing, or that is not its own")
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._core.engine.read(paths)).documents if paths else ()
@@ -214,7 +214,7 @@ class Validation:
 
 
 def _intact(document: Document) -> StateRecord | None:
-    """A state's record; None where it is damaged, which the check of its stream has found."""
+    """The record of a state; None if it is damaged, which is a finding of its stream's check."""
     try:
         return document.decode(STATE)
     except Inconsistent:
@@ -222,7 +222,7 @@ def _intact(document: Document) -> StateRecord | None:
 
 
 def _stands_for(marker: MarkerRecord, event: EventRecord) -> bool:
-    """Whether a marker's content is the event's, whether or not the caller had given the time and the state."""
+    """Whether a marker's content matches the event. The caller may or may not have given a timestamp and a state."""
     metadata = event.metadata
     return any(
         marker.content

@@ -74,7 +74,7 @@ class Keeper:
             return Commit(self._renewal(tenure), lambda _: tenure.renewed(sent))
 
         def decide(look: Look) -> Verdict[None]:
-            loss = _loss(self._standings(tenure, look), tenure.fence)
+            loss = _loss_error(self._standings(tenure, look), tenure.fence)
             return renewal() if loss is None else Failed(loss)
 
         what = "it is unknown whether the lease was renewed; renew it again"
@@ -103,7 +103,7 @@ class Keeper:
 
         def decide(look: Look) -> Verdict[None]:
             standings = self._standings(tenure, look)
-            loss = _loss(standings, tenure.fence)
+            loss = _loss_error(standings, tenure.fence)
             if loss is None:
                 return commit
             was_unanswered = was_sent or look.was_unanswered
@@ -162,7 +162,7 @@ class Keeper:
         return [Delete(self._layout.lock(each), At(tenure.fence)) for each in tenure.claim.resources]
 
 
-def _loss(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:
+def _loss_error(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:
     """The error for the first lock that we no longer hold; None if all stand as they were acquired."""
     outcome, resource = judge_keeping(standings, fence)
     if outcome is Outcome.UNMOVED or resource is None:

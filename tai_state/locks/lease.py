@@ -140,9 +140,9 @@ class Lease:
 
     def guard(self) -> Guard:
         """The check that makes a commit fail once this lease no longer holds the lock."""
-        return Guard(self._path, At(self.fence), self._broken)
+        return Guard(self._path, At(self.fence), self._loss_error)
 
-    def _broken(self, document: Document | None) -> LockLost:
+    def _loss_error(self, document: Document | None) -> LockLost:
         return LockLost(self._resource, holder_of(document))
 
 

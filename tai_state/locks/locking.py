@@ -222,11 +222,11 @@ class LockManager:
                     continue
                 lockbeat = self._core.layout.lockbeat(resource)
                 beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
-                removed += await self._removed([Delete(each.lock.path, At(each.lock.revision)), beat])
+                removed += await self._remove([Delete(each.lock.path, At(each.lock.revision)), beat])
         async for document in self._core.engine.scan(Scan(self._core.layout.lockbeats)):
             lock = self._core.layout.lock(unescape_id(document.id))
             if (await self._core.engine.read([lock])).documents == (None,):
-                await self._removed([Delete(document.path, At(document.revision))])
+                await self._remove([Delete(document.path, At(document.revision))])
         return removed
 
     async def break_lock(self, resource: str) -> LockInfo | None:
@@ -322,7 +322,7 @@ class LockManager:
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
 
-    async def _removed(self, writes: Sequence[Write]) -> bool:
+    async def _remove(self, writes: Sequence[Write]) -> bool:
         return await write_unless_moved(self._common, writes, self._common.bounds())
 
 

@@ -1,4 +1,4 @@
-"""A store's address: which engine it names, and where in it the store lives."""
+"""The address of a store: the engine that it names, and where the store lives on that engine."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Address(msgspec.Struct, frozen=True):
     """An address with its options.
 
     Attributes:
-        url: as given.
-        root: with ``namespace``, the documents that the store lives under; empty: none.
+        url: the address as given.
+        root: together with ``namespace``, the path under which the store's documents live; empty: at the top.
         namespace: see ``root``.
-        indexed: state fields that ``find_states`` may ask for.
+        indexed: the state fields that ``find_states`` may search by.
     """
 
     url: str
@@ -43,16 +43,16 @@ class Address(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, url: str | None) -> Address:
-        """The address that is given, or that of the environment, or the default.
+        """Parse the given address; without one, that of the environment, or the default.
 
         Raises:
-            UnknownStore: an option in it means nothing here.
+            UnknownStore: the address has an option that does not exist.
         """
         url = url if url is not None else os.environ.get(ENVIRONMENT) or DEFAULT_URL
         options = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
         for name in options:
             if name not in _OPTIONS:
-                raise UnknownStore(f"the option {name!r} in {url!r}", "use root, namespace or indexed")
+                raise UnknownStore(f"there is no option {name!r}, as in {url!r}", "use root, namespace or indexed")
         indexed = tuple(filter(None, options.get("indexed", "").split(",")))
         return cls(url, options.get("root", ""), options.get("namespace", ""), indexed)
 
@@ -65,34 +65,34 @@ class Address(msgspec.Struct, frozen=True):
         return Layout(self.root, self.namespace)
 
     def engine(self, clock: WallClock, *, create: bool) -> Engine:
-        """The engine that it names, not yet opened.
+        """The engine that the address names, not yet opened.
 
         Args:
-            clock: for an engine that has no time of its own.
-            create: make what the engine stores in where there is none.
+            clock: the clock for an engine that has no clock of its own.
+            create: whether to create the engine's storage if it does not exist.
 
         Raises:
-            UnknownStore: it names none.
+            UnknownStore: the address does not name an engine.
         """
         scheme, separator, rest = self.url.partition("://")
         make = _ENGINES.get(scheme) if separator else None
         if make is None:
-            raise UnknownStore(f"{self.url!r} is no store's address", f"use {FORMS}")
+            raise UnknownStore(f"{self.url!r} is not a store address", f"use {FORMS}")
         return make(self.url, rest.partition("?")[0], clock, create)
 
 
 def _memory(address: str, rest: str, clock: WallClock, _create: bool) -> Engine:  # noqa: FBT001
     if rest:
-        raise UnknownStore(f"{address!r} is no store's address", "the memory engine has no path: use memory://")
+        raise UnknownStore(f"{address!r} is not a store address", "the memory engine has no path: use memory://")
     return MemoryEngine(clock)
 
 
 def _sqlite(address: str, rest: str, clock: WallClock, create: bool) -> Engine:  # noqa: FBT001
     path = unquote(rest[1:])
     if path == ":memory:":
-        raise UnknownStore(f"{address!r} is no store's address", "for a store in memory use memory://")
+        raise UnknownStore(f"{address!r} is not a store address", "for a store in memory, use memory://")
     if not rest.startswith("/") or not path or "\0" in path:
-        raise UnknownStore(f"{address!r} is no store's address", f"a file needs three slashes or four: {FORMS}")
+        raise UnknownStore(f"{address!r} is not a store address", f"a file needs three or four slashes: {FORMS}")
     return SqliteEngine(path, clock, create=create)
 
 
@@ -101,7 +101,7 @@ def _firestore(address: str, rest: str, _clock: WallClock, _create: bool) -> Eng
     project = unquote(project) or os.environ.get(PROJECT, "")
     database = unquote(database) or "(default)"
     if not project or "/" in project or "/" in database:
-        raise UnknownStore(f"{address!r} is no store's address", f"use firestore://project/database, or set {PROJECT}")
+        raise UnknownStore(f"{address!r} is not a store address", f"use firestore://project/database, or set {PROJECT}")
     return FirestoreEngine(project, database)
 
 

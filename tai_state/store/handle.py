@@ -1,4 +1,4 @@
-"""A typed handle on one state: what the store does, with models in place of JSON."""
+"""A typed handle on one state: the methods of the store, with models in place of JSON."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ D = TypeVar("D")
 
 
 class StateHandle(TypedState[D]):
-    """One state, its data as a model. Made by ``store.state``; making it reads nothing.
+    """A handle on one state, with its data as a model. Made by ``store.state``, which reads nothing.
 
-    Methods take and return what the store's methods of the same names do, with models instead of JSON.
+    The methods work like those of the store, with models instead of JSON.
     """
 
     async def get(self) -> StateSnapshot[D]:
         """The state as it is now.
 
         Raises:
-            StateNotFound: there is none.
-            SerializationError: what is stored does not fit the model.
+            StateNotFound: there is no such state, or it is deleted.
+            SerializationError: the stored data does not fit the model.
         """
         return self.typed(await reading.get_state(self.core, self.stream))
 
     async def exists(self) -> bool:
-        """Whether the state is there and not deleted."""
+        """Whether the state exists and is not deleted."""
         return await reading.exists(self.core, self.stream)
 
     async def save(
@@ -56,7 +56,7 @@ class StateHandle(TypedState[D]):
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
-        """Write the state, by default one that is not there yet; see ``StateStore.save_state``."""
+        """Write the state; by default, create it. See ``StateStore.save_state``."""
         intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         data = self.codec.to_json(value)
         return self.typed(await writing.save(self.core, self.stream, data, intent, expected, fence))
@@ -74,25 +74,26 @@ class StateHandle(TypedState[D]):
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
-        """Read the state, change it, write it; again from the start when somebody else was faster.
+        """Read the state, change it and write it. If another writer was faster, start again.
 
         Args:
-            function: pure: it may run several times, each time on what was just read.
-            metadata: who and why; the handle's, else the store's own, if not given.
-            expected: the only version, or the state as it was read, on which the function is to run: where somebody
-                else was faster, that is ``VersionConflict`` at once, as for ``If-Match`` on the web.
-            initial: what the function is given where there is no state, or a deleted one; without it, that is
-                ``StateNotFound``.
+            function: a pure function from the old value to the new one. It may run several times, each time on the
+                value just read.
+            metadata: who made the change and why; by default the handle's, or else the store's own.
+            expected: run the function only on this version, or on the state as it was read. If another writer was
+                faster, ``VersionConflict`` is raised at once, as needed for ``If-Match`` on the web.
+            initial: the value that the function gets if there is no state, or a deleted one. Without it,
+                ``StateNotFound`` is raised then.
             action: what happened.
-            payload: any JSON value, kept with the event and no part of the state.
-            event_id: the caller's own, so that the same call again changes nothing and returns the first result,
-                whatever the function would make of the present state.
+            payload: any JSON value; kept with the event, and not part of the state.
+            event_id: the caller's own id, so that repeating the call changes nothing and returns the first result,
+                whatever the function would return for the present state.
             timestamp: when it happened; now, if not given.
-            fence: a lease; the change happens only as long as its lock is held.
+            fence: a lease; the change is made only while its lock is held.
 
         Raises:
             StateNotFound: there is no state, and no initial value.
-            StoreTimeout: others were faster all the time. Otherwise as ``StateStore.update_state``.
+            StoreTimeout: other writers were faster until the timeout. Otherwise as ``StateStore.update_state``.
         """
 
         def evolve(data: dict[str, Any] | None) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class StateHandle(TypedState[D]):
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> StateEvent[D]:
-        """Record that something happened to the state and left it as it is; see ``StateStore.log_event``."""
+        """Record an event that does not change the state's data; see ``StateStore.log_event``."""
         intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
         return self._typed_event(await writing.log(self.core, self.stream, intent, expected, fence))
 
@@ -136,20 +137,20 @@ class StateHandle(TypedState[D]):
         return await writing.delete(self.core, self.stream, intent, expected, fence)
 
     async def at(self, version_or_time: int | datetime) -> StateSnapshot[D] | DeletedState:
-        """The state as it was at a version, or at a time; see ``StateMachinePersister.get_state_at``."""
+        """The state as it was at a version or at a time; see ``StateMachinePersister.get_state_at``."""
         return self.typed(await Replay(self.core, {}).at(self.stream, version_or_time))
 
     def history(
         self, *, after: int = 0, until: int | None = None, limit: int | None = None, newest_first: bool = False
     ) -> Paged[StateEvent[D]]:
-        """The events, oldest first unless it is said otherwise; see ``StateStore.get_events``."""
+        """The events of the state, by default oldest first; see ``StateStore.get_events``."""
         events = reading.get_events(
             self.core, self.stream, after=after, until=until, limit=limit, newest_first=newest_first
         )
         return mapped(events, lambda page: map(self._typed_event, page))
 
     def watch(self) -> AbstractAsyncContextManager[AsyncIterator[StateSnapshot[D] | DeletedState]]:
-        """The state as it is now, and again each time it changed; see ``StateStore.watch``."""
+        """Watch the state: yields it as it is now, and again after each change. See ``StateStore.watch``."""
         return Following(self.core, self.governor_id, [self.state_id], self.typed)
 
     def _typed_event(self, event: JsonEvent) -> StateEvent[D]:

@@ -34,35 +34,36 @@ def open_store(
     clock: WallClock | None = None,
     observer: Observer | None = None,
 ) -> StateStore:
-    """A store at an address; nothing is opened before ``async with``.
+    """A store at an address. Nothing is opened before ``async with``.
 
     Args:
         url: ``memory://``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``firestore://project`` or
-            ``firestore://project/database`` (without a project: the environment's ``GOOGLE_CLOUD_PROJECT``); without
-            one the environment's ``TAI_STATE_STORE``, else ``sqlite:///tai-state.db``.
-            ``?root=…&namespace=…&indexed=a,b`` may follow. Tests also give an engine, such as a ``FaultyEngine``.
-        root: with ``namespace``, the documents the store lives under, where it shares its engine.
+            ``firestore://project/database``. Without a project, ``GOOGLE_CLOUD_PROJECT`` of the environment is used.
+            Without a URL, ``TAI_STATE_STORE`` of the environment is used, or ``sqlite:///tai-state.db``.
+            ``?root=…&namespace=…&indexed=a,b`` may follow. Tests can also pass an engine, such as a ``FaultyEngine``.
+        root: together with ``namespace``, the path under which the store's documents live, so that several stores can
+            share an engine.
         namespace: see ``root``.
-        indexed: state fields that ``find_states`` may ask for.
-        snapshots: when a snapshot is kept; by default every 100 events, the newest 5.
-        schema: the application's version of its data; None reads every version as it is stored.
+        indexed: the state fields that ``find_states`` may search by.
+        snapshots: when to keep a snapshot, and how many; by default every 100 events, and the newest 5.
+        schema: the application's version of its data; None returns data of every version as it is stored.
         upcasters: for each version before ``schema``, the step to the next.
-        create: make the store where there is none; else that is ``StoreNotFound``.
-        timeout_seconds: how long one change is looked after when answers are lost.
-        metadata: who makes the changes that do not say it, and why.
-        clock: the time of changes that come without one, and of an engine that has no time of its own; the system's,
-            if not given.
-        observer: is told how changes went: each commit, each outcome, each wait for a lock or a turn.
+        create: create the store if it does not exist; if False, opening such a store raises ``StoreNotFound``.
+        timeout_seconds: how long the store tries to find out the outcome of a change when answers are lost.
+        metadata: who makes changes and why, for those without metadata of their own.
+        clock: the time of changes without a timestamp, and of an engine that has no clock of its own; by default, the
+            system clock.
+        observer: is told of each commit, of each outcome, and of each wait for a lock or a turn.
 
     Raises:
-        UnknownStore: the address or an option in it means nothing here.
+        UnknownStore: the address is not a store address, or has an option that does not exist.
         InvalidId: only one of root and namespace is given.
-        ValueError: upcasters do not fit the schema.
+        ValueError: the upcasters do not match the schema.
         InvalidData: the metadata cannot be stored.
-        TypeError: ``snapshots`` is not a policy, or ``observer`` not an observer.
+        TypeError: ``snapshots`` is not a policy, or ``observer`` is not an observer.
     """
     if url is not None and not isinstance(url, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise UnknownStore(f"{url!r} is no store's address", f"use {FORMS}")
+        raise UnknownStore(f"{url!r} is not a store address", f"use {FORMS}")
     if isinstance(indexed, str):
         indexed = (indexed,)
     address = Address("", "", "", ()) if isinstance(url, Engine) else Address.parse(url)
@@ -83,15 +84,15 @@ def open_store(
 def FirestoreStore(  # noqa: N802 - the original's name
     project_id: str, database: str = "(default)", **options: Any
 ) -> StateStore:
-    """A store on a Firestore database: :func:`open_store` with its address, by the original's name.
+    """A store on a Firestore database, under the original's name: :func:`open_store` with the address made from ids.
 
     Args:
         project_id: the id of the Google Cloud project.
-        database: the id of the database in it.
-        options: those of :func:`open_store`.
+        database: the id of the database in the project.
+        options: the options of :func:`open_store`.
 
     Raises:
-        UnknownStore: an id is none.
+        UnknownStore: an id is not valid.
     """
     return open_store(f"firestore://{quote(project_id, safe='')}/{quote(database, safe='')}", **options)
 

@@ -1,4 +1,4 @@
-"""The store: a service's way to its machines' states."""
+"""The store: through it, a service reads and changes the states of its machines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ R = TypeVar("R")
 class StateStore:
     """Keeps the states of machines, and the events that explain them, on one engine.
 
-    Made by :func:`~tai_state.open_store`; used with ``async with``, from the tasks of one event loop.
+    Made by :func:`~tai_state.open_store`. Use it with ``async with``, from the tasks of one event loop.
     """
 
     def __init__(self, engine: Engine, layout: Layout, settings: Settings) -> None:
@@ -60,7 +60,7 @@ class StateStore:
 
     async def __aenter__(self) -> Self:
         if self._opening is not None:
-            raise RuntimeError("the store is open already: use it inside its `async with` block, and open another one")
+            raise RuntimeError("the store is already open: use it inside its `async with` block, or open another one")
         self._opening = open_core(self._engine, self._layout, self._settings)
         try:
             self._opened = _Opened(await self._opening.__aenter__())
@@ -80,7 +80,7 @@ class StateStore:
 
     @property
     def core(self) -> Core:
-        """The opened core, for the library's own rooms; not part of the public interface.
+        """The open core, for the library's own use; not part of the public interface.
 
         Raises:
             RuntimeError: the store is not open.
@@ -89,17 +89,17 @@ class StateStore:
 
     @property
     def transactions(self) -> TransactionManager:
-        """The manager of this store's transactions; it remembers what became of the last ones."""
+        """The manager of this store's transactions; it remembers the outcomes of the most recent ones."""
         return self._rooms.transactions
 
     @property
     def locks(self) -> LockManager:
-        """The manager of this store's locks; it remembers which of them it saw standing still."""
+        """The manager of this store's locks; it remembers which leases it has seen without renewal."""
         return self._rooms.locks
 
     @property
     def store_id(self) -> str:
-        """This store's identity: the name of its component in vector clocks."""
+        """The id of this store, which names its component in vector clocks."""
         return self.core.store_id
 
     @overload
@@ -121,13 +121,13 @@ class StateStore:
     def state(
         self, governor_id: str, state_id: str, model: object = None, *, metadata: ChangeMetadata | None = None
     ) -> StateHandle[Any]:
-        """A handle on one state, its data as a model or as plain JSON.
+        """A handle on one state, with its data as a model or as plain JSON.
 
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            model: a pydantic model, a dataclass, a TypedDict, or a union of them; or pydantic's ``TypeAdapter`` of one.
-                None: plain JSON.
+            model: a pydantic model, a dataclass, a TypedDict, or a union of these; or a pydantic ``TypeAdapter`` of
+                one. None: plain JSON.
             metadata: who makes the handle's changes and why, unless a change or its transaction says it; by default
                 the store's own.
 
@@ -154,28 +154,28 @@ class StateStore:
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> JsonSnapshot:
-        """Write a state, by default one that is not there yet.
+        """Write a state; by default, create it.
 
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            data: a JSON object, the whole new state.
-            metadata: who and why; the store's own, if not given.
+            data: the whole new state, a JSON object.
+            metadata: who made the change and why; by default the store's own.
             expected: what the writer believes the version to be.
-            action: what happened; the event's name.
-            payload: any JSON value, kept with the event and no part of the state.
-            event_id: the caller's own, so that the same call again changes nothing and returns the first result.
+            action: what happened; the name of the event.
+            payload: any JSON value; kept with the event, and not part of the state.
+            event_id: the caller's own id, so that repeating the call changes nothing and returns the first result.
             timestamp: when it happened; now, if not given.
-            fence: a lease; the change happens only as long as its lock is held.
+            fence: a lease; the change is made only while its lock is held.
 
         Returns:
-            The state as written, its new version inside.
+            The state as written, with its new version.
 
         Raises:
-            LockLost: the lease given as fence is over; nothing was written.
+            LockLost: the lease given as fence has ended; nothing was written.
             VersionConflict, StateNotFound: the state is not what was expected; nothing was written.
-            IdempotencyConflict: the event id already stands for something else.
-            CommitOutcomeUnknown: no answer in time; call again with the same ``event_id``.
+            IdempotencyConflict: the event id is already used by a different change.
+            CommitOutcomeUnknown: no answer came in time; call again with the same ``event_id``.
             InvalidId, InvalidData, DocumentTooLarge: the input cannot be stored; nothing was sent.
             StoreUnavailable, StoreTimeout: nothing was written.
         """
@@ -196,7 +196,7 @@ class StateStore:
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> JsonSnapshot:
-        """Write a state anew. As :meth:`save_state`, but what is expected must be said."""
+        """Write a new version of a state. Like :meth:`save_state`, but ``expected`` must be given."""
         intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
@@ -212,10 +212,12 @@ class StateStore:
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> DeletedState:
-        """Delete a state: one more event. Its history stays, and writing it again goes on at the next version.
+        """Delete a state. The deletion is one more event; the history stays.
+
+        Writing the state again goes on at the next version.
 
         Returns:
-            What stands: no data, and the version of the deletion.
+            The deleted state, without data, at the version of the deletion.
 
         Raises:
             StateNotFound: there is nothing to delete. Otherwise as :meth:`save_state`.
@@ -236,13 +238,13 @@ class StateStore:
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> JsonEvent:
-        """Record that something happened to a state and left it as it is. The version moves all the same.
+        """Record an event that does not change the data of a state. It still makes a new version.
 
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
             action: what happened.
-            metadata: as for :meth:`save_state`.
+            metadata: who recorded it and why; by default the store's own.
             payload: any JSON value, kept with the event.
             expected: what the writer believes the version to be.
             event_id: as for :meth:`save_state`.
@@ -250,7 +252,7 @@ class StateStore:
             fence: as for :meth:`save_state`.
 
         Raises:
-            StateNotFound: there is no state to log about. Otherwise as :meth:`save_state`.
+            StateNotFound: the state does not exist. Otherwise as :meth:`save_state`.
         """
         intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
         return await writing.log(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
@@ -263,12 +265,12 @@ class StateStore:
         action: str,
         metadata: ChangeMetadata | None = None,
     ) -> JsonState | None:
-        """What the change with this event id of the caller's made of the state; None if it is not recorded (so far).
+        """The state after the change with this event id; None if the change is not recorded, or not recorded yet.
 
         Raises:
-            IdempotencyConflict: the id stands for another change: of another state, or another action, or by
-                somebody else, or for another reason.
-            NotRetained: the change was recorded, and its event was cleaned up.
+            IdempotencyConflict: the id is used by a different change: of another state, with another action, by
+                another user, or for another reason.
+            NotRetained: the change was recorded, but its event has been cleaned up.
         """
         return await writing.result_of(
             self.core, self._layout.stream(governor_id, state_id), event_id, action, self.core.who(metadata)
@@ -301,24 +303,24 @@ class StateStore:
     # Reading states --------------------------------------------------------------------------------------------
 
     async def get_state(self, governor_id: str, state_id: str) -> JsonSnapshot:
-        """A state as it is now, its version inside. One read, which sees every acknowledged change.
+        """A state as it is now, with its version. Takes one read, which sees every acknowledged change.
 
         Raises:
-            StateNotFound: it was never written, or is deleted.
-            EventSourcingError: it is missing though it has events; ``recover`` mends it.
-            CorruptDocument: what is stored is damaged.
+            StateNotFound: the state was never written, or is deleted.
+            EventSourcingError: the state is missing although it has events; ``recover`` repairs it.
+            CorruptDocument: the stored document is damaged.
         """
         return await reading.get_state(self.core, self._layout.stream(governor_id, state_id))
 
     async def exists(self, governor_id: str, state_id: str) -> bool:
-        """Whether a state is there and not deleted."""
+        """Whether a state exists and is not deleted."""
         return await reading.exists(self.core, self._layout.stream(governor_id, state_id))
 
     async def batch_get_states(self, governor_id: str, ids: Sequence[str]) -> dict[str, JsonSnapshot | None]:
-        """Several states of one moment, in one read; None for those that are not there.
+        """Several states as of one moment, in one read; None for each that does not exist.
 
         Raises:
-            InvalidId: one str, which is no sequence of ids, or an id that cannot be stored.
+            InvalidId: an id cannot be stored, or ``ids`` is a single str instead of a sequence of ids.
         """
         return await reading.batch_get_states(self.core, governor_id, ids)
 
@@ -331,12 +333,12 @@ class StateStore:
         self, governor_id: str, *, after: str | None = None, deleted: Literal[True]
     ) -> Paged[JsonState]: ...
     def list_states(self, governor_id: str, *, after: str | None = None, deleted: bool = False) -> Paged[Any]:
-        """The states of a governor in the order of their ids.
+        """The states of a governor, in the order of their ids.
 
         Args:
-            governor_id: whose.
-            after: the first state is the one after this id; None: the first of all.
-            deleted: deleted states as well, each as a :class:`~tai_state.DeletedState`.
+            governor_id: the governor.
+            after: start with the first state after this id; None: with the first of all.
+            deleted: include deleted states, each as a :class:`~tai_state.DeletedState`.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
@@ -345,11 +347,11 @@ class StateStore:
         return listed(self.core, governor_id, after=after)
 
     def list_governors(self, *, after: str | None = None) -> Paged[str]:
-        """The ids of all governors, in order, or of those after one."""
+        """The ids of all governors in order, or of those after the id ``after``."""
         return reading.list_governors(self.core, after=after)
 
     async def count_states(self, governor_id: str) -> int:
-        """How many live states a governor has; reads them all.
+        """How many states a governor has, not counting deleted ones. Reads all of them.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
@@ -357,35 +359,38 @@ class StateStore:
         return await reading.count_states(self.core, governor_id)
 
     def find_states(self, governor_id: str, where: Mapping[str, Any]) -> Paged[JsonSnapshot]:
-        """The live states whose data, brought up to date, has these values, like ``{"status": "failed"}``.
+        """The states whose data has these values, like ``{"status": "failed"}``. Deleted states are left out.
 
-        An engine looks for data as it is stored: with a ``schema`` above 1, all states of older ones are read as well,
-        and come first. One of them that is written meanwhile may come twice.
+        Data is compared after upcasting, but an engine can only search data as it is stored. So with a ``schema`` above
+        1, all states of older schemas are read, too, and come first. If one of them is written meanwhile, it may come
+        twice.
 
         Args:
-            governor_id: whose.
-            where: by field (a dotted path into the data): a value, or a list of values any of which will do.
+            governor_id: the governor.
+            where: for each field (a dotted path into the data), the value, or a list of values of which one must match.
 
         Raises:
-            UnindexedField: the store was not opened with this field ``indexed``.
+            UnindexedField: the store was not opened with this field in ``indexed``.
             GovernorNotFound: nothing was ever written under this governor.
         """
         return reading.find_states(self.core, governor_id, where)
 
     async def get_stats(self) -> StoreStats:
-        """Counts over the whole store; reads every state."""
+        """Counts over the whole store. Reads every state."""
         return await reading.get_stats(self.core)
 
     def watch(self, governor_id: str, *state_ids: str) -> AbstractAsyncContextManager[AsyncIterator[JsonState]]:
-        """The states as they are now, then each as it changes; without ids, all states of the governor.
+        """Watch states: yields them as they are now, then each again after it has changed.
+
+        Without ids, all states of the governor are watched.
 
         ``async with store.watch("plant") as changes: async for state in changes: …``. Leaving the block ends the watch.
 
-        Changes in quick succession may come as one, but the newest version always comes. A deletion comes as a
-        :class:`~tai_state.DeletedState`. For every single event, read the events after the version last seen.
-
-        A step that is cancelled has taken nothing. Where a step raises ``StoreUnavailable`` or ``StoreTimeout``, take
-        the next one to try again.
+        - Changes in quick succession may come as one, but the newest version always comes. To get every event, read the
+          events after the version last seen.
+        - A deletion comes as a :class:`~tai_state.DeletedState`.
+        - Cancelling a step loses nothing. If a step raises ``StoreUnavailable`` or ``StoreTimeout``, leave the block
+          and watch again: later steps may go on raising the same error.
 
         Raises:
             InvalidId: an id cannot be stored.
@@ -406,37 +411,37 @@ class StateStore:
     ) -> Paged[JsonEvent]:
         """The events of one state, from version ``after + 1`` to ``until`` (included).
 
-        Where old events were cleaned up, the oldest that is left is the first one, or the last.
+        If old events were cleaned up, the oldest one left comes first (last, with ``newest_first``).
 
         Args:
             governor_id: the owner and namespace.
             state_id: the state under it.
-            after: the version before the oldest event.
-            until: the version of the newest event; None: of the newest there is.
-            limit: how many events at most; None: all of them.
-            newest_first: begin with the newest event.
+            after: leave out the events up to this version.
+            until: the version of the newest event to return; None: the newest of all.
+            limit: return at most this many events; None: all of them.
+            newest_first: start with the newest event.
 
         Raises:
             StateNotFound: the state was never written.
-            NotRetained: events were cleaned up while this read.
+            NotRetained: events were cleaned up while they were being read.
             EventSourcingError: an event is missing between two others.
-            InvalidData: the limit is no number of events.
+            InvalidData: the limit is not a whole number from 0 up.
         """
         stream = self._layout.stream(governor_id, state_id)
         return reading.get_events(self.core, stream, after=after, until=until, limit=limit, newest_first=newest_first)
 
     def get_all_events(self, governor_id: str) -> Paged[JsonEvent]:
-        """All events of a governor: state by state in the order of their ids, each oldest first.
+        """All events of a governor: state by state in the order of the state ids, each oldest first.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
-            NotRetained: events were cleaned up while this read.
+            NotRetained: events were cleaned up while they were being read.
             EventSourcingError: an event is missing between two others.
         """
         return reading.get_all_events(self.core, governor_id)
 
     def get_events_between(self, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
-        """The events of a governor that happened from one time to another, both included, in order of time.
+        """The events of a governor with timestamps from ``start`` to ``end``, both included, in order of time.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
@@ -444,27 +449,27 @@ class StateStore:
         return reading.get_events_between(self.core, governor_id, start, end)
 
     async def get_state_at(self, governor_id: str, state_id: str, version_or_time: int | datetime) -> JsonState:
-        """See :meth:`StateMachinePersister.get_state_at`; events that need a reducer need a persister of one's own."""
+        """See :meth:`StateMachinePersister.get_state_at`. If events need reducers, use a persister that has them."""
         return await self._rooms.history.get_state_at(governor_id, state_id, version_or_time)
 
     async def recover(self, governor_id: str | None = None, *, concurrency: int = 8) -> RecoveryReport:
-        """See :meth:`StateMachinePersister.recover`; events that need a reducer need a persister of one's own."""
+        """See :meth:`StateMachinePersister.recover`. If events need reducers, use a persister that has them."""
         return await self._rooms.history.recover(governor_id, concurrency=concurrency)
 
     # Kept snapshots --------------------------------------------------------------------------------------------
 
     async def create_snapshot(self, governor_id: str, state_id: str) -> JsonState:
-        """Keep a snapshot of a state as it is now, whatever the policy says. Its version does not move.
+        """Keep a snapshot of a state as it is now, whatever the policy says. The state's version does not change.
 
         Raises:
             StateNotFound: the state was never written.
-            VersionConflict: the state changed 64 times while this tried.
+            StoreTimeout: other writers changed the state at every attempt.
             DocumentTooLarge: the state's data does not fit into a snapshot.
         """
         return await snapshots.create_snapshot(self.core, self._layout.stream(governor_id, state_id))
 
     async def list_snapshots(self, governor_id: str, state_id: str) -> list[int]:
-        """The versions of which a snapshot is kept, oldest first.
+        """The versions of the kept snapshots of a state, oldest first.
 
         Raises:
             StateNotFound: the state was never written.
@@ -472,9 +477,9 @@ class StateStore:
         return await snapshots.list_snapshots(self.core, self._layout.stream(governor_id, state_id))
 
     async def load_snapshot(self, governor_id: str, state_id: str, version: int | None = None) -> JsonState | None:
-        """A kept snapshot, by default the newest that is sound; None where there is none.
+        """A kept snapshot of a state, by default the newest sound one; None if there is none.
 
-        One that is damaged, or of a schema that this application does not know, is skipped with a warning.
+        A snapshot that is damaged, or of a schema that this application does not know, is skipped with a warning.
         """
         return await snapshots.load_snapshot(self.core, self._layout.stream(governor_id, state_id), version)
 
@@ -486,7 +491,7 @@ class StateStore:
 
 
 class _Opened:
-    """The rooms of an open store."""
+    """The parts of an open store."""
 
     def __init__(self, core: Core) -> None:
         self.core = core

@@ -1,1 +1,1 @@
-"""Streams of events and the states that they lead to: the opened core, the one write path, and reading."""
+"""Streams of events, and the states built from them: the opened core, the one write path, and reading."""

@@ -1,4 +1,4 @@
-"""The one write path: a change is planned, committed, and settled where the answer is a refusal or none at all."""
+"""The one write path: a change is planned, committed and, if the commit is refused or not answered, settled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tai_state.engines.settling import settle
 from tai_state.errors import CorruptDocument, TaiStateError, VersionConflict
 from tai_state.streams.changes import Append, Appended, Change, Compose, Guard, Known
 from tai_state.streams.heads import Heads
-from tai_state.streams.judging import Judge
+from tai_state.streams.judging import Judge, Sent
 from tai_state.streams.planning import Author, Plan
 from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import EMPTY, checked_state, head_of
@@ -26,22 +26,22 @@ from tai_state.values.times import WallClock
 _logger = logging.getLogger("tai_state.store")
 
 GOVERNORS_MAX = 10_000
-"""Governors of which it is remembered that their document is there."""
+"""How many governors are remembered whose document is known to exist."""
 
 
 class Appender:
     """Appends changes to streams, in one commit each.
 
     Args:
-        engine: the waist.
-        reader: reads the events that a conflict carries.
+        engine: the store's engine.
+        reader: reads the events for a version conflict.
         author: this store's id, schema and snapshot policy.
-        clock: the author's own.
-        bounds: for how long a change is looked after.
-        turns: taken where tasks of this process would only get in each other's way.
+        clock: the clock of this store.
+        bounds: how long and how often a change is tried.
+        turns: the turns of this process's tasks, taken where they would otherwise hinder each other.
 
     Attributes:
-        heads: last seen.
+        heads: the heads last seen.
     """
 
     def __init__(
@@ -57,22 +57,22 @@ class Appender:
         self._governors: OrderedDict[str, None] = OrderedDict()
 
     async def append(self, change: Change) -> Results:
-        """Record a change, all or nothing, and only where all guards hold.
+        """Record a change, all of it or nothing, and only if all guards hold.
 
         Returns:
-            For each append what it recorded; None where nothing was to happen.
+            For each append, what it recorded; None if it has no events.
 
         Raises:
-            VersionConflict, StateNotFound: a state is not what its change expects; nothing was written.
-            IdempotencyConflict: a caller's event id already stands for something else.
-            CommitOutcomeUnknown: no answer in time; call again with the same ids.
+            VersionConflict, StateNotFound: a state is not as its change expects it; nothing was written.
+            IdempotencyConflict: a caller's event id is already used by a different change.
+            CommitOutcomeUnknown: no answer came in time; call again with the same ids.
             TaiStateError: the error of a guard that does not hold; nothing was written.
-            EventSourcingError: events without their state's document; ``recover`` mends it.
+            EventSourcingError: a state has events but no document; ``recover`` repairs it.
             StoreUnavailable, StoreTimeout, CommitTooLarge, DocumentTooLarge: nothing was written.
         """
         turns = [] if change.is_in_turn else [each.stream.state for each in change.appends if not each.has_version]
         if unregistered := self._unregistered(change):
-            # The first state of a governor brings the governor's document along: one task is enough for that.
+            # The first state of a governor is written together with the governor's document: one task is enough for it.
             async with self._turns.of([*turns, *unregistered]):
                 if still := self._unregistered(change):
                     return await self._settled(change, still)
@@ -82,7 +82,7 @@ class Appender:
         return await self._settled(change, ())
 
     async def append_one(self, append: Append, compose: Compose, guards: tuple[Guard, ...] = ()) -> Appended:
-        """A change of one stream, on which something always happens: as :meth:`append`."""
+        """Record a change of one stream that always has events; as :meth:`append`."""
         [done] = await self.append(Change((append,), compose, guards))
         if done is None:
             raise AssertionError("compose always says something here")
@@ -92,8 +92,7 @@ class Appender:
         judge = Judge(change, self._author, self._clock.now_us(), self._reader, unregistered, self._recorded)
         known = None if unregistered else self._remembered(change)
         try:
-            first = None if known is None else judge.planned(known, {})
-            first = first if first is not None and first.writes else None
+            first = None if known is None else _planned(judge, known)
             done = await settle(self._engine, judge, self._bounds, first, observe=partial(self._note, change))
         except VersionConflict as conflict:
             _logger.warning("version conflict", extra={"path": conflict.path, "actual": conflict.actual})
@@ -109,23 +108,23 @@ class Appender:
         return done
 
     def _register(self, governors: Iterable[str]) -> None:
-        """A state stands under each of these, and so does the governor's document."""
+        """Remember that each of these governors has a state, and so a document."""
         for path in governors:
             self._governors[path] = None
             if len(self._governors) > GOVERNORS_MAX:
                 self._governors.popitem(last=False)
 
     def _note(self, change: Change, look: Look) -> None:
-        """Remember the heads that were seen, for the change that its caller makes next."""
+        """Remember the heads that were seen, for the caller's next change."""
         for append in change.appends:
             document = look.documents.get(append.stream.state)
             if document is not None and not self.heads.is_known(append.stream.state, document.revision):
-                with suppress(CorruptDocument):  # the judgement says what it means
+                with suppress(CorruptDocument):  # the judgement handles the damage
                     self.heads.put(append.stream.state, head_of(checked_state(document), document.revision))
 
     def _unregistered(self, change: Change) -> list[str]:
-        """The governors of which a first state may be created here, and whose document may not be there."""
-        if len(change.appends) == 1:  # nearly always, and in each change that matters for speed
+        """The governors whose first state this change may create, and whose document may not exist yet."""
+        if len(change.appends) == 1:  # nearly always the case, and in every change where speed matters
             [append] = change.appends
             return [append.stream.governor] if self._may_register(append) else []
         return sorted({each.stream.governor for each in change.appends if self._may_register(each)})
@@ -136,7 +135,7 @@ class Appender:
         return not isinstance(append.expected, int) or append.expected == 0
 
     def _remembered(self, change: Change) -> list[Known] | None:
-        """The heads to build on without reading, or None where one is not known well enough."""
+        """The heads to build on without a read; None if one of them is not known well enough."""
         if change.documents:
             return None
         known: list[Known] = []
@@ -155,7 +154,7 @@ class Appender:
         return known
 
     def _recorded(self, plans: Sequence[Plan | None], known: Sequence[Known], committed: Committed) -> Results:
-        """The results of a commit that the engine acknowledged; its heads are remembered."""
+        """Make the results of an acknowledged commit, and remember its heads."""
         results: Results = []
         for plan, each in zip(plans, known, strict=True):
             if plan is None:
@@ -168,3 +167,16 @@ class Appender:
                     _logger.info("recorded", extra=facts)
             results.append(Appended(plan.events, plan.state, each.data, committed.time_us))
         return results
+
+
+def _planned(judge: Judge, known: Sequence[Known]) -> Sent | None:
+    """What to send without looking; None: look first.
+
+    What compose raises is raised once it was looked: what is known may be out of date, and an earlier call with the
+    same ids may have been recorded.
+    """
+    try:
+        planned = judge.planned(known, {})
+    except Exception:  # noqa: BLE001 - it comes again where it still holds
+        return None
+    return planned if planned.writes else None

@@ -1,7 +1,7 @@
 """The events of a stream, newest first.
 
-Not every engine scans downwards. So a stream is read by windows of versions below its head: each is read upwards, and
-given in reverse.
+Not every engine can scan downwards. So a stream is read in windows of versions, from its head down: each window is read
+upwards, and its events are yielded in reverse.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from tai_state.streams.walking import Walk
 from tai_state.values.events import JsonEvent
 
 EVENTS_MAX = 100
-"""In a window."""
+"""How many events a window has at most."""
 
 
 class Backwards:
     """One pass over a stream, from its newest event to its oldest.
 
     Args:
-        core: of the store.
-        stream: whose events they are.
-        after: the version before the last event that is given.
-        until: the version of the first one; None: the newest.
-        limit: how many events at most; None: all.
+        core: the store's core.
+        stream: the stream to read.
+        after: the version before the last event to yield.
+        until: the version of the first event to yield; None: the newest.
+        limit: how many events to yield at most; None: all.
     """
 
     def __init__(self, core: Core, stream: Stream, after: int, until: int | None, limit: int | None) -> None:
@@ -41,11 +41,11 @@ class Backwards:
         self._is_begun = False
 
     def events(self) -> Paged[JsonEvent]:
-        """The events, by windows."""
+        """The events, window by window."""
         return Paged(self._window)
 
     async def _window(self) -> Sequence[JsonEvent] | None:
-        """The next window; the same again where it could not be had."""
+        """The next window; after a failure, the same one again."""
         if self._top is None:
             found = await self._core.read_state(self._stream)
             if found is None:
@@ -56,14 +56,14 @@ class Backwards:
         size = min(EVENTS_MAX, top - self._after, EVENTS_MAX if self._left is None else self._left)
         if size <= 0:
             return None
-        events = await self._sound(top - size, top)
+        events = await self._readable(top - size, top)
         self._top = events[0].version - 1 if events else self._after
         self._left = None if self._left is None else self._left - len(events)
         self._is_begun = True
         return events[::-1]
 
-    async def _sound(self, after: int, top: int) -> list[JsonEvent]:
-        """The events of a window; where one is wrong, those above it, so that its error comes in its place."""
+    async def _readable(self, after: int, top: int) -> list[JsonEvent]:
+        """The events of a window; if one is damaged, only events above it, so that its error is raised in its turn."""
         while True:
             try:
                 return await self._between(after, top)
@@ -73,9 +73,9 @@ class Backwards:
                 after = (after + top) // 2
 
     async def _between(self, after: int, top: int) -> list[JsonEvent]:
-        """The events of a window, oldest first: all of them, but for those that were cleaned up.
+        """The events of a window, oldest first: all of them, except those that were cleaned up.
 
-        That the very newest is not there says nothing: its state may have been seen a moment before it.
+        If the newest event of the stream is not there, that is not an error: its state may be visible a moment earlier.
         """
         engine = self._core.engine
         walk = Walk(self._core.reader, self._stream, after=after)

@@ -1,4 +1,4 @@
-"""A change: what is asked for, and what came of it."""
+"""A change: what is requested, and what was recorded."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from tai_state.values.expected import NO_STATE, Expectation, Expected, expectati
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is known of a stream: its head and, where it was read, the state's data."""
+    """What is known of a stream: its head and, if it was read, the state's data."""
 
     head: Head
     data: dict[str, Any] | None = None
 
 
 class Composed(msgspec.Struct, frozen=True):
-    """What is to happen.
+    """The content of a change, as composed for one commit.
 
     Attributes:
-        compositions: for each append, in order; None: nothing. Its state is then checked, since the others rest on it.
-        writes: of other documents, each with its requirement.
+        compositions: the composition of each append, in order. None: no event; the commit then checks that the state is
+            unchanged, since the others depend on it.
+        writes: the writes of other documents, each with its requirement.
     """
 
     compositions: tuple[Composition | None, ...]
@@ -35,14 +36,14 @@ class Composed(msgspec.Struct, frozen=True):
 
 
 Compose: TypeAlias = Callable[[Sequence[Known], Mapping[str, Document | None]], Composed]
-"""Says what is to happen, given what is known of each stream and the other documents read. Pure: it may run again."""
+"""Composes a change from what is known of each stream and the other documents read. Pure: it may run several times."""
 
 ComposeOne: TypeAlias = Callable[[Known], Composition | None]
-"""The same for one stream alone."""
+"""Composes the part of a change on one stream, from that stream alone."""
 
 
 def always(*compositions: Composition) -> Compose:
-    """What is to happen, whatever stands."""
+    """A compose function with these compositions, whatever is known of the streams."""
     composed = Composed(compositions)
 
     def compose(_known: Sequence[Known], _documents: Mapping[str, Document | None]) -> Composed:
@@ -52,7 +53,7 @@ def always(*compositions: Composition) -> Compose:
 
 
 def separately(*composes: ComposeOne) -> Compose:
-    """For each append its own composition, which depends on its own stream alone."""
+    """A compose function that composes each append from its own stream alone."""
 
     def compose(known: Sequence[Known], _documents: Mapping[str, Document | None]) -> Composed:
         return Composed(tuple([one(each) for one, each in zip(composes, known, strict=True)]))
@@ -61,14 +62,14 @@ def separately(*composes: ComposeOne) -> Compose:
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """A document that a commit checks and leaves as it is.
+    """A document that a commit checks and does not change.
 
-    Where the requirement does not hold once, it must never hold again: the refusal is final.
+    Once the requirement does not hold, it must never hold again, so that a refusal is final.
 
     Attributes:
-        path: the document's.
-        require: what must hold of it.
-        broken: the error where it does not, given the document that stands there.
+        path: the document's path.
+        require: the requirement.
+        broken: makes the error to raise if it does not hold, from the present document.
     """
 
     path: str
@@ -77,24 +78,24 @@ class Guard(msgspec.Struct, frozen=True):
 
     @property
     def check(self) -> Check:
-        """The write that makes the commit fail where the requirement does not hold."""
+        """The write that makes the commit fail if the requirement does not hold."""
         return Check(self.path, self.require)
 
     def holds(self, document: Document | None) -> bool:
-        """Whether the requirement holds of what stands there."""
+        """Whether the present document meets the requirement."""
         return holds(self.require, None if document is None else document.revision)
 
 
 class Fence(Protocol):
-    """What lets a change happen only as long as a lock is held. A lease is one.
+    """Lets a change be applied only while a lock is held. A lease is a fence.
 
-    It protects what is written through the store. What the holder does to the world outside, it does not: hand on the
-    fencing number there, and refuse smaller ones.
+    A fence protects only what is written through the store. To protect another system, send it the fencing number, and
+    let it refuse smaller numbers.
     """
 
     @property
     def store_id(self) -> str:
-        """The identity of the store that gave it."""
+        """The id of the store that the lock is in."""
         ...
 
     def guard(self) -> Guard:
@@ -106,12 +107,13 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     """A change's part on one stream.
 
     Attributes:
-        stream: which.
-        expected: the version the caller believes in.
-        drafts: the events to be; their ids and markers are fixed before the first send, whatever compose makes of them.
-        needs_state: compose looks at the data, so that a remembered head is not enough.
-        must_live: the state must be there and not deleted, whatever else is expected.
-        seen: what the caller has read of the stream; it saves another read.
+        stream: the stream.
+        expected: the version that the caller expects.
+        drafts: the events to write. Their ids and markers are fixed before the first commit is sent; compose may change
+            all else.
+        needs_state: whether compose uses the data, so that a remembered head is not enough.
+        must_live: whether the state must exist and not be deleted, whatever else is expected.
+        seen: what the caller has read of the stream; it saves a read.
     """
 
     stream: Stream
@@ -128,7 +130,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_version(self) -> bool:
-        """Whether it names the version that it changes, so that of several at once only one can succeed."""
+        """Whether it names the version to change, so that only one of several concurrent changes can succeed."""
         return isinstance(self.expected, int) or self.expected is NO_STATE
 
     def fits(self, head: Head) -> bool:
@@ -147,10 +149,10 @@ def append_of(
     must_live: bool = False,
     seen: Known | None = None,
 ) -> Append:
-    """The append of these drafts.
+    """Make the append of these drafts.
 
     Raises:
-        InvalidData: what is expected is no expectation for this state.
+        InvalidData: ``expected`` is not valid for this state.
     """
     return Append(
         stream=stream,
@@ -163,14 +165,14 @@ def append_of(
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One change: over several streams and other documents, all or nothing.
+    """A change of one or more streams and other documents, all of it or nothing.
 
     Attributes:
-        appends: its part on each stream; no two name the same.
-        compose: what is to happen, jointly.
-        guards: what must hold besides.
-        documents: paths of other documents that compose looks at.
-        is_in_turn: the caller holds the turns of the states already.
+        appends: its part on each stream; no two name the same stream.
+        compose: composes the whole change.
+        guards: the guards that must hold too.
+        documents: the paths of other documents that compose uses.
+        is_in_turn: whether the caller already holds the turns of the states.
     """
 
     appends: tuple[Append, ...]
@@ -186,9 +188,9 @@ class Appended(msgspec.Struct, frozen=True):
     Attributes:
         events: the records, oldest first.
         state: the state's record after them.
-        data_before: the state's data before, where it was read; None also where there was none.
-        recorded_us: the engine's time.
-        is_repeated: an earlier call with the same ids recorded it.
+        data_before: the state's data before; None if there was none, or if it was not read.
+        recorded_us: the engine's time of the commit.
+        is_repeated: whether an earlier call with the same ids recorded this.
     """
 
     events: tuple[EventRecord, ...]

@@ -1,4 +1,4 @@
-"""Between a model and JSON."""
+"""Converting models to JSON and back."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ D = TypeVar("D")
 
 
 def codec_of(model: Any) -> Codec[Any]:
-    """The codec of a model. It is costly to make and holds nothing of a store: one for each model will do."""
+    """The codec of a model. It is costly to make and independent of a store, so there is one for each model."""
     try:
         return _remembered(_in_order(model), model)
-    except TypeError:  # it cannot be a key: an annotation that holds something mutable
+    except TypeError:  # the model cannot be a key: an annotation contains something mutable
         return Codec(model)
 
 
@@ -28,7 +28,7 @@ def _remembered(_order: object, model: Any) -> Codec[Any]:
 
 
 def _in_order(model: Any) -> object:
-    """What tells apart models that are equal and read differently: unions of the same classes in another order."""
+    """A key that differs for models that compare equal but read differently: unions with a different order."""
     return tuple(map(_in_order, get_args(model))) or model
 
 
@@ -39,14 +39,14 @@ def _name(model: Any) -> str:
 
 
 class Codec(Generic[D]):
-    """Turns a model into a JSON object and back.
+    """Converts a model to a JSON object and back.
 
     Args:
-        model: anything pydantic can validate and that dumps to a JSON object, or pydantic's adapter of it; None: plain
-            JSON, as it is.
+        model: anything that pydantic can validate and dump to a JSON object, or a pydantic adapter for it; None: plain
+            JSON without conversion.
 
     Attributes:
-        name: of the model, for people to read.
+        name: the name of the model, to be read by people.
     """
 
     def __init__(self, model: Any) -> None:
@@ -55,12 +55,12 @@ class Codec(Generic[D]):
         self._adapter = model if model is None or isinstance(model, TypeAdapter) else TypeAdapter(model)
 
     def to_json(self, value: D) -> dict[str, Any]:
-        """The JSON object of a model, by its aliases, from which the model reads back equal and of the same classes.
+        """The JSON object of a model, keyed by aliases. The model reads back from it, equal and of the same classes.
 
-        Computed fields, private attributes and fields that are excluded are no part of it.
+        It does not include computed fields, private attributes and excluded fields.
 
         Raises:
-            InvalidData: it is none, or would read back as something else.
+            InvalidData: the value does not fit its model, or would read back as a different value.
         """
         if self._adapter is None:
             return cast("dict[str, Any]", value)
@@ -72,14 +72,14 @@ class Codec(Generic[D]):
         except ValueError as error:
             raise InvalidData(f"the value does not fit its model ({type(error).__name__})") from None
         if not is_same:
-            raise InvalidData("the value would read back as another one: its model does not keep all of it as JSON")
+            raise InvalidData("the value would read back as a different one: its model loses a part of it as JSON")
         return cast("dict[str, Any]", data)
 
     def from_json(self, data: dict[str, Any], path: str) -> D:
-        """The model of a JSON object, whose keys are aliases or names of fields.
+        """Read a model from a JSON object, whose keys are aliases or field names.
 
         Raises:
-            SerializationError: it does not fit; the message names the fields, not their values.
+            SerializationError: the object does not fit the model; the message names the fields, not their values.
         """
         if self._adapter is None:
             return cast("D", data)
@@ -90,5 +90,5 @@ class Codec(Generic[D]):
 
 
 def _places(error: ValidationError) -> str:
-    """The fields that an error is about, without their values."""
+    """The names of the fields that an error is about, without their values."""
     return ", ".join(".".join(map(str, each["loc"])) or "$" for each in error.errors())

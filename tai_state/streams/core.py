@@ -1,4 +1,4 @@
-"""An opened store, as the rooms of the library use it."""
+"""An opened store, as the parts of the library use it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 
 
 class HasCore(Protocol):
-    """What the constructors of the library's rooms take: an open store, or its core."""
+    """The argument that the library's constructors take: an open store, or its core."""
 
     @property
     def core(self) -> Core:
-        """The opened core, for the library's own rooms; not part of the public interface.
+        """The opened core, for the library's own use; not part of the public interface.
 
         Raises:
             RuntimeError: the store is not open.
@@ -36,14 +36,14 @@ class HasCore(Protocol):
 
 
 class Core:
-    """What every room shares. It is made by :func:`open_core`, so it is open as long as that block runs.
+    """The shared part of an open store. :func:`open_core` makes it, and it is open while that block runs.
 
     Args:
-        engine: the waist.
-        layout: where documents live.
-        settings: how the store is used.
-        bounds: for how long a change is looked after.
-        store_id: the store's identity.
+        engine: the store's engine.
+        layout: the paths of the documents.
+        settings: the store's settings.
+        bounds: how long and how often a change is tried.
+        store_id: the store's id.
 
     Attributes:
         engine: as given.
@@ -53,7 +53,7 @@ class Core:
         store_id: as given.
         reader: reads streams.
         appender: the one write path.
-        turns: taken by the tasks of this process that change the same states.
+        turns: the turns of this process's tasks that change the same states.
     """
 
     def __init__(self, engine: Engine, layout: Layout, settings: Settings, bounds: Bounds, store_id: str) -> None:
@@ -75,7 +75,7 @@ class Core:
 
     @property
     def core(self) -> Core:
-        """Itself: see :class:`HasCore`."""
+        """The core itself; see :class:`HasCore`."""
         return self
 
     def who(self, *said: ChangeMetadata | None) -> ChangeMetadata:
@@ -93,55 +93,55 @@ class Core:
         raise InvalidData("who makes the change, and why? Pass metadata to the change, to its handle or to open_store")
 
     def guards(self, fence: Fence | None) -> tuple[Guard, ...]:
-        """What a change checks besides its own state.
+        """The guards of a change with this fence.
 
         Raises:
-            InvalidData: the fence is of another store.
+            InvalidData: the fence belongs to another store.
         """
         if fence is None:
             return ()
         if fence.store_id != self.store_id:
-            raise InvalidData("the lease given as fence is of another store")
+            raise InvalidData("the lease given as fence belongs to another store")
         return (fence.guard(),)
 
     async def require_governor(self, governor_id: str) -> None:
-        """See that something was ever written under a governor.
+        """Check that the governor exists.
 
         Raises:
-            GovernorNotFound: nothing was.
+            GovernorNotFound: nothing was ever written under this governor.
         """
         path = self.layout.governor(governor_id)
         if (await self.engine.read([path])).documents == (None,):
             raise GovernorNotFound(path)
 
     async def read_state(self, stream: Stream) -> tuple[Document, StateRecord] | None:
-        """A state's document and record, deleted or not, its hash checked; None where there is none.
+        """Read a state's document and record, deleted or not, and check its hash; None if it was never written.
 
         Raises:
-            CorruptDocument: the data is not what its hash says.
+            CorruptDocument: the data does not match its hash.
         """
         [document] = (await self.engine.read([stream.state])).documents
         return None if document is None else (document, self.checked(stream, document))
 
     def checked(self, stream: Stream, document: Document) -> StateRecord:
-        """The record of a state's document, whose head is remembered.
+        """The record of a state's document; its head is remembered.
 
         Raises:
-            CorruptDocument: the data is not what its hash says.
+            CorruptDocument: the data does not match its hash.
         """
         record = checked_state(document)
         self.appender.heads.put(stream.state, head_of(record, document.revision))
         return record
 
     def state(self, stream: Stream, record: StateRecord, recorded_us: int) -> JsonState:
-        """What callers get of a record, brought up to date."""
+        """The state as callers get it, in the present schema."""
         found = to_state(stream, record, recorded_us)
         if isinstance(found, DeletedState) or self.settings.upcasting.is_current(record.schema):
             return found
         return found.with_data(self.settings.upcasting.state(found.data, record.schema, stream.state))
 
     def snapshot(self, stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
-        """As :meth:`state`, of a state that is there.
+        """As :meth:`state`, for a state that is not deleted.
 
         Raises:
             StateNotFound: it is deleted.
@@ -154,12 +154,12 @@ class Core:
 
 @asynccontextmanager
 async def open_core(engine: Engine, layout: Layout, settings: Settings) -> AsyncGenerator[Core, None]:
-    """Open an engine, and the store on it; both are closed at the block's end.
+    """Open an engine and the store on it; both are closed at the end of the block.
 
     Raises:
-        StoreNotFound: there is no store, and the settings say not to make one.
-        CorruptDocument: there is none to be found, since what it is stored in is damaged.
-        IncompatibleFormat: a newer release wrote it.
+        StoreNotFound: there is no store, and the settings say not to create one.
+        CorruptDocument: the store was not found because its storage is damaged.
+        IncompatibleFormat: a newer release wrote the store.
         StoreUnavailable, StoreTimeout: the engine cannot be reached.
     """
     bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter, observer=settings.observer)

@@ -1,4 +1,4 @@
-"""Following states: as they are now, then each as it changes."""
+"""Following states: first as they are now, then after each change."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tai_state.values.states import JsonState
 T = TypeVar("T")
 
 STATES_MAX = 500
-"""States that are read at a time."""
+"""How many states are read at a time."""
 
 
 class Following(Generic[T]):
-    """A watch of states, established as long as its block runs; the block is given the iterator.
+    """A watch of states, established while its block runs; the block gets the iterator.
 
-    No generator: one that is left to the end of the event loop would be closed after the engine's watch inside it.
+    This is not a generator: one abandoned until the event loop ends would be closed after the engine's watch inside it.
 
     Args:
-        core: of the store.
-        governor_id: whose states.
-        state_ids: which; none: all of the governor, those to come included.
-        convert: what the iterator gives of a state.
+        core: the store's core.
+        governor_id: the governor of the states.
+        state_ids: the states to watch; empty: all states of the governor, future ones included.
+        convert: makes what the iterator yields from a state.
 
     Raises:
         InvalidId: an id cannot be stored.
@@ -60,10 +60,10 @@ class Following(Generic[T]):
 
 
 class _States(AsyncIterator[T], Generic[T]):
-    """The states that a watch tells of, read in batches.
+    """The states that a watch reports, read in batches.
 
-    A step that is cancelled, or cannot be read now, has taken nothing. A state that itself is wrong is an error in
-    its place; the steps after it go on with the others.
+    A step that is cancelled, or whose read fails, loses nothing. A state that is damaged makes its own step raise an
+    error; later steps continue with the other states.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class _States(AsyncIterator[T], Generic[T]):
             await self._look()
 
     async def _look(self) -> None:
-        """Wait until something is told, and read all of it that is at hand."""
+        """Wait for a change, and read the states of all changes that are at hand."""
         if not self._told:
             if self._failure is not None:
                 raise self._failure
@@ -103,7 +103,7 @@ class _States(AsyncIterator[T], Generic[T]):
             try:
                 while len(self._told) < STATES_MAX:
                     self._note(await anext(self._changes))
-            except Exception as failure:  # noqa: BLE001 - raised once what was told before it is shown
+            except Exception as failure:  # noqa: BLE001 - raised after all changes reported before it
                 self._failure = failure
         if paths := list(self._told):
             documents = (await self._core.engine.read(paths)).documents

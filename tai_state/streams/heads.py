@@ -1,4 +1,4 @@
-"""The heads that this store last saw. They save a read; they never decide a conflict."""
+"""The heads that this store last saw. They save reads; they never decide a conflict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEADS_MAX = 8_192
 
 
 class Heads:
-    """Heads by the path of their state, the least recently used dropped first."""
+    """Heads by the path of their state; the least recently stored head is dropped first."""
 
     def __init__(self) -> None:
         self._heads: OrderedDict[str, Head] = OrderedDict()
@@ -23,7 +23,7 @@ class Heads:
         return self._heads.get(path)
 
     def put(self, path: str, head: Head) -> None:
-        """Remember a head from an acknowledged commit or a read; an older one never replaces a newer."""
+        """Remember a head from an acknowledged commit or a read; an older head never replaces a newer one."""
         known = self._heads.get(path)
         if known is not None and (known.revision or 0) > (head.revision or 0):
             return
@@ -33,10 +33,10 @@ class Heads:
             self._heads.popitem(last=False)
 
     def is_known(self, path: str, revision: int) -> bool:
-        """Whether the head at a revision, or a newer one, is remembered."""
+        """Whether the head at this revision, or a newer one, is remembered."""
         known = self._heads.get(path)
         return known is not None and (known.revision or 0) >= revision
 
     def drop(self, path: str) -> None:
-        """Forget a head of which nothing is known any more."""
+        """Forget a head that may be out of date."""
         self._heads.pop(path, None)

@@ -1,4 +1,4 @@
-"""A store's identity: the document that says which store this is, and in which format."""
+"""A store's identity: the document with the store's id and its format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FORMAT = 2
 
 
 async def identify(engine: Engine, layout: Layout, bounds: Bounds, *, create: bool) -> str:
-    """The store's id, made when the store is.
+    """The store's id; it is made together with the store.
 
     Raises:
-        StoreNotFound: there is no store, and none is to be made.
-        CorruptDocument: nor can one be found, since what it is stored in is damaged.
-        IncompatibleFormat: it was written by a newer release.
+        StoreNotFound: there is no store, and ``create`` is false.
+        CorruptDocument: there is no store to be found because its storage is damaged.
+        IncompatibleFormat: a newer release wrote the store.
     """
     path = layout.store
     made = StoreRecord(uuid.uuid4().hex[:16], FORMAT)
@@ -32,14 +32,14 @@ async def identify(engine: Engine, layout: Layout, bounds: Bounds, *, create: bo
         if document is not None:
             record = document.decode(STORE)
             if record.format > FORMAT:
-                what = f"has format {record.format}, this release reads up to {FORMAT}: upgrade tai-state"
+                what = f"has format {record.format}, but this release reads formats up to {FORMAT}: upgrade tai-state"
                 return Failed(IncompatibleFormat(path, what))
             if record.format < FORMAT:
-                # Documents of format 1 are read as they are, and are of format 2 once they are written again.
+                # Documents of format 1 can be read as they are; each becomes format 2 when it is written again.
                 upgraded = StoreRecord(record.store_id, FORMAT)
                 return Commit([Put(path, upgraded, At(document.revision))], lambda _: record.store_id)
             return Done(record.store_id)
-        # Where another process is first, its id is the store's.
+        # If another process is faster, its id becomes the store's id.
         return Commit([Put(path, made, ABSENT)], lambda _: made.store_id) if create else Done(None)
 
     store_id = await settle(engine, Rewrite([path], decide), bounds)

@@ -1,9 +1,10 @@
-"""Judging a change: from what was read, what stands, what it means, and what is done. Pure.
+"""Judging a change: from a look at the documents, what it means and what to do next. Pure.
 
-One look takes in the states, the place of the first event on each stream, and the markers of callers' ids. Our event
-at our place means success: by atomicity one place speaks for the whole commit. If a state has moved, no copy of the
-commit can be applied any more, however late it arrives: each requires the state's old revision. If nothing moved, the
-same commit is sent again. ``tests/streams/settling.txt`` has the table, row by row.
+One look reads the states, the place of the change's first event on each stream, and the markers of callers' ids. If our
+event is at our place, the change has succeeded: a commit is atomic, so one place speaks for all of it. If a state has
+changed, no copy of the commit can be applied any more, however late it arrives, because each copy requires the state's
+old revision. If nothing has changed, the same commit is sent again. ``tests/streams/settling.txt`` has the table, row
+by row.
 """
 
 from __future__ import annotations
@@ -59,17 +60,17 @@ from tai_state.values.times import format_us
 _logger = logging.getLogger("tai_state.store")
 
 UNSEEN_MAX = 100
-"""Events that a version conflict carries."""
+"""How many events a version conflict carries at most."""
 
 
 class Sent(Commit[Results]):
-    """A change as it is sent.
+    """The commit of a change, as it is sent.
 
     Attributes:
-        known: of each stream, what the plan stands on.
-        plans: on each stream; None where nothing is to happen.
+        known: what the plans are based on, for each stream.
+        plans: the plan for each stream; None if it has no events.
         others: the writes beside those of the plans.
-        author: who writes, by which policy.
+        author: the author of the plans.
     """
 
     known: Sequence[Known]
@@ -78,20 +79,20 @@ class Sent(Commit[Results]):
     author: Author
 
     def planned(self) -> Iterator[Plan]:
-        """The plans that are there."""
+        """The plans that have events."""
         return (each for each in self.plans if each is not None)
 
 
 class Judge:
-    """The matter of one change, to be settled.
+    """The matter of one change; it is settled.
 
     Args:
-        change: what is asked for.
+        change: the requested change.
         author: this store.
-        now_us: the writer's clock; the same in every repetition of one call.
-        reader: makes the events that a conflict carries.
-        unregistered: governors of which it is not known that their document is there.
-        recorded: makes the results of a commit that the engine acknowledged.
+        now_us: the writer's time; the same in every try of one call.
+        reader: makes the events for a version conflict.
+        unregistered: governors whose document is not known to exist.
+        recorded: makes the results of an acknowledged commit.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Judge:
         ]
 
     def reads(self, sent: Commit[Results] | None) -> Sequence[str]:
-        """See :class:`~tai_state.engines.settling.Matter`, also for the others."""
+        """See :class:`~tai_state.engines.matters.Matter`, also for the other methods."""
         change = self._change
         paths = [append.stream.state for append in change.appends]
         if isinstance(sent, Sent):
@@ -164,13 +165,13 @@ class Judge:
         )
 
     def smaller(self, sent: Commit[Results], error: TooLarge) -> Commit[Results] | None:
-        """The same without the snapshots that fall due: they are to be left out, rather than the change."""
+        """The same commit without its due snapshots; None if that cannot help."""
         if not isinstance(sent, Sent):
             return None
         due = [each.snapshot for each in sent.planned() if each.snapshot is not None]
         if not due or (isinstance(error, DocumentTooLarge) and error.path not in due):
             return None
-        _logger.warning("a snapshot that is due is not kept: it is too large", extra=error.fields())
+        _logger.warning("a due snapshot is not kept, because it is too large", extra=error.fields())
         author = msgspec.structs.replace(sent.author, policy=Never())
         return self._commit(
             sent.known, [None if each is None else each.composition for each in sent.plans], sent.others, author
@@ -180,7 +181,7 @@ class Judge:
         raise contention_error()
 
     def unsettled(self) -> TaiStateError:
-        """It names the ids with which its caller can ask again: those that the caller gave."""
+        """The error for an unknown outcome; it names the ids that the caller gave, for the next call."""
         appends = self._change.appends
         marked = [draft.event_id for append in appends for draft in append.drafts if draft.marker is not None]
         return CommitOutcomeUnknown(tuple(marked), tuple(append.stream.state for append in appends))
@@ -188,7 +189,7 @@ class Judge:
     def planned(
         self, known: Sequence[Known], documents: Mapping[str, Document | None], author: Author | None = None
     ) -> Sent:
-        """The commit of this change, on what is known; without writes where nothing is to happen."""
+        """The commit of this change, based on what is known; it has no writes if there is nothing to write."""
         composed = self._change.compose(known, documents)
         others = self._others(composed, known, documents)
         return self._commit(known, composed.compositions, others, author or self._author)
@@ -196,7 +197,7 @@ class Judge:
     def _others(
         self, composed: Composed, known: Sequence[Known], documents: Mapping[str, Document | None]
     ) -> tuple[Write, ...]:
-        """The writes beside those of the plans."""
+        """The writes of the commit beside those of the plans."""
         change, compositions = self._change, composed.compositions
         if not change.guards and not self._unregistered and None not in compositions:
             return composed.writes
@@ -215,7 +216,7 @@ class Judge:
         return tuple(others)
 
     def _is_created(self, governor: str, known: Sequence[Known], compositions: Sequence[Composition | None]) -> bool:
-        """Whether the first state of a governor may be created here."""
+        """Whether this change creates a first version of a state under the governor."""
         return any(
             append.stream.governor == governor and each.head.version == 0 and composition is not None
             for append, each, composition in zip(self._change.appends, known, compositions, strict=True)
@@ -243,10 +244,10 @@ class Judge:
         return Sent(writes, partial(self._recorded, plans, known), known, plans, others, author)
 
     def _put_markers(self, plans: Sequence[Plan | None]) -> Iterator[Put]:
-        """The writes that note where the events with callers' ids stand, and with them those without, and nothing."""
+        """The writes of the markers: for each caller's id, the place of its event, and the change's other places."""
         streams = [append.stream for append in self._change.appends]
         others = {
-            stream.state: NOTHING if each is None else each.events[0].version
+            stream.place: NOTHING if each is None else each.events[0].version
             for stream, each in zip(streams, plans, strict=True)
             if each is None or all(draft.marker is None for draft in each.composition.drafts)
         }
@@ -258,7 +259,7 @@ class Judge:
                         yield Put(stream.marker(draft.event_id), record, ABSENT)
 
     def _own(self, look: Look, sent: Sent | None) -> Verdict[Results] | None:
-        """The result of this very call, if its commit stands."""
+        """The result of this call, if its commit was applied."""
         if sent is None:
             return None
         ours = [_is_ours(each, look) for each in sent.planned()]
@@ -269,7 +270,7 @@ class Judge:
             return Done([None if each is None else _found(each, look) for each in sent.plans])
         if not any(ours):
             return None
-        what = "a part of a commit is there, and another is not: run `tai-state verify`"
+        what = "only a part of a commit is stored: run `tai-state verify`"
         lacking = next(each.stream.state for each, is_ours in zip(sent.planned(), ours, strict=True) if not is_ours)
         return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(lacking, what))
 
@@ -280,7 +281,7 @@ class Judge:
         return repeated(self._change, look) or at_expected(self._change, look)
 
     def _stands(self, append: Append, look: Look, sent: Plan | None) -> Known | Verdict[Results]:
-        """What is known of a stream, if it is what the change expects."""
+        """What is known of a stream, if it is as the change expects; otherwise the verdict."""
         path = append.stream.state
         document = look.documents[path]
         known = _known(document)
@@ -299,7 +300,7 @@ class Judge:
         return self._conflict(append, head, look)
 
     def _absent(self, append: Append, look: Look) -> Verdict[Results]:
-        """What it means that a state has no document: it was never written, or only its events are left."""
+        """The verdict on a state without a document: it was never written, or only its events are left."""
         start, end = append.stream.range(1)
         scan = Scan(append.stream.events, start=start, end=end, limit=1)
         found = look.scanned.get(scan)
@@ -313,7 +314,7 @@ class Judge:
         return Failed(EventSourcingError(path, "is missing though it has events: run `tai-state recover`"))
 
     def _conflict(self, append: Append, head: Head, look: Look) -> Verdict[Results]:
-        """The conflict, with the events that the writer has not seen."""
+        """The verdict of a version conflict, with the events that the writer has not seen."""
         after = append.expected if isinstance(append.expected, int) else 0
         if after >= head.version:
             return Failed(_conflict(append, head.version))
@@ -339,13 +340,13 @@ def _known(document: Document | None) -> Known:
 
 
 def _is_ours(sent: Plan, look: Look) -> bool:
-    """Whether the event that was sent stands at its place."""
+    """Whether the first event of a sent plan is stored at its place."""
     document = look.documents.get(sent.stream.event(sent.before.version + 1))
     return document is not None and document.decode(EVENT).digest == sent.events[0].digest
 
 
 def _is_taken(sent: Plan, look: Look) -> bool:
-    """Whether an event stands at the place of the one that was sent."""
+    """Whether any event is stored at the place of a sent plan's first event."""
     return look.documents.get(sent.stream.event(sent.before.version + 1)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Where documents live. ``docs/format.md`` lists them all."""
+"""The paths of all documents. ``docs/format.md`` lists them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tai_state.engines.api import Document
 from tai_state.errors import CorruptDocument, InvalidId
 from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 
+_GOVERNORS = "governors"
+
 
 class Stream(msgspec.Struct, frozen=True):
     """The paths of one state, its events and its kept snapshots.
@@ -18,12 +20,13 @@ class Stream(msgspec.Struct, frozen=True):
     Attributes:
         governor_id: as the caller gave it.
         state_id: as the caller gave it.
-        governor: path of the governor's document, the root of the others.
+        governor: the path of the governor's document; the other paths begin with it.
         segment: the state's id as a path segment.
-        state: path of the state's document.
-        events: collection of all events of the governor.
-        snapshots: collection of all kept snapshots of the governor.
-        prefix: what the path of each of its events begins with; the version follows.
+        state: the path of the state's document.
+        place: the same path below the root and the namespace; it stays the same if the governor moves to another store.
+        events: the collection of all events of the governor.
+        snapshots: the collection of all kept snapshots of the governor.
+        prefix: the beginning of the paths of its events; the version follows.
     """
 
     governor_id: str
@@ -31,37 +34,38 @@ class Stream(msgspec.Struct, frozen=True):
     governor: str
     segment: str
     state: str
+    place: str
     events: str
     snapshots: str
     prefix: str
 
     def event(self, version: int) -> str:
-        """Path of the event that made this version."""
+        """The path of the event that made this version."""
         return "%s%012d" % (self.prefix, version)  # noqa: UP031 - a quarter less time than an f-string
 
     def snapshot(self, version: int) -> str:
-        """Path of the snapshot kept at this version."""
+        """The path of the snapshot kept at this version."""
         return f"{self.snapshots}/{versioned(self.segment, version)}"
 
     def marker(self, event_id: str) -> str:
-        """Path of the marker of an event id that a caller gave."""
+        """The path of the marker for a caller's event id."""
         return f"{self.governor}/ids/{escape_id(event_id, 'event_id')}"
 
     def range(self, first: int, last: int | None = None) -> tuple[str, str]:
-        """The ids (start included, end not) of versions first to last in both collections."""
+        """The range of document ids for the versions from first to last, in both collections; the end is exclusive."""
         end = versioned(self.segment, VERSION_MAX if last is None else last) + "\x00"
         return versioned(self.segment, first), end
 
 
 class Place(NamedTuple):
-    """What a document's path names: a stream and, of an event or a kept snapshot, a version; of a state, 0."""
+    """What a document's path names: a stream, and the version of an event or a kept snapshot (0 for a state)."""
 
     stream: Stream
     version: int
 
 
 class Layout:
-    """Maps ids to paths, under ``{root}/{namespace}/`` where a store shares its engine with others.
+    """Maps ids to paths, under ``{root}/{namespace}/`` if a store shares its engine with others.
 
     Raises:
         InvalidId: only one of root and namespace is given; paths need both or neither.
@@ -71,18 +75,18 @@ class Layout:
         if bool(root) != bool(namespace):
             raise InvalidId("root and namespace", "given both or neither")
         prefix = f"{escape_id(root, 'root')}/{escape_id(namespace, 'namespace')}/" if root else ""
-        self.governors: str = f"{prefix}governors"
+        self.governors: str = f"{prefix}{_GOVERNORS}"
         self.store: str = f"{prefix}meta/store"
         self.locks: str = f"{prefix}locks"
         self.lockbeats: str = f"{prefix}lockbeats"
         self._streams = lru_cache(maxsize=8192)(self._stream)
 
     def governor(self, governor_id: str) -> str:
-        """Path of a governor's document."""
+        """The path of a governor's document."""
         return f"{self.governors}/{escape_id(governor_id, 'governor_id')}"
 
     def placed(self, governor_id: str, document: Document) -> Place | None:
-        """What the place of a state, an event or a kept snapshot names; None where it names nothing."""
+        """What the path of a state, an event or a kept snapshot names; None if it is not a valid path."""
         try:
             segment, version = (document.id, 0) if _is_state(document) else split_versioned(document.id)
             return Place(self.stream(governor_id, unescape_id(segment)), version)
@@ -90,35 +94,35 @@ class Layout:
             return None
 
     def states(self, governor_id: str) -> str:
-        """Collection of a governor's states."""
+        """The collection of a governor's states."""
         return f"{self.governor(governor_id)}/states"
 
     def events(self, governor_id: str) -> str:
-        """Collection of a governor's events."""
+        """The collection of a governor's events."""
         return f"{self.governor(governor_id)}/events"
 
     def snapshots(self, governor_id: str) -> str:
-        """Collection of a governor's kept snapshots."""
+        """The collection of a governor's kept snapshots."""
         return f"{self.governor(governor_id)}/snapshots"
 
     def ids(self, governor_id: str) -> str:
-        """Collection of the markers of event ids that callers gave."""
+        """The collection of the markers for callers' event ids."""
         return f"{self.governor(governor_id)}/ids"
 
     def restore(self, governor_id: str) -> str:
-        """Path of the note that a restore of this governor is under way."""
+        """The path of the note that a restore of this governor is under way."""
         return f"{self.store}/restores/{escape_id(governor_id, 'governor_id')}"
 
     def lock(self, resource: str) -> str:
-        """Path of the lock on a resource."""
+        """The path of the lock on a resource."""
         return f"{self.locks}/{escape_id(resource, 'resource')}"
 
     def lockbeat(self, resource: str) -> str:
-        """Path of the last renewal of the lock on a resource."""
+        """The path of the last renewal of the lock on a resource."""
         return f"{self.lockbeats}/{escape_id(resource, 'resource')}"
 
     def waiters(self, resource: str) -> str:
-        """Collection of those who wait for the lock on a resource."""
+        """The collection of the waiters for the lock on a resource."""
         return f"{self.lock(resource)}/waiters"
 
     def stream(self, governor_id: str, state_id: str) -> Stream:
@@ -128,18 +132,20 @@ class Layout:
             InvalidId: an id cannot be stored.
         """
         if type(governor_id) is not str or type(state_id) is not str:
-            return self._stream(governor_id, state_id)  # which refuses it, whereas the cache would take some
+            return self._stream(governor_id, state_id)  # refuses it; the cache might not
         return self._streams(governor_id, state_id)
 
     def _stream(self, governor_id: str, state_id: str) -> Stream:
         governor = self.governor(governor_id)
         segment = escape_id(state_id, "state_id")
+        state = f"{governor}/states/{segment}"
         return Stream(
             governor_id=governor_id,
             state_id=state_id,
             governor=governor,
             segment=segment,
-            state=f"{governor}/states/{segment}",
+            state=state,
+            place=state[len(self.governors) - len(_GOVERNORS) :],
             events=f"{governor}/events",
             snapshots=f"{governor}/snapshots",
             prefix=f"{governor}/events/{segment}~",

@@ -1,4 +1,4 @@
-"""Whether one value stands for another at any depth: by class and by content, whatever its classes call equal."""
+"""Comparing two values at every depth, by class and by content, regardless of what their classes call equal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Whether two values are the same, class by class where they are models.
+    """Whether two values are the same; models must also have the same classes.
 
-    Fields that are excluded from a model's dumps, and its private attributes, are no part of it. Times are the same
-    where they are the same moment with the same offset. What has no equality of its own is what its attributes are.
+    Private attributes of a model, and fields excluded from its dumps, are ignored. Two times are the same if they are
+    the same moment with the same offset. Objects whose class defines no equality are compared by their attributes.
     """
     if one is other:
         return True
@@ -34,7 +34,7 @@ def _are_alike_by_key(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
 
 
 def _are_alike_inside(one: object, other: object) -> bool:
-    """Whether two objects of a class that has no equality of its own have the same attributes."""
+    """Whether two objects of a class that defines no equality have the same attributes."""
     has_equality = getattr(type(one), "__eq__", None) is not object.__eq__
     if has_equality or type(one) is not type(other) or not hasattr(one, "__dict__"):
         return False
@@ -46,7 +46,7 @@ def _is_model(value: Any) -> bool:
 
 
 def _content(model: Any) -> dict[str, Any]:
-    """The fields of a model that its dumps have."""
+    """The fields of a model that its dumps include."""
     if not isinstance(model, BaseModel):
         return {each.name: getattr(model, each.name) for each in fields(model)}
     named = {name: getattr(model, name) for name, each in type(model).model_fields.items() if not each.exclude}

@@ -1,4 +1,4 @@
-"""Planning a commit: from what stands and what is to happen, the writes. Pure; nothing is decided elsewhere."""
+"""Planning a commit: the writes that append drafts to a stream. Pure; nothing about the writes is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tai_state.values.clocks import VectorClock, next_hybrid, tick
 from tai_state.values.digests import state_hash
 
 _DROPPED_MAX: Final = 100
-"""Snapshots that go with one that is kept: with the rest of the change they fit into the smallest commit there is."""
+"""How many snapshots one change deletes at most: with its other writes they fit into the smallest commit."""
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event has from the store that it comes from, or from the two stores whose streams it joins.
+    """The facts that an event keeps from the store that it comes from, or from the two stores whose streams it joins.
 
     Attributes:
         causality: the vector clock.
         hlc: the hybrid clock.
-        schema: the shape of its data.
-        state_hash: of the state after it.
+        schema: the schema of its data.
+        state_hash: the hash of the state after it.
         origin: the id of the store that recorded it first.
     """
 
@@ -44,21 +44,21 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """One event to be.
+    """An event to write.
 
     Attributes:
-        event_id: fixed before the first send.
+        event_id: the event's id; fixed before the first commit is sent.
         action: what happens.
-        timestamp: when, as text.
-        changed_by: who made the change.
+        timestamp: when it happens, as text.
+        changed_by: who makes the change.
         reason: why.
-        context: canonical text of any further facts.
-        payload: canonical text.
-        state: canonical text of the state after it; None: the same as before.
-        carries_state: the event holds that state; else a reducer folds it.
-        marker: digest of the content that a caller's own id stands for; None for an id of ours.
-        given: what it has from elsewhere; None for an event that happens here.
-        trace: canonical text of the ids of the request that made the change.
+        context: any further facts, as canonical text.
+        payload: the payload, as canonical text.
+        state: the state after the event, as canonical text; None: the same as before.
+        carries_state: whether the event holds that state; otherwise a reducer folds it.
+        marker: the digest of the content that a caller's own id stands for; None if this store made the id.
+        given: the facts that it keeps from elsewhere; None for an event that happens here.
+        trace: the ids of the request that made the change, as canonical text.
     """
 
     event_id: str
@@ -76,14 +76,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Composition(msgspec.Struct, frozen=True):
-    """The drafts of one commit on one stream, and the state's data after the last of them."""
+    """The drafts of one commit on one stream, and the state's data after the last one."""
 
     drafts: tuple[Draft, ...]
     data: dict[str, Any] | None
 
 
 class Author(msgspec.Struct, frozen=True):
-    """Who writes: what every event of this store takes from it."""
+    """The writing store: its id, its schema and its snapshot policy, which every event depends on."""
 
     store_id: str
     schema: int
@@ -94,12 +94,12 @@ class Plan(msgspec.Struct, frozen=True):
     """A commit's part on one stream.
 
     Attributes:
-        stream: the paths.
-        before: the head that the plan stands on.
-        composition: what is to happen.
-        events: the records to create, in order.
+        stream: the stream's paths.
+        before: the head that the plan is based on.
+        composition: the drafts, and the state after them.
+        events: the event records to create, in order.
         state: the state's record after them.
-        writes: all of it, for the engine.
+        writes: all writes, for the engine.
     """
 
     stream: Stream
@@ -111,7 +111,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def snapshot(self) -> str | None:
-        """The path of the snapshot that it keeps; None where none is due."""
+        """The path of the snapshot that it keeps; None if none is due."""
         version = self.state.version
         return self.stream.snapshot(version) if version in self.state.kept else None
 
@@ -123,14 +123,14 @@ def plan(
     author: Author,
     now_us: int,
 ) -> Plan:
-    """The writes that append these drafts to a stream.
+    """Plan the writes that append drafts to a stream.
 
     Args:
-        stream: the paths.
-        before: what the commit stands on.
-        composition: what is to happen.
+        stream: the stream's paths.
+        before: the head that the commit is based on.
+        composition: the drafts, and the state after them.
         author: this store.
-        now_us: the writer's clock; the same in every repetition of one call.
+        now_us: the writer's time; the same in every try of one call.
     """
     events = _events(stream, before, composition.drafts, author, now_us)
     state, kept_now = _state(before, composition, events, author)
@@ -143,12 +143,12 @@ def plan(
 
 
 def require_of(head: Head) -> Require:
-    """That a state stands as its head says."""
+    """The requirement that a state's document is unchanged since its head was read."""
     return ABSENT if head.revision is None else At(head.revision)
 
 
 def put_snapshot(stream: Stream, state: StateRecord) -> Put:
-    """The write that keeps a snapshot of a state; writing the same one again does no harm."""
+    """The write that keeps a snapshot of a state; writing it twice is harmless."""
     record = SnapshotRecord(
         state_id=stream.state_id,
         state=state_text(state),
@@ -163,10 +163,10 @@ def put_snapshot(stream: Stream, state: StateRecord) -> Put:
 
 
 def kept_with(kept: tuple[int, ...], version: int, keep: int, floor: int) -> tuple[int, ...]:
-    """The versions that are kept once one more is: the newest and, after a cleanup, the first.
+    """The kept versions after one more is kept: the newest ``keep`` of them and, after a cleanup, the first one too.
 
-    What a cleanup left rests on that one, so it stays until the next cleanup, and is not counted. Of the others no more
-    are dropped than a commit has room for; the rest goes with the snapshots that follow.
+    The events that a cleanup left depend on that first one. So it stays until the next cleanup, and is not counted. No
+    more are dropped than a commit has room for; the rest are dropped with the snapshots that follow.
     """
     versions = (*kept, version)
     first = 0 if floor == 1 else 1
@@ -226,7 +226,7 @@ def _state(
     events: tuple[EventRecord, ...],
     author: Author,
 ) -> tuple[StateRecord, bool]:
-    """The state's record after the events, and whether a snapshot of it falls due."""
+    """The state's record after the events, and whether a snapshot of it is due."""
     last = events[-1]
     as_of, unkept_bytes = last.as_of, before.unkept_bytes
     for event in events:

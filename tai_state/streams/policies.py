@@ -1,7 +1,7 @@
-"""When a snapshot is kept for recovery, and how many stay.
+"""When a snapshot is kept for recovery, and how many are kept.
 
-A snapshot is kept in the same commit as the event that makes it due. One that does not fit into a document is left
-out with a warning; it is due again with the next event.
+A snapshot is kept in the same commit as the event that makes it due. One that is too large is left out with a warning,
+and is due again with the next event.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class SinceKept(msgspec.Struct, frozen=True, kw_only=True):
     """What happened on a stream since its last kept snapshot.
 
     Attributes:
-        events: how many events.
-        bytes: of their payloads and states as JSON text.
-        since: the latest time of any event up to the last kept snapshot, or of the first event; as text.
-        until: the latest time of any event up to now, likewise.
-        data: the state now; None when deleted.
+        events: how many events there were.
+        bytes: the size of their payloads and states as JSON text.
+        since: the latest time of any event up to the last kept snapshot, or the time of the first event; as text.
+        until: the latest time of any event up to now; as text.
+        data: the state's data now; None if it is deleted.
     """
 
     events: int
@@ -41,13 +41,13 @@ class SinceKept(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class SnapshotPolicy(Protocol):
-    """Decides from what happened since the last kept snapshot alone, so that every writer decides alike."""
+    """Decides when to keep a snapshot, only from what happened since the last one, so that all writers decide alike."""
 
     @property
     def keep(self) -> int:
-        """How many snapshots stay; older ones go in the commit that keeps a new one, a hundred at most.
+        """How many snapshots to keep; the commit that keeps a new one deletes older ones, a hundred at most.
 
-        The one that what a cleanup left begins with is not counted: it stays until the next cleanup.
+        The snapshot with which a stream begins after a cleanup is not counted: it stays until the next cleanup.
         """
         ...
 
@@ -58,7 +58,7 @@ class SnapshotPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EveryEvents:
-    """Each time so many events have passed; recovery then reads at most so many, and three documents more."""
+    """Keeps a snapshot after every ``events`` events; recovery then reads at most that many, and three documents."""
 
     events: int = 100
     keep: int = 5
@@ -73,7 +73,7 @@ class EveryEvents:
 
 @dataclass(frozen=True, slots=True)
 class EveryBytes:
-    """Each time the events since the last one come to so many bytes."""
+    """Keeps a snapshot each time the events since the last one reach ``bytes`` bytes."""
 
     bytes: int
     keep: int = 5
@@ -88,14 +88,14 @@ class EveryBytes:
 
 @dataclass(frozen=True, slots=True)
 class EveryInterval:
-    """With the first event that comes so long after the last kept snapshot."""
+    """Keeps a snapshot with the first event that happens at least ``interval`` after the last kept one."""
 
     interval: timedelta
     keep: int = 5
 
     def __post_init__(self) -> None:
         if self.interval <= timedelta(0):
-            raise ValueError("interval must be longer than nothing")
+            raise ValueError("interval must be longer than 0")
         _at_least(self.keep, 1, "keep")
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
@@ -104,7 +104,7 @@ class EveryInterval:
 
 @dataclass(frozen=True, slots=True)
 class OnStates:
-    """Whenever a field of the state takes one of these values, like ``OnStates("status", ("done", "failed"))``."""
+    """Keeps a snapshot if a field of the state has one of these values: ``OnStates("status", ("done", "failed"))``."""
 
     field: str
     values: tuple[str | int | bool | None, ...]
@@ -112,7 +112,7 @@ class OnStates:
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple | list):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-            raise TypeError(f"values must be several, like ({self.values!r},)")
+            raise TypeError(f"values must be a tuple or a list, like ({self.values!r},)")
         _at_least(self.keep, 1, "keep")
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
@@ -122,7 +122,7 @@ class OnStates:
 
 
 class AnyOf:
-    """As soon as one of several policies says so."""
+    """Keeps a snapshot if any of several policies does."""
 
     def __init__(self, *policies: SnapshotPolicy, keep: int = 5) -> None:
         _at_least(len(policies), 1, "policies")
@@ -139,7 +139,7 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """Only when asked for by ``create_snapshot``."""
+    """Keeps no snapshot by itself; only ``create_snapshot`` does."""
 
     keep: int = 5
 

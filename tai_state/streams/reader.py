@@ -1,4 +1,4 @@
-"""Reading streams: stored records into events, decoded and brought up to date."""
+"""Reading streams: stored records become events, decoded and in the present schema."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tai_state.values.states import DeletedState, JsonState, with_data
 from tai_state.values.times import from_us
 
 LOOKS_AT_DAMAGE = 8
-"""How often what seems to be damage is looked at before anybody is told of it."""
+"""How often apparent damage is looked at before it is reported."""
 
 
 class Folded(msgspec.Struct, frozen=True, gc=False):
-    """The state after some event, as text.
+    """The state after an event, as text.
 
     Attributes:
-        text: canonical; None where it is not known without a reducer.
-        schema: the shape that the text has.
-        state_hash: what the event says of it; empty before the first event seen.
+        text: the canonical text; None if it is not known without a reducer.
+        schema: the schema of the text.
+        state_hash: the state's hash in the event; empty before the first event.
     """
 
     text: str | None = None
@@ -37,7 +37,7 @@ class Folded(msgspec.Struct, frozen=True, gc=False):
     state_hash: str = ""
 
     def then(self, record: EventRecord) -> Folded:
-        """The state after one more event."""
+        """The state after the next event."""
         if record.to_state is not None:
             return Folded(record.to_state, record.schema, record.state_hash)
         if record.version == 1 and record.state_hash == NO_STATE_HASH:
@@ -48,7 +48,7 @@ class Folded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Stored(NamedTuple):
-    """An event's record, and the engine's time of it."""
+    """An event's record, and the engine's time when it was stored."""
 
     record: EventRecord
     recorded_us: int
@@ -58,11 +58,11 @@ class StreamReader:
     """Reads streams.
 
     Attributes:
-        schema: the present shape of the application's data.
+        schema: the present schema of the application's data.
 
     Args:
-        engine: the waist.
-        upcasting: brings old data up to date.
+        engine: the store's engine.
+        upcasting: brings data of older schemas up to date.
     """
 
     def __init__(self, engine: Engine, upcasting: Upcasting) -> None:
@@ -71,10 +71,10 @@ class StreamReader:
         self._upcasting = upcasting
 
     def records(self, stream: Stream, first: int, last: int | None = None) -> Paged[Stored]:
-        """The stored events of versions first to last, both included; where some were cleaned up, from a later one.
+        """The stored events from version ``first`` to ``last``, both included; cleaned-up ones are left out.
 
         Raises:
-            CorruptDocument: an event is damaged or stands in the wrong place.
+            CorruptDocument: an event is damaged, or is stored at the wrong path.
             EventSourcingError, NotRetained: there is a gap between two events.
         """
         start, end = stream.range(first, last)
@@ -94,15 +94,15 @@ class StreamReader:
         return converted(documents, convert)
 
     async def one(self, stream: Stream, version: int) -> Stored | None:
-        """The stored event of one version; None where there is none."""
+        """The stored event of one version; None if there is none."""
         [document] = (await self._engine.read([stream.event(version)])).documents
         return None if document is None else stored_record(stream, document)
 
     async def absence_error(self, stream: Stream) -> StateNotFound | EventSourcingError:
-        """What it means that a state has no document: it was never written, or only its events are left.
+        """The error for a state without a document: it was never written, or only its events are left.
 
-        Looked at in one read, and again: it may have been written just now, and the emulator of Firestore shows a
-        commit document by document.
+        State and event are read together, and several times, because the state may just have been written, and the
+        Firestore emulator shows a commit document by document.
         """
         start, end = stream.range(1)
         async for event in self._engine.scan(Scan(stream.events, start=start, end=end, limit=1)):
@@ -114,7 +114,7 @@ class StreamReader:
         return StateNotFound(stream.state)
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
-        """One event as callers get it. Its states are decoded for it alone, so that they are the caller's own."""
+        """One event as callers get it. Its states are decoded for this event alone, so the caller may change them."""
         version = record.version
         payload = None if record.payload is None else decode(record.payload)
         if not self._upcasting.is_current(record.schema):
@@ -154,25 +154,25 @@ class StreamReader:
         return with_data(deleted, self.state(folded, stream, record.version))
 
     def state(self, folded: Folded, stream: Stream, version: int) -> dict[str, Any] | None:
-        """The data that a stored text stands for, brought up to date; None where there is none."""
+        """The data of a stored text, in the present schema; None if there is none."""
         if folded.text is None or folded.text == NO_STATE_TEXT:
             return None
         try:
             data: dict[str, Any] = decode(folded.text)
         except msgspec.DecodeError:
-            raise CorruptDocument(stream.event(version), "holds a state that is no JSON") from None
+            raise CorruptDocument(stream.event(version), "holds a state that is not JSON") from None
         if not self._upcasting.is_current(folded.schema):
             data = self._upcasting.state(data, folded.schema, stream.event(version))
         return data
 
 
 def follows(stream: Stream, page: Sequence[Document], reached: int | None) -> bool:
-    """Whether a page goes on right after a version. Where it does not, cleanup may have been between two pages."""
+    """Whether a page continues right after a version. If it does not, a cleanup may have run between two pages."""
     return reached is None or not page or page[0].path == stream.event(reached + 1)
 
 
 async def floor_of(engine: Engine, stream: Stream) -> int:
-    """The version below which the events of a stream may have been cleaned up by now."""
+    """The version below which events of the stream may have been cleaned up by now."""
     [document] = (await engine.read([stream.state])).documents
     try:
         return 1 if document is None else document.decode(STATE).floor
@@ -181,16 +181,16 @@ async def floor_of(engine: Engine, stream: Stream) -> int:
 
 
 def stored_record(stream: Stream, document: Document, reached: int | None = None, floor: int = 1) -> Stored:
-    """The event in a document, which must stand where its fields say.
+    """The event in a document; the document's path must agree with its fields.
 
     Args:
-        stream: whose event it is.
-        document: as read.
-        reached: the version before, if it is known.
+        stream: the stream of the event.
+        document: the document, as read.
+        reached: the version before it; None if unknown.
         floor: the version below which events may have been cleaned up.
 
     Raises:
-        CorruptDocument: it does not stand there.
+        CorruptDocument: the path does not agree with the fields.
         EventSourcingError, NotRetained: there is a gap before it.
     """
     record = document.decode(EVENT)
@@ -199,7 +199,7 @@ def stored_record(stream: Stream, document: Document, reached: int | None = None
 
 
 def check_place(stream: Stream, document: Document, record: EventRecord, reached: int | None, floor: int) -> None:
-    """As :func:`stored_record`, of a record."""
+    """Check the place of a record, as :func:`stored_record` does."""
     if record.state_id != stream.state_id or document.path != stream.event(record.version):
         raise CorruptDocument(document.path, "holds an event of another place")
     if reached is not None and record.version != reached + 1:
@@ -207,7 +207,7 @@ def check_place(stream: Stream, document: Document, record: EventRecord, reached
 
 
 def missing_event_error(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
-    """Why an event is not there."""
+    """The error for an event that is not there."""
     if version < floor:
-        return NotRetained(stream.event(version), "was cleaned up, and no snapshot stands for it")
+        return NotRetained(stream.event(version), "was cleaned up, and there is no snapshot of its state")
     return EventSourcingError(stream.event(version), "is missing: restore a backup")

@@ -1,4 +1,4 @@
-"""Reading states and events. What can be long is an async iterator."""
+"""Reading states and events. Results that can be long are async iterators."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     """How much a store holds.
 
     Attributes:
-        governors: that have states.
-        states: live ones.
-        deleted: states whose newest version is a deletion.
-        versions: all changes ever recorded, cleaned-up ones included.
-        max_version: of the state with the longest stream.
-        snapshots: kept for recovery.
+        governors: how many governors there are.
+        states: how many live states there are.
+        deleted: how many states have a deletion as their newest version.
+        versions: how many changes were ever recorded, cleaned-up ones included.
+        max_version: the version of the state with the longest stream.
+        snapshots: how many snapshots are kept for recovery.
     """
 
     governors: int
@@ -51,12 +51,12 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def get_state(core: Core, stream: Stream) -> JsonSnapshot:
-    """A state as it is now, its version inside. One read, which sees every acknowledged change.
+    """A state as it is now, with its version. This is one read, which sees every acknowledged change.
 
     Raises:
         StateNotFound: it was never written, or is deleted.
-        EventSourcingError: it is missing though it has events; ``recover`` mends it.
-        CorruptDocument: what is stored is damaged.
+        EventSourcingError: it is missing though it has events; ``recover`` repairs it.
+        CorruptDocument: the stored data is damaged.
     """
     found = await core.read_state(stream)
     if found is None:
@@ -65,16 +65,16 @@ async def get_state(core: Core, stream: Stream) -> JsonSnapshot:
 
 
 async def exists(core: Core, stream: Stream) -> bool:
-    """Whether a state is there and not deleted."""
+    """Whether a state exists and is not deleted."""
     found = await core.read_state(stream)
     return found is not None and not found[1].deleted
 
 
 async def batch_get_states(core: Core, governor_id: str, ids: Sequence[str]) -> dict[str, JsonSnapshot | None]:
-    """Several states of one moment, in one read; None for those that are not there.
+    """Several states at one moment, in one read; None for each that does not exist.
 
     Raises:
-        InvalidId: one str, which is no sequence of ids, or an id that cannot be stored.
+        InvalidId: ``ids`` is a single str, or an id cannot be stored.
     """
     if isinstance(ids, str):
         raise InvalidId("ids", "a sequence of ids, not one str")
@@ -92,9 +92,9 @@ def list_states(core: Core, governor_id: str, *, after: str | None = None) -> Pa
     """The live states of a governor in the order of their ids.
 
     Args:
-        core: of the store.
-        governor_id: whose.
-        after: the first state is the one after this id; None: the first of all.
+        core: the store's core.
+        governor_id: the governor.
+        after: begin with the first state after this id; None: begin with the first state.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
@@ -118,14 +118,14 @@ def _documents(core: Core, governor_id: str, after: str | None) -> Paged[Documen
 
 
 def _states(core: Core, governor_id: str, page: Iterable[Document]) -> Iterator[JsonState]:
-    """The states that are in these documents."""
+    """The states in these documents."""
     for document in page:
         stream = _place(core, governor_id, document, "a state").stream
         yield core.state(stream, core.checked(stream, document), document.updated_us)
 
 
 def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
-    """The same items; where there are none, the governor must be there."""
+    """The same items; if there are none, the governor must exist."""
     is_empty = True
 
     def seen(page: Iterable[T]) -> Iterator[T]:
@@ -142,18 +142,18 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
 
 
 def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
-    """The ids of all governors, in order, or of those after one."""
+    """The ids of all governors, in order; with ``after``, only those after that id."""
     documents = core.engine.scan(Scan(core.layout.governors, start=_start(after)))
     return mapped(documents, lambda page: (unescape_id(document.id) for document in page))
 
 
 def _start(after: str | None) -> str:
-    """Where a scan by ids begins."""
+    """The start of a scan by ids."""
     return "" if after is None else right_after(escape_id(after, "after"))
 
 
 async def count_states(core: Core, governor_id: str) -> int:
-    """How many live states a governor has; reads them all.
+    """How many live states a governor has; it reads all of them.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
@@ -165,15 +165,15 @@ async def count_states(core: Core, governor_id: str) -> int:
 
 
 def find_states(core: Core, governor_id: str, where: Mapping[str, Any]) -> Paged[JsonSnapshot]:
-    """The live states whose data, brought up to date, has these values, like ``{"status": "failed"}``.
+    """The live states whose data, in the present schema, has these values, like ``{"status": "failed"}``.
 
-    An engine looks for data as it is stored: with a ``schema`` above 1, all states of older ones are read as well,
-    and come first. One of them that is written meanwhile may come twice.
+    The engine searches data as it is stored. So with a ``schema`` above 1, all states of older schemas are read too,
+    and come first. One of these that is written meanwhile may come twice.
 
     Args:
-        core: of the store.
-        governor_id: whose.
-        where: by field (a dotted path into the data): a value, or a list of values any of which will do.
+        core: the store's core.
+        governor_id: the governor.
+        where: by field (a dotted path into the data): a value, or a list of values of which one must match.
 
     Raises:
         UnindexedField: the store was not opened with this field ``indexed``.
@@ -195,7 +195,7 @@ def find_states(core: Core, governor_id: str, where: Mapping[str, Any]) -> Paged
 
 
 def _older_with(core: Core, governor_id: str, filters: list[Where], schemas: tuple[int, ...]) -> Paged[JsonSnapshot]:
-    """The live states of these schemas whose data passes once it is brought up to date."""
+    """The live states of these schemas whose data, in the present schema, meets the filters."""
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
         for state in _states(core, governor_id, page):
@@ -218,13 +218,13 @@ def get_events(
     """The events of one state from version ``after + 1`` to ``until`` (included); see ``StateStore.get_events``.
 
     Raises:
-        InvalidData: the limit is no number of events.
+        InvalidData: the limit is not a valid number of events.
         StateNotFound: the state was never written.
-        NotRetained: events were cleaned up while this read.
+        NotRetained: events were cleaned up during this read.
         EventSourcingError: an event is missing between two others.
     """
     if limit is not None and (type(limit) is not int or limit < 0):
-        raise InvalidData("limit must be a number of events from 0 up, or None")
+        raise InvalidData("limit must be an int of at least 0, or None")
     if newest_first:
         return Backwards(core, stream, after, until, limit).events()
     walk = Walk(core.reader, stream, after=after)
@@ -241,7 +241,7 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
-        NotRetained: events were cleaned up while this read.
+        NotRetained: events were cleaned up during this read.
         EventSourcingError: an event is missing between two others.
     """
     walk: Walk | None = None
@@ -265,7 +265,7 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
 
 
 def get_events_between(core: Core, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
-    """The events of a governor that happened from one time to another, both included, in order of time.
+    """The events of a governor with timestamps from one time to another, both included, in order of time.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
@@ -277,7 +277,7 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
 
 
 async def get_stats(core: Core) -> StoreStats:
-    """Counts over the whole store; reads every state."""
+    """Counts over the whole store; it reads every state."""
     governors = states = deleted = versions = max_version = snapshots = 0
     async for governor_id in list_governors(core):
         governors += 1
@@ -302,7 +302,7 @@ def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place
     """What a document's path names.
 
     Raises:
-        CorruptDocument: nothing that can be.
+        CorruptDocument: the path is not valid.
     """
     place = core.layout.placed(governor_id, document)
     if place is None:
@@ -311,7 +311,7 @@ def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place
 
 
 async def _with_states_before(core: Core, governor_id: str, page: Sequence[Document]) -> list[JsonEvent]:
-    """Events of different streams, with the states before them read in one go."""
+    """Events of different streams, with the events before them read in one call."""
     places = [(_place(core, governor_id, document, "an event"), document) for document in page]
     paths = [stream.event(version - 1) for (stream, version), _ in places if version > 1]
     befores: dict[str, EventRecord] = {}
@@ -328,5 +328,5 @@ async def _with_states_before(core: Core, governor_id: str, page: Sequence[Docum
 
 
 def _values(value: Any) -> tuple[Any, ...]:
-    """One value, or any of several."""
+    """The values of a filter, given as one value or as several."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

@@ -1,4 +1,4 @@
-"""What stands in the documents, and the values that callers get from it. ``docs/format.md`` fixes the fields."""
+"""The contents of the documents, and the values that callers get from them. ``docs/format.md`` fixes the fields."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EventMetadata(msgspec.Struct, frozen=True):
 
 
 class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``governors/{g}/states/{s}``: replay of the whole stream, already folded."""
+    """``governors/{g}/states/{s}``: the state that a replay of the whole stream would give."""
 
     data: dict[str, Any] | None
     version: int
@@ -61,7 +61,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``governors/{g}/events/{s}~{n}``: what changed, and the state after it.
 
-    ``as_of`` is empty in events of format 1. The digest does not cover it: the times of the chain give it.
+    ``as_of`` is empty in events of format 1. The digest does not cover it, because it follows from the events' times.
     """
 
     event_id: str
@@ -88,17 +88,17 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return len((self.payload or "").encode()) + len((self.to_state or "").encode())
 
     def is_genuine(self, governor_id: str) -> bool:
-        """Whether the digest fits the fields; otherwise something was edited."""
+        """Whether the digest matches the fields; otherwise the event was edited."""
         try:
             return self.computed_digest(governor_id) == self.digest
-        except ValueError:  # a hash that is no hex
+        except ValueError:  # a hash that is not hexadecimal
             return False
 
     def computed_digest(self, governor_id: str) -> str:
-        """The digest that the fields give.
+        """The digest, computed from the fields.
 
         Raises:
-            ValueError: ``previous`` or ``state_hash`` is no hex.
+            ValueError: ``previous`` or ``state_hash`` is not hexadecimal.
         """
         header = _Header(
             action=self.action,
@@ -119,7 +119,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The facts of an event that its digest covers by name; a dict of them gives the same text, more slowly."""
+    """The facts of an event that its digest covers by name; a dict would give the same text, but slower."""
 
     action: str
     carries_state: bool
@@ -150,18 +150,18 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING = 0
-"""In the place of a version: the change left that state as it was."""
+"""Stands in a marker for a version: the change left that state as it was."""
 
 
 class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``governors/{g}/ids/{event_id}``: where the event with a caller's id stands, and what it stands for.
+    """``governors/{g}/ids/{event_id}``: the place of the event with a caller's id, and the content of the id.
 
     Attributes:
-        state_id: of its state.
-        version: that it made.
-        content: digest of what the id stands for.
-        others: the first version that the same commit made of each other state whose events have no id of a
-            caller's, by the state's path; NOTHING where the change left a state as it was.
+        state_id: the id of the event's state.
+        version: the version that the event made.
+        content: the digest of the content that the id stands for.
+        others: for the other states of the commit whose events have no caller's id: by place, the first version that
+            the commit made; NOTHING if the change left the state as it was.
     """
 
     state_id: str
@@ -171,14 +171,14 @@ class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class GovernorRecord(msgspec.Struct, frozen=True):
-    """``governors/{g}``."""
+    """``governors/{g}``: a governor."""
 
     created_at: str
     labels: dict[str, str]
 
 
 class StoreRecord(msgspec.Struct, frozen=True):
-    """``meta/store``."""
+    """``meta/store``: the store's identity."""
 
     store_id: str
     format: int
@@ -192,10 +192,10 @@ STORE = Shape(StoreRecord)
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What the next commit on a stream needs of the state's document.
+    """The part of a state's document that the next commit on the stream needs.
 
     Attributes:
-        revision: the engine's token of the document; None where there is none.
+        revision: the document's revision; None if there is no document.
         others: as in :class:`StateRecord`.
     """
 
@@ -239,16 +239,16 @@ def checked_state(document: Document) -> StateRecord:
     """The record of a state's document.
 
     Raises:
-        CorruptDocument: it does not fit, or its data is not what its hash says.
+        CorruptDocument: the document cannot be decoded, or its data does not match its hash.
     """
     record = document.decode(STATE)
     if state_hash(state_text(record)) != record.state_hash or not _HASH.fullmatch(record.digest):
-        raise CorruptDocument(document.path, "its data is not what its hash says: run `tai-state recover`")
+        raise CorruptDocument(document.path, "its data does not match its hash: run `tai-state recover`")
     return record
 
 
 def head_of(record: StateRecord, revision: int) -> Head:
-    """The head that a state's document shows."""
+    """The head in a state's document."""
     return Head(
         revision=revision,
         version=record.version,
@@ -272,12 +272,12 @@ def state_text(record: StateRecord) -> str:
 
 
 def to_state(stream: Stream, record: StateRecord, recorded_us: int) -> JsonState:
-    """What callers get of a state's document."""
+    """The state as callers get it from a document."""
     return with_data(to_deleted(stream, record, recorded_us), None if record.deleted else record.data)
 
 
 def to_deleted(stream: Stream, record: StateRecord, recorded_us: int) -> DeletedState:
-    """The same without the data."""
+    """The same without the data, as for a deleted state."""
     metadata = record.metadata
     return DeletedState(
         governor_id=stream.governor_id,
@@ -294,20 +294,20 @@ def state_metadata(metadata: EventMetadata) -> StateMetadata:
     """The metadata of the state that an event makes.
 
     Raises:
-        CorruptDocument: the context is no JSON object.
+        CorruptDocument: the context is not a JSON object.
     """
     return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, _context(metadata))
 
 
 def state_after(event: EventRecord) -> StateRecord:
-    """The state's record right after an event that carries the state, as far as the event tells."""
+    """The state's record right after an event that carries the state, as far as the event shows it."""
     data = None
     if event.to_state is not None and event.to_state != NO_STATE_TEXT:
         try:
             data = decode(event.to_state)
         except msgspec.DecodeError:
             raise CorruptDocument(
-                f"event {event.version} of {event.state_id}", "holds a state that is no JSON"
+                f"event {event.version} of {event.state_id}", "holds a state that is not JSON"
             ) from None
     return StateRecord(
         data=data,
@@ -339,15 +339,15 @@ def change_metadata(event: EventRecord) -> ChangeMetadata:
 
 
 def moment(text: str) -> datetime:
-    """The time that a stored text stands for.
+    """The time in a stored text.
 
     Raises:
-        CorruptDocument: it is none.
+        CorruptDocument: the text is not a time.
     """
     try:
         return parse_time(text)
     except InvalidData:
-        raise CorruptDocument("a timestamp", "is no time: run `tai-state verify`") from None
+        raise CorruptDocument("a timestamp", "is not a valid time: run `tai-state verify`") from None
 
 
 def _context(metadata: EventMetadata) -> dict[str, Any]:

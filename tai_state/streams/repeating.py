@@ -1,4 +1,4 @@
-"""Whether a change was recorded before, by an earlier call with the same ids. Pure."""
+"""Finding out whether an earlier call with the same ids has already recorded a change. Pure."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from tai_state.streams.planning import Draft
 from tai_state.streams.records import EVENT, MARKER, NOTHING, STATE, EventRecord, MarkerRecord, state_after
 
 Results: TypeAlias = list[Appended | None]
-"""Of a change: for each append what it recorded; None where nothing was to happen."""
+"""The results of a change: for each append, what it recorded; None if it has no events."""
 
 
 def repeated(change: Change, look: Look) -> Verdict[Results] | None:
-    """The result of an earlier call with the same ids; None where none of the ids is known."""
+    """The result of an earlier call with the same ids; None if none of the ids is known."""
     places: dict[str, int] = {}
-    first: Draft | None = None
+    taken: IdempotencyConflict | None = None
     for append in change.appends:
         for offset, draft in enumerate(append.drafts):
             marker = _marker(append, draft, look)
             if marker is not None:
-                first = first or draft
                 if marker.content != draft.marker and marker.state_id == append.stream.state_id:
                     return _conflict(append, draft, marker.version, look)
-                said = {append.stream.state: marker.version - offset, **marker.others}
-                is_apart = any(places.setdefault(path, at) != at for path, at in said.items())
-                if marker.content != draft.marker or is_apart:
-                    return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-    if first is None:
+                own = IdempotencyConflict(draft.event_id, append.stream.state)
+                taken = taken or own
+                start = marker.version - offset
+                said = {append.stream.place: start, **marker.others}
+                is_apart = any(places.setdefault(place, at) != at for place, at in said.items())
+                if marker.content != draft.marker or is_apart or start < 1:
+                    return Failed(own)
+    if taken is None:
         return None
     for append in change.appends:
         for draft in append.drafts:
             is_known = draft.marker is None or _marker(append, draft, look) is not None
-            if not is_known and places.get(append.stream.state) != NOTHING:
-                return Failed(IdempotencyConflict(draft.event_id, append.stream.state))
-    return _recorded_at(change, places, first, look)
+            if not is_known and places.get(append.stream.place) != NOTHING:
+                return Failed(taken)
+    return _recorded_at(change, places, taken, look)
 
 
 def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict[Results]:
-    """That an id stands for another change of the same state, and in what it differs."""
+    """The verdict on an id that stands for a different change of the same state; it names the differences."""
     path = append.stream.event(version)
     if path not in look.documents:
         return More((path,))
@@ -58,7 +60,7 @@ def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict
 
 
 def different(event: EventRecord, action: str, changed_by: str, reason: str, context: str) -> tuple[str, ...]:
-    """In which of these an event differs, by name."""
+    """The names of those facts in which an event differs."""
     metadata = event.metadata
     pairs = {
         "action": (event.action, action),
@@ -70,28 +72,28 @@ def different(event: EventRecord, action: str, changed_by: str, reason: str, con
 
 
 def at_expected(change: Change, look: Look) -> Verdict[Results] | None:
-    """The same for ids that have no marker, where the version that was expected tells their place."""
+    """The same for ids without a marker, if the expected version shows their place."""
     places: dict[str, int] = {}
-    first: Draft | None = None
+    taken: IdempotencyConflict | None = None
     for append in change.appends:
         if isinstance(append.expected, int) and append.drafts and append.drafts[0].marker is not None:
             document = look.documents.get(append.stream.event(append.expected + 1))
             if document is not None and document.decode(EVENT).event_id == append.drafts[0].event_id:
-                places[append.stream.state] = append.expected + 1
-                first = first or append.drafts[0]
-    return None if first is None else _recorded_at(change, places, first, look)
+                places[append.stream.place] = append.expected + 1
+                taken = taken or IdempotencyConflict(append.drafts[0].event_id, append.stream.state)
+    return None if taken is None else _recorded_at(change, places, taken, look)
 
 
-def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: Look) -> Verdict[Results]:
-    """What an earlier call recorded, given where its first event on each stream stands.
+def _recorded_at(change: Change, places: Mapping[str, int], taken: IdempotencyConflict, look: Look) -> Verdict[Results]:
+    """The result of an earlier call, given the version of its first event on each stream.
 
-    Where the places are not those of the streams of this change, the id that is known stands for another one.
+    If the places are not on the streams of this change, the known id stands for a different change: it is taken.
     """
     results: Results = []
     for append in change.appends:
-        start = places.get(append.stream.state)
+        start = places.get(append.stream.place)
         if start is None or len(places) > len(change.appends):
-            return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+            return Failed(taken)
         if start == NOTHING:
             results.append(None)
             continue
@@ -103,34 +105,34 @@ def _recorded_at(change: Change, places: Mapping[str, int], known: Draft, look: 
         for path, draft in zip(paths, append.drafts, strict=True):
             document = look.documents[path]
             if document is None:
-                return _not_there(append, start, start + len(events), known, look)
+                return _not_there(append, start, start + len(events), taken, look)
             events.append(document.decode(EVENT))
             recorded_us = document.updated_us
             if not _is_same(draft, events[-1]):
-                return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+                return Failed(taken)
         results.append(Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True))
     return Done(results)
 
 
-def _not_there(append: Append, first: int, version: int, known: Draft, look: Look) -> Verdict[Results]:
-    """What it means that an event is not there, of those that an id says were recorded from a version on."""
+def _not_there(append: Append, first: int, version: int, taken: IdempotencyConflict, look: Look) -> Verdict[Results]:
+    """The verdict on a missing event, one of those that, by a marker, were recorded from a version on."""
     state, path = look.documents[append.stream.state], append.stream.event(version)
     head = 0 if state is None else state.decode(STATE).version
     if head < first:
         return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(path, "is missing: restore a backup"))
     if head < version:
-        return Failed(IdempotencyConflict(known.event_id, append.stream.state))
+        return Failed(taken)
     return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
 
 
 def _marker(append: Append, draft: Draft, look: Look) -> MarkerRecord | None:
-    """What a caller's id stands for; None where it stands for nothing, or is an id of ours."""
+    """The marker of a caller's id; None if there is none, or if this store made the id."""
     document = None if draft.marker is None else look.documents.get(append.stream.marker(draft.event_id))
     return None if document is None else document.decode(MARKER)
 
 
 def _is_same(draft: Draft, event: EventRecord) -> bool:
-    """Whether an event is what a draft was to record; the state only where the draft brings one."""
+    """Whether an event is the one that a draft would record; the state is compared only if the draft has one."""
     said = (draft.action, draft.payload, draft.changed_by, draft.reason, draft.context)
     metadata = event.metadata
     stands = (event.action, event.payload, metadata.changed_by, metadata.reason, metadata.context)

@@ -1,4 +1,4 @@
-"""How a store is used: the application's schema, its policies, and where time and ids come from."""
+"""The settings of a store: the application's schema, its policies, and the sources of time and ids."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class SystemClock:
 
 
 class RandomIds:
-    """Random UUIDs (version 4). Asking the system for randomness costs a thread switch: once does for 256 ids."""
+    """Random UUIDs (version 4). Asking the system for randomness costs a thread switch, so it asks for 256 at once."""
 
     def __init__(self) -> None:
         self.forget()
         os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Drop what is left: a forked child must not give the ids that its parent gives."""
+        """Drop the prepared ids: a forked child must not use the same ids as its parent."""
         self._pool: Iterator[str] = iter(())
 
     def __call__(self) -> str:
@@ -54,19 +54,19 @@ new_id: Callable[[], str] = RandomIds()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a store is used; the same for its whole life.
+    """The settings of an open store; they do not change while it is open.
 
     Attributes:
-        create: make the store where there is none.
-        indexed: state fields that ``find_states`` may ask for.
-        snapshots: when a snapshot is kept.
+        create: create the store if there is none.
+        indexed: the state fields that ``find_states`` may ask for.
+        snapshots: decides when a snapshot is kept.
         upcasting: brings data of older schemas up to date.
-        timeout_seconds: how long one change is looked after when answers are lost.
-        metadata: who makes the changes that do not say it, and why.
-        clock: the time of changes that come without one.
+        timeout_seconds: how long one change is tried after the first refusal or lost answer.
+        metadata: who makes changes and why, for those without metadata of their own.
+        clock: the clock for changes without a timestamp.
         new_id: makes event ids.
-        observer: is told of tries, outcomes and waits; None: nobody is.
-        jitter: a random number from 0 to 1, for pauses between attempts.
+        jitter: returns a random number from 0 to 1, for pauses between attempts.
+        observer: is told of commits, outcomes and waits; None: no observer.
     """
 
     create: bool = True

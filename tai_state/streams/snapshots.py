@@ -1,4 +1,4 @@
-"""Kept snapshots: asked for, listed and loaded. Keeping them by policy is part of writing."""
+"""Kept snapshots: made on request, listed and loaded. Keeping them by policy is part of writing."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _logger = logging.getLogger("tai_state.store")
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A kept snapshot that is sound, and the event that it is the state after."""
+    """A sound kept snapshot, and the event whose state it holds."""
 
     record: SnapshotRecord
     stored: Stored
 
     @property
     def folded(self) -> Folded:
-        """The state, as a fold goes on from it."""
+        """The state, for a fold that continues from it."""
         return Folded(self.record.state, self.record.schema, self.record.state_hash)
 
 
 def where_kept(stream: Stream, version: int) -> tuple[str, str]:
-    """The paths of a snapshot and of its event, to be read together and given to :func:`sound`."""
+    """The paths of a snapshot and of its event, to be read together for :func:`kept_if_sound`."""
     return stream.snapshot(version), stream.event(version)
 
 
-def sound(
+def kept_if_sound(
     stream: Stream, version: int, snapshot: Document | None, event: Document | None, upcasting: Upcasting
 ) -> Kept | None:
-    """The snapshot kept at a version, if it can be relied on; else None, and a warning that says why."""
+    """The snapshot kept at a version; None if it is not sound, with a warning that says why."""
     try:
         if snapshot is None:
             what = "is missing"
         elif event is None:
-            what = "is of a version that has no event"
+            what = "belongs to a version without an event"
         else:
             record, stored = snapshot.decode(SNAPSHOT), stored_record(stream, event)
             if record.version != version or not is_state_after(record, stored.record):
@@ -71,11 +71,11 @@ def is_state_after(snapshot: SnapshotRecord, event: EventRecord) -> bool:
 
 
 async def create_snapshot(core: Core, stream: Stream) -> JsonState:
-    """Keep a snapshot of a state as it is now, whatever the policy says. Its version does not move.
+    """Keep a snapshot of a state as it is now, whatever the policy says. The state's version does not change.
 
     Raises:
         StateNotFound: the state was never written.
-        StoreTimeout: others changed the state all the time.
+        StoreTimeout: other writers kept changing the state.
         DocumentTooLarge: the state's data does not fit into a snapshot.
     """
 
@@ -104,7 +104,7 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonState:
 
 
 async def list_snapshots(core: Core, stream: Stream) -> list[int]:
-    """The versions of which a snapshot is kept, oldest first.
+    """The versions with a kept snapshot, oldest first.
 
     Raises:
         StateNotFound: the state was never written.
@@ -116,9 +116,9 @@ async def list_snapshots(core: Core, stream: Stream) -> list[int]:
 
 
 async def load_snapshot(core: Core, stream: Stream, version: int | None = None) -> JsonState | None:
-    """A kept snapshot, by default the newest that is sound; None where there is none.
+    """A kept snapshot, by default the newest sound one; None if there is none.
 
-    One that is damaged, or of a schema that this application does not know, is skipped with a warning.
+    A snapshot that is damaged, or has a schema that this application does not know, is skipped with a warning.
     """
     kept = await list_snapshots(core, stream)
     for each in reversed(kept):
@@ -131,9 +131,11 @@ async def load_snapshot(core: Core, stream: Stream, version: int | None = None) 
 
 
 async def sound_snapshot(core: Core, stream: Stream, version: int, *, as_stored: bool = False) -> Kept | None:
-    """The snapshot kept at a version, if it can be relied on; else None, and a warning. One read.
+    """Read the snapshot kept at a version, in one read; None if it is not sound, with a warning.
 
-    As stored, it may have a schema that only a newer release of the application knows.
+    With ``as_stored``, it may have a schema that only a newer release of the application knows.
     """
     snapshot, event = (await core.engine.read(where_kept(stream, version))).documents
-    return sound(stream, version, snapshot, event, Upcasting(None, {}) if as_stored else core.settings.upcasting)
+    return kept_if_sound(
+        stream, version, snapshot, event, Upcasting(None, {}) if as_stored else core.settings.upcasting
+    )

@@ -1,7 +1,8 @@
 """Taking turns inside one process.
 
-Tasks that change the same state get in each other's way: of n that read it, one commits, and the others have read for
-nothing. Those of one process can take turns. Nothing rests on it: a task that waits too long goes on without.
+Tasks that change the same state hinder each other: of n tasks that read it, one commits, and the others have to read
+again. The tasks of one process can avoid this by taking turns. Correctness does not depend on turns: a task that waits
+too long goes on without its turn.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ import anyio
 from tai_state.engines.observing import Observer, Waited, tell
 
 WAIT_SECONDS_MAX = 1.0
-"""How long a task waits for its turn, for each state."""
+"""How long a task waits for its turn at most, for each state."""
 
 
 class Turns:
     """The turns of one store, by the paths of states.
 
     Args:
-        observer: is told of each wait; None: nobody is.
+        observer: is told of each wait; None: no observer.
     """
 
     def __init__(self, observer: Observer | None = None) -> None:
         self._observer = observer
-        self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, those who wait for it
+        self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, the tasks that wait for it
 
     def of(self, paths: Iterable[str]) -> _Held:
-        """Hold the turn of each of these states, taken in one order, so that nobody waits in a circle."""
+        """A block that holds the turns of these states. All tasks take them in one order, so none can deadlock."""
         return _Held(self, sorted(set(paths)))
 
     async def take(self, path: str) -> bool:
-        """Take the turn of a state; whether it came in time."""
+        """Take the turn of a state; returns whether it came in time."""
         waiting = self._turns.get(path)
         if waiting is None:
             self._turns[path] = deque()
@@ -47,7 +48,7 @@ class Turns:
                 await turn.wait()
             is_had = turn.is_set()
         except BaseException:
-            if turn.is_set():  # given to a task that was cancelled meanwhile
+            if turn.is_set():  # the turn came, but this task was cancelled meanwhile
                 self.give(path)
             raise
         finally:
@@ -59,7 +60,7 @@ class Turns:
         return is_had
 
     def give(self, path: str) -> None:
-        """Give the turn of a state to whoever has waited longest."""
+        """Give the turn of a state to the task that has waited longest."""
         waiting = self._turns[path]
         if waiting:
             waiting.popleft().set()

@@ -1,4 +1,4 @@
-"""A state by its paths and its model, as a transaction takes it."""
+"""A state with its paths and its model, as transactions accept it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class TypedState(Generic[D]):
     Made by ``store.state``, as a :class:`~tai_state.StateHandle`.
 
     Args:
-        store: that the state is in.
+        store: the store of the state.
         stream: the state's paths.
-        codec: between the model and JSON.
-        metadata: who makes the changes that do not say it, and why; None: the store says it.
+        codec: converts the model to JSON and back.
+        metadata: who makes changes and why, for those without metadata of their own; None: the store's.
 
     Attributes:
         stream: as given.
@@ -53,7 +53,7 @@ class TypedState(Generic[D]):
 
     @property
     def core(self) -> Core:
-        """The opened core of its store, for the library's own rooms; not part of the public interface.
+        """The opened core of its store, for the library's own use; not part of the public interface.
 
         Raises:
             RuntimeError: the store is not open.
@@ -65,10 +65,10 @@ class TypedState(Generic[D]):
     @overload
     def typed(self, state: JsonState) -> StateSnapshot[D] | DeletedState: ...
     def typed(self, state: JsonState) -> StateSnapshot[D] | DeletedState:
-        """A state with its data as the model.
+        """The state with its data as the model.
 
         Raises:
-            SerializationError: the data does not fit it.
+            SerializationError: the data does not fit the model.
         """
         if isinstance(state, DeletedState):
             return state

@@ -1,7 +1,7 @@
-"""Data written by an older release of the application, brought up to date as it is read.
+"""Bringing data that an older release of the application wrote up to date as it is read.
 
-Every event and state carries the application's schema version. The store is opened with its present version
-and, for each older one, the step to the next.
+Every event and state has the schema version of the application that wrote it. An application opens the store with its
+present version and, for each older version, the step to the next one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def _same_payload(action: str, payload: Any) -> Any:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Upcast:
-    """One step, from one schema version to the next. Both functions are pure.
+    """The step from one schema version to the next. Both functions must be pure.
 
     Attributes:
-        state: takes a state's data as the old version has it, returns it as the new one has it.
-        payload: the same for the payload of an event, by its action.
+        state: converts a state's data from the old version to the new one.
+        payload: converts an event's payload; it gets the event's action and the payload.
     """
 
     state: Callable[[dict[str, Any]], dict[str, Any]] = _same_state
@@ -38,11 +38,11 @@ class Upcasting:
     """All steps up to the present schema version.
 
     Args:
-        schema: the application's present version; None: read everything as it is stored.
-        steps: by the version they start from; one for each version from 1 to ``schema - 1``.
+        schema: the application's present schema version; None: read everything as it is stored.
+        steps: the steps by the version that they start from; one for each version from 1 to ``schema - 1``.
 
     Raises:
-        ValueError: a step is missing or leads nowhere.
+        ValueError: a step is missing, or starts from another version.
     """
 
     def __init__(self, schema: int | None, steps: Mapping[int, Upcast]) -> None:
@@ -52,23 +52,23 @@ class Upcasting:
         needed = set(range(1, self.schema))
         if needed != set(steps):
             wrong = ", ".join(str(version) for version in sorted(needed ^ set(steps)))
-            raise ValueError(f"schema {self.schema} needs exactly one upcast from each version before it: see {wrong}")
+            raise ValueError(f"schema {self.schema} needs one upcast from each version below it: check {wrong}")
 
     @property
     def older(self) -> tuple[int, ...]:
-        """The versions whose data is brought up to date."""
+        """The older schema versions, whose data is brought up to date."""
         return tuple(range(1, self.schema))
 
     def is_current(self, schema: int) -> bool:
-        """Whether data of this version is read as it is."""
+        """Whether data of this schema version is read as it is."""
         return schema == self.schema or self._as_stored
 
     def knows(self, schema: int) -> bool:
-        """Whether data of this version can be read."""
+        """Whether data of this schema version can be read."""
         return self._as_stored or schema <= self.schema
 
     def state(self, data: dict[str, Any], schema: int, path: str) -> dict[str, Any]:
-        """A state's data in the present shape.
+        """A state's data in the present schema.
 
         Raises:
             IncompatibleFormat: it was written by a newer release of the application.
@@ -78,7 +78,7 @@ class Upcasting:
         return data
 
     def payload(self, action: str, payload: Any, schema: int, path: str) -> Any:
-        """An event's payload in the present shape.
+        """An event's payload in the present schema.
 
         Raises:
             IncompatibleFormat: it was written by a newer release of the application.
@@ -91,5 +91,6 @@ class Upcasting:
         if self._as_stored:
             return range(0)
         if schema > self.schema:
-            raise IncompatibleFormat(path, f"has schema {schema}, this application knows {self.schema}: upgrade it")
+            what = f"has schema {schema}, but this application knows {self.schema}: upgrade the application"
+            raise IncompatibleFormat(path, what)
         return range(schema, self.schema)

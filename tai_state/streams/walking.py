@@ -1,4 +1,4 @@
-"""From the documents of one stream to its events, in order: what every history and every replay goes through."""
+"""Walking along a stream: from its documents to its events, in order. Every history and every replay uses this."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import from_us, parse_time
 
 Fold: TypeAlias = Callable[[Folded, Stream, EventRecord], Folded]
-"""The state after an event that does not carry it; see ``history.folding``."""
+"""Makes the state after an event that does not carry it; see ``history.folding``."""
 
 
 class Walk:
     """One pass over a stream.
 
-    Nearly every event of nearly every stream has its data in the present shape, and nothing in its context. Such an
-    event is made in the loop itself, which takes an eighth less time; any other is made by :meth:`StreamReader.event`,
-    and the two give the same.
+    Nearly all events have their data in the present schema and an empty context. Such an event is made in the loop
+    itself, which takes an eighth less time. All others are made by :meth:`StreamReader.event`; both ways give the same
+    result.
 
     Args:
         streams: makes the unusual events.
-        stream: whose events they are.
-        after: events up to this version are folded, and not given.
-        before: the state that the first event was recorded on.
-        reached: the version of that state; None where the first event may be a later one.
+        stream: the stream.
+        after: events up to this version are folded, but not yielded.
+        before: the state before the first event.
+        reached: the version of that state; None if the first event may be a later one.
         floor: the version below which events may have been cleaned up.
-        fold: folds the events that do not carry their state; without it their states are None.
+        fold: folds the events that do not carry their state; without it, their states are None.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Walk:
         """The events of the next documents, each with the states before and after it.
 
         Raises:
-            CorruptDocument: an event is damaged or stands in the wrong place.
-            EventSourcingError, NotRetained: the event that should stand before it is not there.
+            CorruptDocument: an event is damaged, or is stored at the wrong path.
+            EventSourcingError, NotRetained: the event before one of these is missing.
         """
         stream, before, reached = self.stream, self._before, self.reached
         state_id, segment, schema = stream.state_id, stream.segment, self._streams.schema
@@ -109,7 +109,7 @@ class Walk:
                         digest=record.digest,
                     )
                 except (ValueError, InvalidData):
-                    event = None  # made again below, where it is said what is wrong with it
+                    event = None  # made again below, by code that reports what is wrong
             yield event or self._streams.event(stream, record, recorded_us, before, now)
             before = now
         self._before, self.reached = before, reached
@@ -121,12 +121,12 @@ class Walk:
         limit: int | None = None,
         end: Callable[[], Awaitable[None]] | None = None,
     ) -> Paged[JsonEvent]:
-        """The whole walk: the events after the given version up to another (included), at most so many.
+        """The whole walk: scan the stream, and yield the events after ``after`` up to ``until``.
 
         Args:
-            engine: the waist.
-            until: the last version; None: the newest.
-            limit: how many events at most.
+            engine: the store's engine.
+            until: the last version, inclusive; None: the newest.
+            limit: how many events to yield at most; None: no limit.
             end: called after the last event; may raise.
         """
         first, last = self.stream.range(max(self._after, 1) if self.reached is None else self.reached + 1, until)
@@ -144,11 +144,11 @@ class Walk:
         return converted(documents, partial(self.page, engine), at_end)
 
     async def page(self, engine: Engine, documents: Sequence[Document]) -> Iterator[JsonEvent]:
-        """The events of one page of a scan: as :meth:`events`, and what was cleaned up since the page before is so."""
+        """The events of one page of a scan, as :meth:`events`; it allows for a cleanup since the previous page."""
         if not follows(self.stream, documents, self.reached):
             await self.look_at_floor(engine)
         return self.events(documents)
 
     async def look_at_floor(self, engine: Engine) -> None:
-        """Read anew below which version events may have been cleaned up."""
+        """Read again below which version events may have been cleaned up."""
         self.floor = max(self.floor, await floor_of(engine, self.stream))

@@ -1,4 +1,4 @@
-"""Changing states: every function is one atomic commit of the new state and the event that explains it."""
+"""Changing states: each function makes one atomic commit of the new state and the event that explains it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time, format_us
 
 COMPUTED: Final = "computed"
-"""In place of a state's text, in what an id stands for: a function makes the state from the one before."""
+"""Stands for a state's text in the content of an id, if a function makes the state from the one before."""
 
 
 class Intent(msgspec.Struct, frozen=True):
-    """What a caller says of a change besides the data. The parts travel together.
+    """A caller's facts about a change, besides the data.
 
     Attributes:
         metadata: who and why.
         action: what happens; the event's name.
-        event_id: the caller's own, with which it can ask again.
+        event_id: the caller's own id, with which it can repeat the call; None: a new id.
         timestamp: when it happens; None: now.
-        payload: any JSON value, kept with the event; None: none.
+        payload: any JSON value, kept with the event; None: no payload.
     """
 
     metadata: ChangeMetadata
@@ -67,7 +67,7 @@ async def update(
     expected: Expected,
     fence: Fence | None,
 ) -> JsonSnapshot:
-    """Write what a pure function makes of the data that stands (None: none); see ``StateHandle.update``."""
+    """Write the result of a pure function of the present data (None: no state); see ``StateHandle.update``."""
     made = draft(core, stream, intent, state=COMPUTED)
 
     def compose(known: Known) -> Composition:
@@ -107,7 +107,7 @@ async def log(core: Core, stream: Stream, intent: Intent, expected: Expected, fe
 async def result_of(
     core: Core, stream: Stream, event_id: str, action: str, metadata: ChangeMetadata
 ) -> JsonState | None:
-    """What the change with a caller's event id made of a state; see ``StateStore.result_of``."""
+    """The state after the change with a caller's event id; see ``StateStore.result_of``."""
     [document] = (await core.engine.read([stream.marker(event_id)])).documents
     if document is None:
         return None
@@ -128,17 +128,17 @@ def events_of(core: Core, stream: Stream, appended: Appended, from_state: dict[s
     """The events that an append recorded, with the states before and after them.
 
     Args:
-        core: of the store.
-        stream: of the events.
+        core: the store's core.
+        stream: the stream of the events.
         appended: what was recorded.
-        from_state: the data before the first of them; None where there was none.
+        from_state: the data before the first event; None if there was none.
     """
     text = NO_STATE_TEXT if from_state is None else encode(from_state)
     before = Folded(text, core.settings.upcasting.schema, state_hash(text))
     events: list[JsonEvent] = []
     for record in appended.events:
         now = before.then(record)
-        # The record stays in use as the head: the caller gets a clock of its own.
+        # The record stays in use for the head, so the caller gets a copy of the clock.
         given = msgspec.structs.replace(record, causality=dict(record.causality))
         events.append(core.reader.event(stream, given, appended.recorded_us, before, now))
         before = now
@@ -146,13 +146,13 @@ def events_of(core: Core, stream: Stream, appended: Appended, from_state: dict[s
 
 
 def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = None) -> Draft:
-    """One event to be, its id fixed. For a caller's own id, with the digest of what it stands for.
+    """Make the draft of one event, with its id and, for a caller's own id, the digest of the id's content.
 
     Args:
-        core: of the store.
-        stream: of the state.
-        intent: what the caller says of the change.
-        state: canonical text of the state after it; None: the same as before; :data:`COMPUTED`: not known yet.
+        core: the store's core.
+        stream: the stream of the state.
+        intent: the caller's facts about the change.
+        state: the state after the event, as canonical text; None: the same as before; :data:`COMPUTED`: not known yet.
 
     Raises:
         InvalidId, InvalidData: a part of it cannot be stored.
@@ -184,7 +184,7 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
 
 
 def unchanged(core: Core, stream: Stream, made: Draft, known: Known) -> Composition:
-    """The state as it is; where its shape is an old one, in the present shape and carried by the event."""
+    """Leave the state as it is; if its schema is an older one, the event carries it in the present schema."""
     upcasting = core.settings.upcasting
     if known.data is None or upcasting.is_current(known.head.schema):
         return Composition((made,), known.data)

@@ -1,4 +1,4 @@
-"""For tests: the examination that every engine passes, faults as planned, and a clock set by hand."""
+"""Tools for tests: the examination that every engine passes, planned faults, and a clock that is set by hand."""
 
 from tai_state.engines.memory import MemoryEngine as MemoryEngine
 from tai_state.testing.clocks import ManualClock as ManualClock

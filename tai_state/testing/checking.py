@@ -1,4 +1,4 @@
-"""What the checks of the examination have in common."""
+"""What the checks of the examination share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 HANG_SECONDS: Final = 60
 MANY: Final = 1_300
-"""Documents that fill more than two of any engine's pages."""
+"""So many documents that they fill more than two pages of any engine."""
 
 
 async def present(engine: Engine, path: str) -> Document:
@@ -27,19 +27,19 @@ async def present(engine: Engine, path: str) -> Document:
 
 
 async def ids_of(scan: AsyncIterator[Document]) -> list[str]:
-    """All that a scan gives, by id."""
+    """The ids of all documents that a scan yields."""
     return [document.id async for document in scan]
 
 
 async def fill(engine: Engine, documents: Mapping[str, Fields]) -> None:
-    """Store these documents in commits that the engine takes."""
+    """Store these documents, in commits within the engine's limits."""
     puts = [Put(path, fields) for path, fields in documents.items()]
     for batch in Batches(engine.capabilities).split(puts, weight_of):
         await engine.commit(batch)
 
 
 async def raises(error: type[BaseException], awaitable: Awaitable[object]) -> bool:
-    """Whether it raises this error; any other one comes out."""
+    """Whether awaiting it raises this error. Any other error comes out."""
     try:
         await awaitable
     except error:
@@ -48,13 +48,13 @@ async def raises(error: type[BaseException], awaitable: Awaitable[object]) -> bo
 
 
 async def let_others_run(times: int) -> None:
-    """Give every other task a few turns."""
+    """Let every other task run a few steps."""
     for _ in range(times):
         await anyio.lowlevel.checkpoint()
 
 
 async def until(changes: AsyncIterator[Change], *wanted: Change) -> list[Change]:
-    """All that a watch yields, up to the last of the changes wanted."""
+    """The changes that a watch yields, until all those wanted have come."""
     missing = set(wanted)
     seen: list[Change] = []
     with anyio.fail_after(HANG_SECONDS):
@@ -65,7 +65,7 @@ async def until(changes: AsyncIterator[Change], *wanted: Change) -> list[Change]
 
 
 class Counted(Awaitable[T], Generic[T]):
-    """Something that is waited for, and how often the task that waits was woken for it, under any event loop."""
+    """An awaitable that counts how often the task that awaits it is woken, under any event loop."""
 
     def __init__(self, awaitable: Awaitable[T]) -> None:
         self._awaitable = awaitable
@@ -82,13 +82,13 @@ class Counted(Awaitable[T], Generic[T]):
                 return result
             try:
                 go_on, said = steps.send, (yield waits_for)
-            except BaseException as error:  # noqa: BLE001 - the one who waits is told, and nobody else
+            except BaseException as error:  # noqa: BLE001 - passed on to the task that awaits this
                 go_on, said = steps.throw, error
             self.wakes += 1
 
 
 def sized(size: int) -> Fields:
-    """Fields whose JSON is of exactly so many bytes."""
+    """Fields whose JSON has exactly this size in bytes."""
     return {"text": "x" * (size - len('{"text":""}'))}
 
 
@@ -107,7 +107,7 @@ JSON_VALUES: Final[Fields] = {
 
 
 def exactly(value: Any) -> str:
-    """A text that differs where values differ, types included: 1 is not 1.0 nor true, and -0.0 is not 0.0."""
+    """A text that differs if two values differ, even in type: 1, 1.0 and true differ, and so do -0.0 and 0.0."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -120,11 +120,14 @@ def batch_of(moment: int, caller: int) -> list[Put]:
 
 
 async def judge_batches(engine: Engine, moment: int, acknowledged: Mapping[int, int]) -> None:
-    """Each commit is there whole or not at all; those acknowledged are, and so are the odd callers', all."""
+    """Assert that each commit is there whole or not at all.
+
+    Those that were acknowledged must be there, and so must those of the callers with odd numbers.
+    """
     for caller in range(CALLERS):
         documents = (await engine.read([put.path for put in batch_of(moment, caller)])).documents
         revisions = {document and document.revision for document in documents}
-        assert len(revisions) == 1, f"of a commit cancelled at moment {moment} only a part is there"
+        assert len(revisions) == 1, f"only a part of a commit cancelled at moment {moment} is there"
         if caller in acknowledged:
             assert revisions == {acknowledged[caller]}, f"an acknowledged commit is not there (moment {moment})"
         assert caller in acknowledged or caller % 2 == 0, f"another caller's commit was lost (moment {moment})"

@@ -6,11 +6,11 @@ from threading import Lock
 
 
 class ManualClock:
-    """A :class:`~tai_state.values.times.WallClock` that moves only when it is told to. Any thread may look at it.
+    """A :class:`~tai_state.values.times.WallClock` that moves only when it is told to. Any thread may read it.
 
     Args:
         start_us: its first time, in microseconds since 1970.
-        step_us: how far each look moves it; by default not at all.
+        step_us: how far each reading moves it; by default, not at all.
     """
 
     def __init__(self, start_us: int = 1_700_000_000_000_000, *, step_us: int = 0) -> None:
@@ -26,6 +26,6 @@ class ManualClock:
             return now
 
     def advance_us(self, microseconds: int) -> None:
-        """Move the clock; a negative number sets it back, as real clocks may be."""
+        """Move the clock. A negative number sets it back, as can happen to real clocks."""
         with self._lock:
             self._now_us += microseconds

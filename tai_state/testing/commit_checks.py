@@ -12,7 +12,7 @@ from tai_state.testing.checking import ids_of, present, sized
 
 
 async def _history(engine: Engine, path: str, history: str) -> tuple[int | None, int]:
-    """Give a document its past. Returns its revision now (None: absent) and one that is not its own."""
+    """Give a document this history. Returns its current revision (None: absent) and a revision that is not its own."""
     stale = (await engine.commit([Put("others/a" if history == "never made" else path, {"old": True})])).revision
     if history == "never made":
         return None, stale
@@ -24,7 +24,7 @@ async def _history(engine: Engine, path: str, history: str) -> tuple[int | None,
 
 
 async def _attempt(engine: Engine, write: Write, *, allowed: bool, what: str) -> None:
-    """Commit a write between two others, and look at what became of all three."""
+    """Commit a write between two others, and check the outcome of all three."""
     await engine.commit([Put("companions/put", {}), Put("companions/deleted", {})])
     paths = ["companions/put", write.path, "companions/deleted"]
     before = (await engine.read(paths)).documents
@@ -48,7 +48,7 @@ async def _attempt(engine: Engine, write: Write, *, allowed: bool, what: str) ->
 
 
 async def check_preconditions(engine: Engine) -> None:
-    """Each requirement, on each past of a document, lets each kind of write through or refuses the commit."""
+    """For every history of a document, each requirement lets each kind of write through or refuses the commit."""
     kinds: dict[str, Callable[[str, Require], Write]] = {
         "put": lambda path, require: Put(path, {"put": True}, require),
         "delete": Delete,
@@ -74,7 +74,7 @@ async def check_preconditions(engine: Engine) -> None:
 
 
 async def check_commit_is_all_or_nothing(engine: Engine) -> None:
-    """One refusal, at whatever place of a commit, leaves all of its documents as they were."""
+    """One refused write, wherever it is in a commit, leaves all documents of the commit as they were."""
     kept = await engine.commit([Put("c/1", {"kept": True}), Put("c/3", {"kept": True})])
     good: list[Write] = [Put("c/0", {}), Put("c/1", {}), Delete("c/3"), Put("other/4", {})]
     for place in range(len(good) + 1):
@@ -98,7 +98,7 @@ async def check_commit_is_all_or_nothing(engine: Engine) -> None:
 
 
 async def check_a_path_stands_in_a_commit_once(engine: Engine) -> None:
-    """A commit that names a path twice, in whatever kinds of writes, is a ValueError and changes nothing."""
+    """A commit that names a path twice, in any kinds of writes, raises ValueError and changes nothing."""
     kinds: list[Write] = [Put("c/a", {}), Delete("c/a"), Check("c/a", ANYTHING)]
     for one in kinds:
         for other in kinds:
@@ -106,12 +106,12 @@ async def check_a_path_stands_in_a_commit_once(engine: Engine) -> None:
                 await engine.commit([Put("c/b", {}), one, other])
             except ValueError:
                 continue
-            raise AssertionError(f"{one} and {other} were taken")
+            raise AssertionError(f"{one} and {other} were accepted")
     assert await ids_of(engine.scan(Scan("c"))) == []
 
 
 async def check_revisions_grow(engine: Engine) -> None:
-    """Every commit has one revision, above all before it: over rewrites, deletions, and being made again."""
+    """Every commit has one revision, greater than all before it: over rewrites, deletions and new creations."""
     revisions: list[int] = []
     for writes in (
         [Put("c/a", {"n": 1}), Put("c/b", {"n": 1})],
@@ -130,7 +130,7 @@ async def check_revisions_grow(engine: Engine) -> None:
 
 
 async def check_times(engine: Engine) -> None:
-    """A document's time is that of the commit that wrote it last, also after a deletion; reads come no earlier."""
+    """A document's time is that of the last commit that wrote it, even after a deletion. Reads are never earlier."""
     last_us = 0
     for writes in ([Put("c/a", {"n": 1})], [Put("c/a", {"n": 2})], [Delete("c/a")], [Put("c/a", {"n": 3})]):
         committed = await engine.commit([*writes, Put("c/other", {"n": last_us})])
@@ -142,7 +142,7 @@ async def check_times(engine: Engine) -> None:
 
 
 async def check_limits(engine: Engine) -> None:
-    """What is over a limit is refused before anything is written; what just reaches it is stored."""
+    """A commit or document over a limit is refused before anything is written; one that just reaches it is stored."""
     limits = engine.capabilities
     document, total = limits.max_document_bytes, limits.max_bytes_per_commit
     await engine.commit([Put("c/full", sized(document))])

@@ -1,6 +1,6 @@
-"""The examination that every engine passes: what the docstrings of the waist promise, as checks.
+"""The examination that every engine passes: checks of what the docstrings of ``Engine`` promise.
 
-For authors of engines, with whatever runs their tests::
+Authors of engines can run it with any test runner::
 
     for check in ENGINE_CHECKS:
         async with MyEngine(...) as engine:      # new and empty for each check
@@ -8,12 +8,12 @@ For authors of engines, with whatever runs their tests::
     for check in LIFECYCLE_CHECKS:
         await check(MyEngine(...))               # new, and not opened yet
     for check in REOPEN_CHECKS:                  # engines that are durable
-        await check(lambda: MyEngine(...))       # each call: the same store, empty at first
+        await check(lambda: MyEngine(...))       # each call opens the same store, which is empty at first
     for check in WRAPPER_CHECKS:                 # engines around other engines
-        await check(MyWrapper)                   # each call: around the engine given
+        await check(MyWrapper)                   # each call wraps the engine that it is given
 
-A check raises AssertionError where the engine breaks its contract. Nothing here waits for time to pass, and a
-hang ends after a minute. Let the engine's clock move with each look, or the check of times shows little.
+A check raises AssertionError if the engine breaks its contract. No check waits for time to pass, and one that hangs
+ends after a minute. Use a clock that moves with each reading; otherwise the check of times shows little.
 """
 
 from __future__ import annotations

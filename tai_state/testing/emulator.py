@@ -1,4 +1,4 @@
-"""The Firestore emulator, started for as long as a block runs.
+"""Runs the Firestore emulator for the duration of a block.
 
 ::
 
@@ -7,8 +7,8 @@
         async with open_store(f"firestore://{fresh_project()}") as store:
             ...
 
-An emulator keeps everything in memory, and a project comes into being when something is written to it: give each
-test a project of its own instead of emptying one.
+An emulator keeps everything in memory, and a project exists as soon as something is written to it. So give each test
+a project of its own instead of emptying a shared one.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ _FIREBASE_JARS: Final = ".cache/firebase/emulators"
 _RUNNING: Final = b"is now running"
 _PORT_TAKEN: Final = b"Address already in use"
 
-# The shell outlives this process, however that ends: the pipe on its standard input then closes, and Java is
-# killed. It ends when Java does, with Java's code. PR_SET_PDEATHSIG would ask for the death of a thread instead.
+# The shell outlives this process, however this process ends. Then the pipe on the shell's standard input closes, and
+# the shell kills Java. If Java ends first, the shell ends with Java's exit code. PR_SET_PDEATHSIG would not do: it
+# reacts to the end of the thread that started the child.
 _GUARD: Final = """
 exec 3<&0
 "$@" 3<&- </dev/null &
@@ -62,11 +63,11 @@ exit $code
 
 
 class Emulator(msgspec.Struct, frozen=True):
-    """An emulator that answers.
+    """A running emulator.
 
     Attributes:
-        host: its address, like ``127.0.0.1:8080``: what ``FIRESTORE_EMULATOR_HOST`` is to be.
-        process: runs it, in a process group of its own; None where somebody else started it.
+        host: its address, like ``127.0.0.1:8080``; the value for ``FIRESTORE_EMULATOR_HOST``.
+        process: the process that runs it, in a process group of its own; None if it was already running.
     """
 
     host: str
@@ -79,13 +80,13 @@ def fresh_project() -> str:
 
 
 def find_emulator(environment: Mapping[str, str] | None = None) -> list[str]:
-    """The command that starts the installed emulator; address and port follow.
+    """The command that starts the installed emulator, to be completed with address and port.
 
-    Looks below the installation of gcloud (``CLOUDSDK_ROOT_DIR``, else where ``gcloud`` on the path leads), then
-    for the newest one that firebase-tools fetched.
+    This looks in the gcloud installation (``CLOUDSDK_ROOT_DIR``, or the one of the ``gcloud`` on the PATH), then for
+    the newest emulator that firebase-tools downloaded.
 
     Raises:
-        EmulatorNotFound: nothing is installed, or Java is missing.
+        EmulatorNotFound: no emulator is installed, or Java is missing.
     """
     environment = os.environ if environment is None else environment
     path = environment.get("PATH", os.defpath)
@@ -101,21 +102,21 @@ def find_emulator(environment: Mapping[str, str] | None = None) -> list[str]:
     elif firebase_jars:
         arguments = ["-jar", str(firebase_jars[-1])]
     else:
-        raise EmulatorNotFound(f"{gcloud_jar or 'gcloud'}, and no jar in {home / _FIREBASE_JARS}")
+        raise EmulatorNotFound(f"{gcloud_jar or 'gcloud'} or a jar in {home / _FIREBASE_JARS}")
     java = shutil.which("java", path=path)
     if java is None:
         raise EmulatorNotFound("java on the PATH")
-    # The emulator's messages are English only, whatever the machine's language.
+    # So that the emulator's messages are in English, whatever the language of the machine.
     return [java, "-Duser.language=en", *arguments]
 
 
 @contextmanager
 def running_emulator() -> Generator[Emulator]:
-    """The emulator whose address is given in the environment, else a new one for as long as the block runs.
+    """The emulator whose address is in the environment; without one, a new emulator that runs during the block.
 
     Raises:
-        EmulatorNotFound: none is installed.
-        StoreUnavailable: it does not start, or the one in the environment does not answer.
+        EmulatorNotFound: no emulator is installed.
+        StoreUnavailable: the new emulator does not start, or the one in the environment does not answer.
     """
     given = os.environ.get(EMULATOR)
     if given:
@@ -131,21 +132,21 @@ def running_emulator() -> Generator[Emulator]:
 
 @contextmanager
 def started_emulator(*, port: int | None = None, rules: Path | None = None) -> Generator[Emulator]:
-    """A new emulator for as long as the block runs, whatever the environment says.
+    """A new emulator that runs during the block, whatever the environment says.
 
-    It listens on the loopback address only, and ends with the block or with this process, however that ends. (A
-    child forked without exec keeps it up as long as the child lives.)
+    It listens only on the loopback address. It ends with the block, or with this process, however the process ends.
+    (A child that was forked without exec keeps the emulator running until the child ends.)
 
     Args:
-        port: where it listens; without one, on a free port.
-        rules: a file of security rules; without one, all is allowed.
+        port: the port to listen on; None: a free one.
+        rules: a file of security rules; None: everything is allowed.
 
     Raises:
-        EmulatorNotFound: none is installed.
-        StoreUnavailable: it does not start.
+        EmulatorNotFound: no emulator is installed.
+        StoreUnavailable: the emulator does not start.
     """
     with tempfile.TemporaryFile() as log:
-        process, host = _started(find_emulator(), port, rules, log)
+        process, host = _start(find_emulator(), port, rules, log)
         try:
             yield Emulator(host, process)
         finally:
@@ -153,7 +154,7 @@ def started_emulator(*, port: int | None = None, rules: Path | None = None) -> G
 
 
 def answers(host: str, seconds: float = _ANSWER_SECONDS) -> bool:
-    """Whether an emulator at this address answers a request within so many seconds."""
+    """Whether an emulator at this address answers a request within this many seconds."""
     connection = http.client.HTTPConnection(host, timeout=seconds)
     try:
         connection.request("GET", "/")
@@ -164,10 +165,13 @@ def answers(host: str, seconds: float = _ANSWER_SECONDS) -> bool:
         connection.close()
 
 
-def _started(
+def _start(
     command: list[str], port: int | None, rules: Path | None, log: IO[bytes]
 ) -> tuple[subprocess.Popen[bytes], str]:
-    """A started emulator and its address. Between finding a free port and taking it, another may have taken it."""
+    """Start an emulator. Returns its process and address.
+
+    Another process may take a free port before the emulator does; then another port is tried.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         host = f"{_LOOPBACK}:{_free_port() if port is None else port}"
         process = _launch(command, host, rules, log)
@@ -189,8 +193,8 @@ def _launch(command: list[str], host: str, rules: Path | None, log: IO[bytes]) -
     name, _, port = host.rpartition(":")
     arguments = [*command, "--host", name, "--port", port, *(() if rules is None else ("--rules", str(rules)))]
     log.seek(log.truncate(0))
-    # In a session of its own a Ctrl-C does not reach it, and all of it can be ended at once.
-    return subprocess.Popen(  # noqa: S603 - the command is what was found on this machine
+    # In a session of its own, it is not reached by Ctrl-C, and all its processes can be killed at once.
+    return subprocess.Popen(  # noqa: S603 - the command was found on this machine
         ["/bin/sh", "-c", _GUARD, "sh", *arguments],
         stdin=subprocess.PIPE,
         stdout=log,
@@ -200,27 +204,30 @@ def _launch(command: list[str], host: str, rules: Path | None, log: IO[bytes]) -
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], host: str, log: IO[bytes]) -> None:
-    """Wait until this process says that it runs (somebody else may answer at the port), and answers.
+    """Wait until this process reports that it runs, and answers: another program may be answering at the port.
 
     Raises:
-        StoreUnavailable: it ended, or was not up in time.
+        StoreUnavailable: the emulator ended, or was not ready in time.
     """
     deadline = time.monotonic() + _START_SECONDS
     while True:
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(_POLL_SECONDS)
-            said = _said(log)
+            said = _log_text(log)
             raise StoreUnavailable(
-                "emulator", "PORT_TAKEN" if _PORT_TAKEN in said else "ENDED", f"at {host} with {code}: {_tail(said)}"
+                "emulator",
+                "PORT_TAKEN" if _PORT_TAKEN in said else "ENDED",
+                f"at {host}, with exit code {code}: {_tail(said)}",
             )
-        if _RUNNING in _said(log) and answers(host):
+        if _RUNNING in _log_text(log) and answers(host):
             return
         if time.monotonic() > deadline:
-            raise StoreUnavailable("emulator", "NO_ANSWER", f"not up after {_START_SECONDS:g} s: {_tail(_said(log))}")
+            what = f"not ready after {_START_SECONDS:g} s: {_tail(_log_text(log))}"
+            raise StoreUnavailable("emulator", "NO_ANSWER", what)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let the guard kill Java and wait until it is gone, its port free again; then kill what may be left."""
+    """Let the shell kill Java, and wait until Java is gone and its port is free. Then kill whatever is left."""
     if process.stdin is not None:
         process.stdin.close()
     with suppress(subprocess.TimeoutExpired):
@@ -230,8 +237,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _said(log: IO[bytes]) -> bytes:
-    """The beginning of the log; the file's offset, which Java writes at, stays where it is."""
+def _log_text(log: IO[bytes]) -> bytes:
+    """The beginning of the log. The file's offset, at which Java writes, is not moved."""
     return os.pread(log.fileno(), _LOG_BYTES, 0)
 
 

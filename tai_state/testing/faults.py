@@ -1,14 +1,14 @@
-"""Faults on purpose: an engine that fails as planned, to test what a service makes of it.
+"""Planned faults: an engine that fails on purpose, to test how a service reacts.
 
-Wrap any engine, say at which call what goes wrong, and run the service as ever::
+Wrap any engine, say which call fails and how, and run the service as usual::
 
     faulty = FaultyEngine(MemoryEngine(clock), AtCalls({("commit", 3): Fault.LOST_AFTER}))
     async with open_store(faulty, timeout_seconds=1.0) as store:
         ...
     assert faulty.statistics().all_hit
 
-What should hold whatever the plan: no acknowledged change is missing, none is there twice, and none is reported
-as failed that happened.
+Whatever the plan, this should hold: no acknowledged change is missing, no change is there twice, and no change that
+was applied is reported as failed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tai_state.engines.paging import Paged
 from tai_state.errors import CommitRefused, CorruptDocument, StoreTimeout, StoreUnavailable, TaiStateError
 
 Verb: TypeAlias = Literal["read", "scan", "commit", "watch", "any"]
-"""A verb of the engine; ``any`` counts the calls of all of them together."""
+"""A verb of the engine; ``any`` counts the calls of all verbs together."""
 
 _scope: ContextVar[anyio.CancelScope | None] = ContextVar("tai_state_faulty_scope", default=None)
 
@@ -52,27 +52,29 @@ _scope: ContextVar[anyio.CancelScope | None] = ContextVar("tai_state_faulty_scop
 class Fault(Enum):
     """What can go wrong with one call of an engine.
 
-    Of the verbs other than ``commit``, nothing is ever applied; there, the two kinds of a lost answer differ in
-    that a scan has yielded its first document before the loss.
+    Only ``commit`` applies anything. For the other verbs, the two kinds of lost answers differ only for a scan: with
+    ``LOST_AFTER``, it has yielded its first document before the loss.
     """
 
     UNAVAILABLE = "unavailable"
-    """``StoreUnavailable``, known not to be applied."""
+    """The call raises ``StoreUnavailable``; it is certain that nothing was applied."""
     REFUSED = "refused"
-    """``CommitRefused``, though every requirement held, as when a document has moved on without its content having
-    changed. Only commits that require a revision."""
+    """The commit raises ``CommitRefused`` although every requirement held, as if a document had been written again
+    with the same content. Only for commits that require a revision."""
     LOST_BEFORE = "lost before"
-    """Never arrives. ``StoreTimeout``, for a commit with ``unknown``."""
+    """The call never arrives. It raises ``StoreTimeout``; for a commit, with ``unknown``."""
     LOST_AFTER = "lost after"
-    """Applied, and the answer is lost. ``StoreTimeout``, for a commit with ``unknown``."""
+    """The call is applied, but its answer is lost. It raises ``StoreTimeout``; for a commit, with ``unknown``."""
     DELAYED = "delayed"
-    """``StoreTimeout`` with ``unknown`` now; applied later if its requirements hold then. Commits only."""
+    """The commit raises ``StoreTimeout`` with ``unknown`` now, and is applied later if its requirements hold then.
+    Only for commits."""
     DUPLICATED = "duplicated"
-    """Arrives twice; the caller sees the second answer, mostly ``CommitRefused``. Commits only."""
+    """The commit arrives twice. The caller sees the second answer, which is mostly ``CommitRefused``. Only for
+    commits."""
     CANCELLED_BEFORE = "cancelled before"
     """The calling scope is cancelled before anything is sent; see :meth:`FaultyEngine.cancellable`."""
     CANCELLED_AFTER = "cancelled after"
-    """The calling scope is cancelled when all is done, before the answer is seen."""
+    """The calling scope is cancelled when the call is done, before the answer is seen."""
 
 
 _COMMIT_AT_REVISION = frozenset(Fault)
@@ -85,9 +87,9 @@ class Call:
     """One call of an engine.
 
     Attributes:
-        verb: which of the four.
-        number: the how-many-eth of its verb, from 1.
-        overall: the how-many-eth of all verbs, from 1.
+        verb: one of the four verbs.
+        number: its 1-based position among calls of this verb.
+        overall: its 1-based position among all calls.
     """
 
     verb: Verb
@@ -96,24 +98,24 @@ class Call:
 
 
 class FaultPlan(Protocol):
-    """Says what goes wrong, and when."""
+    """Decides what goes wrong, and when."""
 
     @property
     def planned(self) -> int:
-        """How many faults are planned; for a plan without an end, how many it has asked for so far."""
+        """How many faults are planned; for a plan without an end, how many it has planned so far."""
         ...
 
     def fault(self, call: Call) -> Fault | None:
-        """What is to happen to this call. Asked once for each call, in their order."""
+        """The fault for this call, if any. Called once for each call, in their order."""
         ...
 
 
 class AtCalls:
-    """Faults at given calls.
+    """A plan of faults at given calls.
 
     Args:
-        faults: by verb and number from 1, like ``{("commit", 3): Fault.LOST_AFTER}``; ``("any", 5)`` is the fifth
-            call of all.
+        faults: the faults by verb and 1-based number, like ``{("commit", 3): Fault.LOST_AFTER}``; ``("any", 5)`` is the
+            fifth call of any verb.
     """
 
     def __init__(self, faults: Mapping[tuple[Verb, int], Fault]) -> None:
@@ -130,13 +132,13 @@ class AtCalls:
 
 
 class Randomly:
-    """Faults at random, the same ones for the same seed and the same order of calls.
+    """A plan of random faults. The same seed and the same order of calls give the same faults.
 
     Args:
         seed: print it, so that a failure can be repeated.
-        share: of the calls, from 0 to 1.
-        faults: any of these, all equally likely.
-        verbs: only calls of these.
+        share: the share of calls that fail, from 0 to 1.
+        faults: the faults to choose from, all equally likely.
+        verbs: only calls of these verbs fail.
     """
 
     def __init__(self, seed: int, share: float, faults: Sequence[Fault], verbs: Sequence[Verb] = ("commit",)) -> None:
@@ -148,7 +150,7 @@ class Randomly:
 
     @property
     def planned(self) -> int:
-        """How many faults were asked for so far."""
+        """How many faults were planned so far."""
         return self._planned
 
     def fault(self, call: Call) -> Fault | None:
@@ -164,11 +166,11 @@ class FaultStatistics:
     """What a faulty engine did.
 
     Attributes:
-        calls: of all verbs.
-        planned: faults in the plan.
-        hit: faults that happened, by kind. One that is not possible for its call never happens.
-        landed: delayed commits that were applied in the end.
-        dead: delayed commits whose requirements did not hold any more.
+        calls: how many calls were made, of all verbs.
+        planned: how many faults are in the plan.
+        hit: how many faults happened, by kind. A fault that is not possible for its call never happens.
+        landed: how many delayed commits were applied in the end.
+        dead: how many delayed commits were not, because their requirements no longer held.
     """
 
     calls: int
@@ -179,19 +181,19 @@ class FaultStatistics:
 
     @property
     def all_hit(self) -> bool:
-        """Whether every planned fault has happened; a test whose faults are never hit shows nothing."""
+        """Whether every planned fault has happened. A test whose faults do not happen shows nothing."""
         return sum(self.hit.values()) == self.planned
 
 
 class FaultyEngine:
-    """An engine whose calls go wrong as planned; see :class:`~tai_state.engines.api.Engine` for the verbs.
+    """An engine whose calls fail as planned; see :class:`~tai_state.engines.api.Engine` for the verbs.
 
-    Everything else goes to the engine inside, which it opens and closes.
+    It opens and closes an inner engine, and passes all calls on to it.
 
     Args:
-        engine: any.
+        engine: the inner engine.
         plan: what goes wrong, and when; it may be replaced at any time.
-        delay_calls: a delayed commit arrives right before the how-many-eth call after its own.
+        delay_calls: how many calls later a delayed commit arrives; it arrives right before that call.
     """
 
     def __init__(self, engine: Engine, plan: FaultPlan, *, delay_calls: int = 1) -> None:
@@ -207,7 +209,7 @@ class FaultyEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The inner engine's."""
+        """The capabilities of the inner engine."""
         return self._engine.capabilities
 
     def __str__(self) -> str:
@@ -237,7 +239,7 @@ class FaultyEngine:
 
     @contextmanager
     def cancellable(self) -> Generator[anyio.CancelScope]:
-        """The scope that planned cancellations of the calls inside it cancel, also in tasks started there."""
+        """The scope that is cancelled by planned cancellations of calls in this block, or in tasks started in it."""
         with anyio.CancelScope() as scope:
             token = _scope.set(scope)
             try:
@@ -246,7 +248,7 @@ class FaultyEngine:
                 _scope.reset(token)
 
     async def settle(self) -> None:
-        """Let every delayed commit arrive now: at the end of a test, before the final look."""
+        """Let every delayed commit arrive now. Call it at the end of a test, before the final check."""
         await self._deliver(everything=True)
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
@@ -257,13 +259,13 @@ class FaultyEngine:
         return reading
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
-        return self._scanned(self._engine.scan(scan))
+        return self._with_faults(self._engine.scan(scan))
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
-        """See :class:`~tai_state.engines.api.CommitOrdered`, where the inner engine is: for the plan, it is a scan."""
-        return self._scanned(cast("CommitOrdered", self._engine).changed(collection, after, limit))
+        """See :class:`~tai_state.engines.ordering.CommitOrdered`, if the inner engine is one. The plan sees a scan."""
+        return self._with_faults(cast("CommitOrdered", self._engine).changed(collection, after, limit))
 
-    def _scanned(self, documents: Paged[Document]) -> Paged[Document]:
+    def _with_faults(self, documents: Paged[Document]) -> Paged[Document]:
         is_begun = False
         fault: Fault | None = None
 
@@ -286,7 +288,7 @@ class FaultyEngine:
         requiring = [write.path for write in writes if isinstance(write.require, At)]
         fault = await self._begin("commit", _COMMIT_AT_REVISION if requiring else _COMMIT)
         if fault is Fault.DELAYED:
-            self._delayed.append((self._overall + self._delay_calls, _copied(writes)))
+            self._delayed.append((self._overall + self._delay_calls, _copy_of(writes)))
         elif fault is Fault.REFUSED:
             raise CommitRefused(requiring[0])
         await self._fail_before("commit", fault)
@@ -306,11 +308,11 @@ class FaultyEngine:
             yield changes
 
     async def self_check(self) -> Sequence[CorruptDocument]:
-        """The inner engine's."""
+        """The findings of the inner engine."""
         return await self._engine.self_check()
 
     async def _begin(self, verb: Verb, possible: AbstractSet[Fault] = _ANY_CALL) -> Fault | None:
-        """Count a call, let what was delayed until now arrive, and say what is to go wrong, if it is possible."""
+        """Count a call, and deliver the commits that are due. Returns the planned fault, if it is possible here."""
         self._numbers[verb] += 1
         self._overall += 1
         call = Call(verb, self._numbers[verb], self._overall)
@@ -324,7 +326,7 @@ class FaultyEngine:
     async def _deliver(self, *, everything: bool = False) -> None:
         due = [each for each in self._delayed if everything or each[0] <= self._overall]
         self._delayed = [each for each in self._delayed if each not in due]
-        # A message under way arrives, whatever becomes of the task during whose call it does.
+        # A delayed message arrives even if the task whose call delivers it is cancelled.
         with anyio.CancelScope(shield=True):
             for _, writes in due:
                 try:
@@ -358,8 +360,8 @@ async def _cancel() -> None:
     await anyio.lowlevel.checkpoint()
 
 
-def _copied(writes: Sequence[Write]) -> list[Write]:
-    """The writes as they are now: their fields are the caller's to change once the call has returned."""
+def _copy_of(writes: Sequence[Write]) -> list[Write]:
+    """A copy of the writes: the caller may change their fields once the call has returned."""
     return [
         Put(each.path, msgspec.json.decode(msgspec.json.encode(each.fields)), each.require)
         if isinstance(each, Put)

@@ -20,7 +20,7 @@ async def _scanned(engine: Engine) -> None:
 
 
 async def _is_refused(engine: Engine) -> None:
-    """Each verb, and looking below the documents, is a RuntimeError."""
+    """Assert that each verb, and ``self_check``, raises RuntimeError."""
     verbs: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
         ("read", lambda: engine.read(["c/a"])),
         ("scan", lambda: _scanned(engine)),
@@ -33,7 +33,7 @@ async def _is_refused(engine: Engine) -> None:
 
 
 async def check_outside_of_its_block(engine: Engine) -> None:
-    """Before it is opened, and again when it is closed, each verb is a RuntimeError, and changes nothing."""
+    """Before the engine is opened, and after it is closed, each verb raises RuntimeError and changes nothing."""
     await _is_refused(engine)
     async with engine:
         await engine.commit([Put("c/a", {"n": 1})])
@@ -45,7 +45,7 @@ async def check_outside_of_its_block(engine: Engine) -> None:
 
 
 async def check_entered_twice(engine: Engine) -> None:
-    """A block inside the block of the same object is a RuntimeError, and the first one goes on as before."""
+    """Opening an engine that is open raises RuntimeError, and the engine goes on working."""
     async with engine:
         for _ in range(2):
             assert await raises(RuntimeError, engine.__aenter__()), "the engine was entered twice"
@@ -54,7 +54,7 @@ async def check_entered_twice(engine: Engine) -> None:
 
 
 async def check_closing_ends_watches(engine: Engine) -> None:
-    """Whoever waits for a change when the engine is closed gets a RuntimeError, and does not wait for ever."""
+    """A task that waits for a change when the engine is closed gets RuntimeError, and does not wait forever."""
     ended: list[bool] = []
 
     async def wait(changes: AsyncIterator[Change]) -> None:

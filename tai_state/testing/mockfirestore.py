@@ -1,4 +1,4 @@
-"""The engine over a ``MockFirestore`` client (the ``mock`` extra), for suites that have its fixtures.
+"""An engine over a ``MockFirestore`` client (the ``mock`` extra), for test suites that already use one.
 
 ::
 
@@ -7,12 +7,12 @@
         await store.save_state("bank", "alice", {"balance": 100}, metadata)
     assert client.document("governors/bank/states/alice").get().to_dict()["data"] == {"balance": 100}
 
-Documents stand in the client as Firestore would hold them, as native maps. Beside its own fields each has one more,
-``_tai_state``, because a mock keeps neither revisions nor times. What a mock also does: it keeps a document's
-subcollections among its fields.
+The client holds documents as Firestore would: as native maps. Each document has one field more than its own,
+``_tai_state``, because a mock keeps neither revisions nor times. A mock also keeps the subcollections of a document
+among its fields.
 
-The engine must be the client's only writer while it is open, in one process. The mock knows no preconditions and
-isolates no transactions; the engine decides about both itself, as the one in memory does, and never asks the mock.
+While the engine is open, nothing else may write to the client. The mock does not check preconditions or isolate
+transactions; the engine does both itself, like the engine in memory.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from tai_state.values.times import WallClock
 
 OWN_FIELD: Final = "_tai_state"
 
-# One for all clients, so that revisions grow whatever becomes of an engine or of what its client holds.
+# One counter for all clients, so that revisions grow even if an engine is replaced or a client is reset.
 _revisions = count(1)
 
 
 class _Own(msgspec.Struct, frozen=True):
-    """What the engine keeps in a document's ``_tai_state``.
+    """What the engine keeps in ``_tai_state`` of a document.
 
     Attributes:
-        revision: of the last write.
-        updated_us: when it was last written.
-        names: of the fields that stand in the document; its other entries are subcollections.
-        aside: the fields for which that place is taken, by a subcollection or by this.
+        revision: the revision of the last write.
+        updated_us: the time of the last write.
+        names: the names of the fields that the document holds; its other entries are subcollections.
+        aside: the fields that cannot be held there, because a subcollection or ``_tai_state`` has the same name.
     """
 
     revision: int
@@ -83,7 +83,7 @@ class _MockDocuments:
             self._put(document)
 
     def _put(self, document: Document) -> None:
-        entry = self._made(document.path)
+        entry = self._ensure_entry(document.path)
         _remove_fields(entry)
         fields = document.fields()
         aside = {name: value for name, value in fields.items() if name in entry or name == OWN_FIELD}
@@ -102,12 +102,12 @@ class _MockDocuments:
             (self._entry(collection) or {}).pop(document_id, None)
 
     def _root(self) -> dict[str, Any]:
-        # Asking the client for a document makes one, and reading one copies all that is below it.
+        # The client's own methods would create a document when asked for it, and copy everything below it on reading.
         root: dict[str, Any] = getattr(self._client, "_data")  # noqa: B009 - resetting the client replaces it
         return root
 
     def _entry(self, path: str) -> dict[str, Any] | None:
-        """What stands at the path of a document or a collection."""
+        """The entry at the path of a document or a collection; None if there is none."""
         here: Any = self._root()
         for segment in path.split("/"):
             if not isinstance(here, dict) or segment not in here:
@@ -115,8 +115,8 @@ class _MockDocuments:
             here = here[segment]  # pyright: ignore[reportUnknownVariableType]
         return here if isinstance(here, dict) else None  # pyright: ignore[reportUnknownVariableType]
 
-    def _made(self, path: str) -> dict[str, Any]:
-        """The same, made where nothing is; a field in the way of a subcollection steps aside."""
+    def _ensure_entry(self, path: str) -> dict[str, Any]:
+        """The same entry, created if there is none. A field with the name of a subcollection is set aside."""
         here = self._root()
         for segment in path.split("/"):
             own = _own(here)
@@ -136,17 +136,17 @@ class MockFirestoreEngine(MemoryEngine):
         clock: the engine's clock.
 
     Raises:
-        TypeError: it is none.
+        TypeError: the client is not a ``MockFirestore``.
     """
 
     def __init__(self, client: object, clock: WallClock | None = None) -> None:
         if not isinstance(getattr(client, "_data", None), dict):
-            raise TypeError(f"a MockFirestore is needed, not a {type(client).__name__}")
+            raise TypeError(f"client must be a MockFirestore, not {type(client).__name__}")
         super().__init__(SystemClock() if clock is None else clock, _MockDocuments(client), "mockfirestore")
 
 
 def _own(entry: dict[str, Any]) -> _Own | None:
-    """What the engine noted about an entry; None where there is no document of its."""
+    """What the engine keeps about an entry; None if the entry is not a document of the engine."""
     noted = entry.get(OWN_FIELD)
     try:
         return None if noted is None else msgspec.convert(noted, _Own)
@@ -155,7 +155,7 @@ def _own(entry: dict[str, Any]) -> _Own | None:
 
 
 def _remove_fields(entry: dict[str, Any]) -> None:
-    """Leave the subcollections only."""
+    """Remove everything from an entry except its subcollections."""
     own = _own(entry)
     if own is not None:
         for name in (*own.names, OWN_FIELD):

@@ -1,4 +1,4 @@
-"""Checks of the order of commits, for engines that offer it; the others pass them at once."""
+"""Checks of the order of commits, for engines that offer it. Other engines pass them at once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def _changed(
     return [document async for document in ordered.changed(collection, after, limit)]
 
 
-def _told(documents: Sequence[Document]) -> list[tuple[int, str]]:
+def _pairs(documents: Sequence[Document]) -> list[tuple[int, str]]:
     return [(document.revision, document.id) for document in documents]
 
 
 async def check_changes_come_in_the_order_of_commits(engine: Engine) -> None:
-    """What was last written after a revision comes by revision and id, rewritten documents once, others not at all."""
+    """Documents written after a revision come in the order of revision and id, each once. Other documents do not."""
     ordered = commit_ordered(engine)
     if ordered is None:
         return
@@ -40,15 +40,15 @@ async def check_changes_come_in_the_order_of_commits(engine: Engine) -> None:
     again = (await engine.commit([Put(f"{_EVENTS}/b", {"n": 1}), Delete(f"{_EVENTS}/z")])).revision
     first, second, _, fourth = revisions
     expected = [(first, "c"), (second, "a"), (fourth, "d"), (again, "b")]
-    assert _told(await _changed(ordered)) == expected
+    assert _pairs(await _changed(ordered)) == expected
     for after in (first - 1, first, second, fourth, again):
-        assert _told(await _changed(ordered, after)) == [each for each in expected if each[0] > after], after
+        assert _pairs(await _changed(ordered, after)) == [each for each in expected if each[0] > after], after
     assert [each.fields() for each in await _changed(ordered, fourth)] == [{"n": 1}]
     assert [each.id for each in await _changed(ordered, collection="g/c/events")] == ["x"]
 
 
 async def check_changes_of_a_commit_stay_together(engine: Engine) -> None:
-    """A limit is passed rather than cutting a commit, on whatever page its last document is."""
+    """A limit never cuts a commit in two: the documents go on to the end of the commit, over pages if needed."""
     ordered = commit_ordered(engine)
     if ordered is None:
         return
@@ -72,7 +72,7 @@ async def check_changes_of_a_commit_stay_together(engine: Engine) -> None:
 
 
 async def check_changes_are_of_events_only(engine: Engine) -> None:
-    """The order of any other collection is a ValueError, before or at the first step."""
+    """Asking for the order of any other collection raises ValueError, at once or at the first step."""
     ordered = commit_ordered(engine)
     if ordered is None:
         return
@@ -85,7 +85,7 @@ async def check_changes_are_of_events_only(engine: Engine) -> None:
 
 
 async def check_what_becomes_visible_is_later(make: Callable[[], Engine]) -> None:
-    """Two users of a store write as fast as they can: no look misses what a look before could not see yet."""
+    """While two users of a store write, reading after the last revision seen never misses a document."""
     async with make() as one:
         if commit_ordered(one) is None:
             return
@@ -94,13 +94,13 @@ async def check_what_becomes_visible_is_later(make: Callable[[], Engine]) -> Non
 
 
 async def check_nothing_is_missed_by_following(engine: Engine) -> None:
-    """Looking again and again after the last revision seen finds all that tasks write meanwhile, each once."""
+    """Reading again and again after the last revision seen finds each document once that tasks write meanwhile."""
     if commit_ordered(engine) is not None:
         await _follow(engine, engine)
 
 
 async def _follow(one: Engine, other: Engine) -> None:
-    """Write by both engines, and follow by one: what is found must be what is there, in its order."""
+    """Write through both engines, and follow through one: it must find what is there, in order."""
     ordered = commit_ordered(one)
     assert ordered is not None
     written = 0
@@ -122,9 +122,9 @@ async def _follow(one: Engine, other: Engine) -> None:
             while looks < _LOOKS or written < _LOOKS:
                 looks += 1
                 place = followed[-1][0] if followed else 0
-                followed += _told(await _changed(ordered, place, limit=None if looks % 2 else 5))
+                followed += _pairs(await _changed(ordered, place, limit=None if looks % 2 else 5))
             is_enough = True
-    followed += _told(await _changed(ordered, followed[-1][0] if followed else 0))
+    followed += _pairs(await _changed(ordered, followed[-1][0] if followed else 0))
     assert followed == sorted(followed), "the order is not that of the revisions"
     there = await ids_of(one.scan(Scan(_EVENTS)))
     assert sorted(document_id for _, document_id in followed) == there, "a look missed something, or gave it twice"

@@ -1,4 +1,4 @@
-"""Checks of taking what a scan gives: after an error, after a cancelled step, by two tasks."""
+"""Checks of taking documents from a scan: after an error, after a cancelled step, by two tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCANS = (Scan("c"), Scan("c", by="at"), Scan("c", limit=MANY - 1))
 
 
 async def check_scan_after_an_error(engine: Engine) -> None:
-    """After an error that passes a scan goes on where it was; an item that is wrong is never passed over."""
+    """After a passing error, a scan goes on where it was. An item that cannot be converted is never skipped."""
     await _fill(engine)
     for scan in _SCANS:
         failures = 0
@@ -45,7 +45,7 @@ _MOMENTS: Final = 10
 
 
 async def check_scan_after_a_cancelled_step(engine: Engine) -> None:
-    """A step that is cancelled takes nothing: each that waits for a page is cancelled at all of its first moments."""
+    """A cancelled step takes nothing. Each step that waits for a page is cancelled at each of its first moments."""
     await _fill(engine)
     for scan in _SCANS:
         documents = engine.scan(scan)
@@ -70,7 +70,7 @@ async def check_scan_after_a_cancelled_step(engine: Engine) -> None:
 
 
 async def check_scan_shared_by_tasks(engine: Engine) -> None:
-    """Two tasks that take from one scan get each document once, each of them in order."""
+    """Two tasks that take from one scan get each document once, and each task gets its documents in order."""
     await _fill(engine)
     for scan in _SCANS:
         documents = engine.scan(scan)
@@ -81,7 +81,7 @@ async def check_scan_shared_by_tasks(engine: Engine) -> None:
                     tasks.start_soon(_take_all, documents, each)
         assert all(each == sorted(each) for each in seen), "a task got documents out of order"
         assert sorted(seen[0] + seen[1]) == _IDS[: scan.limit], "tasks that share a scan lost or doubled documents"
-        assert all(seen), "one of the tasks got nothing: it was told of the end too early"
+        assert all(seen), "one of the tasks got nothing: its scan ended too early"
 
 
 async def _fill(engine: Engine) -> None:
@@ -89,14 +89,14 @@ async def _fill(engine: Engine) -> None:
 
 
 async def _take(documents: Paged[Document], seen: list[str]) -> None:
-    """Take a document, if there is another one."""
+    """Take the next document, if there is one."""
     document = await anext(documents, None)
     if document is not None:
         seen.append(document.id)
 
 
 async def _take_all(documents: Paged[Document], seen: list[str]) -> None:
-    """Take what is left, with a pause before each."""
+    """Take the remaining documents, and let other tasks run before each."""
     before = -1
     while len(seen) > before:
         before = len(seen)
@@ -105,7 +105,7 @@ async def _take_all(documents: Paged[Document], seen: list[str]) -> None:
 
 
 async def _insisting(items: Paged[str]) -> list[str]:
-    """All that is given to somebody who asks again after an error that may pass."""
+    """All items, taken by a caller that asks again after each passing error."""
     seen: list[str] = []
     while True:
         try:

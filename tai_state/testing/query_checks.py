@@ -11,7 +11,7 @@ from tai_state.testing.checking import MANY, fill, ids_of
 
 
 async def check_scan_by_field(engine: Engine) -> None:
-    """A scan by a field is in its order, ties by id, within bounds, and leaves out documents without it."""
+    """A scan by a field is in order of the field, then of the id, within its bounds, and omits documents without it."""
     values = dict(e="1", d="2", c="2", b="10", a="😀", f="ﬁ", g="", h="2", i="é", j="Z")  # noqa: C408 - short
     for collection, by in (("c", "at"), ("deep/d/c", "meta.at"), ("g/b/events", "timestamp")):
         for each, value in values.items():
@@ -37,7 +37,7 @@ async def check_scan_by_field(engine: Engine) -> None:
 
 
 async def check_scan_by_field_leaves_out_what_is_no_text(engine: Engine) -> None:
-    """Where the field holds a number, a truth value, null, a list or a map, the document is left out."""
+    """A document whose field holds a number, a boolean, null, a list or a map is left out."""
     values: list[Any] = ["text", 1, 1.5, True, False, None, [], ["text"], {}, {"at": "text"}]
     await fill(engine, {f"c/{n}": {"at": value} for n, value in enumerate(values)})
     found = [document.fields()["at"] async for document in engine.scan(Scan("c", by="at"))]
@@ -45,7 +45,7 @@ async def check_scan_by_field_leaves_out_what_is_no_text(engine: Engine) -> None
 
 
 async def check_a_timestamp_may_be_anything(engine: Engine) -> None:
-    """In any collection of events ``timestamp`` may be any JSON, and a scan by it gives those where it is text."""
+    """In a collection of events ``timestamp`` may be any JSON value; a scan by it yields documents where it is text."""
     values: list[Any] = ["2026-02", "2026-01", "", 5, 2.5, True, None, [1], {"a": 1}, 10**30]
     for collection in ("governors/b/events", "logs/x/events", "deep/d/events"):
         documents: dict[str, Fields] = {f"{collection}/{n}": {"timestamp": each} for n, each in enumerate(values)}
@@ -68,7 +68,7 @@ async def check_a_timestamp_may_be_anything(engine: Engine) -> None:
 
 
 async def check_scan_by_field_pages(engine: Engine) -> None:
-    """Ties that are longer than a page are neither lost nor doubled, with a filter or without."""
+    """More ties than fit on a page are neither lost nor doubled, with or without a filter."""
     documents = {f"c/{n:05}": {"at": "b" if n % 10 else "ac"[n % 20 // 10], "n": n % 3} for n in range(MANY)}
     await fill(engine, documents)
     ordered = [(fields["at"], fields["n"], path[2:]) for path, fields in documents.items()]
@@ -83,7 +83,7 @@ async def check_scan_by_field_pages(engine: Engine) -> None:
 
 
 async def check_where(engine: Engine) -> None:
-    """Filters take equality and membership, all must hold, and types, null and absence are kept apart."""
+    """Filters test equality or membership, and all must match. Types, null and absence are kept apart."""
     values: dict[str, Any] = {"one": 1, "true": True, "zero": 0, "false": False, "text": "1", "null": None}
     values |= {"half": 0.5, "list": [1], "map": {"v": 1}, "empty": ""}
     await fill(engine, {f"c/{name}": {"v": value, "deep": {"v": value}} for name, value in values.items()})
@@ -108,7 +108,7 @@ async def check_where(engine: Engine) -> None:
 
 
 async def check_where_on_few_of_many(engine: Engine) -> None:
-    """A filter finds the few that match among more documents than a page holds, also behind pages without one."""
+    """A filter finds the few matching documents among more than fit on a page, even after pages without a match."""
     await fill(engine, {f"c/{n:05}": {"n": n % 800} for n in range(MANY)})
     expected = [f"{n:05}" for n in range(MANY) if n % 800 == 399]
     for limit in (None, 0, 1, 2, 3):

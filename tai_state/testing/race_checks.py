@@ -27,7 +27,7 @@ _WRITERS: Final = 32
 
 
 async def check_one_writer_wins(engine: Engine) -> None:
-    """Of many writers at once that saw the same revision, or the same absence, exactly one succeeds."""
+    """Of many concurrent writers that saw the same revision, or the same absence, exactly one succeeds."""
     revision: int | None = None
     for _ in range(20):
         winners: list[tuple[int, int]] = []
@@ -51,7 +51,7 @@ async def check_one_writer_wins(engine: Engine) -> None:
 
 
 async def check_no_increment_is_lost(engine: Engine) -> None:
-    """Many writers that read, add one and compare and set until they succeed count every addition."""
+    """Many writers increment one counter by compare-and-set, and no increment is lost."""
     await engine.commit([Put("c/a", {"n": 0})])
 
     async def increment() -> None:
@@ -78,11 +78,11 @@ _BAD: Final[Sequence[Write]] = (
     Delete("bad/\udfff"),
     Put("governors/b/events/bad", {"timestamp": {"a": [1]}}),
 )
-"""Some of these can be stored, on some engines."""
+"""Some engines can store some of these."""
 
 
 async def check_a_bad_commit_harms_no_other(engine: Engine) -> None:
-    """Among many commits at once, those that cannot be stored, whatever is wrong with them, fail alone."""
+    """Among many concurrent commits, only those that cannot be stored fail, whatever is wrong with them."""
     failed: list[Exception] = []
 
     async def commit(*writes: Write) -> None:
@@ -92,7 +92,7 @@ async def check_a_bad_commit_harms_no_other(engine: Engine) -> None:
     async def commit_good(n: int) -> None:
         try:
             await engine.commit([Put(f"c/{n:03}", {"n": n}, ABSENT), Put(f"governors/b/events/{n:03}", {})])
-        except Exception as error:  # noqa: BLE001 - none may fail, whatever with
+        except Exception as error:  # noqa: BLE001 - a good commit must not fail with any error
             failed.append(error)
 
     async with anyio.create_task_group() as tasks:
@@ -115,7 +115,7 @@ _MOMENTS: Final = 32
 
 
 async def check_cancelled_commits(engine: Engine) -> None:
-    """A cancelled commit is there wholly or not at all, and other callers' are applied and answered."""
+    """A cancelled commit is applied whole or not at all; those of other callers are applied and acknowledged."""
     for moment in range(_MOMENTS):
         acknowledged: dict[int, int] = {}
 
@@ -137,7 +137,7 @@ async def check_cancelled_commits(engine: Engine) -> None:
 
 
 async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
-    """What commits wrote whose callers were cancelled reaches a watch like everything else."""
+    """A watch also sees what was written by commits whose callers were cancelled."""
     seen: set[Change] = set()
     async with engine.watch("c") as changes:
         for moment in range(_MOMENTS):
@@ -153,10 +153,10 @@ async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
 
 
 async def check_natively_cancelled_commits(engine: Engine) -> None:
-    """Under asyncio, ``task.cancel()`` does no more harm than a cancel scope; else this shows nothing."""
+    """Under asyncio, ``task.cancel()`` does not do more harm than a cancel scope. Elsewhere this passes at once."""
     if not anyio.get_cancelled_exc_class().__module__.startswith("asyncio"):
         return
-    import asyncio  # noqa: PLC0415 - no other event loop needs it
+    import asyncio  # noqa: PLC0415 - only needed here, under asyncio
 
     async def commit(moment: int, caller: int) -> Committed:
         return await engine.commit(batch_of(moment, caller))
@@ -174,7 +174,7 @@ async def check_natively_cancelled_commits(engine: Engine) -> None:
 
 
 async def check_cancelled_reads(engine: Engine) -> None:
-    """Cancelled reads and scans, at whatever moment, leave the engine as usable as before."""
+    """Reads and scans may be cancelled at any moment; the engine stays usable."""
     paths = [f"c/{n:05}" for n in range(MANY)]
     await fill(engine, {path: {"at": path} for path in paths})
 

@@ -11,7 +11,7 @@ from tai_state.testing.checking import JSON_VALUES, exactly, present
 
 
 async def check_read_keeps_order_and_absence(engine: Engine) -> None:
-    """A read answers in the order asked, None for what is missing, and twice for what is asked twice."""
+    """A read returns documents in the order of the paths: None for a missing one, twice if a path is given twice."""
     first = await engine.commit([Put("c/a", {"n": 1})])
     second = await engine.commit([Put("c/b", {"n": 2})])
     reading = await engine.read(["c/b", "c/missing", "c/a", "c/b", "missing/a"])
@@ -31,7 +31,7 @@ async def check_read_sees_acknowledged_commits(engine: Engine) -> None:
 
 
 async def check_read_is_one_snapshot(engine: Engine) -> None:
-    """Documents that are always written together are never read from two moments."""
+    """Documents that are always written together are never read as of two different moments."""
     paths = [f"c/{n:02}" for n in range(40)]
     written = anyio.Event()
 
@@ -49,7 +49,7 @@ async def check_read_is_one_snapshot(engine: Engine) -> None:
 
 
 async def check_fields_are_not_shared(engine: Engine) -> None:
-    """What a caller does to fields that were put, or that were read, changes nothing stored."""
+    """Changing fields after they were put, or after they were read, does not change what is stored."""
     fields: Fields = {"list": [1], "map": {"a": 1}}
     await engine.commit([Put("c/a", fields)])
     fields["list"].append(2)
@@ -64,7 +64,7 @@ async def check_fields_are_not_shared(engine: Engine) -> None:
 
 
 async def check_json_round_trip(engine: Engine) -> None:
-    """Every plain JSON value comes back as it was, types included."""
+    """Every plain JSON value comes back as it was, including its types."""
     deep: Any = 1
     for _ in range(60):
         deep = [{"deep": deep}]
@@ -76,4 +76,4 @@ async def check_json_round_trip(engine: Engine) -> None:
         for key, value in fields.items():
             assert exactly(read[key]) == exactly(value), f"{name}[{key!r}]: {value!r} came back as {read[key]!r}"
     scanned = {document.id: document.fields() async for document in engine.scan(Scan("c"))}
-    assert exactly(scanned) == exactly(samples), "a scan gives other fields than a read"
+    assert exactly(scanned) == exactly(samples), "a scan yields different fields than a read"

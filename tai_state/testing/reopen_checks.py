@@ -1,4 +1,4 @@
-"""Checks of opening a store again, for engines that are durable."""
+"""Checks of reopening a store, for durable engines."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MOMENTS: Final = 12
 
 
 async def check_commits_survive_closing(make: Callable[[], Engine]) -> None:
-    """What was committed is there, with its revision and times, when the store is opened again."""
+    """Committed documents are there, with their revisions and times, when the store is reopened."""
     async with make() as engine:
-        assert engine.capabilities.durable, "only engines that are durable are examined by opening them again"
+        assert engine.capabilities.durable, "reopening is only for durable engines"
         await engine.commit([Put("c/a", JSON_VALUES), Put("c/b", {}), Put("c/gone", {})])
         await engine.commit([Put("c/b", {"n": 2}), Delete("c/gone")])
         before = [document async for document in engine.scan(Scan("c"))]
@@ -40,7 +40,7 @@ async def check_commits_survive_closing(make: Callable[[], Engine]) -> None:
 
 
 async def check_revisions_grow_over_reopening(make: Callable[[], Engine]) -> None:
-    """Revisions go on growing after opening again, also when the newest documents are all deleted."""
+    """Revisions go on growing after reopening, even if the newest documents have all been deleted."""
     last = stale = 0
     for _ in range(4):
         async with make() as engine:
@@ -51,14 +51,14 @@ async def check_revisions_grow_over_reopening(make: Callable[[], Engine]) -> Non
             except CommitRefused:
                 pass
             else:
-                raise AssertionError("a revision of a former life was taken for the present one")
+                raise AssertionError("a revision from before the reopening was accepted as current")
             stale = committed.revision
             last = (await engine.commit([Delete("c/a")])).revision
             assert last > committed.revision
 
 
 async def check_closing_waits_for_commits(make: Callable[[], Engine]) -> None:
-    """Commits under way when the engine is closed are applied and answered first."""
+    """Closing an engine first applies and acknowledges the commits under way."""
     for moment in range(_MOMENTS):
         acknowledged: dict[int, int] = {}
 
@@ -78,7 +78,7 @@ async def check_closing_waits_for_commits(make: Callable[[], Engine]) -> None:
 
 
 async def check_two_users_of_one_store(make: Callable[[], Engine]) -> None:
-    """Where several may use a store at once, each sees, watches and respects what the other commits."""
+    """If a store may have several users at once, each sees, watches and respects what the other commits."""
     async with make() as one:
         if not one.capabilities.processes:
             return
@@ -96,4 +96,4 @@ async def check_two_users_of_one_store(make: Callable[[], Engine]) -> None:
                     await one.commit([Put("c/a", {}, At(theirs.revision))])
                 except CommitRefused:
                     continue
-                raise AssertionError("a commit was taken at a revision that another user had replaced")
+                raise AssertionError("a commit was accepted at a revision that another user had replaced")

@@ -49,14 +49,14 @@ _ORDERED_IDS: Final = (
 
 
 async def check_scan_order(engine: Engine) -> None:
-    """Documents come in the order of their ids by code point: no locale, case, normal form or UTF-16."""
+    """Documents come in the order of their ids by code point, regardless of locale, case, normal form or UTF-16."""
     await fill(engine, {f"c/{each}": {"id": each} for each in reversed(_ORDERED_IDS)})
     found = [(document.id, document.path, document.fields()) async for document in engine.scan(Scan("c"))]
     assert found == [(each, f"c/{each}", {"id": each}) for each in _ORDERED_IDS], found
 
 
 async def check_scan_bounds(engine: Engine) -> None:
-    """A scan starts with its first bound, ends before its second, and takes any text for either."""
+    """A scan starts at its start, ends before its end, and accepts any text for both."""
     await fill(engine, {f"c/{each}": {} for each in _ORDERED_IDS})
     bounds = ("", *_ORDERED_IDS, "a~0", "c", "é0", "\U0010ffff\U0010ffff")
     for start in bounds:
@@ -69,12 +69,12 @@ async def check_scan_bounds(engine: Engine) -> None:
 
 
 async def check_scan_resumes(engine: Engine) -> None:
-    """From ``after(id)`` a scan goes on behind that id, also where it is a prefix of the next, or gone."""
+    """From ``after(id)`` a scan goes on after that id, even if the id is a prefix of the next one, or was deleted."""
     await fill(engine, {f"c/{each}": {} for each in _ORDERED_IDS})
     seen: list[str] = []
     place = ""
     while page := await ids_of(engine.scan(Scan("c", start=place, limit=3))):
-        assert len(seen) < len(_ORDERED_IDS), f"behind {seen[-1]!r} it does not go on: {page}"
+        assert len(seen) < len(_ORDERED_IDS), f"the scan does not go on after {seen[-1]!r}: {page}"
         seen += page
         place = after(page[-1])
         if len(seen) % 2:
@@ -83,7 +83,7 @@ async def check_scan_resumes(engine: Engine) -> None:
 
 
 async def check_scan_keeps_to_its_collection(engine: Engine) -> None:
-    """A scan leaves out collections below, above and beside its own, also those whose names begin alike."""
+    """A scan leaves out collections below, above and beside its own, even those whose names begin the same."""
     own = [f"g/b/states/{each}" for each in ("alice", "alice~1", "bob")]
     foreign = [
         "g/b",
@@ -108,7 +108,7 @@ async def check_scan_keeps_to_its_collection(engine: Engine) -> None:
 
 
 async def check_scan_pages_and_limits(engine: Engine) -> None:
-    """However many documents there are and are asked for, a scan gives them once each and in order."""
+    """Whatever the number of documents and the limit, a scan yields each document once and in order."""
     ids = [f"{n:05}" for n in range(MANY)]
     await fill(engine, {f"c/{each}": {"n": each} for each in ids})
     assert await ids_of(engine.scan(Scan("c"))) == ids
@@ -120,7 +120,7 @@ async def check_scan_pages_and_limits(engine: Engine) -> None:
 
 
 async def check_scan_large_documents(engine: Engine) -> None:
-    """Documents of many megabytes together are scanned whole and in order."""
+    """Documents that take many megabytes together are scanned whole and in order."""
     size = engine.capabilities.max_document_bytes
     documents = {f"c/{n:02}": sized(size // 12 + n) for n in range(48)} | {"c/05": sized(size)}
     await fill(engine, documents)
@@ -130,7 +130,7 @@ async def check_scan_large_documents(engine: Engine) -> None:
 
 
 async def check_scan_while_written(engine: Engine) -> None:
-    """What is not touched while a scan runs is seen exactly once, in order, whatever happens around it."""
+    """Documents that are not touched during a scan are seen exactly once and in order, whatever happens to others."""
     for collection, by in (("c", None), ("d", "at")):
         await fill(engine, {f"{collection}/{n:05}": {"at": f"{n // 7:05}"} for n in range(MANY)})
         seen: list[str] = []
@@ -151,10 +151,10 @@ async def check_scan_while_written(engine: Engine) -> None:
 
 
 async def check_scan_broken_off(engine: Engine) -> None:
-    """A scan that its caller leaves, without closing anything, holds nothing and warns of nothing."""
+    """A caller may leave a scan without closing it: the scan holds nothing, and no warning is raised."""
     await fill(engine, {f"c/{n:05}": {"at": f"{n:05}"} for n in range(MANY)})
     with warnings.catch_warnings():
-        # What others have left is not of this check: it warns now, and not below.
+        # What other code has left behind warns now, and not below, where this check looks for warnings.
         warnings.simplefilter("ignore")
         gc.collect()
         await let_others_run(3)

@@ -12,7 +12,7 @@ from tai_state.testing.checking import HANG_SECONDS, Counted, let_others_run, un
 
 
 async def check_watch_begins_with_what_is(engine: Engine) -> None:
-    """A watch first yields each named document's revision or absence, and what is in the collections."""
+    """A watch first yields the revision or absence of each named document, and the contents of the collections."""
     first = await engine.commit(
         [Put("c/a", {}), Put("c/b", {}), Put("c/b/below/x", {}), Put("d/a", {}), Put("e/a", {})]
     )
@@ -25,7 +25,7 @@ async def check_watch_begins_with_what_is(engine: Engine) -> None:
 
 
 async def check_watch_misses_nothing_after_entering(engine: Engine) -> None:
-    """What is written between entering the watch and the first wait is yielded."""
+    """Writes between entering the watch and the first wait are yielded."""
     await engine.commit([Put("c/a", {}), Put("d/a", {})])
     async with engine.watch("c/a", "d", "c/b") as changes:
         gone = await engine.commit([Delete("c/a")])
@@ -36,7 +36,7 @@ async def check_watch_misses_nothing_after_entering(engine: Engine) -> None:
 
 
 async def check_watch_tells_of_a_deletion_right_after_entering(engine: Engine) -> None:
-    """What is deleted from a watched collection between entering and the first wait is reported gone."""
+    """A document that is deleted from a watched collection between entering and the first wait is yielded as absent."""
     await engine.commit([Put("c/gone", {})])
     seen: list[Change] = []
     async with engine.watch("c") as changes:
@@ -48,7 +48,7 @@ async def check_watch_tells_of_a_deletion_right_after_entering(engine: Engine) -
 
 
 async def check_watch_always_ends_with_the_last(engine: Engine) -> None:
-    """Changes may be joined into one, but revisions never go back, and the last always arrives."""
+    """Several changes may come as one, but revisions never go back, and the last always comes."""
     committed = await engine.commit([Put("c/a", {})])
     async with engine.watch("c/a") as changes:
         await until(changes, Change("c/a", committed.revision))
@@ -61,7 +61,7 @@ async def check_watch_always_ends_with_the_last(engine: Engine) -> None:
 
 
 async def check_watch_tells_of_deletions(engine: Engine) -> None:
-    """Deleted documents are yielded as absent, and those made again at their new revision."""
+    """Deleted documents are yielded as absent, and documents created again at their new revision."""
     for targets in (("c/a",), ("c",), ("c", "c/a")):
         made = await engine.commit([Put("c/a", {})])
         async with engine.watch(*targets) as changes:
@@ -76,7 +76,7 @@ async def check_watch_tells_of_deletions(engine: Engine) -> None:
 
 
 async def check_watch_wakes_everybody(engine: Engine) -> None:
-    """Several watches at once, of the same and of other targets, each learn of what concerns them."""
+    """Several concurrent watches, of the same and of different targets, each yield the changes of their targets."""
     made = last = (await engine.commit([Put("c/a", {}), Put("c/b", {})])).revision
     woken: list[Change] = []
 
@@ -104,7 +104,7 @@ async def check_watch_wakes_everybody(engine: Engine) -> None:
 
 
 async def check_watch_after_a_cancelled_step(engine: Engine) -> None:
-    """A step that is cancelled, whether it waits or has a change at hand, has taken nothing: the next one gives it."""
+    """A cancelled step takes nothing, whether it waits or a change is at hand: the next step yields the change."""
     await engine.commit([Put("c/a", {})])
     taken: list[Change] = []
 
@@ -117,7 +117,7 @@ async def check_watch_after_a_cancelled_step(engine: Engine) -> None:
             for n in range(3):
                 with anyio.move_on_after(0):
                     await anext(changes)
-                    raise AssertionError("a change is told where nothing changed")
+                    raise AssertionError("a change was yielded although nothing had changed")
                 written = await engine.commit([Put("c/a", {"n": n})])
                 assert await anext(changes) == Change("c/a", written.revision)
             for moment in range(8):
@@ -134,11 +134,11 @@ async def check_watch_after_a_cancelled_step(engine: Engine) -> None:
 
 _ELSEWHERE: Final = 20
 _WAKES_MAX: Final = 5
-"""For one change: whether it takes an engine one or two is its own affair."""
+"""The most wakes for one change. An engine may need more than one."""
 
 
 async def check_watch_sleeps_through_what_others_write(engine: Engine) -> None:
-    """Commits elsewhere wake no watch, not even for a look: who waits is woken by what is written where it watches."""
+    """Commits elsewhere do not wake a watch, not even briefly: only commits to what it watches wake a waiting task."""
     await engine.commit([Put("c/a", {}), Put("d/a", {})])
     seen: dict[str, list[Change]] = {"c/a": [], "d": []}
     waits: dict[str, Counted[Change]] = {}
@@ -153,25 +153,27 @@ async def check_watch_sleeps_through_what_others_write(engine: Engine) -> None:
             while not all(seen.values()):
                 await let_others_run(1)
 
+    waiting: dict[str, Counted[Change]] = {}
+    revision = 0
     async with engine.watch("c/a") as one, engine.watch("d") as collection, anyio.create_task_group() as tasks:
         tasks.start_soon(wait, "c/a", one)
         tasks.start_soon(wait, "d", collection)
         await told()
         for each in seen.values():
             each.clear()
-        waiting = dict(waits)
+        waiting.update(waits)
         for n in range(_ELSEWHERE):
             await engine.commit([Put("c/b", {"n": n}), Put("d/a/below/x", {"n": n}), Put("e/d", {}), Delete("c/none")])
-        last = await engine.commit([Put("c/a", {}), Put("d/a", {})])
+        revision = (await engine.commit([Put("c/a", {}), Put("d/a", {})])).revision
         await told()
         tasks.cancel_scope.cancel()
-    assert seen == {"c/a": [Change("c/a", last.revision)], "d": [Change("d/a", last.revision)]}, seen
+    assert seen == {"c/a": [Change("c/a", revision)], "d": [Change("d/a", revision)]}, seen
     wakes = {target: each.wakes for target, each in waiting.items()}
-    assert max(wakes.values()) <= _WAKES_MAX, f"{_ELSEWHERE} commits elsewhere woke those who watch: {wakes}"
+    assert max(wakes.values()) <= _WAKES_MAX, f"{_ELSEWHERE} commits elsewhere woke watching tasks: {wakes}"
 
 
 async def check_watch_left_early(engine: Engine) -> None:
-    """A watch may be left unused, after its first change, or by cancelling; others of the same go on as before."""
+    """A watch may be left unused, after its first change, or by cancelling. Other watches of the same targets go on."""
     committed = await engine.commit([Put("c/a", {})])
     async with engine.watch("c/a") as document, engine.watch("c") as collection:
         async with engine.watch("c/a"):

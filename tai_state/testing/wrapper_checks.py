@@ -1,4 +1,4 @@
-"""Checks of engines around other engines."""
+"""Checks of engines that wrap other engines."""
 
 # ruff: noqa: PT017 - without pytest
 
@@ -18,7 +18,7 @@ _FINDING = CorruptDocument("c/damaged", "the inner engine says so")
 
 
 class _Marked(MemoryEngine):
-    """An engine that is told from every other one by what it declares and finds."""
+    """An engine that can be recognised by its capabilities and its findings."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -29,11 +29,11 @@ class _Marked(MemoryEngine):
 
 
 async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> None:
-    """An engine around another one is opened and closed, declares, and reads, writes and watches as the inner one."""
+    """An engine around another one opens, closes, declares, reads, writes and watches the same as the inner engine."""
     inner = _Marked(ManualClock())
     async with wrap(inner) as outer:
         assert outer.capabilities == inner.capabilities, "the wrapper declares other capabilities"
-        assert list(await outer.self_check()) == [_FINDING], "what the inner engine finds is not told"
+        assert list(await outer.self_check()) == [_FINDING], "the wrapper hides the findings of the inner engine"
         committed = await outer.commit([Put("c/a", {"n": 1})])
         for engine in (inner, outer):
             assert (await present(engine, "c/a")).revision == committed.revision
@@ -48,17 +48,17 @@ async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> No
 
 
 async def _refuses(outer: Engine) -> None:
-    """What does not hold is refused, and the refusal names it."""
+    """A commit with a requirement that does not hold is refused, and the refusal names the path."""
     try:
         await outer.commit([Put("c/b", {}), Check("c/a", ABSENT)])
     except CommitRefused as refused:
         assert refused.path == "c/a", f"the refusal names {refused.path}"
     else:
-        raise AssertionError("what the inner engine refuses is taken")
+        raise AssertionError("a commit that the inner engine refuses was accepted")
 
 
 async def _streams(outer: Engine, after: int) -> None:
-    """What is asked of a scan, and of the order of commits, reaches the inner engine."""
+    """The arguments of a scan, and of the order of commits, reach the inner engine."""
     collection = "g/b/events"
     for n, timestamp in enumerate("dacb"):
         await outer.commit([Put(f"{collection}/{n}", {"timestamp": timestamp, "even": n % 2 == 0})])
@@ -68,8 +68,8 @@ async def _streams(outer: Engine, after: int) -> None:
         (Scan(collection, by="timestamp", start="b"), ["3", "2", "0"]),
         (Scan(collection, where=[Where("even", (True,))]), ["0", "2"]),
     ):
-        assert await ids_of(outer.scan(scan)) == expected, f"{scan} gives something else"
+        assert await ids_of(outer.scan(scan)) == expected, f"{scan} yields something else"
     ordered = commit_ordered(outer)
     assert ordered is not None
-    assert await ids_of(ordered.changed(collection, after)) == list("0123"), "the order of commits is another one"
-    assert await ids_of(ordered.changed(collection, after + 1, 2)) == list("12"), "the order is not from there so far"
+    assert await ids_of(ordered.changed(collection, after)) == list("0123"), "the order of commits is different"
+    assert await ids_of(ordered.changed(collection, after + 1, 2)) == list("12"), "start or limit is ignored"

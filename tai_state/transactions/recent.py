@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import msgspec
 
-from tai_state.streams.changes import Known
+from tai_state.engines.api import ABSENT, At, Document
+from tai_state.errors import VersionConflict
+from tai_state.streams.changes import Guard, Known
 from tai_state.streams.heads import Heads
+from tai_state.streams.records import STATE
 from tai_state.values.states import JsonState
 
 REMEMBERED_MAX = 1_024
@@ -42,6 +46,15 @@ class SeenState(msgspec.Struct, frozen=True):
     def is_deleted(self) -> bool:
         """Whether the state was written and is now deleted."""
         return self.known.head.deleted
+
+    def guard(self, path: str) -> Guard:
+        """The check that the state has not changed since."""
+        require = ABSENT if self.revision is None else At(self.revision)
+        return Guard(path, require, partial(self.moved_error, path))
+
+    def moved_error(self, path: str, document: Document | None) -> VersionConflict:
+        """The error for a state that has changed since, given its document now."""
+        return VersionConflict(path, self.version, 0 if document is None else document.decode(STATE).version)
 
 
 class RecentWrites:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from tai_state.errors import VersionConflict
+from tai_state.errors import StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import fold_drafts
 from tai_state.streams.changes import Known
@@ -79,12 +79,15 @@ class Written:
         stream: as given.
         expected: as given.
         steps: the steps, in order.
+        unmet: the conflict of the first step whose expectation is not met; it counts unless an earlier call recorded
+            all of the transaction.
     """
 
     def __init__(self, stream: Stream, expected: Expected | None, schema: int) -> None:
         self.stream = stream
         self.expected = expected
         self.steps: list[Step] = []
+        self.unmet: VersionConflict | None = None
         self._schema = schema
 
     @property
@@ -97,12 +100,48 @@ class Written:
         """The metadata of the last step."""
         return self.steps[-1].metadata
 
+    def check(self, expected: Expected, version: int, *, deleted: bool, at_once: bool) -> None:
+        """Check that the state is as a step expects it.
+
+        Args:
+            expected: by the step.
+            version: of the state before it.
+            deleted: whether the state is deleted then.
+            at_once: no event of the transaction has a caller's id, so no earlier call can have recorded it.
+
+        Raises:
+            VersionConflict: it is not, and that is final at once.
+        """
+        said = expectation(expected, self.stream.governor_id, self.stream.state_id)
+        if matches(said, version, deleted=deleted):
+            return
+        unmet = VersionConflict(self.stream.state, said if isinstance(said, int) else said.value, version)
+        if at_once:
+            raise unmet
+        self.unmet = self.unmet or unmet
+
+    def compose_as_expected(self, known: Known) -> Composition:
+        """As :meth:`compose`, where the steps find what they expect.
+
+        Raises:
+            VersionConflict: they do not.
+        """
+        if self.unmet is not None:
+            raise self.unmet
+        return self.compose(known)
+
     def compose(self, known: Known) -> Composition:
-        """The composition of all steps, made from what is known of the state before the first one."""
+        """The composition of all steps, made from what is known of the state before the first one.
+
+        Raises:
+            StateNotFound: a step needs a live state, and the steps before it leave none.
+        """
         if len(self.steps) == 1:
             return self.steps[0].compose(known)
         drafts: list[Draft] = []
         for step in self.steps:
+            if drafts and step.must_live and known.data is None:
+                raise StateNotFound(self.stream.state)
             composition = step.compose(known)
             drafts += composition.drafts
             head = msgspec.structs.replace(
@@ -113,13 +152,6 @@ class Written:
             )
             known = Known(head, composition.data)
         return Composition(tuple(drafts), known.data)
-
-
-def check_expected(stream: Stream, expected: Expected, version: int, *, deleted: bool) -> None:
-    """Raise ``VersionConflict`` if a state is not at the version that a write expects."""
-    said = expectation(expected, stream.governor_id, stream.state_id)
-    if not matches(said, version, deleted=deleted):
-        raise VersionConflict(stream.state, said if isinstance(said, int) else said.value, version)
 
 
 def overlaid(seen: SeenState, written: Written) -> JsonState:

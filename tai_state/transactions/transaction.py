@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Document
+from tai_state.engines.api import Document
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
@@ -17,12 +16,12 @@ from tai_state.streams import writing
 from tai_state.streams.changes import Append, Appended, Change, Fence, Guard, Known, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EMPTY, STATE, head_of
+from tai_state.streams.records import EMPTY, head_of
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.transactions.recent import CHARACTERS_MAX, RecentWrites, SeenState
 from tai_state.transactions.records import StateVersion
-from tai_state.transactions.steps import Step, Written, check_expected, log_step, overlaid, put_step, record_step
+from tai_state.transactions.steps import Step, Written, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
 from tai_state.values.expected import ANY, Expected
@@ -105,6 +104,12 @@ class Transaction:
         """As :meth:`get`, but None if there is no such state."""
         return (await self.get_all(state))[0]
 
+    @overload
+    async def get_all(self, *states: TypedState[D]) -> list[StateSnapshot[D] | None]: ...
+    @overload
+    async def get_all(self, *states: str) -> list[JsonSnapshot | None]: ...
+    @overload
+    async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]: ...
     async def get_all(self, *states: TypedState[Any] | str) -> list[StateSnapshot[Any] | None]:
         """Several states in one read; None for each that does not exist."""
         self._check_open()
@@ -237,7 +242,7 @@ class Transaction:
         if self._recalled is not None and any(each.expected is not None for each in self._written.values()):
             await self.confirm()
         appends = tuple([self._append(each) for each in self._written.values()])
-        compose = separately(*[each.compose for each in self._written.values()])
+        compose = separately(*[each.compose_as_expected for each in self._written.values()])
         guards = (*self._guards(), *self.core.guards(fence))
         try:
             done = await self.core.appender.append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
@@ -296,7 +301,7 @@ class Transaction:
         documents = (await self.core.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
-                raise self._fail(_moved_error(path, seen, document))
+                raise self._fail(seen.moved_error(path, document))
         self._recalled = None
         for (path, stream), document in zip(new.items(), documents, strict=False):
             self._seen[path] = self._as_seen(stream, document)
@@ -311,7 +316,9 @@ class Transaction:
     def _is_of_a_read(self, conflict: VersionConflict) -> bool:
         """Whether a conflict is about a state that was read, and not about the caller's own ``expected``."""
         written = self._written.get(conflict.path)
-        return conflict.path in self._seen or written is None or written.expected is None
+        if written is None:
+            return True
+        return written.unmet is not conflict and (conflict.path in self._seen or written.expected is None)
 
     def _note(self, written: Written, done: Appended) -> None:
         """Remember what was written, for later transactions that read it first."""
@@ -345,31 +352,31 @@ class Transaction:
 
     def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
         stream = self._stream(state)
+        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
+        if not self._ids.isdisjoint(ids):
+            raise InvalidData("two events of one transaction have the same event id")
         written = self._written.get(stream.state)
         if written is None:
             written = Written(stream, expected, self.core.settings.upcasting.schema)
         elif expected is not None:
-            self._check_left(written, expected)
-        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
-        if not self._ids.isdisjoint(ids):
-            raise InvalidData("two events of one transaction have the same event id")
+            self._check_left(written, expected, at_once=not (self._ids or ids))
         self._ids.update(ids)
         written.steps.append(step)
         self._written[stream.state] = written
 
-    def _check_left(self, written: Written, expected: Expected) -> None:
+    def _check_left(self, written: Written, expected: Expected, *, at_once: bool) -> None:
         """Check that the writes so far leave a state as a further write expects it."""
-        stream, seen = written.stream, self._seen.get(written.stream.state)
+        seen = self._seen.get(written.stream.state)
         if seen is None:
             raise InvalidData("a second write of a state can have expected only after a read of that state")
-        after = written.compose(seen.known)
-        check_expected(stream, expected, seen.version + len(written.drafts), deleted=after.data is None)
+        is_deleted = written.compose(seen.known).data is None
+        written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
 
     def _append(self, written: Written) -> Append:
         stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
         expected = ANY if written.expected is None else written.expected
         if seen is not None:
-            check_expected(stream, expected, seen.version, deleted=seen.is_deleted)
+            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._ids)
             expected = seen.version
         return append_of(
             stream,
@@ -382,13 +389,4 @@ class Transaction:
 
     def _guards(self) -> list[Guard]:
         """The checks of the states that were only read."""
-        return [
-            Guard(path, ABSENT if seen.revision is None else At(seen.revision), partial(_moved_error, path, seen))
-            for path, seen in self._seen.items()
-            if path not in self._written
-        ]
-
-
-def _moved_error(path: str, seen: SeenState, document: Document | None) -> VersionConflict:
-    """The error for a state that has changed since it was read."""
-    return VersionConflict(path, seen.version, 0 if document is None else document.decode(STATE).version)
+        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]

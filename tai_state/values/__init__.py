@@ -1,1 +1,1 @@
-"""Pure values: no clock, no randomness, no input or output in here."""
+"""Pure values: this folder uses no clock, no randomness, and no input or output."""

@@ -1,8 +1,8 @@
-"""Logical clocks: which change knew of which.
+"""Logical clocks tell which change knew of which.
 
-A vector clock counts, per store, the events of one stream that this store wrote; a store that it does not name
-wrote none. Equal clocks stand for the same event. A hybrid logical clock (Kulkarni et al., 2014) packs 48 bits of
-milliseconds and 16 bits of counter into one int that never goes back along a stream. A Lamport clock is one int.
+A vector clock counts, for each store, how many events of one stream that store wrote; a store that it does not name
+wrote none. Equal clocks mean the same event. A hybrid logical clock (Kulkarni et al., 2014) packs 48 bits of
+milliseconds and a 16-bit counter into one integer that never goes back along a stream. A Lamport clock is one integer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COUNTER_BITS = 16
 
 
 class ClockOrder(Enum):
-    """How one change stands to another."""
+    """How one change relates to another."""
 
     SAME = "same"
     BEFORE = "before"
@@ -31,9 +31,9 @@ def tick(clock: VectorClock, store_id: str) -> VectorClock:
 
 
 def compare(one: VectorClock, other: VectorClock) -> ClockOrder:
-    """How the first change stands to the other: BEFORE means that the other one knew of it.
+    """How the first change relates to the other: BEFORE means that the other change knew of the first.
 
-    CONCURRENT is said of different changes only, neither of which knew of the other.
+    CONCURRENT means that the changes differ and neither knew of the other.
     """
     is_behind = any(one.get(store_id, 0) < count for store_id, count in other.items())
     is_ahead = any(other.get(store_id, 0) < count for store_id, count in one.items())
@@ -43,7 +43,7 @@ def compare(one: VectorClock, other: VectorClock) -> ClockOrder:
 
 
 def merge(one: VectorClock, other: VectorClock) -> VectorClock:
-    """The clock of what knows of both changes, and of nothing else."""
+    """The clock of a change that knows of both changes, and of nothing else."""
     merged = dict(one)
     for store_id, count in other.items():
         merged[store_id] = max(count, merged.get(store_id, 0))
@@ -51,18 +51,18 @@ def merge(one: VectorClock, other: VectorClock) -> VectorClock:
 
 
 def common(one: VectorClock, other: VectorClock) -> VectorClock:
-    """The clock of what both changes knew of."""
+    """The clock of everything that both changes knew of."""
     counts = {store_id: min(count, other.get(store_id, 0)) for store_id, count in one.items()}
     return {store_id: count for store_id, count in counts.items() if count}
 
 
 def next_hybrid(previous: int, now_us: int) -> int:
-    """The hybrid clock of an event after ``previous``, written at ``now_us`` by the writer's own clock."""
+    """The hybrid clock of an event after ``previous``, written at ``now_us`` by the writer's clock."""
     return max(previous + 1, (now_us // 1_000) << _COUNTER_BITS)
 
 
 def merge_hybrid(one: int, other: int, now_us: int) -> int:
-    """The hybrid clock of an event after both, written at ``now_us`` by the writer's own clock."""
+    """The hybrid clock of an event after both, written at ``now_us`` by the writer's clock."""
     return next_hybrid(max(one, other), now_us)
 
 
@@ -73,20 +73,22 @@ def split_hybrid(clock: int) -> tuple[int, int]:
 
 @dataclass(order=True, slots=True)
 class LamportClock:
-    """Counts so that what knew of something has the greater number (Lamport, 1978); not the other way round.
+    """Numbers things so that whatever knew of something has a greater number than it (Lamport, 1978).
+
+    The reverse does not hold: a greater number does not mean that it knew of the other.
 
     Attributes:
-        value: the number of the newest thing known of; 0 for none.
+        value: the number of the newest thing known here; 0 for none.
     """
 
     value: int = 0
 
     def increment(self) -> int:
-        """The number of something new that happens here."""
+        """Number something new that happens here."""
         self.value += 1
         return self.value
 
     def observe(self, other: int) -> int:
-        """The number of having heard of something with this number: greater than that, and than all before here."""
+        """Number the news of something with this number: greater than that number and all earlier ones here."""
         self.value = max(self.value, other) + 1
         return self.value

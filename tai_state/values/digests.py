@@ -8,7 +8,7 @@ from typing import Any
 from tai_state.values.json import to_bytes
 
 GENESIS = "0" * 64
-"""The digest before the first event."""
+"""The digest that the first event of a stream follows."""
 
 NO_STATE_TEXT = "null"
 """The canonical text of a state that does not exist or is deleted."""
@@ -27,12 +27,12 @@ NO_STATE_HASH = state_hash(NO_STATE_TEXT)
 
 
 def event_digest(previous: str, header: Any, payload: str | None, after: str) -> str:
-    """The digest of one event, in hex: it stands for the event and, through ``previous``, for all before it.
+    """The digest of one event, in hex. It covers the event and, through ``previous``, all events before it.
 
     Args:
         previous: the digest of the event before, in hex.
-        header: the facts of the event without its payload and states.
-        payload: the payload's canonical text.
+        header: the fields of the event without its payload and states.
+        payload: the payload's canonical text; None if it has none.
         after: the hash of the state after the event, in hex.
     """
     parts = (
@@ -46,5 +46,5 @@ def event_digest(previous: str, header: Any, payload: str | None, after: str) ->
 
 
 def content_digest(*content: Any) -> str:
-    """What a caller's event id stands for: the same call again has the same content."""
+    """The digest of what a call changes, kept with the caller's event id: repeating the call gives the same digest."""
     return sha256(_CONTENT_DOMAIN + to_bytes(content)).hexdigest()

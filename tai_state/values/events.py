@@ -1,4 +1,4 @@
-"""One recorded change, and one still to be recorded."""
+"""A recorded change, and one still to be recorded."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ D = TypeVar("D")
 
 
 class StateEvent(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
-    """One recorded change of one state: event n of a stream is version n of its state.
+    """One recorded change of one state. Event n of a stream is version n of its state.
 
     Attributes:
         governor_id: the owner and namespace of the machine.
         state_id: the state that changed.
         version: the state's version after the event; the first is 1.
-        event_id: unique; the caller's own when one was given.
+        event_id: unique; the caller's own id, if one was given.
         action: what happened, in the caller's words.
-        payload: what the action carried; None where the event carries states only.
-        from_state: the state before, or None where there was none (or it was not kept or asked for).
-        to_state: the state after, or None after a deletion and where a reducer was needed and not given.
-        timestamp: when it happened, as its caller said.
+        payload: what the action carried; None if it carried nothing.
+        from_state: the state before; None if there was none, or if it was not kept or asked for.
+        to_state: the state after; None after a deletion, or if it needs a reducer that was not given.
+        timestamp: when it happened, according to the caller.
         recorded_at: when the engine stored it.
         metadata: who made the change, and why.
         causality: the vector clock after the event.
-        digest: stands for this event and all before it, in hex.
+        digest: covers this event and all before it, in hex.
     """
 
     governor_id: str
@@ -51,12 +51,12 @@ JsonEvent = StateEvent[dict[str, Any]]
 
 
 class NewEvent(msgspec.Struct, frozen=True):
-    """A payload-carrying event to be recorded; the state after it follows by the action's reducer.
+    """A payload-carrying event to be recorded; the reducer of its action makes the state after it.
 
     Attributes:
         action: what happened; chooses the reducer.
         payload: any JSON value.
-        event_id: the caller's own id, so that the same call again changes nothing.
+        event_id: the caller's own id, so that repeating the call changes nothing.
         timestamp: when it happened; now, if not given.
     """
 

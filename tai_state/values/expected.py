@@ -1,4 +1,4 @@
-"""What a writer believes the version of a state to be."""
+"""What version a writer believes a state to have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tai_state.values.states import DeletedState, StateSnapshot
 
 
 class Expectation(Enum):
-    """An expectation that names no version."""
+    """An expectation that does not name a version."""
 
     NO_STATE = "no state"
     EXISTS = "an existing state"
@@ -21,19 +21,19 @@ class Expectation(Enum):
 NO_STATE = Expectation.NO_STATE
 """The state was never written, or is deleted."""
 EXISTS = Expectation.EXISTS
-"""The state is there and not deleted, at whatever version."""
+"""The state exists and is not deleted; it may be at any version."""
 ANY = Expectation.ANY
-"""Whatever is there. The last writer wins, knowingly."""
+"""Anything. The last writer wins, on purpose."""
 
 Expected: TypeAlias = int | StateSnapshot[Any] | DeletedState | Expectation
-"""A version, the state that was read, or one of NO_STATE, EXISTS, ANY."""
+"""A version, a state as it was read, or one of NO_STATE, EXISTS and ANY."""
 
 
 def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Expectation:
-    """The expectation for a state, without the snapshot around it.
+    """The expectation for a state, as a version or an :class:`Expectation`.
 
     Raises:
-        InvalidData: it is none, or a snapshot of another state.
+        InvalidData: ``expected`` is not an expectation, or is a snapshot of another state.
     """
     if type(expected) is int and 0 <= expected <= VERSION_MAX:
         return expected
@@ -45,11 +45,11 @@ def expectation(expected: Expected, governor_id: str, state_id: str) -> int | Ex
         return expected.version
     if isinstance(expected, Expectation):
         return expected
-    raise InvalidData("expected must be a version from 0 up, a StateSnapshot, NO_STATE, EXISTS or ANY")
+    raise InvalidData("expected must be a version from 0 up, a state as it was read, NO_STATE, EXISTS or ANY")
 
 
 def matches(expected: int | Expectation, version: int, *, deleted: bool) -> bool:
-    """Whether a state at this version (0: never written) is what the writer expected."""
+    """Whether a state at this version (0: never written) meets the writer's expectation."""
     if expected is NO_STATE:
         return deleted or version == 0
     if expected is EXISTS:

@@ -1,8 +1,8 @@
-"""Ids: what callers may use, and how they become one safe path segment.
+"""Ids: what callers may use, and how an id becomes one safe path segment.
 
-Escaping is injective and never leaves the collection: ``%``, ``/``, ``~`` (our own separator), control
-characters, a leading or only ``.``, and names of the reserved form ``__x__`` become ``%XX``. Nothing is
-normalised: two spellings of ``é`` are two ids.
+Escaping is injective, and an escaped id never leaves its collection. It turns into ``%XX``: each ``%``, ``/``, ``~``
+(the library's own separator) and control character; the dots of the ids ``.`` and ``..``; and the first underscore of
+ids of the reserved form ``__x__``. Nothing is normalised: two spellings of ``é`` are two ids.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from tai_state.errors import CorruptDocument, InvalidId
 
 ID_BYTES_MAX = 1_480
-"""UTF-8 bytes of one escaped id: an engine's 1,500 less the ``~`` and the digits of an event's version."""
+"""UTF-8 bytes of one escaped id: the 1,500 of an engine, less the ``~`` and the digits of an event's version."""
 
 VERSION_DIGITS = 12
 VERSION_MAX = 10**VERSION_DIGITS - 1
@@ -29,14 +29,14 @@ def _percent(match: re.Match[str]) -> str:
 
 
 def escape_id(identifier: str, what: str = "an id") -> str:
-    """One path segment for an id, injective and reversible by :func:`unescape_id`.
+    """The path segment for an id; :func:`unescape_id` reverses it.
 
     Args:
         identifier: the id.
         what: its name in an error, like ``"state_id"``.
 
     Raises:
-        InvalidId: the id is empty, no text, not valid Unicode, or longer than 1,480 bytes once escaped.
+        InvalidId: the id is empty, not text, not valid Unicode, or longer than 1,480 bytes once escaped.
     """
     if type(identifier) is not str or not identifier:
         raise InvalidId(what, "a plain str of at least one character")
@@ -63,16 +63,16 @@ def unescape_id(segment: str) -> str:
     """The id that a path segment stands for.
 
     Raises:
-        CorruptDocument: the segment is no escaped id.
+        CorruptDocument: the segment is not an escaped id.
     """
     try:
         return unquote(segment, errors="strict") if "%" in segment else segment
     except UnicodeDecodeError:
-        raise CorruptDocument(segment, "is no escaped id") from None
+        raise CorruptDocument(segment, "is not an escaped id") from None
 
 
 def versioned(segment: str, version: int) -> str:
-    """The document id of one version of a stream: sorts by stream, then by version."""
+    """The document id of one version of a stream. These ids sort by stream, then by version."""
     return f"{segment}~{version:0{VERSION_DIGITS}d}"
 
 

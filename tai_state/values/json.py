@@ -1,7 +1,7 @@
-"""Plain JSON, exactly: what goes in comes out, or it is refused.
+"""Plain JSON: a value comes back exactly as it went in, or it is refused.
 
-The canonical text (UTF-8, no spaces, keys sorted by code point, integers exact, floats in their shortest form
-that reads back equal) is what hashes are taken of; ``docs/format.md`` fixes it.
+Hashes are taken of the canonical text: UTF-8, no spaces, keys sorted by code point, integers exact, floats in the
+shortest form that reads back equal. ``docs/format.md`` fixes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from tai_state.errors import InvalidData
 
 DEPTH_MAX = 200
-"""Levels of nesting that data may have."""
+"""How many levels deep data may be nested."""
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder()
@@ -23,10 +23,10 @@ _decoder = msgspec.json.Decoder()
 _CONTROLS = dict.fromkeys([*range(32), 127], "?")
 _PATH_MAX = 200
 _INTEGER_BITS_MAX = 14_284
-"""Bits of the largest integer that Python turns into text without being asked to."""
+"""Bits of the largest integer that Python converts to text by default."""
 
 decode: Callable[[str | bytes], Any] = _decoder.decode
-"""The value of a JSON text; ``msgspec.DecodeError`` when it is none."""
+"""The value of a JSON text. Raises ``msgspec.DecodeError`` if the text is not JSON."""
 
 
 to_bytes: Callable[[Any], bytes] = _encoder.encode
@@ -39,7 +39,7 @@ def encode(value: Any) -> str:
 
 
 def normalise(value: Any, what: str) -> tuple[str, Any]:
-    """The canonical text of a caller's value, and a copy of the value that nobody else holds.
+    """The canonical text of a caller's value, and a copy of the value that shares nothing with it.
 
     Args:
         value: anything.
@@ -50,7 +50,7 @@ def normalise(value: Any, what: str) -> tuple[str, Any]:
     """
     try:
         encoded = _encoder.encode(value)
-        # A level takes two brackets, so a short text is not deep.
+        # Each level takes two brackets, so a short text cannot be nested too deep.
         if len(encoded) > 2 * DEPTH_MAX and encoded.count(b"[") + encoded.count(b"{") > DEPTH_MAX:
             _check_depth(value, what)
         copy = _decoder.decode(encoded)
@@ -58,17 +58,17 @@ def normalise(value: Any, what: str) -> tuple[str, Any]:
         raise
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         raise _explain(value, what) from None
-    # Encoding turns a set into a list and NaN into null: only what reads back equal was JSON.
+    # Encoding turns a set into a list and NaN into null: only a value that reads back equal was plain JSON.
     if copy != value:
         raise _explain(value, what)
     return encoded.decode(), copy
 
 
 def normalise_object(value: Any, what: str) -> tuple[str, dict[str, Any]]:
-    """As :func:`normalise`, for data that must be a JSON object."""
+    """Like :func:`normalise`, for data that must be a JSON object."""
     if not isinstance(value, dict):
         raise InvalidData(f"{what} must be a JSON object, not {type(value).__name__}")
-    return normalise(value, what)  # pyright: ignore[reportUnknownArgumentType] - that is what it finds out
+    return normalise(value, what)  # pyright: ignore[reportUnknownArgumentType] - normalise checks the types
 
 
 def _check_depth(value: Any, what: str) -> None:
@@ -81,7 +81,7 @@ def _check_depth(value: Any, what: str) -> None:
 
 
 def _explain(value: Any, what: str) -> InvalidData:
-    """The first place in a value that is no JSON, found the slow way, without quoting the value."""
+    """The error for a value that is not plain JSON. It names the first place at fault, without quoting the value."""
     level: list[tuple[str, Any]] = [("$", value)]
     seen: set[int] = set()
     for _ in range(DEPTH_MAX):
@@ -97,7 +97,7 @@ def _explain(value: Any, what: str) -> InvalidData:
 
 
 def _shown(path: str) -> str:
-    """A path as an error shows it: bounded, and without characters that could drive a terminal."""
+    """A path for an error text: cut to a bounded length, without characters that could drive a terminal."""
     return path.encode("ascii", "backslashreplace").decode().translate(_CONTROLS)[:_PATH_MAX]
 
 
@@ -106,7 +106,7 @@ def _too_deep(what: str) -> InvalidData:
 
 
 def _children(item: Any) -> list[tuple[str, Any]]:
-    """What a dict or list holds, each with the step that leads to it."""
+    """The children of a dict or list, each with the step of the path that leads to it."""
     found: Any = item
     if isinstance(item, dict):
         return [(f".{key}", child) for key, child in found.items()]
@@ -119,7 +119,7 @@ def _not_json(item: Any) -> str | None:
     if isinstance(item, float) and not isfinite(item):
         return "NaN and infinity have no JSON form"
     if isinstance(item, str):
-        return _not_unicode(item) or (None if type(item) is str else f"{type(item).__name__} is no plain str")
+        return _not_unicode(item) or (None if type(item) is str else f"{type(item).__name__} is not a plain str")
     if isinstance(item, dict):
         for key in item:  # pyright: ignore[reportUnknownVariableType]
             if not isinstance(key, str):

@@ -16,10 +16,10 @@ class ChangeMetadata(msgspec.Struct, frozen=True):
     Attributes:
         changed_by: the user, service or job that made the change.
         reason: why, in the caller's words.
-        context: any further facts, a JSON object.
-        parent_version: the version that the change was made on; set by the store.
+        context: any further facts, as a JSON object.
+        parent_version: the version on which the change was made; set by the store.
         trace: ids of the request or span that made the change, such as a ``traceparent``. They are kept with the event
-            and are no part of what it says: the same call again with other ones is the same change.
+            but are not part of its content: repeating a call with different trace ids is still the same change.
     """
 
     changed_by: str
@@ -30,7 +30,7 @@ class ChangeMetadata(msgspec.Struct, frozen=True):
 
 
 def check_metadata(metadata: ChangeMetadata) -> str:
-    """The canonical text of a caller's context, once all of the metadata is known to be storable.
+    """Check that metadata can be stored. Returns the canonical text of its context.
 
     Raises:
         InvalidData: a field has the wrong type or cannot be stored.
@@ -45,10 +45,10 @@ def check_metadata(metadata: ChangeMetadata) -> str:
 
 
 def check_trace(metadata: ChangeMetadata) -> str | None:
-    """The canonical text of a caller's trace; None where there is none.
+    """Check the trace of metadata. Returns its canonical text; None if it is empty.
 
     Raises:
-        InvalidData: it is not a dict of texts, or cannot be stored.
+        InvalidData: the trace is not a dict of texts, or cannot be stored.
     """
     trace: object = metadata.trace
     if type(trace) is not dict:
@@ -74,7 +74,7 @@ def check_default(metadata: ChangeMetadata | None) -> ChangeMetadata | None:
 
 
 def check_text(text: object, what: str) -> str:
-    """The text itself.
+    """Check a text, and return it.
 
     Raises:
         InvalidData: it is not text, or not valid Unicode.

@@ -8,7 +8,7 @@ Operation = dict[str, Any]
 
 
 def diff(before: Any, after: Any, pointer: str = "") -> list[Operation]:
-    """Operations that turn one value into the other; lists are compared place by place."""
+    """Operations that turn ``before`` into ``after``. Lists are compared index by index."""
     if isinstance(before, dict) and isinstance(after, dict):
         return _objects(before, after, pointer)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(before, list) and isinstance(after, list):
@@ -36,7 +36,7 @@ def _arrays(before: list[Any], after: list[Any], pointer: str) -> list[Operation
     for index, (one, other) in enumerate(zip(before, after, strict=False)):
         operations.extend(diff(one, other, f"{pointer}/{index}"))
     operations.extend({"op": "add", "path": f"{pointer}/-", "value": value} for value in after[len(before) :])
-    # From the end, so that each removal leaves the places before it as they are.
+    # From the end, so that each removal leaves the indexes before it unchanged.
     operations.extend(
         {"op": "remove", "path": f"{pointer}/{index}"} for index in range(len(before) - 1, len(after) - 1, -1)
     )

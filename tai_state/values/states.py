@@ -1,4 +1,4 @@
-"""A state as read at one version: there, or deleted."""
+"""A state as read at one version: existing or deleted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tai_state.values.metadata import ChangeMetadata
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 D = TypeVar("D")
+U = TypeVar("U")
 
 
 class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
@@ -23,11 +24,11 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
         state_id: the state under it.
         version: the length of the state's stream; 0 means never written.
         data: a JSON object, or the model of the typed handle that read it.
-        timestamp: when the change happened, as its caller said.
+        timestamp: when the change happened, according to the caller.
         recorded_at: when the engine stored it.
         metadata: who made the change, and why.
         causality: the vector clock of the version's event.
-        deleted: False, which tells it from a :class:`DeletedState`.
+        deleted: False, unlike that of a :class:`DeletedState`.
     """
 
     governor_id: str
@@ -40,10 +41,10 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     causality: VectorClock
     deleted: Literal[False] = False
 
-    @classmethod
-    def unsaved(cls, governor_id: str, state_id: str, data: D) -> StateSnapshot[D]:
-        """A state that was never written: version 0, and no history. For ``log_transition`` to write."""
-        return cls(
+    @staticmethod
+    def unsaved(governor_id: str, state_id: str, data: U) -> StateSnapshot[U]:
+        """A state that was never written: version 0, no history. Pass it to ``log_transition`` to write it."""
+        return StateSnapshot(
             governor_id=governor_id,
             state_id=state_id,
             version=0,
@@ -55,22 +56,22 @@ class StateSnapshot(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
         )
 
     def with_data(self, data: D) -> StateSnapshot[D]:
-        """The same state with other data, as a proposal to write."""
+        """The same state with different data, to be written."""
         return msgspec.structs.replace(self, data=data)
 
 
 class DeletedState(msgspec.Struct, frozen=True, kw_only=True):
-    """A state at a version that deleted it: the same facts as of a :class:`StateSnapshot`, and no data.
+    """A state at a version that deleted it. It has the fields of a :class:`StateSnapshot`, but no data.
 
-    ``isinstance(state, DeletedState)`` and ``state.deleted is True`` tell the two apart, for type checkers too.
+    ``isinstance(state, DeletedState)`` and ``state.deleted is True`` tell the two apart, for type checkers, too.
 
     Attributes:
         governor_id: the owner and namespace of the machine.
         state_id: the state under it.
-        version: of the deletion.
+        version: the version of the deletion.
         data: None.
-        timestamp: when it was deleted, as the caller said.
-        recorded_at: when the engine stored that.
+        timestamp: when it was deleted, according to the caller.
+        recorded_at: when the engine stored the deletion.
         metadata: who deleted it, and why.
         causality: the vector clock of the deletion's event.
         deleted: True.
@@ -87,24 +88,24 @@ class DeletedState(msgspec.Struct, frozen=True, kw_only=True):
     deleted: Literal[True] = True
 
     def with_data(self, data: D) -> StateSnapshot[D]:
-        """The state with data again, as a proposal to write."""
+        """The state with data again, to be written."""
         return StateSnapshot(**_facts(self), data=data)
 
 
 JsonSnapshot = StateSnapshot[dict[str, Any]]
 
 JsonState: TypeAlias = JsonSnapshot | DeletedState
-"""A state with plain JSON for data, there or deleted."""
+"""A state with plain JSON as data, existing or deleted."""
 
 
 def with_data(state: JsonState, data: dict[str, Any] | None) -> JsonState:
-    """A state as it would be with this data; None: deleted."""
+    """The state with this data; with None, the state as deleted."""
     if data is not None:
         return state.with_data(data)
     return state if isinstance(state, DeletedState) else DeletedState(**_facts(state))
 
 
 def _facts(state: StateSnapshot[Any] | DeletedState) -> dict[str, Any]:
-    """What a state has besides its data."""
+    """The fields of a state other than its data."""
     names = ("governor_id", "state_id", "version", "timestamp", "recorded_at", "metadata", "causality")
     return {name: getattr(state, name) for name in names}

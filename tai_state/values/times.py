@@ -13,7 +13,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class WallClock(Protocol):
-    """Where the time comes from. Tests pass their own."""
+    """The source of the time. Tests pass their own."""
 
     def now_us(self) -> int:
         """Microseconds since 1970 in UTC."""
@@ -24,7 +24,7 @@ def format_time(moment: datetime) -> str:
     """``2026-01-31T09:15:00.000000Z``.
 
     Raises:
-        InvalidData: the time has no offset, so it could mean any moment of a day.
+        InvalidData: the time has no offset, so that its moment is not known.
     """
     if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise InvalidData(f"a time must be a datetime, not {type(moment).__name__}")
@@ -37,27 +37,27 @@ def format_time(moment: datetime) -> str:
 
 
 def format_us(microseconds: int) -> str:
-    """As :func:`format_time`, of the moment that many microseconds after 1970."""
+    """Like :func:`format_time`, for the moment that many microseconds after 1970."""
     seconds, rest = divmod(microseconds, 1_000_000)
     return f"{_second(seconds)}.{rest:06d}Z"
 
 
 @lru_cache(maxsize=16)
 def _second(seconds: int) -> str:
-    """Changes come many to a second."""
+    """A whole second as text; cached, because many changes happen in one second."""
     return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_time(text: str) -> datetime:
-    """The moment a text stands for; one without an offset is read as UTC.
+    """The moment that a text names; a text without an offset is read as UTC.
 
     Raises:
-        InvalidData: it is no time in ISO 8601.
+        InvalidData: the text is not a time in ISO 8601.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidData(f"{text!r} is no time; write it like 2026-01-31T09:15:00Z") from None
+        raise InvalidData(f"{text!r} is not a time; write it like 2026-01-31T09:15:00Z") from None
     if moment.tzinfo is UTC:
         return moment
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else _in_utc(moment)
@@ -67,11 +67,11 @@ def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise InvalidData("a time must lie in the years 1 to 9999 in UTC") from None
+        raise InvalidData("a time must be within the years 1 to 9999 in UTC") from None
 
 
 def from_us(microseconds: int) -> datetime:
-    """The moment that many microseconds after 1970; exact until 2242, as the floats it goes by are."""
+    """The moment that many microseconds after 1970. Exact until the year 2242, up to which floats are."""
     return datetime.fromtimestamp(microseconds / 1_000_000, UTC)
 
 

@@ -125,6 +125,6 @@ def test_an_interrupted_recovery_goes_on_when_run_again(large: Path, tmp_path: P
         lock.execute("ROLLBACK")
         lock.close()
         out, err = process.communicate()
-    assert (process.returncode, out, err) == (130, b"", b"tai-state: interrupted; it can be run again\n")
+    assert (process.returncode, out, err) == (130, b"", b"tai-state: interrupted; the command can be run again\n")
     assert program("recover", "--json").json()["consistent"]
     assert program("show", "g", "s1199").code == 0

@@ -58,7 +58,7 @@ def test_restore_into_what_exists(program: Program) -> None:
     program("export", "bank", "bank.jsonl")
     refused = program("restore", "bank.jsonl", "--json").error(3)
     assert refused["type"] == "GovernorExists"
-    assert "exists already" in refused["message"]
+    assert "already exists" in refused["message"]
     assert program("verify", "bank").code == 0
 
 
@@ -93,7 +93,7 @@ def test_export_replaces_a_file_only_when_told_to(program: Program) -> None:
     target.write_text("precious")
     ended = program("export", "bank", "notes.txt")
     assert (ended.code, ended.out) == (2, "")
-    assert "add --yes" in ended.err
+    assert "pass --yes" in ended.err
     assert program("export", "nobody", "notes.txt", "--yes").code == 1
     assert target.read_text() == "precious"
     assert program("export", "bank", "notes.txt", "--yes").code == 0
@@ -129,13 +129,13 @@ def test_cleanup_needs_a_yes(program: Program) -> None:
     """``cleanup`` destroys, so it asks, or needs ``--yes`` where nobody can be asked; not about what is not there."""
     assert program("cleanup", "nobody", "--json").error(1)["type"] == "GovernorNotFound"
     refused = program("cleanup", "bank", "--json").error(2)
-    assert "add --yes" in refused["message"]
+    assert "pass --yes" in refused["message"]
     declined = program.on_terminal("cleanup", "bank", answer="n\n")
     assert declined.code == 130
-    assert "nothing was done" in declined.out
+    assert "nothing was changed" in declined.out
     agreed = program.on_terminal("cleanup", "bank", answer="y\n")
     assert agreed.code == 0
-    assert "for good? [y/N]" in agreed.out
+    assert "older than 30 days? [y/N]" in agreed.out
     fits(
         program("cleanup", "bank", "--yes", "--json").json(),
         states=0,

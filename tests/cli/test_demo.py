@@ -26,6 +26,6 @@ def test_a_terminated_demo_leaves_nothing_behind(tmp_path: Path) -> None:
         process.terminate()
         _, err = process.communicate()
     assert process.returncode == 130
-    assert err.endswith(b"tai-state: interrupted; it can be run again\n")
+    assert err.endswith(b"tai-state: interrupted; the command can be run again\n")
     assert b"Traceback" not in err
     assert not list(tmp_path.iterdir())

@@ -133,10 +133,10 @@ def test_progress_and_totals_for_people(program: Program) -> None:
     """Piped, progress is a line now and then on stderr; on a terminal it is one line, rewritten."""
     write_csv(program.folder / "log.csv.gz", make_rows(300))
     first = program("import", "log.csv.gz", "--governor", "g", *IMPORT)
-    assert first.err == "250 events recorded, 0 there already\n300 events recorded, 0 there already\n"
+    assert first.err == "250 events recorded, 0 already there\n300 events recorded, 0 already there\n"
     assert first.out.splitlines()[:2] == ["what      count", "events    300"]
     again = program.on_terminal("import", "log.csv.gz", "--governor", "g", *IMPORT)
-    assert again.out.startswith("\r0 events recorded, 250 there already\r0 events recorded, 300 there already\nwhat ")
+    assert again.out.startswith("\r0 events recorded, 250 already there\r0 events recorded, 300 already there\nwhat ")
     assert again.code == 0
 
 
@@ -252,16 +252,16 @@ LAST = GOOD[-1]
 BAD: dict[str, tuple[str, bytes, str]] = {
     "missing_column": ("log.csv", csv_text(GOOD, ["machine", "when", "state", *COLUMNS[3:]]).encode(), "'status'"),
     "column_twice": ("log.csv", csv_text(GOOD, [*COLUMNS[:-1], "when"]).encode(), "two columns"),
-    "bad_time": ("log.csv", csv_text([*GOOD, [LAST[0], "yesterday", *LAST[2:]]]).encode(), "row 901 has no time"),
-    "no_time": ("log.csv", csv_text([*GOOD, [LAST[0], "", *LAST[2:]]]).encode(), "row 901 has no time"),
+    "bad_time": ("log.csv", csv_text([*GOOD, [LAST[0], "yesterday", *LAST[2:]]]).encode(), "row 901 has no valid time"),
+    "no_time": ("log.csv", csv_text([*GOOD, [LAST[0], "", *LAST[2:]]]).encode(), "row 901 has no valid time"),
     "before_time": (
         "log.csv",
         csv_text([*GOOD, [LAST[0], "0001-01-01T00:00:00+10:00", *LAST[2:]]]).encode(),
-        "row 901 has no time",
+        "row 901 has no valid time",
     ),
-    "cell_missing": ("log.csv", csv_text([*GOOD, LAST[:-1]]).encode(), "row 901 has 5 cells and the header 6"),
+    "cell_missing": ("log.csv", csv_text([*GOOD, LAST[:-1]]).encode(), "row 901 has 5 cells, but the header has 6"),
     "cell_too_many": ("log.csv", csv_text([*GOOD, [*LAST, "x"]]).encode(), "row 901 has 7 cells"),
-    "no_machine": ("log.csv", csv_text([*GOOD, ["", *LAST[1:]]]).encode(), "row 901 names no machine"),
+    "no_machine": ("log.csv", csv_text([*GOOD, ["", *LAST[1:]]]).encode(), "row 901 does not name a machine"),
     "long_machine": (
         "log.csv",
         csv_text([*GOOD, ["é" * 1_000, *LAST[1:]]]).encode(),
@@ -273,7 +273,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         "row 901 would take",
     ),
     "large_cell": ("log.csv", csv_text([*GOOD, [*LAST[:-1], "x" * 140_000]]).encode(), "field limit"),
-    "open_quote": ("log.csv", (TEXT + '"M').encode(), "no CSV"),
+    "open_quote": ("log.csv", (TEXT + '"M').encode(), "not a CSV file"),
     "not_utf8": ("log.csv", TEXT.encode() + b"M,2026-01-01,\xff,1,ana,\r\n", "not UTF-8"),
     "cut_gzip": ("log.csv.gz", GZIP[:-100], "damaged"),
     "damaged_gzip": ("log.csv.gz", GZIP[:200] + b"\xff" * 50 + GZIP[250:], "damaged"),
@@ -314,7 +314,7 @@ def test_a_bad_row_leaves_an_existing_store_as_it_was(program: Program) -> None:
     [
         (["--governor", "g"], "--machine"),
         (["--governor", "", *IMPORT], "governor_id must be"),
-        (["--governor", "g", *IMPORT, "--store", "mysql://x"], "no store's address"),
+        (["--governor", "g", *IMPORT, "--store", "mysql://x"], "not a store address"),
         (["--governor", "g", *IMPORT, "--state", "status,nothing"], "no column 'nothing'"),
     ],
 )

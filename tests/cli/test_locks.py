@@ -80,7 +80,7 @@ def test_expiry_is_told_only_where_it_is_known(program: Program):
     assert (found["ttl"], found["remaining"], found["expired"]) == (60.0, None, None)
     listed = program("locks", "--store", STORE)
     assert listed.out.splitlines()[1].endswith("  60.0  unknown    unknown")
-    assert "share no clock" in listed.err
+    assert "do not share a clock" in listed.err
 
 
 def test_expiry_by_a_shared_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -68,7 +68,7 @@ def test_show_what_is_deleted(inside: Inside) -> None:
         (["diff", "1", "99"], " at version 99: its newest version is 5"),
         (
             ["show", "--at", "2000-01-01T00:00:00Z"],
-            " at 2000-01-01T00:00:00.000000Z: it begins at 2026-03-01T06:00:00.000000Z",
+            " at 2000-01-01T00:00:00.000000Z: its first event is from 2026-03-01T06:00:00.000000Z",
         ),
     ],
 )
@@ -153,7 +153,7 @@ def test_verify(there: Program) -> None:
     unchecked = there("verify", "--json")
     assert (unchecked.code, unchecked.err) == (4, "")
     fits(json.loads(unchecked.out), consistent=False, states=5, events=11, unchecked=1, findings=[])
-    assert there("verify").out == "5 states, 11 events: 0 findings, 1 state unchecked (give the reducers with --app)\n"
+    assert there("verify").out == "5 states, 11 events: 0 findings, 1 state unchecked (pass the reducers with --app)\n"
 
 
 def test_reducers_of_an_application(there: Program) -> None:
@@ -174,7 +174,7 @@ def test_reducers_of_an_application(there: Program) -> None:
         ("shop", "takes MODULE:ATTRIBUTE"),
         ("nowhere:GOOD", "ModuleNotFoundError"),
         ("shop:MISSING", "AttributeError"),
-        ("shop:NONE", "no mapping"),
+        ("shop:NONE", "not a mapping"),
         ("broken:GOOD", "ZeroDivisionError"),
         ("leaving:GOOD", "SystemExit"),
     ],

@@ -64,7 +64,10 @@ def test_sync(program: Program):
         "field", "pump", "last_write_wins", 2
     )  # fmt: skip
     again = program("sync", A, B)
-    assert (again.code, again.out) == (0, "1 states checked, 1 alike: 0 events from A to B, 0 from B to A, 0 joined\n")
+    assert (again.code, again.out) == (
+        0,
+        "1 states checked, 1 in sync: 0 events from A to B, 0 from B to A, 0 joined\n",
+    )
     for store in (A, B):
         assert program("verify", "--store", store).code == 0
 

@@ -84,7 +84,7 @@ async def test_an_import_refuses_a_row_that_no_commit_takes(memory_places: Place
     """Where an event and its state do not fit into a commit, the row is named before anything is written."""
     path = write_csv(tmp_path / "log.csv", [("m", "small"), ("m", "x" * 800_000)])
     async with small_store(memory_places.new()) as store:
-        with pytest.raises(InvalidData, match=r"row 2 would take .* and the limit is 786,432"):
+        with pytest.raises(InvalidData, match=r"row 2 would take .*, but the limit is 786,432"):
             await StateMachinePersister(store).import_csv(GOVERNOR, path, COLUMNS)
         assert await collected(store.list_governors()) == []
 

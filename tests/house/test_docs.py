@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import gzip
 import importlib
 import inspect
 import io
@@ -24,10 +23,9 @@ import pytest
 import tai_state
 from tai_state.cli.program import app
 
-from ..support.pages import _FENCE, DOCS, ROOT, Block, blocks
+from ..support.pages import _FENCE, DOCS, PAGES, ROOT, Block, blocks
 
-PAGES = sorted([*ROOT.glob("*.md"), ROOT / "examples" / "README.md", *DOCS.rglob("*.md")])
-GUIDE = DOCS / "guide.md"
+GUIDE = DOCS / "guide"
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 _CONSOLE_PROGRAMS = {"cat", "head", "ls", "tai-state"}
@@ -112,25 +110,13 @@ def namespace(
             del sys.modules[name]
 
 
-_INCIDENTS = """\
-case,status,substatus,at,who
-1-364285768,Accepted,In Progress,2012-03-31T16:59:42+02:00,Frederic
-1-364285768,Queued,Awaiting Assignment,2012-04-06T15:44:07+02:00,Anne Claire
-1-364285768,Completed,Closed,2012-05-11T00:26:15+02:00,Siebel
-"""
-"""What the README imports."""
-
-
 def _runs(page: Path) -> bool:
     return any(block.language in {"python", "console"} for block in blocks(page))
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", [each for each in PAGES if _runs(each)], ids=lambda page: page.name)
 def test_what_a_page_shows_runs(page: Path, anyio_backend: str, namespace: dict[str, Any]) -> None:
     """The Python blocks of a page run on both event loops, its console blocks run too, and print what the page says."""
-    if page.name == "README.md":
-        Path("incidents.csv.gz").write_bytes(gzip.compress(_INCIDENTS.encode()))
     for block in blocks(page):
         if block.language == "python":
             run_python(block, namespace, anyio_backend)
@@ -189,7 +175,7 @@ def test_every_public_name_is_documented() -> None:
 def test_every_command_is_documented() -> None:
     """The guide's list of commands is the program's."""
     commands = {each.name or each.callback.__name__ for each in app.registered_commands if each.callback}
-    table = GUIDE.read_text().partition("## The command line")[2]
+    table = (GUIDE / "command-line.md").read_text().partition("## Commands")[2]
     assert set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) == commands
 
 
@@ -210,7 +196,7 @@ async def _outcome(store: tai_state.StateStore, state_id: str, expected: Any, ve
 @pytest.mark.anyio
 async def test_the_table_of_expected_versions_is_true() -> None:
     """Each cell of the guide's table of ``expected`` is what a save does, and deletes and logs need a live state."""
-    table = GUIDE.read_text().partition("| `expected` |")[2].partition("\n\n")[0]
+    table = (GUIDE / "first-steps.md").read_text().partition("| `expected` |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert len(rows) == 6
     async with tai_state.open_store("memory://") as store:

@@ -17,6 +17,7 @@ from tai_state import (
     StateHandle,
     StateMachinePersister,
     StateSnapshot,
+    Transaction,
     open_store,
 )
 
@@ -120,6 +121,24 @@ async def other_models(unknown: Any) -> None:
         await store.state("bank", "limits", unknown).get()
 
 
+async def transactions() -> None:
+    """What a transaction reads is known, one by one and together, and so is what it returns."""
+    async with open_store("memory://") as store:
+        alice, bob = store.state("bank", "alice", Account), store.state("bank", "bob", Account)
+
+        async def transfer(tx: Transaction) -> int:
+            giver, taker = await tx.get(alice), await tx.find(bob)
+            assert_type(giver, StateSnapshot[Account])
+            assert_type(taker, StateSnapshot[Account] | None)
+            assert_type(await tx.get_all(alice, bob), list[StateSnapshot[Account] | None])
+            assert_type(await tx.get_all("alice", "bob"), list[StateSnapshot[dict[str, Any]] | None])
+            assert_type(await tx.get_all(alice, store.state("bank", "rates")), list[StateSnapshot[Any] | None])
+            tx.put(alice, Account(balance=giver.data.balance - 30))
+            return giver.data.balance
+
+        assert_type(await store.transact(transfer, ChangeMetadata("me", "because")), int)
+
+
 def narrowed(state: StateSnapshot[Account] | DeletedState) -> int:
     """What is deleted is told from what is there by its class, or by its flag."""
     if state.deleted is True:
@@ -145,6 +164,7 @@ async def plain() -> None:
             assert_type(state, StateSnapshot[dict[str, Any]])
         async for each in store.list_states("site", deleted=True):
             assert_type(each, StateSnapshot[dict[str, Any]] | DeletedState)
+        assert_type(StateSnapshot.unsaved("site", "pump", Account(balance=0)), StateSnapshot[Account])
         event = await store.log_event("site", "pump", "seen", ChangeMetadata("me", "because"), expected=EXISTS)
         assert_type(event, StateEvent[dict[str, Any]])
 

@@ -122,9 +122,9 @@ async def test_a_fence_of_another_store(store: StateStore):
     """Is refused before anything is sent: it would protect nothing."""
     async with open_store("memory://") as other:
         lease = await other.locks.acquire_lock("pump")
-        with pytest.raises(InvalidData, match="of another store"):
+        with pytest.raises(InvalidData, match="belongs to another store"):
             await store.update_state(GOVERNOR, "pump", {"n": 2}, METADATA, expected=1, fence=lease)
-        with pytest.raises(InvalidData, match="of another store"):
+        with pytest.raises(InvalidData, match="belongs to another store"):
             await store.transact(lambda tx: _put(tx, store), METADATA, fence=lease)
     assert len(await history(store)) == 1
 

@@ -28,9 +28,9 @@ ADVICE = {
     "memory://path": "the memory engine has no path: use memory://",
     "memory://?colour=red": "use root, namespace or indexed",
     "sqlite:": f"use {FORMS}",
-    "sqlite://": f"a file needs three slashes or four: {FORMS}",
-    "sqlite:///": f"a file needs three slashes or four: {FORMS}",
-    "sqlite://host/x.db": f"a file needs three slashes or four: {FORMS}",
+    "sqlite://": f"a file needs three or four slashes: {FORMS}",
+    "sqlite:///": f"a file needs three or four slashes: {FORMS}",
+    "sqlite://host/x.db": f"a file needs three or four slashes: {FORMS}",
     "sqlite:///x.db?mode=ro": "use root, namespace or indexed",
     "SQLITE:///x.db": f"use {FORMS}",
     "mysql://localhost": f"use {FORMS}",
@@ -39,8 +39,8 @@ ADVICE = {
     "store.db": f"use {FORMS}",
     "\ud800://x": f"use {FORMS}",
     "memory://[": "the memory engine has no path: use memory://",
-    "sqlite:///a\x00b.db": f"a file needs three slashes or four: {FORMS}",
-    "sqlite:///:memory:": "for a store in memory use memory://",
+    "sqlite:///a\x00b.db": f"a file needs three or four slashes: {FORMS}",
+    "sqlite:///:memory:": "for a store in memory, use memory://",
 }
 
 

@@ -121,5 +121,5 @@ async def test_a_store_on_an_engine_that_is_given():
 @pytest.mark.parametrize("nonsense", [5, object(), b"memory://", ""], ids=["number", "object", "bytes", "empty"])
 def test_what_is_neither_address_nor_engine(nonsense: Any):
     """It is refused before anything is opened."""
-    with pytest.raises(UnknownStore, match="is no store's address"):
+    with pytest.raises(UnknownStore, match="is not a store address"):
         open_store(nonsense)

@@ -42,3 +42,25 @@ async def test_the_new_events_are_not_swallowed(memory_places: Places, batch: Se
         with pytest.raises(IdempotencyConflict):
             await persister.record(GOVERNOR, "s", batch, METADATA, expected=expected)
         assert [each.payload for each in await collected(persister.replay(GOVERNOR, "s"))] == [1, 1, 1, 1, 1, 10, 20]
+
+
+@pytest.mark.parametrize("expected", [ANY, 0, 1], ids=["any", "the_version_of_then", "the_present_version"])
+async def test_nothing_comes_before_a_first_event(memory_places: Places, expected: Expected):
+    """A batch with new events before a known one that made version 1 is refused: it is not taken for recorded."""
+    async with memory_places.new().store() as store:
+        persister = StateMachinePersister(store, REDUCERS)
+        await persister.record(GOVERNOR, "s", [KNOWN], METADATA, expected=0)
+        for batch in ([NewEvent("add", 1), KNOWN], [NewEvent("add", 1), NewEvent("add", 2), KNOWN]):
+            with pytest.raises(IdempotencyConflict):
+                await persister.record(GOVERNOR, "s", batch, METADATA, expected=expected)
+        assert (await store.get_state(GOVERNOR, "s")).version == 1
+
+
+async def test_the_id_that_is_taken_is_named(memory_places: Places):
+    """The error names the id that stands for something else, and not a new one beside it, which is free."""
+    async with memory_places.new().store() as store:
+        persister = StateMachinePersister(store, REDUCERS)
+        await persister.record(GOVERNOR, "s", [KNOWN], METADATA, expected=0)
+        with pytest.raises(IdempotencyConflict) as told:
+            await persister.record(GOVERNOR, "s", [KNOWN, NewEvent("add", 1, "sale 2")], METADATA, expected=ANY)
+        assert told.value.event_id == KNOWN.event_id

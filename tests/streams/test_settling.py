@@ -330,38 +330,38 @@ IDS = (
     ),
     Mistake("markers are not asked", judging, "repeated(self._change, look) or ", ""),
     Mistake("an id without a marker is not looked for", judging, " or at_expected(self._change, look)", ""),
-    Mistake("the content is not compared", repeating, "if marker.content != draft.marker or is_apart:", "if is_apart:"),
+    Mistake("the content is not compared", repeating, "if marker.content != draft.marker or is_", "if is_"),
     Mistake(
         "ids are a batch wherever they stand",
         repeating,
-        "any(places.setdefault(path, at) != at for path, at in said.items())\n",
+        "any(places.setdefault(place, at) != at for place, at in said.items())\n",
         "bool(places.update(said))\n",
     ),
     Mistake(
         "an id stands where its batch begins",
         repeating,
-        "append.stream.state: marker.version - offset,",
-        "append.stream.state: marker.version,",
+        "start = marker.version - offset\n",
+        "start = marker.version\n",
     ),
     Mistake(
         "a new id beside a known one is no matter",
         repeating,
-        "if not is_known and places.get(append.stream.state) != NOTHING:",
+        "if not is_known and places.get(append.stream.place) != NOTHING:",
         "if False:",
     ),
     Mistake(
         "an id must be known even where nothing happened",
         repeating,
-        "if not is_known and places.get(append.stream.state) != NOTHING:",
+        "if not is_known and places.get(append.stream.place) != NOTHING:",
         "if not is_known:",
     ),
     Mistake("what a marker tells of other states is not heard", repeating, ", **marker.others}", "}"),
     Mistake(
         "a state of which nothing is known counts as done",
         repeating,
-        """get(append.stream.state)
+        """get(append.stream.place)
         if start""",
-        """get(append.stream.state, NOTHING)
+        """get(append.stream.place, NOTHING)
         if start""",
     ),
     Mistake(

@@ -138,7 +138,7 @@ async def test_one_that_does_not_fit_is_left_out(place: Place, caplog: pytest.Lo
             await persister.record(GOVERNOR, "alice", [NewEvent("quote", count)], METADATA, expected=ANY)
         assert (await store.log_event(GOVERNOR, "alice", "heartbeat", METADATA)).version == 4
         assert await store.list_snapshots(GOVERNOR, "alice") == []
-        left_out = [record for record in caplog.records if "is not kept: it is too large" in record.getMessage()]
+        left_out = [record for record in caplog.records if "not kept, because it is too large" in record.getMessage()]
         assert [getattr(record, "path", "") for record in left_out] == [snapshot_path(3), snapshot_path(4)]
         with pytest.raises(DocumentTooLarge):
             await store.create_snapshot(GOVERNOR, "alice")

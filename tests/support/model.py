@@ -180,7 +180,7 @@ class Model:
         self._check(place, stream, expected, must_live=must_live)
         if asserted is not _FOLDED and text(asserted) != text(stream.data):
             raise Refused(
-                "InvalidData", what=f"from_state is not what stands at version {stream.version}", path=path_of(place)
+                "InvalidData", what=f"from_state is not what is stored at version {stream.version}", path=path_of(place)
             )
         self.streams[place] = stream
         new = [self._append(stream, each, who, made) for each in wanted]

@@ -211,7 +211,10 @@ def test_what_ends_at_once_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     _fake(tmp_path / launcher._GCLOUD_JAR)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("CLOUDSDK_ROOT_DIR", str(tmp_path))
-    with pytest.raises(StoreUnavailable, match=r"ENDED.*with 7: class file version 61\.0"), running_emulator():
+    with (
+        pytest.raises(StoreUnavailable, match=r"ENDED.*with exit code 7: class file version 61\.0"),
+        running_emulator(),
+    ):
         pass
 
 

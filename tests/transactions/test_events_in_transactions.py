@@ -201,6 +201,28 @@ async def test_there_must_be_a_state_to_log_to(store: StateStore, is_read: bool)
     assert await state_of(store, "alice") == (1, {"n": 1})
 
 
+@pytest.mark.parametrize("second", ["log", "delete"])
+@pytest.mark.parametrize("gone", ["delete", "record"])
+async def test_there_must_be_a_state_left(store: StateStore, gone: str, second: str):
+    """What needs a live state is refused behind a write of the same transaction that leaves none."""
+
+    async def function(tx: Transaction) -> None:
+        if gone == "delete":
+            tx.delete("alice")
+        else:
+            tx.record("alice", [NewEvent("end", 1)])
+        if second == "log":
+            tx.log("alice", "ping")
+        else:
+            tx.delete("alice")
+
+    with pytest.raises(StateNotFound):
+        await TransactionManager(store, {"end": lambda _state, _event: None}).execute_transaction(
+            GOVERNOR, function, METADATA
+        )
+    assert await state_of(store, "alice") == (1, {"n": 1})
+
+
 async def test_what_an_event_expects(store: StateStore):
     """What is said to be expected of a state is compared with what stands, or with what the events so far leave."""
 

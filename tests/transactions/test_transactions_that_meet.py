@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import StateNotFound, StateStore, Transaction
+from tai_state import NewEvent, StateNotFound, StateStore, Transaction, TransactionManager
 from tai_state.engines.api import Delete
 
 from ..support.stores import GOVERNOR, METADATA, Places, dump
@@ -108,3 +109,28 @@ async def test_a_transaction_in_a_transaction_of_its_task_is_refused(store: Stat
     async with store.transactions.transaction(METADATA):
         with pytest.raises(RuntimeError, match="under way"):
             await store.transact(nothing, METADATA)
+
+
+async def test_reducers_see_what_stands(stores: tuple[StateStore, StateStore]):
+    """What reducers refuse on a state that was only remembered is decided again on the state as others have left it."""
+    store, other = stores
+
+    def paid(state: Any, event: Any) -> Any:
+        if state["n"] < event.payload:
+            raise ValueError("too little")
+        return {"n": state["n"] - event.payload}
+
+    manager = TransactionManager(store, {"paid": paid})
+    state = store.state(GOVERNOR, "s")
+
+    async def empty(tx: Transaction) -> None:
+        tx.put(state, {"n": 0})
+
+    async def pay(tx: Transaction) -> None:
+        await tx.get(state)
+        tx.record(state, [NewEvent("paid", 5)])
+
+    await manager.transact(empty, METADATA)
+    await other.update_state(GOVERNOR, "s", {"n": 100}, METADATA, expected=2)
+    await manager.transact(pay, METADATA)
+    assert (await state.get()).data == {"n": 95}

@@ -78,7 +78,7 @@ class Connection:
                 await self._channels.aclose()
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
-        return await self._finished(self._read(paths))
+        return await self._finish(self._read(paths))
 
     async def _read(self, paths: Sequence[str]) -> Reading:
         found: dict[str, Document] = {}
@@ -137,7 +137,7 @@ class Connection:
         collections = [Target(collection=each) for each in each_once if is_collection(each)]
         return Watch(self._listener, Watched([*map(Target, groups), *collections]), DEADLINE_SECONDS)
 
-    async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a call. If the caller is cancelled, the call goes on until its deadline at most."""
         return await asyncio.shield(self._start(work))
 

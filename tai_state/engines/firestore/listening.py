@@ -79,7 +79,7 @@ class Watch(AsyncIterator[Change]):
         """
         self._listener.add(self)
         try:
-            await asyncio.wait_for(self._established(), self._timeout_seconds)
+            await asyncio.wait_for(self._wait_established(), self._timeout_seconds)
         except BaseException as error:
             await self._listener.remove(self)
             if isinstance(error, TimeoutError):
@@ -90,7 +90,7 @@ class Watch(AsyncIterator[Change]):
     async def __aexit__(self, *exc: object) -> None:
         await self._listener.remove(self)
 
-    async def _established(self) -> None:
+    async def _wait_established(self) -> None:
         while not self.watched.is_established:
             await self._wait()
 

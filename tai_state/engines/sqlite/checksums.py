@@ -25,9 +25,9 @@ END
 DAMAGED: Final = Damage("does not match its checksum: restore a backup, or run `tai-state recover`")
 
 
-def of_text(path: str, text: bytes) -> int:
+def of_text(path: bytes, text: bytes) -> int:
     """The part of a document's checksum that is known before the write: over path and text."""
-    return crc32(text, crc32(path.encode()))
+    return crc32(text, crc32(path))
 
 
 of_row = crc32
@@ -43,7 +43,7 @@ def documents(collection: str, rows: Sequence[Any]) -> list[Document]:
             if crc32(stamp(revision, updated_us), crc32(text, crc32(key, of_collection))) == checksum:
                 found.append(Document(collection, key.decode(), text, revision, updated_us))
                 continue
-        except (TypeError, error):  # a column holds a value of a type that it cannot have
+        except (TypeError, error, UnicodeDecodeError):  # a column holds a value of a type that it cannot have
             pass
         found.append(Document(collection, _text(key), DAMAGED, _number(revision), _number(updated_us)))
     return found

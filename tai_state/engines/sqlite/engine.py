@@ -123,7 +123,7 @@ class SqliteEngine:
             worker.close()
         try:
             for worker in workers:
-                await worker.closed()
+                await worker.wait_closed()
         finally:
             self._writer = self._reader = None
 

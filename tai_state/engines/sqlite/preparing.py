@@ -57,7 +57,7 @@ def prepare(write: Write) -> Prepared:
             write.require,
             encoded.decode(),
             len(encoded),
-            of_text(write.path, encoded),
+            of_text(write.path.encode(), encoded),
             _timestamp(write.fields) if is_of_events(collection) else None,
             deletes=False,
         )

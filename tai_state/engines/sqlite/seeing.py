@@ -119,17 +119,21 @@ class Sight:
 
 
 class _Collection:
-    """The last seen revisions of a collection's documents, by id."""
+    """The last seen revisions of a collection's documents, by id.
+
+    Args:
+        path: the collection's path.
+
+    Attributes:
+        is_large: whether a look takes so long that others should not wait for it. Only a look changes this, so a look
+            that is due after another process has committed stays due until it is made.
+    """
 
     def __init__(self, path: str) -> None:
+        self.is_large: bool = False
         self._path = path
         self._newest = 0
         self._revisions: dict[str, int] = {}
-
-    @property
-    def is_large(self) -> bool:
-        """Whether a look takes so long that others should not wait for it."""
-        return len(self._revisions) > LARGE
 
     def present(self) -> list[Move]:
         """All documents that were seen in it."""
@@ -157,4 +161,5 @@ class _Collection:
             there = {row[0] for row in connection.execute(_IDS, (self._path,))}
             gone = self._revisions.keys() - there
             found += [(each, None) for each in gone if self.note(each, None)]
+        self.is_large = len(self._revisions) > LARGE
         return [(self._path, f"{self._path}/{document_id}", revision) for document_id, revision in found]

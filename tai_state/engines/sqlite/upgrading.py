@@ -11,7 +11,7 @@ from tai_state.engines.sqlite.checksums import TIMESTAMP, of_row, of_text, stamp
 _COPY: Final = f"""
 INSERT INTO documents (collection, id, revision, updated_us, checksum, fields, timestamp)
 SELECT collection, id, revision, updated_us,
-    tai_state_checksum(path, CAST(fields AS BLOB), revision, updated_us), fields, {TIMESTAMP}
+    tai_state_checksum(CAST(path AS BLOB), CAST(fields AS BLOB), revision, updated_us), fields, {TIMESTAMP}
 FROM documents_1 ORDER BY rowid
 """  # noqa: S608 - an expression of this package
 

@@ -269,7 +269,7 @@ class Worker:
             self._is_closing = True
             self._bell.ring()
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the thread has ended. It ends all the same if the caller is cancelled."""
         if self._is_closing and not self._is_closed:
             self._closers.append(self._home.waiter())

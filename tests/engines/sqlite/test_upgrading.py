@@ -151,6 +151,19 @@ async def test_damage_of_before_is_not_hidden(old: Path):
     assert caught.value.path == "governors/bank/events/alice~000000000002"
 
 
+@anyio_test
+async def test_a_damaged_path_of_before_is_told_of(old: Path):
+    """A document whose id is not text any more is reported as damaged, and the file is upgraded all the same."""
+    with closing(apsw.Connection(str(old))) as connection:
+        connection.execute("UPDATE documents SET id = CAST(x'616CFF' AS TEXT) WHERE id = 'alice~000000000002'")
+    async with engine_over(old) as engine:
+        found = [each async for each in engine.scan(Scan("governors/bank/events"))]
+        [bad] = [each for each in found if each.path == "governors/bank/events/al\\xff"]
+        assert all(each.fields() for each in found if each is not bad)
+        with pytest.raises(CorruptDocument):
+            bad.fields()
+
+
 def test_a_program_of_format_1_does_not_misread_an_upgraded_file(old: Path):
     """What the release of format 1 asks of the file is an error, and not another answer."""
     opened = partial(connect, str(old), create=False, busy_timeout_ms=0)

@@ -239,6 +239,22 @@ def test_large_collections_take_turns_and_documents_do_not_wait_for_them(scene: 
     assert turns == [*("one/a", "two/a")] * 4
 
 
+def test_a_collection_that_grows_before_its_look_is_looked_at(scene: Scene):
+    """What others have changed in a small collection is found, although this engine made it a large one meanwhile."""
+    _committed(scene.ours, *_many("c", LARGE))
+    scene.ask(Enter(Watch(["c"])))
+    scene.idle()
+    scene.time.look_seconds = 0.01
+    first = _committed(scene.theirs, Put("c/00001", {}))
+    assert scene.idle() == [("c/00001", first)]
+    second = _committed(scene.theirs, Put("c/00002", {}))
+    _committed(scene.ours, Put("elsewhere/a", {}))
+    assert scene.idle() == []
+    third = _committed(scene.ours, Put("c/new", {}))
+    assert scene.ask(Moved([("c", "c/new")])).moves == [("c", "c/new", third)]
+    assert scene.idle(REST * 0.01) == [("c/00002", second)]
+
+
 def test_a_target_that_cannot_be_looked_at_leaves_the_others_alone(scene: Scene):
     """A path that SQLite does not take is the error of that watch, and nothing of it stays."""
     scene.ask(Enter(Watch(["d/a"])))

@@ -79,7 +79,7 @@ async def test_tasks_that_were_answered_together_are_served_together():
         await anyio.wait_all_tasks_blocked()
         gate.set()
     worker.close()
-    await worker.closed()
+    await worker.wait_closed()
     assert sizes == [1, 64, 64, 64, 64, 64]
 
 
