@@ -59,7 +59,7 @@ class Bounds:
         jitter: returns a random number from 0 to 1, for pauses.
         monotonic: a clock in seconds that never goes back.
         sleep: waits for a number of seconds by that clock.
-        observer: is told of each try, and of the outcome; None: nobody is.
+        observer: is told of each commit, and of the outcome; None: no observer.
         insists: also retry after an error of the engine, and not only after a refusal or a lost answer.
     """
 

@@ -1,4 +1,4 @@
-"""What an observer of a store is told: tries, outcomes and waits."""
+"""What an observer of a store is told: commits, outcomes and waits."""
 
 from __future__ import annotations
 

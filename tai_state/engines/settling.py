@@ -264,7 +264,7 @@ async def _observed(
     is_open: bool,
     observe: Callable[[Look], None] | None,
 ) -> R:
-    """As :func:`settle`, and tell the observer of each try and of the outcome."""
+    """As :func:`settle`, and tell the observer of each commit and of the outcome."""
     observed = _ObservedWaist(waist, observer, bounds.monotonic)
     begun, error = bounds.monotonic(), None
     try:
@@ -278,7 +278,7 @@ async def _observed(
 
 
 class _ObservedWaist:
-    """A waist that tells an observer of each try.
+    """A waist that tells an observer of each commit.
 
     Args:
         waist: the engine.
@@ -286,7 +286,7 @@ class _ObservedWaist:
         monotonic: a clock in seconds that never goes back.
 
     Attributes:
-        attempts: how many tries there were.
+        attempts: how many commits were sent.
     """
 
     def __init__(self, waist: Waist, observer: Observer, monotonic: Callable[[], float]) -> None:

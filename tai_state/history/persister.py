@@ -83,7 +83,7 @@ class StateMachinePersister:
             to_state: names the state and holds its new data; make it with ``from_state.with_data(…)`` or
                 ``StateSnapshot.unsaved(…)``.
             action: what happened.
-            metadata: who made the change and why; by default the store's own.
+            metadata: who made the change and why; by default, what the store was opened with.
             event_id: the caller's own id, so that repeating the call changes nothing.
             timestamp: when it happened; now, if not given.
             fence: a lease; the change is made only while its lock is held.
@@ -131,7 +131,7 @@ class StateMachinePersister:
             governor_id: the owner and namespace.
             state_id: the state under it.
             events: in order; an event whose action has no reducer leaves the state as it is.
-            metadata: who made the change and why, for all events; by default the store's own.
+            metadata: who made the change and why, for all events; by default, what the store was opened with.
             expected: what the writer believes the version to be.
             fence: as for :meth:`log_transition`.
 

@@ -18,7 +18,7 @@ from tai_state.streams.writing import Intent
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import NewEvent
 from tai_state.values.ids import escape_id
-from tai_state.values.json import encode
+from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
 
 
@@ -52,6 +52,7 @@ def fold_drafts(
         data = upcasting.state(data, head.schema, stream.state)
     is_current = head.version == 0 or upcasting.is_current(head.schema)
     text = NO_STATE_TEXT if data is None else encode(data)
+    data = decode(text)  # what is known is folded more than once, and a reducer may change what it is given
     folded: list[Folded] = [Folded(text, upcasting.schema, state_hash(text))]
     done: list[Draft] = []
     for offset, draft in enumerate(drafts, start=1):

@@ -21,6 +21,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reading import list_governors
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord, StateRecord
+from tai_state.streams.writing import COMPUTED
 from tai_state.values.digests import content_digest
 from tai_state.values.ids import unescape_id
 
@@ -222,7 +223,7 @@ def _intact(document: Document) -> StateRecord | None:
 
 
 def _stands_for(marker: MarkerRecord, event: EventRecord) -> bool:
-    """Whether a marker's content matches the event. The caller may or may not have given a timestamp and a state."""
+    """Whether a marker's content matches the event, with or without the event's time and state in it."""
     metadata = event.metadata
     return any(
         marker.content
@@ -237,5 +238,5 @@ def _stands_for(marker: MarkerRecord, event: EventRecord) -> bool:
             said,
         )
         for said in (None, event.timestamp)
-        for state in (event.to_state, None)
+        for state in (event.to_state, None, COMPUTED)
     )

@@ -19,6 +19,7 @@ from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.expected import ANY, EXISTS, NO_STATE, Expected
+from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, StateSnapshot
 
@@ -79,7 +80,7 @@ class StateHandle(TypedState[D]):
         Args:
             function: a pure function from the old value to the new one. It may run several times, each time on the
                 value just read.
-            metadata: who made the change and why; by default the handle's, or else the store's own.
+            metadata: who made the change and why; by default, what the handle or the store was made with.
             expected: run the function only on this version, or on the state as it was read. If another writer was
                 faster, ``VersionConflict`` is raised at once, as needed for ``If-Match`` on the web.
             initial: the value that the function gets if there is no state, or a deleted one. Without it,
@@ -97,10 +98,12 @@ class StateHandle(TypedState[D]):
         """
 
         def evolve(data: dict[str, Any] | None) -> dict[str, Any]:
-            before = initial if data is None else self.codec.from_json(data, self.stream.state)
-            if before is None:
-                raise StateNotFound(self.stream.state)
-            return self.codec.to_json(function(before))
+            if data is None:
+                if initial is None:
+                    raise StateNotFound(self.stream.state)
+                # A copy: a function that changes what it is given would find the initial value changed the next time.
+                _, data = normalise_object(self.codec.to_json(initial), "the initial value")
+            return self.codec.to_json(function(self.codec.from_json(data, self.stream.state)))
 
         if expected is None:
             expected = EXISTS if initial is None else ANY

@@ -50,7 +50,7 @@ def open_store(
         upcasters: for each version before ``schema``, the step to the next.
         create: create the store if it does not exist; if False, opening such a store raises ``StoreNotFound``.
         timeout_seconds: how long the store tries to find out the outcome of a change when answers are lost.
-        metadata: who makes changes and why, for those without metadata of their own.
+        metadata: who makes the changes that do not name it, and why.
         clock: the time of changes without a timestamp, and of an engine that has no clock of its own; by default, the
             system clock.
         observer: is told of each commit, of each outcome, and of each wait for a lock or a turn.

@@ -128,8 +128,8 @@ class StateStore:
             state_id: the state under it.
             model: a pydantic model, a dataclass, a TypedDict, or a union of these; or a pydantic ``TypeAdapter`` of
                 one. None: plain JSON.
-            metadata: who makes the handle's changes and why, unless a change or its transaction says it; by default
-                the store's own.
+            metadata: who makes the changes through this handle and why, unless a change or its transaction names it; by
+                default, what the store was opened with.
 
         Raises:
             InvalidId: the ids cannot be stored.
@@ -160,7 +160,7 @@ class StateStore:
             governor_id: the owner and namespace.
             state_id: the state under it.
             data: the whole new state, a JSON object.
-            metadata: who made the change and why; by default the store's own.
+            metadata: who made the change and why; by default, what the store was opened with.
             expected: what the writer believes the version to be.
             action: what happened; the name of the event.
             payload: any JSON value; kept with the event, and not part of the state.
@@ -244,7 +244,7 @@ class StateStore:
             governor_id: the owner and namespace.
             state_id: the state under it.
             action: what happened.
-            metadata: who recorded it and why; by default the store's own.
+            metadata: as for :meth:`save_state`.
             payload: any JSON value, kept with the event.
             expected: what the writer believes the version to be.
             event_id: as for :meth:`save_state`.

@@ -46,7 +46,7 @@ class Codec(Generic[D]):
             JSON without conversion.
 
     Attributes:
-        name: the name of the model, to be read by people.
+        name: the model's name, for a repr.
     """
 
     def __init__(self, model: Any) -> None:

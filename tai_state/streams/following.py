@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -40,9 +41,9 @@ class Following(Generic[T]):
     def __init__(
         self, core: Core, governor_id: str, state_ids: Sequence[str], convert: Callable[[JsonState], T]
     ) -> None:
-        streams = {stream.state: stream for stream in (core.layout.stream(governor_id, each) for each in state_ids)}
-        self._targets = tuple(streams) or (core.layout.states(governor_id),)
-        self._watch = core.engine.watch(*self._targets)
+        paths = dict.fromkeys(core.layout.stream(governor_id, each).state for each in state_ids)
+        self._targets = tuple(paths) or (core.layout.states(governor_id),)
+        self._watch: AbstractAsyncContextManager[AsyncIterator[Change]] | None = None
         self._core = core
         self._governor_id = governor_id
         self._convert = convert
@@ -51,12 +52,16 @@ class Following(Generic[T]):
         return f"<{type(self).__name__} {listed(self._targets)}>"
 
     async def __aenter__(self) -> AsyncIterator[T]:
+        if self._watch is not None:
+            raise RuntimeError("the watch was entered before: call watch() again for another one")
+        self._watch = self._core.engine.watch(*self._targets)
         return _States(self._core, self._governor_id, await self._watch.__aenter__(), self._convert)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._watch.__aexit__(kind, error, traceback)
+        if self._watch is not None:
+            await self._watch.__aexit__(kind, error, traceback)
 
 
 class _States(AsyncIterator[T], Generic[T]):

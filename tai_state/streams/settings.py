@@ -62,7 +62,7 @@ class Settings:
         snapshots: decides when a snapshot is kept.
         upcasting: brings data of older schemas up to date.
         timeout_seconds: how long one change is tried after the first refusal or lost answer.
-        metadata: who makes changes and why, for those without metadata of their own.
+        metadata: who makes the changes that do not name it, and why.
         clock: the clock for changes without a timestamp.
         new_id: makes event ids.
         jitter: returns a random number from 0 to 1, for pauses between attempts.

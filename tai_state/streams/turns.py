@@ -31,8 +31,12 @@ class Turns:
         self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, the tasks that wait for it
 
     def of(self, paths: Iterable[str]) -> _Held:
-        """A block that holds the turns of these states. All tasks take them in one order, so none can deadlock."""
-        return _Held(self, sorted(set(paths)))
+        """A block that holds the turns of these states and governors. All tasks take them in one order: no deadlock.
+
+        Governors come last: a transaction that runs again already has the turns of its states when it finds that it
+        needs those of governors.
+        """
+        return _Held(self, sorted(set(paths), key=_in_order))
 
     async def take(self, path: str) -> bool:
         """Take the turn of a state; returns whether it came in time."""
@@ -66,6 +70,10 @@ class Turns:
             waiting.popleft().set()
         else:
             del self._turns[path]
+
+
+def _in_order(path: str) -> tuple[int, str]:
+    return -path.count("/"), path
 
 
 class _Held:

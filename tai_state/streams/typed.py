@@ -24,7 +24,7 @@ class TypedState(Generic[D]):
         store: the store of the state.
         stream: the state's paths.
         codec: converts the model to JSON and back.
-        metadata: who makes changes and why, for those without metadata of their own; None: the store's.
+        metadata: who makes the changes that do not name it, and why; None: the store's own.
 
     Attributes:
         stream: as given.

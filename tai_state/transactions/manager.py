@@ -18,7 +18,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from tai_state.errors import CommitOutcomeUnknown, TaiStateError, TransactionFailed, VersionConflict
+from tai_state.errors import CommitOutcomeUnknown, InvalidId, TaiStateError, TransactionFailed, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.streams.changes import Fence
 from tai_state.streams.core import Core, HasCore
@@ -152,7 +152,12 @@ class TransactionManager:
 
         Returns:
             What was decided and written.
+
+        Raises:
+            InvalidId: one str, which is not a sequence of ids. Otherwise as :meth:`transact`.
         """
+        if isinstance(to_read, str):
+            raise InvalidId("to_read", "a sequence of ids, not one str")
 
         async def function(transaction: Transaction) -> dict[str, dict[str, Any] | None]:
             found = await transaction.get_all(*to_read)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tai_state import ConsistencyReport, StateMachinePersister, StateStore
+from tai_state import (
+    ANY,
+    ConsistencyReport,
+    NewEvent,
+    StateMachinePersister,
+    StateStore,
+    Transaction,
+    TransactionManager,
+)
 from tai_state.engines.api import ANYTHING, Delete, Put
 
 from ..support.histories import ALICE, event_path, snapshot_path
 from ..support.operations import REDUCERS
-from ..support.stores import fields_at
+from ..support.stores import GOVERNOR, METADATA, Place, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -174,3 +183,26 @@ async def test_streams_that_need_a_reducer_are_unchecked(written: StateStore):
     assert (report.consistent, report.unchecked, report.findings) == (False, 1, ())
     assert (report.states, report.events) == (3, 12)
     assert (await StateMachinePersister(written).validate_consistency()) == report
+
+
+async def test_whatever_has_an_id_of_the_callers(place: Place):
+    """A store is consistent after any change with an id, also one whose state a function has made."""
+    then = datetime(2024, 2, 3, tzinfo=UTC)
+    async with place.store() as store:
+        state = store.state(GOVERNOR, "s")
+
+        async def function(tx: Transaction) -> None:
+            tx.put(state, {"n": 7}, event_id="put")
+            tx.log(state, "seen", event_id="logged in it")
+            tx.record(store.state(GOVERNOR, "t"), [NewEvent("add", 1, "recorded in it"), NewEvent("add", 2)])
+
+        await state.update(lambda data: {"n": data["n"] + 1}, METADATA, initial={"n": 0}, event_id="made")
+        await state.update(lambda _: {"n": 2}, METADATA, event_id="updated", timestamp=then, payload=1)
+        await state.log("seen", METADATA, event_id="logged")
+        await state.save({"n": 3}, METADATA, expected=ANY, event_id="saved", timestamp=then)
+        await StateMachinePersister(store, REDUCERS).record(
+            GOVERNOR, "s", [NewEvent("add", 3, "added")], METADATA, expected=ANY
+        )
+        await TransactionManager(store, REDUCERS).transact(function, METADATA)
+        await state.delete(METADATA, expected=ANY, event_id="deleted")
+        assert (await _verify(store)).findings == ()

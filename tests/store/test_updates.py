@@ -95,6 +95,19 @@ async def test_an_initial_value_stands_for_what_is_not_there(store: StateStore):
     assert await handle.update(increment, METADATA, initial={"n": 9}, event_id="anew") == again
 
 
+async def test_an_initial_value_stays_as_it_is(store: StateStore):
+    """A function that changes what it is given in place does not change the initial value, which others use as well."""
+    initial: dict[str, Any] = {"n": 0}
+
+    def function(data: dict[str, Any]) -> dict[str, Any]:
+        data["n"] += 1
+        return data
+
+    for name in ("alice", "bob"):
+        assert (await store.state(GOVERNOR, name).update(function, METADATA, initial=initial)).data == {"n": 1}
+    assert initial == {"n": 0}
+
+
 async def test_an_initial_value_that_is_overtaken(place: Place):
     """When somebody else creates the state meanwhile, the function runs again on that, and loses nothing of it."""
     engine = Overtaken(place.engine())

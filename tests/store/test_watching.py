@@ -49,6 +49,18 @@ async def test_watch_a_whole_governor(store: StateStore):
         assert (await anext(changes)).state_id == "new"
 
 
+async def test_a_watch_is_entered_once(store: StateStore):
+    """Entering it a second time, in its block or after it, is a misuse that is told."""
+    await store.save_state(GOVERNOR, "alice", {}, METADATA)
+    watch = store.watch(GOVERNOR)
+    async with watch as changes:
+        with pytest.raises(RuntimeError, match="entered before"):
+            await watch.__aenter__()
+        assert (await anext(changes)).state_id == "alice"
+    with pytest.raises(RuntimeError, match="entered before"):
+        await watch.__aenter__()
+
+
 async def test_a_watching_handle_gives_models(store: StateStore):
     """A typed handle's watch gives models, and a deletion without one."""
     handle = store.state(GOVERNOR, "alice", Account)

@@ -104,6 +104,23 @@ async def test_recorded_events_are_folded(store: StateStore):
     assert await state_of(store, "carol") == (1, {"n": 2})
 
 
+async def test_a_reducer_that_changes_what_it_is_given(store: StateStore):
+    """However often events are folded, to read what they give and to write it, they count once."""
+
+    def added(state: Any, event: Any) -> Any:
+        state["n"] += event.payload
+        return state
+
+    async def function(tx: Transaction) -> list[int]:
+        await tx.get("alice")
+        tx.record("alice", [NewEvent("add", 5)])
+        return [(await tx.get("alice")).data["n"] for _ in range(3)]
+
+    seen = await TransactionManager(store, {"add": added}).execute_transaction(GOVERNOR, function, METADATA)
+    assert seen == [6, 6, 6]
+    assert await state_of(store, "alice") == (2, {"n": 6})
+
+
 async def test_a_put_takes_a_payload_and_a_time(store: StateStore):
     """They stand in the event; the payload is no part of the state."""
     then = datetime(2024, 2, 3, tzinfo=UTC)

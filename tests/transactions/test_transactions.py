@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from tai_state import (
     CommitOutcomeUnknown,
     InvalidData,
+    InvalidId,
     StateNotFound,
     StateSnapshot,
     StateStore,
@@ -291,6 +292,12 @@ async def test_the_originals_forms(store: StateStore, manager: TransactionManage
     await manager.read_write_transaction(GOVERNOR, ["alice", "nobody"], decide, METADATA)
     assert await balances(store, "bob") == [99]
     assert not await store.exists(GOVERNOR, "alice")
+
+
+async def test_one_str_is_not_a_sequence_of_ids(manager: TransactionManager):
+    """Ids given as one str are refused, and nothing is decided on states named by its letters."""
+    with pytest.raises(InvalidId):
+        await manager.read_write_transaction(GOVERNOR, "alice", lambda _: {"alice": None}, METADATA)
 
 
 # Conflicts -------------------------------------------------------------------------------------------------------

@@ -134,3 +134,34 @@ async def test_reducers_see_what_stands(stores: tuple[StateStore, StateStore]):
     await other.update_state(GOVERNOR, "s", {"n": 100}, METADATA, expected=2)
     await manager.transact(pay, METADATA)
     assert (await state.get()).data == {"n": 95}
+
+
+async def test_governors_have_their_turn_after_states(memory_places: Places):
+    """A transaction that runs again, and needs the turn of the governor, does not wait for one that waits for it."""
+    place = memory_places.new()
+    runs = 0
+    is_second = anyio.Event()
+    async with place.store() as other:
+        await other.save_state(GOVERNOR, "s", {"n": 0}, METADATA)
+        async with place.store() as store:
+            state = store.state(GOVERNOR, "s")
+
+            async def function(tx: Transaction) -> None:
+                nonlocal runs
+                runs += 1
+                now = await tx.get(state)
+                if runs == 1:  # somebody elsewhere is faster
+                    await other.update_state(GOVERNOR, "s", {"n": 100}, METADATA, expected=1)
+                else:
+                    is_second.set()
+                    for _ in range(50):  # long enough for the other one to take its turns
+                        await anyio.lowlevel.checkpoint()
+                tx.put(state, {"n": now.data["n"] + 1})
+                tx.put(store.state(GOVERNOR, "first written here"), {})
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.transact, function, METADATA)
+                await is_second.wait()
+                await state.update(lambda data: {"n": data["n"] + 1}, METADATA, initial={"n": 0})
+            assert (await state.get()).data == {"n": 102}
+    assert runs == 2
