@@ -13,14 +13,21 @@ from types import TracebackType
 
 import anyio
 
+from tai_state.engines.observing import Observer, Waited, tell
+
 WAIT_SECONDS_MAX = 1.0
 """How long a task waits for its turn at most, for each state."""
 
 
 class Turns:
-    """The turns of one store, by the paths of states."""
+    """The turns of one store, by the paths of states.
 
-    def __init__(self) -> None:
+    Args:
+        observer: is told of each wait; None: no observer.
+    """
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        self._observer = observer
         self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, the tasks that wait for it
 
     def of(self, paths: Iterable[str]) -> _Held:
@@ -39,9 +46,11 @@ class Turns:
             return True
         turn = anyio.Event()
         waiting.append(turn)
+        begun, is_had = anyio.current_time(), False
         try:
             with anyio.move_on_after(WAIT_SECONDS_MAX):
                 await turn.wait()
+            is_had = turn.is_set()
         except BaseException:
             if turn.is_set():  # the turn came, but this task was cancelled meanwhile
                 self.give(path)
@@ -49,7 +58,10 @@ class Turns:
         finally:
             if not turn.is_set():
                 waiting.remove(turn)
-        return turn.is_set()
+            if self._observer is not None:
+                seconds = anyio.current_time() - begun
+                tell(self._observer.waited, Waited(kind="turn", paths=(path,), seconds=seconds, is_had=is_had))
+        return is_had
 
     def give(self, path: str) -> None:
         """Give the turn of a state to the task that has waited longest."""
