@@ -156,7 +156,7 @@ class Appender:
     def _recorded(self, plans: Sequence[Plan | None], known: Sequence[Known], committed: Committed) -> Results:
         """Make the results of an acknowledged commit, and remember its heads."""
         results: Results = []
-        for plan, each in zip(plans, known, strict=True):
+        for index, plan in enumerate(plans):
             if plan is None:
                 results.append(None)
                 continue
@@ -165,7 +165,7 @@ class Appender:
                 for event in plan.events:
                     facts = {"path": plan.stream.state, "version": event.version, "event_id": event.event_id}
                     _logger.info("recorded", extra=facts)
-            results.append(Appended(plan.events, plan.state, each.data, committed.time_us))
+            results.append(Appended(plan.events, plan.state, known[index].data, committed.time_us))
         return results
 
 

@@ -231,11 +231,12 @@ class Judge:
     ) -> Sent:
         plans: list[Plan | None] = []
         writes: list[Write] = []
-        for append, each, composition in zip(self._change.appends, known, compositions, strict=True):
+        for index, append in enumerate(self._change.appends):
+            composition = compositions[index]
             if composition is None:
                 plans.append(None)
                 continue
-            planned = plan(append.stream, each.head, composition, author, self._now_us)
+            planned = plan(append.stream, known[index].head, composition, author, self._now_us)
             plans.append(planned)
             writes += planned.writes
         if self._markers:

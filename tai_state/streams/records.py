@@ -16,7 +16,7 @@ from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import DeletedState, JsonState, with_data
+from tai_state.values.states import DeletedState, JsonState, StateSnapshot
 from tai_state.values.times import from_us, parse_time
 
 
@@ -273,19 +273,29 @@ def state_text(record: StateRecord) -> str:
 
 def to_state(stream: Stream, record: StateRecord, recorded_us: int) -> JsonState:
     """The state as callers get it from a document."""
-    return with_data(to_deleted(stream, record, recorded_us), None if record.deleted else record.data)
+    if record.deleted or record.data is None:
+        return to_deleted(stream, record, recorded_us)
+    return StateSnapshot(
+        governor_id=stream.governor_id,
+        state_id=stream.state_id,
+        version=record.version,
+        data=record.data,
+        timestamp=moment(record.timestamp),
+        recorded_at=from_us(recorded_us),
+        metadata=_change_metadata(record.metadata),
+        causality=dict(record.causality),
+    )
 
 
 def to_deleted(stream: Stream, record: StateRecord, recorded_us: int) -> DeletedState:
     """The same without the data, as for a deleted state."""
-    metadata = record.metadata
     return DeletedState(
         governor_id=stream.governor_id,
         state_id=stream.state_id,
         version=record.version,
         timestamp=moment(record.timestamp),
         recorded_at=from_us(recorded_us),
-        metadata=ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version),
+        metadata=_change_metadata(record.metadata),
         causality=dict(record.causality),
     )
 
@@ -348,6 +358,10 @@ def moment(text: str) -> datetime:
         return parse_time(text)
     except InvalidData:
         raise CorruptDocument("a timestamp", "is not a valid time: run `tai-state verify`") from None
+
+
+def _change_metadata(metadata: StateMetadata) -> ChangeMetadata:
+    return ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version)
 
 
 def _context(metadata: EventMetadata) -> dict[str, Any]:

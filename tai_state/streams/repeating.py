@@ -65,7 +65,7 @@ def _conflict(append: Append, draft: Draft, marker: MarkerRecord, look: Look) ->
 
 
 def states_said(marker: MarkerRecord, event: EventRecord) -> list[str | None]:
-    """What the caller gave of the state after an event, by the marker's content; empty if it is not this event's marker.
+    """What the caller gave of the state after an event, by its marker's content; empty if that is another's.
 
     That is the state's text, :data:`COMPUTED`, or None if the caller gave nothing of it.
     """

@@ -270,7 +270,7 @@ PLANS = (
     Mistake(
         "a commit builds on nothing",
         judging,
-        "plan(append.stream, each.head, composition",
+        "plan(append.stream, known[index].head, composition",
         "plan(append.stream, EMPTY, composition",
     ),
     Mistake(
