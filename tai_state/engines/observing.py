@@ -1,4 +1,4 @@
-"""What an observer of a store is told: commits, outcomes and waits."""
+"""The facts that an observer of a store receives: commits, outcomes and waits."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Attempted(msgspec.Struct, frozen=True, kw_only=True):
     """One commit that was sent.
 
     Attributes:
-        paths: of all documents that it writes, deletes or checks.
+        paths: the paths of all documents that it writes, deletes or checks.
         number: 1 for the first commit of a change, 2 for the next one.
-        seconds: until its answer.
+        seconds: the time until its answer.
         outcome: how it ended.
     """
 
@@ -41,10 +41,10 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """How a change ended: of states, of locks, or of anything else that the library writes.
 
     Attributes:
-        paths: of the documents that it is about.
+        paths: the paths of its documents.
         attempts: how many commits were sent for it; 0 if looking was enough.
-        seconds: from its first commit or look to its end.
-        error: the class of the error that it ended with; None: it succeeded.
+        seconds: the time from its first commit or look to its end.
+        error: the name of the error class that it ended with; None: it succeeded.
     """
 
     paths: tuple[str, ...]
@@ -57,25 +57,25 @@ class Waited(msgspec.Struct, frozen=True, kw_only=True):
     """A wait that is over.
 
     Attributes:
-        kind: ``lock``: for a lock that somebody held. ``turn``: for another task of this process that was changing the
+        kind: ``lock``: for a lock that was held. ``turn``: for another task of this process that was changing the
             same state.
-        paths: of the locks, or of the state.
+        paths: the paths of the locks, or of the state.
         seconds: how long the wait was.
-        is_had: whether the lock, or the turn, was had. A change without its turn goes on all the same.
+        is_acquired: whether the wait ended with the lock or the turn. A change goes on without its turn, too.
     """
 
     kind: Literal["lock", "turn"]
     paths: tuple[str, ...]
     seconds: float
-    is_had: bool
+    is_acquired: bool
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """Is told how the changes of a store went. A subclass needs only the methods that it is interested in.
+    """Receives facts about the changes of a store. A subclass defines only the methods that it needs.
 
-    The methods are called in the task of the change, and must neither block nor wait. What they raise is logged, and
-    does not harm the change. They are told ids and numbers, never data.
+    The methods are called in the task of the change, and must neither block nor wait. If they raise an error, it is
+    logged and does not affect the change. They receive ids and numbers, never data.
     """
 
     def attempt(self, attempted: Attempted) -> None:  # noqa: ARG002 - for subclasses
@@ -92,7 +92,7 @@ class Observer(Protocol):
 
 
 def tell(method: Callable[[F], None], fact: F) -> None:
-    """Tell an observer something. An error of the observer is logged."""
+    """Call an observer. If it raises an error, the error is logged."""
     try:
         method(fact)
     except Exception:

@@ -309,14 +309,14 @@ class LockManager:
         observer = self._core.settings.observer
         if observer is None:
             return await place.wait()
-        begun, is_had = self._common.monotonic(), False
+        begun, is_acquired = self._common.monotonic(), False
         try:
             tenure = await place.wait()
-            is_had = True
+            is_acquired = True
         finally:
             paths = tuple([self._core.layout.lock(each) for each in claim.resources])
             seconds = self._common.monotonic() - begun
-            tell(observer.waited, Waited(kind="lock", paths=paths, seconds=seconds, is_had=is_had))
+            tell(observer.waited, Waited(kind="lock", paths=paths, seconds=seconds, is_acquired=is_acquired))
         return tenure
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:

@@ -46,11 +46,11 @@ class Turns:
             return True
         turn = anyio.Event()
         waiting.append(turn)
-        begun, is_had = anyio.current_time(), False
+        begun, is_acquired = anyio.current_time(), False
         try:
             with anyio.move_on_after(WAIT_SECONDS_MAX):
                 await turn.wait()
-            is_had = turn.is_set()
+            is_acquired = turn.is_set()
         except BaseException:
             if turn.is_set():  # the turn came, but this task was cancelled meanwhile
                 self.give(path)
@@ -60,8 +60,10 @@ class Turns:
                 waiting.remove(turn)
             if self._observer is not None:
                 seconds = anyio.current_time() - begun
-                tell(self._observer.waited, Waited(kind="turn", paths=(path,), seconds=seconds, is_had=is_had))
-        return is_had
+                tell(
+                    self._observer.waited, Waited(kind="turn", paths=(path,), seconds=seconds, is_acquired=is_acquired)
+                )
+        return is_acquired
 
     def give(self, path: str) -> None:
         """Give the turn of a state to the task that has waited longest."""

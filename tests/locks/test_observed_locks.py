@@ -44,7 +44,7 @@ async def test_a_wait_for_a_lock_is_told_when_it_was_had(
         await locks.release_lock(lease)
         await time.pass_until(lambda: seen.waits)
     [waited] = seen.waits
-    assert (waited.kind, waited.paths, waited.is_had) == ("lock", ("locks/r",), True)
+    assert (waited.kind, waited.paths, waited.is_acquired) == ("lock", ("locks/r",), True)
     assert waited.seconds >= 7.5
     assert "applied" in {each.outcome for each in seen.attempts if "locks/r" in each.paths}
 
@@ -65,7 +65,7 @@ async def test_a_wait_in_vain_is_told(store: StateStore, observed: StateStore, s
             await until(lambda: asleep(theirs))
             time.advance(3)
     [waited] = seen.waits
-    assert (waited.kind, waited.paths, waited.is_had) == ("lock", ("locks/a", "locks/b"), False)
+    assert (waited.kind, waited.paths, waited.is_acquired) == ("lock", ("locks/a", "locks/b"), False)
     assert waited.seconds >= 3
 
 

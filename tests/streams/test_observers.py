@@ -135,12 +135,12 @@ async def test_a_wait_for_a_turn_is_told(place: Place):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(counter.update, lambda now: {"n": now["n"] + 1}, METADATA)
-        assert [(each.kind, each.paths, each.is_had) for each in seen.waits] == [("turn", (ALICE,), True)] * 2
+        assert [(each.kind, each.paths, each.is_acquired) for each in seen.waits] == [("turn", (ALICE,), True)] * 2
         seen.forget()
         async with store.core.turns.of([ALICE]):
             with anyio.move_on_after(0):
                 await counter.log("seen", METADATA)
-    assert [(each.kind, each.paths, each.is_had) for each in seen.waits] == [("turn", (ALICE,), False)]
+    assert [(each.kind, each.paths, each.is_acquired) for each in seen.waits] == [("turn", (ALICE,), False)]
     assert seen.attempts == []
 
 
