@@ -30,6 +30,7 @@ from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore
 from tai_state.streams.settings import new_id
 from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.metadata import check_text
 from tai_state.values.times import from_us
 
 _PAGE = 100
@@ -279,6 +280,7 @@ class LockManager:
             raise InvalidId("what to lock", "a sequence of at least one name")
         if not (isfinite(ttl_seconds) and ttl_seconds > 0) or (wait_seconds is not None and not wait_seconds >= 0):
             raise InvalidData("a lock's ttl_seconds must be more than 0, and its wait_seconds at least 0 or None")
+        check_text(holder, "a lock's holder")
         claim = Claim(
             tuple(sorted(set(resources), key=escape_id)),
             new_id(),

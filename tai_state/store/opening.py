@@ -62,11 +62,9 @@ def open_store(
         InvalidData: the metadata cannot be stored.
         TypeError: ``snapshots`` is not a policy, or ``observer`` is not an observer.
     """
-    if url is not None and not isinstance(url, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise UnknownStore(f"{url!r} is not a store address", f"use {FORMS}")
+    engine, address = _found_at(url)
     if isinstance(indexed, str):
         indexed = (indexed,)
-    address = Address("", "", "", ()) if isinstance(url, Engine) else Address.parse(url)
     settings = Settings(
         create=create,
         indexed=tuple(indexed) or address.indexed,
@@ -77,8 +75,11 @@ def open_store(
         clock=SystemClock() if clock is None else clock,
         observer=_observer(observer),
     )
-    engine = url if isinstance(url, Engine) else address.engine(settings.clock, create=create)
-    return StateStore(engine, Layout(root or address.root, namespace or address.namespace), settings)
+    return StateStore(
+        engine or address.engine(settings.clock, create=create),
+        Layout(root or address.root, namespace or address.namespace),
+        settings,
+    )
 
 
 def FirestoreStore(  # noqa: N802 - the original's name
@@ -95,6 +96,15 @@ def FirestoreStore(  # noqa: N802 - the original's name
         UnknownStore: an id is not valid.
     """
     return open_store(f"firestore://{quote(project_id, safe='')}/{quote(database, safe='')}", **options)
+
+
+def _found_at(url: str | Engine | None) -> tuple[Engine | None, Address]:
+    """The engine, if one was passed, and the address. A wrapper may have an engine's verbs by ``__getattr__``."""
+    if url is None or isinstance(url, str):
+        return None, Address.parse(url)
+    if isinstance(url, type) or not all(hasattr(url, verb) for verb in ("read", "scan", "commit", "watch")):
+        raise UnknownStore(f"{url!r} is not a store address", f"use {FORMS}")
+    return url, Address("", "", "", ())
 
 
 def _policy(snapshots: SnapshotPolicy | None) -> SnapshotPolicy:
