@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import uuid
 from collections import Counter, OrderedDict
@@ -249,10 +250,17 @@ class _Book:
     async def run(
         self, transaction: Transaction, function: Callable[[Transaction], Awaitable[R]], fence: Fence | None
     ) -> R:
-        """Run one attempt."""
+        """Run one attempt.
+
+        Raises:
+            TypeError: the function is not async.
+        """
         with self.under_way(transaction):
+            running = function(transaction)
+            if not inspect.isawaitable(running):
+                raise TypeError(f"the function of a transaction must be async, and {function!r} is not")
             try:
-                result = await function(transaction)
+                result = await running
             except Exception:
                 await transaction.confirm()
                 raise
