@@ -99,6 +99,7 @@ class TransactionManager:
                 the function write a state named after the request, and return early if it finds that state.
             LockLost: the lease given as fence is over; nothing was written.
             VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not retried.
+            TypeError: the function is not async.
             Whatever the function raises; nothing was written then.
         """
         last: Transaction | None = None

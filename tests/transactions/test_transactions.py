@@ -265,11 +265,11 @@ async def test_a_function_that_is_not_async_is_refused(store: StateStore):
     """A plain function is refused by name, its writes included."""
 
     def plain(tx: Transaction) -> None:
-        tx.put("alice", {"n": 1})
+        tx.put("nina", {"n": 1})
 
     with pytest.raises(TypeError, match=r"must be async, and <function .*plain"):
         await TransactionManager(store).execute_transaction(GOVERNOR, plain, METADATA)  # type: ignore[arg-type]
-    assert not await store.exists(GOVERNOR, "alice")
+    assert not await store.exists(GOVERNOR, "nina")
 
 
 async def test_an_error_of_the_function_writes_nothing(store: StateStore):
