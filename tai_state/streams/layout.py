@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
 from tai_state.engines.api import Document
 from tai_state.errors import CorruptDocument, InvalidId
-from tai_state.values.ids import VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
+from tai_state.values.ids import VERSION_DIGITS, VERSION_MAX, escape_id, split_versioned, unescape_id, versioned
 
 _GOVERNORS = "governors"
 
@@ -41,7 +40,7 @@ class Stream(msgspec.Struct, frozen=True):
 
     def event(self, version: int) -> str:
         """The path of the event that made this version."""
-        return "%s%012d" % (self.prefix, version)  # noqa: UP031 - a quarter less time than an f-string
+        return self.prefix + str(version).zfill(VERSION_DIGITS)
 
     def snapshot(self, version: int) -> str:
         """The path of the snapshot kept at this version."""
@@ -57,7 +56,7 @@ class Stream(msgspec.Struct, frozen=True):
         return versioned(self.segment, first), end
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """What a document's path names: a stream, and the version of an event or a kept snapshot (0 for a state)."""
 
     stream: Stream

@@ -313,13 +313,14 @@ def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place
 async def _with_states_before(core: Core, governor_id: str, page: Sequence[Document]) -> list[JsonEvent]:
     """Events of different streams, with the events before them read in one call."""
     places = [(_place(core, governor_id, document, "an event"), document) for document in page]
-    paths = [stream.event(version - 1) for (stream, version), _ in places if version > 1]
+    paths = [place.stream.event(place.version - 1) for place, _ in places if place.version > 1]
     befores: dict[str, EventRecord] = {}
     for document in (await core.engine.read(paths)).documents if paths else ():
         if document is not None:
             befores[document.path] = document.decode(EVENT)
     events: list[JsonEvent] = []
-    for (stream, version), document in places:
+    for place, document in places:
+        stream, version = place.stream, place.version
         previous = befores.get(stream.event(version - 1)) if version > 1 else None
         before = Folded().then(previous) if previous is not None else Folded()
         record = document.decode(EVENT)

@@ -13,6 +13,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing_event_error
 from tai_state.streams.records import EVENT, EventRecord
 from tai_state.values.events import JsonEvent, StateEvent
+from tai_state.values.ids import VERSION_DIGITS
 from tai_state.values.json import decode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import from_us, parse_time
@@ -65,12 +66,13 @@ class Walk:
             EventSourcingError, NotRetained: the event before one of these is missing.
         """
         stream, before, reached = self.stream, self._before, self.reached
-        state_id, segment, schema = stream.state_id, stream.segment, self._streams.schema
+        state_id, prefix, schema = stream.state_id, f"{stream.segment}~", self._streams.schema
         recorded_us, recorded_at = 0, from_us(0)
         for document in page:
             record = document.decode(EVENT)
             version, text, metadata = record.version, record.to_state, record.metadata
-            if reached != version - 1 or record.state_id != state_id or document.id != "%s~%012d" % (segment, version):  # noqa: UP031 - faster
+            document_id = prefix + str(version).zfill(VERSION_DIGITS)
+            if reached != version - 1 or record.state_id != state_id or document.id != document_id:
                 check_place(stream, document, record, reached, self.floor)
             reached = version
             if text is not None:

@@ -19,6 +19,8 @@ ID_BYTES_MAX = 1_480
 VERSION_DIGITS = 12
 VERSION_MAX = 10**VERSION_DIGITS - 1
 
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Nearly all ids; nothing in them is escaped."""
 _ESCAPED = re.compile(r"[%/~\x00-\x1f\x7f-\x9f]")
 _DOTS = re.compile(r"\.{1,2}")
 _RESERVED = re.compile(r"__.*__", re.DOTALL)
@@ -45,6 +47,8 @@ def escape_id(identifier: str, what: str = "an id") -> str:
 
 @lru_cache(maxsize=4096)
 def _escape(identifier: str, what: str) -> str:
+    if _PLAIN.fullmatch(identifier) and len(identifier) <= ID_BYTES_MAX:
+        return identifier
     escaped = _ESCAPED.sub(_percent, identifier)
     if _DOTS.fullmatch(escaped):
         escaped = escaped.replace(".", "%2E")
@@ -73,7 +77,7 @@ def unescape_id(segment: str) -> str:
 
 def versioned(segment: str, version: int) -> str:
     """The document id of one version of a stream. These ids sort by stream, then by version."""
-    return f"{segment}~{version:0{VERSION_DIGITS}d}"
+    return f"{segment}~{str(version).zfill(VERSION_DIGITS)}"
 
 
 def split_versioned(document_id: str) -> tuple[str, int]:
