@@ -7,6 +7,7 @@ nox.options.sessions = ["lint", "types", "docs", "tests", "wheel"]
 
 TESTS = ("-r", "tests/requirements.txt")
 SAFE = {"PYTHONSAFEPATH": "1"}
+VERSIONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 
 
 def _install_wheel(session: nox.Session, *more: str) -> None:
@@ -19,6 +20,12 @@ def tests(session: nox.Session) -> None:
     """The whole suite, against the installed package."""
     _install_wheel(session, *TESTS)
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *session.posargs, env=SAFE)
+
+
+@nox.session(python=VERSIONS)
+def versions(session: nox.Session) -> None:
+    """The whole suite on each Python that ``pyproject.toml`` names."""
+    tests(session)
 
 
 @nox.session

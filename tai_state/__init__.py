@@ -27,6 +27,11 @@ from tai_state.conflicts.sync import SyncProgress as SyncProgress
 from tai_state.conflicts.sync import SyncReport as SyncReport
 from tai_state.conflicts.sync import sync as sync
 from tai_state.engines.api import Engine as Engine
+from tai_state.engines.observing import Attempted as Attempted
+from tai_state.engines.observing import AttemptOutcome as AttemptOutcome
+from tai_state.engines.observing import Observer as Observer
+from tai_state.engines.observing import Settled as Settled
+from tai_state.engines.observing import Waited as Waited
 from tai_state.engines.paging import Paged as Paged
 from tai_state.errors import CausalityViolation as CausalityViolation
 from tai_state.errors import CommitOutcomeUnknown as CommitOutcomeUnknown
@@ -131,6 +136,8 @@ __all__ = [
     "NO_STATE",
     "Acknowledged",
     "AnyOf",
+    "AttemptOutcome",
+    "Attempted",
     "Causal",
     "CausalityViolation",
     "ChangeMetadata",
@@ -192,6 +199,7 @@ __all__ = [
     "NewEvent",
     "NotFound",
     "NotRetained",
+    "Observer",
     "OnStates",
     "Paged",
     "RecordedConflict",
@@ -206,6 +214,7 @@ __all__ = [
     "ResolverFunction",
     "Rival",
     "SerializationError",
+    "Settled",
     "SinceKept",
     "SnapshotPolicy",
     "StaleRead",
@@ -239,6 +248,7 @@ __all__ = [
     "VectorClock",
     "VersionBased",
     "VersionConflict",
+    "Waited",
     "WallClock",
     "open_store",
     "recorded_conflicts",

@@ -229,7 +229,9 @@ class VersionConflict(Conflict):
     backoff_seconds: ClassVar[float] = 0.01
 
     def __str__(self) -> str:
-        return f"{self.path!r} is at version {self.actual}, expected {self.expected}: read it again and decide again"
+        names_version = isinstance(self.expected, int)
+        advice = "read it again and decide again" if names_version else "to change it, pass the version that you expect"
+        return f"{self.path!r} is at version {self.actual}, expected {self.expected}: {advice}"
 
     def fields(self) -> dict[str, Any]:
         """As for every error; the unseen events are given by version, id and action only (no state data)."""

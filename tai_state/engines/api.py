@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -265,7 +265,6 @@ NOT_OPEN = "the store is not open: use it inside its `async with` block"
 OPEN_ALREADY = "the store is already open: open another one in its own `async with` block"
 
 
-@runtime_checkable
 class Engine(Protocol):
     """The four verbs. ``async with`` opens and closes an engine; closing waits for running commits and ends watches.
 

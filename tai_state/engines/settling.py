@@ -11,13 +11,16 @@ the look is as fresh as possible even among many writers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from tai_state.engines.api import Committed, Write
 from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Matter, More, Verdict, Waist
+from tai_state.engines.observing import Attempted, AttemptOutcome, Observer, Settled, tell
 from tai_state.engines.paging import take
 from tai_state.errors import (
     CommitOutcomeUnknown,
@@ -60,6 +63,8 @@ async def settle(
         Unavailable: nothing was applied.
         TaiStateError: the error of a verdict, or the matter's ``unsettled`` error if the outcome is unknown.
     """
+    if bounds.observer is not None:
+        return await _observed(waist, matter, bounds, bounds.observer, first, is_open=is_open, observe=observe)
     begun = bounds.monotonic()
     failure: _Failure | None = None
     if first is not None:
@@ -247,3 +252,70 @@ class _Course(Generic[R]):
     async def _pause(self) -> None:
         attempt = max(self._attempts - 1, self._looks)
         await self._bounds.sleep(self._bounds.pause_seconds(attempt, self._took_seconds))
+
+
+async def _observed(
+    waist: Waist,
+    matter: Matter[R],
+    bounds: Bounds,
+    observer: Observer,
+    first: Commit[R] | None,
+    *,
+    is_open: bool,
+    observe: Callable[[Look], None] | None,
+) -> R:
+    """As :func:`settle`, and tell the observer of each commit and of the outcome."""
+    observed = _ObservedWaist(waist, observer, bounds.monotonic)
+    begun, error = bounds.monotonic(), None
+    try:
+        return await settle(observed, matter, replace(bounds, observer=None), first, is_open=is_open, observe=observe)
+    except BaseException as raised:
+        error = type(raised).__name__
+        raise
+    finally:
+        paths, seconds = tuple(matter.reads(None)), bounds.monotonic() - begun
+        tell(observer.settled, Settled(paths=paths, attempts=observed.attempts, seconds=seconds, error=error))
+
+
+class _ObservedWaist:
+    """A waist that tells an observer of each commit.
+
+    Args:
+        waist: the engine.
+        observer: to tell.
+        monotonic: a clock in seconds that never goes back.
+
+    Attributes:
+        attempts: how many commits were sent.
+    """
+
+    def __init__(self, waist: Waist, observer: Observer, monotonic: Callable[[], float]) -> None:
+        self.attempts = 0
+        self._observer = observer
+        self._monotonic = monotonic
+        self.read = waist.read
+        self.scan = waist.scan
+        self._commit = waist.commit
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        self.attempts += 1
+        number, begun = self.attempts, self._monotonic()
+        outcome: AttemptOutcome = "broken off"
+        try:
+            committed = await self._commit(writes)
+            outcome = "applied"
+        except _FAILURES as failure:
+            outcome = _outcome(failure)
+            raise
+        finally:
+            paths, seconds = tuple([write.path for write in writes]), self._monotonic() - begun
+            tell(self._observer.attempt, Attempted(paths=paths, number=number, seconds=seconds, outcome=outcome))
+        return committed
+
+
+def _outcome(failure: _Failure) -> AttemptOutcome:
+    if isinstance(failure, CommitRefused):
+        return "refused"
+    if isinstance(failure, Unavailable):
+        return "unanswered" if failure.unknown else "unavailable"
+    return "too large"

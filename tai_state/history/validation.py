@@ -20,9 +20,8 @@ from tai_state.history.replay import Replay
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reading import list_governors
-from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord, StateRecord
-from tai_state.streams.writing import COMPUTED
-from tai_state.values.digests import content_digest
+from tai_state.streams.records import EVENT, MARKER, STATE, StateRecord
+from tai_state.streams.repeating import states_said
 from tai_state.values.ids import unescape_id
 
 FINDINGS_MAX = 1_000
@@ -202,7 +201,7 @@ class Validation:
                 intact = None if state is None else _intact(state)
                 fits = intact is not None and marker.version < intact.floor
             else:
-                fits = record.event_id == unescape_id(document.id) and _stands_for(marker, record)
+                fits = record.event_id == unescape_id(document.id) and bool(states_said(marker, record))
             if not fits:
                 self._find(document.path, "marker", "names an event that is missing, or that is not its own")
 
@@ -220,23 +219,3 @@ def _intact(document: Document) -> StateRecord | None:
         return document.decode(STATE)
     except Inconsistent:
         return None
-
-
-def _stands_for(marker: MarkerRecord, event: EventRecord) -> bool:
-    """Whether a marker's content matches the event, with or without the event's time and state in it."""
-    metadata = event.metadata
-    return any(
-        marker.content
-        == content_digest(
-            event.state_id,
-            event.action,
-            event.payload,
-            state,
-            metadata.changed_by,
-            metadata.reason,
-            metadata.context,
-            said,
-        )
-        for said in (None, event.timestamp)
-        for state in (event.to_state, None, COMPUTED)
-    )

@@ -47,6 +47,7 @@ class Common:
             jitter=self.core.settings.jitter,
             monotonic=self.monotonic,
             sleep=self.sleep,
+            observer=self.core.settings.observer,
             insists=insists,
         )
 

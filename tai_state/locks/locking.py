@@ -13,6 +13,7 @@ import anyio
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict
+from tai_state.engines.observing import Waited, tell
 from tai_state.engines.paging import Paged, converted, resized, take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
@@ -29,6 +30,7 @@ from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore
 from tai_state.streams.settings import new_id
 from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.metadata import check_text
 from tai_state.values.times import from_us
 
 _PAGE = 100
@@ -278,6 +280,7 @@ class LockManager:
             raise InvalidId("what to lock", "a sequence of at least one name")
         if not (isfinite(ttl_seconds) and ttl_seconds > 0) or (wait_seconds is not None and not wait_seconds >= 0):
             raise InvalidData("a lock's ttl_seconds must be more than 0, and its wait_seconds at least 0 or None")
+        check_text(holder, "a lock's holder")
         claim = Claim(
             tuple(sorted(set(resources), key=escape_id)),
             new_id(),
@@ -294,13 +297,28 @@ class LockManager:
             if tenure is None:
                 holds = locks_of([*entered_leases(), *holding], self._core.store_id)
                 place = Place(self._common, attempt, holds, deadline)
-                tenure = await place.wait()
+                tenure = await self._waited(place, claim)
         except BaseException:
             if place is not None or attempt.is_open:
                 with anyio.move_on_after(self._core.settings.timeout_seconds, shield=True):
                     await attempt.abandon(() if place is None else place.leaving)
             raise
         self._tenures.add(tenure)
+        return tenure
+
+    async def _waited(self, place: Place, claim: Claim) -> Tenure:
+        """Wait in line, and tell the store's observer how long it took."""
+        observer = self._core.settings.observer
+        if observer is None:
+            return await place.wait()
+        begun, is_acquired = self._common.monotonic(), False
+        try:
+            tenure = await place.wait()
+            is_acquired = True
+        finally:
+            paths = tuple([self._core.layout.lock(each) for each in claim.resources])
+            seconds = self._common.monotonic() - begun
+            tell(observer.waited, Waited(kind="lock", paths=paths, seconds=seconds, is_acquired=is_acquired))
         return tenure
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:

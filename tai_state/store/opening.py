@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tai_state.engines.api import Engine
+from tai_state.engines.observing import Observer
 from tai_state.errors import UnknownStore
 from tai_state.store.addresses import FORMS, Address
 from tai_state.store.store import StateStore
@@ -31,6 +32,7 @@ def open_store(
     timeout_seconds: float = 30.0,
     metadata: ChangeMetadata | None = None,
     clock: WallClock | None = None,
+    observer: Observer | None = None,
 ) -> StateStore:
     """A store at an address. Nothing is opened before ``async with``.
 
@@ -51,19 +53,18 @@ def open_store(
         metadata: who makes the changes that do not name it, and why.
         clock: the time of changes without a timestamp, and of an engine that has no clock of its own; by default, the
             system clock.
+        observer: is told of each commit, of each outcome, and of each wait for a lock or a turn.
 
     Raises:
         UnknownStore: the address is not a store address, or has an option that does not exist.
         InvalidId: only one of root and namespace is given.
         ValueError: the upcasters do not match the schema.
         InvalidData: the metadata cannot be stored.
-        TypeError: ``snapshots`` is not a policy.
+        TypeError: ``snapshots`` is not a policy, or ``observer`` is not an observer.
     """
-    if url is not None and not isinstance(url, (str, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise UnknownStore(f"{url!r} is not a store address", f"use {FORMS}")
+    engine, address = _found_at(url)
     if isinstance(indexed, str):
         indexed = (indexed,)
-    address = Address("", "", "", ()) if isinstance(url, Engine) else Address.parse(url)
     settings = Settings(
         create=create,
         indexed=tuple(indexed) or address.indexed,
@@ -72,9 +73,13 @@ def open_store(
         timeout_seconds=timeout_seconds,
         metadata=check_default(metadata),
         clock=SystemClock() if clock is None else clock,
+        observer=_observer(observer),
     )
-    engine = url if isinstance(url, Engine) else address.engine(settings.clock, create=create)
-    return StateStore(engine, Layout(root or address.root, namespace or address.namespace), settings)
+    return StateStore(
+        engine or address.engine(settings.clock, create=create),
+        Layout(root or address.root, namespace or address.namespace),
+        settings,
+    )
 
 
 def FirestoreStore(  # noqa: N802 - the original's name
@@ -93,9 +98,26 @@ def FirestoreStore(  # noqa: N802 - the original's name
     return open_store(f"firestore://{quote(project_id, safe='')}/{quote(database, safe='')}", **options)
 
 
+def _found_at(url: str | Engine | None) -> tuple[Engine | None, Address]:
+    """The engine, if one was passed, and the address. A wrapper may have an engine's verbs by ``__getattr__``."""
+    if url is None or isinstance(url, str):
+        return None, Address.parse(url)
+    if isinstance(url, type) or not all(hasattr(url, verb) for verb in ("read", "scan", "commit", "watch")):
+        raise UnknownStore(f"{url!r} is not a store address", f"use {FORMS}")
+    return url, Address("", "", "", ())
+
+
 def _policy(snapshots: SnapshotPolicy | None) -> SnapshotPolicy:
     if snapshots is None:
         return EveryEvents()
     if isinstance(snapshots, type) or not isinstance(snapshots, SnapshotPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise TypeError(f"snapshots must be a policy, like EveryEvents(100), not {snapshots!r}")
     return snapshots
+
+
+def _observer(observer: Observer | None) -> Observer | None:
+    if observer is None:
+        return None
+    if isinstance(observer, type) or not isinstance(observer, Observer):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"observer must be an Observer, not {observer!r}")
+    return observer

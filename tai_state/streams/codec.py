@@ -69,11 +69,21 @@ class Codec(Generic[D]):
             is_same = alike(self._adapter.validate_json(to_bytes(data), by_name=True), value)
         except ValidationError as error:
             raise InvalidData(f"the value would not read back: it does not fit its model at {_places(error)}") from None
-        except ValueError as error:
-            raise InvalidData(f"the value does not fit its model ({type(error).__name__})") from None
+        except ValueError:
+            raise InvalidData(self._misfit(value)) from None
         if not is_same:
             raise InvalidData("the value would read back as a different one: its model loses a part of it as JSON")
         return cast("dict[str, Any]", data)
+
+    def _misfit(self, value: Any) -> str:
+        """Why a value is not one of the model; it names classes and fields, never values."""
+        what = f"{type(value).__name__} is not a value of the model {self.name}"
+        if self._adapter is not None:
+            try:
+                self._adapter.validate_python(self._adapter.dump_python(value, warnings=False), by_name=True)
+            except ValueError as error:
+                return f"{what}: it does not fit at {_places(error)}" if isinstance(error, ValidationError) else what
+        return what
 
     def from_json(self, data: dict[str, Any], path: str) -> D:
         """Read a model from a JSON object, whose keys are aliases or field names.

@@ -62,7 +62,7 @@ class Core:
         self.settings = settings
         self.store_id = store_id
         self.reader: StreamReader = StreamReader(engine, settings.upcasting)
-        self.turns: Turns = Turns()
+        self.turns: Turns = Turns(settings.observer)
         self.bounds = bounds
         self.appender: Appender = Appender(
             engine,
@@ -162,7 +162,7 @@ async def open_core(engine: Engine, layout: Layout, settings: Settings) -> Async
         IncompatibleFormat: a newer release wrote the store.
         StoreUnavailable, StoreTimeout: the engine cannot be reached.
     """
-    bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter)
+    bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter, observer=settings.observer)
     async with engine:
         store_id = await identify(engine, layout, bounds, create=settings.create)
         yield Core(engine, layout, settings, bounds, store_id)

@@ -44,6 +44,7 @@ class Following(Generic[T]):
         paths = dict.fromkeys(core.layout.stream(governor_id, each).state for each in state_ids)
         self._targets = tuple(paths) or (core.layout.states(governor_id),)
         self._watch: AbstractAsyncContextManager[AsyncIterator[Change]] | None = None
+        self._states: _States[T] | None = None
         self._core = core
         self._governor_id = governor_id
         self._convert = convert
@@ -55,11 +56,15 @@ class Following(Generic[T]):
         if self._watch is not None:
             raise RuntimeError("the watch was entered before: call watch() again for another one")
         self._watch = self._core.engine.watch(*self._targets)
-        return _States(self._core, self._governor_id, await self._watch.__aenter__(), self._convert)
+        changes = await self._watch.__aenter__()
+        self._states = _States(self._core, self._governor_id, changes, self._convert)
+        return self._states
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._states is not None:
+            self._states.end()
         if self._watch is not None:
             await self._watch.__aexit__(kind, error, traceback)
 
@@ -82,12 +87,19 @@ class _States(AsyncIterator[T], Generic[T]):
         self._failure: Exception | None = None
         self._read: deque[Document] = deque()
         self._shown: dict[str, int] = {}
+        self._is_over = False
+
+    def end(self) -> None:
+        """Nothing more is told."""
+        self._is_over = True
 
     def __repr__(self) -> str:
         at_hand = len(self._read) + len(self._told)
         return f"<watched states of {self._governor_id!r}, {len(self._shown)} shown, {at_hand} at hand>"
 
     async def __anext__(self) -> T:
+        if self._is_over:
+            raise RuntimeError("the watch is over: use it inside its `async with` block")
         while True:
             while self._read:
                 document = self._read.popleft()

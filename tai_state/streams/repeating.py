@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from tai_state.engines.matters import LOOKS_MAX, Done, Failed, Look, More, Verdict
 from tai_state.errors import EventSourcingError, IdempotencyConflict, NotRetained
 from tai_state.streams.changes import Append, Appended, Change
 from tai_state.streams.planning import Draft
 from tai_state.streams.records import EVENT, MARKER, NOTHING, STATE, EventRecord, MarkerRecord, state_after
+from tai_state.values.digests import content_digest
 
 Results: TypeAlias = list[Appended | None]
 """The results of a change: for each append, what it recorded; None if it has no events."""
+
+COMPUTED: Final = "computed"
+"""Stands for a state's text in the content of an id, if a function makes the state from the one before."""
 
 
 def repeated(change: Change, look: Look) -> Verdict[Results] | None:
@@ -24,7 +28,7 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
             marker = _marker(append, draft, look)
             if marker is not None:
                 if marker.content != draft.marker and marker.state_id == append.stream.state_id:
-                    return _conflict(append, draft, marker.version, look)
+                    return _conflict(append, draft, marker, look)
                 own = IdempotencyConflict(draft.event_id, append.stream.state)
                 taken = taken or own
                 start = marker.version - offset
@@ -42,9 +46,9 @@ def repeated(change: Change, look: Look) -> Verdict[Results] | None:
     return _recorded_at(change, places, taken, look)
 
 
-def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict[Results]:
+def _conflict(append: Append, draft: Draft, marker: MarkerRecord, look: Look) -> Verdict[Results]:
     """The verdict on an id that stands for a different change of the same state; it names the differences."""
-    path = append.stream.event(version)
+    path = append.stream.event(marker.version)
     if path not in look.documents:
         return More((path,))
     document = look.documents[path]
@@ -54,9 +58,25 @@ def _conflict(append: Append, draft: Draft, version: int, look: Look) -> Verdict
     differs = different(record, draft.action, draft.changed_by, draft.reason, draft.context)
     if draft.payload != record.payload:
         differs += ("payload",)
-    if draft.state is not None and draft.state != record.to_state:
+    said = draft.state if draft.state is not None or not draft.carries_state else COMPUTED
+    if said not in states_said(marker, record):
         differs += ("data",)
     return Failed(IdempotencyConflict(draft.event_id, append.stream.state, differs or ("timestamp",)))
+
+
+def states_said(marker: MarkerRecord, event: EventRecord) -> list[str | None]:
+    """What the caller gave of the state after an event, by its marker's content; empty if that is another's.
+
+    That is the state's text, :data:`COMPUTED`, or None if the caller gave nothing of it.
+    """
+    metadata = event.metadata
+    who = (metadata.changed_by, metadata.reason, metadata.context)
+    return [
+        state
+        for state in (event.to_state, None, COMPUTED)
+        for time in (None, event.timestamp)
+        if marker.content == content_digest(event.state_id, event.action, event.payload, state, *who, time)
+    ]
 
 
 def different(event: EventRecord, action: str, changed_by: str, reason: str, context: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from tai_state.engines.observing import Observer
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.metadata import ChangeMetadata
@@ -65,6 +66,7 @@ class Settings:
         clock: the clock for changes without a timestamp.
         new_id: makes event ids.
         jitter: returns a random number from 0 to 1, for pauses between attempts.
+        observer: is told of commits, outcomes and waits; None: no observer.
     """
 
     create: bool = True
@@ -75,4 +77,5 @@ class Settings:
     metadata: ChangeMetadata | None = None
     clock: WallClock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = new_id
+    observer: Observer | None = None
     jitter: Callable[[], float] = random.random

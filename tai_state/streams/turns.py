@@ -1,8 +1,8 @@
 """Taking turns inside one process.
 
 Tasks that change the same state hinder each other: of n tasks that read it, one commits, and the others have to read
-again. The tasks of one process can avoid this by taking turns. Correctness does not depend on turns: a task that waits
-too long goes on without its turn.
+again. The tasks of one process can avoid this by taking turns. Correctness does not depend on turns: a task goes on
+without its turn if the turn does not move on for too long.
 """
 
 from __future__ import annotations
@@ -13,15 +13,32 @@ from types import TracebackType
 
 import anyio
 
+from tai_state.engines.observing import Observer, Waited, tell
+
 WAIT_SECONDS_MAX = 1.0
-"""How long a task waits for its turn at most, for each state."""
+"""How long a task waits for its turn while the turn does not move on, for each state."""
+
+
+class _Line:
+    """The tasks that wait for a turn that is taken."""
+
+    __slots__ = ("moves", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[anyio.Event] = deque()
+        self.moves = 0  # how often the turn has moved on to one of them
 
 
 class Turns:
-    """The turns of one store, by the paths of states."""
+    """The turns of one store, by the paths of states.
 
-    def __init__(self) -> None:
-        self._turns: dict[str, deque[anyio.Event]] = {}  # for each turn that is taken, the tasks that wait for it
+    Args:
+        observer: is told of each wait; None: no observer.
+    """
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        self._observer = observer
+        self._turns: dict[str, _Line] = {}  # of each turn that is taken
 
     def of(self, paths: Iterable[str]) -> _Held:
         """A block that holds the turns of these states and governors. All tasks take them in one order: no deadlock.
@@ -32,30 +49,40 @@ class Turns:
         return _Held(self, sorted(set(paths), key=_in_order))
 
     async def take(self, path: str) -> bool:
-        """Take the turn of a state; returns whether it came in time."""
-        waiting = self._turns.get(path)
-        if waiting is None:
-            self._turns[path] = deque()
+        """Take the turn of a state; returns False if it did not come, and did not move on either for too long."""
+        line = self._turns.get(path)
+        if line is None:
+            self._turns[path] = _Line()
             return True
         turn = anyio.Event()
-        waiting.append(turn)
+        line.waiting.append(turn)
+        begun, is_acquired, moves = anyio.current_time(), False, -1
         try:
-            with anyio.move_on_after(WAIT_SECONDS_MAX):
-                await turn.wait()
+            while not turn.is_set() and line.moves != moves:
+                moves = line.moves
+                with anyio.move_on_after(WAIT_SECONDS_MAX):
+                    await turn.wait()
+            is_acquired = turn.is_set()
         except BaseException:
             if turn.is_set():  # the turn came, but this task was cancelled meanwhile
                 self.give(path)
             raise
         finally:
             if not turn.is_set():
-                waiting.remove(turn)
-        return turn.is_set()
+                line.waiting.remove(turn)
+            if self._observer is not None:
+                seconds = anyio.current_time() - begun
+                tell(
+                    self._observer.waited, Waited(kind="turn", paths=(path,), seconds=seconds, is_acquired=is_acquired)
+                )
+        return is_acquired
 
     def give(self, path: str) -> None:
         """Give the turn of a state to the task that has waited longest."""
-        waiting = self._turns[path]
-        if waiting:
-            waiting.popleft().set()
+        line = self._turns[path]
+        if line.waiting:
+            line.moves += 1
+            line.waiting.popleft().set()
         else:
             del self._turns[path]
 

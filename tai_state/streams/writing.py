@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -16,7 +16,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.reader import Folded
 from tai_state.streams.records import MARKER, state_after, to_deleted
-from tai_state.streams.repeating import different
+from tai_state.streams.repeating import COMPUTED, different
 from tai_state.streams.walking import Walk
 from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
 from tai_state.values.events import JsonEvent
@@ -25,9 +25,6 @@ from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text, check_trace
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time, format_us
-
-COMPUTED: Final = "computed"
-"""Stands for a state's text in the content of an id, if a function makes the state from the one before."""
 
 
 class Intent(msgspec.Struct, frozen=True):

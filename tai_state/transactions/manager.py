@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import uuid
 from collections import Counter, OrderedDict
@@ -98,6 +99,7 @@ class TransactionManager:
                 the function write a state named after the request, and return early if it finds that state.
             LockLost: the lease given as fence is over; nothing was written.
             VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not retried.
+            TypeError: the function is not async.
             Whatever the function raises; nothing was written then.
         """
         last: Transaction | None = None
@@ -249,10 +251,17 @@ class _Book:
     async def run(
         self, transaction: Transaction, function: Callable[[Transaction], Awaitable[R]], fence: Fence | None
     ) -> R:
-        """Run one attempt."""
+        """Run one attempt.
+
+        Raises:
+            TypeError: the function is not async.
+        """
         with self.under_way(transaction):
+            running = function(transaction)
+            if not inspect.isawaitable(running):
+                raise TypeError(f"the function of a transaction must be async, and {function!r} is not")
             try:
-                result = await function(transaction)
+                result = await running
             except Exception:
                 await transaction.confirm()
                 raise

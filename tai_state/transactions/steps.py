@@ -89,6 +89,8 @@ class Written:
         self.steps: list[Step] = []
         self.unmet: VersionConflict | None = None
         self._schema = schema
+        self._base: Known | None = None
+        self._composed: list[Composition] = []  # of the first steps, on that base: what is read anew goes on from there
 
     @property
     def drafts(self) -> tuple[Draft, ...]:
@@ -136,22 +138,25 @@ class Written:
         Raises:
             StateNotFound: a step needs a live state, and the steps before it leave none.
         """
-        if len(self.steps) == 1:
-            return self.steps[0].compose(known)
-        drafts: list[Draft] = []
-        for step in self.steps:
-            if drafts and step.must_live and known.data is None:
-                raise StateNotFound(self.stream.state)
-            composition = step.compose(known)
-            drafts += composition.drafts
-            head = msgspec.structs.replace(
-                known.head,
-                version=known.head.version + len(composition.drafts),
-                schema=self._schema,
-                deleted=composition.data is None,
-            )
-            known = Known(head, composition.data)
-        return Composition(tuple(drafts), known.data)
+        if known is not self._base:
+            self._base, self._composed = known, []
+        for step in self.steps[len(self._composed) :]:
+            self._composed.append(self._composed_by(step, known))
+        drafts = [draft for composition in self._composed for draft in composition.drafts]
+        return Composition(tuple(drafts), self._composed[-1].data)
+
+    def _composed_by(self, step: Step, known: Known) -> Composition:
+        """What one more step gives."""
+        if not self._composed:
+            return step.compose(known)
+        data = self._composed[-1].data
+        if step.must_live and data is None:
+            raise StateNotFound(self.stream.state)
+        events = sum(len(composition.drafts) for composition in self._composed)
+        head = msgspec.structs.replace(
+            known.head, version=known.head.version + events, schema=self._schema, deleted=data is None
+        )
+        return step.compose(Known(head, data))
 
 
 def overlaid(seen: SeenState, written: Written) -> JsonState:

@@ -68,12 +68,13 @@ async def test_a_faulty_engine_says_what_it_is_around(clock: ManualClock):
 async def test_a_watch_says_what_it_watches_and_what_it_has_to_tell(engine: Engine):
     """A watch names the first of its targets, counts the changes that nobody has taken, and tells why it ended."""
     async with engine.watch("a/1", "a/2", "a/3", "b") as changes:
-        await until(lambda: repr(changes) == "<Watch of 'a/1', 'a/2', 'a/3', …, 3 changes at hand>")
+        name = type(changes).__name__
+        await until(lambda: repr(changes) == f"<{name} of 'a/1', 'a/2', 'a/3', …, 3 changes at hand>")
         await anext(changes)
         assert repr(changes).endswith(", 2 changes at hand>")
     async with engine.watch("b") as changes:
         await engine.__aexit__(None, None, None)
-        assert repr(changes) == "<Watch of 'b', 0 changes at hand, ended by RuntimeError>"
+        assert repr(changes) == f"<{name} of 'b', 0 changes at hand, ended by RuntimeError>"
 
 
 async def test_an_iterator_says_where_it_stands():

@@ -10,7 +10,8 @@ import apsw
 import pytest
 
 from tai_state import ChangeMetadata, StateMachinePersister, open_store
-from tai_state.engines.api import Capabilities, Engine
+from tai_state.engines.api import Capabilities, Check, Committed, Document, Engine, Scan, Write
+from tai_state.engines.paging import Paged
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.testing import ENGINE_CHECKS, WRAPPER_CHECKS, AtCalls, FaultyEngine, ManualClock, MemoryEngine
 
@@ -55,9 +56,39 @@ class _SmallerThanItIs(FaultyEngine):
         return replace(super().capabilities, max_ops_per_commit=1)
 
 
-@pytest.mark.parametrize("wrapper", [_FindsNothing, _SmallerThanItIs])
+class _LeavesItOpen(FaultyEngine):
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+
+class _WritesWhateverIsRequired(FaultyEngine):
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        return await super().commit([each for each in writes if not isinstance(each, Check)])
+
+
+class _ScansEverything(FaultyEngine):
+    def scan(self, scan: Scan) -> Paged[Document]:
+        return super().scan(Scan(scan.collection))
+
+
+class _BeginsFromTheFirst(FaultyEngine):
+    def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:  # noqa: ARG002
+        return super().changed(collection, 0, limit)
+
+
+_WRAPPERS = (
+    _FindsNothing,
+    _SmallerThanItIs,
+    _LeavesItOpen,
+    _WritesWhateverIsRequired,
+    _ScansEverything,
+    _BeginsFromTheFirst,
+)
+
+
+@pytest.mark.parametrize("wrapper", _WRAPPERS)
 async def test_a_wrapper_that_hides_something_fails_the_examination(wrapper: Any):
-    """The examination finds a wrapper that keeps the inner engine's findings or limits to itself."""
+    """The examination finds a wrapper that keeps to itself what the inner engine says, or what it is asked."""
     [check] = WRAPPER_CHECKS
     with pytest.raises(AssertionError):
         await check(lambda engine: wrapper(engine, AtCalls({})))

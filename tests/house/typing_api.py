@@ -11,6 +11,8 @@ from tai_state import (
     ChangeMetadata,
     DeletedState,
     NewEvent,
+    Observer,
+    Settled,
     StateEvent,
     StateHandle,
     StateMachinePersister,
@@ -59,6 +61,21 @@ async def by_default() -> None:
         first = await account.save(Account(balance=1))
         assert_type(await account.delete(expected=first), DeletedState)
         assert_type(store.state("bank", "bob", metadata=account.metadata), StateHandle[dict[str, Any]])
+
+
+class Slow(Observer):
+    """An observer with one method of the three."""
+
+    def settled(self, settled: Settled) -> None:
+        """See how long a change took."""
+        assert_type(settled.seconds, float)
+        assert_type(settled.error, str | None)
+
+
+async def observed() -> None:
+    """A store takes an observer."""
+    async with open_store("memory://", observer=Slow()) as store:
+        assert_type(await store.exists("bank", "alice"), bool)
 
 
 class Closed(BaseModel):

@@ -38,6 +38,8 @@ ARGUMENTS: list[Any] = [
     {"ttl_seconds": float("inf")},
     {"wait_seconds": -1.0},
     {"wait_seconds": float("nan")},
+    {"holder": 5},
+    {"holder": "half of a pair: \ud800"},
     *[
         pytest.param(each, marks=RED)
         for each in (
@@ -53,7 +55,7 @@ ARGUMENTS: list[Any] = [
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=repr)
 async def test_an_argument_that_means_nothing_is_refused(store: StateStore, arguments: dict[str, Any]) -> None:
-    """A time that is none is ``InvalidData`` before anything is sent, however the lock is asked for."""
+    """A time that is none, or a holder that is not text, is ``InvalidData`` before anything is sent, by each way."""
     with pytest.raises(InvalidData):
         await store.locks.acquire_lock("r", **arguments)
     with pytest.raises(InvalidData):

@@ -87,8 +87,13 @@ async def test_data_that_does_not_fit_its_model(store: StateStore):
 async def test_a_value_that_is_not_its_model(store: StateStore):
     """A value that does not fit its model, or dumps to no JSON object, is refused and not written."""
     with pytest.raises(InvalidData) as error:
-        await store.state(GOVERNOR, "alice", Account).save({"owner": "CANARY"}, METADATA)  # type: ignore[arg-type]
-    assert "CANARY" not in str(error.value)
+        await store.state(GOVERNOR, "alice", Account).save({"balance": "CANARY"}, METADATA)  # type: ignore[arg-type]
+    assert str(error.value) == "dict is not a value of the model Account: it does not fit at owner, balance"
+    with pytest.raises(InvalidData, match=r"^dict is not a value of the model Account$"):
+        await store.state(GOVERNOR, "alice", Account).save({"owner": "a", "balance": 1}, METADATA)  # type: ignore[arg-type]
+    wrong = Account(owner="a", balance=1).model_copy(update={"balance": "CANARY"})
+    with pytest.raises(InvalidData, match=r"^Account is not a value of the model Account: it does not fit at balance$"):
+        await store.state(GOVERNOR, "alice", Account).save(wrong, METADATA)
     with pytest.raises(InvalidData):
         await store.state(GOVERNOR, "alice", list[int]).save([1], METADATA)
     assert not await store.exists(GOVERNOR, "alice")

@@ -13,6 +13,7 @@ import pytest
 from tai_state import SerializationError, StateMachinePersister, StateStore, StoreTimeout
 from tai_state.engines.api import Document, Engine, Reading, Scan
 from tai_state.engines.paging import Paged, take
+from tai_state.testing.checking import HANG_SECONDS
 from tai_state.values.times import from_us
 
 from ..support.accounts import Account, grow
@@ -59,6 +60,15 @@ async def test_a_watch_is_entered_once(store: StateStore):
         assert (await anext(changes)).state_id == "alice"
     with pytest.raises(RuntimeError, match="entered before"):
         await watch.__aenter__()
+
+
+async def test_a_watch_is_over_with_its_block(store: StateStore):
+    """A step that is taken outside of the block is a misuse that is told, and does not wait for ever."""
+    await store.save_state(GOVERNOR, "alice", {}, METADATA)
+    async with store.watch(GOVERNOR) as changes:
+        await anext(changes)
+    with anyio.fail_after(HANG_SECONDS), pytest.raises(RuntimeError, match="the watch is over"):
+        await anext(changes)
 
 
 async def test_a_watching_handle_gives_models(store: StateStore):

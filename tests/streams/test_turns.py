@@ -78,3 +78,36 @@ async def test_a_task_that_waits_too_long_goes_on_without(monkeypatch: pytest.Mo
             assert set(turns._turns) == {"a", "b"}
         assert set(turns._turns) == {"a"}
     assert not turns._turns
+
+
+async def test_a_task_waits_on_while_its_turn_moves_on(monkeypatch: pytest.MonkeyPatch):
+    """Behind other tasks, a task waits for longer than the limit, which counts anew each time the turn moves on."""
+    limits: list[anyio.CancelScope] = []
+
+    def limit(_seconds: float) -> anyio.CancelScope:
+        limits.append(anyio.CancelScope())
+        return limits[-1]
+
+    monkeypatch.setattr(anyio, "move_on_after", limit)
+    turns, had, is_done = Turns(), [], anyio.Event()
+
+    async def take(name: str) -> None:
+        async with turns.of(["a"]):
+            had.append(name)
+            await is_done.wait()
+
+    async with anyio.create_task_group() as tasks:
+        async with turns.of(["a"]):
+            tasks.start_soon(take, "first")
+            await let_others_run(3)
+            tasks.start_soon(take, "last")
+            await let_others_run(3)
+        await let_others_run(3)
+        limits[1].cancel()
+        await let_others_run(3)
+        assert had == ["first"]
+        limits[2].cancel()
+        await let_others_run(3)
+        assert had == ["first", "last"]
+        is_done.set()
+    assert not turns._turns

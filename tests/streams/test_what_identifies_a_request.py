@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tai_state import ChangeMetadata, IdempotencyConflict, StateStore, open_store
+from tai_state import ANY, ChangeMetadata, IdempotencyConflict, StateHandle, StateStore, open_store
+
+from ..support.stores import METADATA
 
 pytestmark = pytest.mark.anyio
 
@@ -72,3 +74,27 @@ async def test_the_part_that_differs_is_named(store: StateStore, part: str, chan
     with pytest.raises(IdempotencyConflict) as refused:
         await ask(store, **changes)
     assert part in str(refused.value)
+
+
+VERBS: dict[str, Callable[[StateHandle[dict[str, Any]]], Awaitable[object]]] = {
+    "save": lambda state: state.save({"n": 1}, METADATA, expected=ANY, action="same", event_id=EVENT_ID),
+    "update": lambda state: state.update(lambda _: {"n": 1}, METADATA, action="same", event_id=EVENT_ID),
+    "log": lambda state: state.log("same", METADATA, event_id=EVENT_ID),
+    "delete": lambda state: state.delete(METADATA, expected=ANY, action="same", event_id=EVENT_ID),
+}
+
+
+@pytest.mark.parametrize("second", VERBS)
+@pytest.mark.parametrize("first", VERBS)
+async def test_another_verb_differs_in_the_data(store: StateStore, first: str, second: str):
+    """A change with the same id, action and metadata by another verb says something else of the state."""
+    state = store.state("g", "s")
+    await state.save({"n": 1}, METADATA)
+    await VERBS[first](state)
+    if first == second:
+        await VERBS[second](state)
+    else:
+        with pytest.raises(IdempotencyConflict) as told:
+            await VERBS[second](state)
+        assert told.value.differs == ("data",)
+    assert [event.version async for event in state.history()] == [1, 2]

@@ -57,7 +57,9 @@ def seal(connection: apsw.Connection) -> None:
         return of_row(stamp(revision, updated_us), of_text(path, text))
 
     connection.create_scalar_function("checksum_of", checksum)
-    connection.execute("UPDATE documents SET checksum = checksum_of(path, CAST(fields AS BLOB), revision, updated_us)")
+    connection.execute(
+        "UPDATE documents SET checksum = checksum_of(CAST(path AS BLOB), CAST(fields AS BLOB), revision, updated_us)"
+    )
 
 
 @contextmanager

@@ -121,6 +121,27 @@ async def test_a_reducer_that_changes_what_it_is_given(store: StateStore):
     assert await state_of(store, "alice") == (2, {"n": 6})
 
 
+async def test_reading_between_events_folds_each_once(store: StateStore):
+    """However many events there are before a read, only those since the read before it are folded."""
+    folded: list[int] = []
+
+    def added(state: Any, event: Any) -> Any:
+        folded.append(event.version)
+        return {"n": state["n"] + event.payload}
+
+    async def function(tx: Transaction) -> list[int]:
+        await tx.get("alice")
+        seen: list[int] = []
+        for n in range(20):
+            tx.record("alice", [NewEvent("add", n), NewEvent("add", 1)])
+            seen.append((await tx.get("alice")).data["n"])
+        return seen
+
+    seen = await TransactionManager(store, {"add": added}).execute_transaction(GOVERNOR, function, METADATA)
+    assert seen == [1 + sum(range(n + 1)) + n + 1 for n in range(20)]
+    assert folded == list(range(2, 42))
+
+
 async def test_a_put_takes_a_payload_and_a_time(store: StateStore):
     """They stand in the event; the payload is no part of the state."""
     then = datetime(2024, 2, 3, tzinfo=UTC)

@@ -261,6 +261,17 @@ async def test_memory_is_bounded(memory_places: Places, monkeypatch: pytest.Monk
         assert len(kept._doubted) == 3
 
 
+async def test_a_function_that_is_not_async_is_refused(store: StateStore):
+    """A plain function is refused by name, its writes included."""
+
+    def plain(tx: Transaction) -> None:
+        tx.put("nina", {"n": 1})
+
+    with pytest.raises(TypeError, match=r"must be async, and <function .*plain"):
+        await TransactionManager(store).execute_transaction(GOVERNOR, plain, METADATA)  # type: ignore[arg-type]
+    assert not await store.exists(GOVERNOR, "nina")
+
+
 async def test_an_error_of_the_function_writes_nothing(store: StateStore):
     """It comes out as it is, and the function is not run again."""
     runs: list[int] = []

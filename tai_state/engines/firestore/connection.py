@@ -15,7 +15,7 @@ from tai_state.engines.filtering import passes
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
 from tai_state.engines.firestore.errors import mapped_error
-from tai_state.engines.firestore.listening import Listener, Watch
+from tai_state.engines.firestore.listening import FirestoreWatch, Listener
 from tai_state.engines.firestore.messages import (
     Names,
     commit_request,
@@ -24,7 +24,7 @@ from tai_state.engines.firestore.messages import (
     read_request,
     required,
 )
-from tai_state.engines.firestore.queries import Plan, is_within, plan, query
+from tai_state.engines.firestore.queries import ScanPlan, is_within, plan, query
 from tai_state.engines.firestore.seals import NONCE_BITS
 from tai_state.engines.firestore.streaming import End, Page, Queries
 from tai_state.engines.firestore.watching import Target, Watched
@@ -135,7 +135,7 @@ class Connection:
         documents = [each for each in each_once if not is_collection(each)]
         groups = [documents[n : n + _DOCUMENTS_PER_TARGET] for n in range(0, len(documents), _DOCUMENTS_PER_TARGET)]
         collections = [Target(collection=each) for each in each_once if is_collection(each)]
-        return Watch(self._listener, Watched([*map(Target, groups), *collections]), DEADLINE_SECONDS)
+        return FirestoreWatch(self._listener, Watched([*map(Target, groups), *collections]), DEADLINE_SECONDS)
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a call. If the caller is cancelled, the call goes on until its deadline at most."""
@@ -161,7 +161,7 @@ class Connection:
 class _Pages:
     """The pages of one scan; each is a query of its own that continues where the previous one ended."""
 
-    def __init__(self, connection: Connection, scan: Plan, limit: int | None) -> None:
+    def __init__(self, connection: Connection, scan: ScanPlan, limit: int | None) -> None:
         self._connection = connection
         self._scan = scan
         self._left = None if scan.is_narrowed_here else limit

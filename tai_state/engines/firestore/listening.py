@@ -38,7 +38,7 @@ _CURRENT: Final = 3
 _RESET: Final = 4
 
 
-class Watch(AsyncIterator[Change]):
+class FirestoreWatch(AsyncIterator[Change]):
     """One watch as its user sees it, established while its block runs. Yields changes, and waits for the next ones.
 
     This is not a generator: a watch may be abandoned until the event loop ends, and two parties would then try to close
@@ -118,14 +118,14 @@ class Listener:
         self._channels = channels
         self._metadata = metadata
         self._ids = count(1)
-        self._targets: dict[int, tuple[Target, Watch]] = {}
+        self._targets: dict[int, tuple[Target, FirestoreWatch]] = {}
         self._requests: asyncio.Queue[Any] | None = None  # of the present stream
         self._call: Any | None = None  # of the present stream
         self._stop: asyncio.Event | None = None  # of the present task
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause = _PAUSE_SECONDS_MIN  # of the present task
 
-    def add(self, watch: Watch) -> None:
+    def add(self, watch: FirestoreWatch) -> None:
         """Start to report a watch's targets to it."""
         for target in watch.watched.targets:
             target_id = next(self._ids)
@@ -138,7 +138,7 @@ class Listener:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def remove(self, watch: Watch) -> None:
+    async def remove(self, watch: FirestoreWatch) -> None:
         """Stop reporting a watch's targets; when the last watch leaves, the stream ends."""
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
@@ -189,7 +189,7 @@ class Listener:
         for _, watch in list(self._targets.values()):
             self._drop(watch, error)
 
-    def _drop(self, watch: Watch, error: Exception) -> None:
+    def _drop(self, watch: FirestoreWatch, error: Exception) -> None:
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
         watch.fail(error)

@@ -34,7 +34,7 @@ _INDEXED_BYTES_MAX: Final = 1_500
 """An index truncates longer texts, and a query cannot tell them apart."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class ScanPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One scan, split between the server and this process.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     is_narrowed_here: bool
 
 
-def plan(names: Names, scan: Scan) -> Plan:
+def plan(names: Names, scan: Scan) -> ScanPlan:
     """Plan a scan.
 
     With ``by``, this process applies all filters: on the server, each combination would need an index of its own.
@@ -76,7 +76,7 @@ def plan(names: Names, scan: Scan) -> Plan:
         can_ask = by is None and _is_native(each.field) and all(map(_is_indexed, each.values))
         (asked if can_ask and alternatives <= _ALTERNATIVES_MAX else left).append(each)
     odd_bounds = by is None and not all(_is_bound(each) for each in (scan.start, scan.end) if each)
-    return Plan(
+    return ScanPlan(
         names=names,
         collection=scan.collection,
         start=scan.start,
@@ -88,7 +88,7 @@ def plan(names: Names, scan: Scan) -> Plan:
     )
 
 
-def query(each: Plan, last: Any | None, rows_max: int | None) -> Any:
+def query(each: ScanPlan, last: Any | None, rows_max: int | None) -> Any:
     """The request for the next page.
 
     Args:
@@ -129,12 +129,12 @@ def value_at(values: Any, dotted: str) -> Any:
     return values[key]
 
 
-def is_within(each: Plan, document_id: str) -> bool:
+def is_within(each: ScanPlan, document_id: str) -> bool:
     """Whether a document is within the bounds of a scan by id; the server may not know these bounds."""
     return each.by is not None or (document_id >= each.start and (each.end is None or document_id < each.end))
 
 
-def _between_ids(each: Plan, structured: Any, *, is_first: bool) -> None:
+def _between_ids(each: ScanPlan, structured: Any, *, is_first: bool) -> None:
     """Set the bounds by id as far as the server can express them; ``is_within`` applies the others."""
     prefix = f"{each.names.name(each.collection)}/"
     if is_first and each.start and _is_bound(each.start):

@@ -39,8 +39,8 @@ MISTAKES = (
     Red(
         commit_checks.check_preconditions,
         "the revision zero is none",
-        "            raise CommitRefused(write.path)  # Firestore takes",
-        "            pass  # Firestore takes",
+        "            raise CommitRefused(write.path)  # to Firestore",
+        "            pass  # to Firestore",
         messages,
     ),
     Red(

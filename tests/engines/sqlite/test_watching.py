@@ -334,6 +334,7 @@ async def test_watches_share_one_thread_that_only_watches_have(file: Path):
         new = {each.name for each in set(threading.enumerate()) - before if each.name.startswith("tai-state")}
         assert new == {f"tai-state sqlite {name}" for name in names}
 
+    others = set(threading.enumerate())
     with started():
         with started("reader", "writer"):
             engine = await _engine(file).__aenter__()
@@ -344,7 +345,7 @@ async def test_watches_share_one_thread_that_only_watches_have(file: Path):
         for _ in range(3):
             with pytest.raises(RuntimeError, match="already open"):
                 await engine.__aenter__()
-        ended = [each for each in threading.enumerate() if each.name.startswith("tai-state")]
+        ended = [each for each in set(threading.enumerate()) - others if each.name.startswith("tai-state")]
         await engine.__aexit__(None, None, None)
         for thread in ended:
             thread.join(HANG_SECONDS)
