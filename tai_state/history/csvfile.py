@@ -135,11 +135,12 @@ class CsvFile:
             with _open(self._path) as file:
                 reader: Iterator[list[str]] = csv.reader(file, strict=True)
                 names = self._check_header(next(reader, None))
+                others = self._others(names)
                 rows = (cells for cells in reader if cells)  # an empty line is not a row
                 for number, cells in enumerate(rows, start=1):
                     if len(cells) != len(names):
                         raise InvalidData(f"row {number} has {len(cells)} cells, but the header has {len(names)}")
-                    yield self._row(number, dict(zip(names, cells, strict=True)), cells, versions)
+                    yield self._row(number, dict(zip(names, cells, strict=True)), cells, versions, others)
         except OSError as error:
             raise InvalidData(f"{self._path} cannot be read: {error.strerror or error}") from None
         except (EOFError, zlib.error):
@@ -160,7 +161,20 @@ class CsvFile:
                 raise InvalidData(f"{self._path} has no column {wanted!r}; it has: {', '.join(names)}")
         return names
 
-    def _row(self, number: int, by_name: dict[str, str], cells: Sequence[str], versions: dict[str, int]) -> Row:
+    def _others(self, names: Sequence[str]) -> list[str]:
+        """The columns that make up the context."""
+        columns = self._columns
+        named = {columns.machine, *columns.states, columns.time, columns.by}
+        return [name for name in names if name not in named]
+
+    def _row(
+        self,
+        number: int,
+        by_name: dict[str, str],
+        cells: Sequence[str],
+        versions: dict[str, int],
+        others: Sequence[str],
+    ) -> Row:
         columns = self._columns
         machine = by_name[columns.machine]
         if not machine:
@@ -173,15 +187,13 @@ class CsvFile:
             ) from None
         version = versions[machine] = versions.get(machine, 0) + 1
         data = {name: by_name[name] for name in columns.states}
-        named = {columns.machine, *columns.states, columns.time, columns.by}
-        context = {name: cell for name, cell in by_name.items() if name not in named}
         draft = Draft(
             event_id=str(uuid.uuid5(_NAMESPACE, encode([self.governor_id, machine, *cells]))),
             action="import",
             timestamp=timestamp,
             changed_by=(by_name[columns.by] if columns.by else "") or "import",
             reason=f"row {number} of {self._name}",
-            context=encode(context),
+            context=encode({name: by_name[name] for name in others}),
             state=encode(data),
         )
         return Row(number, machine, version, draft, data)

@@ -9,8 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from tai_state.engines.paging import Paged
 from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
@@ -153,13 +151,7 @@ class StateMachinePersister:
         if appended.is_repeated:
             return await self._recorded(stream, appended)
         return [
-            core.reader.event(
-                stream,
-                msgspec.structs.replace(event, causality=dict(event.causality)),
-                appended.recorded_us,
-                before,
-                now,
-            )
+            core.reader.event(stream, event, appended.recorded_us, before, now)
             for event, (before, now) in zip(appended.events, pairwise(folded), strict=True)
         ]
 

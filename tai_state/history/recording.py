@@ -15,7 +15,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.reader import Folded
 from tai_state.streams.writing import Intent
-from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
 from tai_state.values.ids import escape_id
 from tai_state.values.json import decode, encode
@@ -53,7 +53,7 @@ def fold_drafts(
     is_current = head.version == 0 or upcasting.is_current(head.schema)
     text = NO_STATE_TEXT if data is None else encode(data)
     data = decode(text)  # what is known is folded more than once, and a reducer may change what it is given
-    folded: list[Folded] = [Folded(text, upcasting.schema, state_hash(text))]
+    folded: list[Folded] = [Folded(text, upcasting.schema)]
     done: list[Draft] = []
     for offset, draft in enumerate(drafts, start=1):
         reducer = reducers.get(draft.action)
@@ -65,5 +65,5 @@ def fold_drafts(
         else:
             done.append(msgspec.structs.replace(draft, state=text, carries_state=True))
         is_current = True
-        folded.append(Folded(text, upcasting.schema, state_hash(text)))
+        folded.append(Folded(text, upcasting.schema))
     return Composition(tuple(done), data), folded

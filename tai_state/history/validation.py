@@ -177,7 +177,7 @@ class Validation:
             place = self._place(governor_id, document, "a snapshot")
             if place is None:
                 continue
-            stream, version = place
+            stream, version = place.stream, place.version
             state, snapshot = await self._read([stream.state, document.path])
             record = None if state is None else _intact(state)
             if snapshot is not None and (state is None or (record is not None and version not in record.kept)):

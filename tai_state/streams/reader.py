@@ -114,7 +114,7 @@ class StreamReader:
         return StateNotFound(stream.state)
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
-        """One event as callers get it. Its states are decoded for this event alone, so the caller may change them."""
+        """One event as callers get it. The caller may change its states and its clock: they are copies."""
         version = record.version
         payload = None if record.payload is None else decode(record.payload)
         if not self._upcasting.is_current(record.schema):
@@ -135,7 +135,7 @@ class StreamReader:
             timestamp=timestamp,
             recorded_at=from_us(recorded_us),
             metadata=metadata,
-            causality=record.causality,
+            causality=dict(record.causality),
             digest=record.digest,
         )
 

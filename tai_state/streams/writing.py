@@ -135,9 +135,7 @@ def events_of(core: Core, stream: Stream, appended: Appended, from_state: dict[s
     events: list[JsonEvent] = []
     for record in appended.events:
         now = before.then(record)
-        # The record stays in use for the head, so the caller gets a copy of the clock.
-        given = msgspec.structs.replace(record, causality=dict(record.causality))
-        events.append(core.reader.event(stream, given, appended.recorded_us, before, now))
+        events.append(core.reader.event(stream, record, appended.recorded_us, before, now))
         before = now
     return events
 

@@ -39,7 +39,7 @@ def format_time(moment: datetime) -> str:
 def format_us(microseconds: int) -> str:
     """Like :func:`format_time`, for the moment that many microseconds after 1970."""
     seconds, rest = divmod(microseconds, 1_000_000)
-    return f"{_second(seconds)}.{rest:06d}Z"
+    return f"{_second(seconds)}.{str(rest).zfill(6)}Z"
 
 
 @lru_cache(maxsize=16)

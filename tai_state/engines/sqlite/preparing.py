@@ -47,18 +47,19 @@ def _timestamp(fields: Fields | msgspec.Struct) -> str:
 
 def prepare(write: Write) -> Prepared:
     """Encode a write and split its path."""
-    collection, document_id = split(write.path)
+    path = write.path
+    collection, document_id = split(path)
     if isinstance(write, Put):
         encoded = _encode(write.fields)
         return Prepared(
-            write.path,
+            path,
             collection,
             document_id,
             write.require,
             encoded.decode(),
             len(encoded),
-            of_text(write.path.encode(), encoded),
+            of_text(path.encode(), encoded),
             _timestamp(write.fields) if is_of_events(collection) else None,
             deletes=False,
         )
-    return Prepared(write.path, collection, document_id, write.require, None, 0, 0, None, isinstance(write, Delete))
+    return Prepared(path, collection, document_id, write.require, None, 0, 0, None, isinstance(write, Delete))
