@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+import msgspec
 
 from tai_state.engines.api import NOT_OPEN
 
@@ -182,17 +183,14 @@ def _home(collect: Callable[[], None]) -> Home:
         return _TrioHome(collect)
 
 
-class Job(Generic[R]):
+class Job(msgspec.Struct, Generic[R], eq=False):
     """A request, and later its result or error. The waiter is None if no task waits for the job."""
 
-    __slots__ = ("abandoned", "error", "request", "result", "waiter")
-
-    def __init__(self, request: Any, waiter: Any) -> None:
-        self.request: Any = request
-        self.result: R | None = None
-        self.error: BaseException | None = None
-        self.abandoned: bool = False
-        self.waiter: Any = waiter
+    request: Any
+    waiter: Any
+    result: R | None = None
+    error: BaseException | None = None
+    abandoned: bool = False
 
 
 class Worker:
