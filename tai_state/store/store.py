@@ -179,8 +179,9 @@ class StateStore:
             InvalidId, InvalidData, DocumentTooLarge: the input cannot be stored; nothing was sent.
             StoreUnavailable, StoreTimeout: nothing was written.
         """
-        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
-        return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
+        core = self.core
+        intent = Intent(core.who(metadata), action, event_id, timestamp, payload)
+        return await writing.save(core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def update_state(
         self,
@@ -197,8 +198,9 @@ class StateStore:
         fence: Fence | None = None,
     ) -> JsonSnapshot:
         """Write a new version of a state. Like :meth:`save_state`, but ``expected`` must be given."""
-        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
-        return await writing.save(self.core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
+        core = self.core
+        intent = Intent(core.who(metadata), action, event_id, timestamp, payload)
+        return await writing.save(core, self._layout.stream(governor_id, state_id), data, intent, expected, fence)
 
     async def delete_state(
         self,
@@ -222,8 +224,9 @@ class StateStore:
         Raises:
             StateNotFound: there is nothing to delete. Otherwise as :meth:`save_state`.
         """
-        intent = Intent(self.core.who(metadata), action, event_id, timestamp)
-        return await writing.delete(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
+        core = self.core
+        intent = Intent(core.who(metadata), action, event_id, timestamp)
+        return await writing.delete(core, self._layout.stream(governor_id, state_id), intent, expected, fence)
 
     async def log_event(
         self,
@@ -254,8 +257,9 @@ class StateStore:
         Raises:
             StateNotFound: the state does not exist. Otherwise as :meth:`save_state`.
         """
-        intent = Intent(self.core.who(metadata), action, event_id, timestamp, payload)
-        return await writing.log(self.core, self._layout.stream(governor_id, state_id), intent, expected, fence)
+        core = self.core
+        intent = Intent(core.who(metadata), action, event_id, timestamp, payload)
+        return await writing.log(core, self._layout.stream(governor_id, state_id), intent, expected, fence)
 
     async def result_of(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -70,23 +70,31 @@ class Appender:
             EventSourcingError: a state has events but no document; ``recover`` repairs it.
             StoreUnavailable, StoreTimeout, CommitTooLarge, DocumentTooLarge: nothing was written.
         """
+        return await self._begun(change)
+
+    async def append_one(self, append: Append, compose: Compose, guards: tuple[Guard, ...] = ()) -> Appended:
+        """Record a change of one stream that always has events; as :meth:`append`."""
+        [done] = await self._begun(Change((append,), compose, guards))
+        if done is None:
+            raise AssertionError("compose always says something here")
+        return done
+
+    def _begun(self, change: Change) -> Awaitable[Results]:
+        """Take turns only where needed."""
+        for append in change.appends:
+            if not (append.has_version or change.is_in_turn) or self._may_register(append):
+                return self._in_turn(change)
+        return self._settled(change, ())
+
+    async def _in_turn(self, change: Change) -> Results:
         turns = [] if change.is_in_turn else [each.stream.state for each in change.appends if not each.has_version]
         if unregistered := self._unregistered(change):
             # The first state of a governor is written together with the governor's document: one task is enough for it.
             async with self._turns.of([*turns, *unregistered]):
                 if still := self._unregistered(change):
                     return await self._settled(change, still)
-        if turns:
-            async with self._turns.of(turns):
-                return await self._settled(change, ())
-        return await self._settled(change, ())
-
-    async def append_one(self, append: Append, compose: Compose, guards: tuple[Guard, ...] = ()) -> Appended:
-        """Record a change of one stream that always has events; as :meth:`append`."""
-        [done] = await self.append(Change((append,), compose, guards))
-        if done is None:
-            raise AssertionError("compose always says something here")
-        return done
+        async with self._turns.of(turns):
+            return await self._settled(change, ())
 
     async def _settled(self, change: Change, unregistered: Sequence[str]) -> Results:
         judge = Judge(change, self._author, self._clock.now_us(), self._reader, unregistered, self._recorded)
@@ -124,9 +132,6 @@ class Appender:
 
     def _unregistered(self, change: Change) -> list[str]:
         """The governors whose first state this change may create, and whose document may not exist yet."""
-        if len(change.appends) == 1:  # nearly always the case, and in every change where speed matters
-            [append] = change.appends
-            return [append.stream.governor] if self._may_register(append) else []
         return sorted({each.stream.governor for each in change.appends if self._may_register(each)})
 
     def _may_register(self, append: Append) -> bool:

@@ -87,9 +87,11 @@ class Core:
         Raises:
             InvalidData: nobody said it.
         """
-        for metadata in (*said, self.settings.metadata):
+        for metadata in said:
             if metadata is not None:
                 return metadata
+        if self.settings.metadata is not None:
+            return self.settings.metadata
         raise InvalidData("who makes the change, and why? Pass metadata to the change, to its handle or to open_store")
 
     def guards(self, fence: Fence | None) -> tuple[Guard, ...]:

@@ -110,12 +110,11 @@ class Judge:
         self._reader = reader
         self._unregistered = unregistered
         self._recorded = recorded
-        self._markers = [
-            append.stream.marker(draft.event_id)
-            for append in change.appends
-            for draft in append.drafts
-            if draft.marker is not None
-        ]
+        self._markers: list[str] = []
+        for append in change.appends:
+            for draft in append.drafts:
+                if draft.marker is not None:
+                    self._markers.append(append.stream.marker(draft.event_id))
 
     def reads(self, sent: Commit[Results] | None) -> Sequence[str]:
         """See :class:`~tai_state.engines.matters.Matter`, also for the other methods."""

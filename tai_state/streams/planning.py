@@ -194,7 +194,7 @@ def _events(
             if draft.state is not None:
                 after = state_hash(draft.state)
         as_of = max(as_of, draft.timestamp)
-        event = EventRecord(
+        event = EventRecord(  # with up to 15 arguments by name; Python would pass more of them by way of a dict
             event_id=draft.event_id,
             state_id=stream.state_id,
             version=version + 1,
@@ -209,10 +209,12 @@ def _events(
             digest="",
             payload=draft.payload,
             to_state=draft.state if draft.carries_state else None,
-            origin=None if given is None else given.origin,
             as_of=as_of,
-            trace=draft.trace,
         )
+        if given is not None:
+            msgspec.structs.force_setattr(event, "origin", given.origin)
+        if draft.trace is not None:
+            msgspec.structs.force_setattr(event, "trace", draft.trace)
         digest = event.computed_digest(stream.governor_id)
         msgspec.structs.force_setattr(event, "digest", digest)
         events.append(event)

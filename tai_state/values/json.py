@@ -49,11 +49,11 @@ def normalise(value: Any, what: str) -> tuple[str, Any]:
         InvalidData: the value is not plain JSON: dicts with text keys, lists, text, finite numbers, booleans, None.
     """
     try:
-        encoded = _encoder.encode(value)
+        encoded = to_bytes(value)
         # Each level takes two brackets, so a short text cannot be nested too deep.
         if len(encoded) > 2 * DEPTH_MAX and encoded.count(b"[") + encoded.count(b"{") > DEPTH_MAX:
             _check_depth(value, what)
-        copy = _decoder.decode(encoded)
+        copy = decode(encoded)
     except InvalidData:
         raise
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):

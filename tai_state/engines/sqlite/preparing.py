@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tai_state.engines.api import Delete, Fields, Put, Require, Write, split
+from tai_state.engines.api import Delete, Fields, Put, Require, Write
 from tai_state.engines.ordering import is_of_events
 from tai_state.engines.sqlite.checksums import of_text
 
@@ -48,7 +48,7 @@ def _timestamp(fields: Fields | msgspec.Struct) -> str:
 def prepare(write: Write) -> Prepared:
     """Encode a write and split its path."""
     path = write.path
-    collection, document_id = split(path)
+    collection, _, document_id = path.rpartition("/")
     if isinstance(write, Put):
         encoded = _encode(write.fields)
         return Prepared(

@@ -41,13 +41,14 @@ class FileWatches:
                 self._entered.discard(watch)
                 worker.post(Leave(watch))
 
-    def committed(self, job: Job[Committed]) -> None:
-        """Ask for a look at the watched documents that a commit of this engine has written, or may have written."""
-        if self._worker is None or not self._watches or isinstance(job.error, CommitRefused):
+    def committed(self, jobs: Sequence[Job[Committed]]) -> None:
+        """Ask for a look at the watched documents that commits of this engine have written, or may have written."""
+        if self._worker is None or not self._watches:
             return
-        writes: Sequence[Prepared] = job.request
+        written: list[Sequence[Prepared]] = [job.request for job in jobs if not isinstance(job.error, CommitRefused)]
         paths = [
             (target, write.path)
+            for writes in written
             for write in writes
             if write.text is not None or write.deletes
             for target in self._watches.targets(write.path)
@@ -55,8 +56,12 @@ class FileWatches:
         if paths:
             self._worker.post(Moved(paths))
 
-    def seen(self, job: Job[Seen]) -> None:
-        """Report what a look has found to the watches; if a look at all targets has failed, end the watches."""
+    def seen(self, jobs: Sequence[Job[Seen]]) -> None:
+        """Report what each look has found to the watches; if a look at all targets has failed, end the watches."""
+        for job in jobs:
+            self._seen(job)
+
+    def _seen(self, job: Job[Seen]) -> None:
         request, found = job.request, job.result
         if found is None:
             if job.error is not None and not isinstance(request, Enter):

@@ -12,11 +12,12 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+import msgspec
 
 from tai_state.engines.api import NOT_OPEN
 
@@ -85,8 +86,8 @@ class Home(Protocol):
         """Wait until the waiter is woken."""
         ...
 
-    def wake(self, waiter: Any) -> None:
-        """Wake the task if it is still waiting (event loop only)."""
+    def wake(self, waiters: Iterable[Any]) -> None:
+        """Wake the tasks that are still waiting (event loop only)."""
         ...
 
     def soon(self, function: Callable[[], None]) -> None:
@@ -117,9 +118,10 @@ class _AsyncioHome:
     def wait(self, waiter: asyncio.Future[None]) -> asyncio.Future[None]:
         return waiter
 
-    def wake(self, waiter: asyncio.Future[None]) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
+    def wake(self, waiters: Iterable[asyncio.Future[None]]) -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def soon(self, function: Callable[[], None]) -> None:
         self._loop.call_soon(function)
@@ -152,8 +154,9 @@ class _TrioHome:
         woken: Awaitable[object] = waiter.wait()
         return woken
 
-    def wake(self, waiter: Any) -> None:
-        waiter.set()
+    def wake(self, waiters: Iterable[Any]) -> None:
+        for waiter in waiters:
+            waiter.set()
 
     def soon(self, function: Callable[[], None]) -> None:
         # A function called soon runs among the tasks already woken; one called soon from there runs after them.
@@ -180,17 +183,14 @@ def _home(collect: Callable[[], None]) -> Home:
         return _TrioHome(collect)
 
 
-class Job(Generic[R]):
+class Job(msgspec.Struct, Generic[R], eq=False):
     """A request, and later its result or error. The waiter is None if no task waits for the job."""
 
-    __slots__ = ("abandoned", "error", "request", "result", "waiter")
-
-    def __init__(self, request: Any, waiter: Any) -> None:
-        self.request: Any = request
-        self.result: R | None = None
-        self.error: BaseException | None = None
-        self.abandoned: bool = False
-        self.waiter: Any = waiter
+    request: Any
+    waiter: Any
+    result: R | None = None
+    error: BaseException | None = None
+    abandoned: bool = False
 
 
 class Worker:
@@ -204,7 +204,7 @@ class Worker:
         name: the name of the thread.
         serve: called in the thread with the waiting jobs (at most 256); it sets the result or error of each.
         close: called in the thread at the end.
-        tell: called in the event loop with each served job, in order, before the job's task continues.
+        tell: called in the event loop with the served jobs, in order, before their tasks continue.
         idle: two functions, both called in the thread. The first one returns how many seconds to wait for jobs (None:
             without limit). The second one is called after the jobs, or after that time; it may return a job to tell.
     """
@@ -214,7 +214,7 @@ class Worker:
         name: str,
         serve: Callable[[Sequence[Job[Any]]], None],
         close: Callable[[], None],
-        tell: Callable[[Job[Any]], None] | None = None,
+        tell: Callable[[Sequence[Job[Any]]], None] | None = None,
         idle: tuple[Callable[[], float | None], Callable[[], Job[Any] | None]] | None = None,
     ) -> None:
         self._serve = serve
@@ -307,15 +307,12 @@ class Worker:
 
     def _collect(self) -> None:
         """Wake the tasks whose jobs are done (event loop only)."""
-        self._answered = len(self._done) or self._answered
-        while self._done:
-            job = self._done.popleft()
-            if self._tell is not None:
-                self._tell(job)
-            if job.waiter is not None:
-                self._home.wake(job.waiter)
+        done = [self._done.popleft() for _ in range(len(self._done))]
+        self._answered = len(done) or self._answered
+        if self._tell is not None:
+            self._tell(done)
+        self._home.wake([job.waiter for job in done if job.waiter is not None])
         if self._has_ended:
             self._is_closed = True
             self._home.leave()
-            for waiter in self._closers:
-                self._home.wake(waiter)
+            self._home.wake(self._closers)

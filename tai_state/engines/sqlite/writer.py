@@ -38,10 +38,11 @@ process, no revision is used again that was used after the copy was made.
 _REVISION = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
 _INSERT = "INSERT INTO documents (collection,id,revision,updated_us,checksum,fields,timestamp) VALUES (?,?,?,?,?,?,?)"
 _PUT_NEW: Final = f"{_INSERT} ON CONFLICT DO NOTHING"
-_PUT_AT: Final = """
-UPDATE documents SET revision=?,updated_us=?,checksum=?,fields=?,timestamp=?
-WHERE collection=? AND id=? AND revision=?
-""".strip()
+_SET = "UPDATE documents SET revision=?,updated_us=?,checksum=?,fields=?"
+_WHERE_AT = "WHERE collection=? AND id=? AND revision=?"
+# The column timestamp is NULL outside of collections of events. What does not set it does not open its index either.
+_PUT_AT: Final = f"{_SET} {_WHERE_AT}"
+_PUT_EVENT_AT: Final = f"{_SET},timestamp=? {_WHERE_AT}"
 _PUT: Final = f"""{_INSERT} ON CONFLICT (collection,id) DO UPDATE SET
 revision=excluded.revision,updated_us=excluded.updated_us,checksum=excluded.checksum,
 fields=excluded.fields,timestamp=excluded.timestamp"""
@@ -302,8 +303,11 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, s
         return True
     checksum = of_row(stamped, write.checksum)
     if isinstance(require, At):
-        changed = (revision, now, checksum, write.text, write.timestamp, write.collection, write.id, require.revision)
-        cursor.execute(_PUT_AT, changed)
+        place = (write.collection, write.id, require.revision)
+        if write.timestamp is None:
+            cursor.execute(_PUT_AT, (revision, now, checksum, write.text, *place))
+        else:
+            cursor.execute(_PUT_EVENT_AT, (revision, now, checksum, write.text, write.timestamp, *place))
         return cursor.connection.changes() == 1
     put = (write.collection, write.id, revision, now, checksum, write.text, write.timestamp)
     if require is ABSENT:
