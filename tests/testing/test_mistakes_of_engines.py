@@ -261,7 +261,8 @@ MISTAKES = (
         watch_checks.check_watch_after_a_cancelled_step,
         "a change is taken before its step is over",
         "        return DocumentChange(path, self._news.pop(path))",
-        "        change = DocumentChange(path, self._news.pop(path))\n        await anyio.sleep(0)\n        return change",
+        "        change = DocumentChange(path, self._news.pop(path))\n"
+        "        await anyio.sleep(0)\n        return change",
         watching,
         says=TimeoutError,
     ),
