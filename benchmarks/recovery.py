@@ -12,7 +12,18 @@ import ours
 from work import GOVERNOR, MACHINE
 
 from tai_state import StateMachinePersister, StateStore
-from tai_state.engines.api import ANYTHING, Capabilities, Change, Committed, Delete, Document, Put, Reading, Scan, Write
+from tai_state.engines.api import (
+    ANYTHING,
+    Capabilities,
+    Committed,
+    Delete,
+    Document,
+    DocumentChange,
+    Put,
+    Reading,
+    Scan,
+    Write,
+)
 from tai_state.engines.paging import Paged, take
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.streams.layout import Layout
@@ -62,7 +73,7 @@ class Counting:
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         return await self._engine.commit(writes)
 
-    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:  # noqa: D102
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:  # noqa: D102
         return self._engine.watch(*targets)
 
 

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
@@ -26,7 +27,9 @@ _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 def demo(*, as_json: JsonOption = False) -> None:
     """Kill a writer and show that no acknowledged change is lost. Leaves nothing behind."""
     started = time.monotonic()
-    with TemporaryDirectory(prefix="tai-state-demo-") as folder:
+    with ExitStack() as stack:
+        with _uninterrupted():
+            folder = stack.enter_context(TemporaryDirectory(prefix="tai-state-demo-"))
         url = f"sqlite:///{quote(folder)}/demo.db"
         versions = _write_and_kill(url)
         acknowledged = sum(versions.values())
@@ -52,24 +55,31 @@ def demo(*, as_json: JsonOption = False) -> None:
         raise typer.Exit(INCONSISTENT)
 
 
+@contextmanager
+def _uninterrupted() -> Generator[None, None, None]:
+    """Let signals wait while something is made that must be cleaned up: the folder, and the writer that works in it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
+
+
 def _write_and_kill(url: str) -> dict[str, int]:
     """Start the writer and kill it while it works. Returns the newest acknowledged version of each machine."""
     command = [sys.executable, "-m", "tai_state.cli.demo_writer", url]
     # The writer runs in a session of its own, so that Ctrl-C does not reach it: it is killed below and prints nothing.
     versions: dict[str, int] = {}
-    # Signals wait until the writer can be killed: a writer that is still being started would outlive its folder.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as writer:
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
-            for count, line in enumerate(writer.stdout or (), start=1):
-                if line.endswith(b"\n"):  # killing the writer may cut off the last line
-                    machine, version = line.decode().split()
-                    versions[machine] = int(version)
-                if count == ACKNOWLEDGED_BEFORE_KILL:
-                    writer.kill()
-        finally:
-            writer.kill()
+    with ExitStack() as stack:
+        with _uninterrupted():
+            writer = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+            stack.callback(writer.kill)
+        for count, line in enumerate(writer.stdout or (), start=1):
+            if line.endswith(b"\n"):  # killing the writer may cut off the last line
+                machine, version = line.decode().split()
+                versions[machine] = int(version)
+            if count == ACKNOWLEDGED_BEFORE_KILL:
+                writer.kill()
     return versions
 
 

@@ -201,7 +201,7 @@ class Committed(msgspec.Struct, frozen=True):
     time_us: int
 
 
-class Change(msgspec.Struct, frozen=True):
+class DocumentChange(msgspec.Struct, frozen=True):
     """A watched document is now at this revision or a later one; None: it is absent."""
 
     path: str
@@ -317,7 +317,7 @@ class Engine(Protocol):
         """
         ...
 
-    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:
         """Watch documents and collections: yields hints that documents changed, not a log of the changes.
 
         Entering the context establishes the watch. The iterator first yields the present revision or absence of each

@@ -14,10 +14,10 @@ from tai_state.engines.api import (
     NOT_OPEN,
     OPEN_ALREADY,
     Capabilities,
-    Change,
     Committed,
     Delete,
     Document,
+    DocumentChange,
     Put,
     Reading,
     Scan,
@@ -212,7 +212,7 @@ class MemoryEngine:
                 watches.tell(target, path, revision)
 
     @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[DocumentChange], None]:  # noqa: D102
         await self._checkpoint()
         watch = Watch(targets)
         for target in targets:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 import anyio
 
-from tai_state.engines.api import Change
+from tai_state.engines.api import DocumentChange
 
 _LISTED_MAX = 3
 """Targets that a watch names when it is shown."""
@@ -31,7 +31,7 @@ class Signal:
             event.set()
 
 
-class Watch(AsyncIterator[Change]):
+class Watch(AsyncIterator[DocumentChange]):
     """One watch as its user sees it: yields, for each path, the newest change that it has not yielded yet.
 
     It has no task of its own, so it may be abandoned at any moment.
@@ -60,13 +60,13 @@ class Watch(AsyncIterator[Change]):
         self._error = error
         self._signal.raise_()
 
-    async def __anext__(self) -> Change:
+    async def __anext__(self) -> DocumentChange:
         while not self._news:
             if self._error is not None:
                 raise self._error
             await self._signal.next().wait()
         path = next(iter(self._news))
-        return Change(path, self._news.pop(path))
+        return DocumentChange(path, self._news.pop(path))
 
 
 class Watches:

@@ -9,7 +9,7 @@ from math import inf
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Change, Delete, Put, Scan, Write, split
+from tai_state.engines.api import ANYTHING, At, Delete, DocumentChange, Put, Scan, Write, split
 from tai_state.engines.rewriting import write, write_unless_moved
 from tai_state.engines.watching import Signal
 from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, StoreTimeout, TaiStateError, Unavailable
@@ -120,7 +120,7 @@ class Place:
             self._search_at = now + SEARCH_SECONDS
         await self._note_holders()
 
-    async def _listen(self, changes: AsyncIterator[Change]) -> None:
+    async def _listen(self, changes: AsyncIterator[DocumentChange]) -> None:
         try:
             async for change in changes:
                 self._revisions[change.path] = change.revision

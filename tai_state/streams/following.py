@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
-from tai_state.engines.api import Change, Document, split
+from tai_state.engines.api import Document, DocumentChange, split
 from tai_state.engines.watching import listed
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
@@ -43,7 +43,7 @@ class Following(Generic[T]):
     ) -> None:
         paths = dict.fromkeys(core.layout.stream(governor_id, each).state for each in state_ids)
         self._targets = tuple(paths) or (core.layout.states(governor_id),)
-        self._watch: AbstractAsyncContextManager[AsyncIterator[Change]] | None = None
+        self._watch: AbstractAsyncContextManager[AsyncIterator[DocumentChange]] | None = None
         self._states: _States[T] | None = None
         self._core = core
         self._governor_id = governor_id
@@ -77,7 +77,7 @@ class _States(AsyncIterator[T], Generic[T]):
     """
 
     def __init__(
-        self, core: Core, governor_id: str, changes: AsyncIterator[Change], convert: Callable[[JsonState], T]
+        self, core: Core, governor_id: str, changes: AsyncIterator[DocumentChange], convert: Callable[[JsonState], T]
     ) -> None:
         self._core = core
         self._governor_id = governor_id
@@ -127,7 +127,7 @@ class _States(AsyncIterator[T], Generic[T]):
             self._read.extend([each for each in documents if each is not None])
             self._told.clear()
 
-    def _note(self, change: Change) -> None:
+    def _note(self, change: DocumentChange) -> None:
         if change.revision is not None:
             self._told[change.path] = None
 

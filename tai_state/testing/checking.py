@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from tai_state.engines.api import Change, Document, Engine, Fields, Put
+from tai_state.engines.api import Document, DocumentChange, Engine, Fields, Put
 from tai_state.engines.batching import Batches, weight_of
 
 T = TypeVar("T")
@@ -53,10 +53,10 @@ async def let_others_run(times: int) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def until(changes: AsyncIterator[Change], *wanted: Change) -> list[Change]:
+async def until(changes: AsyncIterator[DocumentChange], *wanted: DocumentChange) -> list[DocumentChange]:
     """The changes that a watch yields, until all those wanted have come."""
     missing = set(wanted)
-    seen: list[Change] = []
+    seen: list[DocumentChange] = []
     with anyio.fail_after(HANG_SECONDS):
         while missing:
             seen.append(await anext(changes))

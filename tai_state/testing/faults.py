@@ -30,9 +30,9 @@ import msgspec
 from tai_state.engines.api import (
     At,
     Capabilities,
-    Change,
     Committed,
     Document,
+    DocumentChange,
     Engine,
     Put,
     Reading,
@@ -300,7 +300,7 @@ class FaultyEngine:
         return await self._engine.commit(writes)
 
     @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change]]:  # noqa: D102
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[DocumentChange]]:  # noqa: D102
         fault = await self._begin("watch")
         await self._fail_before("watch", fault)
         async with self._engine.watch(*targets) as changes:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
-from tai_state.engines.api import Change, Engine, Put, Scan
+from tai_state.engines.api import DocumentChange, Engine, Put, Scan
 from tai_state.testing.checking import HANG_SECONDS, let_others_run, present, raises, until
 
 
-async def _first_change(engine: Engine) -> Change:
+async def _first_change(engine: Engine) -> DocumentChange:
     async with engine.watch("c/a") as changes:
         return await anext(changes)
 
@@ -57,7 +57,7 @@ async def check_closing_ends_watches(engine: Engine) -> None:
     """A task that waits for a change when the engine is closed gets RuntimeError, and does not wait forever."""
     ended: list[bool] = []
 
-    async def wait(changes: AsyncIterator[Change]) -> None:
+    async def wait(changes: AsyncIterator[DocumentChange]) -> None:
         ended.append(await raises(RuntimeError, anext(changes)))
 
     with anyio.fail_after(HANG_SECONDS):
@@ -67,7 +67,7 @@ async def check_closing_ends_watches(engine: Engine) -> None:
                 watches = [engine.watch("c/a"), engine.watch("c")]
                 for watch in watches:
                     changes = await watch.__aenter__()
-                    await until(changes, Change("c/a", made.revision))
+                    await until(changes, DocumentChange("c/a", made.revision))
                     tasks.start_soon(wait, changes)
                 await let_others_run(5)
             for watch in watches:

@@ -8,7 +8,19 @@ from typing import Final
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Change, Check, Committed, Delete, Engine, Put, Require, Scan, Write
+from tai_state.engines.api import (
+    ABSENT,
+    At,
+    Check,
+    Committed,
+    Delete,
+    DocumentChange,
+    Engine,
+    Put,
+    Require,
+    Scan,
+    Write,
+)
 from tai_state.errors import CommitRefused
 from tai_state.testing.checking import (
     CALLERS,
@@ -138,7 +150,7 @@ async def check_cancelled_commits(engine: Engine) -> None:
 
 async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
     """A watch also sees what was written by commits whose callers were cancelled."""
-    seen: set[Change] = set()
+    seen: set[DocumentChange] = set()
     async with engine.watch("c") as changes:
         for moment in range(_MOMENTS):
             async with anyio.create_task_group() as tasks:
@@ -147,8 +159,8 @@ async def check_watch_sees_cancelled_commits(engine: Engine) -> None:
                 await let_others_run(moment)
                 tasks.cancel_scope.cancel()
             marker = await engine.commit([Put("c/marker", {"moment": moment})])
-            seen.update(await until(changes, Change("c/marker", marker.revision)))
-        present = {Change(each.path, each.revision) async for each in engine.scan(Scan("c"))}
+            seen.update(await until(changes, DocumentChange("c/marker", marker.revision)))
+        present = {DocumentChange(each.path, each.revision) async for each in engine.scan(Scan("c"))}
         await until(changes, *(present - seen))
 
 

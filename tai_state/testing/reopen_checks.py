@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Change, Delete, Engine, Put, Scan
+from tai_state.engines.api import ABSENT, At, Delete, DocumentChange, Engine, Put, Scan
 from tai_state.errors import CommitRefused
 from tai_state.testing.checking import (
     CALLERS,
@@ -84,10 +84,10 @@ async def check_two_users_of_one_store(make: Callable[[], Engine]) -> None:
             return
         made = await one.commit([Put("c/a", {"n": 1})])
         async with make() as other, other.watch("c/a", "c/b") as changes:
-            await until(changes, Change("c/a", made.revision), Change("c/b", None))
+            await until(changes, DocumentChange("c/a", made.revision), DocumentChange("c/b", None))
             for n in range(5):
                 theirs = await one.commit([Put("c/a", {"n": n}), Delete("c/b")])
-                await until(changes, Change("c/a", theirs.revision))
+                await until(changes, DocumentChange("c/a", theirs.revision))
                 assert (await present(other, "c/a")).revision == theirs.revision
                 ours = await other.commit([Put("c/a", {"n": -n}, At(theirs.revision)), Put("c/b", {}, ABSENT)])
                 assert ours.revision > theirs.revision

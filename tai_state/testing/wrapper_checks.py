@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tai_state.engines.api import ABSENT, Capabilities, Change, Check, Engine, Put, Scan, Where
+from tai_state.engines.api import ABSENT, Capabilities, Check, DocumentChange, Engine, Put, Scan, Where
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.ordering import commit_ordered
 from tai_state.errors import CommitRefused, CorruptDocument
@@ -40,9 +40,9 @@ async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> No
             assert await ids_of(engine.scan(Scan("c"))) == ["a"]
         await _refuses(outer)
         async with outer.watch("c/a") as changes:
-            await until(changes, Change("c/a", committed.revision))
+            await until(changes, DocumentChange("c/a", committed.revision))
             last = await inner.commit([Put("c/a", {"n": 2})])
-            await until(changes, Change("c/a", last.revision))
+            await until(changes, DocumentChange("c/a", last.revision))
         await _streams(outer, last.revision)
     assert await raises(RuntimeError, inner.read(["c/a"])), "the wrapper leaves the inner engine open"
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tai_state.engines.api import Change, Delete, Put
+from tai_state.engines.api import Delete, DocumentChange, Put
 from tai_state.engines.memory import MemoryDocuments, MemoryEngine
 from tai_state.testing import ManualClock
 from tai_state.testing.checking import present, until
@@ -41,8 +41,8 @@ async def test_a_commit_reads_nothing_that_is_watched(clock: ManualClock):
                 await engine.commit([Put("elsewhere/a", {"n": n})])
             assert set(documents.asked) == {"elsewhere/a"}
             last = await engine.commit([Put("c/7", {}), Delete("c/8")])
-            await until(one, Change("c/7", last.revision))
-            await until(collection, Change("c/7", last.revision), Change("c/8", None))
+            await until(one, DocumentChange("c/7", last.revision))
+            await until(collection, DocumentChange("c/7", last.revision), DocumentChange("c/8", None))
             assert set(documents.asked) == {"elsewhere/a", "c/7", "c/8"}
 
 
@@ -50,14 +50,14 @@ async def test_users_of_one_memory(clock: ManualClock):
     """Two engines beside each other share documents, revisions and watches; closing one leaves the other's open."""
     one = MemoryEngine(clock)
     async with one, one.watch("c/a") as changes:
-        await until(changes, Change("c/a", None))
+        await until(changes, DocumentChange("c/a", None))
         async with one.beside() as other:
             first = await other.commit([Put("c/a", {"n": 1})])
-            await until(changes, Change("c/a", first.revision))
+            await until(changes, DocumentChange("c/a", first.revision))
             second = await one.commit([Put("c/b", {"n": 2})])
             assert second.revision > first.revision
             assert (await present(other, "c/b")).fields() == {"n": 2}
         with pytest.raises(RuntimeError, match="not open"):
             await other.read(["c/a"])
         third = await one.commit([Put("c/a", {"n": 3})])
-        await until(changes, Change("c/a", third.revision))
+        await until(changes, DocumentChange("c/a", third.revision))

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from tai_state import StateStore
-from tai_state.engines.api import Change, Engine, Put, Write
+from tai_state.engines.api import DocumentChange, Engine, Put, Write
 from tai_state.errors import CommitRefused, LockAcquisitionFailed
 from tai_state.locks.lease import Lease
 from tai_state.locks.queueing import WAITER_TTL_SECONDS
@@ -47,10 +47,10 @@ class Forgetful(AroundEngine):
     """Its watch passes over a document that was made and removed again between two of its looks: it tells nothing."""
 
     @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
-        async def told() -> AsyncIterator[Change]:
+    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[DocumentChange]]:  # noqa: D102
+        async def told() -> AsyncIterator[DocumentChange]:
             for target in targets:
-                yield Change(target, None)
+                yield DocumentChange(target, None)
             await anyio.sleep_forever()
 
         yield told()

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from tai_state import InvalidData, Lease
-from tai_state.engines.api import Change
+from tai_state.engines.api import DocumentChange
 from tai_state.engines.memory import MemoryEngine
 from tai_state.locks.locking import LockManager
 from tai_state.testing import ManualClock
@@ -70,11 +70,11 @@ class Silent(AroundEngine):
     """Its watches tell what is there when they begin, and nothing more."""
 
     @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
+    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[DocumentChange]]:  # noqa: D102
         async with self._engine.watch(*targets) as changes:
             first = [await anext(changes) for _ in targets]
 
-            async def told() -> AsyncIterator[Change]:
+            async def told() -> AsyncIterator[DocumentChange]:
                 for change in first:
                     yield change
                 await anyio.sleep_forever()
@@ -86,8 +86,8 @@ class BadWatch(AroundEngine):
     """Its watches begin, and then fail for good."""
 
     @asynccontextmanager
-    async def watch(self, *_: str) -> AsyncIterator[AsyncIterator[Change]]:  # noqa: D102
-        async def changes() -> AsyncIterator[Change]:
+    async def watch(self, *_: str) -> AsyncIterator[AsyncIterator[DocumentChange]]:  # noqa: D102
+        async def changes() -> AsyncIterator[DocumentChange]:
             await anyio.lowlevel.checkpoint()
             raise InvalidData("a target that means nothing")
             yield

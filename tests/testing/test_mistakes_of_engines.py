@@ -260,8 +260,9 @@ MISTAKES = (
     Red(
         watch_checks.check_watch_after_a_cancelled_step,
         "a change is taken before its step is over",
-        "        return Change(path, self._news.pop(path))",
-        "        change = Change(path, self._news.pop(path))\n        await anyio.sleep(0)\n        return change",
+        "        return DocumentChange(path, self._news.pop(path))",
+        "        change = DocumentChange(path, self._news.pop(path))\n"
+        "        await anyio.sleep(0)\n        return change",
         watching,
         says=TimeoutError,
     ),

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from tai_state.engines.api import Capabilities, Change, Committed, Document, Reading, Scan, Write
+from tai_state.engines.api import Capabilities, Committed, Document, DocumentChange, Reading, Scan, Write
 from tai_state.engines.filtering import passes
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
@@ -130,7 +130,7 @@ class Connection:
         time_us = microseconds(response.commit_time)
         return Committed(time_us, time_us)
 
-    def watch(self, targets: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Change]]:  # noqa: D102
+    def watch(self, targets: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:  # noqa: D102
         each_once = dict.fromkeys(targets)
         documents = [each for each in each_once if not is_collection(each)]
         groups = [documents[n : n + _DOCUMENTS_PER_TARGET] for n in range(0, len(documents), _DOCUMENTS_PER_TARGET)]

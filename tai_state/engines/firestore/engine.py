@@ -13,9 +13,9 @@ from tai_state.engines.api import (
     NOT_OPEN,
     OPEN_ALREADY,
     Capabilities,
-    Change,
     Committed,
     Document,
+    DocumentChange,
     Reading,
     Scan,
     Write,
@@ -125,7 +125,7 @@ class FirestoreEngine:
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         return await self._opened().commit(writes)
 
-    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:  # noqa: D102
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:  # noqa: D102
         return self._opened().watch(targets)
 
     async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, Self
 
-from tai_state.engines.api import NOT_OPEN, Change
+from tai_state.engines.api import NOT_OPEN, DocumentChange
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Channel, Channels
 from tai_state.engines.firestore.errors import is_lasting, mapped_error
@@ -38,7 +38,7 @@ _CURRENT: Final = 3
 _RESET: Final = 4
 
 
-class FirestoreWatch(AsyncIterator[Change]):
+class FirestoreWatch(AsyncIterator[DocumentChange]):
     """One watch as its user sees it, established while its block runs. Yields changes, and waits for the next ones.
 
     This is not a generator: a watch may be abandoned until the event loop ends, and two parties would then try to close
@@ -94,7 +94,7 @@ class FirestoreWatch(AsyncIterator[Change]):
         while not self.watched.is_established:
             await self._wait()
 
-    async def __anext__(self) -> Change:
+    async def __anext__(self) -> DocumentChange:
         while (change := self.watched.pop()) is None:
             await self._wait()
         return change

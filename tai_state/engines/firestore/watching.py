@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from tai_state.engines.api import Change
+from tai_state.engines.api import DocumentChange
 
 
 class Target:
@@ -65,7 +65,7 @@ class Watched:
     def __init__(self, targets: Iterable[Target]) -> None:
         self.targets: tuple[Target, ...] = tuple(targets)
         self._named = {path for target in self.targets for path in target.documents}
-        self._news: OrderedDict[str, Change] = OrderedDict()
+        self._news: OrderedDict[str, DocumentChange] = OrderedDict()
         self._newest: dict[str, int] = {}  # of the named documents
         self._last: dict[str, int | None] = {}
 
@@ -88,7 +88,7 @@ class Watched:
             self._last[path] = revision
         elif self._last.pop(path, None) is None:
             return
-        self._news[path] = Change(path, revision)
+        self._news[path] = DocumentChange(path, revision)
 
     @property
     def paths(self) -> list[str]:
@@ -100,6 +100,6 @@ class Watched:
         """How many changes are not handed on yet."""
         return len(self._news)
 
-    def pop(self) -> Change | None:
+    def pop(self) -> DocumentChange | None:
         """The oldest change that was not yielded yet; None if there is none."""
         return self._news.popitem(last=False)[1] if self._news else None

@@ -17,9 +17,9 @@ from tai_state.engines.api import (
     NOT_OPEN,
     OPEN_ALREADY,
     Capabilities,
-    Change,
     Committed,
     Document,
+    DocumentChange,
     Reading,
     Scan,
     Write,
@@ -197,7 +197,7 @@ class SqliteEngine:
         return committed
 
     @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[Change], None]:  # noqa: D102
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[DocumentChange], None]:  # noqa: D102
         _opened(self._writer)
         async with self._watches.watch(targets) as watch:
             yield watch

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state.engines.api import Change, Put
+from tai_state.engines.api import DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.errors import Unavailable
 
@@ -72,7 +72,7 @@ async def test_a_watch_is_established_by_another_stream(
     proxy.end_next("Listen", code, messages=messages)
     with anyio.fail_after(HANG_SECONDS):
         async with engine.watch("c/a") as changes:
-            assert await anext(changes) == Change("c/a", made.revision)
+            assert await anext(changes) == DocumentChange("c/a", made.revision)
     assert len(proxy.ended) == 1
 
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from tai_state import InvalidData, StoreUnavailable
-from tai_state.engines.api import Change, Put
+from tai_state.engines.api import DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.errors import Unavailable
 
@@ -83,7 +83,7 @@ async def test_a_target_removed_for_what_passes_is_watched_again(
             await anext(changes)
             proxy.say(_removal(code))
             made = await engine.commit([Put("c/a", {})])
-            while (await anext(changes)) != Change("c/a", made.revision):
+            while (await anext(changes)) != DocumentChange("c/a", made.revision):
                 pass
 
 
@@ -138,4 +138,4 @@ async def test_a_deletion_that_names_no_target_is_of_all(
             assert {(await anext(changes)).path for _ in range(2)} == {"c/a", "c/b"}
             proxy.say(_deletion(firestore_project, "c/a", kind))
             await engine.commit([Put("c/b", {})])
-            assert await anext(changes) == Change("c/a", None)
+            assert await anext(changes) == DocumentChange("c/a", None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from tai_state.engines.api import At, Change, Put
+from tai_state.engines.api import At, DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.errors import StoreUnavailable
@@ -41,7 +41,7 @@ async def test_a_thousand_watched_machines(firestore: Callable[[], FirestoreEngi
 
         async def watch(path: str) -> None:
             async with engine.watch(path) as changes:
-                await until(changes, Change(path, made.revision))
+                await until(changes, DocumentChange(path, made.revision))
                 entered.append(path)
                 if len(entered) == 1_000:
                     all_entered.set()
@@ -75,12 +75,12 @@ async def test_a_watch_outlives_its_connection(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(StoreUnavailable):
         await engine.read(["c/a"])
     with started_emulator(port=port):
-        await until(changes, Change("c/a", None), Change("c/gone", None))
+        await until(changes, DocumentChange("c/a", None), DocumentChange("c/gone", None))
         async with FirestoreEngine(project) as other:
             made = await other.commit([Put("c/a", {})])
-        await until(changes, Change("c/a", made.revision))
+        await until(changes, DocumentChange("c/a", made.revision))
         made = await engine.commit([Put("c/a", {"n": 2}, At(made.revision))])
-        await until(changes, Change("c/a", made.revision))
+        await until(changes, DocumentChange("c/a", made.revision))
         assert (await present(engine, "c/a")).fields() == {"n": 2}
         await watch.__aexit__(None, None, None)
         await engine.__aexit__(None, None, None)
@@ -105,7 +105,7 @@ async def test_a_watch_outlives_what_cannot_be_read(
             await anext(changes)
             for n in range(4):
                 made = await engine.commit([Put("c/a", {"n": n})])
-                await until(changes, Change("c/a", made.revision))
+                await until(changes, DocumentChange("c/a", made.revision))
     assert len(seen) > 6
 
 
@@ -142,7 +142,7 @@ def _told(*targets: Target) -> Watched:
     return watched
 
 
-def _tell(watched: Watched, target: Target, revision: int | None) -> Change | None:
+def _tell(watched: Watched, target: Target, revision: int | None) -> DocumentChange | None:
     target.tell("c/a", revision)
     watched.look("c/a")
     return watched.pop()
@@ -152,11 +152,11 @@ def test_a_lagging_target_changes_nothing():
     """Of two targets with one document, the one behind neither takes it back nor makes it absent."""
     document, collection = Target(["c/a"]), Target(collection="c")
     watched = _told(document, collection)
-    assert _tell(watched, document, 3) == Change("c/a", 3)
+    assert _tell(watched, document, 3) == DocumentChange("c/a", 3)
     assert [_tell(watched, collection, each) for each in (1, 2, None, 3)] == [None] * 4
     assert _tell(watched, document, None) is None
-    assert _tell(watched, collection, None) == Change("c/a", None)
-    assert _tell(watched, collection, 5) == Change("c/a", 5)
+    assert _tell(watched, collection, None) == DocumentChange("c/a", None)
+    assert _tell(watched, collection, 5) == DocumentChange("c/a", 5)
 
 
 def test_what_is_not_told_again_is_gone():
@@ -164,7 +164,7 @@ def test_what_is_not_told_again_is_gone():
     target = Target(["c/a", "c/b"])
     watched = _told(target)
     assert not watched.is_established
-    assert _tell(watched, target, 3) == Change("c/a", 3)
+    assert _tell(watched, target, 3) == DocumentChange("c/a", 3)
     assert target.end() == ["c/b"]
     assert watched.is_established
     target.begin()
@@ -179,5 +179,5 @@ def test_changes_are_coalesced():
     for revision in (1, 2, 3):
         target.tell("c/a", revision)
         watched.look("c/a")
-    assert watched.pop() == Change("c/a", 3)
+    assert watched.pop() == DocumentChange("c/a", 3)
     assert watched.pop() is None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tai_state.engines.api import Change, Delete, Put
+from tai_state.engines.api import Delete, DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.testing.checking import until
@@ -45,7 +45,7 @@ def test_what_is_gone_is_forgotten():
     for n in range(MANY):
         for revision in (n + 1, None):
             _tell(watched, target, f"c/{n}", revision)
-            assert watched.pop() == Change(f"c/{n}", revision)
+            assert watched.pop() == DocumentChange(f"c/{n}", revision)
     assert remembered(target, named, watched) < FEW
 
 
@@ -55,7 +55,7 @@ def test_what_is_gone_after_a_reset_is_forgotten():
     watched = _established(target)
     for n in range(MANY):
         _tell(watched, target, f"c/{n}", n + 1)
-        assert watched.pop() == Change(f"c/{n}", n + 1)
+        assert watched.pop() == DocumentChange(f"c/{n}", n + 1)
     target.begin()
     target.tell("c/7", 8)
     for path in target.end():
@@ -71,11 +71,11 @@ def test_what_comes_and_goes_before_it_is_taken_is_told_as_gone():
     watched = _established(target)
     _tell(watched, target, "c/a", 1)
     _tell(watched, target, "c/a", None)
-    assert watched.pop() == Change("c/a", None)
+    assert watched.pop() == DocumentChange("c/a", None)
     _tell(watched, target, "c/a", None)
     assert watched.pop() is None
     _tell(watched, target, "c/a", 3)
-    assert watched.pop() == Change("c/a", 3)
+    assert watched.pop() == DocumentChange("c/a", 3)
 
 
 _TOLD = st.lists(st.tuples(st.sampled_from(["c/a", "c/b"]), st.booleans()), max_size=12)
@@ -89,7 +89,7 @@ def test_in_the_end_all_is_as_it_is(history: list[tuple[str, bool]], chances: li
     states = [(path, n if is_there else None) for n, (path, is_there) in enumerate(history, start=1)]
     places = [0, 0, 0]
     targets = (collection, one, other)
-    seen: list[Change] = []
+    seen: list[DocumentChange] = []
 
     def advance(index: int) -> None:
         path, revision = states[places[index]]
@@ -120,10 +120,10 @@ async def test_a_watch_forgets_what_firestore_tells_as_gone(firestore: Callable[
     async with firestore() as engine, engine.watch("c", "c", "c/0") as changes:
         before = remembered(changes.watched, *changes.watched.targets)
         made = await engine.commit([Put(f"c/{n}", {}) for n in range(MANY)])
-        await until(changes, *(Change(f"c/{n}", made.revision) for n in range(MANY)))
+        await until(changes, *(DocumentChange(f"c/{n}", made.revision) for n in range(MANY)))
         assert remembered(changes.watched, *changes.watched.targets) > before + MANY
         await engine.commit([Delete(f"c/{n}") for n in range(MANY)])
-        await until(changes, *(Change(f"c/{n}", None) for n in range(MANY)))
+        await until(changes, *(DocumentChange(f"c/{n}", None) for n in range(MANY)))
         assert remembered(changes.watched, *changes.watched.targets) < before + FEW
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tai_state.engines.api import Change
+from tai_state.engines.api import DocumentChange
 from tai_state.engines.firestore.watching import Target, Watched
 
 COUNT = 500
@@ -25,5 +25,5 @@ def test_documents_that_are_gone_are_forgotten() -> None:
         for revision in (n + 1, None):
             target.tell(path, revision)
             watched.look(path)
-            assert watched.pop() == Change(path, revision)
+            assert watched.pop() == DocumentChange(path, revision)
     assert remembered(target, watched) <= COUNT // 10

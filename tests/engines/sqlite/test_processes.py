@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from tai_state import errors
-from tai_state.engines.api import Change, Delete, Put, Scan
+from tai_state.engines.api import Delete, DocumentChange, Put, Scan
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.testing import ManualClock
 
@@ -167,17 +167,17 @@ async def test_watch_sees_the_commits_of_another_process(tmp_path: Path):
     with _started(_ONE_COMMIT_PER_LINE, file) as process, anyio.fail_after(_HANG_SECONDS):
         assert process.stdout.readline() == "ready\n"
         async with _opened(file) as engine, engine.watch("c/a", "d") as changes:
-            assert await anext(changes) == Change("c/a", None)
+            assert await anext(changes) == DocumentChange("c/a", None)
             for _ in range(3):
                 process.stdin.write("put\n")
                 revision = int(process.stdout.readline())
                 assert {await anext(changes), await anext(changes)} == {
-                    Change("c/a", revision),
-                    Change("d/b", revision),
+                    DocumentChange("c/a", revision),
+                    DocumentChange("d/b", revision),
                 }
                 process.stdin.write("delete\n")
                 process.stdout.readline()
-                assert await anext(changes) == Change("c/a", None)
+                assert await anext(changes) == DocumentChange("c/a", None)
         _end(process)
 
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import apsw
 import pytest
 
-from tai_state.engines.api import ABSENT, Change, Delete, Put
+from tai_state.engines.api import ABSENT, Delete, DocumentChange, Put
 from tai_state.engines.sqlite import watcher as watcher_module
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.preparing import prepare
@@ -275,7 +275,7 @@ async def test_a_look_that_fails_ends_the_watches(file: Path, monkeypatch: pytes
     with anyio.fail_after(HANG_SECONDS):
         async with _engine(file) as engine, _engine(file) as other:
             async with engine.watch("c/a") as changes, engine.watch("c") as collection:
-                await until(changes, Change("c/a", None))
+                await until(changes, DocumentChange("c/a", None))
                 with monkeypatch.context() as patch:
                     patch.setattr(Sight, "look_at_all_but_large", broken)
                     await other.commit([Put("c/a", {})])
@@ -284,7 +284,7 @@ async def test_a_look_that_fails_ends_the_watches(file: Path, monkeypatch: pytes
                             await anext(each)
             async with engine.watch("c/a") as changes:
                 committed = await other.commit([Put("c/a", {})])
-                await until(changes, Change("c/a", committed.revision))
+                await until(changes, DocumentChange("c/a", committed.revision))
 
 
 @anyio_test
@@ -296,7 +296,7 @@ async def test_a_watch_that_is_left_leaves_nothing(file: Path):
             committed = await engine.commit([Put("c/a", {})])
             async with engine.watch("c/a", "c") as changes:
                 async for change in changes:
-                    assert change == Change("c/a", committed.revision)
+                    assert change == DocumentChange("c/a", committed.revision)
                     break
             with pytest.raises(ZeroDivisionError):
                 async with engine.watch("c/a", "c"):
@@ -364,8 +364,8 @@ async def test_two_engines_tell_each_other_the_last_of_each_document(file: Path,
                     tasks.start_soon(other.commit, [Delete("c/a"), Put("c/b", {})] if n % 3 else writes)
                 [document] = (await other.read(["c/a"])).documents
                 if n % 5 == 0 and document is not None:
-                    await until(changes, Change("c/a", document.revision))
+                    await until(changes, DocumentChange("c/a", document.revision))
             last = await other.commit([Put("c/a", {"n": "last"})])
-            await until(changes, Change("c/a", last.revision))
+            await until(changes, DocumentChange("c/a", last.revision))
             await other.commit([Delete("c/a")])
-            await until(changes, Change("c/a", None))
+            await until(changes, DocumentChange("c/a", None))
