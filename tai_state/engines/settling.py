@@ -69,7 +69,7 @@ async def settle(
     failure: _Failure | None = None
     if first is not None:
         try:
-            return await _applied(waist, first)
+            return first.accepted(await waist.commit(first.writes))
         except _FAILURES as error:
             failure = error
     course = _Course(waist, matter, bounds, observe, is_open=is_open)
@@ -83,11 +83,6 @@ async def settle(
             raise course.final(verdict.error)
         if verdict is None:
             verdict = await course.look()
-
-
-async def _applied(waist: Waist, commit: Commit[R]) -> R:
-    """Try once: the commit's result, once the engine has applied it."""
-    return commit.accepted(await waist.commit(commit.writes))
 
 
 class _Course(Generic[R]):
@@ -138,7 +133,7 @@ class _Course(Generic[R]):
             return Done(self._given_up())
         begun = self._bounds.monotonic()
         try:
-            return Done(await _applied(self._waist, commit))
+            return Done(commit.accepted(await self._waist.commit(commit.writes)))
         except _FAILURES as failure:
             return self.failed(commit, failure, begun)
 

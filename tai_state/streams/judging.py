@@ -190,7 +190,8 @@ class Judge:
     ) -> Sent:
         """The commit of this change, based on what is known; it has no writes if there is nothing to write."""
         composed = self._change.compose(known, documents)
-        others = self._others(composed, known, documents)
+        is_plain = not self._change.guards and not self._unregistered and None not in composed.compositions
+        others = composed.writes if is_plain else self._others(composed, known, documents)
         return self._commit(known, composed.compositions, others, author or self._author)
 
     def _others(
@@ -198,8 +199,6 @@ class Judge:
     ) -> tuple[Write, ...]:
         """The writes of the commit beside those of the plans."""
         change, compositions = self._change, composed.compositions
-        if not change.guards and not self._unregistered and None not in compositions:
-            return composed.writes
         if not composed.writes and not any(compositions):
             return ()
         others = list(composed.writes)

@@ -21,6 +21,8 @@ from tai_state.streams.records import (
 from tai_state.values.clocks import VectorClock, next_hybrid, tick
 from tai_state.values.digests import state_hash
 
+_set: Final = msgspec.structs.force_setattr
+
 _DROPPED_MAX: Final = 100
 """How many snapshots one change deletes at most: with its other writes they fit into the smallest commit."""
 
@@ -212,11 +214,11 @@ def _events(
             as_of=as_of,
         )
         if given is not None:
-            msgspec.structs.force_setattr(event, "origin", given.origin)
+            _set(event, "origin", given.origin)
         if draft.trace is not None:
-            msgspec.structs.force_setattr(event, "trace", draft.trace)
+            _set(event, "trace", draft.trace)
         digest = event.computed_digest(stream.governor_id)
-        msgspec.structs.force_setattr(event, "digest", digest)
+        _set(event, "digest", digest)
         events.append(event)
         version += 1
     return tuple(events)

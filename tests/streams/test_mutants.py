@@ -6,7 +6,6 @@ A check that could not fail would show nothing. Each mutant is a mistake that sy
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -23,8 +22,7 @@ from tai_state import (
     TaiStateError,
     VersionConflict,
 )
-from tai_state.engines import settling
-from tai_state.engines.api import Put, Write
+from tai_state.engines.api import Committed, Put, Write
 from tai_state.engines.matters import Done, Failed, More
 from tai_state.engines.sqlite.writer import Writer
 from tai_state.streams import judging, planning
@@ -36,7 +34,7 @@ from tai_state.streams.records import EVENT, checked_state, state_after
 from tai_state.testing.faults import Fault
 
 from ..support.judging import at_call, attempt, judge, prepared
-from ..support.mutations import lost_answer_is_a_failure
+from ..support.mutations import changes_are_committed_by, lost_answer_is_a_failure
 from ..support.operations import CHANGES, EVENT_ID, REDUCERS
 from ..support.stores import GOVERNOR, MEMORY, METADATA, SQLITE, Places
 
@@ -226,18 +224,17 @@ def unknown_taken_for_failed(patch: pytest.MonkeyPatch) -> None:
 
 def state_and_event_in_two_commits(patch: pytest.MonkeyPatch) -> None:
     """First the events, then the state."""
-    original = settling._applied
 
-    async def applied(waist: Any, commit: Any) -> Any:
-        events = [write for write in commit.writes if "/events/" in write.path]
-        rest = [write for write in commit.writes if "/events/" not in write.path]
-        for writes in filter(None, (events, rest)):
-            part = copy(commit)
-            part.writes = writes
-            result = await original(waist, part)
-        return result
+    async def commit(engine: Any, writes: Sequence[Write]) -> Committed:
+        events = [write for write in writes if "/events/" in write.path]
+        rest = [write for write in writes if "/events/" not in write.path]
+        [*first, last] = filter(None, (events, rest))
+        for part in first:
+            await engine.commit(part)
+        committed: Committed = await engine.commit(last)
+        return committed
 
-    patch.setattr(settling, "_applied", applied)
+    changes_are_committed_by(patch, commit)
 
 
 def no_marker(patch: pytest.MonkeyPatch) -> None:

@@ -244,7 +244,7 @@ PLANS = (
         "if not composed.writes and not any(compositions):",
         "if False:",
     ),
-    Mistake("other documents are not written", judging, "return composed.writes", "return ()"),
+    Mistake("other documents are not written", judging, "composed.writes if is_plain", "() if is_plain"),
     Mistake("other documents are not written beside others", judging, "others = list(composed.writes)", "others = []"),
     Mistake(
         "the governor is made again",
