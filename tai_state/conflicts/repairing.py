@@ -1,4 +1,4 @@
-"""Repairing one state: the versions seen elsewhere are brought in, and what comes of it is written back."""
+"""Repairing one state: versions from elsewhere are merged into it, and the result is written back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from tai_state.conflicts.repairs import ACTION_NEWER, ACTION_RIVAL, ancestry, with_note
+from tai_state.conflicts.notes import ACTION_NEWER, ACTION_RIVAL, ancestry, with_note
 from tai_state.conflicts.resolutions import Resolution, same, state_of
 from tai_state.conflicts.resolvers import Resolver
 from tai_state.conflicts.rivals import Rival, compare_rivals
@@ -23,11 +23,11 @@ from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, JsonState, StateSnapshot, with_data
 
 REPAIRS_MAX = 16
-"""How often a repair begins anew when others are faster."""
+"""How often a repair tries at most, if others are faster each time."""
 
 
 class Conflict(NamedTuple):
-    """Two concurrent versions and what became of them."""
+    """Two concurrent versions and their resolution."""
 
     ours: Rival
     theirs: Rival
@@ -35,11 +35,11 @@ class Conflict(NamedTuple):
 
 
 class Repaired(NamedTuple):
-    """What came of a repair.
+    """The result of a repair.
 
     Attributes:
-        state: as it stands; where nothing was written though it should have been, as it should stand.
-        conflicts: that were resolved.
+        state: the repaired state; if the repair was needed and not written, the state as it should be.
+        conflicts: the conflicts that were resolved.
         is_written: whether a change was written.
     """
 
@@ -49,14 +49,14 @@ class Repaired(NamedTuple):
 
 
 class _Repair(NamedTuple):
-    """A repair to be.
+    """A planned repair.
 
     Attributes:
-        before: what stands.
-        after: what is to stand; its clocks are those of all that is in it.
-        brought_in: the versions that are not in what stands.
-        resolutions: with them, in turn.
-        conflicts: those of them that were concurrent.
+        before: the present version.
+        after: the repaired version; its clocks include those of everything brought in.
+        brought_in: the versions that the present one lacks.
+        resolutions: the resolution for each of them, in turn.
+        conflicts: the resolutions of concurrent versions.
     """
 
     before: Rival
@@ -67,18 +67,18 @@ class _Repair(NamedTuple):
 
     @property
     def proposal(self) -> JsonState:
-        """The version that stands with the data that it should have."""
+        """The present version with the repaired data."""
         return with_data(self.before.snapshot, self.after.data)
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is anything to write: other data, or a record of what was discarded."""
+        """Whether there is something to write: new data, or a record of what was discarded."""
         is_new = not same(state_of(self.before.data), state_of(self.after.data))
         return is_new or (self.before.data is not None and any(each.discarded for each in self.resolutions))
 
 
 async def standing(core: Core, stream: Stream) -> Rival | None:
-    """The state as it stands, deleted or not; None where there is none."""
+    """The present version of the state, deleted or not; None if it was never written."""
     side = await Side.read(core, stream)
     if side.record is None:
         return None
@@ -88,19 +88,19 @@ async def standing(core: Core, stream: Stream) -> Rival | None:
 async def repair(
     core: Core, stream: Stream, seen: Sequence[Rival], resolver: Resolver, metadata: ChangeMetadata | None
 ) -> Repaired:
-    """Bring a state up to date with versions that were seen elsewhere.
+    """Merge versions that were seen elsewhere into a state.
 
     Args:
-        core: of our store.
-        stream: of the state.
-        seen: versions of it.
-        resolver: decides between versions of which neither knew of the other.
-        metadata: who repairs and why; None: nothing is written.
+        core: our store's core.
+        stream: the state's stream.
+        seen: the versions seen elsewhere.
+        resolver: decides between concurrent versions.
+        metadata: who repairs and why; None: write nothing.
 
     Raises:
-        StateNotFound: the state was never written, and nothing was seen.
+        StateNotFound: the state was never written, and no version was seen.
         ConflictResolutionFailed: the resolver cannot decide.
-        VersionConflict: others were faster 16 times.
+        VersionConflict: others were faster every time.
     """
     attempts = AsyncRetrying(
         retry=retry_if_exception_type(VersionConflict),
@@ -118,17 +118,17 @@ async def repair(
 
 
 async def _planned(core: Core, stream: Stream, seen: Sequence[Rival], resolver: Resolver) -> _Repair:
-    """What is to be done. Writes nothing."""
+    """Plan the repair; it writes nothing."""
     before = await standing(core, stream) or await _nothing(core, stream, seen)
     planned = _Repair(before, before, [], [], [])
-    # Newest first: what those before it knew of is in them already.
+    # Newest first: a newer version already includes what older ones knew.
     for theirs in sorted(seen, key=lambda each: each.rank, reverse=True):
         planned = await _bring_in(core, stream, planned, theirs, resolver)
     return planned
 
 
 async def _bring_in(core: Core, stream: Stream, planned: _Repair, theirs: Rival, resolver: Resolver) -> _Repair:
-    """The repair, with one more version brought in where it is not in already."""
+    """The plan with one more version, unless the plan already includes it."""
     ours, base = planned.after, None
     if compare_rivals(ours, theirs) is ClockOrder.CONCURRENT:
         clock, base = await ancestry(core, stream, planned.before.snapshot.version, ours.clock, theirs.clock)
@@ -160,10 +160,10 @@ async def _written(core: Core, stream: Stream, planned: _Repair, metadata: Chang
 
 
 async def _nothing(core: Core, stream: Stream, seen: Sequence[Rival]) -> Rival:
-    """What stands where no state was ever written, if there is something to take over.
+    """The version to begin with if the state was never written.
 
     Raises:
-        StateNotFound: nothing was seen either.
+        StateNotFound: no version was seen elsewhere either.
         EventSourcingError: the state has events, and only its document is missing.
     """
     absence = await core.reader.absence_error(stream)

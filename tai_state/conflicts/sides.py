@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import msgspec
 
-from tai_state.conflicts.repairs import note_of
+from tai_state.conflicts.notes import note_of
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core

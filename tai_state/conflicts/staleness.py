@@ -1,4 +1,4 @@
-"""Whether what was read is as new as its reader may expect."""
+"""Whether a state that was read is as new as its reader may expect."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tai_state.values.clocks import ClockOrder, VectorClock, compare
 
 
 def check_freshness(path: str, read: VectorClock, known: Iterable[VectorClock]) -> None:
-    """Make sure that no version known to exist is newer than what was read.
+    """Check that no version known to exist is newer than the state that was read.
 
     Args:
-        path: of the state.
-        read: the clock of what was read.
+        path: the path of the state.
+        read: the clock of the state that was read.
         known: the clocks of versions known to exist.
 
     Raises:
-        StaleRead: one of the clocks knew of what was read, and of more.
+        StaleRead: one of the clocks covers the state that was read, and more.
     """
     for clock in known:
         if compare(read, clock) is ClockOrder.BEFORE:
@@ -25,15 +25,15 @@ def check_freshness(path: str, read: VectorClock, known: Iterable[VectorClock]) 
 
 
 def check_causality(path: str, read: VectorClock, after: VectorClock) -> None:
-    """Make sure that what was read includes what its reader has seen.
+    """Check that the state that was read includes all that its reader has seen.
 
     Args:
-        path: of the state.
-        read: the clock of what was read.
-        after: the clock of what its reader has seen or written.
+        path: the path of the state.
+        read: the clock of the state that was read.
+        after: the clock of all that its reader has seen or written.
 
     Raises:
-        CausalityViolation: it does not.
+        CausalityViolation: it does not include all of that.
     """
     if compare(after, read) in {ClockOrder.AFTER, ClockOrder.CONCURRENT}:
         raise CausalityViolation(path, (read, after))

@@ -24,8 +24,8 @@ from tai_state import (
 )
 from tai_state.conflicts.consistency import EventualConsistency
 from tai_state.conflicts.merging import FieldMerge
+from tai_state.conflicts.notes import LISTED_MAX, VALUE_BYTES_MAX
 from tai_state.conflicts.repairing import REPAIRS_MAX
-from tai_state.conflicts.repairs import LISTED_MAX, VALUE_BYTES_MAX
 from tai_state.conflicts.resolvers import Causal, LastWriteWins
 from tai_state.conflicts.rivals import Rival
 from tai_state.engines.api import ANYTHING, Delete
