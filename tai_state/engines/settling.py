@@ -47,7 +47,7 @@ async def settle(
     first: Commit[R] | None = None,
     *,
     is_open: bool = False,
-    observe: Callable[[Look], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
 ) -> R:
     """Commit, and find out the outcome, whatever the engine answers.
 
@@ -57,14 +57,14 @@ async def settle(
         bounds: how long and how often to try.
         first: a commit to send without looking first; None: look first.
         is_open: whether a commit of the matter was sent before, and its outcome is unknown.
-        observe: called with each look, before it is judged.
+        on_look: called with each look, before it is judged.
 
     Raises:
         Unavailable: nothing was applied.
         TaiStateError: the error of a verdict, or the matter's ``unsettled`` error if the outcome is unknown.
     """
     if bounds.observer is not None:
-        return await _observed(waist, matter, bounds, bounds.observer, first, is_open=is_open, observe=observe)
+        return await _observed(waist, matter, bounds, bounds.observer, first, is_open=is_open, on_look=on_look)
     begun = bounds.monotonic()
     failure: _Failure | None = None
     if first is not None:
@@ -72,7 +72,7 @@ async def settle(
             return first.accepted(await waist.commit(first.writes))
         except _FAILURES as error:
             failure = error
-    course = _Course(waist, matter, bounds, observe, is_open=is_open)
+    course = _Course(waist, matter, bounds, on_look, is_open=is_open)
     verdict = None if first is None or failure is None else course.failed(first, failure, begun)
     while True:
         if isinstance(verdict, Commit):
@@ -96,7 +96,7 @@ class _Course(Generic[R]):
         "_is_open",
         "_looks",
         "_matter",
-        "_observe",
+        "_on_look",
         "_sent",
         "_took_seconds",
         "_under_way",
@@ -109,11 +109,11 @@ class _Course(Generic[R]):
         waist: Waist,
         matter: Matter[R],
         bounds: Bounds,
-        observe: Callable[[Look], None] | None,
+        on_look: Callable[[Look], None] | None,
         *,
         is_open: bool,
     ) -> None:
-        self._observe = observe
+        self._on_look = on_look
         self._is_open = is_open
         self._was_unanswered = False
         self._waist = waist
@@ -215,8 +215,8 @@ class _Course(Generic[R]):
 
     def _judged(self, look: Look) -> Verdict[R]:
         try:
-            if self._observe is not None:
-                self._observe(look)
+            if self._on_look is not None:
+                self._on_look(look)
             return self._matter.judge(look, self._sent)
         except Exception as error:  # noqa: BLE001 - raised in the end, itself or as the cause
             return Failed(error)
@@ -257,13 +257,13 @@ async def _observed(
     first: Commit[R] | None,
     *,
     is_open: bool,
-    observe: Callable[[Look], None] | None,
+    on_look: Callable[[Look], None] | None,
 ) -> R:
     """As :func:`settle`, and tell the observer of each commit and of the outcome."""
     observed = _ObservedWaist(waist, observer, bounds.monotonic)
     begun, error = bounds.monotonic(), None
     try:
-        return await settle(observed, matter, replace(bounds, observer=None), first, is_open=is_open, observe=observe)
+        return await settle(observed, matter, replace(bounds, observer=None), first, is_open=is_open, on_look=on_look)
     except BaseException as raised:
         error = type(raised).__name__
         raise
@@ -277,7 +277,7 @@ class _ObservedWaist:
 
     Args:
         waist: the engine.
-        observer: to tell.
+        observer: is told of each commit.
         monotonic: a clock in seconds that never goes back.
 
     Attributes:

@@ -101,7 +101,7 @@ class Appender:
         known = None if unregistered else self._remembered(change)
         try:
             first = None if known is None else _planned(judge, known)
-            done = await settle(self._engine, judge, self._bounds, first, observe=partial(self._note, change))
+            done = await settle(self._engine, judge, self._bounds, first, on_look=partial(self._note, change))
         except VersionConflict as conflict:
             _logger.warning("version conflict", extra={"path": conflict.path, "actual": conflict.actual})
             raise

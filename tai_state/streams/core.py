@@ -79,13 +79,13 @@ class Core:
         return self
 
     def who(self, *said: ChangeMetadata | None) -> ChangeMetadata:
-        """Who makes a change, and why: what was said nearest to it.
+        """Who makes a change, and why: the first metadata that is given, else the store's own.
 
         Args:
-            said: with the change, with its transaction, with its handle; None: nothing. The store's own comes last.
+            said: the metadata of the change, of its transaction and of its handle, in this order.
 
         Raises:
-            InvalidData: nobody said it.
+            InvalidData: none is given, and the store has none.
         """
         for metadata in said:
             if metadata is not None:

@@ -90,7 +90,7 @@ class _States(AsyncIterator[T], Generic[T]):
         self._is_over = False
 
     def end(self) -> None:
-        """Nothing more is told."""
+        """Make every later step raise ``RuntimeError``."""
         self._is_over = True
 
     def __repr__(self) -> str:

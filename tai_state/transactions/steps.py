@@ -106,13 +106,13 @@ class Written:
         """Check that the state is as a step expects it.
 
         Args:
-            expected: by the step.
-            version: of the state before it.
-            deleted: whether the state is deleted then.
+            expected: what the step expects.
+            version: the version of the state before the step.
+            deleted: whether the state is deleted before the step.
             at_once: no event of the transaction has a caller's id, so no earlier call can have recorded it.
 
         Raises:
-            VersionConflict: it is not, and that is final at once.
+            VersionConflict: it is not, and no earlier call can have recorded the transaction.
         """
         said = expectation(expected, self.stream.governor_id, self.stream.state_id)
         if matches(said, version, deleted=deleted):
@@ -123,10 +123,10 @@ class Written:
         self.unmet = self.unmet or unmet
 
     def compose_as_expected(self, known: Known) -> Composition:
-        """As :meth:`compose`, where the steps find what they expect.
+        """As :meth:`compose`, if all steps find the state as they expect it.
 
         Raises:
-            VersionConflict: they do not.
+            VersionConflict: a step does not.
         """
         if self.unmet is not None:
             raise self.unmet
@@ -146,7 +146,7 @@ class Written:
         return Composition(tuple(drafts), self._composed[-1].data)
 
     def _composed_by(self, step: Step, known: Known) -> Composition:
-        """What one more step gives."""
+        """The composition of one more step."""
         if not self._composed:
             return step.compose(known)
         data = self._composed[-1].data

@@ -247,7 +247,7 @@ def test_who_observes_sees_each_look_before_it_is_judged():
         script.log.append("observe")
         seen.append(look)
 
-    script.settled(commit(), observe=observe)
+    script.settled(commit(), on_look=observe)
     assert script.log == ["commit a", "look", "observe", "judge", "pause", "look", "observe", "judge"]
     assert seen == script.looks
 
@@ -424,7 +424,7 @@ def test_a_judgement_that_raises(answer: TaiStateError, place: str):
         if place == "observe":
             raise mistake
 
-    error = raised(Scripted([answer], [mistake]), commit(), observe=observe)
+    error = raised(Scripted([answer], [mistake]), commit(), on_look=observe)
     assert (error if answer is REFUSED else error.__cause__) is mistake
     assert (error is UNSETTLED) == (answer is LOST)
 
