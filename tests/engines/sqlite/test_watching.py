@@ -309,7 +309,8 @@ async def test_a_watch_that_is_left_leaves_nothing(file: Path):
                     tasks.cancel_scope.cancel()
             watches = engine._watches
             assert watches._worker is not None
-            await watches._worker.do(Leave(Watch([])))
+            await watches._worker.do(Leave(Watch([])))  # now the answers to all that entered are here
+            await watches._worker.do(Leave(Watch([])))  # and now what was left upon them is left
             assert not watches._watches
             assert not watches._entered
             assert not watches._worker._serve.__self__._sight
