@@ -39,7 +39,7 @@ PRESENT = Requirement.PRESENT
 ANYTHING = Requirement.ANYTHING
 
 
-class At(msgspec.Struct, frozen=True):
+class At(msgspec.Struct, frozen=True, gc=False):
     """The document must be at exactly this revision."""
 
     revision: int
@@ -57,7 +57,7 @@ def holds(require: Require, revision: int | None) -> bool:
     return (revision is None) == (require is ABSENT)
 
 
-class Put(msgspec.Struct, frozen=True):
+class Put(msgspec.Struct, frozen=True, gc=False):
     """Store these fields as the whole document. The engine takes a copy of the fields, and keeps no reference.
 
     Instead of a dict, the fields may be given as a struct.
@@ -68,14 +68,14 @@ class Put(msgspec.Struct, frozen=True):
     require: Require = ANYTHING
 
 
-class Delete(msgspec.Struct, frozen=True):
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Remove the document. If there is none, nothing happens, unless the write requires one."""
 
     path: str
     require: Require = ANYTHING
 
 
-class Check(msgspec.Struct, frozen=True):
+class Check(msgspec.Struct, frozen=True, gc=False):
     """Change nothing, but fail the whole commit if the requirement does not hold."""
 
     path: str
@@ -189,7 +189,7 @@ class Reading(msgspec.Struct, frozen=True):
     time_us: int
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """The answer to a commit that was applied.
 
     Attributes:

@@ -98,12 +98,13 @@ class StateMachinePersister:
         stream = core.layout.stream(governor_id, to_state.state_id)
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None else from_state.data
-        asserted = state_hash(NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0])
+        text_before = NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0]
+        asserted = Folded(text_before, core.settings.upcasting.schema, state_hash(text_before))
         draft = writing.draft(core, stream, Intent(core.who(metadata), action, event_id, timestamp), state=text)
 
         def compose(known: Known) -> Composition:
             head = known.head
-            if core.settings.upcasting.is_current(head.schema) and asserted != head.state_hash:
+            if core.settings.upcasting.is_current(head.schema) and asserted.state_hash != head.state_hash:
                 raise InvalidData(f"from_state is not what is stored at version {head.version}", stream.state)
             return Composition((draft,), data)
 
@@ -111,7 +112,7 @@ class StateMachinePersister:
         appended = await core.appender.append_one(append, separately(compose), core.guards(fence))
         if appended.is_repeated:
             return (await self._recorded(stream, appended))[0]
-        return writing.events_of(core, stream, appended, before)[0]
+        return writing.event_of(core, stream, appended, asserted)
 
     async def record(
         self,

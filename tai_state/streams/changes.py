@@ -15,14 +15,14 @@ from tai_state.streams.records import EventRecord, Head, StateRecord
 from tai_state.values.expected import NO_STATE, Expectation, Expected, expectation, matches
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """What is known of a stream: its head and, if it was read, the state's data."""
 
     head: Head
     data: dict[str, Any] | None = None
 
 
-class Composed(msgspec.Struct, frozen=True):
+class Composed(msgspec.Struct, frozen=True, gc=False):
     """The content of a change, as composed for one commit.
 
     Attributes:
@@ -103,7 +103,7 @@ class Fence(Protocol):
         ...
 
 
-class Append(msgspec.Struct, frozen=True, kw_only=True):
+class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A change's part on one stream.
 
     Attributes:
@@ -182,7 +182,7 @@ class Change(msgspec.Struct, frozen=True):
     is_in_turn: bool = False
 
 
-class Appended(msgspec.Struct, frozen=True):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """What a change recorded on one stream.
 
     Attributes:

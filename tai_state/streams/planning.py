@@ -45,7 +45,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event to write.
 
     Attributes:
@@ -77,7 +77,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     trace: str | None = None
 
 
-class Composition(msgspec.Struct, frozen=True):
+class Composition(msgspec.Struct, frozen=True, gc=False):
     """The drafts of one commit on one stream, and the state's data after the last one."""
 
     drafts: tuple[Draft, ...]
@@ -92,7 +92,7 @@ class Author(msgspec.Struct, frozen=True):
     policy: SnapshotPolicy
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """A commit's part on one stream.
 
     Attributes:

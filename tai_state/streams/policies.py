@@ -16,7 +16,7 @@ import msgspec
 from tai_state.values.times import parse_time
 
 
-class SinceKept(msgspec.Struct, frozen=True, kw_only=True):
+class SinceKept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What happened on a stream since its last kept snapshot.
 
     Attributes:

@@ -20,7 +20,7 @@ from tai_state.values.states import DeletedState, JsonState, StateSnapshot
 from tai_state.values.times import from_us, parse_time
 
 
-class StateMetadata(msgspec.Struct, frozen=True):
+class StateMetadata(msgspec.Struct, frozen=True, gc=False):
     """A state's metadata, its context as a native map."""
 
     changed_by: str
@@ -29,7 +29,7 @@ class StateMetadata(msgspec.Struct, frozen=True):
     context: dict[str, Any]
 
 
-class EventMetadata(msgspec.Struct, frozen=True):
+class EventMetadata(msgspec.Struct, frozen=True, gc=False):
     """An event's metadata, its context as JSON text."""
 
     changed_by: str
@@ -38,7 +38,7 @@ class EventMetadata(msgspec.Struct, frozen=True):
     context: str
 
 
-class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """``governors/{g}/states/{s}``: the state that a replay of the whole stream would give."""
 
     data: dict[str, Any] | None
@@ -58,7 +58,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     deleted: bool = False
 
 
-class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """``governors/{g}/events/{s}~{n}``: what changed, and the state after it.
 
     ``as_of`` is empty in events of format 1. The digest does not cover it, because it follows from the events' times.
@@ -118,7 +118,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return event_digest(self.previous, header, self.payload, self.state_hash)
 
 
-class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The facts of an event that its digest covers by name; a dict would give the same text, but slower."""
 
     action: str
@@ -191,7 +191,7 @@ MARKER = Shape(MarkerRecord)
 STORE = Shape(StoreRecord)
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The part of a state's document that the next commit on the stream needs.
 
     Attributes:

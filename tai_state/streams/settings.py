@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from struct import Struct
 
 from tai_state.engines.observing import Observer
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
@@ -39,14 +40,17 @@ class RandomIds:
         """The next id."""
         for text in self._pool:
             return text
-        drawn = os.urandom(16 * 256).hex()
-        self._pool = iter([_uuid(drawn[start : start + 32]) for start in range(0, len(drawn), 32)])
+        drawn = bytearray(os.urandom(16 * 256))
+        drawn[6::16] = drawn[6::16].translate(_VERSION)
+        drawn[8::16] = drawn[8::16].translate(_VARIANT)
+        parts = _UUID.iter_unpack(drawn.hex().encode())
+        self._pool = iter([b"-".join(each).decode() for each in parts])
         return next(self._pool)
 
 
-def _uuid(digits: str) -> str:
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+_UUID = Struct("8s 4s 4s 4s 12s")
+_VERSION = bytes([0x40 | byte & 0x0F for byte in range(256)])
+_VARIANT = bytes([0x80 | byte & 0x3F for byte in range(256)])
 
 
 new_id: Callable[[], str] = RandomIds()

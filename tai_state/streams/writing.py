@@ -15,10 +15,10 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.reader import Folded
-from tai_state.streams.records import MARKER, state_after, to_deleted
+from tai_state.streams.records import MARKER, state_after, state_text, to_deleted
 from tai_state.streams.repeating import COMPUTED, different
 from tai_state.streams.walking import Walk
-from tai_state.values.digests import NO_STATE_TEXT, content_digest, state_hash
+from tai_state.values.digests import NO_STATE_TEXT, content_digest
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import Expected
 from tai_state.values.json import encode, normalise, normalise_object
@@ -27,7 +27,7 @@ from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time, format_us
 
 
-class Intent(msgspec.Struct, frozen=True):
+class Intent(msgspec.Struct, frozen=True, gc=False):
     """A caller's facts about a change, besides the data.
 
     Attributes:
@@ -98,7 +98,8 @@ async def log(core: Core, stream: Stream, intent: Intent, expected: Expected, fe
         walk = Walk(core.reader, stream, after=version - 1)
         [event] = [each async for each in walk.over(core.engine, version)]
         return event
-    return events_of(core, stream, appended, appended.state.data)[0]
+    after = appended.state
+    return event_of(core, stream, appended, Folded(state_text(after), after.schema, after.state_hash))
 
 
 async def result_of(
@@ -121,23 +122,17 @@ async def result_of(
     return core.state(stream, state_after(record), stored.recorded_us)
 
 
-def events_of(core: Core, stream: Stream, appended: Appended, from_state: dict[str, Any] | None) -> list[JsonEvent]:
-    """The events that an append recorded, with the states before and after them.
+def event_of(core: Core, stream: Stream, appended: Appended, before: Folded) -> JsonEvent:
+    """The first event that an append recorded, with the states before and after it.
 
     Args:
         core: the store's core.
-        stream: the stream of the events.
+        stream: the stream of the event.
         appended: what was recorded.
-        from_state: the data before the first event; None if there was none.
+        before: the state before the event.
     """
-    text = NO_STATE_TEXT if from_state is None else encode(from_state)
-    before = Folded(text, core.settings.upcasting.schema, state_hash(text))
-    events: list[JsonEvent] = []
-    for record in appended.events:
-        now = before.then(record)
-        events.append(core.reader.event(stream, record, appended.recorded_us, before, now))
-        before = now
-    return events
+    record = appended.events[0]
+    return core.reader.event(stream, record, appended.recorded_us, before, before.then(record))
 
 
 def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = None) -> Draft:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import unicodedata
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tai_state import ANY, IdempotencyConflict, InvalidData, NewEvent, StateMachinePersister, StateStore
+from tai_state import ANY, IdempotencyConflict, InvalidData, NewEvent, StateMachinePersister, StateStore, open_store
 
 from ..support.operations import REDUCERS
 from ..support.stores import GOVERNOR, METADATA, collected
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_an_event_without_a_callers_id_gets_a_random_one():
+    """It is a UUID of version 4, and no two events share one, also beyond those that are drawn at a time."""
+    async with open_store("memory://") as store:
+        for n in range(600):
+            await store.save_state(GOVERNOR, "alice", {"n": n}, METADATA, expected=ANY)
+        ids = [event.event_id async for event in store.get_events(GOVERNOR, "alice")]
+    found = [uuid.UUID(each) for each in ids]
+    assert len(set(found)) == 600
+    assert {(each.version, each.variant) for each in found} == {(4, uuid.RFC_4122)}
+    assert [str(each) for each in found] == ids
+    assert all(len({text[place] for text in ids}) > 1 for place in range(36) if place not in (8, 13, 14, 18, 23))
 
 
 # Ids of callers ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tai_state.engines.sqlite.checksums import of_text
 _encode = msgspec.json.Encoder().encode
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """One write, prepared in the caller's task.
 
     Attributes:

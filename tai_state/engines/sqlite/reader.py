@@ -79,8 +79,8 @@ def select(paths: Sequence[str], connection: apsw.Connection) -> list[Document |
 
 def _one(connection: apsw.Connection, path: str) -> Document | None:
     collection, document_id = split(path)
-    rows = connection.execute(_ONE, (collection, document_id)).fetchall()
-    return documents(collection, rows)[0] if rows else None
+    row = connection.execute(_ONE, (collection, document_id)).fetchone()
+    return None if row is None else documents(collection, [row])[0]
 
 
 def page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:

@@ -303,11 +303,11 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, s
         return True
     checksum = of_row(stamped, write.checksum)
     if isinstance(require, At):
-        place = (write.collection, write.id, require.revision)
-        if write.timestamp is None:
-            cursor.execute(_PUT_AT, (revision, now, checksum, write.text, *place))
+        collection, name, at, time = write.collection, write.id, require.revision, write.timestamp
+        if time is None:
+            cursor.execute(_PUT_AT, (revision, now, checksum, write.text, collection, name, at))
         else:
-            cursor.execute(_PUT_EVENT_AT, (revision, now, checksum, write.text, write.timestamp, *place))
+            cursor.execute(_PUT_EVENT_AT, (revision, now, checksum, write.text, time, collection, name, at))
         return cursor.connection.changes() == 1
     put = (write.collection, write.id, revision, now, checksum, write.text, write.timestamp)
     if require is ABSENT:

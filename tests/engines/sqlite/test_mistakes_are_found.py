@@ -35,7 +35,7 @@ def anyio_backend() -> str:
 
 COUNTER_OF_OTHERS = "if reserved is None or connection.data_version() != self._data_version:"
 BUDGET = "check_budget({each.path: each.size for each in prepared}, len(writes), _CAPABILITIES)"
-PUT_AT = "write.timestamp, *place))\n        return cursor.connection.changes() == 1"
+PUT_AT = "time, collection, name, at))\n        return cursor.connection.changes() == 1"
 WRITTEN = "_write(cursor, writes, revision + 1, now)"
 NAMED = "if write.text is not None or write.deletes"
 
