@@ -1,7 +1,8 @@
 """What watches cost writers on SQLite, with the writer in the watching process and in another process.
 
-Each round does the same work without and with the watches, in alternating order. The ratio of the two is taken within
-each round, and the median of these ratios is judged. Processor time is that of all processes that take part.
+Each round does the same work without, with, again with and again without the watches; the next round begins with them.
+The ratio of the two is taken within each round, and the median of these ratios is judged. Processor time is that of all
+processes that take part.
 """
 
 from __future__ import annotations
@@ -156,14 +157,16 @@ async def compared(store: StateStore, other: Other, watching: Watching, count: i
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in writers}
     for number in range(rounds):
         for name, write in writers.items():
-            found: dict[bool, Written] = {}
-            for is_watched in (False, True) if number % 2 else (True, False):
+            found: dict[bool, list[Written]] = {False: [], True: []}
+            begins_watched = number % 2 == 1
+            for is_watched, times in ((begins_watched, 1), (not begins_watched, 2), (begins_watched, 1)):
                 async with watching(store) if is_watched else _beside([]):
                     await asyncio.sleep(SETTLED_SECONDS)
-                    gc.collect()
-                    found[is_watched] = await write(store, f"{watching.__name__}-{number}-{is_watched}-{name}", count)
-            alone, watched = found[False], found[True]
-            ratios[name].append((watched.cpu_us / alone.cpu_us, watched.rate / alone.rate))
+                    for _ in range(times):
+                        gc.collect()
+                        state_id = f"{watching.__name__}-{number}-{name}-{is_watched}-{len(found[is_watched])}"
+                        found[is_watched].append(await write(store, state_id, count))
+            ratios[name].append((_ratio(found, "cpu_us"), _ratio(found, "rate")))
     return {
         name: {
             "cpu": round(statistics.median([cpu for cpu, _ in each]), 3),
@@ -171,6 +174,11 @@ async def compared(store: StateStore, other: Other, watching: Watching, count: i
         }
         for name, each in ratios.items()
     }
+
+
+def _ratio(found: dict[bool, list[Written]], of: str) -> float:
+    """With the watches, in relation to without."""
+    return sum(getattr(each, of) for each in found[True]) / sum(getattr(each, of) for each in found[False])
 
 
 async def idle(store: StateStore) -> float:
@@ -219,7 +227,7 @@ async def main(folder: Path, count: int, rounds: int) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--changes", type=int, default=1_000)
+    parser.add_argument("--changes", type=int, default=5_000)
     parser.add_argument("--folder", type=Path, help="where the file goes; by default, a temporary folder")
     parser.add_argument("--writes", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="where to write the results")

@@ -31,7 +31,7 @@ class Rewrite(Generic[R]):
     Args:
         paths: the paths of all documents that are read or written.
         decide: decides what to do, given a look. It is called again whenever others were faster.
-        unsettled: the error for an outcome that could not be found out; by default ``CommitOutcomeUnknown``.
+        unsettled: makes the error for an outcome that could not be found out; by default ``CommitOutcomeUnknown``.
         is_telling: whether documents that are as this matter wrote them prove that its commit was applied. True if no
             other caller writes the same.
     """
@@ -40,7 +40,7 @@ class Rewrite(Generic[R]):
         self,
         paths: Sequence[str],
         decide: Callable[[Look], Verdict[R]],
-        unsettled: TaiStateError | None = None,
+        unsettled: Callable[[], TaiStateError] | None = None,
         *,
         is_telling: bool = True,
     ) -> None:
@@ -67,16 +67,16 @@ class Rewrite(Generic[R]):
         raise contention_error()
 
     def unsettled(self) -> TaiStateError:  # noqa: D102
-        return self._unsettled or CommitOutcomeUnknown((), tuple(self._paths))
+        return CommitOutcomeUnknown((), tuple(self._paths)) if self._unsettled is None else self._unsettled()
 
 
 async def write(
-    waist: Waist, writes: Sequence[Write], bounds: Bounds, unsettled: TaiStateError | None = None
+    waist: Waist, writes: Sequence[Write], bounds: Bounds, unsettled: Callable[[], TaiStateError] | None = None
 ) -> Committed:
     """Commit writes that may safely be applied twice; retry until an answer comes.
 
     Raises:
-        CommitOutcomeUnknown: no answer came in time; if ``unsettled`` is given, that error is raised instead.
+        CommitOutcomeUnknown: no answer came in time; if ``unsettled`` is given, its error is raised instead.
         StoreUnavailable, StoreTimeout: nothing was applied.
     """
     commit = Commit(writes, _as_is)

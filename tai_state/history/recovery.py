@@ -210,7 +210,7 @@ class Recovery:
             Check(stream.event(after.version + 1), ABSENT),
             *(Delete(stream.snapshot(version), ANYTHING) for version in unsound),
         ]
-        commit = Commit[Committed | None](writes, _as_is)
+        commit: Commit[Committed | None] = Commit(writes, _as_is)
 
         def decide(look: Look) -> Verdict[Committed | None]:
             return commit if still_hold(writes, look) else Done(None)

@@ -19,9 +19,6 @@ from tai_state.values.times import format_us
 
 _logger = logging.getLogger("tai_state.locks")
 
-ATTEMPTS_MAX = 8
-"""How often a caller tries a lock that looks free before it joins the queue."""
-
 _SECONDS_MIN = 0.01
 """The shortest pause between two looks at locks that are about to expire."""
 
@@ -111,9 +108,8 @@ class Attempt:
 
     async def _settle(self, acquiring: _Acquiring, first: Commit[Tenure | None] | None) -> Tenure | None:
         was_open, self._is_open = self._is_open, self._is_open or first is not None
-        bounds = self._common.bounds(ATTEMPTS_MAX)
         try:
-            tenure = await settle(self._common, acquiring, bounds, first, is_open=was_open)
+            tenure = await settle(self._common, acquiring, self._common.few, first, is_open=was_open)
         except Unavailable:
             # This try applied nothing, but an earlier one may have.
             self._is_open = was_open
@@ -157,9 +153,9 @@ class Attempt:
 
         try:
             if also:
-                await write(self._common, also, self._common.bounds())
+                await write(self._common, also, self._common.bounds)
             if self._is_open:
-                await settle(self._common, Rewrite(paths, decide), self._common.bounds())
+                await settle(self._common, Rewrite(paths, decide), self._common.bounds)
         except TaiStateError as error:
             _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
 from tai_state.engines.api import Committed, Document, Reading, Scan, Write
-from tai_state.engines.matters import ATTEMPTS_MAX, Bounds
+from tai_state.engines.matters import Bounds
 from tai_state.engines.paging import Paged
 from tai_state.locks.sighting import Sightings
 from tai_state.locks.statistics import LockWaiter
 from tai_state.streams.core import Core
+
+ATTEMPTS_MAX = 8
+"""How often a caller tries a lock that looks free before it joins the queue, and how often a renewal or a release is
+sent if its answer is lost, or if it is refused while the lock is unchanged."""
 
 
 class Common:
@@ -28,6 +33,8 @@ class Common:
         core: as given.
         monotonic: as given.
         sleep: as given.
+        bounds: how long and how often a change of locks is tried, by the clock of the locks.
+        few: the same, for a caller who waits for the outcome of one step.
         sightings: reads documents and remembers how long they stood still.
         waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
     """
@@ -36,20 +43,17 @@ class Common:
         self.core = core
         self.monotonic = monotonic
         self.sleep = sleep
+        settings = core.settings
+        self.bounds: Bounds = Bounds(
+            timeout_seconds=settings.timeout_seconds,
+            jitter=settings.jitter,
+            monotonic=monotonic,
+            sleep=sleep,
+            observer=settings.observer,
+        )
+        self.few: Bounds = replace(self.bounds, attempts_max=ATTEMPTS_MAX)
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
-
-    def bounds(self, attempts_max: int = ATTEMPTS_MAX, *, insists: bool = False) -> Bounds:
-        """How long and how often a change of locks is tried, by the clock of the locks."""
-        return Bounds(
-            timeout_seconds=self.core.settings.timeout_seconds,
-            attempts_max=attempts_max,
-            jitter=self.core.settings.jitter,
-            monotonic=self.monotonic,
-            sleep=self.sleep,
-            observer=self.core.settings.observer,
-            insists=insists,
-        )
 
     async def read(self, paths: Sequence[str]) -> Reading:
         """See :class:`~tai_state.engines.api.Engine`."""
@@ -82,7 +86,7 @@ class Common:
 
     async def pause(self, attempt: int) -> None:
         """Pause before another attempt, as the store does between its own."""
-        await self.sleep(self.bounds().pause_seconds(attempt, 0.0))
+        await self.sleep(self.bounds.pause_seconds(attempt, 0.0))
 
     async def wait(self, event: anyio.Event, seconds: float) -> None:
         """Wait until the event is set, for a number of seconds at most."""

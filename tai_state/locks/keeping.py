@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import anyio
 
@@ -22,9 +24,6 @@ _logger = logging.getLogger("tai_state.locks")
 
 RENEWALS_PER_TTL = 3
 
-ATTEMPTS_MAX = 8
-"""How often a renewal or a release is sent if its answer is lost, or if it is refused while the lock is unchanged."""
-
 
 class Keeper:
     """Renews and releases tenures.
@@ -40,6 +39,7 @@ class Keeper:
         self.renewals: int = 0
         self._common = common
         self._layout = common.core.layout
+        self._releasing = replace(common.few, insists=True)
 
     async def keep(self, tenure: Tenure) -> None:
         """Renew a tenure until it is over; ``tenure.lost`` then says why, unless the holder released it."""
@@ -78,9 +78,9 @@ class Keeper:
             return renewal() if loss is None else Failed(loss)
 
         what = "it is unknown whether the lease was renewed; renew it again"
-        rewrite = Rewrite(self._paths(tenure), decide, StoreTimeout("renew", "UNKNOWN", what))
+        rewrite = Rewrite(self._paths(tenure), decide, partial(StoreTimeout, "renew", "UNKNOWN", what))
         try:
-            await settle(self._common, rewrite, self._common.bounds(ATTEMPTS_MAX), renewal())
+            await settle(self._common, rewrite, self._common.few, renewal())
         except LockLost as loss:
             if not tenure.is_given_up:
                 tenure.lost = loss
@@ -99,7 +99,7 @@ class Keeper:
             return
         was_held, was_sent = tenure.remaining_seconds > 0, tenure.is_given_up
         tenure.is_given_up = True
-        commit = Commit[None](self._return(tenure), lambda _: None)
+        commit: Commit[None] = Commit(self._return(tenure), lambda _: None)
 
         def decide(look: Look) -> Verdict[None]:
             standings = self._standings(tenure, look)
@@ -111,10 +111,10 @@ class Keeper:
             return Done(None) if is_ours else Failed(loss)
 
         what = "it is unknown whether the lock was released; release it again, or let it expire"
-        unsettled = StoreTimeout("release", "UNKNOWN", what)
+        unsettled = partial(StoreTimeout, "release", "UNKNOWN", what)
         rewrite = Rewrite(self._paths(tenure), decide, unsettled, is_telling=False)
         try:
-            await settle(self._common, rewrite, self._common.bounds(ATTEMPTS_MAX, insists=True), commit)
+            await settle(self._common, rewrite, self._releasing, commit)
         except LockLost as loss:
             tenure.lost = loss
             raise

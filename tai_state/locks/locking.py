@@ -247,7 +247,7 @@ class LockManager:
             info = _info(resource, standing)
             return Commit([Delete(standing.lock.path, At(standing.lock.revision))], lambda _: info)
 
-        return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds())
+        return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds)
 
     async def detect_deadlocks(self) -> list[tuple[str, ...]]:
         """The present deadlocks. Waiters also search for deadlocks and end them without this call.
@@ -325,7 +325,7 @@ class LockManager:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
 
     async def _remove(self, writes: Sequence[Write]) -> bool:
-        return await write_unless_moved(self._common, writes, self._common.bounds())
+        return await write_unless_moved(self._common, writes, self._common.bounds)
 
 
 def _info(resource: str, standing: Standing) -> LockInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -104,7 +105,7 @@ class Place:
             async with self._engine.watch(*self._locks) as changes, alongside(partial(self._listen, changes)):
                 tenure = await self._wait_for_turn()
             if self._attempt.was_found:
-                await write(self._common, self.leaving, self._common.bounds())
+                await write(self._common, self.leaving, self._common.bounds)
             return tenure
         finally:
             self._common.waiting.pop(self._owner)
@@ -112,7 +113,8 @@ class Place:
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
         what = "could not join the queue in time; nothing was acquired"
-        committed = await write(self._common, writes, self._common.bounds(), StoreTimeout("lock", "UNKNOWN", what))
+        unsettled = partial(StoreTimeout, "lock", "UNKNOWN", what)
+        committed = await write(self._common, writes, self._common.bounds, unsettled)
         self._record = msgspec.structs.replace(self._record, ticket=committed.revision)
         now = self._common.monotonic()
         self._beat_at = now + WAITER_TTL_SECONDS / 3
@@ -216,7 +218,7 @@ class Place:
         if gone:
             leaving = [Delete(path, At(seen[path].document.revision)) for path in gone]
             try:
-                await write_unless_moved(self._common, leaving, self._common.bounds())
+                await write_unless_moved(self._common, leaving, self._common.bounds)
             except TaiStateError as error:
                 _logger.debug("could not remove dead waiters from a queue", extra=error.fields())
 
@@ -225,8 +227,9 @@ class Place:
         self._record = msgspec.structs.replace(self._record, n=self._record.n + 1)
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
         what = "it is unknown whether the waiter's sign of life was stored"
+        once = replace(self._common.bounds, attempts_max=1)
         try:
-            await write(self._common, writes, self._common.bounds(1), StoreTimeout("wait", "UNKNOWN", what))
+            await write(self._common, writes, once, partial(StoreTimeout, "wait", "UNKNOWN", what))
         except Unavailable as error:
             _logger.warning("a waiter for a lock could not give its sign of life", extra=error.fields())
             self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 30

@@ -224,7 +224,7 @@ class Worker:
         self._bell = _Bell()
         self._home = _home(self._collect)
         self._queue: deque[Job[Any]] = deque()
-        self._done: deque[Job[Any]] = deque()
+        self._done: deque[Sequence[Job[Any]]] = deque()
         self._answered = 0
         self._closers: list[Any] = []
         self._is_closing = False
@@ -302,16 +302,19 @@ class Worker:
                     job.error = error
 
     def _answer(self, jobs: Sequence[Job[Any]]) -> None:
-        self._done.extend(jobs)
+        self._done.append(jobs)
         self._home.notify()
 
     def _collect(self) -> None:
         """Wake the tasks whose jobs are done (event loop only)."""
-        done = [self._done.popleft() for _ in range(len(self._done))]
-        self._answered = len(done) or self._answered
-        if self._tell is not None:
-            self._tell(done)
-        self._home.wake([job.waiter for job in done if job.waiter is not None])
+        answered = 0
+        while self._done:
+            jobs = self._done.popleft()
+            answered += len(jobs)
+            if self._tell is not None:
+                self._tell(jobs)
+            self._home.wake([job.waiter for job in jobs if job.waiter is not None])
+        self._answered = answered or self._answered
         if self._has_ended:
             self._is_closed = True
             self._home.leave()
