@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+import anyio
+
 from tai_state.engines.api import ABSENT, At, Check, Delete, Put, Write
 from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, overtaken
 from tai_state.engines.rewriting import Rewrite, write
@@ -137,7 +139,7 @@ class Attempt:
         return Done(None) if is_single or outcome is Outcome.HELD else self._commit()
 
     async def abandon(self, also: Sequence[Write] = ()) -> None:
-        """Give back whatever was acquired after all. If that fails, it expires by itself.
+        """Give back whatever was acquired after all. What fails until the store's timeout expires by itself.
 
         Args:
             also: other writes to make first.
@@ -151,13 +153,15 @@ class Attempt:
             ]
             return Commit(ours, lambda _: None) if ours else Done(None)
 
-        try:
-            if also:
-                await write(self._common, also, self._common.bounds)
-            if self._is_open:
-                await settle(self._common, Rewrite(paths, decide), self._common.bounds)
-        except TaiStateError as error:
-            _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
+        bounds = self._common.insisting
+        with anyio.move_on_after(bounds.timeout_seconds):
+            try:
+                if also:
+                    await write(self._common, also, bounds)
+                if self._is_open:
+                    await settle(self._common, Rewrite(paths, decide), bounds, is_open=True)
+            except TaiStateError as error:
+                _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
 
     def refusal(self, kind: type[LockAlreadyHeld | LockAcquisitionFailed]) -> LockAlreadyHeld | LockAcquisitionFailed:
         """The error to raise; it names the holder that was last seen."""

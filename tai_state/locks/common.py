@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 
@@ -15,6 +16,8 @@ from tai_state.engines.paging import Paged
 from tai_state.locks.sighting import Sightings
 from tai_state.locks.statistics import LockWaiter
 from tai_state.streams.core import Core
+
+R = TypeVar("R")
 
 ATTEMPTS_MAX = 8
 """How often a caller tries a lock that looks free before it joins the queue, and how often a renewal or a release is
@@ -35,6 +38,7 @@ class Common:
         sleep: as given.
         bounds: how long and how often a change of locks is tried, by the clock of the locks.
         few: the same, for a caller who waits for the outcome of one step.
+        insisting: the same as ``bounds``, also after errors of the engine, for clean-up.
         sightings: reads documents and remembers how long they stood still.
         waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
     """
@@ -52,6 +56,7 @@ class Common:
             observer=settings.observer,
         )
         self.few: Bounds = replace(self.bounds, attempts_max=ATTEMPTS_MAX)
+        self.insisting: Bounds = replace(self.bounds, insists=True)
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
 
@@ -64,25 +69,8 @@ class Common:
         return self.core.engine.scan(scan)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
-        """Commit without being cancelled before the answer: the next step depends on it.
-
-        The commit runs in its own task, because a shield does not stop asyncio's ``task.cancel()``.
-        """
-        outcome: list[Committed | Exception] = []
-
-        async def work() -> None:
-            with anyio.CancelScope(shield=True):
-                try:
-                    outcome.append(await self.core.engine.commit(writes))
-                except Exception as error:  # noqa: BLE001 - raised again below, and in no group
-                    outcome.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(work)
-        [result] = outcome
-        if isinstance(result, Exception):
-            raise result
-        return result
+        """Commit without being cancelled before the answer: the next step depends on it."""
+        return await to_its_end(partial(self.core.engine.commit, writes))
 
     async def pause(self, attempt: int) -> None:
         """Pause before another attempt, as the store does between its own."""
@@ -99,6 +87,28 @@ class Common:
             tasks.start_soon(wake)
             await self.sleep(seconds)
             tasks.cancel_scope.cancel()
+
+
+async def to_its_end(work: Callable[[], Awaitable[R]]) -> R:
+    """Do some work that cancelling the caller does not break off.
+
+    The work runs in its own task, because a shield does not stop asyncio's ``task.cancel()``.
+    """
+    outcome: list[R | Exception] = []
+
+    async def run() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                outcome.append(await work())
+            except Exception as error:  # noqa: BLE001 - raised again below, and in no group
+                outcome.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+    [result] = outcome
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 @asynccontextmanager

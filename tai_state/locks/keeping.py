@@ -14,7 +14,7 @@ from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import LockLost, StoreTimeout, TaiStateError
-from tai_state.locks.common import Common
+from tai_state.locks.common import Common, to_its_end
 from tai_state.locks.judging import Outcome, judge_keeping, judge_returning
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import BeatRecord
@@ -123,15 +123,17 @@ class Keeper:
     async def end(self, tenure: Tenure) -> LockLost | None:
         """Release a tenure at the end of its block, without raising; the loss, if it was over before that."""
         self.lose_if_over(tenure)
-        loss = tenure.lost
-        with anyio.move_on_after(self._common.core.settings.timeout_seconds, shield=True):
+        return await to_its_end(partial(self._end, tenure)) or tenure.lost
+
+    async def _end(self, tenure: Tenure) -> LockLost | None:
+        with anyio.move_on_after(self._common.core.settings.timeout_seconds):
             try:
                 await self.release(tenure)
-            except LockLost as error:
-                loss = error
+            except LockLost as loss:
+                return loss
             except TaiStateError as error:
                 _logger.warning("could not release a lock; it expires by itself", extra=error.fields())
-        return loss
+        return None
 
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
         pause = tenure.claim.ttl_seconds / RENEWALS_PER_TTL

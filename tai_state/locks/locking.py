@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from math import inf, isfinite
 from weakref import WeakSet
 
@@ -19,7 +20,7 @@ from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
-from tai_state.locks.common import Common, alongside
+from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
@@ -300,8 +301,7 @@ class LockManager:
                 tenure = await self._waited(place, claim)
         except BaseException:
             if place is not None or attempt.is_open:
-                with anyio.move_on_after(self._core.settings.timeout_seconds, shield=True):
-                    await attempt.abandon(() if place is None else place.leaving)
+                await to_its_end(partial(attempt.abandon, () if place is None else place.leaving))
             raise
         self._tenures.add(tenure)
         return tenure

@@ -162,7 +162,6 @@ class NoRead:
         return Fault.UNAVAILABLE
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the clean-up of a cancelled acquiring is tried once")
 async def test_a_cancelled_acquiring_leaves_nothing_though_a_look_fails(clock: ManualClock):
     """A lock that was granted while its caller was cancelled is given back although the first look for it fails."""
     plan = NoRead()
@@ -181,7 +180,6 @@ async def test_a_cancelled_acquiring_leaves_nothing_though_a_look_fails(clock: M
         assert await collected(store.locks.list_locks()) == []
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a second cancellation breaks off the clean-up")
 async def test_an_acquiring_that_is_cancelled_twice_leaves_nothing(clock: ManualClock):
     """A lock that was granted while its caller was cancelled is given back although that is cancelled once more."""
     gates = Gates(MemoryEngine(clock))
@@ -212,7 +210,6 @@ class KeepsPlaces(AroundEngine):
         return await self._engine.commit(writes)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a place that could not be left counts as taken")
 async def test_who_waits_no_longer_is_in_no_deadlock(clock: ManualClock):
     """Whoever gave up waiting is in nobody's way, although it could not take itself out of line at once."""
     engine = MemoryEngine(clock)
