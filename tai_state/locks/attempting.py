@@ -183,11 +183,9 @@ class Attempt:
             if standing is None:
                 writes.append(Put(path, record, ABSENT))
                 continue
-            beat = standing.beat
-            writes += [
-                Put(path, record, At(standing.lock.revision)),
-                Check(self._layout.lockbeat(resource), ABSENT if beat is None else At(beat.revision)),
-            ]
+            beat, lockbeat = standing.beat, self._layout.lockbeat(resource)
+            unmoved = Check(lockbeat, ABSENT) if beat is None else Delete(lockbeat, At(beat.revision))
+            writes += [Put(path, record, At(standing.lock.revision)), unmoved]
         return writes
 
     def _commit(self, also: Sequence[Write] = ()) -> Commit[Tenure | None]:

@@ -161,7 +161,9 @@ class Keeper:
         return [*checks, *(Put(self._layout.lockbeat(each), beat, ANYTHING) for each in tenure.claim.resources)]
 
     def _return(self, tenure: Tenure) -> list[Write]:
-        return [Delete(self._layout.lock(each), At(tenure.fence)) for each in tenure.claim.resources]
+        resources = tenure.claim.resources
+        beats = [Delete(self._layout.lockbeat(each), ANYTHING) for each in resources] if tenure.beats else []
+        return [*(Delete(self._layout.lock(each), At(tenure.fence)) for each in resources), *beats]
 
 
 def _loss_error(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:

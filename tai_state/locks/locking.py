@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
+from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Scan, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
 from tai_state.engines.paging import Paged, converted, resized, take
@@ -246,7 +246,8 @@ class LockManager:
             if standing is None:
                 return Done(None)
             info = _info(resource, standing)
-            return Commit([Delete(standing.lock.path, At(standing.lock.revision))], lambda _: info)
+            beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
+            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats], lambda _: info)
 
         return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds)
 
