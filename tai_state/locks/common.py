@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import anyio
 
 from tai_state.engines.api import Committed, Document, Reading, Scan, Write
-from tai_state.engines.matters import Bounds
+from tai_state.engines.matters import Bounds, Waist
 from tai_state.engines.paging import Paged
+from tai_state.errors import StoreTimeout
 from tai_state.locks.sighting import Sightings
 from tai_state.locks.statistics import LockWaiter
 from tai_state.streams.core import Core
@@ -72,6 +73,10 @@ class Common:
         """Commit without being cancelled before the answer: the next step depends on it."""
         return await to_its_end(partial(self.core.engine.commit, writes))
 
+    def within(self, seconds: float) -> Waist:
+        """The same engine for one who waits no longer than this for each answer."""
+        return _Within(self, seconds)
+
     async def pause(self, attempt: int) -> None:
         """Pause before another attempt, as the store does between its own."""
         await self.sleep(self.bounds.pause_seconds(attempt, 0.0))
@@ -87,6 +92,32 @@ class Common:
             tasks.start_soon(wake)
             await self.sleep(seconds)
             tasks.cancel_scope.cancel()
+
+
+class _Within:
+    """See :meth:`Common.within`."""
+
+    def __init__(self, common: Common, seconds: float) -> None:
+        self._engine = common.core.engine
+        self._seconds = seconds
+        self.scan = common.scan
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        with anyio.move_on_after(self._seconds):
+            return await self._engine.read(paths)
+        raise self._timeout("read")
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        return await to_its_end(partial(self._commit, writes))
+
+    async def _commit(self, writes: Sequence[Write]) -> Committed:
+        with anyio.move_on_after(self._seconds):
+            return await self._engine.commit(writes)
+        raise self._timeout("commit")
+
+    def _timeout(self, operation: str) -> StoreTimeout:
+        what = f"no answer within {self._seconds:g} s"
+        return StoreTimeout(operation, "DEADLINE_EXCEEDED", what, unknown=operation == "commit")
 
 
 async def to_its_end(work: Callable[[], Awaitable[R]]) -> R:

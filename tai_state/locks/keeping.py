@@ -23,6 +23,7 @@ from tai_state.locks.sighting import Standing
 _logger = logging.getLogger("tai_state.locks")
 
 RENEWALS_PER_TTL = 3
+"""How often a lease is renewed in its time. A renewal that is not answered by the time of the next is sent again."""
 
 
 class Keeper:
@@ -80,7 +81,8 @@ class Keeper:
         what = "it is unknown whether the lease was renewed; renew it again"
         rewrite = Rewrite(self._paths(tenure), decide, partial(StoreTimeout, "renew", "UNKNOWN", what))
         try:
-            await settle(self._common, rewrite, self._common.few, renewal())
+            waist = self._common.within(tenure.claim.ttl_seconds / RENEWALS_PER_TTL)
+            await settle(waist, rewrite, self._common.few, renewal())
         except LockLost as loss:
             if not tenure.is_given_up:
                 tenure.lost = loss

@@ -290,7 +290,7 @@ class LockManager:
             ttl_seconds,
         )
         deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
-        attempt = Attempt(self._common, claim)
+        attempt = Attempt(self._common, claim, wait_seconds)
         place: Place | None = None
         try:
             tenure = await attempt.at_once()

@@ -122,10 +122,7 @@ async def test_resources_that_are_none(memory_places: Places, resources: Any):
 
 
 async def test_budgets(place: Place, time: Time):
-    """Acquiring, renewing and releasing take a commit each; a lock that is held a read more; taking over a commit.
-
-    The release also deletes the document of renewals, if there was one.
-    """
+    """Acquiring, renewing and releasing take a commit each; a lock that is held a read more; taking over a commit."""
     async with place.store() as store, place.store() as other:
         engine, theirs = CountingEngine(store.core.engine), CountingEngine(other.core.engine)
         locks, rivals = managed(store, time, engine), managed(other, time, theirs)

@@ -138,7 +138,7 @@ class Case:
         return self.parts.judging.judge_acquiring(self.standings, CLAIM.nonce).value
 
     def _tried(self, *, is_single: bool) -> str:
-        attempt = self.parts.attempting.Attempt(self.common, CLAIM)
+        attempt = self.parts.attempting.Attempt(self.common, CLAIM, None)
         seen = re.fullmatch(r"(\d+) s ago", self.cells["not ours"])
         assert seen is not None
         self.seconds.now += 100.0

@@ -217,10 +217,7 @@ async def test_budget_of_transactions(store: StateStore, meter: Meter):
 
 
 async def test_budget_of_locks(store: StateStore, connect: Callable[[], StateStore], meter: Meter):
-    """A call each to acquire, renew and release; a read more to find a lock held; a fence costs nothing.
-
-    The release deletes a second document if the lease was renewed.
-    """
+    """A call each to acquire, renew and release; a read more to find a lock held; a fence costs nothing."""
     await _grow(store, "alice", 1)
     lease: Lease | None = None
 
