@@ -94,7 +94,8 @@ class LockManager:
         Args:
             resource: any name.
             ttl_seconds: from the last renewal until others may take over.
-            wait_seconds: how long to wait; 0: do not wait; None: wait without limit.
+            wait_seconds: how long to wait; 0: do not wait; None: wait without limit. It also bounds the wait for each
+                answer of the engine, but not below a second.
             holder: a name for people to read; by default the host name and process id. It gives no rights: two blocks
                 with the same holder exclude each other.
             holding: for the search for deadlocks, leases that cannot be released before this lock is acquired. Leases
