@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import anyio
 
 from tai_state.engines.api import ABSENT, At, Check, Delete, Put, Write
-from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, overtaken
+from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, Waist, overtaken
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
@@ -18,6 +21,9 @@ from tai_state.locks.sighting import Standing
 from tai_state.values.times import format_us
 
 _logger = logging.getLogger("tai_state.locks")
+
+_ANSWER_SECONDS_MIN = 1.0
+"""How long a caller waits for an answer at least, also one who does not want to wait for the lock."""
 
 _SECONDS_MIN = 0.01
 """The shortest pause between two looks at locks that are about to expire."""
@@ -33,6 +39,7 @@ class Attempt:
     Args:
         common: what all parts of the locks share.
         claim: what to acquire.
+        wait_seconds: how long to wait for the locks; None: without limit. It also bounds the wait for each answer.
 
     Attributes:
         claim: as given.
@@ -41,8 +48,14 @@ class Attempt:
         takeable_at: when all locks can be taken unless one is renewed or released, by the monotonic clock.
     """
 
-    def __init__(self, common: Common, claim: Claim) -> None:
+    def __init__(self, common: Common, claim: Claim, wait_seconds: float | None) -> None:
         self.claim = claim
+        self._waist: Waist = common
+        self._bounds = common.few
+        if wait_seconds is not None:
+            seconds = max(wait_seconds, _ANSWER_SECONDS_MIN)
+            self._waist = common.within(seconds)
+            self._bounds = replace(common.few, timeout_seconds=min(seconds, common.few.timeout_seconds))
         self.standings: Mapping[str, Standing | None] = {}
         self._common = common
         self._layout = common.core.layout
@@ -109,7 +122,7 @@ class Attempt:
     async def _settle(self, acquiring: _Acquiring, first: Commit[Tenure | None] | None) -> Tenure | None:
         was_open, self._is_open = self._is_open, self._is_open or first is not None
         try:
-            tenure = await settle(self._common, acquiring, self._common.few, first, is_open=was_open)
+            tenure = await settle(self._waist, acquiring, self._bounds, first, is_open=was_open)
         except Unavailable:
             # This try applied nothing, but an earlier one may have.
             self._is_open = was_open
@@ -137,7 +150,7 @@ class Attempt:
         return Done(None) if is_single or outcome is Outcome.HELD else self._commit()
 
     async def abandon(self, also: Sequence[Write] = ()) -> None:
-        """Give back whatever was acquired after all. If that fails, it expires by itself.
+        """Give back whatever was acquired after all. What fails until the store's timeout expires by itself.
 
         Args:
             also: other writes to make first.
@@ -151,13 +164,15 @@ class Attempt:
             ]
             return Commit(ours, lambda _: None) if ours else Done(None)
 
-        try:
-            if also:
-                await write(self._common, also, self._common.bounds)
-            if self._is_open:
-                await settle(self._common, Rewrite(paths, decide), self._common.bounds)
-        except TaiStateError as error:
-            _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
+        bounds = self._common.insisting
+        with anyio.move_on_after(bounds.timeout_seconds):
+            try:
+                if also:
+                    await write(self._common, also, bounds)
+                if self._is_open:
+                    await settle(self._common, Rewrite(paths, decide), bounds, is_open=True)
+            except TaiStateError as error:
+                _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
 
     def refusal(self, kind: type[LockAlreadyHeld | LockAcquisitionFailed]) -> LockAlreadyHeld | LockAcquisitionFailed:
         """The error to raise; it names the holder that was last seen."""
@@ -179,11 +194,9 @@ class Attempt:
             if standing is None:
                 writes.append(Put(path, record, ABSENT))
                 continue
-            beat = standing.beat
-            writes += [
-                Put(path, record, At(standing.lock.revision)),
-                Check(self._layout.lockbeat(resource), ABSENT if beat is None else At(beat.revision)),
-            ]
+            beat, lockbeat = standing.beat, self._layout.lockbeat(resource)
+            unmoved = Check(lockbeat, ABSENT) if beat is None else Delete(lockbeat, At(beat.revision))
+            writes += [Put(path, record, At(standing.lock.revision)), unmoved]
         return writes
 
     def _commit(self, also: Sequence[Write] = ()) -> Commit[Tenure | None]:

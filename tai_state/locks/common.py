@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 
 from tai_state.engines.api import Committed, Document, Reading, Scan, Write
-from tai_state.engines.matters import Bounds
+from tai_state.engines.matters import Bounds, Waist
 from tai_state.engines.paging import Paged
+from tai_state.errors import StoreTimeout
 from tai_state.locks.sighting import Sightings
 from tai_state.locks.statistics import LockWaiter
 from tai_state.streams.core import Core
+
+R = TypeVar("R")
 
 ATTEMPTS_MAX = 8
 """How often a caller tries a lock that looks free before it joins the queue, and how often a renewal or a release is
@@ -35,6 +39,7 @@ class Common:
         sleep: as given.
         bounds: how long and how often a change of locks is tried, by the clock of the locks.
         few: the same, for a caller who waits for the outcome of one step.
+        insisting: the same as ``bounds``, also after errors of the engine, for clean-up.
         sightings: reads documents and remembers how long they stood still.
         waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
     """
@@ -52,6 +57,7 @@ class Common:
             observer=settings.observer,
         )
         self.few: Bounds = replace(self.bounds, attempts_max=ATTEMPTS_MAX)
+        self.insisting: Bounds = replace(self.bounds, insists=True)
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
 
@@ -64,25 +70,12 @@ class Common:
         return self.core.engine.scan(scan)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
-        """Commit without being cancelled before the answer: the next step depends on it.
+        """Commit without being cancelled before the answer: the next step depends on it."""
+        return await to_its_end(partial(self.core.engine.commit, writes))
 
-        The commit runs in its own task, because a shield does not stop asyncio's ``task.cancel()``.
-        """
-        outcome: list[Committed | Exception] = []
-
-        async def work() -> None:
-            with anyio.CancelScope(shield=True):
-                try:
-                    outcome.append(await self.core.engine.commit(writes))
-                except Exception as error:  # noqa: BLE001 - raised again below, and in no group
-                    outcome.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(work)
-        [result] = outcome
-        if isinstance(result, Exception):
-            raise result
-        return result
+    def within(self, seconds: float) -> Waist:
+        """The same engine for one who waits no longer than this for each answer."""
+        return _Within(self, seconds)
 
     async def pause(self, attempt: int) -> None:
         """Pause before another attempt, as the store does between its own."""
@@ -99,6 +92,54 @@ class Common:
             tasks.start_soon(wake)
             await self.sleep(seconds)
             tasks.cancel_scope.cancel()
+
+
+class _Within:
+    """See :meth:`Common.within`."""
+
+    def __init__(self, common: Common, seconds: float) -> None:
+        self._engine = common.core.engine
+        self._seconds = seconds
+        self.scan = common.scan
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        with anyio.move_on_after(self._seconds):
+            return await self._engine.read(paths)
+        raise self._timeout("read")
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        return await to_its_end(partial(self._commit, writes))
+
+    async def _commit(self, writes: Sequence[Write]) -> Committed:
+        with anyio.move_on_after(self._seconds):
+            return await self._engine.commit(writes)
+        raise self._timeout("commit")
+
+    def _timeout(self, operation: str) -> StoreTimeout:
+        what = f"no answer within {self._seconds:g} s"
+        return StoreTimeout(operation, "DEADLINE_EXCEEDED", what, unknown=operation == "commit")
+
+
+async def to_its_end(work: Callable[[], Awaitable[R]]) -> R:
+    """Do some work that cancelling the caller does not break off.
+
+    The work runs in its own task, because a shield does not stop asyncio's ``task.cancel()``.
+    """
+    outcome: list[R | Exception] = []
+
+    async def run() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                outcome.append(await work())
+            except Exception as error:  # noqa: BLE001 - raised again below, and in no group
+                outcome.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+    [result] = outcome
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 @asynccontextmanager

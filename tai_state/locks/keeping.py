@@ -14,7 +14,7 @@ from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import LockLost, StoreTimeout, TaiStateError
-from tai_state.locks.common import Common
+from tai_state.locks.common import Common, to_its_end
 from tai_state.locks.judging import Outcome, judge_keeping, judge_returning
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import BeatRecord
@@ -23,6 +23,7 @@ from tai_state.locks.sighting import Standing
 _logger = logging.getLogger("tai_state.locks")
 
 RENEWALS_PER_TTL = 3
+"""How often a lease is renewed in its time. A renewal that is not answered by the time of the next is sent again."""
 
 
 class Keeper:
@@ -80,7 +81,8 @@ class Keeper:
         what = "it is unknown whether the lease was renewed; renew it again"
         rewrite = Rewrite(self._paths(tenure), decide, partial(StoreTimeout, "renew", "UNKNOWN", what))
         try:
-            await settle(self._common, rewrite, self._common.few, renewal())
+            waist = self._common.within(tenure.claim.ttl_seconds / RENEWALS_PER_TTL)
+            await settle(waist, rewrite, self._common.few, renewal())
         except LockLost as loss:
             if not tenure.is_given_up:
                 tenure.lost = loss
@@ -123,15 +125,17 @@ class Keeper:
     async def end(self, tenure: Tenure) -> LockLost | None:
         """Release a tenure at the end of its block, without raising; the loss, if it was over before that."""
         self.lose_if_over(tenure)
-        loss = tenure.lost
-        with anyio.move_on_after(self._common.core.settings.timeout_seconds, shield=True):
+        return await to_its_end(partial(self._end, tenure)) or tenure.lost
+
+    async def _end(self, tenure: Tenure) -> LockLost | None:
+        with anyio.move_on_after(self._common.core.settings.timeout_seconds):
             try:
                 await self.release(tenure)
-            except LockLost as error:
-                loss = error
+            except LockLost as loss:
+                return loss
             except TaiStateError as error:
                 _logger.warning("could not release a lock; it expires by itself", extra=error.fields())
-        return loss
+        return None
 
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
         pause = tenure.claim.ttl_seconds / RENEWALS_PER_TTL
@@ -159,7 +163,9 @@ class Keeper:
         return [*checks, *(Put(self._layout.lockbeat(each), beat, ANYTHING) for each in tenure.claim.resources)]
 
     def _return(self, tenure: Tenure) -> list[Write]:
-        return [Delete(self._layout.lock(each), At(tenure.fence)) for each in tenure.claim.resources]
+        resources = tenure.claim.resources
+        beats = [Delete(self._layout.lockbeat(each), ANYTHING) for each in resources] if tenure.beats else []
+        return [*(Delete(self._layout.lock(each), At(tenure.fence)) for each in resources), *beats]
 
 
 def _loss_error(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:

@@ -6,12 +6,13 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from math import inf, isfinite
 from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
+from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Scan, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
 from tai_state.engines.paging import Paged, converted, resized, take
@@ -19,7 +20,7 @@ from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
-from tai_state.locks.common import Common, alongside
+from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
@@ -93,7 +94,8 @@ class LockManager:
         Args:
             resource: any name.
             ttl_seconds: from the last renewal until others may take over.
-            wait_seconds: how long to wait; 0: do not wait; None: wait without limit.
+            wait_seconds: how long to wait; 0: do not wait; None: wait without limit. It also bounds the wait for each
+                answer of the engine, but not below a second.
             holder: a name for people to read; by default the host name and process id. It gives no rights: two blocks
                 with the same holder exclude each other.
             holding: for the search for deadlocks, leases that cannot be released before this lock is acquired. Leases
@@ -245,7 +247,8 @@ class LockManager:
             if standing is None:
                 return Done(None)
             info = _info(resource, standing)
-            return Commit([Delete(standing.lock.path, At(standing.lock.revision))], lambda _: info)
+            beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
+            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats], lambda _: info)
 
         return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds)
 
@@ -288,7 +291,7 @@ class LockManager:
             ttl_seconds,
         )
         deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
-        attempt = Attempt(self._common, claim)
+        attempt = Attempt(self._common, claim, wait_seconds)
         place: Place | None = None
         try:
             tenure = await attempt.at_once()
@@ -300,8 +303,7 @@ class LockManager:
                 tenure = await self._waited(place, claim)
         except BaseException:
             if place is not None or attempt.is_open:
-                with anyio.move_on_after(self._core.settings.timeout_seconds, shield=True):
-                    await attempt.abandon(() if place is None else place.leaving)
+                await to_its_end(partial(attempt.abandon, () if place is None else place.leaving))
             raise
         self._tenures.add(tenure)
         return tenure

@@ -66,7 +66,7 @@ class Place:
         self._noted: dict[str, int | None] = {}
         self._signal = Signal()
         self._has_moved = False
-        self._broken: Unavailable | None = None
+        self._broken: Exception | None = None
         self._asleep_until = -inf
         self._beat_at = self._search_at = inf
         self._search_seconds = SEARCH_SECONDS
@@ -128,7 +128,7 @@ class Place:
                 self._revisions[change.path] = change.revision
                 self._has_moved = True
                 self._signal.raise_()
-        except Unavailable as error:
+        except Exception as error:  # noqa: BLE001 - the waiter raises it
             self._broken = error
             self._signal.raise_()
 
@@ -191,9 +191,10 @@ class Place:
             raise self._attempt.refusal(LockAcquisitionFailed)
         if now >= self._beat_at:
             await self._beat()
+            tenure = await self._attempt.look()  # a watch may have gone silent without an error
         if now >= self._search_at:
             await self._search()
-        return None
+        return tenure
 
     async def _note_holders(self) -> None:
         """Count the waiters ahead again if a lock has changed hands."""

@@ -86,14 +86,14 @@ ACQUIRING = (
     Mistake(
         "a renewal is overlooked where there was none",
         attempting,
-        "ABSENT if beat is None else At(beat.revision)),",
-        "At(0) if beat is None else At(beat.revision)),",
+        "Check(lockbeat, ABSENT) if beat is None",
+        "Check(lockbeat, At(0)) if beat is None",
     ),
     Mistake(
         "a renewal is overlooked where there was one",
         attempting,
-        "ABSENT if beat is None else At(beat.revision)),",
-        "ABSENT),",
+        "else Delete(lockbeat, At(beat.revision))",
+        "else Check(lockbeat, ABSENT)",
     ),
 )
 

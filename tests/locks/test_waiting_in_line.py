@@ -95,7 +95,6 @@ class BadWatch(AroundEngine):
         yield changes()
 
 
-@pytest.mark.xfail(strict=True, raises=ExceptionGroup, reason="what fails beside the waiting comes out as a group")
 async def test_a_failing_watch_is_told_as_itself(clock: ManualClock):
     """Whoever waits for a lock is told what its watch failed of, and in no group."""
     async with make_store(BadWatch(MemoryEngine(clock)), clock) as store:
@@ -104,7 +103,6 @@ async def test_a_failing_watch_is_told_as_itself(clock: ManualClock):
             await store.locks.acquire_lock("r", wait_seconds=20)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a silent watch is believed until the lease ends")
 async def test_a_watch_that_has_gone_silent_is_not_waited_for(clock: ManualClock):
     """Who waits looks again now and then: a release of which no watch told is noticed well before the lease's end."""
     engine = MemoryEngine(clock)

@@ -29,14 +29,24 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.mark.xfail(strict=True, reason="the document of renewals stays when the lock is released")
-async def test_renewals_go_with_the_lock(place: Place) -> None:
-    """A resource that was renewed and released leaves no document."""
+@pytest.mark.parametrize("end", ["released", "broken"])
+async def test_renewals_go_with_the_lock(place: Place, end: str) -> None:
+    """A resource that was renewed, and released or broken, leaves no document."""
     async with place.store() as store:
         lease = await store.locks.acquire_lock("r")
         await store.locks.renew_lock(lease)
         assert await collected(store.core.engine.scan(Scan("lockbeats"))) != []
-        await store.locks.release_lock(lease)
+        await (store.locks.release_lock(lease) if end == "released" else store.locks.break_lock("r"))
+        assert await collected(store.core.engine.scan(Scan("locks"))) == []
+        assert await collected(store.core.engine.scan(Scan("lockbeats"))) == []
+
+
+async def test_renewals_of_an_earlier_holder_go_with_a_takeover(clock: ManualClock) -> None:
+    """Who takes over an expired lock leaves no document of the renewals before, without a renewal of its own."""
+    async with open_store(MemoryEngine(clock), clock=clock) as store:
+        await store.locks.renew_lock(await store.locks.acquire_lock("r", ttl_seconds=1.0))
+        clock.advance_us(2_000_000)
+        await store.locks.release_lock(await store.locks.acquire_lock("r"))
         assert await collected(store.core.engine.scan(Scan("locks"))) == []
         assert await collected(store.core.engine.scan(Scan("lockbeats"))) == []
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from tai_state.engines.api import ABSENT, At, Check, Committed, Delete, Document, Put, Reading, Write, split
+from tai_state.engines.api import ABSENT, At, Check, Committed, Delete, Document, Reading, Write, split
 from tai_state.engines.matters import Commit, Done, Look
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import CommitRefused, LockAcquisitionFailed, LockLost, StoreTimeout
@@ -138,7 +138,7 @@ class Case:
         return self.parts.judging.judge_acquiring(self.standings, CLAIM.nonce).value
 
     def _tried(self, *, is_single: bool) -> str:
-        attempt = self.parts.attempting.Attempt(self.common, CLAIM)
+        attempt = self.parts.attempting.Attempt(self.common, CLAIM, None)
         seen = re.fullmatch(r"(\d+) s ago", self.cells["not ours"])
         assert seen is not None
         self.seconds.now += 100.0
@@ -199,9 +199,11 @@ def _taken(write: Write) -> str:
     """A write of one that acquires."""
     name = write.path.rpartition("/")[2]
     if isinstance(write, Check):
-        return f"not renewed since {'it was made' if write.require is ABSENT else 'the last time'}"
-    assert isinstance(write, Put)
-    assert not isinstance(write, Delete)
+        assert write.require is ABSENT
+        return "not renewed since it was made"
+    if isinstance(write, Delete):
+        assert isinstance(write.require, At)
+        return "not renewed since the last time"
     if write.require is ABSENT:
         return f"{name} where there is none"
     return f"{name} at revision {write.require.revision}" if isinstance(write.require, At) else f"{name}, unchecked"

@@ -234,7 +234,7 @@ async def test_budget_of_locks(store: StateStore, connect: Callable[[], StateSto
     assert await _cost(meter, store.locks.renew_lock(lease)) == (COMMIT, [1])
     change = store.update_state(GOVERNOR, "alice", {}, METADATA, expected=1, fence=lease)
     assert await _cost(meter, change) == (COMMIT, [2])
-    assert await _cost(meter, store.locks.release_lock(lease)) == (COMMIT, [1])
+    assert await _cost(meter, store.locks.release_lock(lease)) == (COMMIT, [2])
 
 
 async def test_budget_of_history(store: StateStore, meter: Meter):
