@@ -32,6 +32,7 @@ from tai_state.engines.sqlite.backing_up import back_up, count_of
 from tai_state.engines.sqlite.checksums import ROW, documents
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.integrity import damage_of
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.reader import Reader, page, select
 from tai_state.engines.sqlite.schema import connect, order_by_revision
@@ -101,9 +102,10 @@ class SqliteEngine:
     async def __aenter__(self) -> Self:
         if self._writer is not None or self._reader is not None:
             raise RuntimeError(OPEN_ALREADY)
-        reader = Reader(self._path, self._connect)
+        self._file = OpenFile(self._path, self._connect)
+        reader = Reader(self._file)
         try:
-            self._committing = Writer(self._path, self._connect, self._clock)
+            self._committing = Writer(self._file, self._clock)
             with self._translated("open"):
                 self._reader = Worker("reader", reader.serve, reader.close)
                 self._writer = Worker("writer", self._committing.serve, self._committing.close, self._watches.committed)
@@ -126,9 +128,10 @@ class SqliteEngine:
                 await worker.wait_closed()
         finally:
             self._writer = self._reader = None
+            self._file.closed()
 
     def _start_watcher(self) -> Worker:
-        watcher = Watcher(self._path, self._connect, self._committing)
+        watcher = Watcher(self._file, self._committing)
         with self._translated("watch"):
             return Worker("watcher", watcher.serve, watcher.close, self._watches.seen, (watcher.pulse, watcher.idle))
 
@@ -205,7 +208,7 @@ class SqliteEngine:
     async def self_check(self) -> Sequence[CorruptDocument]:
         """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""
         _opened(self._reader)
-        return await anyio.to_thread.run_sync(damage_of, self._connect, self._path)
+        return await anyio.to_thread.run_sync(damage_of, self._file.connect, self._path)
 
     async def backup(self, target: str, progress: Callable[[int, int], None]) -> int:
         """Copy the whole file, as it is at one moment, while others go on writing. Returns the number of documents.
@@ -219,7 +222,7 @@ class SqliteEngine:
         """
         _opened(self._reader)
         try:
-            await back_up(self._connect, target, progress)
+            await back_up(self._file.connect, target, progress)
             copied = partial(connect, target, create=False, busy_timeout_ms=_BUSY_TIMEOUT_MS)
             for damage in await anyio.to_thread.run_sync(damage_of, copied, self._path):
                 raise damage

@@ -12,7 +12,7 @@ after a part of it is written, the transaction is rolled back and runs again, th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
@@ -22,10 +22,11 @@ import msgspec
 from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, holds
 from tai_state.engines.sqlite.checksums import of_row, stamp
 from tai_state.engines.sqlite.errors import mapped_error
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import Prepared
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
-from tai_state.errors import CommitRefused, TaiStateError
+from tai_state.errors import CommitRefused, StoreUnusable, TaiStateError
 from tai_state.values.times import WallClock
 
 RESERVED = 1_000
@@ -77,8 +78,7 @@ class Writer:
     """Serves commits in the writer's thread.
 
     Args:
-        path: the path of the file.
-        connect: opens a connection to the file.
+        file: the file.
         clock: the clock for the time of each commit.
 
     Attributes:
@@ -86,9 +86,8 @@ class Writer:
         others: how many transactions found that another process may have committed since the previous one.
     """
 
-    def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: WallClock) -> None:
-        self._path = path
-        self._connect = connect
+    def __init__(self, file: OpenFile, clock: WallClock) -> None:
+        self._file = file
         self._clock = clock
         self._connection: apsw.Connection | None = None
         # Each reservation writes a new token to the file. The first is random, so that no two processes share one.
@@ -126,6 +125,12 @@ class Writer:
             self._reserved, self._data_version = transaction.after, connection.data_version()
         self._revision = transaction.revision
         self.commits += 1
+        # Only now: what is still at its path after COMMIT is found by everybody who opens the path.
+        try:
+            self._file.check("commit")
+        except StoreUnusable as error:
+            self._answer(jobs, error)
+            return
         for job, outcome in zip(jobs, transaction.outcomes, strict=True):
             if isinstance(outcome, Committed):
                 job.result = outcome
@@ -157,12 +162,14 @@ class Writer:
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
-            self._connection.close()
+            self._file.close(self._connection)
             self._connection = None
 
     def _open(self) -> apsw.Connection:
+        if self._file.is_lost:
+            raise self._file.lost("commit")
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = self._file.connect()
         return self._connection
 
     def _apply(
@@ -260,7 +267,7 @@ class Writer:
     def _answer(self, jobs: Sequence[Job[Committed]], error: Exception, *, unknown: bool = False) -> None:
         for job in jobs:
             if isinstance(error, apsw.Error):
-                job.error = mapped_error(error, "commit", self._path, unknown=unknown)
+                job.error = mapped_error(error, "commit", self._file.path, unknown=unknown)
             else:
                 job.error = error
 
