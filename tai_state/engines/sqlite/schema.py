@@ -16,6 +16,9 @@ FORMAT = 2
 
 _PAUSE_MS = 5
 
+_LOG_BYTES = 6 * 1024 * 1024
+"""What is left of a log that grew, for example under a long reader. Without one, a log stays below this."""
+
 _COLUMNS = ("collection", "id", "revision", "updated_us", "checksum", "fields", "timestamp", "path")
 
 _DOCUMENTS = """
@@ -81,7 +84,7 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         _check(connection, path)
         if connection.pragma("journal_mode") != "wal":
             _use_write_ahead_log(connection, busy_timeout_ms)
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_LOG_BYTES}")
         leave_log(connection, yes=False)
     except BaseException:
         connection.close()

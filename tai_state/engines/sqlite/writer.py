@@ -1,9 +1,9 @@
 """Committing: waiting commits share one transaction, and so one fsync.
 
 No caller gets an answer, not even a refusal, before COMMIT has returned. An error inside the shared transaction can
-roll all of it back, with or without savepoints; its commits then run again one by one. After an error from COMMIT
-itself, the transaction may still be in the log. So the file is opened again, looked at, and written once, which makes
-the answer final: a stray log entry behind that write can never come back.
+roll all of it back, with or without savepoints; its commits then run again one by one. So they do if COMMIT finds the
+disk full. After any other error from COMMIT, the transaction may still be in the log. So the file is opened again,
+looked at, and written once, which makes the answer final: a stray log entry behind that write can never come back.
 
 Most commits are accepted. So one statement both checks and writes, without a look before it. If a commit is refused
 after a part of it is written, the transaction is rolled back and runs again, this time with a look before each write.
@@ -116,6 +116,11 @@ class Writer:
             return
         try:
             connection.execute("COMMIT")
+        except apsw.FullError as error:
+            # The end of the transaction found no room in the log. Without its end, it does not count.
+            self._roll_back(connection)
+            self._not_applied(jobs, error)
+            return
         except apsw.Error as error:
             applied = self._is_applied(transaction)
             if not applied:

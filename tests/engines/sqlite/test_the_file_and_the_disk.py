@@ -83,9 +83,6 @@ def traced(folder: Path, *plan: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the change is tried until its time is over, and the error does not name the disk"
-)
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """A change that finds no room on the disk is ``StoreUnavailable`` with SQLite's code, and says why."""
     anyio.run(make_small_store, tmp_path)
@@ -132,7 +129,6 @@ def test_a_write_without_the_right_to_it_is_refused(read_only: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="the file is called damaged, without a word of the log beside it")
 async def test_a_backup_beside_another_log_is_named(tmp_path: Path) -> None:
     """A backup that was put back beside the log of the file it replaced is not just called damaged."""
     backup = tmp_path / "backup"
@@ -150,7 +146,6 @@ async def test_a_backup_beside_another_log_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="a log that grew under a long reader keeps its size as long as the file is open")
 async def test_the_log_shrinks_after_a_long_reader(tmp_path: Path) -> None:
     """Once a reader that held the log up has ended, writing on brings it back to a few MiB."""
     async with open_store(url(tmp_path)) as store:
