@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import apsw
 
@@ -12,6 +13,8 @@ from tai_state.engines.sqlite.schema import leave_log
 from tai_state.errors import StoreUnusable
 
 _LOST = "the file or its log was moved, removed or replaced while it was open: put the right files there, open it again"
+
+_CHANGED = "somebody wrote to the file, which this process may only read, while it was open: open it again"
 
 
 class OpenFile:
@@ -27,13 +30,17 @@ class OpenFile:
     Attributes:
         path: the path of the file.
         is_lost: whether the file was found lost.
+        is_still: whether the file may only be read and had no log: it is read as one that nobody changes. It is lost
+            once somebody does.
     """
 
     def __init__(self, path: str, connect: Callable[[], apsw.Connection]) -> None:
         self.path = path
         self.is_lost = False
+        self.is_still = False
         self._connect = connect
         self._log = ""
+        self._content: tuple[float, ...] = ()
         self._found: tuple[Identity, Identity | None] | None = None
 
     def connect(self) -> apsw.Connection:
@@ -66,7 +73,7 @@ class OpenFile:
     def lost(self, operation: str) -> StoreUnusable:
         """The error if it is lost."""
         self.is_lost = True
-        return StoreUnusable(operation, "FILE_LOST", f"{_LOST} ({self.path})")
+        return StoreUnusable(operation, "FILE_LOST", f"{_CHANGED if self.is_still else _LOST} ({self.path})")
 
     def close(self, connection: apsw.Connection) -> None:
         """Close a connection. If the file is lost, whatever is at its path now is left alone."""
@@ -86,11 +93,15 @@ class OpenFile:
         now = _identity(self.path)
         if now is None or before not in (None, now):
             raise self.lost("open")
-        self._found = now, _identity(self._log)
+        log = _identity(self._log)
+        self.is_still = log is None
+        self._content = _content(self.path)
+        self._found = now, log
         forks.opened(now)
 
     def _is_there(self) -> bool:
-        return (_identity(self.path), _identity(self._log)) == self._found
+        is_there = (_identity(self.path), _identity(self._log)) == self._found
+        return is_there and (not self.is_still or _content(self.path) == self._content)
 
 
 def _identity(path: str) -> Identity | None:
@@ -98,3 +109,12 @@ def _identity(path: str) -> Identity | None:
         return os.stat(path)[1:3]  # noqa: PTH116 - for each commit, and this is the quickest
     except OSError:
         return None
+
+
+def _content(path: str) -> tuple[float, ...]:
+    """What changes when somebody writes to a file."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns

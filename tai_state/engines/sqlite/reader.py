@@ -46,6 +46,8 @@ class Reader:
                 if self._connection is None:
                     self._connection = self._file.connect()
                 job.result = job.request(self._connection)
+                if self._file.is_still:
+                    self._file.check("read")
             except apsw.Error as error:
                 job.error = mapped_error(error, "read", self._file.path)
             except Exception as error:  # noqa: BLE001 - each task gets its own error
