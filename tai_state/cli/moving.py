@@ -1,8 +1,9 @@
-"""Commands that move history: import, export, restore."""
+"""Commands that move history: import, export, restore, backup."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +21,12 @@ from tai_state.cli.common import (
     run,
 )
 from tai_state.cli.output import Progress, plain, print_json, print_table
+from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import check_export
 from tai_state.history.importing import CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
+from tai_state.history.wholefile import whole_file
 from tai_state.store.addresses import Address
 from tai_state.streams.settings import SystemClock
 
@@ -75,18 +78,12 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the whole history of a governor to a file. Digests are included."""
-    if str(file) == "-":
-        raise UsageError("'-' does not mean stdout here: name a file")
-    if file.exists():
-        check_file(file)
-        confirm(f"{str(file)!r} exists. Replace it?", yes=yes)
+    _check_target(file, yes=yes)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            try:
+            with _written_by_name(file):
                 stats = await StateMachinePersister(opened_store).export_history(governor, file)
-            except OSError as error:
-                raise UsageError(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
         _print_counts(plain(stats), as_json=as_json)
 
     run(command)
@@ -108,6 +105,59 @@ def restore(
         _print_counts(plain(stats), as_json=as_json)
 
     run(command)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    *,
+    yes: YesOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a whole SQLite store to a file, while others write to it. The file opens as a store."""
+    _check_target(file, yes=yes)
+    engine = Address.parse(store).engine(SystemClock(), create=False)
+    if not isinstance(engine, SqliteEngine):
+        raise UsageError(f"{engine} is not a file: back it up as its documentation says, or export its governors")
+
+    async def command() -> None:
+        with Progress() as line, _written_by_name(file):
+
+            def copied(pages: int, of_pages: int) -> None:
+                if not as_json:
+                    line.show(f"{pages:,} of {of_pages:,} pages copied")
+
+            async with engine, whole_file(file) as partial:
+                _check_no_log(file)
+                partial.touch(exist_ok=False)
+                documents = await engine.backup(str(partial), copied)
+        _print_counts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
+
+    run(command)
+
+
+def _check_target(file: Path, *, yes: bool) -> None:
+    """Raise ``UsageError`` if a file cannot be written; ask if it exists."""
+    if str(file) == "-":
+        raise UsageError("'-' does not mean stdout here: name a file")
+    if file.exists():
+        check_file(file)
+        confirm(f"{str(file)!r} exists. Replace it?", yes=yes)
+
+
+def _check_no_log(file: Path) -> None:
+    """Raise ``UsageError`` if SQLite would take a log that is there for the log of this file."""
+    if Path(f"{file}-wal").exists():
+        raise UsageError(f"{str(file)!r} is a store in use, or a log was left beside it: name another file")
+
+
+@contextmanager
+def _written_by_name(file: Path) -> Generator[None]:
+    """Turn a failure to write a file into a ``UsageError`` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
 
 
 def _print_counts(counts: Mapping[str, Any], *, as_json: bool) -> None:

@@ -61,6 +61,7 @@ for _command in (
     moving.import_,
     moving.export,
     moving.restore,
+    moving.backup,
     locking.locks,
     locking.unlock,
     syncing.sync,

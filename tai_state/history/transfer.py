@@ -7,12 +7,10 @@ events, its kept snapshots and the state itself: an interrupted restore never le
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import IO
 
 import anyio.to_thread
 import msgspec
@@ -42,6 +40,7 @@ from tai_state.history.exportfile import (
     check_export,
     lines_of,
 )
+from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Layout, Stream
 from tai_state.streams.reader import missing_event_error
@@ -66,18 +65,14 @@ class Export:
     async def run(self, governor_id: str, path: Path) -> TransferStats:
         """Export a governor. The file appears under its name only once it is whole and can be restored.
 
+        Several exports may write to the same path at the same time: the last one to end counts.
+
         Raises:
             CorruptDocument, EventSourcingError: the stored data is damaged and could not be restored.
             StoreTimeout: at every attempt, cleanup removed events while they were read.
         """
-        partial = path.with_name(path.name + ".partial")
-        try:
-            stats = await self._whole(governor_id, partial)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return stats
+        async with whole_file(path) as partial:
+            return await self._whole(governor_id, partial)
 
     async def _whole(self, governor_id: str, partial: Path) -> TransferStats:
         """Write the file, and start it again if a cleanup removed events meanwhile."""
@@ -110,7 +105,7 @@ class Export:
                         await anyio.to_thread.run_sync(file.write, bytes(buffer))
                         buffer.clear()
             end = Line("end", "", msgspec.to_builtins(End(check.lines)))
-            await anyio.to_thread.run_sync(_finish, file, bytes(buffer) + msgspec.json.encode(end) + b"\n")
+            await anyio.to_thread.run_sync(file.write, bytes(buffer) + msgspec.json.encode(end) + b"\n")
         return check.stats()
 
     async def _export_error(self, governor_id: str, line: Line, problem: Problem) -> TaiStateError:
@@ -271,9 +266,3 @@ def _path(layout: Layout, governor_id: str, line: Line) -> str:
         return layout.governor(governor_id)
     collections = {"marker": layout.ids, "event": layout.events, "snapshot": layout.snapshots, "state": layout.states}
     return f"{collections[line.kind](governor_id)}/{line.id}"
-
-
-def _finish(file: IO[bytes], rest: bytes) -> None:
-    file.write(rest)
-    file.flush()
-    os.fsync(file.fileno())

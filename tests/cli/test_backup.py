@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
-from tai_state import open_store
+from tai_state import StateMachinePersister, open_store
 
-from ..support.program import Program
+from ..support.processes import started
+from ..support.program import IMPORT, Program, interrupt, make_rows, write_csv
+from ..support.sqlite import names_in
 from ..support.stores import GOVERNOR, METADATA, collected
 
-pytestmark = pytest.mark.anyio
+anyio_test = pytest.mark.anyio
+
+WRITE_FOR_EVER = """
+import asyncio
+from tai_state import ChangeMetadata, open_store
+
+async def main():
+    async with open_store("sqlite:///tai-state.db") as store:
+        bank = [store.state("bank", name) for name in ("left", "right")]
+        for n in range(1_000_000):
+
+            async def change(transaction):
+                for each in bank:
+                    transaction.put(each, {"n": n, "x": "y" * 100_000})
+
+            await store.transact(change, ChangeMetadata("tester", "a test"))
+            print(n, flush=True)
+
+asyncio.run(main())
+"""
+
+COPY_WITHOUT_END = """
+import apsw, time
+from tai_state.engines.sqlite import backing_up
+from tai_state.cli.program import main
+backing_up._STEP_PAGES = 0  # so each step copies nothing
+main()
+"""
 
 
 @pytest.fixture
@@ -20,13 +54,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such command", raises=AssertionError)
+@anyio_test
 async def test_a_backup_opens_as_a_store(tmp_path: Path):
     """What was acknowledged before a backup is in it, while a service goes on writing and loses nothing."""
     async with open_store(f"sqlite:///{tmp_path}/tai-state.db") as store:
         await store.save_state(GOVERNOR, "before", {"n": 1}, METADATA)
         done = Program(tmp_path)("backup", "copy.db", "--json")
         assert (done.code, done.err) == (0, "")
+        assert done.json() == {"documents": 4, "bytes": os.stat(tmp_path / "copy.db").st_size}  # noqa: PTH116 - in async
         await store.save_state(GOVERNOR, "after", {"n": 2}, METADATA)
     async with open_store(f"sqlite:///{tmp_path}/copy.db", create=False) as backup:
         assert {state.state_id: state.data for state in await collected(backup.list_states(GOVERNOR))} == {
@@ -34,3 +69,93 @@ async def test_a_backup_opens_as_a_store(tmp_path: Path):
         }
     async with open_store(f"sqlite:///{tmp_path}/tai-state.db") as store:
         assert await store.count_states(GOVERNOR) == 2
+    assert names_in(tmp_path) == ["copy.db", "tai-state.db"]
+
+
+@anyio_test
+async def test_a_backup_is_of_one_moment(tmp_path: Path):
+    """A backup under load ends, and has all that was acknowledged before it, and no half of a transaction."""
+    command = [sys.executable, "-c", WRITE_FOR_EVER]
+    with started(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        acknowledged = [int(writer.stdout.readline()) for _ in range(40)][-1]
+        ended = Program(tmp_path)("backup", "copy.db", "--json")
+        assert writer.poll() is None
+    assert ended.json()["documents"] > 80
+    async with open_store(f"sqlite:///{tmp_path}/copy.db", create=False) as copy:
+        left, right = [await copy.get_state("bank", name) for name in ("left", "right")]
+        assert left.data["n"] == right.data["n"] >= acknowledged
+        assert (await StateMachinePersister(copy).validate_consistency()).consistent
+
+
+def test_a_backup_is_put_back(program: Program) -> None:
+    """What was changed since is gone, and the store is as it was and consistent."""
+    before = program("ls", "--json").json()
+    assert program("backup", "copy.db").code == 0
+    write_csv(program.folder / "log.csv", make_rows(5))
+    assert program("import", "log.csv", "--governor", "since", *IMPORT).code == 0
+    assert program("ls", "--json").json() != before
+    for path in program.folder.glob("tai-state.db*"):
+        path.unlink()
+    (program.folder / "copy.db").rename(program.folder / "tai-state.db")
+    assert program("ls", "--json").json() == before
+    assert program("verify", "bank", "--json").json()["consistent"]
+
+
+def test_a_file_is_replaced_only_when_told_to(program: Program) -> None:
+    """A file that exists is replaced with ``--yes``, and never by a backup that failed."""
+    target = program.folder / "copy.db"
+    target.write_text("precious")
+    refused = program("backup", "copy.db")
+    assert (refused.code, refused.out) == (2, "")
+    assert "pass --yes" in refused.err
+    assert program("backup", "copy.db", "--store", "sqlite:///shop.py", "--yes").code == 4
+    assert target.read_text() == "precious"
+    assert program("backup", "copy.db", "--yes").code == 0
+    assert program("ls", "--store", "sqlite:///copy.db", "--json").json() == program("ls", "--json").json()
+    assert not list(program.folder.glob("*.partial*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["nowhere/copy.db"], "cannot be written"),
+        (["."], "is not a file"),
+        (["-"], "name a file"),
+        (["tai-state.db", "--yes"], "in use"),
+        (["copy.db", "--store", "memory://"], "is not a file"),
+    ],
+)
+def test_places_where_no_backup_can_be(there: Program, arguments: list[str], why: str) -> None:
+    """Such a place is a usage error, and the store's own file is such a place."""
+    assert why in there("backup", *arguments, "--json").error(2)["message"]
+
+
+def test_a_store_in_use_is_not_replaced(program: Program) -> None:
+    """A file with a log beside it is not replaced: SQLite would mix the two."""
+    (program.folder / "copy.db-wal").touch()
+    assert "in use" in program("backup", "copy.db", "--json").error(2)["message"]
+    assert not (program.folder / "copy.db").exists()
+
+
+def test_a_damaged_store_is_not_backed_up(program: Program) -> None:
+    """A damaged file does not take the place of the last good backup."""
+    assert program("backup", "copy.db").code == 0
+    before = (program.folder / "copy.db").read_bytes()
+    with closing(apsw.Connection(str(program.folder / "tai-state.db"))) as connection:
+        connection.execute("UPDATE documents SET timestamp = 'x' WHERE timestamp IS NOT NULL")
+    assert program("backup", "copy.db", "--yes", "--json").error(4)["type"] == "CorruptDocument"
+    assert (program.folder / "copy.db").read_bytes() == before
+    assert not list(program.folder.glob("*.partial*"))
+
+
+def test_an_interrupted_backup_leaves_no_file(program: Program) -> None:
+    """Ctrl-C ends it with 130, whatever is left to copy, and nothing half-written stays."""
+    stuck = Program(program.folder, command=(sys.executable, "-c", COPY_WITHOUT_END))
+    with stuck.started("backup", "copy.db") as process:
+        assert process.stderr is not None
+        assert b"pages copied" in process.stderr.readline()
+        interrupt(process)
+        _, err = process.communicate()
+    assert (process.returncode, b"interrupted" in err) == (130, True)
+    assert not list(program.folder.glob("copy.db*"))

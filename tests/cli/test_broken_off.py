@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from tai_state import StateStore
 
 from ..support.filled import METADATA, on_store, with_removed_state
 from ..support.program import SCRIPT, Ended, Program, interrupt
+
+WITH_A_KNOWN_NAME = """
+import secrets
+secrets.token_hex = lambda _: "known"  # part of the name that a file has until it is whole
+from tai_state.cli.program import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +90,16 @@ def test_an_interrupted_export_leaves_no_file(
     large: Path, tmp_path: Path, *, number: signal.Signals, in_background: bool
 ) -> None:
     """Signals end it with 130 and no traceback, SIGTERM also where Ctrl-C is ignored; nothing half-written stays."""
-    program = Program(large)
-    target = tmp_path / "g.jsonl"
-    os.mkfifo(tmp_path / "g.jsonl.partial")  # what the export writes to first: here it waits for the reader
+    program = Program(large, command=(sys.executable, "-c", WITH_A_KNOWN_NAME))
+    target, partial = tmp_path / "g.jsonl", tmp_path / "g.jsonl.known.partial"
+    os.mkfifo(partial)  # what the export writes to first: here it waits for the reader
     around = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_background else signal.getsignal(signal.SIGINT)
     with ExitStack() as block:
         try:
             process = block.enter_context(program.started("export", "g", str(target), "--json"))
         finally:
             signal.signal(signal.SIGINT, around)
-        with os.fdopen(_written_to(tmp_path / "g.jsonl.partial", process), "rb") as reader:
+        with os.fdopen(_written_to(partial, process), "rb") as reader:
             reader.read(10)
             process.send_signal(number)
         out, err = process.communicate()

@@ -19,7 +19,19 @@ def test_every_argument_and_option_is_explained() -> None:
     """The help of each command says what it does, and what each of its arguments and options means."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        *("cleanup", "conflicts", "demo", "diff", "doctor", "emulator", "export", "history", "import", "indexes"),
+        *(
+            "backup",
+            "cleanup",
+            "conflicts",
+            "demo",
+            "diff",
+            "doctor",
+            "emulator",
+            "export",
+            "history",
+            "import",
+            "indexes",
+        ),
         *("locks", "ls", "recover", "restore", "show", "snapshot", "stats", "sync", "unlock", "verify"),
     }
     for name, command in commands.items():
@@ -68,6 +80,7 @@ READERS = [
     ["snapshot", "g", "s"],
     ["cleanup", "g", "--yes"],
     ["export", "g", "x.jsonl"],
+    ["backup", "x.db"],
 ]
 
 

@@ -20,12 +20,6 @@ pytestmark = pytest.mark.anyio
 
 STATE_PATH = f"governors/{GOVERNOR}/states/s"
 
-SHARED = pytest.mark.xfail(
-    strict=True,
-    reason="both write the same unfinished file: one moves or removes it under the other",
-    raises=AssertionError,
-)
-
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -81,7 +75,7 @@ async def export(engine: Engine, clock: ManualClock, path: Path) -> TransferStat
             return error
 
 
-@pytest.mark.parametrize("second", [pytest.param("ends well", marks=SHARED), pytest.param("fails", marks=SHARED)])
+@pytest.mark.parametrize("second", ["ends well", "fails"])
 async def test_exports_to_one_path(tmp_path: Path, clock: ManualClock, second: str):
     """While one export is under way another ends: the file is whole at each moment, and nobody is told wrong."""
     path = tmp_path / "backup.jsonl"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import apsw
 from tai_state.engines.api import Document, Scan
 from tai_state.engines.sqlite.checksums import of_row, of_text, stamp
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.worker import Job
@@ -65,11 +66,14 @@ def seal(connection: apsw.Connection) -> None:
 @contextmanager
 def writer_over(file: Path, open_: Callable[[], Any] | None = None, clock: Any = None) -> Iterator[Writer]:
     """A writer by itself, whose commits are served in this thread."""
-    writer = Writer(str(file), open_ or (lambda: connected(file)), clock or ManualClock(0, step_us=1))
-    try:
-        yield writer
-    finally:
-        writer.close()
+    opened = OpenFile(str(file), open_ or (lambda: connected(file)))
+    with closing(connected(file)):  # the reader's, which keeps the log in its place
+        writer = Writer(opened, clock or ManualClock(0, step_us=1))
+        try:
+            yield writer
+        finally:
+            writer.close()
+            opened.closed()
 
 
 def served(writer: Writer, *commits: Sequence[Write]) -> list[Any]:

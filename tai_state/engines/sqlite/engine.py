@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -28,8 +28,11 @@ from tai_state.engines.api import (
 from tai_state.engines.filtering import is_chosen
 from tai_state.engines.ordering import check_is_of_events, is_of_events, whole_commits
 from tai_state.engines.paging import Paged, limited
-from tai_state.engines.sqlite.checksums import ROW, TIMESTAMP, documents
+from tai_state.engines.sqlite.backing_up import back_up, count_of
+from tai_state.engines.sqlite.checksums import ROW, documents
 from tai_state.engines.sqlite.errors import mapped_error
+from tai_state.engines.sqlite.integrity import damage_of
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.reader import Reader, page, select
 from tai_state.engines.sqlite.schema import connect, order_by_revision
@@ -65,8 +68,6 @@ SELECT {ROW} FROM documents
 WHERE collection = :collection AND timestamp IS NOT NULL AND (revision, id) > (:revision, CAST(:id AS TEXT))
 ORDER BY revision, id
 """  # noqa: S608 - columns of this package
-_HIDDEN = f"SELECT CAST(path AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100"  # noqa: S608 - columns
-_HIDDEN_MEANS = "its column timestamp differs from its field, so queries by time miss it: restore a backup"
 
 
 class SqliteEngine:
@@ -101,9 +102,10 @@ class SqliteEngine:
     async def __aenter__(self) -> Self:
         if self._writer is not None or self._reader is not None:
             raise RuntimeError(OPEN_ALREADY)
-        reader = Reader(self._path, self._connect)
+        self._file = OpenFile(self._path, self._connect)
+        reader = Reader(self._file)
         try:
-            self._committing = Writer(self._path, self._connect, self._clock)
+            self._committing = Writer(self._file, self._clock)
             with self._translated("open"):
                 self._reader = Worker("reader", reader.serve, reader.close)
                 self._writer = Worker("writer", self._committing.serve, self._committing.close, self._watches.committed)
@@ -126,9 +128,10 @@ class SqliteEngine:
                 await worker.wait_closed()
         finally:
             self._writer = self._reader = None
+            self._file.closed()
 
     def _start_watcher(self) -> Worker:
-        watcher = Watcher(self._path, self._connect, self._committing)
+        watcher = Watcher(self._file, self._committing)
         with self._translated("watch"):
             return Worker("watcher", watcher.serve, watcher.close, self._watches.seen, (watcher.pulse, watcher.idle))
 
@@ -205,7 +208,27 @@ class SqliteEngine:
     async def self_check(self) -> Sequence[CorruptDocument]:
         """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""
         _opened(self._reader)
-        return await anyio.to_thread.run_sync(_integrity, self._connect, self._path)
+        return await anyio.to_thread.run_sync(damage_of, self._file.connect, self._path)
+
+    async def backup(self, target: str, progress: Callable[[int, int], None]) -> int:
+        """Copy the whole file, as it is at one moment, while others go on writing. Returns the number of documents.
+
+        Args:
+            target: the path of the copy; there must be no file.
+            progress: called now and then with the number of pages copied, and the number of all pages.
+
+        Raises:
+            CorruptDocument: the file is damaged, and so is the copy.
+        """
+        _opened(self._reader)
+        try:
+            await back_up(self._file.connect, target, progress)
+            copied = partial(connect, target, create=False, busy_timeout_ms=_BUSY_TIMEOUT_MS)
+            for damage in await anyio.to_thread.run_sync(damage_of, copied, self._path):
+                raise damage
+            return await anyio.to_thread.run_sync(count_of, copied)
+        except apsw.Error as error:
+            raise mapped_error(error, "backup", target) from error
 
     async def _read(self, function: Callable[[apsw.Connection], Any]) -> Any:
         return await _opened(self._reader).do(function)
@@ -215,23 +238,6 @@ def _opened(worker: Worker | None) -> Worker:
     if worker is None:
         raise RuntimeError(NOT_OPEN)
     return worker
-
-
-def _integrity(connect: Callable[[], apsw.Connection], path: str) -> list[CorruptDocument]:
-    try:
-        with closing(connect()) as connection:
-            found = [text for (text,) in connection.execute("PRAGMA integrity_check(100)") if text != "ok"]
-            hidden: list[Any] = connection.execute(_HIDDEN).fetchall()
-    except apsw.Error as error:
-        failure = mapped_error(error, "read", path)
-        if not isinstance(failure, CorruptDocument):
-            raise failure from error
-        return [failure]
-    advice = "restore a backup or, if only indexes are damaged, run REINDEX on a copy with SQLite, and verify the copy"
-    return [
-        *(CorruptDocument(path, f"SQLite reports: {text.strip()}: {advice}") for text in found),
-        *(CorruptDocument(each.decode(errors="backslashreplace"), _HIDDEN_MEANS) for (each,) in hidden),
-    ]
 
 
 def _by_field(dotted: str, collection: str) -> str:

@@ -35,8 +35,9 @@ TIMEOUT: Final = {
     "SQLITE_LOCKED": "another connection holds the table: try again",
     "SQLITE_PROTOCOL": "could not acquire the file's lock: try again",
 }
+_LOG: Final = "a -wal beside it belongs to the file that it replaced"
 CORRUPT: Final = {
-    "SQLITE_CORRUPT": "the file is damaged: restore a backup",
+    "SQLITE_CORRUPT": f"the file is damaged, or {_LOG}: restore a backup",
     "SQLITE_FORMAT": "the file is damaged: restore a backup",
     "SQLITE_SCHEMA": "the tables were changed by another program",
     "SQLITE_MISMATCH": "a value has the wrong type",

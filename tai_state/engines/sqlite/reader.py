@@ -12,6 +12,7 @@ import apsw
 from tai_state.engines.api import Document, split
 from tai_state.engines.sqlite.checksums import ROW, documents
 from tai_state.engines.sqlite.errors import mapped_error
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.worker import Job
 
 T = TypeVar("T")
@@ -26,13 +27,11 @@ class Reader:
     """Calls functions with its connection, one by one, in the reader's thread.
 
     Args:
-        path: the path of the file.
-        connect: opens a connection to the file.
+        file: the file.
     """
 
-    def __init__(self, path: str, connect: Callable[[], apsw.Connection]) -> None:
-        self._path = path
-        self._connect = connect
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
         self._connection: apsw.Connection | None = None
 
     def open(self, _: apsw.Connection) -> None:
@@ -42,18 +41,22 @@ class Reader:
         """Call each function."""
         for job in jobs:
             try:
+                if self._file.is_lost:
+                    raise self._file.lost("read")
                 if self._connection is None:
-                    self._connection = self._connect()
+                    self._connection = self._file.connect()
                 job.result = job.request(self._connection)
+                if self._file.is_still:
+                    self._file.check("read")
             except apsw.Error as error:
-                job.error = mapped_error(error, "read", self._path)
+                job.error = mapped_error(error, "read", self._file.path)
             except Exception as error:  # noqa: BLE001 - each task gets its own error
                 job.error = error
 
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
-            self._connection.close()
+            self._file.close(self._connection)
 
 
 def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection], T]) -> T:

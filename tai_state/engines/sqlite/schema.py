@@ -16,6 +16,9 @@ FORMAT = 2
 
 _PAUSE_MS = 5
 
+_LOG_BYTES = 6 * 1024 * 1024
+"""What is left of a log that grew, for example under a long reader. Without one, a log stays below this."""
+
 _COLUMNS = ("collection", "id", "revision", "updated_us", "checksum", "fields", "timestamp", "path")
 
 _DOCUMENTS = """
@@ -51,6 +54,8 @@ PRAGMA user_version = {FORMAT};
 def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection:
     """Open the file: create its tables if it has none, upgrade an older format, and refuse any other file.
 
+    If ``create`` is false and the file may only be read, the connection can only read.
+
     Raises:
         StoreNotFound: there is no store, and ``create`` is false.
         IncompatibleFormat: the file belongs to another program or to a newer release.
@@ -72,6 +77,9 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         # one and deletes it (SQLite 3.54.1). So a connection that fails to open leaves the log alone.
         leave_log(connection)
         if connection.readonly("main"):  # SQLite falls back to reading if it cannot open for writing, for any reason
+            if _in_the_way(path) and not create:
+                connection.close()
+                return connect_to_read(path, busy_timeout_ms)
             raise apsw.exception_for(apsw.SQLITE_READONLY if _in_the_way(path) else apsw.SQLITE_CANTOPEN)
         connection.set_busy_timeout(busy_timeout_ms)
         if _is_empty(connection):
@@ -81,8 +89,25 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         _check(connection, path)
         if connection.pragma("journal_mode") != "wal":
             _use_write_ahead_log(connection, busy_timeout_ms)
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_LOG_BYTES}")
         leave_log(connection, yes=False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_to_read(path: str, busy_timeout_ms: int) -> apsw.Connection:
+    """Open a file that may not be written, and write nothing beside it.
+
+    Without a log, SQLite takes the file to be one that nobody changes; the caller has to notice if somebody does.
+    """
+    is_unlogged = not os.path.lexists(f"{path}-wal")
+    uri = f"{Path(path).as_uri()}?mode=ro&immutable={int(is_unlogged)}"
+    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        connection.set_busy_timeout(busy_timeout_ms)
+        _check(connection, path)
     except BaseException:
         connection.close()
         raise

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import apsw
 import msgspec
 
 from tai_state.engines.sqlite.errors import mapped_error
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.reader import at_one_moment
 from tai_state.engines.sqlite.seeing import Move, Sight
 from tai_state.engines.sqlite.worker import Job
@@ -67,14 +68,12 @@ class Watcher:
     """Makes the looks, in the watcher's thread.
 
     Args:
-        path: the path of the file.
-        connect: opens a connection to the file.
+        file: the file.
         writer: the writer of the same engine; it shows which commits are the engine's own.
     """
 
-    def __init__(self, path: str, connect: Callable[[], apsw.Connection], writer: Writer) -> None:
-        self._path = path
-        self._connect = connect
+    def __init__(self, file: OpenFile, writer: Writer) -> None:
+        self._file = file
         self._writer = writer
         self._connection: apsw.Connection | None = None
         self._sight = Sight()
@@ -105,6 +104,7 @@ class Watcher:
         job: Job[Seen] = Job(None, None)
         try:
             connection = self._open()
+            self._file.check("watch")
             if self._has_foreign_commits(connection):
                 self._is_due = self._sight.has_small
                 self._large_due = deque(self._sight.large)
@@ -121,14 +121,14 @@ class Watcher:
         """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            self._file.close(connection)
 
     def _as_watch_error(self, error: Exception) -> Exception:
-        return mapped_error(error, "watch", self._path) if isinstance(error, apsw.Error) else error
+        return mapped_error(error, "watch", self._file.path) if isinstance(error, apsw.Error) else error
 
     def _open(self) -> apsw.Connection:
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = self._file.connect()
             self._data_version = -1
         return self._connection
 

@@ -20,22 +20,10 @@ import anyio
 import msgspec
 
 from tai_state.engines.api import NOT_OPEN
+from tai_state.engines.sqlite.forks import AFTER_A_FORK, forks
 
 R = TypeVar("R")
 
-
-class _Forks:
-    """Counts the forks between a process and its first ancestor that imported this module."""
-
-    def __init__(self) -> None:
-        self.generation = 0
-        os.register_at_fork(after_in_child=self._count)
-
-    def _count(self) -> None:
-        self.generation += 1
-
-
-_forks = _Forks()
 
 BATCH_MAX = 256
 """How many jobs are served together at most."""
@@ -230,15 +218,15 @@ class Worker:
         self._is_closing = False
         self._has_ended = False
         self._is_closed = False
-        self._generation = _forks.generation
+        self._generation = forks.generation
         threading.Thread(target=self._run, name=f"tai-state sqlite {name}", daemon=True).start()
 
     async def do(self, request: Any) -> Any:
         """Have a request served. The request is skipped if its caller is cancelled before its turn, but not later."""
         if self._is_closing:
             raise RuntimeError(NOT_OPEN)
-        if self._generation != _forks.generation:
-            raise RuntimeError("the store was opened before a fork: open it again in the child process")
+        if self._generation != forks.generation:
+            raise RuntimeError(AFTER_A_FORK)
         job: Job[Any] = Job(request, self._home.waiter())
         self._queue.append(job)
         if len(self._queue) == 1:  # otherwise the first caller in the queue has seen to it
@@ -257,7 +245,7 @@ class Worker:
 
     def post(self, request: Any) -> None:
         """Have a request served without waiting for it. Once the worker is closing, this does nothing."""
-        if self._is_closing or self._generation != _forks.generation:
+        if self._is_closing or self._generation != forks.generation:
             return
         self._queue.append(Job(request, None))
         if len(self._queue) == 1:
@@ -265,7 +253,7 @@ class Worker:
 
     def close(self) -> None:
         """Accept no more jobs, serve the waiting ones, close the connection, and end the thread."""
-        if self._generation == _forks.generation:
+        if self._generation == forks.generation:
             self._is_closing = True
             self._bell.ring()
 

@@ -1,9 +1,9 @@
 """Committing: waiting commits share one transaction, and so one fsync.
 
 No caller gets an answer, not even a refusal, before COMMIT has returned. An error inside the shared transaction can
-roll all of it back, with or without savepoints; its commits then run again one by one. After an error from COMMIT
-itself, the transaction may still be in the log. So the file is opened again, looked at, and written once, which makes
-the answer final: a stray log entry behind that write can never come back.
+roll all of it back, with or without savepoints; its commits then run again one by one. So they do if COMMIT finds the
+disk full. After any other error from COMMIT, the transaction may still be in the log. So the file is opened again,
+looked at, and written once, which makes the answer final: a stray log entry behind that write can never come back.
 
 Most commits are accepted. So one statement both checks and writes, without a look before it. If a commit is refused
 after a part of it is written, the transaction is rolled back and runs again, this time with a look before each write.
@@ -12,7 +12,7 @@ after a part of it is written, the transaction is rolled back and runs again, th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
@@ -22,10 +22,11 @@ import msgspec
 from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, holds
 from tai_state.engines.sqlite.checksums import of_row, stamp
 from tai_state.engines.sqlite.errors import mapped_error
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import Prepared
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
-from tai_state.errors import CommitRefused, TaiStateError
+from tai_state.errors import CommitRefused, StoreUnusable, TaiStateError
 from tai_state.values.times import WallClock
 
 RESERVED = 1_000
@@ -77,8 +78,7 @@ class Writer:
     """Serves commits in the writer's thread.
 
     Args:
-        path: the path of the file.
-        connect: opens a connection to the file.
+        file: the file.
         clock: the clock for the time of each commit.
 
     Attributes:
@@ -86,9 +86,8 @@ class Writer:
         others: how many transactions found that another process may have committed since the previous one.
     """
 
-    def __init__(self, path: str, connect: Callable[[], apsw.Connection], clock: WallClock) -> None:
-        self._path = path
-        self._connect = connect
+    def __init__(self, file: OpenFile, clock: WallClock) -> None:
+        self._file = file
         self._clock = clock
         self._connection: apsw.Connection | None = None
         # Each reservation writes a new token to the file. The first is random, so that no two processes share one.
@@ -117,6 +116,11 @@ class Writer:
             return
         try:
             connection.execute("COMMIT")
+        except apsw.FullError as error:
+            # The end of the transaction found no room in the log. Without its end, it does not count.
+            self._roll_back(connection)
+            self._not_applied(jobs, error)
+            return
         except apsw.Error as error:
             applied = self._is_applied(transaction)
             if not applied:
@@ -126,6 +130,12 @@ class Writer:
             self._reserved, self._data_version = transaction.after, connection.data_version()
         self._revision = transaction.revision
         self.commits += 1
+        # Only now: what is still at its path after COMMIT is found by everybody who opens the path.
+        try:
+            self._file.check("commit")
+        except StoreUnusable as error:
+            self._answer(jobs, error)
+            return
         for job, outcome in zip(jobs, transaction.outcomes, strict=True):
             if isinstance(outcome, Committed):
                 job.result = outcome
@@ -157,12 +167,14 @@ class Writer:
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
-            self._connection.close()
+            self._file.close(self._connection)
             self._connection = None
 
     def _open(self) -> apsw.Connection:
+        if self._file.is_lost:
+            raise self._file.lost("commit")
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = self._file.connect()
         return self._connection
 
     def _apply(
@@ -260,7 +272,7 @@ class Writer:
     def _answer(self, jobs: Sequence[Job[Committed]], error: Exception, *, unknown: bool = False) -> None:
         for job in jobs:
             if isinstance(error, apsw.Error):
-                job.error = mapped_error(error, "commit", self._path, unknown=unknown)
+                job.error = mapped_error(error, "commit", self._file.path, unknown=unknown)
             else:
                 job.error = error
 

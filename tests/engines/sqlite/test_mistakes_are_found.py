@@ -50,8 +50,8 @@ MISTAKES = (
     Red(
         read_checks.check_read_sees_acknowledged_commits,
         "the reader stays at the moment of its first look",
-        "                    self._connection = self._connect()\n",
-        "                    self._connection = self._connect()\n"
+        "                    self._connection = self._file.connect()\n",
+        "                    self._connection = self._file.connect()\n"
         '                    self._connection.execute("BEGIN; SELECT * FROM documents").fetchall()\n',
         reader,
     ),

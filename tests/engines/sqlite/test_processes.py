@@ -208,5 +208,5 @@ def test_an_engine_is_not_used_across_a_fork(tmp_path: Path):
     """In a forked child each verb is a RuntimeError that says what to do; the parent's engine works on."""
     with _started(_FORK, tmp_path / "store.db") as process:
         said = _end(process).splitlines()
-    told = "the store was opened before a fork: open it again in the child process"
+    told = "the store was opened before a fork: start this process by spawn, or open the store only after the fork"
     assert said == [told, told, told, "left", "True"]

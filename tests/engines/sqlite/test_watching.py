@@ -17,6 +17,7 @@ import pytest
 from tai_state.engines.api import ABSENT, Delete, DocumentChange, Put
 from tai_state.engines.sqlite import watcher as watcher_module
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.schema import connect
 from tai_state.engines.sqlite.seeing import LARGE, Sight
@@ -75,9 +76,9 @@ class Scene:
 
     def __init__(self, file: Path, time: _Time) -> None:
         open_ = partial(connect, str(file), create=True, busy_timeout_ms=0)
-        self.ours, self.theirs = (Writer(str(file), open_, ManualClock(0, step_us=1)) for _ in range(2))
+        self.ours, self.theirs = (Writer(OpenFile(str(file), open_), ManualClock(0, step_us=1)) for _ in range(2))
         self.statements: list[str] = []
-        self.watcher = Watcher(str(file), lambda: self._traced(open_()), self.ours)
+        self.watcher = Watcher(OpenFile(str(file), lambda: self._traced(open_())), self.ours)
         self.time = time
 
     def _traced(self, connection: apsw.Connection) -> apsw.Connection:
