@@ -106,6 +106,8 @@ async def result_of(
     core: Core, stream: Stream, event_id: str, action: str, metadata: ChangeMetadata
 ) -> JsonState | None:
     """The state after the change with a caller's event id; see ``StateStore.result_of``."""
+    check_text(action, "action")
+    context = check_metadata(metadata)
     [document] = (await core.engine.read([stream.marker(event_id)])).documents
     if document is None:
         return None
@@ -116,7 +118,7 @@ async def result_of(
     if stored is None:
         raise NotRetained(stream.event(marker.version), "the change was made, and its event was cleaned up since")
     record = stored.record
-    differs = different(record, action, metadata.changed_by, metadata.reason, check_metadata(metadata))
+    differs = different(record, action, metadata.changed_by, metadata.reason, context)
     if differs or record.to_state is None:
         raise IdempotencyConflict(event_id, stream.state, differs or ("data",))
     return core.state(stream, state_after(record), stored.recorded_us)
