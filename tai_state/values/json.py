@@ -25,8 +25,7 @@ _PATH_MAX = 200
 _DIGITS_MAX = 4_299
 """Digits of the longest integer. Python reads one more by default, but the decoder counts a sign among them."""
 _TOO_LONG = 10**_DIGITS_MAX
-_DIGITS = bytes([48 if 48 <= each < 58 else 32 for each in range(256)])
-"""For ``bytes.translate``: 0 for each digit, a space for all else."""
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 decode: Callable[[str | bytes], Any] = _decoder.decode
 """The value of a JSON text. Raises ``msgspec.DecodeError`` if the text is not JSON."""
@@ -56,7 +55,7 @@ def normalise(value: Any, what: str) -> tuple[str, Any]:
         # Each level takes two brackets, so a short text cannot be nested too deep.
         if len(encoded) > 2 * DEPTH_MAX and encoded.count(b"[") + encoded.count(b"{") > DEPTH_MAX:
             _check_depth(value, what)
-        if len(encoded) > _DIGITS_MAX and b"0" * (_DIGITS_MAX + 1) in encoded.translate(_DIGITS):
+        if len(encoded) > _DIGITS_MAX and b"0" * (_DIGITS_MAX + 1) in encoded.translate(_ZEROS):
             _check_integers(value, what)
         copy = decode(encoded)
     except InvalidData:
