@@ -35,7 +35,7 @@ from tai_state.streams.records import STATE, EventRecord, SnapshotRecord, StateR
 from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.json import decode
-from tai_state.values.times import format_time, from_us, to_us
+from tai_state.values.times import format_time, format_us, from_us, is_far_ahead, to_us
 
 _logger = logging.getLogger("tai_state.history")
 
@@ -208,7 +208,7 @@ class Cleanup:
         """The newest sound snapshot that is not younger than the cutoff and has another kept snapshot after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
             kept = await sound_snapshot(self._core, stream, version)
-            if kept is not None and kept.record.as_of <= cutoff.text:
+            if kept is not None and _credible(kept.record.as_of, kept.stored.recorded_us) <= cutoff.text:
                 return kept
         return None
 
@@ -223,17 +223,19 @@ class Cleanup:
         if not record.kept or record.kept_as_of <= cutoff.text:
             return None
         folded, last = (older.folded, older.stored.record) if older else (first_fold(), None)
-        as_of = since = older.record.as_of if older else ""
+        as_of = older.record.as_of if older else ""
+        since = until = _credible(as_of, older.stored.recorded_us) if older else ""
         first, size = (last.version + 1 if last else 1), 0
         made = None
         try:
             async for event, recorded_us in self._core.reader.records(stream, first, record.kept[-1] - 1):
-                if recorded_us > cutoff.us or event.timestamp > cutoff.text:
+                time = _credible(event.timestamp, recorded_us)
+                if recorded_us > cutoff.us or time > cutoff.text:
                     break
                 folded = self._folding.follow(folded, last, stream, event)
-                last, as_of, since = event, max(as_of, event.timestamp), since or event.timestamp
+                last, as_of, since, until = event, max(as_of, event.timestamp), since or time, max(until, time)
                 size += event.unkept_bytes
-                if self._is_due(event.version - first + 1, size, since, as_of, folded):
+                if self._is_due(event.version - first + 1, size, since, until, folded):
                     made = _snapshot(event, folded, as_of) or made
         except Inconsistent as error:
             _logger.warning("cleanup cannot make a snapshot: an event %s", error.what, extra={"path": error.path})
@@ -259,6 +261,11 @@ class Cleanup:
             if len(old) < len(page):
                 break
         return count, size
+
+
+def _credible(time: str, recorded_us: int) -> str:
+    """A time of an event, or that of its recording if it is far ahead of that and would keep events for decades."""
+    return format_us(recorded_us) if is_far_ahead(time, recorded_us) else time
 
 
 def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord | None:

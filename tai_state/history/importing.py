@@ -55,9 +55,10 @@ class CsvImport:
             InvalidId, InvalidData: as :meth:`CsvFile.check`; nothing was written.
             ImportConflict: a machine already has a different event where a row would go.
         """
-        machines = self._file.machines or self._file.check(self._core.engine.capabilities)
+        capabilities, now_us = self._core.engine.capabilities, self._core.settings.clock.now_us()
+        machines = self._file.machines or self._file.check(capabilities, now_us)
         stats = ImportStats(0, machines, 0)
-        for batch in Batches(self._core.engine.capabilities).split(self._file.rows(), lambda row: row.weight):
+        for batch in Batches(capabilities).split(self._file.rows(), lambda row: row.weight):
             recorded = await self._record(batch)
             stats = ImportStats(stats.events + recorded, machines, stats.skipped + len(batch) - recorded)
             if acknowledged is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from os import PathLike
+from os import PathLike, fsencode
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tai_state.engines.paging import Paged
@@ -27,7 +28,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
 from tai_state.streams.reader import Folded
 from tai_state.streams.writing import Intent
-from tai_state.values.checks import check_callable, check_duration, check_path, check_whole
+from tai_state.values.checks import check_callable, check_duration, check_whole
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
@@ -286,7 +287,7 @@ class StateMachinePersister:
             StoreTimeout: at each of several attempts, cleanup removed events before they were read.
             InvalidData: ``path`` is not the path of a file.
         """
-        file = check_path(path)
+        file = _file(path)
         await self._require(governor_id)
         return await Export(self._core).run(governor_id, file)
 
@@ -300,7 +301,7 @@ class StateMachinePersister:
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
                 release can read.
         """
-        return await Restore(self._core).run(check_path(path))
+        return await Restore(self._core).run(_file(path))
 
     async def import_csv(
         self,
@@ -325,7 +326,7 @@ class StateMachinePersister:
         """
         if acknowledged is not None:
             check_callable(acknowledged, "acknowledged")
-        return await CsvImport(self._core, CsvFile(check_path(path), governor_id, columns)).run(acknowledged)
+        return await CsvImport(self._core, CsvFile(_file(path), governor_id, columns)).run(acknowledged)
 
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is not None:
@@ -344,3 +345,19 @@ def _check_resume(resume: Any) -> None:
         raise InvalidId("resume", "a pair of ids, those of a governor and a state") from None
     escape_id(governor_id, "the governor in resume")
     escape_id(state_id, "the state in resume")
+
+
+def _file(path: str | PathLike[str]) -> Path:
+    """The path of a file.
+
+    Raises:
+        InvalidData: it is not a path, or no file can have that name.
+    """
+    try:
+        found = Path(path)
+        is_name = path != "" and b"\0" not in fsencode(found)
+    except (TypeError, ValueError):
+        is_name, found = False, Path()
+    if not is_name:
+        raise InvalidData("path must be the path of a file, as text or as a Path")
+    return found

@@ -301,6 +301,8 @@ class LockManager:
         holding = check_items(holding, _no_leases_error)
         if not all(isinstance(each, Lease) for each in holding):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise _no_leases_error()
+        for each in resources:
+            escape_id(each, "resource")
         claim = Claim(
             tuple(sorted(set(resources), key=escape_id)),
             new_id(),

@@ -52,7 +52,7 @@ class Address(msgspec.Struct, frozen=True):
         try:
             url.encode()
         except UnicodeEncodeError:
-            raise UnknownStore(f"{url!r} is not a store address", "it holds half of a surrogate pair") from None
+            raise UnknownStore(f"{url!r} is not valid Unicode", f"use {FORMS}") from None
         options = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
         for name in options:
             if name not in _OPTIONS:

@@ -134,7 +134,7 @@ class StateStore:
 
         Raises:
             InvalidId: the ids cannot be stored.
-            InvalidData: the metadata cannot be stored.
+            InvalidData: the metadata cannot be stored, or pydantic cannot use the model.
         """
         stream = self._layout.stream(governor_id, state_id)
         return StateHandle(self, stream, codec_of(model), check_default(metadata))

@@ -53,14 +53,14 @@ class Upcasting:
         self._as_stored = schema is None
         self._steps = steps
         instance_option(steps, Mapping, "upcasters", "a mapping of schema versions to Upcast")
-        for each in steps.values():
-            instance_option(each, Upcast, "each of the upcasters", "an Upcast, like Upcast(state=function)")
-            instance_option(each.state, Callable, "state of each of the upcasters", "a function")
-            instance_option(each.payload, Callable, "payload of each of the upcasters", "a function")
         needed = range(1, self.schema)
         for version in (*steps, *islice(needed, len(steps) + 1)):
             if version not in needed or version not in steps:
                 raise ValueError(f"schema {self.schema} needs one upcast from each version below it: check {version}")
+        for each in steps.values():
+            instance_option(each, Upcast, "each of the upcasters", "an Upcast, like Upcast(state=function)")
+            instance_option(each.state, Callable, "state of each of the upcasters", "a function")
+            instance_option(each.payload, Callable, "payload of each of the upcasters", "a function")
 
     @property
     def older(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from tai_state.values.expected import Expected
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text, check_trace
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
-from tai_state.values.times import format_time, format_us
+from tai_state.values.times import check_not_ahead, format_time, format_us
 
 
 class Intent(msgspec.Struct, frozen=True, gc=False):
@@ -153,7 +153,10 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
     check_text(intent.action, "action")
     context = check_metadata(metadata)
     payload = None if intent.payload is None else normalise(intent.payload, "payload")[0]
-    said = None if intent.timestamp is None else format_time(intent.timestamp)
+    now_us = core.settings.clock.now_us()
+    said = None
+    if intent.timestamp is not None:
+        said = check_not_ahead(format_time(intent.timestamp), now_us, "timestamp")
     marker = None
     if intent.event_id is not None:
         stream.marker(intent.event_id)
@@ -163,7 +166,7 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
     return Draft(
         event_id=intent.event_id or core.settings.new_id(),
         action=intent.action,
-        timestamp=said or format_us(core.settings.clock.now_us()),
+        timestamp=said or format_us(now_us),
         changed_by=metadata.changed_by,
         reason=metadata.reason,
         context=context,

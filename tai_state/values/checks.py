@@ -6,11 +6,9 @@ are refused with :class:`~tai_state.InvalidData`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from math import inf
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tai_state.errors import InvalidData
@@ -130,20 +128,3 @@ def check_items(items: Iterable[T], refusal: Callable[[], Exception]) -> tuple[T
         return tuple(items)
     except TypeError:
         raise refusal() from None
-
-
-def check_path(path: str | os.PathLike[str], what: str = "path") -> Path:
-    """The path of a file.
-
-    Raises:
-        InvalidData: it is not a path, or no file can have that name.
-    """
-    given: Any = path
-    try:
-        found = Path(given)
-        os.fsencode(found)
-    except (TypeError, ValueError):
-        raise InvalidData(f"{what} must be the path of a file, as text or as a Path") from None
-    if "\0" in str(found) or str(path) == "":
-        raise InvalidData(f"{what} must be the path of a file, without null characters")
-    return found

@@ -12,6 +12,9 @@ from tai_state.errors import InvalidData
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+AHEAD_MAX_US = 24 * 3_600 * 1_000_000
+"""How far ahead of a clock a time may be: that of a sender whose own clock is some hours ahead is taken."""
+
 
 class WallClock(Protocol):
     """The source of the time. Tests pass their own."""
@@ -96,6 +99,22 @@ def stored_time(text: str) -> datetime:
     if moment.tzinfo is UTC:
         return moment
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else _in_utc(moment)
+
+
+def is_far_ahead(time: str, now_us: int) -> bool:
+    """Whether a time, as text, is more than a day ahead of a moment; it would hold up all that goes by time."""
+    return time > format_us(now_us + AHEAD_MAX_US)
+
+
+def check_not_ahead(time: str, now_us: int, what: str) -> str:
+    """Check that a time, as text, is not far ahead of the clock, and return it.
+
+    Raises:
+        InvalidData: it is more than a day ahead.
+    """
+    if is_far_ahead(time, now_us):
+        raise InvalidData(f"{what} is {time}, which is more than a day ahead of the clock")
+    return time
 
 
 def _in_utc(moment: datetime) -> datetime:

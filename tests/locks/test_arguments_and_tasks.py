@@ -57,6 +57,25 @@ async def test_an_argument_that_means_nothing_is_refused(store: StateStore, argu
     assert await collected(store.locks.list_locks()) == []
 
 
+async def test_a_lease_of_another_store_is_neither_renewed_nor_released(store: StateStore) -> None:
+    """What was acquired in one store says nothing about a lock of that name in another one."""
+    async with open_store("memory://") as other:
+        lease = await other.locks.acquire_lock("r")
+        mine = await store.locks.acquire_lock("r")
+        for use in (store.locks.renew_lock, store.locks.release_lock):
+            with pytest.raises(InvalidData, match="another store"):
+                await use(lease)
+        assert lease.is_held
+        assert mine.is_held
+
+
+async def test_names_may_come_from_a_generator(store: StateStore) -> None:
+    """The block gets a lease for each name, in the order given, however they are given."""
+    names: Any = (each for each in "ba")
+    async with store.locks.lock_all(names) as leases:
+        assert [each.resource for each in leases] == ["b", "a"]
+
+
 async def test_a_lock_entered_in_one_task_and_left_in_another(store: StateStore) -> None:
     """A fixture's set-up may enter a lock and its tear-down leave it; or the error says what to use, and it is free."""
     stack = AsyncExitStack()
