@@ -66,10 +66,19 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Cutoff(NamedTuple):
-    """The time before which events may be removed: as text for their timestamps, and in microseconds for the engine."""
+    """The time before which events may be removed: as text for their timestamps, and in microseconds for the engine.
+
+    Attributes:
+        now_us: the engine's time.
+    """
 
     text: str
     us: int
+    now_us: int
+
+    def credible(self, time: str, recorded_us: int) -> str:
+        """A time of an event, or that of its recording if it is far ahead of now and would keep events for decades."""
+        return format_us(recorded_us) if is_far_ahead(time, self.now_us) else time
 
 
 class _FloorMove(NamedTuple):
@@ -138,7 +147,7 @@ class Cleanup:
             moment = from_us(reading.time_us) - self._keep
         except OverflowError:
             return CleanupStats()  # the cutoff is before the year 1, so nothing is older
-        cutoff = _Cutoff(format_time(moment), to_us(moment))
+        cutoff = _Cutoff(format_time(moment), to_us(moment), reading.time_us)
         older = await self._kept_before(stream, record, cutoff)
         kept = older.record if older else None
         made = await self._make_snapshot(stream, record, older, cutoff)
@@ -208,7 +217,7 @@ class Cleanup:
         """The newest sound snapshot that is not younger than the cutoff and has another kept snapshot after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
             kept = await sound_snapshot(self._core, stream, version)
-            if kept is not None and _credible(kept.record.as_of, kept.stored.recorded_us) <= cutoff.text:
+            if kept is not None and cutoff.credible(kept.record.as_of, kept.stored.recorded_us) <= cutoff.text:
                 return kept
         return None
 
@@ -224,12 +233,12 @@ class Cleanup:
             return None
         folded, last = (older.folded, older.stored.record) if older else (first_fold(), None)
         as_of = older.record.as_of if older else ""
-        since = until = _credible(as_of, older.stored.recorded_us) if older else ""
+        since = until = cutoff.credible(as_of, older.stored.recorded_us) if older else ""
         first, size = (last.version + 1 if last else 1), 0
         made = None
         try:
             async for event, recorded_us in self._core.reader.records(stream, first, record.kept[-1] - 1):
-                time = _credible(event.timestamp, recorded_us)
+                time = cutoff.credible(event.timestamp, recorded_us)
                 if recorded_us > cutoff.us or time > cutoff.text:
                     break
                 folded = self._folding.follow(folded, last, stream, event)
@@ -261,11 +270,6 @@ class Cleanup:
             if len(old) < len(page):
                 break
         return count, size
-
-
-def _credible(time: str, recorded_us: int) -> str:
-    """A time of an event, or that of its recording if it is far ahead of that and would keep events for decades."""
-    return format_us(recorded_us) if is_far_ahead(time, recorded_us) else time
 
 
 def _snapshot(event: EventRecord, folded: Folded, as_of: str) -> SnapshotRecord | None:

@@ -18,10 +18,10 @@ from tai_state.engines.batching import Weight
 from tai_state.errors import InvalidData, InvalidId
 from tai_state.streams.layout import Layout
 from tai_state.streams.planning import Draft
-from tai_state.streams.settings import SystemClock
+from tai_state.streams.settings import Settings
 from tai_state.values.json import encode
 from tai_state.values.metadata import check_text
-from tai_state.values.times import check_not_ahead, format_time, parse_time
+from tai_state.values.times import check_not_ahead, format_time, parse_rfc3339
 
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
 _WRITES_PER_ROW = 4
@@ -111,12 +111,12 @@ class CsvFile:
         self._columns = columns
         self.machines: int | None = None
 
-    def check(self, capabilities: Capabilities, now_us: int | None = None) -> int:
+    def check(self, capabilities: Capabilities, latest: str | None = None) -> int:
         """Check the whole file, so that no row is refused after earlier ones have been written.
 
         Args:
             capabilities: those of the engine that will store the rows.
-            now_us: the time of the store's clock; by default, of the machine's.
+            latest: the latest time that a row may have; by default, that of a store with the machine's clock.
 
         Returns:
             How many machines the file names.
@@ -127,11 +127,11 @@ class CsvFile:
         layout = Layout()
         limit = min(capabilities.max_document_bytes, capabilities.max_bytes_per_commit // 2)  # an event and a state
         layout.governor(self.governor_id)
-        now_us = SystemClock().now_us() if now_us is None else now_us
+        latest = Settings().latest if latest is None else latest
         machines = 0
         for row in self.rows():
             machines += row.version == 1
-            check_not_ahead(row.draft.timestamp, now_us, f"the time of row {row.number}")
+            check_not_ahead(row.draft.timestamp, latest, f"the time of row {row.number}")
             try:
                 layout.stream(self.governor_id, row.machine)
             except InvalidId as error:
@@ -211,7 +211,7 @@ class CsvFile:
         if not machine:
             raise InvalidData(f"row {number} does not name a machine")
         try:
-            timestamp = format_time(parse_time(by_name[columns.time]))
+            timestamp = format_time(parse_rfc3339(by_name[columns.time]))
         except InvalidData:
             raise InvalidData(
                 f"row {number} has no valid time in {columns.time!r}; write times like 2026-01-31T09:15:00Z"

@@ -22,7 +22,7 @@ from tai_state.values.digests import GENESIS, NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import decode, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_text
-from tai_state.values.times import stored_time
+from tai_state.values.times import parse_time
 
 Reducer: TypeAlias = Callable[[dict[str, Any] | None, JsonEvent], dict[str, Any] | None]
 """``evolve(state, event)`` returns the state after an event, or None for no state. It must be pure: no clock, no
@@ -132,7 +132,7 @@ def fold(
 
 def seen_by_reducer(stream: Stream, version: int, draft: Draft, data: dict[str, Any] | None) -> JsonEvent:
     """An event that is not recorded yet, in the form in which the reducer will also see it at every replay."""
-    timestamp = stored_time(draft.timestamp)
+    timestamp = parse_time(draft.timestamp)
     trace: dict[str, str] = {} if draft.trace is None else decode(draft.trace)
     return StateEvent(
         governor_id=stream.governor_id,

@@ -55,8 +55,8 @@ class CsvImport:
             InvalidId, InvalidData: as :meth:`CsvFile.check`; nothing was written.
             ImportConflict: a machine already has a different event where a row would go.
         """
-        capabilities, now_us = self._core.engine.capabilities, self._core.settings.clock.now_us()
-        machines = self._file.machines or self._file.check(capabilities, now_us)
+        capabilities = self._core.engine.capabilities
+        machines = self._file.machines or self._file.check(capabilities, self._core.settings.latest)
         stats = ImportStats(0, machines, 0)
         for batch in Batches(capabilities).split(self._file.rows(), lambda row: row.weight):
             recorded = await self._record(batch)

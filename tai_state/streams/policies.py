@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from tai_state.values.checks import instance_option, whole_option
-from tai_state.values.times import stored_time
+from tai_state.values.times import parse_time
 
 
 class SinceKept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -37,7 +37,7 @@ class SinceKept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def age(self) -> timedelta:
         """How much time has passed on the stream, by its events' own times."""
-        return stored_time(self.until) - stored_time(self.since)
+        return parse_time(self.until) - parse_time(self.since)
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, even
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonState, StateSnapshot
-from tai_state.values.times import from_us, stored_time
+from tai_state.values.times import from_us, parse_time
 
 
 class StateMetadata(msgspec.Struct, frozen=True, gc=False):
@@ -363,7 +363,7 @@ def moment(text: str) -> datetime:
         CorruptDocument: the text is not a time.
     """
     try:
-        return stored_time(text)
+        return parse_time(text)
     except InvalidData:
         raise CorruptDocument("a timestamp", "is not a valid time: run `tai-state verify`") from None
 

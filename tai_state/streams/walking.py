@@ -16,7 +16,7 @@ from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.ids import VERSION_DIGITS
 from tai_state.values.json import decode
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.times import from_us, stored_time
+from tai_state.values.times import from_us, parse_time
 
 Fold: TypeAlias = Callable[[Folded, Stream, EventRecord], Folded]
 """Makes the state after an event that does not carry it; see ``history.folding``."""
@@ -104,7 +104,7 @@ class Walk:
                         payload=None if record.payload is None else decode(record.payload),
                         from_state=decode(before.text),
                         to_state=decode(now.text),
-                        timestamp=stored_time(record.timestamp),
+                        timestamp=parse_time(record.timestamp),
                         recorded_at=recorded_at,
                         metadata=ChangeMetadata(metadata.changed_by, metadata.reason, {}, metadata.parent_version),
                         causality=record.causality,

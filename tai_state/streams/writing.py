@@ -153,10 +153,9 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
     check_text(intent.action, "action")
     context = check_metadata(metadata)
     payload = None if intent.payload is None else normalise(intent.payload, "payload")[0]
-    now_us = core.settings.clock.now_us()
     said = None
     if intent.timestamp is not None:
-        said = check_not_ahead(format_time(intent.timestamp), now_us, "timestamp")
+        said = check_not_ahead(format_time(intent.timestamp), core.settings.latest, "timestamp")
     marker = None
     if intent.event_id is not None:
         stream.marker(intent.event_id)
@@ -166,7 +165,7 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
     return Draft(
         event_id=intent.event_id or core.settings.new_id(),
         action=intent.action,
-        timestamp=said or format_us(now_us),
+        timestamp=said or format_us(core.settings.clock.now_us()),
         changed_by=metadata.changed_by,
         reason=metadata.reason,
         context=context,

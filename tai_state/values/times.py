@@ -60,7 +60,7 @@ _LEAP_DAYS = ("06-30T23:59:59", "12-31T23:59:59")
 """The last second of the days, in UTC, that may end with a leap second."""
 
 
-def parse_time(text: str) -> datetime:
+def parse_rfc3339(text: str) -> datetime:
     """The moment that a caller's text names, in RFC 3339; a text without an offset is read as UTC.
 
     A leap second is read as the last microsecond before it. Digits of less than a microsecond must be zeros.
@@ -76,7 +76,7 @@ def parse_time(text: str) -> datetime:
     if is_leap:
         second, fraction = "59", "999999"
     zone = "Z" if offset is None or offset == "z" else offset
-    moment = stored_time(f"{day}T{minute}:{second}.{fraction or '0'}{zone}")
+    moment = parse_time(f"{day}T{minute}:{second}.{fraction or '0'}{zone}")
     if is_leap and not moment.isoformat().startswith(_LEAP_DAYS, len("2016-")):
         raise _no_time_error(text)
     return moment
@@ -86,8 +86,8 @@ def _no_time_error(text: str) -> InvalidData:
     return InvalidData(f"{text!r} is not a time; write it like 2026-01-31T09:15:00Z")
 
 
-def stored_time(text: str) -> datetime:
-    """The moment in a text that :func:`format_time` wrote. It is fast, and takes more forms than :func:`parse_time`.
+def parse_time(text: str) -> datetime:
+    """The moment that a text names; a text without an offset is read as UTC. It takes all forms of ISO 8601.
 
     Raises:
         InvalidData: the text is not a time in ISO 8601.
@@ -106,13 +106,13 @@ def is_far_ahead(time: str, now_us: int) -> bool:
     return time > format_us(now_us + AHEAD_MAX_US)
 
 
-def check_not_ahead(time: str, now_us: int, what: str) -> str:
-    """Check that a time, as text, is not far ahead of the clock, and return it.
+def check_not_ahead(time: str, latest: str, what: str) -> str:
+    """Check that a time that a caller gives is not too far ahead of the clock, and return it.
 
     Raises:
-        InvalidData: it is more than a day ahead.
+        InvalidData: it is later than ``latest``.
     """
-    if is_far_ahead(time, now_us):
+    if time > latest:
         raise InvalidData(f"{what} is {time}, which is more than a day ahead of the clock")
     return time
 

@@ -131,7 +131,7 @@ async def test_time_travel_goes_by_what_had_happened(store: StateStore, persiste
     """At a time the state is that of the last version with which everything had happened by then."""
 
     def at(hour: int) -> datetime:
-        return datetime(2023, 1, 1, hour, tzinfo=UTC)
+        return datetime(2026, 1, 1, hour, tzinfo=UTC)
 
     for version, hour in enumerate([8, 10, 9, 9, 12, 11, 12]):
         await store.save_state(GOVERNOR, "alice", {"n": version + 1}, METADATA, expected=version, timestamp=at(hour))

@@ -71,7 +71,7 @@ async def kept_by(place: Place, policy: SnapshotPolicy, changes: list[tuple[dict
         return kept
 
 
-NOON = datetime(2023, 1, 1, 12, tzinfo=UTC)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOURS = [({"s": "x" * hour}, NOON + timedelta(hours=hour)) for hour in range(8)]
 
 

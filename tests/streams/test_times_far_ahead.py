@@ -152,7 +152,6 @@ async def test_cleanup_goes_on_after_a_time_far_ahead() -> None:
         assert cleaned.events_deleted > 30
 
 
-@pytest.mark.xfail(strict=True, reason="verifying does not look at times that hold others up")
 async def test_a_stored_time_far_ahead_is_named() -> None:
     """Verifying names an event whose time is decades ahead of when it was recorded."""
     async with with_a_time_far_ahead(hours=3) as (store, _):

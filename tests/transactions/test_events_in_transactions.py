@@ -144,7 +144,7 @@ async def test_reading_between_events_folds_each_once(store: StateStore):
 
 async def test_a_put_takes_a_payload_and_a_time(store: StateStore):
     """They stand in the event; the payload is no part of the state."""
-    then = datetime(2023, 2, 3, tzinfo=UTC)
+    then = datetime(2024, 2, 3, tzinfo=UTC)
 
     async def function(tx: Transaction) -> None:
         tx.put("alice", {"n": 2}, action="pay", payload={"slip": 7}, timestamp=then)
