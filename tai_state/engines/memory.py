@@ -27,7 +27,7 @@ from tai_state.engines.api import (
     split,
 )
 from tai_state.engines.filtering import field, is_chosen
-from tai_state.engines.ordering import check_is_of_events, whole_commits
+from tai_state.engines.ordering import check_changed, whole_commits
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.watching import Watch, Watches, is_collection
 from tai_state.errors import CommitRefused, CorruptDocument
@@ -169,7 +169,7 @@ class MemoryEngine:
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
         """See :class:`~tai_state.engines.ordering.CommitOrdered`."""
-        check_is_of_events(collection)
+        check_changed(collection, after, limit)
         is_fetched = False
 
         async def fetch() -> Sequence[Document] | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from tai_state.engines.api import Document, Engine
 from tai_state.engines.paging import Fetch, Paged
+from tai_state.values.checks import whole_option
+
+_REVISION_MAX: Final = 2**63 - 2
 
 
 class CommitOrdered(Protocol):
@@ -27,7 +30,8 @@ class CommitOrdered(Protocol):
                 so a few more may come. None: no limit.
 
         Raises:
-            ValueError: the collection is not a collection of events.
+            ValueError: the collection is not a collection of events, or a number is negative or too large.
+            TypeError: ``after`` or ``limit`` is not a whole number.
         """
         ...
 
@@ -42,12 +46,11 @@ def is_of_events(collection: str) -> bool:
     return collection.endswith("/events")
 
 
-def check_is_of_events(collection: str) -> None:
-    """Refuse any collection that does not hold events.
-
-    Raises:
-        ValueError: the collection does not hold events.
-    """
+def check_changed(collection: str, after: int, limit: int | None) -> None:
+    """Check the arguments of :meth:`CommitOrdered.changed`; it says what is raised."""
+    whole_option(after, "after", 0, _REVISION_MAX)
+    if limit is not None:
+        whole_option(limit, "limit", 0)
     if not is_of_events(collection):
         raise ValueError(f"the order of commits can be read only for collections of events, not for {collection!r}")
 
@@ -61,7 +64,7 @@ def whole_commits(fetch: Callable[[], Awaitable[Sequence[Document] | None]], lim
     """
     given = 0
     last: int | None = None
-    is_full = limit is not None and limit <= 0
+    is_full = limit == 0
 
     async def fetch_some() -> Sequence[Document] | None:
         nonlocal given, last, is_full

@@ -21,6 +21,12 @@ from tai_state.streams.records import (
 )
 from tai_state.streams.snapshots import is_state_after
 from tai_state.values.digests import GENESIS, state_hash
+from tai_state.values.times import is_far_ahead
+
+_FAR_AHEAD = (
+    "says a time far ahead: until then, time travel to a time sees nothing from this event on,"
+    " but a version number does"
+)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -28,8 +34,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     Attributes:
         path: the document.
-        kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot`` or
-            ``marker``.
+        kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot``,
+            ``marker`` or ``time``.
         message: what is wrong with the document, in one sentence.
     """
 
@@ -46,10 +52,16 @@ class StreamCheck:
         folding: the fold with the application's reducers.
         state: the record of the state; None if it is missing or damaged.
         snapshots: the documents of the snapshots that the state lists, by version; None for a missing one.
+        latest: the latest time that a caller may give now, as text.
     """
 
     def __init__(
-        self, stream: Stream, folding: Folding, state: StateRecord | None, snapshots: dict[int, Document | None]
+        self,
+        stream: Stream,
+        folding: Folding,
+        state: StateRecord | None,
+        snapshots: dict[int, Document | None],
+        latest: str,
     ) -> None:
         self.stream = stream
         self.findings: list[Finding] = []
@@ -58,6 +70,7 @@ class StreamCheck:
         self._folding = folding
         self._state = state
         self._snapshots = snapshots
+        self._latest = latest
         self._last: EventRecord | None = None
         self._folded = first_fold()
         self._as_of: str | None = ""
@@ -84,6 +97,8 @@ class StreamCheck:
         self._link(document.path, record)
         self._fold(document, record)
         self._count(record)
+        if record.timestamp > self._latest and is_far_ahead(record.timestamp, document.updated_us):
+            self.find(document.path, "time", _FAR_AHEAD)
         self._last = record
         if record.version in self._snapshots:
             self._snapshot(record, self._snapshots.pop(record.version))

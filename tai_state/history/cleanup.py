@@ -35,7 +35,7 @@ from tai_state.streams.records import STATE, EventRecord, SnapshotRecord, StateR
 from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.json import decode
-from tai_state.values.times import format_time, from_us, to_us
+from tai_state.values.times import format_time, format_us, from_us, is_far_ahead, to_us
 
 _logger = logging.getLogger("tai_state.history")
 
@@ -66,10 +66,19 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Cutoff(NamedTuple):
-    """The time before which events may be removed: as text for their timestamps, and in microseconds for the engine."""
+    """The time before which events may be removed: as text for their timestamps, and in microseconds for the engine.
+
+    Attributes:
+        now_us: the engine's time.
+    """
 
     text: str
     us: int
+    now_us: int
+
+    def credible(self, time: str, recorded_us: int) -> str:
+        """A time of an event, or that of its recording if it is far ahead of now and would keep events for decades."""
+        return format_us(recorded_us) if is_far_ahead(time, self.now_us) else time
 
 
 class _FloorMove(NamedTuple):
@@ -138,7 +147,7 @@ class Cleanup:
             moment = from_us(reading.time_us) - self._keep
         except OverflowError:
             return CleanupStats()  # the cutoff is before the year 1, so nothing is older
-        cutoff = _Cutoff(format_time(moment), to_us(moment))
+        cutoff = _Cutoff(format_time(moment), to_us(moment), reading.time_us)
         older = await self._kept_before(stream, record, cutoff)
         kept = older.record if older else None
         made = await self._make_snapshot(stream, record, older, cutoff)
@@ -208,7 +217,7 @@ class Cleanup:
         """The newest sound snapshot that is not younger than the cutoff and has another kept snapshot after it."""
         for version in reversed(record.kept[: 1 - _SNAPSHOTS_MIN]):
             kept = await sound_snapshot(self._core, stream, version)
-            if kept is not None and kept.record.as_of <= cutoff.text:
+            if kept is not None and cutoff.credible(kept.record.as_of, kept.stored.recorded_us) <= cutoff.text:
                 return kept
         return None
 
@@ -223,17 +232,19 @@ class Cleanup:
         if not record.kept or record.kept_as_of <= cutoff.text:
             return None
         folded, last = (older.folded, older.stored.record) if older else (first_fold(), None)
-        as_of = since = older.record.as_of if older else ""
+        as_of = older.record.as_of if older else ""
+        since = until = cutoff.credible(as_of, older.stored.recorded_us) if older else ""
         first, size = (last.version + 1 if last else 1), 0
         made = None
         try:
             async for event, recorded_us in self._core.reader.records(stream, first, record.kept[-1] - 1):
-                if recorded_us > cutoff.us or event.timestamp > cutoff.text:
+                time = cutoff.credible(event.timestamp, recorded_us)
+                if recorded_us > cutoff.us or time > cutoff.text:
                     break
                 folded = self._folding.follow(folded, last, stream, event)
-                last, as_of, since = event, max(as_of, event.timestamp), since or event.timestamp
+                last, as_of, since, until = event, max(as_of, event.timestamp), since or time, max(until, time)
                 size += event.unkept_bytes
-                if self._is_due(event.version - first + 1, size, since, as_of, folded):
+                if self._is_due(event.version - first + 1, size, since, until, folded):
                     made = _snapshot(event, folded, as_of) or made
         except Inconsistent as error:
             _logger.warning("cleanup cannot make a snapshot: an event %s", error.what, extra={"path": error.path})

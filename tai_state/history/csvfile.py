@@ -18,8 +18,10 @@ from tai_state.engines.batching import Weight
 from tai_state.errors import InvalidData, InvalidId
 from tai_state.streams.layout import Layout
 from tai_state.streams.planning import Draft
+from tai_state.streams.settings import Settings
 from tai_state.values.json import encode
-from tai_state.values.times import format_time, parse_time
+from tai_state.values.metadata import check_text
+from tai_state.values.times import check_not_ahead, format_time, parse_rfc3339
 
 _NAMESPACE = uuid.UUID("5f0f7d1c-6d0b-5b6e-9f0e-3d2a4c7b8e91")
 _WRITES_PER_ROW = 4
@@ -27,6 +29,10 @@ _DOCUMENTS_PER_ROW = 3
 """A row may write an event, a state and a snapshot; the fourth write drops an old snapshot."""
 _SIZE_BESIDE_CELLS = 4_096
 """Bytes for everything else in an event: other ids, digests, times and the causality."""
+
+
+_CELL_CHARACTERS_MAX = 16 * 1024 * 1024
+"""More than any document holds: a longer cell is refused as the file is read."""
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -54,6 +60,7 @@ class Row(msgspec.Struct, frozen=True):
         version: its 1-based position among its machine's rows.
         draft: the event to record.
         data: the state's data after the event.
+        name: the governor, the machine and the cells, as text.
     """
 
     number: int
@@ -61,6 +68,11 @@ class Row(msgspec.Struct, frozen=True):
     version: int
     draft: Draft
     data: dict[str, str]
+    name: str
+
+    def is_recorded_as(self, event_id: str) -> bool:
+        """Whether an event with this id is the row's own. Earlier releases made the id without the version."""
+        return event_id in (self.draft.event_id, str(uuid.uuid5(_NAMESPACE, self.name)))
 
     @property
     def size(self) -> int:
@@ -86,20 +98,25 @@ class CsvFile:
         path: a CSV file in UTF-8 with a header, compressed if its name ends in ``.gz``.
         governor_id: the governor of the machines.
         columns: what the columns mean.
+
+    Raises:
+        InvalidData: the columns are not names of columns.
     """
 
     def __init__(self, path: Path, governor_id: str, columns: Columns) -> None:
+        _check_columns(columns)
         self.governor_id: str = governor_id
         self._path = path
         self._name = os.fsencode(path.name).decode(errors="replace")
         self._columns = columns
         self.machines: int | None = None
 
-    def check(self, capabilities: Capabilities) -> int:
+    def check(self, capabilities: Capabilities, latest: str | None = None) -> int:
         """Check the whole file, so that no row is refused after earlier ones have been written.
 
         Args:
             capabilities: those of the engine that will store the rows.
+            latest: the latest time that a row may have; by default, that of a store with the machine's clock.
 
         Returns:
             How many machines the file names.
@@ -110,9 +127,11 @@ class CsvFile:
         layout = Layout()
         limit = min(capabilities.max_document_bytes, capabilities.max_bytes_per_commit // 2)  # an event and a state
         layout.governor(self.governor_id)
+        latest = Settings().latest if latest is None else latest
         machines = 0
         for row in self.rows():
             machines += row.version == 1
+            check_not_ahead(row.draft.timestamp, latest, f"the time of row {row.number}")
             try:
                 layout.stream(self.governor_id, row.machine)
             except InvalidId as error:
@@ -132,12 +151,13 @@ class CsvFile:
         """
         versions: dict[str, int] = {}
         try:
+            # The limit belongs to the whole process, so it is raised and never lowered.
+            csv.field_size_limit(max(csv.field_size_limit(), _CELL_CHARACTERS_MAX))
             with _open(self._path) as file:
                 reader: Iterator[list[str]] = csv.reader(file, strict=True)
                 names = self._check_header(next(reader, None))
                 others = self._others(names)
-                rows = (cells for cells in reader if cells)  # an empty line is not a row
-                for number, cells in enumerate(rows, start=1):
+                for number, cells in self._numbered(reader):
                     if len(cells) != len(names):
                         raise InvalidData(f"row {number} has {len(cells)} cells, but the header has {len(names)}")
                     yield self._row(number, dict(zip(names, cells, strict=True)), cells, versions, others)
@@ -149,6 +169,17 @@ class CsvFile:
             raise InvalidData(f"{self._path} is not UTF-8") from None
         except csv.Error as error:
             raise InvalidData(f"{self._path} is not a CSV file: {error}") from None
+
+    def _numbered(self, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+        """The rows with their numbers; an empty line is not a row."""
+        number = 1
+        try:
+            for cells in reader:
+                if cells:
+                    yield number, cells
+                    number += 1
+        except csv.Error as error:
+            raise InvalidData(f"row {number} of {self._path} is not CSV: {error}") from None
 
     def _check_header(self, names: list[str] | None) -> list[str]:
         if not names:
@@ -180,15 +211,16 @@ class CsvFile:
         if not machine:
             raise InvalidData(f"row {number} does not name a machine")
         try:
-            timestamp = format_time(parse_time(by_name[columns.time]))
+            timestamp = format_time(parse_rfc3339(by_name[columns.time]))
         except InvalidData:
             raise InvalidData(
                 f"row {number} has no valid time in {columns.time!r}; write times like 2026-01-31T09:15:00Z"
             ) from None
         version = versions[machine] = versions.get(machine, 0) + 1
+        name = encode([self.governor_id, machine, *cells])
         data = {name: by_name[name] for name in columns.states}
         draft = Draft(
-            event_id=str(uuid.uuid5(_NAMESPACE, encode([self.governor_id, machine, *cells]))),
+            event_id=str(uuid.uuid5(_NAMESPACE, f"{version} {name}")),
             action="import",
             timestamp=timestamp,
             changed_by=(by_name[columns.by] if columns.by else "") or "import",
@@ -196,7 +228,14 @@ class CsvFile:
             context=encode({name: by_name[name] for name in others}),
             state=encode(data),
         )
-        return Row(number, machine, version, draft, data)
+        return Row(number, machine, version, draft, data, name)
+
+
+def _check_columns(columns: Columns) -> None:
+    if type(columns) is not Columns or type(columns.states) is not tuple:
+        raise InvalidData('columns must be Columns, with the names of the states in a tuple, like ("status",)')
+    for each in (columns.machine, *columns.states, columns.time, *([] if columns.by is None else [columns.by])):
+        check_text(each, "each name in columns")
 
 
 def _open(path: Path) -> IO[str]:

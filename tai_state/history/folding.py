@@ -11,16 +11,17 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from tai_state.errors import EventSourcingError, ReducerMissing
+from tai_state.errors import EventSourcingError, InvalidData, ReducerMissing
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Draft
 from tai_state.streams.reader import Folded, StreamReader
 from tai_state.streams.records import EventRecord
 from tai_state.streams.upcasting import Upcasting
+from tai_state.values.checks import check_callable
 from tai_state.values.digests import GENESIS, NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import decode, normalise_object
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.metadata import ChangeMetadata, check_text
 from tai_state.values.times import parse_time
 
 Reducer: TypeAlias = Callable[[dict[str, Any] | None, JsonEvent], dict[str, Any] | None]
@@ -29,6 +30,22 @@ randomness."""
 
 Reducers: TypeAlias = Mapping[str, Reducer]
 """Reducers by the action of the events that they fold. Events of other actions leave the state as it was."""
+
+
+def check_reducers(reducers: Reducers | None) -> Reducers:
+    """Check the reducers of an application, and return them.
+
+    Raises:
+        InvalidData: they are not functions by the names of actions.
+    """
+    if reducers is None:
+        return {}
+    if not isinstance(reducers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidData(f"reducers must be a mapping of actions to functions, not {type(reducers).__name__}")
+    for action, reducer in reducers.items():
+        check_text(action, "an action in reducers")
+        check_callable(reducer, f"the reducer of {action!r}")
+    return reducers
 
 
 class Folding:

@@ -1,7 +1,8 @@
 """Import of a log of changes from CSV: each row is one change of one machine.
 
-Row k of a machine becomes its version k, and the id of its event is derived from the row's cells. So importing a file
-again, or going on after a kill, records nothing twice: rows already recorded are compared, and the rest is appended.
+Row k of a machine becomes its version k, and the id of its event is derived from k and the row's cells. So importing a
+file again, or going on after a kill, records nothing twice: rows already recorded are compared, and the rest is
+appended.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class CsvImport:
             InvalidId, InvalidData: as :meth:`CsvFile.check`; nothing was written.
             ImportConflict: a machine already has a different event where a row would go.
         """
-        machines = self._file.machines or self._file.check(self._core.engine.capabilities)
+        capabilities = self._core.engine.capabilities
+        machines = self._file.machines or self._file.check(capabilities, self._core.settings.latest)
         stats = ImportStats(0, machines, 0)
-        for batch in Batches(self._core.engine.capabilities).split(self._file.rows(), lambda row: row.weight):
+        for batch in Batches(capabilities).split(self._file.rows(), lambda row: row.weight):
             recorded = await self._record(batch)
             stats = ImportStats(stats.events + recorded, machines, stats.skipped + len(batch) - recorded)
             if acknowledged is not None:
@@ -89,7 +91,7 @@ class CsvImport:
         places = [streams[row.machine].event(row.version) for row in seen]
         found = (await self._core.engine.read(places)).documents if places else ()
         for row, path, document in zip(seen, places, found, strict=True):
-            if document is not None and document.decode(EVENT).event_id != row.draft.event_id:
+            if document is not None and not row.is_recorded_as(document.decode(EVENT).event_id):
                 raise ImportConflict(row.number, path)
             if document is None and row.version >= states[row.machine].floor:  # below the floor, it was cleaned up
                 raise EventSourcingError(path, "is missing: run `tai-state verify`")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from os import PathLike
+from os import PathLike, fsencode
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tai_state.engines.paging import Paged
-from tai_state.errors import InvalidData, StateNotFound
+from tai_state.errors import InvalidData, InvalidId, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import TransferStats
-from tai_state.history.folding import Reducer, Reducers
+from tai_state.history.folding import Reducer, Reducers, check_reducers
 from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
 from tai_state.history.recording import drafts_of, fold_drafts
 from tai_state.history.recovery import Recovery, RecoveryProgress, RecoveryReport
@@ -28,12 +28,17 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
 from tai_state.streams.reader import Folded
 from tai_state.streams.writing import Intent
+from tai_state.values.checks import check_callable, check_duration, check_whole
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
+from tai_state.values.ids import escape_id
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot
+
+CONCURRENCY_MAX: Final = 1_000
+"""How many states a recovery may take on at a time."""
 
 
 class LoadedState(NamedTuple):
@@ -54,7 +59,7 @@ class StateMachinePersister:
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
         self._core = store.core
-        self._reducers: Reducers = {} if reducers is None else reducers
+        self._reducers = check_reducers(reducers)
         self._replay = Replay(self._core, self._reducers)
 
     def __repr__(self) -> str:
@@ -87,13 +92,16 @@ class StateMachinePersister:
             fence: a lease; the change is made only while its lock is held.
 
         Raises:
-            InvalidData: ``from_state`` is another state, or its data is not what is stored at its version.
+            InvalidData: ``from_state`` or ``to_state`` is of another state, or the data of ``from_state`` is not what
+                is stored at its version.
             Otherwise as ``StateStore.save_state``.
         """
         if type(to_state) is not StateSnapshot or type(from_state) not in (StateSnapshot, DeletedState, type(None)):
             raise InvalidData("to_state must be a StateSnapshot; from_state a StateSnapshot, a DeletedState or None")
         if from_state is not None and from_state.state_id != to_state.state_id:
             raise InvalidData(f"from_state is {from_state.state_id!r} and to_state is {to_state.state_id!r}")
+        if to_state.governor_id != governor_id:
+            raise InvalidData(f"to_state is a state of {to_state.governor_id!r}, not of {governor_id!r}")
         core = self._core
         stream = core.layout.stream(governor_id, to_state.state_id)
         text, data = normalise_object(to_state.data, "to_state.data")
@@ -228,8 +236,14 @@ class StateMachinePersister:
             resume: ``report.resume`` of an interrupted recovery, to go on from there.
 
         Raises:
+            InvalidData: an argument is not valid.
             GovernorNotFound: nothing was ever written under this governor.
         """
+        check_whole(concurrency, "concurrency", 1, CONCURRENCY_MAX)
+        if progress is not None:
+            check_callable(progress, "progress")
+        if resume is not None:
+            _check_resume(resume)
         await self._require(governor_id)
         return await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
 
@@ -254,8 +268,10 @@ class StateMachinePersister:
         - If interrupted, run it again to go on from where it stopped.
 
         Raises:
+            InvalidData: ``keep`` is not a length of time.
             GovernorNotFound: nothing was ever written under this governor.
         """
+        check_duration(keep, "keep")
         await self._require(governor_id)
         return await Cleanup(self._core, self._replay, keep).run(governor_id)
 
@@ -269,9 +285,11 @@ class StateMachinePersister:
             GovernorNotFound: nothing was ever written under this governor.
             CorruptDocument, EventSourcingError: a document is damaged or missing; ``path`` names it.
             StoreTimeout: at each of several attempts, cleanup removed events before they were read.
+            InvalidData: ``path`` is not the path of a file.
         """
+        file = _file(path)
         await self._require(governor_id)
-        return await Export(self._core).run(governor_id, Path(path))
+        return await Export(self._core).run(governor_id, file)
 
     async def import_history(self, path: str | PathLike[str]) -> TransferStats:
         """Restore an exported governor, with its digests, into a store that does not have it.
@@ -283,7 +301,7 @@ class StateMachinePersister:
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
                 release can read.
         """
-        return await Restore(self._core).run(Path(path))
+        return await Restore(self._core).run(_file(path))
 
     async def import_csv(
         self,
@@ -306,8 +324,40 @@ class StateMachinePersister:
             InvalidId, InvalidData: a row cannot be recorded; nothing was written.
             ImportConflict: a machine already has a different event where a row would go.
         """
-        return await CsvImport(self._core, CsvFile(Path(path), governor_id, columns)).run(acknowledged)
+        if acknowledged is not None:
+            check_callable(acknowledged, "acknowledged")
+        return await CsvImport(self._core, CsvFile(_file(path), governor_id, columns)).run(acknowledged)
 
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is not None:
             await self._core.require_governor(governor_id)
+
+
+def _check_resume(resume: Any) -> None:
+    """Check where a recovery is to go on.
+
+    Raises:
+        InvalidId: it is not a pair of ids.
+    """
+    try:
+        governor_id, state_id = resume
+    except (TypeError, ValueError):
+        raise InvalidId("resume", "a pair of ids, those of a governor and a state") from None
+    escape_id(governor_id, "the governor in resume")
+    escape_id(state_id, "the state in resume")
+
+
+def _file(path: str | PathLike[str]) -> Path:
+    """The path of a file.
+
+    Raises:
+        InvalidData: it is not a path, or no file can have that name.
+    """
+    try:
+        found = Path(path)
+        is_name = path != "" and b"\0" not in fsencode(found)
+    except (TypeError, ValueError):
+        is_name, found = False, Path()
+    if not is_name:
+        raise InvalidData("path must be the path of a file, as text or as a Path")
+    return found

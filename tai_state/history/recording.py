@@ -15,6 +15,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.reader import Folded
 from tai_state.streams.writing import Intent
+from tai_state.values.checks import check_items
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
 from tai_state.values.ids import escape_id
@@ -28,8 +29,9 @@ def drafts_of(core: Core, stream: Stream, events: Sequence[NewEvent], metadata: 
     Raises:
         InvalidData: there are no events, two have the same id, or a payload is not plain JSON.
     """
+    events = check_items(events, _no_events_error)
     if not events or any(type(event) is not NewEvent for event in events):
-        raise InvalidData("record needs at least one event, each a NewEvent")
+        raise _no_events_error()
     given = [escape_id(event.event_id, "event_id") for event in events if event.event_id is not None]
     if len(set(given)) != len(given):
         raise InvalidData("two events of one record call have the same event id")
@@ -37,6 +39,10 @@ def drafts_of(core: Core, stream: Stream, events: Sequence[NewEvent], metadata: 
         writing.draft(core, stream, Intent(metadata, each.action, each.event_id, each.timestamp, each.payload))
         for each in events
     )
+
+
+def _no_events_error() -> InvalidData:
+    return InvalidData("record needs at least one event, each a NewEvent")
 
 
 def fold_drafts(

@@ -18,8 +18,10 @@ from tai_state.streams.reader import Folded, Stored, floor_of, missing_event_err
 from tai_state.streams.records import StateRecord
 from tai_state.streams.snapshots import kept_if_sound, where_kept
 from tai_state.streams.walking import Walk
+from tai_state.values.checks import check_callable, check_whole
 from tai_state.values.digests import state_hash
 from tai_state.values.events import JsonEvent
+from tai_state.values.ids import VERSION_MAX
 from tai_state.values.states import JsonState
 from tai_state.values.times import format_time
 
@@ -64,6 +66,11 @@ class Replay:
 
     def events(self, stream: Stream, after: int, until: int | None, reducer: Reducer | None) -> Paged[JsonEvent]:
         """The events after version ``after`` up to version ``until``, each with the states before and after it."""
+        check_whole(after, "after")
+        if until is not None:
+            check_whole(until, "until")
+        if reducer is not None:
+            check_callable(reducer, "reducer")
         begun: tuple[StateRecord, Walk, Paged[JsonEvent]] | None = None
 
         async def fetch() -> Iterable[JsonEvent] | None:
@@ -140,7 +147,7 @@ class Replay:
         """The state at a version or at a time. At a time: the last version with no event up to it after that time."""
         if isinstance(version_or_time, datetime):
             until, version = format_time(version_or_time), None
-        elif type(version_or_time) is int and version_or_time >= 1:
+        elif type(version_or_time) is int and 1 <= version_or_time <= VERSION_MAX:
             until, version = None, version_or_time
         else:
             raise InvalidData("version_or_time must be a version of 1 or more, or a time with an offset")

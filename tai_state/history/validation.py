@@ -116,19 +116,19 @@ class Validation:
         """Start the check of one stream: read its state and kept snapshots. Also returns the state's revision."""
         [document] = (await self._core.engine.read([stream.state])).documents
         if document is None:
-            check = StreamCheck(stream, self._folding, None, {})
+            check = StreamCheck(stream, self._folding, None, {}, self._core.settings.latest)
             check.find(stream.state, "state", "is missing though it has events: run `tai-state recover`")
             return check, None
         try:
             record = document.decode(STATE)
         except Inconsistent as error:
-            check = StreamCheck(stream, self._folding, None, {})
+            check = StreamCheck(stream, self._folding, None, {}, self._core.settings.latest)
             check.find(stream.state, "corrupt", f"{error.what}: run `tai-state recover`")
             return check, document.revision
         paths = [stream.snapshot(each) for each in record.kept]
         snapshots = (await self._core.engine.read(paths)).documents if paths else ()
         by_version = dict(zip(record.kept, snapshots, strict=True))
-        return StreamCheck(stream, self._folding, record, by_version), document.revision
+        return StreamCheck(stream, self._folding, record, by_version, self._core.settings.latest), document.revision
 
     async def _finish(self, check: StreamCheck, revision: int | None) -> None:
         """Report the findings of a check, once a second look has confirmed them."""

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from math import inf, isfinite
+from math import inf
 from weakref import WeakSet
 
 import anyio
@@ -30,11 +30,16 @@ from tai_state.locks.sighting import Standing
 from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore
 from tai_state.streams.settings import new_id
+from tai_state.values.checks import check_callable, check_items, check_seconds
 from tai_state.values.ids import escape_id, unescape_id
 from tai_state.values.metadata import check_text
 from tai_state.values.times import from_us
 
 _PAGE = 100
+_OTHER_TASK = (
+    "the block of a lock was left by another task than the one that entered it; the lock is released."
+    " Use acquire_lock and release_lock instead, which any task may call"
+)
 
 
 class LockManager:
@@ -61,6 +66,8 @@ class LockManager:
         monotonic: Callable[[], float] = anyio.current_time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
+        check_callable(monotonic, "monotonic")
+        check_callable(sleep, "sleep")
         self._core = core = store.core
         self._common = Common(core, monotonic, sleep)
         self._keeper = Keeper(self._common)
@@ -108,7 +115,8 @@ class LockManager:
             DeadlockDetected: holders of locks wait for each other in a circle, and this caller came last.
             LockLost: the lease ended before the block did.
             StoreUnavailable, StoreTimeout: the engine failed while acquiring; nothing is held.
-            InvalidId, InvalidData: the resource or a time is not valid.
+            InvalidId, InvalidData: the resource, a time, the holder or a lease is not valid.
+            RuntimeError: another task left the block than the one that entered it; the lock is released.
         """
         async with self.lock_all(
             [resource], ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, holder=holder, holding=holding
@@ -130,10 +138,11 @@ class LockManager:
         The block gets a lease for each resource, in the order given, all with the same fencing number. Everything else
         is as for :meth:`lock`.
         """
+        resources = check_items(resources, _no_resources_error)
         tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
         leases = tuple(self._lease(tenure, each) for each in resources)
         note_entered(leases)
-        block = anyio.CancelScope()
+        block, task = anyio.CancelScope(), anyio.get_current_task().id
 
         async def keep() -> None:
             await self._keeper.keep(tenure)
@@ -148,6 +157,8 @@ class LockManager:
             loss = await self._keeper.end(tenure)
             if loss is not None and isinstance(error, Exception):
                 error.add_note(str(loss))
+            if anyio.get_current_task().id != task:
+                raise RuntimeError(_OTHER_TASK) from error
             raise
         loss = await self._keeper.end(tenure)
         if loss is not None:
@@ -186,7 +197,9 @@ class LockManager:
         Raises:
             LockLost: the lease is over or was released; it cannot be renewed any more.
             StoreUnavailable, StoreTimeout: it is not known to be renewed; call again while it is in force.
+            InvalidData: it is not a lease of this store.
         """
+        self._check_lease(lease)
         await self._keeper.renew(lease.tenure)
 
     async def release_lock(self, lease: Lease) -> None:
@@ -195,7 +208,9 @@ class LockManager:
         Raises:
             LockLost: the lease had expired and another caller has taken the lock, which keeps it.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
+            InvalidData: it is not a lease of this store.
         """
+        self._check_lease(lease)
         await self._keeper.release(lease.tenure)
 
     def list_locks(self) -> Paged[LockInfo]:
@@ -279,11 +294,18 @@ class LockManager:
         holder: str,
         holding: Sequence[Lease],
     ) -> Tenure:
-        if isinstance(resources, str) or not resources:
-            raise InvalidId("what to lock", "a sequence of at least one name")
-        if not (isfinite(ttl_seconds) and ttl_seconds > 0) or (wait_seconds is not None and not wait_seconds >= 0):
-            raise InvalidData("a lock's ttl_seconds must be more than 0, and its wait_seconds at least 0 or None")
+        if not resources:
+            raise _no_resources_error()
+        if not 0 < check_seconds(ttl_seconds, "a lock's ttl_seconds") < inf:
+            raise InvalidData("a lock's ttl_seconds must be more than 0, and finite")
+        if wait_seconds is not None:
+            check_seconds(wait_seconds, "a lock's wait_seconds")
         check_text(holder, "a lock's holder")
+        holding = check_items(holding, _no_leases_error)
+        if not all(isinstance(each, Lease) for each in holding):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise _no_leases_error()
+        for each in resources:
+            escape_id(each, "resource")
         claim = Claim(
             tuple(sorted(set(resources), key=escape_id)),
             new_id(),
@@ -323,11 +345,25 @@ class LockManager:
             tell(observer.waited, Waited(kind="lock", paths=paths, seconds=seconds, is_acquired=is_acquired))
         return tenure
 
+    def _check_lease(self, lease: Lease) -> None:
+        if not isinstance(lease, Lease):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidData(f"a lease is needed, not {type(lease).__name__}")
+        if lease.store_id != self._core.store_id:
+            raise InvalidData("the lease belongs to another store")
+
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
 
     async def _remove(self, writes: Sequence[Write]) -> bool:
         return await write_unless_moved(self._common, writes, self._common.bounds)
+
+
+def _no_leases_error() -> InvalidData:
+    return InvalidData("holding must be a sequence of leases")
+
+
+def _no_resources_error() -> InvalidId:
+    return InvalidId("what to lock", "a sequence of at least one name")
 
 
 def _info(resource: str, standing: Standing) -> LockInfo:

@@ -46,9 +46,13 @@ class Address(msgspec.Struct, frozen=True):
         """Parse the given address; without one, that of the environment, or the default.
 
         Raises:
-            UnknownStore: the address has an option that does not exist.
+            UnknownStore: the address is not valid Unicode, or has an option that does not exist.
         """
         url = url if url is not None else os.environ.get(ENVIRONMENT) or DEFAULT_URL
+        try:
+            url.encode()
+        except UnicodeEncodeError:
+            raise UnknownStore(f"{url!r} is not valid Unicode", f"use {FORMS}") from None
         options = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
         for name in options:
             if name not in _OPTIONS:

@@ -17,6 +17,7 @@ from tai_state.streams.changes import Fence
 from tai_state.streams.following import Following
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
+from tai_state.values.checks import check_callable
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.expected import ANY, EXISTS, NO_STATE, Expected
 from tai_state.values.json import normalise_object
@@ -105,6 +106,7 @@ class StateHandle(TypedState[D]):
                 _, data = normalise_object(self.codec.to_json(initial), "the initial value")
             return self.codec.to_json(function(self.codec.from_json(data, self.stream.state)))
 
+        check_callable(function, "function")
         if expected is None:
             expected = EXISTS if initial is None else ANY
         intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)

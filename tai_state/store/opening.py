@@ -8,13 +8,14 @@ from urllib.parse import quote
 
 from tai_state.engines.api import Engine
 from tai_state.engines.observing import Observer
-from tai_state.errors import UnknownStore
+from tai_state.errors import InvalidId, UnknownStore
 from tai_state.store.addresses import FORMS, Address
 from tai_state.store.store import StateStore
 from tai_state.streams.layout import Layout
-from tai_state.streams.policies import EveryEvents, SnapshotPolicy
+from tai_state.streams.policies import EveryEvents, SnapshotPolicy, check_policy
 from tai_state.streams.settings import Settings, SystemClock
 from tai_state.streams.upcasting import Upcast, Upcasting
+from tai_state.values.checks import instance_option, seconds_option, whole_option
 from tai_state.values.metadata import ChangeMetadata, check_default
 from tai_state.values.times import WallClock
 
@@ -57,27 +58,26 @@ def open_store(
 
     Raises:
         UnknownStore: the address is not a store address, or has an option that does not exist.
-        InvalidId: only one of root and namespace is given.
-        ValueError: the upcasters do not match the schema.
+        InvalidId: only one of root and namespace is given, or one is not text.
         InvalidData: the metadata cannot be stored.
-        TypeError: ``snapshots`` is not a policy, or ``observer`` is not an observer.
+        TypeError: an option is of another type than it must be.
+        ValueError: the upcasters do not match the schema, or a number is out of range.
     """
     engine, address = _found_at(url)
-    if isinstance(indexed, str):
-        indexed = (indexed,)
+    instance_option(create, bool, "create", "True or False")
     settings = Settings(
         create=create,
-        indexed=tuple(indexed) or address.indexed,
+        indexed=_fields(indexed) or address.indexed,
         snapshots=_policy(snapshots),
         upcasting=Upcasting(schema, {} if upcasters is None else upcasters),
-        timeout_seconds=timeout_seconds,
+        timeout_seconds=seconds_option(timeout_seconds, "timeout_seconds"),
         metadata=check_default(metadata),
-        clock=SystemClock() if clock is None else clock,
+        clock=SystemClock() if clock is None else _clock(clock),
         observer=_observer(observer),
     )
     return StateStore(
         engine or address.engine(settings.clock, create=create),
-        Layout(root or address.root, namespace or address.namespace),
+        Layout(_text(root, "root") or address.root, _text(namespace, "namespace") or address.namespace),
         settings,
     )
 
@@ -95,7 +95,11 @@ def FirestoreStore(  # noqa: N802 - the original's name
     Raises:
         UnknownStore: an id is not valid.
     """
-    return open_store(f"firestore://{quote(project_id, safe='')}/{quote(database, safe='')}", **options)
+    try:
+        address = f"firestore://{quote(project_id, safe='')}/{quote(database, safe='')}"
+    except (TypeError, UnicodeEncodeError):
+        raise UnknownStore(f"{project_id!r} and {database!r} are not ids", f"use {FORMS}") from None
+    return open_store(address, **options)
 
 
 def _found_at(url: str | Engine | None) -> tuple[Engine | None, Address]:
@@ -107,17 +111,34 @@ def _found_at(url: str | Engine | None) -> tuple[Engine | None, Address]:
     return url, Address("", "", "", ())
 
 
+def _fields(indexed: Sequence[str]) -> tuple[str, ...]:
+    fields = (indexed,) if isinstance(indexed, str) else tuple(indexed)
+    for each in fields:
+        instance_option(each, str, "each of the indexed fields", "the name of a field")
+    return fields
+
+
 def _policy(snapshots: SnapshotPolicy | None) -> SnapshotPolicy:
     if snapshots is None:
         return EveryEvents()
-    if isinstance(snapshots, type) or not isinstance(snapshots, SnapshotPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise TypeError(f"snapshots must be a policy, like EveryEvents(100), not {snapshots!r}")
+    check_policy(snapshots, "snapshots")
+    whole_option(snapshots.keep, "keep of snapshots", 1)
     return snapshots
 
 
+def _clock(clock: WallClock) -> WallClock:
+    if isinstance(clock, type) or not callable(getattr(clock, "now_us", None)):
+        raise TypeError(f"clock must have the method now_us, and {clock!r} has not")
+    return clock
+
+
+def _text(name: str, what: str) -> str:
+    if type(name) is not str:
+        raise InvalidId(what, "a plain str")
+    return name
+
+
 def _observer(observer: Observer | None) -> Observer | None:
-    if observer is None:
-        return None
-    if isinstance(observer, type) or not isinstance(observer, Observer):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise TypeError(f"observer must be an Observer, not {observer!r}")
+    if observer is not None:
+        instance_option(observer, Observer, "observer", "an Observer")
     return observer

@@ -29,6 +29,7 @@ from tai_state.streams.settings import Settings
 from tai_state.streams.writing import Intent
 from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
+from tai_state.values.checks import check_flag
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata, check_default
@@ -133,7 +134,7 @@ class StateStore:
 
         Raises:
             InvalidId: the ids cannot be stored.
-            InvalidData: the metadata cannot be stored.
+            InvalidData: the metadata cannot be stored, or pydantic cannot use the model.
         """
         stream = self._layout.stream(governor_id, state_id)
         return StateHandle(self, stream, codec_of(model), check_default(metadata))
@@ -324,7 +325,7 @@ class StateStore:
         """Several states as of one moment, in one read; None for each that does not exist.
 
         Raises:
-            InvalidId: an id cannot be stored, or ``ids`` is a single str instead of a sequence of ids.
+            InvalidId: an id cannot be stored, or ``ids`` is not a collection of ids, such as a single str.
         """
         return await reading.batch_get_states(self.core, governor_id, ids)
 
@@ -347,7 +348,7 @@ class StateStore:
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
-        listed = reading.list_all_states if deleted else reading.list_states
+        listed = reading.list_all_states if check_flag(deleted, "deleted") else reading.list_states
         return listed(self.core, governor_id, after=after)
 
     def list_governors(self, *, after: str | None = None) -> Paged[str]:
@@ -375,6 +376,7 @@ class StateStore:
 
         Raises:
             UnindexedField: the store was not opened with this field in ``indexed``.
+            InvalidData: a value is not text, a number, a boolean or None.
             GovernorNotFound: nothing was ever written under this governor.
         """
         return reading.find_states(self.core, governor_id, where)
@@ -429,7 +431,7 @@ class StateStore:
             StateNotFound: the state was never written.
             NotRetained: events were cleaned up while they were being read.
             EventSourcingError: an event is missing between two others.
-            InvalidData: the limit is not a whole number from 0 up.
+            InvalidData: a version or the limit is not a whole number from 0 up.
         """
         stream = self._layout.stream(governor_id, state_id)
         return reading.get_events(self.core, stream, after=after, until=until, limit=limit, newest_first=newest_first)
@@ -484,6 +486,10 @@ class StateStore:
         """A kept snapshot of a state, by default the newest sound one; None if there is none.
 
         A snapshot that is damaged, or of a schema that this application does not know, is skipped with a warning.
+
+        Raises:
+            InvalidData: the version is not a whole number from 1 up.
+            StateNotFound: the state was never written.
         """
         return await snapshots.load_snapshot(self.core, self._layout.stream(governor_id, state_id), version)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from tai_state.errors import InvalidData, SerializationError
 from tai_state.streams.likeness import alike
@@ -47,12 +47,18 @@ class Codec(Generic[D]):
 
     Attributes:
         name: the model's name, for a repr.
+
+    Raises:
+        InvalidData: pydantic cannot use the model.
     """
 
     def __init__(self, model: Any) -> None:
         self.name: str = _name(model)
         self._adapter: TypeAdapter[D] | None
-        self._adapter = model if model is None or isinstance(model, TypeAdapter) else TypeAdapter(model)
+        try:
+            self._adapter = model if model is None or isinstance(model, TypeAdapter) else TypeAdapter(model)
+        except PydanticUserError as error:
+            raise InvalidData(f"{self.name} is not a model that pydantic can use") from error
 
     def to_json(self, value: D) -> dict[str, Any]:
         """The JSON object of a model, keyed by aliases. The model reads back from it, equal and of the same classes.

@@ -98,11 +98,14 @@ class Core:
         """The guards of a change with this fence.
 
         Raises:
-            InvalidData: the fence belongs to another store.
+            InvalidData: the fence is not a lease, or belongs to another store.
         """
         if fence is None:
             return ()
-        if fence.store_id != self.store_id:
+        store_id: object = getattr(fence, "store_id", None)
+        if type(store_id) is not str:
+            raise InvalidData(f"fence must be a lease, not {type(fence).__name__}")
+        if store_id != self.store_id:
             raise InvalidData("the lease given as fence belongs to another store")
         return (fence.guard(),)
 

@@ -20,6 +20,7 @@ from tai_state.streams.records import (
 )
 from tai_state.values.clocks import VectorClock, next_hybrid, tick
 from tai_state.values.digests import state_hash
+from tai_state.values.times import is_far_ahead
 
 _set: Final = msgspec.structs.force_setattr
 
@@ -135,7 +136,7 @@ def plan(
         now_us: the writer's time; the same in every try of one call.
     """
     events = _events(stream, before, composition.drafts, author, now_us)
-    state, kept_now = _state(before, composition, events, author)
+    state, kept_now = _state(before, composition, events, author, now_us)
     writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
     writes.append(Put(stream.state, state, require_of(before)))
     if kept_now:
@@ -229,6 +230,7 @@ def _state(
     composition: Composition,
     events: tuple[EventRecord, ...],
     author: Author,
+    now_us: int,
 ) -> tuple[StateRecord, bool]:
     """The state's record after the events, and whether a snapshot of it is due."""
     last = events[-1]
@@ -236,11 +238,15 @@ def _state(
     for event in events:
         unkept_bytes += event.unkept_bytes
     kept_as_of = before.kept_as_of or events[0].timestamp
+    since, until, interval_from = kept_as_of, as_of, ""
+    if as_of > last.timestamp and is_far_ahead(as_of, now_us):  # it stands still, perhaps for decades
+        since = interval_from = before.interval_from or events[0].timestamp
+        until = max(since, last.timestamp)
     since_kept = SinceKept(
         events=last.version - (before.kept[-1] if before.kept else 0),
         bytes=unkept_bytes,
-        since=kept_as_of,
-        until=as_of,
+        since=since,
+        until=until,
         data=composition.data,
     )
     due = author.policy.due(since_kept)
@@ -260,5 +266,6 @@ def _state(
         unkept_bytes=0 if due else unkept_bytes,
         floor=before.floor,
         deleted=composition.data is None,
+        interval_from=until if due and interval_from else interval_from,
     )
     return record, due

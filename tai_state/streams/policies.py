@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from tai_state.values.checks import instance_option, whole_option
 from tai_state.values.times import parse_time
 
 
@@ -64,8 +65,8 @@ class EveryEvents:
     keep: int = 5
 
     def __post_init__(self) -> None:
-        _at_least(self.events, 1, "events")
-        _at_least(self.keep, 1, "keep")
+        whole_option(self.events, "events", 1)
+        whole_option(self.keep, "keep", 1)
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
         return since_kept.events >= self.events
@@ -79,8 +80,8 @@ class EveryBytes:
     keep: int = 5
 
     def __post_init__(self) -> None:
-        _at_least(self.bytes, 1, "bytes")
-        _at_least(self.keep, 1, "keep")
+        whole_option(self.bytes, "bytes", 1)
+        whole_option(self.keep, "keep", 1)
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
         return since_kept.bytes >= self.bytes
@@ -94,9 +95,10 @@ class EveryInterval:
     keep: int = 5
 
     def __post_init__(self) -> None:
+        instance_option(self.interval, timedelta, "interval", "a timedelta")
         if self.interval <= timedelta(0):
             raise ValueError("interval must be longer than 0")
-        _at_least(self.keep, 1, "keep")
+        whole_option(self.keep, "keep", 1)
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
         return since_kept.age >= self.interval
@@ -113,7 +115,8 @@ class OnStates:
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple | list):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise TypeError(f"values must be a tuple or a list, like ({self.values!r},)")
-        _at_least(self.keep, 1, "keep")
+        instance_option(self.field, str, "field", "the name of a field")
+        whole_option(self.keep, "keep", 1)
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
         return (
@@ -125,8 +128,11 @@ class AnyOf:
     """Keeps a snapshot if any of several policies does."""
 
     def __init__(self, *policies: SnapshotPolicy, keep: int = 5) -> None:
-        _at_least(len(policies), 1, "policies")
-        _at_least(keep, 1, "keep")
+        if not policies:
+            raise ValueError("policies must be at least one")
+        for each in policies:
+            check_policy(each, "each of the policies")
+        whole_option(keep, "keep", 1)
         self.policies = policies
         self.keep = keep
 
@@ -144,12 +150,16 @@ class Never:
     keep: int = 5
 
     def __post_init__(self) -> None:
-        _at_least(self.keep, 1, "keep")
+        whole_option(self.keep, "keep", 1)
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: ARG002, D102
         return False
 
 
-def _at_least(number: int, least: int, name: str) -> None:
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {number}")
+def check_policy(policy: object, name: str) -> None:
+    """Check that an option is a policy.
+
+    Raises:
+        TypeError: it is not.
+    """
+    instance_option(policy, SnapshotPolicy, name, "a policy, like EveryEvents(100)")

@@ -20,8 +20,10 @@ from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, follows
 from tai_state.streams.records import EVENT, STATE, EventRecord
 from tai_state.streams.walking import Walk
+from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
 from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.json import normalise
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time
 
@@ -74,10 +76,9 @@ async def batch_get_states(core: Core, governor_id: str, ids: Sequence[str]) -> 
     """Several states at one moment, in one read; None for each that does not exist.
 
     Raises:
-        InvalidId: ``ids`` is a single str, or an id cannot be stored.
+        InvalidId: ``ids`` is not a collection of ids, or an id cannot be stored.
     """
-    if isinstance(ids, str):
-        raise InvalidId("ids", "a sequence of ids, not one str")
+    ids = check_items(ids, lambda: InvalidId("ids", "a sequence of ids, not one str"))
     streams = [core.layout.stream(governor_id, state_id) for state_id in ids]
     reading = await core.engine.read([stream.state for stream in streams])
     states: dict[str, JsonSnapshot | None] = dict.fromkeys(ids)
@@ -177,12 +178,15 @@ def find_states(core: Core, governor_id: str, where: Mapping[str, Any]) -> Paged
 
     Raises:
         UnindexedField: the store was not opened with this field ``indexed``.
+        InvalidData: a value is not text, a number, a boolean or None.
         GovernorNotFound: nothing was ever written under this governor.
     """
+    if not isinstance(where, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidData(f"where must be a mapping of fields to values, not {type(where).__name__}")
     for name in where:
         if name not in core.settings.indexed:
             raise UnindexedField(name, core.settings.indexed)
-    filters = [Where(f"data.{name}", _values(value)) for name, value in where.items()]
+    filters = [Where(f"data.{name}", _values(name, value)) for name, value in where.items()]
     states, older = core.layout.states(governor_id), core.settings.upcasting.older
 
     def of_today(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
@@ -218,14 +222,16 @@ def get_events(
     """The events of one state from version ``after + 1`` to ``until`` (included); see ``StateStore.get_events``.
 
     Raises:
-        InvalidData: the limit is not a valid number of events.
+        InvalidData: a version or the limit is not a whole number from 0 up.
         StateNotFound: the state was never written.
         NotRetained: events were cleaned up during this read.
         EventSourcingError: an event is missing between two others.
     """
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise InvalidData("limit must be an int of at least 0, or None")
-    if newest_first:
+    check_whole(after, "after")
+    for what, number in (("until", until), ("limit", limit)):
+        if number is not None:
+            check_whole(number, what)
+    if check_flag(newest_first, "newest_first"):
         return Backwards(core, stream, after, until, limit).events()
     walk = Walk(core.reader, stream, after=after)
 
@@ -328,6 +334,14 @@ async def _with_states_before(core: Core, governor_id: str, page: Sequence[Docum
     return events
 
 
-def _values(value: Any) -> tuple[Any, ...]:
-    """The values of a filter, given as one value or as several."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+def _values(name: str, value: Any) -> tuple[Any, ...]:
+    """The values of a filter, given as one value or as several.
+
+    Raises:
+        InvalidData: one of them is not a plain value, which an index could hold.
+    """
+    given = [*value] if isinstance(value, list | tuple) else [value]  # pyright: ignore[reportUnknownVariableType]
+    values: list[Any] = [normalise(each, f"the value of {name!r} in where")[1] for each in given]  # pyright: ignore[reportUnknownVariableType]
+    if any(isinstance(each, dict | list) for each in values):
+        raise InvalidData(f"the value of {name!r} in where must be text, a number, a boolean or None")
+    return tuple(values)

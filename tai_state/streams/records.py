@@ -39,7 +39,11 @@ class EventMetadata(msgspec.Struct, frozen=True, gc=False):
 
 
 class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """``governors/{g}/states/{s}``: the state that a replay of the whole stream would give."""
+    """``governors/{g}/states/{s}``: the state that a replay of the whole stream would give.
+
+    While ``as_of`` is far ahead of the clock, a policy by intervals counts from ``interval_from``; otherwise that is
+    empty, and it counts from ``kept_as_of``.
+    """
 
     data: dict[str, Any] | None
     version: int
@@ -56,6 +60,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     unkept_bytes: int
     floor: int = 1
     deleted: bool = False
+    interval_from: str = ""
 
 
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -212,6 +217,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kept_as_of: str
     unkept_bytes: int
     floor: int
+    interval_from: str
 
 
 _to_object: Callable[[str], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
@@ -231,6 +237,7 @@ EMPTY = Head(
     kept_as_of="",
     unkept_bytes=0,
     floor=1,
+    interval_from="",
 )
 """The head of a stream without events."""
 
@@ -263,6 +270,7 @@ def head_of(record: StateRecord, revision: int) -> Head:
         kept_as_of=record.kept_as_of,
         unkept_bytes=record.unkept_bytes,
         floor=record.floor,
+        interval_from=record.interval_from,
     )
 
 

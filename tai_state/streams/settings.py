@@ -14,7 +14,7 @@ from tai_state.engines.observing import Observer
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.times import WallClock
+from tai_state.values.times import AHEAD_MAX_US, WallClock, format_us
 
 
 class SystemClock:
@@ -83,3 +83,8 @@ class Settings:
     new_id: Callable[[], str] = new_id
     observer: Observer | None = None
     jitter: Callable[[], float] = random.random
+
+    @property
+    def latest(self) -> str:
+        """The latest time that a caller may give now, as text."""
+        return format_us(self.clock.now_us() + AHEAD_MAX_US)

@@ -17,6 +17,7 @@ from tai_state.streams.planning import kept_with, put_snapshot
 from tai_state.streams.reader import Folded, Stored, stored_record
 from tai_state.streams.records import SNAPSHOT, EventRecord, SnapshotRecord, checked_state, head_of
 from tai_state.streams.upcasting import Upcasting
+from tai_state.values.checks import check_whole
 from tai_state.values.digests import state_hash
 from tai_state.values.states import JsonState
 
@@ -87,7 +88,7 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonState:
         if record.kept and record.kept[-1] == record.version:
             return Done(core.state(stream, record, document.updated_us))
         kept = kept_with(record.kept, record.version, core.settings.snapshots.keep, record.floor)
-        after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0)
+        after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0, interval_from="")
         writes: list[Write] = [
             put_snapshot(stream, after),
             Put(stream.state, after, At(document.revision)),
@@ -119,7 +120,12 @@ async def load_snapshot(core: Core, stream: Stream, version: int | None = None) 
     """A kept snapshot, by default the newest sound one; None if there is none.
 
     A snapshot that is damaged, or has a schema that this application does not know, is skipped with a warning.
+
+    Raises:
+        InvalidData: the version is not a whole number from 1 up.
     """
+    if version is not None:
+        check_whole(version, "version", 1)
     kept = await list_snapshots(core, stream)
     for each in reversed(kept):
         if version is not None and each != version:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tai_state.errors import IncompatibleFormat
+from tai_state.values.checks import instance_option, whole_option
 
 
 def _same_state(data: dict[str, Any]) -> dict[str, Any]:
@@ -42,17 +44,23 @@ class Upcasting:
         steps: the steps by the version that they start from; one for each version from 1 to ``schema - 1``.
 
     Raises:
-        ValueError: a step is missing, or starts from another version.
+        TypeError: the schema is not a whole number, or a step is not an :class:`Upcast`.
+        ValueError: the schema is below 1, or a step is missing, or starts from another version.
     """
 
     def __init__(self, schema: int | None, steps: Mapping[int, Upcast]) -> None:
-        self.schema: int = schema or 1
+        self.schema: int = 1 if schema is None else whole_option(schema, "schema", 1)
         self._as_stored = schema is None
         self._steps = steps
-        needed = set(range(1, self.schema))
-        if needed != set(steps):
-            wrong = ", ".join(str(version) for version in sorted(needed ^ set(steps)))
-            raise ValueError(f"schema {self.schema} needs one upcast from each version below it: check {wrong}")
+        instance_option(steps, Mapping, "upcasters", "a mapping of schema versions to Upcast")
+        needed = range(1, self.schema)
+        for version in (*steps, *islice(needed, len(steps) + 1)):
+            if version not in needed or version not in steps:
+                raise ValueError(f"schema {self.schema} needs one upcast from each version below it: check {version}")
+        for each in steps.values():
+            instance_option(each, Upcast, "each of the upcasters", "an Upcast, like Upcast(state=function)")
+            instance_option(each.state, Callable, "state of each of the upcasters", "a function")
+            instance_option(each.payload, Callable, "payload of each of the upcasters", "a function")
 
     @property
     def older(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from tai_state.values.expected import Expected
 from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text, check_trace
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
-from tai_state.values.times import format_time, format_us
+from tai_state.values.times import check_not_ahead, format_time, format_us
 
 
 class Intent(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +106,8 @@ async def result_of(
     core: Core, stream: Stream, event_id: str, action: str, metadata: ChangeMetadata
 ) -> JsonState | None:
     """The state after the change with a caller's event id; see ``StateStore.result_of``."""
+    check_text(action, "action")
+    context = check_metadata(metadata)
     [document] = (await core.engine.read([stream.marker(event_id)])).documents
     if document is None:
         return None
@@ -116,7 +118,7 @@ async def result_of(
     if stored is None:
         raise NotRetained(stream.event(marker.version), "the change was made, and its event was cleaned up since")
     record = stored.record
-    differs = different(record, action, metadata.changed_by, metadata.reason, check_metadata(metadata))
+    differs = different(record, action, metadata.changed_by, metadata.reason, context)
     if differs or record.to_state is None:
         raise IdempotencyConflict(event_id, stream.state, differs or ("data",))
     return core.state(stream, state_after(record), stored.recorded_us)
@@ -151,7 +153,9 @@ def draft(core: Core, stream: Stream, intent: Intent, *, state: str | None = Non
     check_text(intent.action, "action")
     context = check_metadata(metadata)
     payload = None if intent.payload is None else normalise(intent.payload, "payload")[0]
-    said = None if intent.timestamp is None else format_time(intent.timestamp)
+    said = None
+    if intent.timestamp is not None:
+        said = check_not_ahead(format_time(intent.timestamp), core.settings.latest, "timestamp")
     marker = None
     if intent.event_id is not None:
         stream.marker(intent.event_id)

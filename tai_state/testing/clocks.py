@@ -13,7 +13,7 @@ class ManualClock:
         step_us: how far each reading moves it; by default, not at all.
     """
 
-    def __init__(self, start_us: int = 1_700_000_000_000_000, *, step_us: int = 0) -> None:
+    def __init__(self, start_us: int = 1_790_000_000_000_000, *, step_us: int = 0) -> None:
         self._lock = Lock()
         self._now_us = start_us
         self._step_us = step_us

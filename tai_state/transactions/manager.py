@@ -19,14 +19,22 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from tai_state.errors import CommitOutcomeUnknown, InvalidId, TaiStateError, TransactionFailed, VersionConflict
-from tai_state.history.folding import Reducers
+from tai_state.errors import (
+    CommitOutcomeUnknown,
+    InvalidData,
+    InvalidId,
+    TaiStateError,
+    TransactionFailed,
+    VersionConflict,
+)
+from tai_state.history.folding import Reducers, check_reducers
 from tai_state.streams.changes import Fence
 from tai_state.streams.core import Core, HasCore
 from tai_state.transactions.recent import RecentWrites
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.checks import check_callable, check_items
+from tai_state.values.metadata import ChangeMetadata, check_default, check_text
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import from_us
 
@@ -58,7 +66,7 @@ class TransactionManager:
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
         self._core = core = store.core
-        self._reducers: Reducers = {} if reducers is None else reducers
+        self._reducers = check_reducers(reducers)
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
 
@@ -100,8 +108,11 @@ class TransactionManager:
             LockLost: the lease given as fence is over; nothing was written.
             VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not retried.
             TypeError: the function is not async.
+            InvalidId, InvalidData: another argument is not valid; the function did not run.
             Whatever the function raises; nothing was written then.
         """
+        check_callable(function, "function")
+        self._check(metadata, governor_id, fence)
         last: Transaction | None = None
         attempts = AsyncRetrying(
             retry=retry_if_exception(lambda error: last is not None and last.conflict is error),
@@ -131,6 +142,7 @@ class TransactionManager:
         fence: Fence | None = None,
     ) -> R:
         """Run :meth:`transact` on the states of one governor; the function may name them by id alone."""
+        self._core.layout.governor(governor_id)
         return await self.transact(function, metadata, governor_id=governor_id, fence=fence)
 
     async def read_write_transaction(
@@ -156,14 +168,18 @@ class TransactionManager:
             What was decided and written.
 
         Raises:
-            InvalidId: one str, which is not a sequence of ids. Otherwise as :meth:`transact`.
+            InvalidId: ``to_read`` is not a collection of ids, such as a single str. Otherwise as :meth:`transact`.
+            InvalidData: ``decide`` does not return a mapping of ids to data.
         """
-        if isinstance(to_read, str):
-            raise InvalidId("to_read", "a sequence of ids, not one str")
+        to_read = check_items(to_read, lambda: InvalidId("to_read", "a sequence of ids, not one str"))
+        check_callable(decide, "decide")
 
         async def function(transaction: Transaction) -> dict[str, dict[str, Any] | None]:
             found = await transaction.get_all(*to_read)
-            decided = dict(decide(dict(zip(to_read, found, strict=True))))
+            decision = decide(dict(zip(to_read, found, strict=True)))
+            if not isinstance(decision, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+                raise InvalidData(f"decide must return a mapping of ids to data, not {type(decision).__name__}")
+            decided = dict(decision)
             for state_id, data in decided.items():
                 if data is None:
                     transaction.delete(state_id)
@@ -194,6 +210,7 @@ class TransactionManager:
                 written.
             Otherwise as :meth:`transact`.
         """
+        self._check(metadata, governor_id, fence)
         with self._recording() as book:
             transaction = self._new(metadata, governor_id, None)
             with book.under_way(transaction):
@@ -206,7 +223,14 @@ class TransactionManager:
 
     def get_transaction(self, transaction_id: str) -> TransactionRecord | None:
         """One of these transactions; None if the manager does not remember it."""
-        return self._records.get(transaction_id)
+        return self._records.get(check_text(transaction_id, "transaction_id"))
+
+    def _check(self, metadata: ChangeMetadata | None, governor_id: str | None, fence: Fence | None) -> None:
+        """Check what all transactions are given, before their functions run."""
+        check_default(metadata)
+        if governor_id is not None:
+            self._core.layout.governor(governor_id)
+        self._core.guards(fence)
 
     def _new(
         self,

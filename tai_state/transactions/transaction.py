@@ -24,7 +24,7 @@ from tai_state.transactions.records import StateVersion
 from tai_state.transactions.steps import Step, Written, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
-from tai_state.values.expected import ANY, Expected
+from tai_state.values.expected import ANY, Expected, expectation
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, StateSnapshot
@@ -277,6 +277,8 @@ class Transaction:
             if self._governor_id is None:
                 raise InvalidData("an id alone does not name a state here: pass a handle, store.state(governor, id)")
             return self.core.layout.stream(self._governor_id, state)
+        if not isinstance(state, TypedState):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidData(f"a state must be a handle or an id, not {type(state).__name__}")
         if state.core is not self.core:
             raise InvalidData("the handle belongs to a different store")
         return state.stream
@@ -352,6 +354,8 @@ class Transaction:
 
     def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
         stream = self._stream(state)
+        if expected is not None:
+            expectation(expected, stream.governor_id, stream.state_id)
         ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
         if not self._ids.isdisjoint(ids):
             raise InvalidData("two events of one transaction have the same event id")

@@ -22,8 +22,10 @@ _decoder = msgspec.json.Decoder()
 
 _CONTROLS = dict.fromkeys([*range(32), 127], "?")
 _PATH_MAX = 200
-_INTEGER_BITS_MAX = 14_284
-"""Bits of the largest integer that Python converts to text by default."""
+_DIGITS_MAX = 4_299
+"""Digits of the longest integer. Python reads one more by default, but the decoder counts a sign among them."""
+_TOO_LONG = 10**_DIGITS_MAX
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 decode: Callable[[str | bytes], Any] = _decoder.decode
 """The value of a JSON text. Raises ``msgspec.DecodeError`` if the text is not JSON."""
@@ -53,6 +55,8 @@ def normalise(value: Any, what: str) -> tuple[str, Any]:
         # Each level takes two brackets, so a short text cannot be nested too deep.
         if len(encoded) > 2 * DEPTH_MAX and encoded.count(b"[") + encoded.count(b"{") > DEPTH_MAX:
             _check_depth(value, what)
+        if len(encoded) > _DIGITS_MAX and b"0" * (_DIGITS_MAX + 1) in encoded.translate(_ZEROS):
+            _check_integers(value, what)
         copy = decode(encoded)
     except InvalidData:
         raise
@@ -78,6 +82,14 @@ def _check_depth(value: Any, what: str) -> None:
         if not level:
             return
     raise _too_deep(what)
+
+
+def _check_integers(value: Any, what: str) -> None:
+    level: list[Any] = [value]
+    while level:
+        if any(isinstance(item, int) and abs(item) >= _TOO_LONG for item in level):
+            raise _explain(value, what)
+        level = [child for parent in level for _, child in _children(parent)]
 
 
 def _explain(value: Any, what: str) -> InvalidData:
@@ -118,8 +130,10 @@ def _children(item: Any) -> list[tuple[str, Any]]:
 def _not_json(item: Any) -> str | None:
     if isinstance(item, float) and not isfinite(item):
         return "NaN and infinity have no JSON form"
-    if isinstance(item, str):
-        return _not_unicode(item) or (None if type(item) is str else f"{type(item).__name__} is not a plain str")
+    if isinstance(item, str) and (reason := _not_unicode(item)):
+        return reason
+    if isinstance(item, int) and abs(item) >= _TOO_LONG:
+        return "an integer has more than 4,300 digits, counting one for the sign"
     if isinstance(item, dict):
         for key in item:  # pyright: ignore[reportUnknownVariableType]
             if not isinstance(key, str):
@@ -127,11 +141,18 @@ def _not_json(item: Any) -> str | None:
             if reason := _not_unicode(key):
                 return reason
         return None
-    if isinstance(item, int) and item.bit_length() > _INTEGER_BITS_MAX:
-        return "an integer has more than 4,300 digits"
-    if item is None or isinstance(item, bool | int | float | list):
+    if isinstance(item, list) or _is_plain(item):
         return None
-    return f"{type(item).__name__} has no JSON form"
+    plain = next((each.__name__ for each in (str, int, float) if isinstance(item, each)), None)
+    return f"{type(item).__name__} " + (f"is not a plain {plain}" if plain else "has no JSON form")
+
+
+def _is_plain(item: Any) -> bool:
+    """Whether a value without children reads back equal."""
+    try:
+        return bool(decode(to_bytes(item)) == item)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return False
 
 
 def _not_unicode(text: str) -> str | None:

@@ -59,7 +59,7 @@ async def test_the_documents(store: StateStore, time: Time):
         "holder": "anna",
         "nonce": record["nonce"],
         "ttl": TTL,
-        "acquired_at": "2023-11-14T22:13:20.000000Z",
+        "acquired_at": "2026-09-21T14:13:20.000000Z",
     }
     await locks.renew_lock(lease)
     await locks.renew_lock(lease)

@@ -28,7 +28,6 @@ async def test_a_place_where_no_file_can_be_is_not_transient(tmp_path: Path, pla
     assert not told.value.is_transient
 
 
-@pytest.mark.xfail(strict=True, reason="a bare error of the encoding comes out", raises=UnicodeEncodeError)
 async def test_a_name_that_no_file_can_have_is_refused():
     """An address with half of a surrogate pair names no file, and is refused as an address."""
     with pytest.raises(UnknownStore):

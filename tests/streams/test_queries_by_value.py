@@ -57,9 +57,6 @@ async def test_a_plain_value_finds_its_own_kind(store: StateStore, value: Any, f
     [{"on": True}, {"on": 1}, [{"on": True}], [[1]], {1, 2}, b"1", object()],
     ids=["object", "other_object", "objects", "lists", "set", "bytes", "any_object"],
 )
-@pytest.mark.xfail(
-    strict=True, reason="each engine makes something else of it", raises=(pytest.fail.Exception, TypeError)
-)
 async def test_what_is_not_a_plain_value_is_refused(store: StateStore, value: Any):
     """What no index holds is refused, by the name of the field, before anything is asked of the engine."""
     with pytest.raises(InvalidData, match="where"):

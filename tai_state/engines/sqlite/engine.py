@@ -26,7 +26,7 @@ from tai_state.engines.api import (
     check_budget,
 )
 from tai_state.engines.filtering import is_chosen
-from tai_state.engines.ordering import check_is_of_events, is_of_events, whole_commits
+from tai_state.engines.ordering import check_changed, is_of_events, whole_commits
 from tai_state.engines.paging import Paged, limited
 from tai_state.engines.sqlite.backing_up import back_up, count_of
 from tai_state.engines.sqlite.checksums import ROW, documents
@@ -175,7 +175,7 @@ class SqliteEngine:
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
         """See :class:`~tai_state.engines.ordering.CommitOrdered`. The first call for a file creates its index."""
-        check_is_of_events(collection)
+        check_changed(collection, after, limit)
         place: dict[str, Any] = {"collection": collection, "revision": after + 1, "id": b""}
         ended = False
 
