@@ -73,10 +73,10 @@ class StreamCheck:
         self.events += 1
         try:
             record = document.decode(EVENT)
-            change_metadata(record)
-            moment(record.timestamp)
+            change_metadata(record, document.path)
+            moment(record.timestamp, document.path)
         except Inconsistent as error:
-            self.find(document.path, "corrupt", f"{error.path} {error.what}")
+            self.find(document.path, "corrupt", error.what)
             return
         if document.path != self.stream.event(record.version) or record.state_id != self.stream.state_id:
             self.find(document.path, "chain", "holds an event that belongs at another path")
@@ -112,7 +112,7 @@ class StreamCheck:
         """Check that the state is what the event of its version left."""
         path = self.stream.state
         try:
-            different = _differences(state, event)
+            different = _differences(state, event, self.stream.event(event.version))
         except Inconsistent:  # the event cannot be read, which is a finding already
             return
         for name in different:
@@ -191,8 +191,8 @@ class StreamCheck:
             self._folded = Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
 
 
-def _differences(record: StateRecord, event: EventRecord) -> list[str]:
+def _differences(record: StateRecord, event: EventRecord, path: str) -> list[str]:
     """The fields in which a state differs from what the event of its version recorded."""
-    expected = state_after(event)
+    expected = state_after(event, path)
     names = ("version", "timestamp", "metadata", "causality", "hlc", "state_hash", "digest", "schema")
     return [name for name in names if getattr(record, name) != getattr(expected, name)]

@@ -271,7 +271,7 @@ class Recovery:
         if folded.text is None or state_hash(folded.text) != last.record.state_hash:
             raise EventSourcingError(stream.event(last.record.version), "does not lead to the state it recorded")
         record = msgspec.structs.replace(
-            state_after(last.record),
+            state_after(last.record, stream.event(last.record.version)),
             data=None if folded.text == NO_STATE_TEXT else decode(folded.text),
             deleted=folded.text == NO_STATE_TEXT,
             as_of=as_of,

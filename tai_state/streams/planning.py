@@ -135,7 +135,7 @@ def plan(
         now_us: the writer's time; the same in every try of one call.
     """
     events = _events(stream, before, composition.drafts, author, now_us)
-    state, kept_now = _state(before, composition, events, author)
+    state, kept_now = _state(stream, before, composition, events, author)
     writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
     writes.append(Put(stream.state, state, require_of(before)))
     if kept_now:
@@ -225,6 +225,7 @@ def _events(
 
 
 def _state(
+    stream: Stream,
     before: Head,
     composition: Composition,
     events: tuple[EventRecord, ...],
@@ -249,7 +250,7 @@ def _state(
         version=last.version,
         timestamp=last.timestamp,
         as_of=as_of,
-        metadata=state_metadata(last.metadata),
+        metadata=state_metadata(last.metadata, stream.state),
         causality=last.causality,
         hlc=last.hlc,
         state_hash=last.state_hash,

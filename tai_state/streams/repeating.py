@@ -130,7 +130,7 @@ def _recorded_at(change: Change, places: Mapping[str, int], taken: IdempotencyCo
             recorded_us = document.updated_us
             if not _is_same(draft, events[-1]):
                 return Failed(taken)
-        results.append(Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True))
+        results.append(Appended(tuple(events), state_after(events[-1], paths[-1]), None, recorded_us, is_repeated=True))
     return Done(results)
 
 

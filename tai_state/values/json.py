@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,7 +26,10 @@ _INTEGER_BITS_MAX = 14_284
 """Bits of the largest integer that Python converts to text by default."""
 
 decode: Callable[[str | bytes], Any] = _decoder.decode
-"""The value of a JSON text. Raises ``msgspec.DecodeError`` if the text is not JSON."""
+"""The value of a JSON text. Raises one of :data:`NOT_JSON` if the text is not JSON."""
+
+NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a text raises that is not JSON, or is nested deeper than the decoder goes."""
 
 
 to_bytes: Callable[[Any], bytes] = _encoder.encode

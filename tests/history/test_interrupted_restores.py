@@ -139,7 +139,6 @@ async def test_a_state_is_not_rebuilt_from_half_its_events(tmp_path: Path, clock
         assert not await store.exists(GOVERNOR, "b")
 
 
-@UNSEEN
 @CUTS
 async def test_an_unfinished_restore_is_not_exported(tmp_path: Path, clock: ManualClock, where: str):
     """There is no export of a part that would pass for the whole."""

@@ -55,6 +55,7 @@ def _first_column(text: str) -> list[str]:
         ("lockbeats/{r}", lock_records.BeatRecord),
         ("locks/{r}/waiters/{o}", lock_records.WaiterRecord),
         ("meta/store", records.StoreRecord),
+        ("meta/store/restores/{g}", records.RestoreRecord),
     ],
 )
 def test_the_format_lists_each_documents_fields(heading: str, struct: type[msgspec.Struct]) -> None:
