@@ -47,7 +47,10 @@ class Side(msgspec.Struct, frozen=True):
         [event] = (await core.engine.read([stream.event(record.version)])).documents
         if event is None:
             raise EventSourcingError(stream.state, "lacks its last event: run `tai-state verify`")
-        return cls(core, stream, record, event.decode(EVENT), document.updated_us)
+        last = event.decode(EVENT)
+        if last.digest != record.digest:
+            raise EventSourcingError(stream.state, "does not agree with its last event: run `tai-state verify`")
+        return cls(core, stream, record, last, document.updated_us)
 
     @property
     def clock(self) -> VectorClock:

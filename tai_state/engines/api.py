@@ -337,6 +337,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def missing(self, collection: str) -> Sequence[str]:
+        """The ids of a collection's documents that are not there although documents lie below them, in any order."""
+        ...
+
 
 def after(document_id: str) -> str:
     """The smallest id greater than this one: the start of a scan that resumes after it."""

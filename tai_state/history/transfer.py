@@ -44,11 +44,11 @@ from tai_state.history.exportfile import (
     check_export,
     lines_of,
 )
-from tai_state.history.unfinished import check_restored
+from tai_state.history.unfinished import RESTORE, RestoreRecord, check_restored
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Layout, Stream
 from tai_state.streams.reader import missing_event_error
-from tai_state.streams.records import RESTORE, STATE, RestoreRecord
+from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 

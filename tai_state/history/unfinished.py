@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from tai_state.engines.api import Scan
+import msgspec
+
+from tai_state.engines.api import Scan, Shape
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
-from tai_state.streams.records import RESTORE
 from tai_state.values.ids import unescape_id
+
+
+class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``meta/store/restores/{g}``: a restore of a governor, under way or finished."""
+
+    export_id: str
+    finished: bool = False
+
+
+RESTORE = Shape(RestoreRecord)
 
 
 async def unfinished_restore(core: Core, governor_id: str) -> EventSourcingError | None:

@@ -217,6 +217,8 @@ def _events(
             _set(event, "origin", given.origin)
         if draft.trace is not None:
             _set(event, "trace", draft.trace)
+        if draft.marker is not None:
+            _set(event, "content", draft.marker)
         digest = event.computed_digest(stream.governor_id)
         _set(event, "digest", digest)
         events.append(event)

@@ -62,6 +62,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """``governors/{g}/events/{s}~{n}``: what changed, and the state after it.
 
     ``as_of`` is empty in events of format 1. The digest does not cover it, because it follows from the events' times.
+    Nor does it cover ``content``, which is that of the event's marker, because it follows from what the event says.
     """
 
     event_id: str
@@ -81,6 +82,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     origin: str | None = None
     as_of: str = ""
     trace: str | None = None
+    content: str | None = None
 
     @property
     def unkept_bytes(self) -> int:
@@ -184,19 +186,12 @@ class StoreRecord(msgspec.Struct, frozen=True):
     format: int
 
 
-class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``meta/store/restores/{g}``: a restore of a governor, under way or finished."""
-
-    export_id: str
-    finished: bool = False
-
-
 STATE = Shape(StateRecord)
 EVENT = Shape(EventRecord)
 SNAPSHOT = Shape(SnapshotRecord)
 MARKER = Shape(MarkerRecord)
+GOVERNOR = Shape(GovernorRecord)
 STORE = Shape(StoreRecord)
-RESTORE = Shape(RestoreRecord)
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -31,7 +31,7 @@ from tai_state.engines.paging import Paged, limited
 from tai_state.engines.sqlite.checksums import ROW, TIMESTAMP, documents
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.preparing import prepare
-from tai_state.engines.sqlite.reader import Reader, page, select
+from tai_state.engines.sqlite.reader import Reader, missing, page, select
 from tai_state.engines.sqlite.schema import connect, order_by_revision
 from tai_state.engines.sqlite.watcher import Watcher
 from tai_state.engines.sqlite.watching import FileWatches
@@ -206,6 +206,10 @@ class SqliteEngine:
         """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""
         _opened(self._reader)
         return await anyio.to_thread.run_sync(_integrity, self._connect, self._path)
+
+    async def missing(self, collection: str) -> Sequence[str]:  # noqa: D102
+        found: list[str] = await self._read(partial(missing, collection))
+        return found
 
     async def _read(self, function: Callable[[apsw.Connection], Any]) -> Any:
         return await _opened(self._reader).do(function)
