@@ -7,7 +7,7 @@ Run it, and it prints::
       2  deposited  -> balance 100
       3  withdrawn  -> balance 70
     an overdraft is refused: version still 3
-    state document destroyed: 'governors/bank/states/alice': is missing though it has events: run `tai-state recover`
+    state document destroyed: 'governors/bank/states/alice': is missing though it has events: run `tai-state verify`
     verify finds: is missing though it has events: run `tai-state recover`
     recovered: 1 rebuilt, balance 70 at version 3
     without its reducers: 1 state unchecked, 0 findings

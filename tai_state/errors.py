@@ -87,10 +87,22 @@ class StateNotFound(NotFound):
 
     ``batch_get_states`` does not raise it (it returns ``None`` for a missing state), nor does ``save_state`` with
     ``NO_STATE``. What to do: create the state, or read its ``history`` to see who deleted it.
+
+    If a version was asked for that the state has not reached, ``version`` is that version, and ``newest`` the newest
+    one that there is.
     """
 
+    version: int | None = None
+    newest: int | None = None
+
     def __str__(self) -> str:
-        return f"there is no state at {self.path!r}"
+        if self.version is None:
+            return f"there is no state at {self.path!r}"
+        return f"there is no version {self.version} of {self.path!r}: its newest version is {self.newest}"
+
+    def fields(self) -> dict[str, Any]:
+        """As for every error; the versions only if one was asked for."""
+        return {name: value for name, value in super().fields().items() if value is not None}
 
 
 @dataclass(eq=False)

@@ -185,7 +185,7 @@ async def _instead(store: StateStore, governor: str, state: str, when: int | dat
     if when is None:
         return f": it was deleted at version {record.version}" if record.deleted else ""
     if isinstance(when, int):
-        return f" at version {when}: its newest version is {record.version}"
+        return ""  # the error says it
     async for first in store.get_events(governor, state, limit=1):
         return f" at {format_time(when)}: its first event is from {format_time(first.timestamp)}"
     return ""

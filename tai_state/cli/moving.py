@@ -71,7 +71,9 @@ def import_(
 
 def export(
     governor: GovernorArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, in lines of JSON.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to write, in lines of JSON; with gzip if it ends in .gz.")
+    ],
     *,
     yes: YesOption = False,
     store: StoreOption = None,

@@ -85,7 +85,7 @@ def _conflict(
         state_id=stream.state_id,
         version=event.version,
         event_id=event.event_id,
-        timestamp=moment(event.timestamp),
+        timestamp=moment(event.timestamp, stream.event(event.version)),
         strategies=tuple(strategies),
         tips=tuple(tips),
         discarded=tuple(discarded),

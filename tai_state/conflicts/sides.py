@@ -13,6 +13,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, EventRecord, StateRecord
 from tai_state.values.clocks import ClockOrder, VectorClock, common, compare
+from tai_state.values.json import NOT_JSON
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -45,8 +46,11 @@ class Side(msgspec.Struct, frozen=True):
         document, record = found
         [event] = (await core.engine.read([stream.event(record.version)])).documents
         if event is None:
-            raise EventSourcingError(stream.state, "lacks its last event: run `tai-state recover`")
-        return cls(core, stream, record, event.decode(EVENT), document.updated_us)
+            raise EventSourcingError(stream.state, "lacks its last event: run `tai-state verify`")
+        last = event.decode(EVENT)
+        if last.digest != record.digest:
+            raise EventSourcingError(stream.state, "does not agree with its last event: run `tai-state verify`")
+        return cls(core, stream, record, last, document.updated_us)
 
     @property
     def clock(self) -> VectorClock:
@@ -175,7 +179,7 @@ def joined_by(event: EventRecord) -> Joined | None:
         return None
     try:
         return _decode(event.payload)
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         return None
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from tai_state.engines.paging import Paged
 from tai_state.errors import CommitTooLarge, CorruptDocument, DocumentTooLarge
+from tai_state.values.json import NOT_JSON
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -150,7 +151,7 @@ class Document(msgspec.Struct, frozen=True, gc=False):
         """
         try:
             return msgspec.json.decode(self._json(), type=dict[str, Any])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise CorruptDocument(self.path, f"is not a JSON object: {error}") from None
 
     def decode(self, shape: Shape[S]) -> S:
@@ -167,7 +168,7 @@ class Document(msgspec.Struct, frozen=True, gc=False):
             if isinstance(content, Damage):
                 raise CorruptDocument(self.path, content.what)
             return msgspec.convert(content, shape.struct)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise CorruptDocument(self.path, f"does not fit {shape.struct.__name__}: {error}") from None
 
     def _json(self) -> bytes:
@@ -334,6 +335,10 @@ class Engine(Protocol):
 
         It reads the whole storage while others go on working. An engine with no storage of its own finds nothing.
         """
+        ...
+
+    async def missing(self, collection: str) -> Sequence[str]:
+        """The ids of a collection's documents that are not there although documents lie below them, in any order."""
         ...
 
 

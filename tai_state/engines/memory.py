@@ -49,6 +49,10 @@ class Documents(Protocol):
         """The documents of a collection between two ids, in the order of their ids."""
         ...
 
+    def parents(self, collection: str) -> set[str]:
+        """The ids in a collection below which there are documents, or were."""
+        ...
+
     def set(self, path: str, document: Document | None) -> None:
         """Replace the document at a path; None: remove it."""
         ...
@@ -74,6 +78,12 @@ class MemoryDocuments:
         ids = self._ids.get(collection, [])
         chosen = ids[bisect_left(ids, start) : None if end is None else bisect_left(ids, end)]
         return [self._documents[f"{collection}/{each}"] for each in chosen]
+
+    def parents(self, collection: str) -> set[str]:  # noqa: D102
+        begin = f"{collection}/"
+        return {
+            each[len(begin) :].partition("/")[0] for each, ids in self._ids.items() if ids and each.startswith(begin)
+        }
 
     def set(self, path: str, document: Document | None) -> None:  # noqa: D102
         before = self._documents.pop(path, None)
@@ -231,6 +241,11 @@ class MemoryEngine:
     async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102
         await self._checkpoint()
         return ()
+
+    async def missing(self, collection: str) -> Sequence[str]:  # noqa: D102
+        await self._checkpoint()
+        parents = self._documents.parents(collection)
+        return [each for each in parents if self._documents.get(f"{collection}/{each}") is None]
 
     async def _checkpoint(self) -> None:
         """Let other tasks run, as an engine that waits for its storage does.

@@ -23,14 +23,15 @@ from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import CommitTooLarge, DocumentTooLarge, Inconsistent
+from tai_state.history.essentials import all_governors
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
 from tai_state.history.survey import streams_with_events
+from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.policies import SinceKept
 from tai_state.streams.reader import Folded
-from tai_state.streams.reading import list_governors
 from tai_state.streams.records import STATE, EventRecord, SnapshotRecord, StateRecord
 from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT
@@ -55,7 +56,8 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
         events_deleted: how many events were removed.
         snapshots_deleted: how many kept snapshots were removed.
         bytes_deleted: the size of the removed events, as JSON text.
-        skipped: how many states were skipped because other writers kept changing them; run cleanup again for these.
+        skipped: how many states were skipped, each with a warning: other writers kept changing them (run it again),
+            they are damaged (run ``verify``), or their document has no room for the note of a cleanup.
     """
 
     states: int = 0
@@ -119,15 +121,22 @@ class Cleanup:
         if governor_id is not None:
             return await self._governor(governor_id, CleanupStats())
         total = CleanupStats()
-        async for each in list_governors(self._core):
+        strange: list[Inconsistent] = []
+        for each in await all_governors(self._core, strange):
             total = await self._governor(each, total)
+        for error in strange:
+            _logger.warning("a governor was not cleaned up: its document %s", error.what, extra={"path": error.path})
         return total
 
     async def _governor(self, governor_id: str, total: CleanupStats) -> CleanupStats:
-        """Clean all streams of a governor, and add the counts to the total."""
+        """Clean all streams of a governor, and add the counts to the total; none while its restore is unfinished."""
+        restore = await unfinished_restore(self._core, governor_id)
+        if restore is not None:
+            _logger.warning("a governor was not cleaned up: it %s", restore.what, extra={"path": restore.path})
+            return total
         async with aclosing(streams_with_events(self._core, governor_id)) as streams:
             async for stream in streams:
-                done = await self._stream(stream)
+                done = await self._stream_or_skip(stream)
                 total = CleanupStats(
                     states=total.states + done.states,
                     events_deleted=total.events_deleted + done.events_deleted,
@@ -136,6 +145,15 @@ class Cleanup:
                     skipped=total.skipped + done.skipped,
                 )
         return total
+
+    async def _stream_or_skip(self, stream: Stream) -> CleanupStats:
+        """Clean a stream; skip it with a warning if its state cannot be read, or has no room to note the cleanup."""
+        try:
+            return await self._stream(stream)
+        except (Inconsistent, DocumentTooLarge, CommitTooLarge) as error:
+            facts = {"path": stream.state, "error": type(error).__name__}
+            _logger.warning("a state was not cleaned up: %s", error, extra=facts)
+            return CleanupStats(skipped=1)
 
     async def _stream(self, stream: Stream) -> CleanupStats:
         reading = await self._core.engine.read([stream.state])

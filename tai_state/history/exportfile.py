@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import msgspec
 
@@ -19,17 +22,24 @@ from tai_state.streams.records import (
 )
 from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.ids import escape_id, unescape_id, versioned
+from tai_state.values.json import NOT_JSON
 
-FORMAT = 2
-"""Exports of format 1 only lack optional fields, so a restore accepts them as they are."""
+FORMAT = 3
+"""Exports of format 1 and 2 have no digest of their own; a restore accepts them without it."""
+
+_DIGEST_SINCE = 3
+_GZIP = b"\x1f\x8b"
+_NOT_LINES = (*NOT_JSON, EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading lines raises if the file is damaged."""
 
 Kind = Literal["governor", "marker", "event", "snapshot", "state", "end"]
 
 
-class End(msgspec.Struct, frozen=True):
-    """The fields of the last line: the number of documents before it."""
+class End(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The fields of the last line: the number of documents before it, and the SHA-256 of all lines before it."""
 
     lines: int
+    digest: str = ""
 
 
 _SHAPES: dict[str, type[msgspec.Struct]] = {
@@ -86,11 +96,12 @@ class ExportCheck:
     """Checks the lines of an export in order: while they are written, and before they are restored.
 
     Args:
-        governor_id: the governor whose history the export holds.
+        header: the first line of the export.
     """
 
-    def __init__(self, governor_id: str) -> None:
-        self._governor_id = governor_id
+    def __init__(self, header: Header) -> None:
+        self._governor_id = header.governor_id
+        self._needs_digest = header.tai_state_export >= _DIGEST_SINCE
         self._first: EventRecord | None = None
         self._last: EventRecord | None = None
         self._kept: tuple[int, ...] = ()
@@ -99,15 +110,16 @@ class ExportCheck:
         self.lines: int = 0
         self.is_whole: bool = False
 
-    def problem(self, line: Line) -> Problem | None:
-        """The problem with the next line; None if it has none."""
+    def problem(self, line: Line, digest: str = "") -> Problem | None:
+        """The problem with the next line; None if it has none. The last line says what the digest up to it must be."""
         try:
             record = msgspec.convert(line.fields, _SHAPES[line.kind])
             if isinstance(record, End):
                 self.is_whole = record.lines == self.lines and self._last is None
-                return None
+                is_same = record.digest == digest if record.digest else not self._needs_digest
+                return None if is_same else Problem("the file was edited or damaged: its digest does not match")
             found = self._problem(line, record)
-        except msgspec.MsgspecError as error:
+        except NOT_JSON as error:
             return Problem(f"is damaged: {error}")
         except (InvalidId, CorruptDocument):
             return Problem("an id is not valid")
@@ -190,9 +202,16 @@ class ExportCheck:
         return None if record.kept == self._kept else Problem("a state does not list the snapshots that are there")
 
 
+def opened(path: Path) -> IO[bytes]:
+    """Open a file of lines, compressed or not."""
+    with path.open("rb") as file:
+        is_compressed = file.read(len(_GZIP)) == _GZIP
+    return cast("IO[bytes]", gzip.open(path)) if is_compressed else path.open("rb")
+
+
 def lines_of(path: Path) -> Iterator[tuple[Line, int]]:
     """The lines after the header, each with its length in bytes."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.readline()
         for text in file:
             yield msgspec.json.decode(text, type=Line), len(text)
@@ -201,26 +220,35 @@ def lines_of(path: Path) -> Iterator[tuple[Line, int]]:
 def check_export(path: Path) -> tuple[Header, TransferStats]:
     """Read the whole file and check each line of it, before anything is written."""
     try:
-        with path.open("rb") as file:
-            header = msgspec.json.decode(file.readline(), type=Header)
+        with opened(path) as file:
+            return _checked(path, file)
+    except _NOT_LINES as error:
+        raise CorruptDocument(str(path), f"is damaged: {error}") from None
     except OSError as error:
         raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+
+
+def _checked(path: Path, file: IO[bytes]) -> tuple[Header, TransferStats]:
+    first = file.readline()
+    try:
+        header = msgspec.json.decode(first, type=Header)
+    except NOT_JSON:
         raise InvalidData(f"{path} is not an export of tai-state") from None
     if not 1 <= header.tai_state_export <= FORMAT:
         raise IncompatibleFormat(
             str(path),
             f"has export format {header.tai_state_export}; this release reads up to {FORMAT}: upgrade tai-state",
         )
-    check = ExportCheck(header.governor_id)
-    number = 1
-    try:
-        for line, _ in lines_of(path):
-            number += 1
-            if problem := check.problem(line):
-                raise CorruptDocument(str(path), f"line {number}: {problem.what}")
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptDocument(str(path), f"line {number + 1} is damaged: {error}") from None
+    check = ExportCheck(header)
+    digest = sha256(first)
+    for number, text in enumerate(file, 2):
+        try:
+            line = msgspec.json.decode(text, type=Line)
+        except NOT_JSON as error:
+            raise CorruptDocument(str(path), f"line {number} is damaged: {error}") from None
+        if problem := check.problem(line, digest.hexdigest() if line.kind == "end" else ""):
+            raise CorruptDocument(str(path), f"line {number}: {problem.what}")
+        digest.update(text)
     if not check.is_whole:
         raise CorruptDocument(str(path), "is cut off: its last line is missing")
     return header, check.stats()

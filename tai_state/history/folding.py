@@ -106,13 +106,13 @@ class Folding:
         """
         path = stream.event(record.version)
         if last is None and record.version > 1:
-            raise EventSourcingError(stream.event(1), "is missing, and no snapshot covers it")
+            raise EventSourcingError(stream.event(1), "is missing, and no snapshot covers it: restore a backup")
         if not record.is_genuine(stream.governor_id):
-            raise EventSourcingError(path, "was edited: its digest does not match")
+            raise EventSourcingError(path, "was edited: its digest does not match: restore a backup")
         if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
-            raise EventSourcingError(path, "was edited: the state in it does not match its hash")
+            raise EventSourcingError(path, "was edited: the state in it does not match its hash: restore a backup")
         if record.previous != (last.digest if last else GENESIS):
-            raise EventSourcingError(path, "does not follow the event before it")
+            raise EventSourcingError(path, "does not follow the event before it: restore a backup")
         return self.then(before, stream, record)
 
 

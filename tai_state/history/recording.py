@@ -55,7 +55,7 @@ def fold_drafts(
     """
     upcasting, head, data = core.settings.upcasting, known.head, known.data
     if data is not None:
-        data = upcasting.state(data, head.schema, stream.state)
+        data = upcasting.state(data, head.schema, stream, stream.state)
     is_current = head.version == 0 or upcasting.is_current(head.schema)
     text = NO_STATE_TEXT if data is None else encode(data)
     data = decode(text)  # what is known is folded more than once, and a reducer may change what it is given

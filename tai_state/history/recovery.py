@@ -17,19 +17,19 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import (
-    CorruptDocument,
     EventSourcingError,
     Inconsistent,
     ReducerMissing,
     StateNotFound,
     TaiStateError,
 )
+from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
 from tai_state.history.survey import states_without_events, streams_with_events
+from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.reading import list_governors
 from tai_state.streams.records import (
     STATE,
     StateRecord,
@@ -58,7 +58,8 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         checked: how many states were checked.
         sound: how many states agreed with their streams.
-        rebuilt: the paths of states that did not agree, and were rebuilt.
+        rebuilt: the paths of states that did not agree, and were rebuilt; also of governors and markers that were
+            missing, and were made anew.
         unchecked: the paths of states that need a reducer that was not given.
         failed: the path and reason of each state that cannot be repaired, and of each document that belongs to no
             state.
@@ -117,7 +118,8 @@ class Recovery:
     def __init__(self, core: Core, replay: Replay) -> None:
         self._core = core
         self._replay = replay
-        self._strange: list[CorruptDocument] = []
+        self._strange: list[Inconsistent] = []
+        self._mended: list[str] = []
 
     async def recover(
         self,
@@ -139,7 +141,12 @@ class Recovery:
                         await progress(report)
         report = await self._recover_some(pending, report)
         strange = [(error.path, error.what) for error in self._strange]
-        return msgspec.structs.replace(report, failed=(*report.failed, *strange)[:LISTED_MAX], resume=None)
+        return msgspec.structs.replace(
+            report,
+            rebuilt=(*report.rebuilt, *self._mended)[:LISTED_MAX],
+            failed=(*report.failed, *strange)[:LISTED_MAX],
+            resume=None,
+        )
 
     async def recover_one(self, stream: Stream) -> Recovered:
         """Make one state agree with its stream.
@@ -164,6 +171,8 @@ class Recovery:
                 and (not rebuilt.is_followed or await self._has_moved(stream, document))
             ):
                 return Recovered(record, document.updated_us, is_rebuilt=False)
+            if (error := await unfinished_restore(self._core, stream.governor_id)) is not None:
+                raise error
             if rebuilt is None or rebuilt.is_followed:
                 rebuilt = await self._rebuild(stream, await self._kept(stream), await self._floor(stream))
             recovered = await self._mend(stream, document, record, rebuilt)
@@ -199,7 +208,9 @@ class Recovery:
             raise EventSourcingError(stream.state, "has no events from which to rebuild it: restore an export")
         after = rebuilt.record
         if record is not None and record.version > after.version and record.digest != after.digest:
-            raise EventSourcingError(stream.event(record.version), "is missing although the state is at its version")
+            raise EventSourcingError(
+                stream.event(record.version), "is missing although the state is at its version: restore a backup"
+            )
         as_seen = ABSENT if document is None else At(document.revision)
         unsound = await self._few(stream, Check(stream.state, as_seen), rebuilt.unsound)
         if unsound is None:
@@ -267,11 +278,15 @@ class Recovery:
         if last is None:
             return None
         if not last.record.is_genuine(stream.governor_id):
-            raise EventSourcingError(stream.event(last.record.version), "was edited: its digest does not match")
+            raise EventSourcingError(
+                stream.event(last.record.version), "was edited: its digest does not match: restore a backup"
+            )
         if folded.text is None or state_hash(folded.text) != last.record.state_hash:
-            raise EventSourcingError(stream.event(last.record.version), "does not lead to the state it recorded")
+            raise EventSourcingError(
+                stream.event(last.record.version), "does not lead to the state it recorded: restore a backup"
+            )
         record = msgspec.structs.replace(
-            state_after(last.record),
+            state_after(last.record, stream.event(last.record.version)),
             data=None if folded.text == NO_STATE_TEXT else decode(folded.text),
             deleted=folded.text == NO_STATE_TEXT,
             as_of=as_of,
@@ -342,15 +357,21 @@ class Recovery:
         if governor_id is not None:
             governors = [governor_id]
         else:
-            governors = [each async for each in list_governors(self._core)]
+            governors = await all_governors(self._core, self._strange)
         for governor in governors:
             if resume is not None and escape_id(governor) < escape_id(resume[0]):
                 continue
+            if (error := await unfinished_restore(self._core, governor)) is not None:
+                self._strange.append(error)
+                continue
+            if await mend_governor(self._core, governor):
+                self._mended.append(self._core.layout.governor(governor))
             begin = resume[1] if resume is not None and governor == resume[0] else None
             for find in (partial(streams_with_events, after=begin), states_without_events):
                 async with aclosing(find(self._core, governor, strange=self._strange)) as streams:
                     async for stream in streams:
                         yield stream
+            self._mended += await mend_markers(self._core, governor)
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:

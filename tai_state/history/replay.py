@@ -90,12 +90,16 @@ class Replay:
     ) -> tuple[StateRecord, Walk, Paged[JsonEvent]]:
         """The record of a state, and a walk over its events, from the nearest base."""
         state, base = await self.begin(stream, after)
+        before, reached = base.folded, base.version
+        if base is BEGINNING and 0 < after == state.floor - 1:
+            # The event before the first one that is left is gone, and so is the state before it.
+            before, reached = Folded(), after
         walk = Walk(
             self._core.reader,
             stream,
             after=after,
-            before=base.folded,
-            reached=base.version,
+            before=before,
+            reached=reached,
             floor=state.floor,
             fold=self.folding(reducer).then,
         )
@@ -154,7 +158,7 @@ class Replay:
         state, base = await self.begin(stream, version, until)
         last = state.version if version is None else version
         if last > state.version:
-            raise StateNotFound(stream.state)
+            raise StateNotFound(stream.state, last, state.version)
         return await self._fold_to(stream, base, last, until)
 
     async def _missing(self, stream: Stream, version: int) -> NotRetained | EventSourcingError:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from tai_state.engines.api import Scan
 from tai_state.engines.paging import take
-from tai_state.errors import CorruptDocument
+from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.values.ids import VERSION_MAX, versioned
@@ -16,7 +16,7 @@ STRANGE_MAX = 1_000
 
 
 async def streams_with_events(
-    core: Core, governor_id: str, after: str | None = None, strange: list[CorruptDocument] | None = None
+    core: Core, governor_id: str, after: str | None = None, strange: list[Inconsistent] | None = None
 ) -> AsyncGenerator[Stream, None]:
     """The streams of a governor that have events. Each takes one read of one event, however long the stream is.
 
@@ -40,7 +40,7 @@ async def streams_with_events(
 
 
 async def states_without_events(
-    core: Core, governor_id: str, strange: list[CorruptDocument]
+    core: Core, governor_id: str, strange: list[Inconsistent]
 ) -> AsyncGenerator[Stream, None]:
     """The states of a governor that have no events, so that :func:`streams_with_events` does not find them.
 

@@ -7,10 +7,13 @@ events, its kept snapshots and the state itself: an interrupted restore never le
 
 from __future__ import annotations
 
+import gzip
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from hashlib import sha256
 from pathlib import Path
+from typing import IO, Any, Literal
 
 import anyio.to_thread
 import msgspec
@@ -40,6 +43,7 @@ from tai_state.history.exportfile import (
     check_export,
     lines_of,
 )
+from tai_state.history.unfinished import RESTORE, RestoreRecord, check_restored
 from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Layout, Stream
@@ -47,6 +51,9 @@ from tai_state.streams.reader import missing_event_error
 from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
+
+Begun = Literal["new", "under way", "finished"]
+"""How far the restore of a file is when it is asked for."""
 
 _BUFFER_BYTES = 1024 * 1024
 _EXPORTS_MAX = 5
@@ -65,36 +72,39 @@ class Export:
     async def run(self, governor_id: str, path: Path) -> TransferStats:
         """Export a governor. The file appears under its name only once it is whole and can be restored.
 
-        Several exports may write to the same path at the same time: the last one to end counts.
+        It is compressed with gzip if its name ends in ``.gz``. Several exports may write to the same path at the same
+        time: the last one to end counts.
 
         Raises:
-            CorruptDocument, EventSourcingError: the stored data is damaged and could not be restored.
+            CorruptDocument, EventSourcingError: the stored data is damaged and could not be restored; or a restore of
+                the governor is unfinished.
             StoreTimeout: at every attempt, cleanup removed events while they were read.
         """
+        await check_restored(self._core, governor_id)
         async with whole_file(path) as partial:
-            return await self._whole(governor_id, partial)
+            return await self._whole(governor_id, partial, is_compressed=path.suffix == ".gz")
 
-    async def _whole(self, governor_id: str, partial: Path) -> TransferStats:
+    async def _whole(self, governor_id: str, partial: Path, *, is_compressed: bool) -> TransferStats:
         """Write the file, and start it again if a cleanup removed events meanwhile."""
         failure: NotRetained | None = None
         for _ in range(_EXPORTS_MAX):
             try:
-                return await self._write(governor_id, partial)
+                return await self._write(governor_id, partial, is_compressed=is_compressed)
             except NotRetained as error:
                 failure = error
         what = "cleanup keeps removing the events being read: export again after it"
         raise StoreTimeout("export", "CONTENTION", what) from failure
 
-    async def _write(self, governor_id: str, partial: Path) -> TransferStats:
+    async def _write(self, governor_id: str, partial: Path, *, is_compressed: bool) -> TransferStats:
         """Write the whole file, and check each line as a restore will.
 
         Raises:
             NotRetained: cleanup removed an event before it was read.
         """
-        check = ExportCheck(governor_id)
         now = format_us(self._core.settings.clock.now_us())
         header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._core.store_id, now)
-        with partial.open("wb") as file:
+        check, digest = ExportCheck(header), sha256()
+        with partial.open("wb") as file, _compressed(file) if is_compressed else nullcontext(file) as text:
             buffer = bytearray(msgspec.json.encode(header) + b"\n")
             async with aclosing(self._lines(governor_id)) as lines:
                 async for line in lines:
@@ -102,10 +112,11 @@ class Export:
                         raise await self._export_error(governor_id, line, problem)
                     buffer += msgspec.json.encode(line) + b"\n"
                     if len(buffer) >= _BUFFER_BYTES:
-                        await anyio.to_thread.run_sync(file.write, bytes(buffer))
+                        await anyio.to_thread.run_sync(_write, text, digest, bytes(buffer))
                         buffer.clear()
-            end = Line("end", "", msgspec.to_builtins(End(check.lines)))
-            await anyio.to_thread.run_sync(file.write, bytes(buffer) + msgspec.json.encode(end) + b"\n")
+            await anyio.to_thread.run_sync(_write, text, digest, bytes(buffer))
+            end = Line("end", "", msgspec.to_builtins(End(check.lines, digest.hexdigest())))
+            await anyio.to_thread.run_sync(text.write, msgspec.json.encode(end) + b"\n")
         return check.stats()
 
     async def _export_error(self, governor_id: str, line: Line, problem: Problem) -> TaiStateError:
@@ -176,16 +187,18 @@ class Restore:
                 release can read; nothing was written.
         """
         header, stats = await anyio.to_thread.run_sync(check_export, path)
-        is_untouched = await self._begin(header)
+        begun = await self._begin(header)
+        is_untouched = begun == "new"
         for batch in self._batches(header.governor_id, path):
             try:
-                await self._put(batch)
+                await (self._compare(batch) if begun == "finished" else self._put(batch))
             except (GovernorExists, Rejected):
                 if is_untouched:
-                    await self._end(header.governor_id)
+                    note = self._core.layout.restore(header.governor_id)
+                    await write(self._core.engine, [Delete(note, ANYTHING)], self._core.bounds)
                 raise
             is_untouched = False
-        await self._end(header.governor_id)
+        await self._end(header)
         return stats
 
     def _batches(self, governor_id: str, path: Path) -> Iterator[list[Put]]:
@@ -207,33 +220,44 @@ class Restore:
             require = ANYTHING if line.kind == "governor" else ABSENT
             yield Put(_path(self._core.layout, governor_id, line), line.fields, require), length
 
-    async def _begin(self, header: Header) -> bool:
-        """Store a note that this restore is under way, unless the governor already exists.
-
-        Returns False if an earlier attempt with the same file has stored the note.
-        """
+    async def _begin(self, header: Header) -> Begun:
+        """Store a note that this restore is under way, unless the governor already exists."""
         engine, layout = self._core.engine, self._core.layout
         note = layout.restore(header.governor_id)
         [document] = (await engine.read([note])).documents
-        if document is not None and document.fields().get("export_id") == header.export_id:
-            return False
+        begun = None if document is None else _begun(document, header)
+        if begun is not None:
+            return begun
         for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
             async for found in engine.scan(Scan(collection, limit=1)):
                 raise GovernorExists(found.path)
-        ours = {"export_id": header.export_id}
+        ours = RestoreRecord(header.export_id)
 
-        def decide(look: Look) -> Verdict[bool]:
+        def decide(look: Look) -> Verdict[Begun]:
             there = look.documents[note]
             if there is None:
-                return Commit([Put(note, ours, ABSENT)], lambda _: True)
-            is_ours = there.fields().get("export_id") == header.export_id
-            return Done(False) if is_ours else Failed(GovernorExists(note))
+                return Commit([Put(note, ours, ABSENT)], lambda _: "new")
+            begun = _begun(there, header)
+            return Failed(GovernorExists(note)) if begun is None else Done(begun)
 
         return await settle(engine, Rewrite([note], decide), self._core.bounds)
 
-    async def _end(self, governor_id: str) -> None:
-        """Delete the note."""
-        await write(self._core.engine, [Delete(self._core.layout.restore(governor_id), ANYTHING)], self._core.bounds)
+    async def _end(self, header: Header) -> None:
+        """Note that the restore is finished. The note stays: so whoever did not get this answer may ask again."""
+        finished = RestoreRecord(header.export_id, finished=True)
+        note = self._core.layout.restore(header.governor_id)
+        await write(self._core.engine, [Put(note, finished)], self._core.bounds)
+
+    async def _compare(self, batch: list[Put]) -> None:
+        """Check that the documents of a batch are there, as they are in the file.
+
+        Raises:
+            GovernorExists: one is not.
+        """
+        there = (await self._core.engine.read([put.path for put in batch])).documents
+        for put, document in zip(batch, there, strict=True):
+            if document is None or document.fields() != put.fields:
+                raise GovernorExists(put.path)
 
     async def _put(self, batch: list[Put]) -> None:
         """Write the documents of a batch that an earlier attempt has not written.
@@ -257,6 +281,14 @@ class Restore:
         await settle(self._core.engine, rewrite, self._core.bounds, Commit(batch, lambda _: None))
 
 
+def _begun(note: Document, header: Header) -> Begun | None:
+    """How far the restore of this file is, by the note of a restore; None if that is the note of another one."""
+    record = note.decode(RESTORE)
+    if record.export_id != header.export_id:
+        return None
+    return "finished" if record.finished else "under way"
+
+
 def _line(kind: Kind, document: Document) -> Line:
     return Line(kind, document.id, document.fields())
 
@@ -266,3 +298,12 @@ def _path(layout: Layout, governor_id: str, line: Line) -> str:
         return layout.governor(governor_id)
     collections = {"marker": layout.ids, "event": layout.events, "snapshot": layout.snapshots, "state": layout.states}
     return f"{collections[line.kind](governor_id)}/{line.id}"
+
+
+def _compressed(file: IO[bytes]) -> gzip.GzipFile:
+    return gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+
+
+def _write(text: IO[bytes] | gzip.GzipFile, digest: Any, lines: bytes) -> None:
+    digest.update(lines)
+    text.write(lines)

@@ -14,13 +14,14 @@ import msgspec
 
 from tai_state.engines.api import Document, Scan
 from tai_state.engines.paging import take
-from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
+from tai_state.errors import Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
+from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
+from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Place, Stream
-from tai_state.streams.reading import list_governors
-from tai_state.streams.records import EVENT, MARKER, STATE, StateRecord
+from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
 from tai_state.streams.repeating import states_said
 from tai_state.values.ids import unescape_id
 
@@ -60,6 +61,7 @@ class Validation:
         self._folding = replay.folding()
         self._states = self._events = self._unchecked = 0
         self._findings: list[Finding] = []
+        self._strange: list[Inconsistent] = []
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
         """Validate one governor, or all."""
@@ -67,15 +69,19 @@ class Validation:
             governors = [governor_id]
         else:
             await self._storage()
-            governors = [each async for each in list_governors(self._core)]
-        for governor in governors:
-            try:
-                await self._streams(governor)
-                await self._states_without_events(governor)
-                await self._snapshots(governor)
-                await self._markers(governor)
-            except CorruptDocument as error:
+            governors = await all_governors(self._core, self._strange)
+            for error in self._strange:
                 self._find(error.path, "corrupt", error.what)
+        for governor in governors:
+            restore = await unfinished_restore(self._core, governor)
+            if restore is not None:
+                self._find(restore.path, "restore", restore.what)
+                continue
+            for check in (self._governor, self._streams, self._states_without_events, self._snapshots, self._markers):
+                try:
+                    await check(governor)
+                except Inconsistent as error:
+                    self._find(error.path, "corrupt", error.what)
         return ConsistencyReport(
             consistent=not self._findings and not self._unchecked,
             states=self._states,
@@ -92,6 +98,7 @@ class Validation:
     async def _streams(self, governor_id: str) -> None:
         check: StreamCheck | None = None
         revision: int | None = None
+        marked: list[tuple[Stream, EventRecord]] = []
         async for document in self._core.engine.scan(Scan(self._core.layout.events(governor_id))):
             place = self._place(governor_id, document, "an event")
             if place is None:
@@ -101,9 +108,15 @@ class Validation:
                 if check is not None:
                     await self._finish(check, revision)
                 check, revision = await self._start(stream)
-            check.event(document)
+            record = check.event(document, place.version)
+            if record is not None and record.content is not None:
+                marked.append((stream, record))
+            if len(marked) >= _PAGE:
+                await self._marked(marked)
+                marked = []
         if check is not None:
             await self._finish(check, revision)
+        await self._marked(marked)
 
     def _place(self, governor_id: str, document: Document, kind: str) -> Place | None:
         """The stream and version that a document's path names; None, and a finding, if it names none."""
@@ -115,20 +128,26 @@ class Validation:
     async def _start(self, stream: Stream) -> tuple[StreamCheck, int | None]:
         """Start the check of one stream: read its state and kept snapshots. Also returns the state's revision."""
         [document] = (await self._core.engine.read([stream.state])).documents
-        if document is None:
-            check = StreamCheck(stream, self._folding, None, {}, self._core.settings.latest)
-            check.find(stream.state, "state", "is missing though it has events: run `tai-state recover`")
-            return check, None
+        latest = self._core.settings.latest
         try:
-            record = document.decode(STATE)
+            record = None if document is None else document.decode(STATE)
+            lost = ("state", "is missing though it has events")
         except Inconsistent as error:
-            check = StreamCheck(stream, self._folding, None, {}, self._core.settings.latest)
-            check.find(stream.state, "corrupt", f"{error.what}: run `tai-state recover`")
-            return check, document.revision
+            record, lost = None, ("corrupt", error.what.partition(": restore")[0])
+        if record is None or document is None:
+            check = StreamCheck(stream, self._folding, None, await self._stored(stream), latest, lost)
+            return check, None if document is None else document.revision
         paths = [stream.snapshot(each) for each in record.kept]
         snapshots = (await self._core.engine.read(paths)).documents if paths else ()
         by_version = dict(zip(record.kept, snapshots, strict=True))
-        return StreamCheck(stream, self._folding, record, by_version, self._core.settings.latest), document.revision
+        return StreamCheck(stream, self._folding, record, by_version, latest), document.revision
+
+    async def _stored(self, stream: Stream) -> dict[int, Document | None]:
+        """The snapshots of a stream that are stored, by version."""
+        start, end = stream.range(1)
+        documents = self._core.engine.scan(Scan(stream.snapshots, start=start, end=end))
+        places = [(self._core.layout.placed(stream.governor_id, each), each) async for each in documents]
+        return {place.version: each for place, each in places if place is not None}
 
     async def _finish(self, check: StreamCheck, revision: int | None) -> None:
         """Report the findings of a check, once a second look has confirmed them."""
@@ -137,11 +156,12 @@ class Validation:
         for _ in range(_LOOKS_MAX - 1):
             if not findings:
                 break
-            before = check.findings
+            before = set(check.findings)
             check, revision = await self._start(check.stream)
             start, end = check.stream.range(1)
             async for event in self._core.engine.scan(Scan(check.stream.events, start=start, end=end)):
-                check.event(event)
+                if (place := self._core.layout.placed(check.stream.governor_id, event)) is not None:
+                    check.event(event, place.version)
             await self._end(check, revision)
             findings = [each for each in check.findings if each in before]
             if findings == check.findings:
@@ -167,9 +187,15 @@ class Validation:
             present = [(place.stream, record) for place, record in records if place is not None and record is not None]
             events = await self._read([stream.event(record.version) for stream, record in present])
             for (stream, record), event in zip(present, events, strict=True):
-                if event is None:
+                if event is None and not await self._has_events(stream):
                     path = stream.event(record.version)
-                    self._find(path, "gap", f"is missing although the state is at version {record.version}")
+                    what = f"is missing, as all events of its state, which is at version {record.version}"
+                    self._find(path, "gap", f"{what}: restore a backup")
+
+    async def _has_events(self, stream: Stream) -> bool:
+        """Whether a stream has any event, so that its own check has found what is missing."""
+        start, end = stream.range(1)
+        return bool(await take(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1))
 
     async def _snapshots(self, governor_id: str) -> None:
         """Check that every snapshot is one that its state lists."""
@@ -183,6 +209,17 @@ class Validation:
             if snapshot is not None and (state is None or (record is not None and version not in record.kept)):
                 self._find(document.path, "snapshot", "is not listed by its state: run `tai-state recover`")
 
+    async def _governor(self, governor_id: str) -> None:
+        """Check the governor's own document."""
+        if (what := await governor_problem(self._core, governor_id)) is not None:
+            self._find(self._core.layout.governor(governor_id), "governor", f"{what}: run `tai-state recover`")
+
+    async def _marked(self, events: Sequence[tuple[Stream, EventRecord]]) -> None:
+        """Check that these events, whose ids callers gave, have their markers."""
+        for put in await without_marker(self._core, events):
+            what = "is missing, so the call with this id would be applied again: run `tai-state recover`"
+            self._find(put.path, "marker", what)
+
     async def _markers(self, governor_id: str) -> None:
         """Check that every id marker names the event that has its id and its content."""
         async for document in self._core.engine.scan(Scan(self._core.layout.ids(governor_id))):
@@ -190,18 +227,24 @@ class Validation:
                 marker = document.decode(MARKER)
                 stream = self._core.layout.stream(governor_id, marker.state_id)
                 state, event = await self._read([stream.state, stream.event(marker.version)])
-                record = None if event is None else event.decode(EVENT)
             except InvalidId:
                 self._find(document.path, "corrupt", "names a state id that is not valid")
                 continue
             except Inconsistent as error:
                 self._find(document.path, "corrupt", error.what)
                 continue
-            if record is None:
+            if event is None:
+                # A missing event below the head is a finding of its stream's check.
                 intact = None if state is None else _intact(state)
-                fits = intact is not None and marker.version < intact.floor
+                fits = intact is not None and 1 <= marker.version <= intact.version
             else:
-                fits = record.event_id == unescape_id(document.id) and bool(states_said(marker, record))
+                try:
+                    record = event.decode(EVENT)
+                except Inconsistent:
+                    continue  # a finding of its stream's check
+                is_genuine = record.is_genuine(governor_id)
+                said = record.event_id == unescape_id(document.id) and bool(states_said(marker.content, record))
+                fits = said or not is_genuine
             if not fits:
                 self._find(document.path, "marker", "names an event that is missing, or that is not its own")
 

@@ -143,7 +143,7 @@ class Core:
         found = to_state(stream, record, recorded_us)
         if isinstance(found, DeletedState) or self.settings.upcasting.is_current(record.schema):
             return found
-        return found.with_data(self.settings.upcasting.state(found.data, record.schema, stream.state))
+        return found.with_data(self.settings.upcasting.state(found.data, record.schema, stream, stream.state))
 
     def snapshot(self, stream: Stream, record: StateRecord, recorded_us: int) -> JsonSnapshot:
         """As :meth:`state`, for a state that is not deleted.

@@ -287,7 +287,7 @@ class Judge:
         if sent is not None and known.head.revision == sent.before.revision and _is_taken(sent, look):
             if look.looks < LOOKS_MAX:
                 return More()
-            what = "its stream has events that the state lacks: run `tai-state recover`"
+            what = "its stream has events that the state lacks: run `tai-state verify`"
             return Failed(EventSourcingError(path, what))
         if append.fits(known.head):
             return known
@@ -310,7 +310,7 @@ class Judge:
             return Failed(StateNotFound(path))
         if look.looks < LOOKS_MAX:
             return More()
-        return Failed(EventSourcingError(path, "is missing though it has events: run `tai-state recover`"))
+        return Failed(EventSourcingError(path, "is missing though it has events: run `tai-state verify`"))
 
     def _conflict(self, append: Append, head: Head, look: Look) -> Verdict[Results]:
         """The verdict of a version conflict, with the events that the writer has not seen."""

@@ -76,6 +76,7 @@ class Layout:
         prefix = f"{escape_id(root, 'root')}/{escape_id(namespace, 'namespace')}/" if root else ""
         self.governors: str = f"{prefix}{_GOVERNORS}"
         self.store: str = f"{prefix}meta/store"
+        self.restores: str = f"{self.store}/restores"
         self.locks: str = f"{prefix}locks"
         self.lockbeats: str = f"{prefix}lockbeats"
         self._streams = lru_cache(maxsize=8192)(self._stream)
@@ -109,8 +110,8 @@ class Layout:
         return f"{self.governor(governor_id)}/ids"
 
     def restore(self, governor_id: str) -> str:
-        """The path of the note that a restore of this governor is under way."""
-        return f"{self.store}/restores/{escape_id(governor_id, 'governor_id')}"
+        """The path of the note of a restore of this governor."""
+        return f"{self.restores}/{escape_id(governor_id, 'governor_id')}"
 
     def lock(self, resource: str) -> str:
         """The path of the lock on a resource."""

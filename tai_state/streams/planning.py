@@ -136,7 +136,7 @@ def plan(
         now_us: the writer's time; the same in every try of one call.
     """
     events = _events(stream, before, composition.drafts, author, now_us)
-    state, kept_now = _state(before, composition, events, author, now_us)
+    state, kept_now = _state(stream, before, composition, events, author, now_us)
     writes: list[Write] = [Put(stream.event(event.version), event, ABSENT) for event in events]
     writes.append(Put(stream.state, state, require_of(before)))
     if kept_now:
@@ -218,6 +218,8 @@ def _events(
             _set(event, "origin", given.origin)
         if draft.trace is not None:
             _set(event, "trace", draft.trace)
+        if draft.marker is not None:
+            _set(event, "content", draft.marker)
         digest = event.computed_digest(stream.governor_id)
         _set(event, "digest", digest)
         events.append(event)
@@ -226,6 +228,7 @@ def _events(
 
 
 def _state(
+    stream: Stream,
     before: Head,
     composition: Composition,
     events: tuple[EventRecord, ...],
@@ -255,7 +258,7 @@ def _state(
         version=last.version,
         timestamp=last.timestamp,
         as_of=as_of,
-        metadata=state_metadata(last.metadata),
+        metadata=state_metadata(last.metadata, stream.state),
         causality=last.causality,
         hlc=last.hlc,
         state_hash=last.state_hash,

@@ -11,13 +11,12 @@ from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.paging import Paged, converted
 from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EVENT, STATE, EventRecord, change_metadata, moment
+from tai_state.streams.records import EVENT, STATE, EventRecord, change_metadata, moment, recorded
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import JsonEvent, StateEvent
-from tai_state.values.json import decode
+from tai_state.values.json import NOT_JSON, decode
 from tai_state.values.states import DeletedState, JsonState, with_data
-from tai_state.values.times import from_us
 
 LOOKS_AT_DAMAGE = 8
 """How often apparent damage is looked at before it is reported."""
@@ -110,19 +109,16 @@ class StreamReader:
                 state, _ = (await self._engine.read([stream.state, event.path])).documents
                 if state is not None:
                     return StateNotFound(stream.state)
-            return EventSourcingError(stream.state, "is missing though it has events: run `tai-state recover`")
+            return EventSourcingError(stream.state, "is missing though it has events: run `tai-state verify`")
         return StateNotFound(stream.state)
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
         """One event as callers get it. The caller may change its states and its clock: they are copies."""
         version = record.version
-        payload = None if record.payload is None else decode(record.payload)
+        path = stream.event(version)
+        payload = None if record.payload is None else _decoded(record.payload, path, "a payload")
         if not self._upcasting.is_current(record.schema):
-            payload = self._upcasting.payload(record.action, payload, record.schema, stream.event(version))
-        try:
-            timestamp, metadata = moment(record.timestamp), change_metadata(record)
-        except CorruptDocument as error:
-            raise CorruptDocument(stream.event(version), f"{error.path} {error.what}") from None
+            payload = self._upcasting.payload(record.action, payload, record.schema, stream, path)
         return StateEvent(
             governor_id=stream.governor_id,
             state_id=stream.state_id,
@@ -132,9 +128,9 @@ class StreamReader:
             payload=payload,
             from_state=None if before.text is None else self.state(before, stream, version - 1),
             to_state=None if now.text is None else self.state(now, stream, version),
-            timestamp=timestamp,
-            recorded_at=from_us(recorded_us),
-            metadata=metadata,
+            timestamp=moment(record.timestamp, path),
+            recorded_at=recorded(recorded_us, path),
+            metadata=change_metadata(record, path),
             causality=dict(record.causality),
             digest=record.digest,
         )
@@ -142,13 +138,14 @@ class StreamReader:
     def state_at(self, stream: Stream, stored: Stored, folded: Folded) -> JsonState:
         """The state right after a stored event."""
         record = stored.record
+        path = stream.event(record.version)
         deleted = DeletedState(
             governor_id=stream.governor_id,
             state_id=stream.state_id,
             version=record.version,
-            timestamp=moment(record.timestamp),
-            recorded_at=from_us(stored.recorded_us),
-            metadata=change_metadata(record),
+            timestamp=moment(record.timestamp, path),
+            recorded_at=recorded(stored.recorded_us, path),
+            metadata=change_metadata(record, path),
             causality=record.causality,
         )
         return with_data(deleted, self.state(folded, stream, record.version))
@@ -157,13 +154,23 @@ class StreamReader:
         """The data of a stored text, in the present schema; None if there is none."""
         if folded.text is None or folded.text == NO_STATE_TEXT:
             return None
-        try:
-            data: dict[str, Any] = decode(folded.text)
-        except msgspec.DecodeError:
-            raise CorruptDocument(stream.event(version), "holds a state that is not JSON") from None
+        path = stream.event(version)
+        data: dict[str, Any] = _decoded(folded.text, path, "a state")
         if not self._upcasting.is_current(folded.schema):
-            data = self._upcasting.state(data, folded.schema, stream.event(version))
+            data = self._upcasting.state(data, folded.schema, stream, path)
         return data
+
+
+def _decoded(text: str, path: str, what: str) -> Any:
+    """The value of a text that an event holds.
+
+    Raises:
+        CorruptDocument: the text is not JSON.
+    """
+    try:
+        return decode(text)
+    except NOT_JSON:
+        raise CorruptDocument(path, f"holds {what} that is not JSON: run `tai-state verify`") from None
 
 
 def follows(stream: Stream, page: Sequence[Document], reached: int | None) -> bool:

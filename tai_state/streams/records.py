@@ -14,7 +14,7 @@ from tai_state.errors import CorruptDocument, InvalidData
 from tai_state.streams.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
-from tai_state.values.json import decode, encode
+from tai_state.values.json import NOT_JSON, decode, encode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonState, StateSnapshot
 from tai_state.values.times import from_us, parse_time
@@ -67,6 +67,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """``governors/{g}/events/{s}~{n}``: what changed, and the state after it.
 
     ``as_of`` is empty in events of format 1. The digest does not cover it, because it follows from the events' times.
+    Nor does it cover ``content``, which is that of the event's marker, because it follows from what the event says.
     """
 
     event_id: str
@@ -86,6 +87,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     origin: str | None = None
     as_of: str = ""
     trace: str | None = None
+    content: str | None = None
 
     @property
     def unkept_bytes(self) -> int:
@@ -193,6 +195,7 @@ STATE = Shape(StateRecord)
 EVENT = Shape(EventRecord)
 SNAPSHOT = Shape(SnapshotRecord)
 MARKER = Shape(MarkerRecord)
+GOVERNOR = Shape(GovernorRecord)
 STORE = Shape(StoreRecord)
 
 
@@ -250,7 +253,7 @@ def checked_state(document: Document) -> StateRecord:
     """
     record = document.decode(STATE)
     if state_hash(state_text(record)) != record.state_hash or not _HASH.fullmatch(record.digest):
-        raise CorruptDocument(document.path, "its data does not match its hash: run `tai-state recover`")
+        raise CorruptDocument(document.path, "its data does not match its hash: run `tai-state verify`")
     return record
 
 
@@ -288,8 +291,8 @@ def to_state(stream: Stream, record: StateRecord, recorded_us: int) -> JsonState
         state_id=stream.state_id,
         version=record.version,
         data=record.data,
-        timestamp=moment(record.timestamp),
-        recorded_at=from_us(recorded_us),
+        timestamp=moment(record.timestamp, stream.state),
+        recorded_at=recorded(recorded_us, stream.state),
         metadata=_change_metadata(record.metadata),
         causality=dict(record.causality),
     )
@@ -301,38 +304,40 @@ def to_deleted(stream: Stream, record: StateRecord, recorded_us: int) -> Deleted
         governor_id=stream.governor_id,
         state_id=stream.state_id,
         version=record.version,
-        timestamp=moment(record.timestamp),
-        recorded_at=from_us(recorded_us),
+        timestamp=moment(record.timestamp, stream.state),
+        recorded_at=recorded(recorded_us, stream.state),
         metadata=_change_metadata(record.metadata),
         causality=dict(record.causality),
     )
 
 
-def state_metadata(metadata: EventMetadata) -> StateMetadata:
+def state_metadata(metadata: EventMetadata, path: str) -> StateMetadata:
     """The metadata of the state that an event makes.
 
     Raises:
-        CorruptDocument: the context is not a JSON object.
+        CorruptDocument: the context is not a JSON object; ``path`` is that of the event.
     """
-    return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, _context(metadata))
+    return StateMetadata(metadata.changed_by, metadata.reason, metadata.parent_version, _context(metadata, path))
 
 
-def state_after(event: EventRecord) -> StateRecord:
-    """The state's record right after an event that carries the state, as far as the event shows it."""
+def state_after(event: EventRecord, path: str) -> StateRecord:
+    """The state's record right after an event that carries the state, as far as the event shows it.
+
+    Raises:
+        CorruptDocument: the state in the event, or its context, is not JSON; ``path`` is that of the event.
+    """
     data = None
     if event.to_state is not None and event.to_state != NO_STATE_TEXT:
         try:
             data = decode(event.to_state)
-        except msgspec.DecodeError:
-            raise CorruptDocument(
-                f"event {event.version} of {event.state_id}", "holds a state that is not JSON"
-            ) from None
+        except NOT_JSON:
+            raise CorruptDocument(path, "holds a state that is not JSON: restore a backup") from None
     return StateRecord(
         data=data,
         version=event.version,
         timestamp=event.timestamp,
         as_of=event.as_of or event.timestamp,
-        metadata=state_metadata(event.metadata),
+        metadata=state_metadata(event.metadata, path),
         causality=event.causality,
         hlc=event.hlc,
         state_hash=event.state_hash,
@@ -345,39 +350,53 @@ def state_after(event: EventRecord) -> StateRecord:
     )
 
 
-def change_metadata(event: EventRecord) -> ChangeMetadata:
+def change_metadata(event: EventRecord, path: str) -> ChangeMetadata:
     """An event's metadata as callers get it.
 
     Raises:
-        CorruptDocument: the context or the trace is not a JSON object.
+        CorruptDocument: the context or the trace is not a JSON object; ``path`` is that of the event.
     """
     metadata = event.metadata
-    trace: dict[str, str] = {} if event.trace is None else _object(event.trace, "a trace")
-    return ChangeMetadata(metadata.changed_by, metadata.reason, _context(metadata), metadata.parent_version, trace)
+    trace: dict[str, str] = {} if event.trace is None else _object(event.trace, path, "a trace")
+    return ChangeMetadata(
+        metadata.changed_by, metadata.reason, _context(metadata, path), metadata.parent_version, trace
+    )
 
 
-def moment(text: str) -> datetime:
+def moment(text: str, path: str) -> datetime:
     """The time in a stored text.
 
     Raises:
-        CorruptDocument: the text is not a time.
+        CorruptDocument: the text is not a time; ``path`` is that of its document.
     """
     try:
         return parse_time(text)
     except InvalidData:
-        raise CorruptDocument("a timestamp", "is not a valid time: run `tai-state verify`") from None
+        raise CorruptDocument(path, "has a timestamp that is not a time: run `tai-state verify`") from None
+
+
+def recorded(recorded_us: int, path: str) -> datetime:
+    """The engine's time of a document's last write.
+
+    Raises:
+        CorruptDocument: no clock shows such a time; ``path`` is that of the document.
+    """
+    try:
+        return from_us(recorded_us)
+    except (ValueError, OverflowError, OSError):
+        raise CorruptDocument(path, "was written at a time that no clock can show: run `tai-state verify`") from None
 
 
 def _change_metadata(metadata: StateMetadata) -> ChangeMetadata:
     return ChangeMetadata(metadata.changed_by, metadata.reason, metadata.context, metadata.parent_version)
 
 
-def _context(metadata: EventMetadata) -> dict[str, Any]:
-    return {} if metadata.context == "{}" else _object(metadata.context, "a context")
+def _context(metadata: EventMetadata, path: str) -> dict[str, Any]:
+    return {} if metadata.context == "{}" else _object(metadata.context, path, "a context")
 
 
-def _object(text: str, what: str) -> dict[str, Any]:
+def _object(text: str, path: str, what: str) -> dict[str, Any]:
     try:
         return _to_object(text)
-    except msgspec.MsgspecError:
-        raise CorruptDocument(what, "is not a JSON object: run `tai-state verify`") from None
+    except NOT_JSON:
+        raise CorruptDocument(path, f"holds {what} that is not a JSON object: run `tai-state verify`") from None

@@ -59,13 +59,13 @@ def _conflict(append: Append, draft: Draft, marker: MarkerRecord, look: Look) ->
     if draft.payload != record.payload:
         differs += ("payload",)
     said = draft.state if draft.state is not None or not draft.carries_state else COMPUTED
-    if said not in states_said(marker, record):
+    if said not in states_said(marker.content, record):
         differs += ("data",)
     return Failed(IdempotencyConflict(draft.event_id, append.stream.state, differs or ("timestamp",)))
 
 
-def states_said(marker: MarkerRecord, event: EventRecord) -> list[str | None]:
-    """What the caller gave of the state after an event, by its marker's content; empty if that is another's.
+def states_said(content: str, event: EventRecord) -> list[str | None]:
+    """What the caller gave of the state after an event, by the content of its id; empty if that is another's.
 
     That is the state's text, :data:`COMPUTED`, or None if the caller gave nothing of it.
     """
@@ -75,7 +75,7 @@ def states_said(marker: MarkerRecord, event: EventRecord) -> list[str | None]:
         state
         for state in (event.to_state, None, COMPUTED)
         for time in (None, event.timestamp)
-        if marker.content == content_digest(event.state_id, event.action, event.payload, state, *who, time)
+        if content == content_digest(event.state_id, event.action, event.payload, state, *who, time)
     ]
 
 
@@ -130,7 +130,7 @@ def _recorded_at(change: Change, places: Mapping[str, int], taken: IdempotencyCo
             recorded_us = document.updated_us
             if not _is_same(draft, events[-1]):
                 return Failed(taken)
-        results.append(Appended(tuple(events), state_after(events[-1]), None, recorded_us, is_repeated=True))
+        results.append(Appended(tuple(events), state_after(events[-1], paths[-1]), None, recorded_us, is_repeated=True))
     return Done(results)
 
 

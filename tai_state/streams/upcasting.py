@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from itertools import islice
 from typing import Any
 
-from tai_state.errors import IncompatibleFormat
+from tai_state.errors import IncompatibleFormat, SerializationError
+from tai_state.streams.layout import Stream
 from tai_state.values.checks import instance_option, whole_option
 
 
@@ -27,13 +29,15 @@ def _same_payload(action: str, payload: Any) -> Any:  # noqa: ARG001
 class Upcast:
     """The step from one schema version to the next. Both functions must be pure.
 
+    A function that has a parameter ``governor_id`` or ``state_id`` is also told whose data it gets.
+
     Attributes:
         state: converts a state's data from the old version to the new one.
         payload: converts an event's payload; it gets the event's action and the payload.
     """
 
-    state: Callable[[dict[str, Any]], dict[str, Any]] = _same_state
-    payload: Callable[[str, Any], Any] = _same_payload
+    state: Callable[..., dict[str, Any]] = _same_state
+    payload: Callable[..., Any] = _same_payload
 
 
 class Upcasting:
@@ -75,24 +79,26 @@ class Upcasting:
         """Whether data of this schema version can be read."""
         return self._as_stored or schema <= self.schema
 
-    def state(self, data: dict[str, Any], schema: int, path: str) -> dict[str, Any]:
+    def state(self, data: dict[str, Any], schema: int, stream: Stream, path: str) -> dict[str, Any]:
         """A state's data in the present schema.
 
         Raises:
             IncompatibleFormat: it was written by a newer release of the application.
+            SerializationError: a step failed; ``path`` is that of the document with the data.
         """
         for version in self._path(schema, path):
-            data = self._steps[version].state(data)
+            data = _called(self._steps[version].state, (data,), version, stream, path)
         return data
 
-    def payload(self, action: str, payload: Any, schema: int, path: str) -> Any:
+    def payload(self, action: str, payload: Any, schema: int, stream: Stream, path: str) -> Any:
         """An event's payload in the present schema.
 
         Raises:
             IncompatibleFormat: it was written by a newer release of the application.
+            SerializationError: a step failed; ``path`` is that of the event.
         """
         for version in self._path(schema, path):
-            payload = self._steps[version].payload(action, payload)
+            payload = _called(self._steps[version].payload, (action, payload), version, stream, path)
         return payload
 
     def _path(self, schema: int, path: str) -> range:
@@ -102,3 +108,20 @@ class Upcasting:
             what = f"has schema {schema}, but this application knows {self.schema}: upgrade the application"
             raise IncompatibleFormat(path, what)
         return range(schema, self.schema)
+
+
+def _called(step: Callable[..., Any], given: tuple[Any, ...], version: int, stream: Stream, path: str) -> Any:
+    """What a step returns; its error becomes one that names the document."""
+    ids = {"governor_id": stream.governor_id, "state_id": stream.state_id}
+    try:
+        return step(*given, **{name: ids[name] for name in _named(step)})
+    except Exception as error:
+        what = f"the upcast from schema {version} failed with {type(error).__name__}: correct the upcast"
+        raise SerializationError(path, what) from error
+
+
+def _named(step: Callable[..., Any]) -> tuple[str, ...]:
+    """Those of the two ids that a step has a parameter for."""
+    parameters = signature(step).parameters
+    takes_all = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    return tuple(name for name in ("governor_id", "state_id") if takes_all or name in parameters)

@@ -11,7 +11,7 @@ from tai_state.engines.paging import Paged, converted
 from tai_state.errors import InvalidData
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing_event_error
-from tai_state.streams.records import EVENT, EventRecord
+from tai_state.streams.records import EVENT, EventRecord, recorded
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.ids import VERSION_DIGITS
 from tai_state.values.json import decode
@@ -82,7 +82,7 @@ class Walk:
                 if now.text is None and self._fold is not None:
                     now = self._fold(before, stream, record)
             if document.updated_us != recorded_us:
-                recorded_us, recorded_at = document.updated_us, from_us(document.updated_us)
+                recorded_us, recorded_at = document.updated_us, recorded(document.updated_us, document.path)
             if version <= self._after:
                 before = now
                 continue
@@ -110,7 +110,7 @@ class Walk:
                         causality=record.causality,
                         digest=record.digest,
                     )
-                except (ValueError, InvalidData):
+                except (ValueError, RecursionError, InvalidData):
                     event = None  # made again below, by code that reports what is wrong
             yield event or self._streams.event(stream, record, recorded_us, before, now)
             before = now

@@ -70,7 +70,7 @@ async def update(
     def compose(known: Known) -> Composition:
         before = known.data
         if before is not None:
-            before = core.settings.upcasting.state(before, known.head.schema, stream.state)
+            before = core.settings.upcasting.state(before, known.head.schema, stream, stream.state)
         text, data = normalise_object(evolve(before), "state data")
         return Composition((msgspec.structs.replace(made, state=text, carries_state=True),), data)
 
@@ -121,7 +121,7 @@ async def result_of(
     differs = different(record, action, metadata.changed_by, metadata.reason, context)
     if differs or record.to_state is None:
         raise IdempotencyConflict(event_id, stream.state, differs or ("data",))
-    return core.state(stream, state_after(record), stored.recorded_us)
+    return core.state(stream, state_after(record, stream.event(record.version)), stored.recorded_us)
 
 
 def event_of(core: Core, stream: Stream, appended: Appended, before: Folded) -> JsonEvent:
@@ -182,5 +182,5 @@ def unchanged(core: Core, stream: Stream, made: Draft, known: Known) -> Composit
     upcasting = core.settings.upcasting
     if known.data is None or upcasting.is_current(known.head.schema):
         return Composition((made,), known.data)
-    current = upcasting.state(known.data, known.head.schema, stream.state)
+    current = upcasting.state(known.data, known.head.schema, stream, stream.state)
     return Composition((msgspec.structs.replace(made, state=encode(current), carries_state=True),), current)

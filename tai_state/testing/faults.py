@@ -311,6 +311,10 @@ class FaultyEngine:
         """The findings of the inner engine."""
         return await self._engine.self_check()
 
+    async def missing(self, collection: str) -> Sequence[str]:
+        """As the inner engine says."""
+        return await self._engine.missing(collection)
+
     async def _begin(self, verb: Verb, possible: AbstractSet[Fault] = _ANY_CALL) -> Fault | None:
         """Count a call, and deliver the commits that are due. Returns the planned fault, if it is possible here."""
         self._numbers[verb] += 1

@@ -76,6 +76,14 @@ class _MockDocuments:
         documents = [self.get(f"{collection}/{each}") for each in ids]
         return [document for document in documents if document is not None]
 
+    def parents(self, collection: str) -> set[str]:
+        entries: dict[str, Any] = self._entry(collection) or {}
+        return {
+            name
+            for name, entry in entries.items()
+            if isinstance(entry, dict) and any(map(_has_document, entry.values()))
+        }
+
     def set(self, path: str, document: Document | None) -> None:
         if document is None:
             self._delete(path)
@@ -152,6 +160,11 @@ def _own(entry: dict[str, Any]) -> _Own | None:
         return None if noted is None else msgspec.convert(noted, _Own)
     except msgspec.ValidationError:
         return None
+
+
+def _has_document(collection: Any) -> bool:
+    """Whether an entry is a collection with a document in it."""
+    return isinstance(collection, dict) and any(isinstance(each, dict) and _own(each) for each in collection.values())
 
 
 def _remove_fields(entry: dict[str, Any]) -> None:

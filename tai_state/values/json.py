@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -28,7 +28,10 @@ _TOO_LONG = 10**_DIGITS_MAX
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 decode: Callable[[str | bytes], Any] = _decoder.decode
-"""The value of a JSON text. Raises ``msgspec.DecodeError`` if the text is not JSON."""
+"""The value of a JSON text. Raises one of :data:`NOT_JSON` if the text is not JSON."""
+
+NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a text raises that is not JSON, or is nested deeper than the decoder goes."""
 
 
 to_bytes: Callable[[Any], bytes] = _encoder.encode

@@ -64,11 +64,11 @@ def test_show_what_is_deleted(inside: Inside) -> None:
 @pytest.mark.parametrize(
     ("arguments", "instead"),
     [
-        (["show", "--version", "300"], " at version 300: its newest version is 5"),
-        (["diff", "1", "99"], " at version 99: its newest version is 5"),
+        (["show", "--version", "300"], "no version 300 of {}: its newest version is 5"),
+        (["diff", "1", "99"], "no version 99 of {}: its newest version is 5"),
         (
             ["show", "--at", "2000-01-01T00:00:00Z"],
-            " at 2000-01-01T00:00:00.000000Z: its first event is from 2026-03-01T06:00:00.000000Z",
+            "no state at {} at 2000-01-01T00:00:00.000000Z: its first event is from 2026-03-01T06:00:00.000000Z",
         ),
     ],
 )
@@ -76,7 +76,8 @@ def test_a_version_or_time_out_of_range(inside: Inside, arguments: list[str], in
     """It says what there is instead."""
     command, *rest = arguments
     ended = inside(command, "bank", "alice", *rest)
-    assert (ended.code, ended.err) == (1, f"tai-state: there is no state at 'governors/bank/states/alice'{instead}\n")
+    said = instead.format("'governors/bank/states/alice'")
+    assert (ended.code, ended.err) == (1, f"tai-state: there is {said}\n")
 
 
 def test_ids_are_taken_as_they_are(there: Program) -> None:

@@ -103,9 +103,6 @@ async def test_an_event_that_is_not_text_is_found(tmp_path: Path):
         pytest.param(
             "states/b",
             lambda store: store.get_state(GOVERNOR, "b"),
-            marks=pytest.mark.xfail(
-                strict=True, reason="the error names a field in place of the document", raises=AssertionError
-            ),
         ),
         ("events/b~000000000001", lambda store: collected(store.get_events(GOVERNOR, "b"))),
     ],
@@ -145,7 +142,6 @@ def _payload(_action: str, payload: dict[str, Any]) -> Any:
 UPCASTERS = {1: Upcast(payload=_payload)}
 
 
-@pytest.mark.xfail(strict=True, reason="the error of the upcaster ends everything as it is", raises=KeyError)
 async def test_a_check_goes_on_after_an_upcaster_that_fails():
     """The event that the upcaster cannot take is found, and the other streams are looked at."""
     async with open_store(await _of_an_older_release(), schema=2, upcasters=UPCASTERS) as store:
@@ -154,7 +150,6 @@ async def test_a_check_goes_on_after_an_upcaster_that_fails():
         assert found.states == len(STATES)
 
 
-@pytest.mark.xfail(strict=True, reason="the error of the upcaster ends everything, in a group", raises=ExceptionGroup)
 async def test_a_recovery_goes_on_after_an_upcaster_that_fails():
     """The state whose event the upcaster cannot take is named as failed, and the others are looked at."""
     async with open_store(await _of_an_older_release(), schema=2, upcasters=UPCASTERS) as store:
@@ -175,7 +170,6 @@ def _fails(_: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=["get_state", "list_states", "get_events"],
 )
-@pytest.mark.xfail(strict=True, reason="the upcaster's own error comes out, without a document", raises=KeyError)
 async def test_an_upcaster_that_fails_is_told_with_its_document(upcast: Upcast, look: Callable[[Any], Any]):
     """The error names the document whose data the upcaster could not take."""
     async with open_store(await _of_an_older_release(), schema=2, upcasters={1: upcast}) as store:
@@ -185,7 +179,6 @@ async def test_an_upcaster_that_fails_is_told_with_its_document(upcast: Upcast, 
         assert isinstance(told.value.__cause__, KeyError)
 
 
-@pytest.mark.xfail(strict=True, reason="it gets the data alone", raises=AssertionError)
 async def test_an_upcaster_is_told_whose_data_it_gets():
     """A step may depend on the governor and the state: both come with the data, by whatever name."""
     told: list[str] = []

@@ -9,8 +9,6 @@ import pytest
 
 from tai_state import (
     CorruptDocument,
-    GovernorExists,
-    InvalidData,
     StateMachinePersister,
     StateStore,
     open_store,
@@ -57,7 +55,6 @@ async def restored(path: Path) -> int:
         return stats.states
 
 
-@pytest.mark.xfail(strict=True, reason="plain text is written", raises=AssertionError)
 async def test_an_export_is_compressed_where_its_name_says_so(tmp_path: Path):
     """A name that ends in ``.gz`` makes a gzip file, which is restored like the plain one."""
     await exported(tmp_path / "x.jsonl.gz")
@@ -68,7 +65,6 @@ async def test_an_export_is_compressed_where_its_name_says_so(tmp_path: Path):
     assert await restored(tmp_path / "x.jsonl.gz") == STATES
 
 
-@pytest.mark.xfail(strict=True, reason="it is taken for no export", raises=InvalidData)
 async def test_a_compressed_export_is_restored(tmp_path: Path):
     """An export that somebody compressed with gzip is restored."""
     await exported(tmp_path / "x.jsonl")
@@ -76,7 +72,6 @@ async def test_a_compressed_export_is_restored(tmp_path: Path):
     assert await restored(tmp_path / "x.jsonl.gz") == STATES
 
 
-@pytest.mark.xfail(strict=True, reason="it is taken for no export at all", raises=InvalidData)
 async def test_a_compressed_export_that_breaks_off_is_damaged(tmp_path: Path):
     """A gzip file that was cut is refused as one that is damaged, and nothing is written."""
     await exported(tmp_path / "x.jsonl")
@@ -88,7 +83,6 @@ async def test_a_compressed_export_that_breaks_off_is_damaged(tmp_path: Path):
         assert [each async for each in store.list_governors()] == []
 
 
-@pytest.mark.xfail(strict=True, reason="the file is plain text, in spite of its name", raises=AssertionError)
 def test_the_commands_compress_alike(tmp_path: Path):
     """``export`` to a name that ends in ``.gz`` and ``restore`` from it work on the command line, too."""
     import anyio
@@ -107,15 +101,7 @@ def test_the_commands_compress_alike(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        Fault.CANCELLED_BEFORE,
-        pytest.param(
-            Fault.CANCELLED_AFTER,
-            marks=pytest.mark.xfail(
-                strict=True, reason="its own result is taken for another governor", raises=GovernorExists
-            ),
-        ),
-    ],
+    [Fault.CANCELLED_BEFORE, Fault.CANCELLED_AFTER],
     ids=lambda each: each.value,
 )
 async def test_a_restore_that_was_interrupted_is_completed(tmp_path: Path, fault: Fault):

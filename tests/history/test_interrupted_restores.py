@@ -21,9 +21,6 @@ pytestmark = pytest.mark.anyio
 STATES = f"governors/{GOVERNOR}/states/"
 EVENTS = f"governors/{GOVERNOR}/events/"
 
-UNSEEN = pytest.mark.xfail(
-    strict=True, reason="nobody but the restore itself reads that it is under way", raises=AssertionError
-)
 CUTS = pytest.mark.parametrize("where", ["between states", "within a stream"])
 
 
@@ -97,7 +94,6 @@ def says_so(report: ConsistencyReport) -> bool:
     return not report.consistent and any(names_it(each.message) for each in report.findings)
 
 
-@UNSEEN
 @CUTS
 async def test_verify_says_that_a_restore_is_unfinished(tmp_path: Path, clock: ManualClock, where: str):
     """Wherever a restore was cut, the governor is not consistent, and a finding says what to do: restore again."""
@@ -107,7 +103,6 @@ async def test_verify_says_that_a_restore_is_unfinished(tmp_path: Path, clock: M
         assert says_so(await StateMachinePersister(store).validate_consistency())
 
 
-@UNSEEN
 @CUTS
 async def test_recovery_leaves_an_unfinished_restore_alone(tmp_path: Path, clock: ManualClock, where: str):
     """A recovery in between neither makes states of half their events nor stands in the way of the restore."""
@@ -130,7 +125,6 @@ async def refusal(awaitable: Awaitable[object]) -> str:
     return ""
 
 
-@UNSEEN
 async def test_a_state_is_not_rebuilt_from_half_its_events(tmp_path: Path, clock: ManualClock):
     """A state that a restore has only begun to write is not served as it was in the middle of its history."""
     engine, _ = await _interrupt(tmp_path, clock, "within a stream")
@@ -139,7 +133,6 @@ async def test_a_state_is_not_rebuilt_from_half_its_events(tmp_path: Path, clock
         assert not await store.exists(GOVERNOR, "b")
 
 
-@UNSEEN
 @CUTS
 async def test_an_unfinished_restore_is_not_exported(tmp_path: Path, clock: ManualClock, where: str):
     """There is no export of a part that would pass for the whole."""

@@ -78,7 +78,6 @@ def paths(report: ConsistencyReport) -> list[str]:
     return [each.path for each in report.findings]
 
 
-@pytest.mark.xfail(strict=True, reason="governors without a document of their own are not looked at")
 async def test_a_removed_governor_is_found() -> None:
     """A governor whose own document was removed is named, and its states are checked nevertheless."""
     async with without("governors/bank") as store:
@@ -87,7 +86,6 @@ async def test_a_removed_governor_is_found() -> None:
         assert paths(report) == ["governors/bank"]
 
 
-@pytest.mark.xfail(strict=True, reason="recovering does not look at governors without a document of their own")
 async def test_a_removed_governor_is_mended() -> None:
     """Recovering the whole store makes a removed governor's document anew, so that it is listed and checked again."""
     async with without("governors/bank") as store:
@@ -97,7 +95,6 @@ async def test_a_removed_governor_is_mended() -> None:
         assert (await verify(store)).consistent
 
 
-@pytest.mark.xfail(strict=True, reason="nothing in an event says that it had an id of the caller's")
 async def test_a_removed_marker_is_found() -> None:
     """The marker of a caller's event id that was removed is named: the same call would be applied again."""
     async with without("governors/bank/ids/id-2") as store:
@@ -105,7 +102,6 @@ async def test_a_removed_marker_is_found() -> None:
         assert (report.consistent, paths(report)) == (False, ["governors/bank/ids/id-2"])
 
 
-@pytest.mark.xfail(strict=True, reason="recovering leaves a removed marker as it is, and the call is applied again")
 async def test_a_call_whose_marker_was_removed_is_not_applied_again() -> None:
     """After recovering, the same call with the same id changes nothing: it gives its first result or is refused."""
     async with without("governors/bank/ids/id-2") as store:
@@ -119,7 +115,6 @@ async def test_a_call_whose_marker_was_removed_is_not_applied_again() -> None:
         ]
 
 
-@pytest.mark.xfail(strict=True, reason="an event id that stands twice in a stream is not looked for")
 async def test_an_event_id_that_stands_twice_is_found() -> None:
     """Two events of one stream with one id are named: a change was applied twice."""
     async with without("governors/bank/ids/id-2") as store:
@@ -150,7 +145,6 @@ COLUMNS = [
     "UPDATE documents SET timestamp = '2026-03-02T00:00:00.000000Z' WHERE id = 'alice~000000000002'",
     pytest.param(
         f"UPDATE documents SET updated_us = {FAR_AWAY_US} WHERE id = 'alice~000000000002'",
-        marks=pytest.mark.xfail(strict=True, reason="what follows from it is told as well", raises=AssertionError),
     ),
     f"UPDATE documents SET updated_us = {FAR_AWAY_US} WHERE collection LIKE '%/states' AND id = 'alice'",
 ]
@@ -195,7 +189,6 @@ async def test_an_impossible_recorded_time_is_damage(
         assert f"/{collection}/alice" in caught.value.path
 
 
-@pytest.mark.xfail(strict=True, reason="a logged event whose state before was cleaned up counts as unchecked for ever")
 async def test_a_stream_that_begins_with_a_logged_event_is_checked() -> None:
     """After a cleanup whose first remaining event carries no state, the kept snapshot stands for it."""
     clock = ManualClock(step_us=1_000)
@@ -263,7 +256,6 @@ async def comparisons(monkeypatch: pytest.MonkeyPatch, count: int) -> int:
     return compared
 
 
-@pytest.mark.xfail(strict=True, reason="each finding is compared with all before it", raises=AssertionError)
 async def test_verifying_costs_a_stream_no_more_for_each_further_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times the damaged events cost about four times the comparisons of findings, not sixteen times."""
     few, many = await comparisons(monkeypatch, 25), await comparisons(monkeypatch, 100)

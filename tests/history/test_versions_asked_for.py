@@ -49,7 +49,6 @@ async def write(store: StateStore) -> None:
     ],
     ids=["handle", "persister"],
 )
-@pytest.mark.xfail(strict=True, reason="it is said that there is no state", raises=AssertionError)
 async def test_a_version_that_is_not_reached_is_told_from_a_state_that_is_not_there(
     look: Callable[[StateStore], Awaitable[object]],
 ):
@@ -89,7 +88,6 @@ async def cleaned_up(store: StateStore, clock: ManualClock) -> int:
     return floor
 
 
-@pytest.mark.xfail(strict=True, reason="the event before the first one asked for is wanted as well", raises=NotRetained)
 async def test_a_replay_gives_all_that_is_retained():
     """All events after the version before the oldest one are there, so they are given."""
     clock = ManualClock(step_us=1)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tai_state.engines.sqlite import schema
-from tai_state.history import exportfile
+from tai_state.history import exportfile, unfinished
 from tai_state.locks import records as lock_records
 from tai_state.streams import records
 from tai_state.values import ids
@@ -55,6 +55,7 @@ def _first_column(text: str) -> list[str]:
         ("lockbeats/{r}", lock_records.BeatRecord),
         ("locks/{r}/waiters/{o}", lock_records.WaiterRecord),
         ("meta/store", records.StoreRecord),
+        ("meta/store/restores/{g}", unfinished.RestoreRecord),
     ],
 )
 def test_the_format_lists_each_documents_fields(heading: str, struct: type[msgspec.Struct]) -> None:

@@ -64,6 +64,11 @@ class Channel:
             request_serializer=driver.BatchGetDocumentsRequest.SerializeToString,
             response_deserializer=driver.BatchGetDocumentsResponse.FromString,
         )
+        self.list_documents: Any = connection.unary_unary(
+            f"{SERVICE}ListDocuments",
+            request_serializer=driver.ListDocumentsRequest.SerializeToString,
+            response_deserializer=driver.ListDocumentsResponse.FromString,
+        )
         self.listen: Any = connection.stream_stream(
             f"{SERVICE}Listen",
             request_serializer=driver.ListenRequest.SerializeToString,

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from tai_state.engines.api import Capabilities, Committed, Document, DocumentChange, Reading, Scan, Write
+from tai_state.engines.api import Capabilities, Committed, Document, DocumentChange, Reading, Scan, Write, split
 from tai_state.engines.filtering import passes
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Address, Channels, connect, metadata
@@ -21,6 +21,7 @@ from tai_state.engines.firestore.messages import (
     commit_request,
     document,
     microseconds,
+    missing_request,
     read_request,
     required,
 )
@@ -62,7 +63,8 @@ class Connection:
         self._capabilities = capabilities
         self._request_bytes_max = request_bytes_max
         self._by_database = metadata(address, self.names.database, "database")
-        self._queries = Queries(self.names, channels, metadata(address, self.names.root, "parent"))
+        self._by_parent = metadata(address, self.names.root, "parent")
+        self._queries = Queries(self.names, channels, self._by_parent)
         self._listener = Listener(self.names, channels, self._by_database)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -129,6 +131,22 @@ class Connection:
             response = await call
         time_us = microseconds(response.commit_time)
         return Committed(time_us, time_us)
+
+    async def missing(self, collection: str) -> Sequence[str]:  # noqa: D102
+        return await self._finish(self._missing(collection))
+
+    async def _missing(self, collection: str) -> list[str]:
+        request = missing_request(self.names, collection)
+        found: list[str] = []
+        while True:
+            with _translated("scan"), self._channels.borrow() as channel:
+                answer = await channel.list_documents(request, metadata=self._by_parent, timeout=DEADLINE_SECONDS)
+            found += [
+                split(self.names.path(each.name))[1] for each in answer.documents if not each.HasField("update_time")
+            ]
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
 
     def watch(self, targets: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:  # noqa: D102
         each_once = dict.fromkeys(targets)

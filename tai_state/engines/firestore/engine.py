@@ -132,6 +132,10 @@ class FirestoreEngine:
         self._opened()
         return ()
 
+    async def missing(self, collection: str) -> Sequence[str]:
+        """See :class:`~tai_state.engines.api.Engine`; this reads the names of all documents of the collection."""
+        return await self._opened().missing(collection)
+
     def _opened(self) -> Connection:
         """The connection, if the caller may use it.
 

@@ -25,7 +25,12 @@ from tai_state.engines.api import (
     split,
 )
 from tai_state.engines.firestore.codec import SEAL, NotJson, decode, encode, stored_bytes
-from tai_state.engines.firestore.driver import BatchGetDocumentsRequest, CommitRequest, ListenRequest
+from tai_state.engines.firestore.driver import (
+    BatchGetDocumentsRequest,
+    CommitRequest,
+    ListDocumentsRequest,
+    ListenRequest,
+)
 from tai_state.engines.firestore.seals import fits, seal
 from tai_state.errors import CommitRefused, CommitTooLarge, DocumentTooLarge
 
@@ -33,6 +38,8 @@ _STORED_BYTES_MAX: Final = 1024 * 1024
 """Firestore's limit for a document, as Firestore counts: :func:`stored_bytes`, the document's name, and 32 bytes."""
 _STORED_OVERHEAD: Final = 32
 _NAME_OVERHEAD: Final = 16
+_NAMES_MAX: Final = 300
+"""How many names one answer to a list of names has at most."""
 
 
 class Names:
@@ -147,6 +154,14 @@ def read_request(names: Names, paths: Iterable[str]) -> Any:
     time too. (The emulator shows a commit document by document, even in a transaction or with a read time.)
     """
     return BatchGetDocumentsRequest(database=names.database, documents=[names.name(path) for path in paths])
+
+
+def missing_request(names: Names, collection: str) -> Any:
+    """The request to list the names in a collection, those included that only have documents below them."""
+    parent, collection_id = names.parent(collection)
+    request = ListDocumentsRequest(parent=parent, collection_id=collection_id, page_size=_NAMES_MAX, show_missing=True)
+    request.mask.field_paths.append("__name__")
+    return request
 
 
 def document(path: str, message: Any) -> Document:

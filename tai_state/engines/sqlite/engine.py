@@ -34,7 +34,7 @@ from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.integrity import damage_of
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import prepare
-from tai_state.engines.sqlite.reader import Reader, page, select
+from tai_state.engines.sqlite.reader import Reader, missing, page, select
 from tai_state.engines.sqlite.schema import connect, order_by_revision
 from tai_state.engines.sqlite.watcher import Watcher
 from tai_state.engines.sqlite.watching import FileWatches
@@ -229,6 +229,10 @@ class SqliteEngine:
             return await anyio.to_thread.run_sync(count_of, copied)
         except apsw.Error as error:
             raise mapped_error(error, "backup", target) from error
+
+    async def missing(self, collection: str) -> Sequence[str]:  # noqa: D102
+        found: list[str] = await self._read(partial(missing, collection))
+        return found
 
     async def _read(self, function: Callable[[apsw.Connection], Any]) -> Any:
         return await _opened(self._reader).do(function)

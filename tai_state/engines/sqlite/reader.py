@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
@@ -20,6 +20,9 @@ T = TypeVar("T")
 _FETCHED_ROWS = 16
 _PAGE_BYTES = 1024 * 1024
 
+_RIGHT_AFTER_SLASH = chr(ord("/") + 1)
+_FIRST_COLLECTION = "SELECT MIN(collection) FROM documents WHERE collection >= ? AND collection < ?"
+_EXISTS = "SELECT 1 FROM documents WHERE collection = ? AND id = ?"
 _ONE = f"SELECT {ROW} FROM documents WHERE collection = ? AND id = ?"  # noqa: S608 - columns of this package
 
 
@@ -84,6 +87,30 @@ def _one(connection: apsw.Connection, path: str) -> Document | None:
     collection, document_id = split(path)
     row = connection.execute(_ONE, (collection, document_id)).fetchone()
     return None if row is None else documents(collection, [row])[0]
+
+
+def missing(collection: str, connection: apsw.Connection) -> list[str]:
+    """The ids of a collection's documents that are not there although documents lie below them."""
+    return at_one_moment(
+        connection, lambda it: [each for each in _parents(it, collection) if not _is_there(it, collection, each)]
+    )
+
+
+def _parents(connection: apsw.Connection, collection: str) -> Iterator[str]:
+    """The ids in a collection below which there are documents; each takes one seek, however many there are."""
+    begin, end = f"{collection}/", f"{collection}{_RIGHT_AFTER_SLASH}"
+    start = begin
+    while True:
+        [(found,)] = connection.execute(_FIRST_COLLECTION, (start, end))
+        if found is None:
+            return
+        document_id = found[len(begin) :].partition("/")[0]
+        yield document_id
+        start = f"{begin}{document_id}{_RIGHT_AFTER_SLASH}"
+
+
+def _is_there(connection: apsw.Connection, collection: str, document_id: str) -> bool:
+    return connection.execute(_EXISTS, (collection, document_id)).fetchone() is not None
 
 
 def page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:

@@ -1,0 +1,104 @@
+"""What a governor needs beside its streams: its own document, and the markers of callers' event ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tai_state.engines.api import ABSENT, ANYTHING, Put, Scan
+from tai_state.engines.paging import take
+from tai_state.engines.rewriting import write_unless_moved
+from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.history.unfinished import governors_of_restores
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
+from tai_state.streams.records import EVENT, GOVERNOR, EventRecord, GovernorRecord, MarkerRecord
+from tai_state.streams.repeating import states_said
+from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.times import format_us
+
+MARKERS_AT_ONCE = 100
+"""How many markers are looked for in one read."""
+
+
+async def all_governors(core: Core, strange: list[Inconsistent]) -> list[str]:
+    """The ids of all governors, in order, those whose own document is gone included.
+
+    Args:
+        core: the core of the store.
+        strange: a list that receives documents whose id cannot be that of a governor.
+    """
+    segments = {document.id async for document in core.engine.scan(Scan(core.layout.governors))}
+    segments.update(await core.engine.missing(core.layout.governors))
+    segments.update(escape_id(each, "governor_id") for each in await governors_of_restores(core))
+    found: list[str] = []
+    for segment in sorted(segments):
+        try:
+            found.append(unescape_id(segment))
+        except CorruptDocument as error:
+            strange.append(CorruptDocument(f"{core.layout.governors}/{segment}", error.what))
+    return found
+
+
+async def governor_problem(core: Core, governor_id: str) -> str | None:
+    """What is wrong with a governor's own document; None if it is sound, or if nothing was ever written under it."""
+    path = core.layout.governor(governor_id)
+    for look in range(2):
+        [document] = (await core.engine.read([path])).documents
+        if document is not None:
+            try:
+                document.decode(GOVERNOR)
+            except Inconsistent as error:
+                return error.what.partition(": restore")[0]
+            return None
+        if look == 0 and not await _has_documents(core, governor_id):
+            return None
+    return "is missing though there are documents below it"
+
+
+async def mend_governor(core: Core, governor_id: str) -> bool:
+    """Make a governor's own document anew if it is missing or damaged. Returns whether that was needed."""
+    if await governor_problem(core, governor_id) is None:
+        return False
+    made = GovernorRecord(format_us(core.settings.clock.now_us()), {})
+    return await write_unless_moved(core.engine, [Put(core.layout.governor(governor_id), made, ANYTHING)], core.bounds)
+
+
+async def without_marker(core: Core, events: Sequence[tuple[Stream, EventRecord]]) -> list[Put]:
+    """The writes that give each event with a caller's id the marker that it lacks."""
+    lacking: list[Put] = []
+    paths = [stream.marker(record.event_id) for stream, record in events]
+    markers = (await core.engine.read(paths)).documents if paths else ()
+    for (stream, record), found in zip(events, markers, strict=True):
+        if found is not None or record.content is None:
+            continue
+        path = stream.marker(record.event_id)
+        event, marker = (await core.engine.read([stream.event(record.version), path])).documents
+        if event is not None and marker is None and states_said(record.content, record):
+            lacking.append(Put(path, MarkerRecord(stream.state_id, record.version, record.content), ABSENT))
+    return lacking
+
+
+async def mend_markers(core: Core, governor_id: str) -> list[str]:
+    """Make all missing markers of a governor anew, from its events. Returns the paths of those that were missing."""
+    mended: list[str] = []
+    documents = core.engine.scan(Scan(core.layout.events(governor_id)))
+    while page := await take(documents, MARKERS_AT_ONCE):
+        events: list[tuple[Stream, EventRecord]] = []
+        for document in page:
+            place = core.layout.placed(governor_id, document)
+            try:
+                record = document.decode(EVENT)
+            except Inconsistent:
+                continue  # its stream is found to be damaged
+            if place is not None and record.content is not None and record.is_genuine(governor_id):
+                events.append((place.stream, record))
+        lacking = await without_marker(core, events)
+        mended += [put.path for put in lacking if await write_unless_moved(core.engine, [put], core.bounds)]
+    return mended
+
+
+async def _has_documents(core: Core, governor_id: str) -> bool:
+    for collection in (core.layout.states(governor_id), core.layout.events(governor_id)):
+        if await take(core.engine.scan(Scan(collection, limit=1)), 1):
+            return True
+    return False
