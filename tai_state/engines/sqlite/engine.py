@@ -83,6 +83,7 @@ class SqliteEngine:
         self._path = str(Path(path).absolute())
         self._clock = clock
         self._connect = partial(connect, self._path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
+        self._file = OpenFile(self._path, self._connect)
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._watches = FileWatches(self._start_watcher)

@@ -306,8 +306,8 @@ MISTAKES = (
     Red(
         reopen_checks.check_commits_survive_closing,
         "what was committed is taken back",
-        '            connection.execute("COMMIT")\n        except apsw.Error as error:\n            applied',
-        '            connection.execute("ROLLBACK")\n        except apsw.Error as error:\n            applied',
+        '            connection.execute("COMMIT")\n        except apsw.FullError',
+        '            connection.execute("ROLLBACK")\n        except apsw.FullError',
         writer,
     ),
     Red(
