@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
-from tai_state.conflicts.notes import note_of
+from tai_state.conflicts.joins import joined_tips
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
@@ -59,6 +59,11 @@ class Side(msgspec.Struct, frozen=True):
         return 0 if self.record is None else self.record.version
 
     @property
+    def hlc(self) -> int:
+        """The hybrid clock of the state's last event; 0 if it was never written."""
+        return 0 if self.record is None else self.record.hlc
+
+    @property
     def tip(self) -> str:
         """The id of the state's last event; empty if it was never written."""
         return "" if self.last is None else self.last.event_id
@@ -82,15 +87,17 @@ class Side(msgspec.Struct, frozen=True):
     async def unseen(self, other: Side, limit: int) -> Unseen:
         """The first events of this side that know of everything on the other side, and more.
 
-        Along a stream, each event's clock is greater by at least one. So the other side lacks at most as many events as
-        the clocks differ by, and the rest of the stream need not be read.
+        Along a stream, each event's clock is greater by at least one. So most often the other side lacks as many events
+        as the clocks differ by, or fewer. It lacks more of them if some of these joined what the other side has.
         """
         known = common(self.clock, other.clock)
         first = max(1, self.version - (sum(self.clock.values()) - sum(known.values())))
+        step = 1
+        while first > 1 and not await self._is_known(first, other):
+            first, step = max(1, first - step), step * 2
         before: EventRecord | None = None
         events: list[EventRecord] = []
         is_apart = False
-        brought_in: set[str] = set()
         async for stored in self.core.reader.records(self.stream, first):
             order = compare(stored.record.causality, other.clock)
             if order is ClockOrder.AFTER:
@@ -99,11 +106,14 @@ class Side(msgspec.Struct, frozen=True):
                     break
             elif order is ClockOrder.CONCURRENT:
                 is_apart = True
-                note = note_of(stored.record)
-                brought_in.update(note.tips if note else ())
             else:
                 before = stored.record
-        return Unseen(before, events, is_apart, frozenset(brought_in))
+        return Unseen(before, events, is_apart)
+
+    async def _is_known(self, version: int, other: Side) -> bool:
+        """Whether the other side knows of an event, by its clock; or whether the event was cleaned up."""
+        stored = await self.core.reader.one(self.stream, version)
+        return stored is None or compare(stored.record.causality, other.clock) in {ClockOrder.BEFORE, ClockOrder.SAME}
 
     def rival(self, other: Side) -> Rival:
         """The state as a rival, for a resolver.
@@ -128,13 +138,11 @@ class Unseen(msgspec.Struct, frozen=True):
         before: the last event that the other store knows of; None if there is none, or if it was cleaned up.
         events: the first events that know of everything in the other store, oldest first.
         is_apart: whether there are concurrent events between ``before`` and these.
-        brought_in: the tips of versions that repairs among the concurrent events brought in; clocks do not show them.
     """
 
     before: EventRecord | None
     events: list[EventRecord]
     is_apart: bool
-    brought_in: frozenset[str]
 
     def goes_on_from(self, older: Side) -> bool:
         """Whether the events continue the stream in the other store.
@@ -147,39 +155,3 @@ class Unseen(msgspec.Struct, frozen=True):
         if not self.is_apart and self.before is not None and self.before.event_id == older.tip:
             return True
         return older.tip in joined_tips(self.events[0])
-
-
-class Joined(msgspec.Struct, frozen=True):
-    """The payload of an event that joins two streams.
-
-    Attributes:
-        tips: the ids of the last events that it joins.
-        strategy: the name of the resolver.
-        discarded: the discarded changes, as :class:`~tai_state.conflicts.resolutions.Discarded`.
-    """
-
-    tips: list[str] = msgspec.field(name="heads")
-    strategy: str
-    discarded: list[dict[str, Any]]
-
-
-JOIN_ACTION = "merge"
-"""The action of an event that joins two streams."""
-
-_decode = msgspec.json.Decoder(Joined).decode
-
-
-def joined_by(event: EventRecord) -> Joined | None:
-    """The payload of an event that joins two streams; None for every other event."""
-    if event.action != JOIN_ACTION or event.payload is None or event.origin is None:
-        return None
-    try:
-        return _decode(event.payload)
-    except msgspec.MsgspecError:
-        return None
-
-
-def joined_tips(event: EventRecord) -> list[str]:
-    """The ids of the last events that an event joined."""
-    found = joined_by(event)
-    return [] if found is None else found.tips
