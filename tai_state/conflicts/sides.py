@@ -12,7 +12,7 @@ from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, EventRecord, StateRecord
-from tai_state.values.clocks import ClockOrder, VectorClock, common, compare
+from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, split_hybrid
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -62,6 +62,10 @@ class Side(msgspec.Struct, frozen=True):
     def hlc(self) -> int:
         """The hybrid clock of the state's last event; 0 if it was never written."""
         return 0 if self.record is None else self.record.hlc
+
+    def ahead_us(self, now_us: int) -> int:
+        """By how much the hybrid clock is ahead of a time; negative if it is behind."""
+        return split_hybrid(self.hlc)[0] * 1_000 - now_us
 
     @property
     def tip(self) -> str:

@@ -38,6 +38,11 @@ _logger = logging.getLogger("tai_state.conflicts")
 LISTED_MAX: Final = 1_000
 """How many conflicts, and how many failures, a report lists at most."""
 
+_HOUR_US: Final = 3_600_000_000
+
+DRIFT_MAX_US: Final = 24 * _HOUR_US
+"""How far a hybrid clock that a store takes over can be ahead of its own clock: a day."""
+
 _REFUSALS_MAX: Final = 16
 _BY_SYNC: Final = ChangeMetadata("sync", "two stores were changed apart from one another")
 _LAST_WRITE_WINS: Final = LastWriteWins()
@@ -121,6 +126,8 @@ async def sync(
     is merely behind, it takes over the other side's events. If both were changed, one event joins them, the same on
     both sides: it carries the resolver's result, names the versions that it joins, and records what was discarded.
     Nothing is discarded without that record.
+
+    A state whose hybrid clock is more than a day ahead of the clock of the store that would take it over is not synced.
 
     A sync that was interrupted at any point is completed by running it again. If the stores are already the same, it
     writes nothing.
@@ -222,6 +229,8 @@ class _Pair:
             there = await Side.read(self._second, self._second.layout.stream(governor_id, state_id))
             if here.is_equal(there):
                 return done
+            if failure := _drift(here, there):
+                return done._replace(failure=failure)
             try:
                 step = await self._step(here, there)
             except VersionConflict:
@@ -266,6 +275,21 @@ class _Pair:
             strategy=resolution.strategy,
             discarded=len(resolution.discarded),
         )
+
+
+def _drift(here: Side, there: Side) -> str:
+    """What is wrong if one side would give the other a hybrid clock that is far ahead of the other's own clock.
+
+    It would decide against all later changes, in every store that it reaches.
+    """
+    order = compare(here.clock, there.clock)
+    gives = [(here, there)] if order is ClockOrder.AFTER else [(there, here)] if order is ClockOrder.BEFORE else []
+    for giver, taker in gives or [(here, there), (there, here)]:
+        now_us = taker.core.settings.clock.now_us()
+        if giver.ahead_us(now_us) > DRIFT_MAX_US >= taker.ahead_us(now_us):
+            hours = giver.ahead_us(now_us) // _HOUR_US
+            return f"its hybrid clock is {hours} hours ahead of the clock of store {taker.core.store_id}: one was wrong"
+    return ""
 
 
 def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence[_Done]) -> SyncReport:
