@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tai_state.conflicts.rivals import Counted
 from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import VectorClock
 
@@ -69,3 +70,8 @@ def joined_tips(event: EventRecord) -> list[str]:
     """The ids of the last events that an event joined."""
     found = joined_by(event)
     return [] if found is None else found.tips
+
+
+def counted(event: EventRecord, store_id: str) -> Counted:
+    """An event, and how it was counted in the stream of this store."""
+    return Counted(event.event_id, "" if joined_by(event) else event.origin or store_id, event.causality)

@@ -8,8 +8,9 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from tai_state.conflicts.joins import Earlier, joined_by
+from tai_state.conflicts.joins import Earlier, counted, joined_by
 from tai_state.conflicts.notes import note_of
+from tai_state.conflicts.rivals import Counted, Place, places_of
 from tai_state.conflicts.sides import Side
 from tai_state.errors import EventSourcingError, Inconsistent
 from tai_state.history.persister import StateMachinePersister
@@ -60,11 +61,9 @@ class Version(msgspec.Struct, frozen=True):
         return self.event_id, tuple(sorted(self.clock.items()))
 
     @property
-    def places(self) -> list[Key]:
-        """What no other event can have, unless a store was restored from a backup and counts anew."""
-        if not self.store:
-            return []
-        return [("", self.key[1]), ("", ((self.store, self.clock.get(self.store, 0)),))]
+    def places(self) -> list[Place]:
+        """See :func:`~tai_state.conflicts.rivals.places_of`."""
+        return places_of(Counted(self.event_id, self.store, self.clock))
 
 
 class Lineage:
@@ -87,7 +86,7 @@ class Lineage:
         self._persister = persister
         self._records: list[EventRecord] = []
         self._seen: dict[int, VectorClock] = {}
-        self._places: dict[Key, str] = {}
+        self._places: dict[Place, str] = {}
 
     @property
     def head(self) -> Version | None:
@@ -148,7 +147,7 @@ class Lineage:
             clock=record.causality,
             seen=self._seen[record.version],
             hlc=record.hlc,
-            store="" if joined_by(record) else record.origin or self.side.core.store_id,
+            store=counted(record, self.side.core.store_id).store,
             data=partial(self._data_after, record),
         )
 

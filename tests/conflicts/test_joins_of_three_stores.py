@@ -165,7 +165,7 @@ async def test_a_clock_that_was_far_ahead_does_not_decide() -> None:
 
 @pytest.mark.parametrize(("hours", "is_refused"), [(23, False), (25, True)])
 async def test_a_clock_that_is_ahead_of_the_other_store(hours: int, *, is_refused: bool) -> None:
-    """Up to a day it is taken over. Beyond that the state is named and stays as it is; all others are synced."""
+    """Up to a day it is taken over; beyond that the state is named and stays as it is, and all others are synced."""
     fast, right = ManualClock(step_us=1), ManualClock(step_us=1)
     async with (
         open_store(MemoryEngine(fast), clock=fast) as a,
