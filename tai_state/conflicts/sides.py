@@ -91,14 +91,11 @@ class Side(msgspec.Struct, frozen=True):
     async def unseen(self, other: Side, limit: int) -> Unseen:
         """The first events of this side that know of everything on the other side, and more.
 
-        Along a stream, each event's clock is greater by at least one. So most often the other side lacks as many events
-        as the clocks differ by, or fewer. It lacks more of them if some of these joined what the other side has.
+        Along a stream, each event's clock is greater by at least one. So no more events know of everything on the other
+        side, and more, than the clocks differ by, and the rest of the stream need not be read.
         """
         known = common(self.clock, other.clock)
         first = max(1, self.version - (sum(self.clock.values()) - sum(known.values())))
-        step = 1
-        while first > 1 and not await self._is_known(first, other):
-            first, step = max(1, first - step), step * 2
         before: EventRecord | None = None
         events: list[EventRecord] = []
         is_apart = False
@@ -113,11 +110,6 @@ class Side(msgspec.Struct, frozen=True):
             else:
                 before = stored.record
         return Unseen(before, events, is_apart)
-
-    async def _is_known(self, version: int, other: Side) -> bool:
-        """Whether the other side knows of an event, by its clock; or whether the event was cleaned up."""
-        stored = await self.core.reader.one(self.stream, version)
-        return stored is None or compare(stored.record.causality, other.clock) in {ClockOrder.BEFORE, ClockOrder.SAME}
 
     def rival(self, other: Side) -> Rival:
         """The state as a rival, for a resolver.
@@ -139,9 +131,9 @@ class Unseen(msgspec.Struct, frozen=True):
     """What a stream has and another store does not know of.
 
     Attributes:
-        before: the last event that the other store knows of; None if there is none, or if it was cleaned up.
+        before: the last event that the other store knows of; None if it was not read, or if there is none.
         events: the first events that know of everything in the other store, oldest first.
-        is_apart: whether there are concurrent events between ``before`` and these.
+        is_apart: whether concurrent events were read between ``before`` and these.
     """
 
     before: EventRecord | None
