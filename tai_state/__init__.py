@@ -21,6 +21,7 @@ from tai_state.conflicts.resolvers import LastWriteWins as LastWriteWins
 from tai_state.conflicts.resolvers import Resolver as Resolver
 from tai_state.conflicts.resolvers import ResolverFunction as ResolverFunction
 from tai_state.conflicts.resolvers import VersionBased as VersionBased
+from tai_state.conflicts.rivals import Counted as Counted
 from tai_state.conflicts.rivals import Rival as Rival
 from tai_state.conflicts.sync import SyncConflict as SyncConflict
 from tai_state.conflicts.sync import SyncProgress as SyncProgress
@@ -153,6 +154,7 @@ __all__ = [
     "ConsistencyReport",
     "ConsistencyStats",
     "CorruptDocument",
+    "Counted",
     "Custom",
     "DeadlockDetected",
     "DeletedState",

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tai_state.conflicts.latest import ConflictHistory, ConflictRecord
-from tai_state.conflicts.repairing import Conflict, repair, standing
+from tai_state.conflicts.repairing import Conflict, recent_events, repair, standing
 from tai_state.conflicts.resolutions import Resolution
 from tai_state.conflicts.resolvers import Causal, LastWriteWins, Resolver
 from tai_state.conflicts.rivals import Rival, compare_rivals
@@ -161,7 +161,7 @@ class EventualConsistency:
         return resolution
 
     async def read(self, governor_id: str, state_id: str) -> Rival:
-        """The state in this store, deleted or not, for comparison with another store's.
+        """The state in this store, deleted or not, for comparison with another store's; it names its last 32 events.
 
         Raises:
             StateNotFound: it was never written.
@@ -170,7 +170,7 @@ class EventualConsistency:
         found = await standing(self._core, stream)
         if found is None:
             raise await self._core.reader.absence_error(stream)
-        return found
+        return msgspec.structs.replace(found, recent=await recent_events(self._core, stream, found.snapshot.version))
 
     async def read_repair(
         self,
@@ -190,6 +190,9 @@ class EventualConsistency:
 
         If our state is deleted and stays deleted, no event is written to hold that record: what was discarded is then
         only in ``history`` and in the log.
+
+        If a store was restored from a backup, clocks can say that a version knew of ours although it did not. That is
+        seen among the last 32 events of versions that ``read`` returned; they are then resolved as concurrent.
 
         If the stores are synced later, ``sync`` finds this record and does not merge the same versions again.
 

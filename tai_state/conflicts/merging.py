@@ -149,7 +149,7 @@ def _counter(earlier: Any, later: Any, base: Any) -> Any:
         total = earlier + later - before
     except OverflowError:  # a float and an integer that is too large for a float
         return Lack.MISSING
-    return total if isfinite(total) else Lack.MISSING
+    return total if isinstance(total, int) or isfinite(total) else Lack.MISSING
 
 
 def _union(earlier: Any, later: Any, base: Any) -> Any:

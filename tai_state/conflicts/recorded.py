@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from tai_state.conflicts.joins import JOIN_ACTION, joined_by
 from tai_state.conflicts.notes import ACTION_RIVAL, note_of
-from tai_state.conflicts.sides import JOIN_ACTION, joined_by
 from tai_state.engines.paging import Paged, converted, resized
 from tai_state.streams.core import HasCore
 from tai_state.streams.layout import Stream

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from tai_state.conflicts.joins import counted
 from tai_state.conflicts.notes import ACTION_NEWER, ACTION_RIVAL, ancestry, with_note
 from tai_state.conflicts.resolutions import Resolution, same, state_of
 from tai_state.conflicts.resolvers import Resolver
-from tai_state.conflicts.rivals import Rival, compare_rivals
+from tai_state.conflicts.rivals import Counted, Rival, are_apart, compare_rivals
 from tai_state.conflicts.sides import Side
 from tai_state.errors import StateNotFound, VersionConflict
 from tai_state.streams import writing
@@ -24,6 +25,9 @@ from tai_state.values.states import JsonSnapshot, JsonState, StateSnapshot, with
 
 REPAIRS_MAX = 16
 """How often a repair tries at most, if others are faster each time."""
+
+RECENT_MAX = 32
+"""How many of its last events a version names that is read for a repair elsewhere."""
 
 
 class Conflict(NamedTuple):
@@ -85,6 +89,12 @@ async def standing(core: Core, stream: Stream) -> Rival | None:
     return Rival(snapshot=core.state(stream, side.record, side.recorded_us), hlc=side.record.hlc, tip=side.tip)
 
 
+async def recent_events(core: Core, stream: Stream, version: int) -> tuple[Counted, ...]:
+    """The last events up to a version."""
+    records = core.reader.records(stream, max(1, version - RECENT_MAX + 1), version)
+    return tuple([counted(stored.record, core.store_id) async for stored in records])
+
+
 async def repair(
     core: Core, stream: Stream, seen: Sequence[Rival], resolver: Resolver, metadata: ChangeMetadata | None
 ) -> Repaired:
@@ -130,7 +140,11 @@ async def _planned(core: Core, stream: Stream, seen: Sequence[Rival], resolver: 
 async def _bring_in(core: Core, stream: Stream, planned: _Repair, theirs: Rival, resolver: Resolver) -> _Repair:
     """The plan with one more version, unless the plan already includes it."""
     ours, base = planned.after, None
-    if compare_rivals(ours, theirs) is ClockOrder.CONCURRENT:
+    if theirs.recent and compare_rivals(ours, theirs) is ClockOrder.BEFORE:
+        before = planned.before
+        if are_apart(await recent_events(core, stream, before.snapshot.version), theirs.recent):
+            ours = _with(ours, ours.data, {**ours.clock, before.tip: 1}, ours.hlc)
+    elif compare_rivals(ours, theirs) is ClockOrder.CONCURRENT:
         clock, base = await ancestry(core, stream, planned.before.snapshot.version, ours.clock, theirs.clock)
         ours = _with(ours, ours.data, clock, ours.hlc)
     order = compare_rivals(ours, theirs)

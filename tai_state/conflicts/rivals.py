@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from tai_state.values.clocks import ClockOrder, VectorClock, compare
 from tai_state.values.states import JsonState
+
+Place: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
+"""What no two events of a state can share."""
+
+
+class Counted(NamedTuple):
+    """An event and how it was counted.
+
+    Attributes:
+        event_id: the event's id.
+        store: the id of the store that counted it; empty for an event that joins two streams.
+        clock: the event's vector clock.
+    """
+
+    event_id: str
+    store: str
+    clock: VectorClock
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,11 +37,14 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
         snapshot: the state, deleted or not; its ``causality`` says what the version knew of.
         hlc: the hybrid clock of its last event.
         tip: the id of its last event.
+        recent: its last events, if it was read from a store: clocks alone do not show that a store was restored from a
+            backup.
     """
 
     snapshot: JsonState
     hlc: int
     tip: str
+    recent: tuple[Counted, ...] = ()
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -48,6 +69,22 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
     def unseen_by(self, other: Rival) -> tuple[str, ...]:
         """The ids of the stores with changes that this version knows of and the other does not."""
         return tuple(sorted(store_id for store_id, count in self.clock.items() if count > other.clock.get(store_id, 0)))
+
+
+def places_of(event: Counted) -> list[Place]:
+    """What no other event can have, unless a store was restored from a backup and counts anew."""
+    if not event.store:
+        return []
+    count = event.clock.get(event.store, 0)
+    return [("", tuple(sorted(event.clock.items()))), (event.store, ((event.store, count),))]
+
+
+def are_apart(ours: Iterable[Counted], theirs: Iterable[Counted]) -> bool:
+    """Whether events of ours stand where theirs have others: whatever the clocks say, theirs did not know of ours."""
+    theirs = list(theirs)
+    known = {each.event_id for each in theirs}
+    taken = {place for each in theirs for place in places_of(each)}
+    return any(place in taken for each in ours if each.event_id not in known for place in places_of(each))
 
 
 def compare_rivals(one: Rival, other: Rival) -> ClockOrder:

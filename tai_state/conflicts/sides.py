@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
-from tai_state.conflicts.notes import note_of
+from tai_state.conflicts.joins import joined_tips
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, EventRecord, StateRecord
-from tai_state.values.clocks import ClockOrder, VectorClock, common, compare
-from tai_state.values.json import NOT_JSON
+from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, split_hybrid
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -63,6 +62,15 @@ class Side(msgspec.Struct, frozen=True):
         return 0 if self.record is None else self.record.version
 
     @property
+    def hlc(self) -> int:
+        """The hybrid clock of the state's last event; 0 if it was never written."""
+        return 0 if self.record is None else self.record.hlc
+
+    def ahead_us(self, now_us: int) -> int:
+        """By how much the hybrid clock is ahead of a time; negative if it is behind."""
+        return split_hybrid(self.hlc)[0] * 1_000 - now_us
+
+    @property
     def tip(self) -> str:
         """The id of the state's last event; empty if it was never written."""
         return "" if self.last is None else self.last.event_id
@@ -86,15 +94,14 @@ class Side(msgspec.Struct, frozen=True):
     async def unseen(self, other: Side, limit: int) -> Unseen:
         """The first events of this side that know of everything on the other side, and more.
 
-        Along a stream, each event's clock is greater by at least one. So the other side lacks at most as many events as
-        the clocks differ by, and the rest of the stream need not be read.
+        Along a stream, each event's clock is greater by at least one. So no more events know of everything on the other
+        side, and more, than the clocks differ by, and the rest of the stream need not be read.
         """
         known = common(self.clock, other.clock)
         first = max(1, self.version - (sum(self.clock.values()) - sum(known.values())))
         before: EventRecord | None = None
         events: list[EventRecord] = []
         is_apart = False
-        brought_in: set[str] = set()
         async for stored in self.core.reader.records(self.stream, first):
             order = compare(stored.record.causality, other.clock)
             if order is ClockOrder.AFTER:
@@ -103,11 +110,9 @@ class Side(msgspec.Struct, frozen=True):
                     break
             elif order is ClockOrder.CONCURRENT:
                 is_apart = True
-                note = note_of(stored.record)
-                brought_in.update(note.tips if note else ())
             else:
                 before = stored.record
-        return Unseen(before, events, is_apart, frozenset(brought_in))
+        return Unseen(before, events, is_apart)
 
     def rival(self, other: Side) -> Rival:
         """The state as a rival, for a resolver.
@@ -129,16 +134,14 @@ class Unseen(msgspec.Struct, frozen=True):
     """What a stream has and another store does not know of.
 
     Attributes:
-        before: the last event that the other store knows of; None if there is none, or if it was cleaned up.
+        before: the last event that the other store knows of; None if it was not read, or if there is none.
         events: the first events that know of everything in the other store, oldest first.
-        is_apart: whether there are concurrent events between ``before`` and these.
-        brought_in: the tips of versions that repairs among the concurrent events brought in; clocks do not show them.
+        is_apart: whether concurrent events were read between ``before`` and these.
     """
 
     before: EventRecord | None
     events: list[EventRecord]
     is_apart: bool
-    brought_in: frozenset[str]
 
     def goes_on_from(self, older: Side) -> bool:
         """Whether the events continue the stream in the other store.
@@ -151,39 +154,3 @@ class Unseen(msgspec.Struct, frozen=True):
         if not self.is_apart and self.before is not None and self.before.event_id == older.tip:
             return True
         return older.tip in joined_tips(self.events[0])
-
-
-class Joined(msgspec.Struct, frozen=True):
-    """The payload of an event that joins two streams.
-
-    Attributes:
-        tips: the ids of the last events that it joins.
-        strategy: the name of the resolver.
-        discarded: the discarded changes, as :class:`~tai_state.conflicts.resolutions.Discarded`.
-    """
-
-    tips: list[str] = msgspec.field(name="heads")
-    strategy: str
-    discarded: list[dict[str, Any]]
-
-
-JOIN_ACTION = "merge"
-"""The action of an event that joins two streams."""
-
-_decode = msgspec.json.Decoder(Joined).decode
-
-
-def joined_by(event: EventRecord) -> Joined | None:
-    """The payload of an event that joins two streams; None for every other event."""
-    if event.action != JOIN_ACTION or event.payload is None or event.origin is None:
-        return None
-    try:
-        return _decode(event.payload)
-    except NOT_JSON:
-        return None
-
-
-def joined_tips(event: EventRecord) -> list[str]:
-    """The ids of the last events that an event joined."""
-    found = joined_by(event)
-    return [] if found is None else found.tips

@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import anyio
 import msgspec
 
 from tai_state.conflicts.copying import EVENTS_MAX, take_over
-from tai_state.conflicts.resolutions import Resolution
+from tai_state.conflicts.joining import Joiner
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver
-from tai_state.conflicts.sides import JOIN_ACTION, Joined, Side, Unseen
+from tai_state.conflicts.sides import Side
 from tai_state.engines.api import Document, Scan, after
 from tai_state.engines.paging import Paged
 from tai_state.errors import (
     ConflictResolutionFailed,
     IdempotencyConflict,
-    IncompatibleFormat,
     Inconsistent,
     InvalidData,
     Rejected,
+    TaiStateError,
     VersionConflict,
 )
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.streams.changes import always, append_of
 from tai_state.streams.core import Core, HasCore
-from tai_state.streams.planning import Composition, Draft, Given
-from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge
-from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.streams.planning import Composition
+from tai_state.values.clocks import ClockOrder, compare
 from tai_state.values.ids import escape_id, unescape_id
-from tai_state.values.json import encode
-from tai_state.values.metadata import ChangeMetadata, check_metadata
+from tai_state.values.metadata import ChangeMetadata
 
 _logger = logging.getLogger("tai_state.conflicts")
 
 LISTED_MAX: Final = 1_000
 """How many conflicts, and how many failures, a report lists at most."""
 
-_NAMES: Final = uuid.UUID("5a1c6f2e-6a52-4d0e-9d3c-6f0f6d1c0b7a")
-"""The namespace of the ids of joining events."""
+_HOUR_US: Final = 3_600_000_000
+
+DRIFT_MAX_US: Final = 24 * _HOUR_US
+"""How far a hybrid clock that a store takes over can be ahead of its own clock: a day."""
 
 _REFUSALS_MAX: Final = 16
 _BY_SYNC: Final = ChangeMetadata("sync", "two stores were changed apart from one another")
@@ -128,6 +127,8 @@ async def sync(
     both sides: it carries the resolver's result, names the versions that it joins, and records what was discarded.
     Nothing is discarded without that record.
 
+    A state whose hybrid clock is more than a day ahead of the clock of the store that would take it over is not synced.
+
     A sync that was interrupted at any point is completed by running it again. If the stores are already the same, it
     writes nothing.
 
@@ -146,6 +147,7 @@ async def sync(
     Raises:
         InvalidData: both arguments are the same store, or the stores are opened with different schemas.
         StoreUnavailable, StoreTimeout, CommitOutcomeUnknown: run it again, from ``resume`` or from the start.
+        Whatever the resolver or a reducer raises, once all other states are synced.
     """
     one, other = first.core, second.core
     schemas = {core.settings.upcasting.schema for core in (one, other)}
@@ -165,11 +167,17 @@ async def sync(
                     await progress(report)
     if some:
         report = _added(report, some, await pair.sync_all(some))
+    if pair.error is not None:
+        raise pair.error
     return msgspec.structs.replace(report, resume=None)
 
 
 class _Pair:
-    """Two stores that are being synced."""
+    """Two stores that are being synced.
+
+    Attributes:
+        error: the first error that was not one of this library: the application's own, of a resolver for example.
+    """
 
     def __init__(
         self,
@@ -183,25 +191,33 @@ class _Pair:
     ) -> None:
         self._first = first
         self._second = second
-        self._resolver = resolver
         self._persisters = {core: StateMachinePersister(core, reducers) for core in (first, second)}
-        self._metadata = metadata
-        self._context = check_metadata(metadata)
+        self._joiner = Joiner(resolver, self._persisters, metadata)
         self._dry_run = dry_run
+        self.error: Exception | None = None
 
     async def sync_all(self, places: Sequence[tuple[str, str]]) -> list[_Done]:
         """Sync several states at once."""
         done: list[_Done] = [_Done()] * len(places)
+        errors: dict[int, Exception] = {}
 
         async def one(index: int, governor_id: str, state_id: str) -> None:
             try:
                 done[index] = await self._sync(governor_id, state_id)
             except (Inconsistent, Rejected, ConflictResolutionFailed, IdempotencyConflict) as error:
                 done[index] = _Done(failure=str(error))
+            except Exception as error:  # noqa: BLE001 - raised below or at the end, and in no group
+                errors[index] = error
 
         async with anyio.create_task_group() as tasks:
             for index, (governor_id, state_id) in enumerate(places):
                 tasks.start_soon(one, index, governor_id, state_id)
+        for index, error in sorted(errors.items()):
+            if isinstance(error, TaiStateError):
+                raise error
+            error.add_note(f"while syncing {' '.join(places[index])}")
+            self.error = self.error or error
+            done[index] = _Done(failure=repr(error))
         return done
 
     async def _sync(self, governor_id: str, state_id: str) -> _Done:
@@ -213,6 +229,8 @@ class _Pair:
             there = await Side.read(self._second, self._second.layout.stream(governor_id, state_id))
             if here.is_equal(there):
                 return done
+            if failure := _drift(here, there):
+                return done._replace(failure=failure)
             try:
                 step = await self._step(here, there)
             except VersionConflict:
@@ -234,8 +252,8 @@ class _Pair:
 
     async def _take_over(self, newer: Side, older: Side) -> int | None:
         """Append the newer side's next events to the older side; None if they do not continue its stream."""
-        unseen = await newer.unseen(older, EVENTS_MAX)
-        if not unseen.goes_on_from(older) or not unseen.events:
+        unseen = await self._joiner.continuing(newer, older, await newer.unseen(older, EVENTS_MAX))
+        if unseen is None:
             return None
         if self._dry_run:
             return len(unseen.events)
@@ -243,8 +261,7 @@ class _Pair:
 
     async def _join(self, here: Side, there: Side) -> SyncConflict:
         """Write the event that joins both sides to each of them."""
-        resolution = await self._resolve(here, there)
-        draft, data = self._joining(here, there, resolution)
+        draft, data, resolution = await self._joiner.join(here, there)
         if not self._dry_run:
             for side in (here, there):
                 append = append_of(side.stream, side.version, (draft,))
@@ -259,70 +276,20 @@ class _Pair:
             discarded=len(resolution.discarded),
         )
 
-    def _joining(self, here: Side, there: Side, resolution: Resolution) -> tuple[Draft, dict[str, Any] | None]:
-        """The event that joins both sides; it does not depend on which of them is called ``here``."""
-        stream = here.stream
-        if here.schema != there.schema:
-            what = "has different schemas in the two stores: sync with the application's schema and upcasters"
-            raise IncompatibleFormat(stream.state, what)
-        tips = sorted((here.tip, there.tip))
-        event_id = str(uuid.uuid5(_NAMES, encode([stream.governor_id, stream.state_id, *tips])))
-        text = NO_STATE_TEXT if resolution.data is None else encode(resolution.data)
-        payload = Joined(tips, resolution.strategy, [msgspec.to_builtins(each) for each in resolution.discarded])
-        given = Given(
-            causality=_joined_clock(here.clock, there.clock, event_id),
-            hlc=max(side.record.hlc for side in (here, there) if side.record is not None) + 1,
-            schema=here.schema,
-            state_hash=state_hash(text),
-            origin=min(here.core.store_id, there.core.store_id),
-        )
-        draft = Draft(
-            event_id=event_id,
-            action=JOIN_ACTION,
-            timestamp=max(side.record.timestamp for side in (here, there) if side.record is not None),
-            changed_by=self._metadata.changed_by,
-            reason=self._metadata.reason,
-            context=self._context,
-            payload=encode(msgspec.to_builtins(payload)),
-            state=text,
-            given=given,
-        )
-        return draft, resolution.data
 
-    async def _resolve(self, here: Side, there: Side) -> Resolution:
-        """Resolve both sides, unless a read repair has already done so."""
-        ours, theirs = await here.unseen(there, 1), await there.unseen(here, 1)
-        for side, repaired, other in ((here, ours, there), (there, theirs, here)):
-            if other.tip in repaired.brought_in:  # by a read repair, which the clock does not show
-                return Resolution(data=side.rival(other).data, strategy="read_repair")
-        base = None if ours.brought_in or theirs.brought_in else await self._base(here, ours, theirs)
-        return self._resolver.resolve(here.rival(there), there.rival(here), base)
+def _drift(here: Side, there: Side) -> str:
+    """What is wrong if one side would give the other a hybrid clock that is far ahead of the other's own clock.
 
-    async def _base(self, here: Side, ours: Unseen, theirs: Unseen) -> dict[str, Any] | None:
-        """The data of the last version that both knew of, if it can still be read.
-
-        The ids are compared, because clocks alone can mislead after a store was restored from a backup.
-        """
-        before, other = ours.before, theirs.before
-        if before is None or other is None or before.event_id != other.event_id:
-            return None
-        stream = here.stream
-        try:
-            found = await self._persisters[here.core].get_state_at(stream.governor_id, stream.state_id, before.version)
-        except Inconsistent:
-            return None
-        return found.data
-
-
-def _joined_clock(one: VectorClock, other: VectorClock, event_id: str) -> VectorClock:
-    """The clock of an event that knows of both sides.
-
-    If, by the clocks, one side seems to know of the other, a new count is added: equal clocks must mean the same event.
+    It would decide against all later changes, in every store that it reaches.
     """
-    joined = merge(one, other)
-    if compare(joined, one) is ClockOrder.AFTER and compare(joined, other) is ClockOrder.AFTER:
-        return joined
-    return {**joined, event_id: 1}
+    order = compare(here.clock, there.clock)
+    gives = [(here, there)] if order is ClockOrder.AFTER else [(there, here)] if order is ClockOrder.BEFORE else []
+    for giver, taker in gives or [(here, there), (there, here)]:
+        now_us = taker.core.settings.clock.now_us()
+        if giver.ahead_us(now_us) > DRIFT_MAX_US >= taker.ahead_us(now_us):
+            hours = giver.ahead_us(now_us) // _HOUR_US
+            return f"its hybrid clock is {hours} hours ahead of the clock of store {taker.core.store_id}: one was wrong"
+    return ""
 
 
 def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence[_Done]) -> SyncReport:

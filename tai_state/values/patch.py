@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 Operation = dict[str, Any]
@@ -16,6 +18,39 @@ def diff(before: Any, after: Any, pointer: str = "") -> list[Operation]:
     if before == after and type(before) is type(after):  # pyright: ignore[reportUnknownArgumentType]
         return []
     return [{"op": "replace", "path": pointer, "value": after}]
+
+
+def patched(value: Any, operations: Iterable[Operation]) -> Any:
+    """The value after operations that :func:`diff` made; the value itself is not changed."""
+    result = copy.deepcopy(value)
+    for operation in operations:
+        *parents, last = [_unescaped(key) for key in operation["path"].split("/")]
+        if not parents:
+            result = operation["value"]
+            continue
+        place: Any = result
+        for key in parents[1:]:
+            place = place[int(key) if isinstance(place, list) else key]
+        if isinstance(place, list):
+            _patch_array(place, last, operation)  # pyright: ignore[reportUnknownArgumentType]
+        elif operation["op"] == "remove":
+            del place[last]
+        else:
+            place[last] = operation["value"]
+    return result
+
+
+def _patch_array(place: list[Any], index: str, operation: Operation) -> None:
+    if operation["op"] == "add":
+        place.append(operation["value"])
+    elif operation["op"] == "remove":
+        del place[int(index)]
+    else:
+        place[int(index)] = operation["value"]
+
+
+def _unescaped(key: str) -> str:
+    return key.replace("~1", "/").replace("~0", "~")
 
 
 def _objects(before: dict[str, Any], after: dict[str, Any], pointer: str) -> list[Operation]:

@@ -33,6 +33,8 @@ _SAMPLES: dict[str, Any] = {
     "path": "governors/g/states/s",
     "what": "what",
     "limit": 3,
+    "version": 9,
+    "newest": 8,
     "size": 4,
     "indexed": ("a",),
     "hint": "do this",

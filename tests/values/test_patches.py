@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given
 
 from tai_state.values.json import decode, encode
-from tai_state.values.patch import diff
+from tai_state.values.patch import diff, patched
 
 from ..support.plain_json import values
 
@@ -48,6 +48,16 @@ def apply(document: Any, patch: list[dict[str, Any]]) -> Any:
 def test_a_patch_leads_to_its_target(before: Any, after: Any):
     """Applying the difference of two values to the first gives the second, with its types."""
     assert encode(apply(before, diff(before, after))) == encode(after) or _only_zeros_differ(before, after)
+
+
+@given(values, values)
+@example({"a/b": {"~1": [1, 2]}, "": 0}, {"a/b": {"~1": [{}], "m~n": None}})
+@example([[1], {"a": [2, 3]}], [[1, []], {"a": [2]}, 4])
+def test_a_patch_is_applied(before: Any, after: Any):
+    """The library applies its patches as the standard says, and leaves the value that it begins with alone."""
+    text = encode(before)
+    assert encode(patched(before, diff(before, after))) == encode(apply(before, diff(before, after)))
+    assert encode(before) == text
 
 
 def _only_zeros_differ(before: Any, after: Any) -> bool:

@@ -1,0 +1,168 @@
+"""What two sides have in common: which versions both have seen, and the base of a merge of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from tai_state.conflicts.lineages import Lineage, Version, is_within
+from tai_state.conflicts.merging import FieldMerge
+from tai_state.conflicts.resolvers import Causal, Resolver
+from tai_state.conflicts.rivals import Rival
+from tai_state.streams.layout import Stream
+from tai_state.values.clocks import common, merge
+from tai_state.values.states import JsonSnapshot, StateSnapshot, with_data
+
+MERGES_MAX: Final = 256
+"""How many versions are merged at most to find one base."""
+
+
+class Bases:
+    """Two sides' versions.
+
+    A version that both sides have seen can be their base. Often there is one that includes all that both have seen.
+    After joins with other stores there may be several, none of which includes the others. These are merged in their
+    turn, against what they have in common, and so on.
+
+    Args:
+        here: the versions of one side.
+        there: those of the other side.
+        resolver: decides between the two sides. Its fields' strategies merge several bases into one.
+    """
+
+    def __init__(self, here: Lineage, there: Lineage, resolver: Resolver) -> None:
+        self._here = here
+        self._there = there
+        self._merging = _field_merge(resolver)
+        self._merges = 0
+
+    async def read(self) -> None:
+        """Read both streams back to an event that the other side has seen."""
+        pairs = ((self._here, self._there), (self._there, self._here))
+        for lineage, _ in pairs:
+            if not lineage.is_whole:
+                await lineage.read_more()
+        while True:
+            apart = [
+                lineage
+                for lineage, other in pairs
+                if not lineage.is_whole
+                and not (lineage.oldest and _is_seen(lineage.oldest, other, _strange(lineage, other)))
+            ]
+            if not apart:
+                return
+            for lineage in apart:
+                await lineage.read_more()
+
+    def is_seen(self, lineage: Lineage) -> bool:
+        """Whether the other side has seen a side's present version."""
+        other = self._there if lineage is self._here else self._here
+        return lineage.head is None or _is_seen(lineage.head, other, _strange(lineage, other))
+
+    def unseen(self, lineage: Lineage) -> list[Version]:
+        """The versions of one side that the other side has not seen."""
+        other = self._there if lineage is self._here else self._here
+        strange = _strange(lineage, other)
+        return [each for each in lineage.versions.values() if not _is_seen(each, other, strange)]
+
+    async def base(self) -> Version | None:
+        """The version that includes all that both sides have seen; None if they have nothing in common."""
+        version = await self._merged(_newest(self._shared()))
+        if version is None:
+            return None
+        for request in self._requests():
+            before = await self._merged(_newest(self._before(request)))
+            version = await self._merge(version, request, before)
+        return version
+
+    def _shared(self) -> list[Version]:
+        """The versions that both sides have seen, as far as the streams were read."""
+        shared: dict[object, Version] = {}
+        for lineage, other in ((self._here, self._there), (self._there, self._here)):
+            strange = _strange(lineage, other)
+            for key, version in lineage.versions.items():
+                if _is_seen(version, other, strange):
+                    shared.setdefault(key, version)
+        return list(shared.values())
+
+    def _requests(self) -> list[Version]:
+        """The changes that were requested on both sides under one event id: they count once."""
+        ours, theirs = (
+            {each.event_id: each for each in self.unseen(side) if each.store} for side in (self._here, self._there)
+        )
+        both = [min(ours[each], theirs[each], key=lambda one: one.key) for each in ours.keys() & theirs.keys()]
+        return sorted(both, key=lambda each: (each.hlc, each.key))
+
+    def _before(self, version: Version) -> list[Version]:
+        """The versions that a version includes, without itself."""
+        every = {**self._here.versions, **self._there.versions}.values()
+        return [each for each in every if is_within(each.seen, version.seen) and each.seen != version.seen]
+
+    async def _merged(self, versions: list[Version]) -> Version | None:
+        """One version that includes all of these; None for none."""
+        if not versions:
+            return None
+        whole, *others = versions
+        for other in others:
+            if is_within(other.seen, whole.seen) or self._merges >= MERGES_MAX:
+                continue
+            self._merges += 1
+            parted = common(whole.seen, other.seen)
+            for lineage in (self._here, self._there):
+                await lineage.read_back_to(parted)
+            base = await self._merged(_newest(each for each in self._shared() if is_within(each.seen, parted)))
+            whole = await self._merge(whole, other, base)
+        return whole
+
+    async def _merge(self, one: Version, other: Version, base: Version | None) -> Version:
+        stream = self._here.side.stream
+        before = None if base is None else await base.data()
+        data = self._merging.resolve(await _rival(stream, one), await _rival(stream, other), before).data
+
+        async def merged() -> dict[str, object] | None:
+            return data
+
+        return Version(
+            event_id="",
+            clock=merge(one.clock, other.clock),
+            seen=merge(one.seen, other.seen),
+            hlc=max(one.hlc, other.hlc) + 1,
+            store="",
+            data=merged,
+        )
+
+
+def _strange(lineage: Lineage, other: Lineage) -> list[Version]:
+    """The versions in whose place the other side has another event: one of the stores was restored from a backup."""
+    versions = lineage.versions.items()
+    return [each for key, each in versions if key not in other.versions and other.takes_place_of(each)]
+
+
+def _is_seen(version: Version, other: Lineage, strange: list[Version]) -> bool:
+    """Whether a side has seen a version: it names the version, or its clock includes it and nothing speaks against."""
+    if version.key in other.versions:
+        return True
+    return is_within(version.seen, other.seen) and not any(is_within(each.clock, version.seen) for each in strange)
+
+
+def _newest(versions: Iterable[Version]) -> list[Version]:
+    """The versions that no other one includes; of versions that include the same, one."""
+    newest: list[Version] = []
+    for version in sorted(versions, key=lambda each: (-sum(each.seen.values()), -each.hlc, each.key)):
+        if not any(is_within(version.seen, each.seen) for each in newest):
+            newest.append(version)
+    return newest
+
+
+def _field_merge(resolver: Resolver) -> FieldMerge:
+    while isinstance(resolver, Causal) and resolver.fallback is not None:
+        resolver = resolver.fallback
+    return resolver if isinstance(resolver, FieldMerge) else FieldMerge()
+
+
+async def _rival(stream: Stream, version: Version) -> Rival:
+    unsaved: JsonSnapshot = StateSnapshot.unsaved(stream.governor_id, stream.state_id, {})
+    snapshot = msgspec.structs.replace(with_data(unsaved, await version.data()), causality=version.seen)
+    return Rival(snapshot=snapshot, hlc=version.hlc, tip=version.event_id)

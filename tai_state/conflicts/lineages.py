@@ -1,0 +1,213 @@
+"""The versions that one side of a sync knows of: those of its own stream, and those that joins brought in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from tai_state.conflicts.joins import Earlier, counted, joined_by
+from tai_state.conflicts.notes import note_of
+from tai_state.conflicts.rivals import Counted, Place, places_of
+from tai_state.conflicts.sides import Side
+from tai_state.errors import EventSourcingError, Inconsistent
+from tai_state.history.persister import StateMachinePersister
+from tai_state.streams.reader import Folded
+from tai_state.streams.records import EventRecord
+from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge
+from tai_state.values.digests import NO_STATE_HASH
+from tai_state.values.json import decode, encode
+from tai_state.values.patch import diff, patched
+
+EVENTS_MAX: Final = 2_000
+"""How many events of a stream are read at most in search of what two sides have in common."""
+
+NAMED_MAX: Final = 256
+"""How many versions a join names at most."""
+
+_EVENTS_FIRST: Final = 8
+"""How many events are read at first; each further time twice as many."""
+
+Key: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
+"""The id of an event and its clock: one request can have been made in two stores under one id."""
+
+Data: TypeAlias = dict[str, Any] | None
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A version of a state that a side knows of.
+
+    Attributes:
+        event_id: the id of its event.
+        clock: the vector clock of its event.
+        seen: all that it includes: its clock, and those of versions that read repairs brought in.
+        hlc: the hybrid clock of its event.
+        store: the id of the store that counted the event in its clock; empty for an event that joins two streams.
+        data: reads the state's data in the present schema; None: deleted.
+    """
+
+    event_id: str
+    clock: VectorClock
+    seen: VectorClock
+    hlc: int
+    store: str
+    data: Callable[[], Awaitable[Data]]
+
+    @property
+    def key(self) -> Key:
+        """What tells the version from every other one."""
+        return self.event_id, tuple(sorted(self.clock.items()))
+
+    @property
+    def places(self) -> list[Place]:
+        """See :func:`~tai_state.conflicts.rivals.places_of`."""
+        return places_of(Counted(self.event_id, self.store, self.clock))
+
+
+class Lineage:
+    """The versions that one side knows of, read from its newest event backwards.
+
+    Args:
+        side: the side.
+        persister: folds payload-carrying events whose state is needed.
+
+    Attributes:
+        side: as given.
+        versions: what was found so far, by key.
+        is_whole: whether there is nothing more to read.
+    """
+
+    def __init__(self, side: Side, persister: StateMachinePersister) -> None:
+        self.side: Side = side
+        self.versions: dict[Key, Version] = {}
+        self.is_whole: bool = side.record is None
+        self._persister = persister
+        self._records: list[EventRecord] = []
+        self._seen: dict[int, VectorClock] = {}
+        self._places: dict[Place, str] = {}
+
+    @property
+    def head(self) -> Version | None:
+        """The side's present version, once something was read; None if the state was never written."""
+        return self._version(self._records[0]) if self._records else None
+
+    @property
+    def oldest(self) -> Version | None:
+        """The version of the oldest event that was read."""
+        return self._version(self._records[-1]) if self._records else None
+
+    @property
+    def seen(self) -> VectorClock:
+        """All that the side includes."""
+        return self.head.seen if self.head else {}
+
+    async def read_more(self) -> None:
+        """Read some earlier events."""
+        top = self._records[-1].version - 1 if self._records else self.side.version
+        size = min(max(_EVENTS_FIRST, len(self._records)), EVENTS_MAX - len(self._records))
+        first = max(1, top - size + 1)
+        if top >= first:
+            records = self.side.core.reader.records(self.side.stream, first, top)
+            self._records += [stored.record async for stored in records][::-1]
+        reached = self._records[-1].version if self._records else 1
+        self.is_whole = reached != first or first == 1 or len(self._records) >= EVENTS_MAX
+        self._arrange()
+
+    async def read_back_to(self, clock: VectorClock) -> None:
+        """Read back to an event of which whoever has this clock knows."""
+        while not self.is_whole and not (self.oldest and is_within(self.oldest.seen, clock)):
+            await self.read_more()
+
+    def takes_place_of(self, version: Version) -> bool:
+        """Whether another event stands here where that version's event would have to."""
+        return any(self._places.get(place, version.event_id) != version.event_id for place in version.places)
+
+    def _arrange(self) -> None:
+        """Find the versions in what was read; each event includes what the one before it does."""
+        self.versions, self._places, self._seen = {}, {}, {}
+        seen: VectorClock = {}
+        for record in reversed(self._records):
+            for version in self._brought_in(record):
+                seen = merge(seen, version.seen)
+                self.versions.setdefault(version.key, version)
+            if (note := note_of(record)) is not None:
+                seen = merge(seen, note.clock)
+            self._seen[record.version] = seen = merge(seen, record.causality)
+            own = self._version(record)
+            self.versions[own.key] = own
+        for version in self.versions.values():
+            for place in version.places:
+                self._places.setdefault(place, version.event_id)
+
+    def _version(self, record: EventRecord) -> Version:
+        return Version(
+            event_id=record.event_id,
+            clock=record.causality,
+            seen=self._seen[record.version],
+            hlc=record.hlc,
+            store=counted(record, self.side.core.store_id).store,
+            data=partial(self._data_after, record),
+        )
+
+    def _brought_in(self, record: EventRecord) -> Iterable[Version]:
+        joined = joined_by(record)
+        for each in joined.versions if joined else ():
+            seen = each.seen or each.clock
+            data = partial(self._data_earlier, record, each)
+            yield Version(each.event_id, each.clock, seen, each.hlc, each.store, data)
+
+    async def _data_after(self, record: EventRecord) -> Data:
+        side = self.side
+        if record.state_hash == NO_STATE_HASH:
+            return None
+        if record.to_state is not None:
+            folded = Folded(record.to_state, record.schema, record.state_hash)
+            return side.core.reader.state(folded, side.stream, record.version)
+        found = await self._persister.get_state_at(side.stream.governor_id, side.stream.state_id, record.version)
+        return found.data
+
+    async def _data_earlier(self, join: EventRecord, earlier: Earlier) -> Data:
+        side = self.side
+        if earlier.patch is None:
+            return None
+        if join.to_state is None:
+            raise EventSourcingError(side.stream.event(join.version), "joins two streams and holds no state")
+        text = encode(patched(decode(join.to_state) or {}, earlier.patch))
+        return side.core.reader.state(Folded(text, join.schema), side.stream, join.version)
+
+
+async def earlier_versions(versions: Iterable[Version], data: Data, room_bytes: int) -> list[Earlier]:
+    """The versions as a join names them, newest first, as far as there is room; those that cannot be read are left out.
+
+    Args:
+        versions: the versions.
+        data: the state after the join.
+        room_bytes: how large the list can be.
+    """
+    named: list[Earlier] = []
+    for version in sorted(versions, key=lambda each: (-each.hlc, each.key))[:NAMED_MAX]:
+        try:
+            there = await version.data()
+        except Inconsistent:
+            continue
+        named.append(
+            Earlier(
+                event_id=version.event_id,
+                clock=version.clock,
+                hlc=version.hlc,
+                store=version.store,
+                patch=None if there is None else diff(data or {}, there),
+                seen=None if version.seen == version.clock else version.seen,
+            )
+        )
+        room_bytes -= len(encode(msgspec.to_builtins(named[-1])).encode())
+        if room_bytes < 0:
+            return named[:-1]
+    return named
+
+
+def is_within(clock: VectorClock, other: VectorClock) -> bool:
+    """Whether all that one clock counts is in the other one."""
+    return compare(clock, other) in {ClockOrder.BEFORE, ClockOrder.SAME}
