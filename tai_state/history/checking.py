@@ -118,7 +118,8 @@ class StreamCheck:
         self._last = record
         if version in self._snapshots:
             self._snapshot(record, self._snapshots.pop(version))
-        if self._folded.text is None and version == self._begins_at:
+        floor = 0 if self._state is None else self._state.floor
+        if self._folded.text is None and version == self._begins_at >= floor:
             self.is_unchecked = True
         if self._state is not None and version == self._state.version:
             self._compare(self._state, record)

@@ -20,6 +20,7 @@ from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import EMPTY, checked_state, head_of
 from tai_state.streams.repeating import Results
 from tai_state.streams.turns import Turns
+from tai_state.streams.walking import Walk
 from tai_state.values.expected import NO_STATE
 from tai_state.values.times import WallClock
 
@@ -103,6 +104,7 @@ class Appender:
             first = None if known is None else _planned(judge, known)
             done = await settle(self._engine, judge, self._bounds, first, on_look=partial(self._note, change))
         except VersionConflict as conflict:
+            await self._show_states(change, conflict)
             _logger.warning("version conflict", extra={"path": conflict.path, "actual": conflict.actual})
             raise
         except TaiStateError:
@@ -114,6 +116,16 @@ class Appender:
         if unregistered:
             self._register(append.stream.governor for append, each in zip(change.appends, done, strict=True) if each)
         return done
+
+    async def _show_states(self, change: Change, conflict: VersionConflict) -> None:
+        """Give the events of a conflict the states between which they stand, if events before them show these."""
+        if not conflict.events or conflict.events[0].version == 1 or conflict.events[0].from_state is not None:
+            return
+        stream = next(append.stream for append in change.appends if append.stream.state == conflict.path)
+        first, last = conflict.events[0].version, conflict.events[-1].version
+        with suppress(TaiStateError):  # the conflict itself is what the caller has to know
+            walk = Walk(self._reader, stream, after=first - 1)
+            conflict.events = tuple([event async for event in walk.over(self._engine, last)])
 
     def _register(self, governors: Iterable[str]) -> None:
         """Remember that each of these governors has a state, and so a document."""

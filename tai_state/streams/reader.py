@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tai_state.engines.api import Document, Engine, Scan
-from tai_state.engines.paging import Paged, converted
+from tai_state.engines.paging import Paged, converted, take
 from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, StateNotFound
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EVENT, STATE, EventRecord, change_metadata, moment, recorded
+from tai_state.streams.records import EVENT, SNAPSHOT, STATE, EventRecord, change_metadata, moment, recorded
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
 from tai_state.values.events import JsonEvent, StateEvent
@@ -20,6 +20,9 @@ from tai_state.values.states import DeletedState, JsonState, with_data
 
 LOOKS_AT_DAMAGE = 8
 """How often apparent damage is looked at before it is reported."""
+
+_LOOK_BACK_MAX = 512
+"""How many events are read at once to find the state that later events left as it was."""
 
 
 class Folded(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +99,33 @@ class StreamReader:
         """The stored event of one version; None if there is none."""
         [document] = (await self._engine.read([stream.event(version)])).documents
         return None if document is None else stored_record(stream, document)
+
+    async def shown(self, stream: Stream, record: EventRecord) -> Folded:
+        """The state after an event, as it and earlier ones show it; without a text if only a reducer can make it.
+
+        This looks back to the newest event that carries it, or to the snapshot that stands for what was cleaned up.
+        """
+        if record.to_state is not None or record.version == 1:
+            return Folded().then(record)
+        last, size, oldest = record.version - 1, 1, record.version
+        while last >= 1:
+            start, end = stream.range(max(1, last - size + 1), last)
+            found = await take(self._engine.scan(Scan(stream.events, start=start, end=end)), None)
+            for document in reversed(found):
+                before = document.decode(EVENT)
+                if before.state_hash != record.state_hash:
+                    return Folded(None, record.schema, record.state_hash)
+                if before.to_state is not None or before.version == 1:
+                    return Folded().then(before)
+                oldest = before.version
+            if len(found) < min(size, last):
+                break
+            last, size = last - size, min(4 * size, _LOOK_BACK_MAX)
+        [kept] = (await self._engine.read([stream.snapshot(oldest)])).documents
+        snapshot = None if kept is None else kept.decode(SNAPSHOT)
+        if snapshot is None or snapshot.state_hash != record.state_hash:
+            return Folded(None, record.schema, record.state_hash)
+        return Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
 
     async def absence_error(self, stream: Stream) -> StateNotFound | EventSourcingError:
         """The error for a state without a document: it was never written, or only its events are left.

@@ -325,12 +325,16 @@ async def _with_states_before(core: Core, governor_id: str, page: Sequence[Docum
         if document is not None:
             befores[document.path] = document.decode(EVENT)
     events: list[JsonEvent] = []
+    states: dict[str, Folded] = {}
     for place, document in places:
-        stream, version = place.stream, place.version
-        previous = befores.get(stream.event(version - 1)) if version > 1 else None
-        before = Folded().then(previous) if previous is not None else Folded()
+        stream, path = place.stream, place.stream.event(place.version - 1)
+        before = states.get(path)
+        if before is None:
+            previous = befores.get(path)
+            before = Folded() if previous is None else await core.reader.shown(stream, previous)
         record = document.decode(EVENT)
-        events.append(core.reader.event(stream, record, document.updated_us, before, before.then(record)))
+        now = states[document.path] = before.then(record)
+        events.append(core.reader.event(stream, record, document.updated_us, before, now))
     return events
 
 

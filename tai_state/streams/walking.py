@@ -147,6 +147,9 @@ class Walk:
 
     async def page(self, engine: Engine, documents: Sequence[Document]) -> Iterator[JsonEvent]:
         """The events of one page of a scan, as :meth:`events`; it allows for a cleanup since the previous page."""
+        if self.reached is None and self._after and documents:
+            # What the first event left as it was is shown by an earlier one. It is not yielded itself.
+            self._before = await self._streams.shown(self.stream, documents[0].decode(EVENT))
         if not follows(self.stream, documents, self.reached):
             await self.look_at_floor(engine)
         return self.events(documents)

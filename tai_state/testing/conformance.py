@@ -67,6 +67,7 @@ from tai_state.testing.race_checks import (
 from tai_state.testing.read_checks import (
     check_fields_are_not_shared,
     check_json_round_trip,
+    check_missing_documents_are_named,
     check_read_is_one_snapshot,
     check_read_keeps_order_and_absence,
     check_read_sees_acknowledged_commits,
@@ -111,6 +112,7 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_read_is_one_snapshot,
     check_fields_are_not_shared,
     check_json_round_trip,
+    check_missing_documents_are_named,
     check_preconditions,
     check_commit_is_all_or_nothing,
     check_a_path_stands_in_a_commit_once,

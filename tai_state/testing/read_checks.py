@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from tai_state.engines.api import Engine, Fields, Put, Scan
+from tai_state.engines.api import Delete, Engine, Fields, Put, Scan
 from tai_state.testing.checking import JSON_VALUES, exactly, present
 
 
@@ -77,3 +77,14 @@ async def check_json_round_trip(engine: Engine) -> None:
             assert exactly(read[key]) == exactly(value), f"{name}[{key!r}]: {value!r} came back as {read[key]!r}"
     scanned = {document.id: document.fields() async for document in engine.scan(Scan("c"))}
     assert exactly(scanned) == exactly(samples), "a scan yields different fields than a read"
+
+
+async def check_missing_documents_are_named(engine: Engine) -> None:
+    """A document that is not there is named if documents lie below it, at any depth, and no other one is."""
+    ids = ["a", "a!", "a0", "ab"]
+    below = [f"c/{each}/d/x" for each in ids]
+    await engine.commit([*[Put(path, {}) for path in below], Put("c/a", {}), Put("c/alone", {}), Put("cc/z/d/x", {})])
+    assert sorted(await engine.missing("c")) == ["a!", "a0", "ab"]
+    await engine.commit([Delete("c/a0/d/x"), Put("c/ab", {})])
+    assert list(await engine.missing("c")) == ["a!"]
+    assert list(await engine.missing("nothing")) == []

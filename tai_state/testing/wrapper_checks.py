@@ -27,6 +27,9 @@ class _Marked(MemoryEngine):
     async def self_check(self) -> Sequence[CorruptDocument]:
         return (_FINDING,)
 
+    async def missing(self, collection: str) -> Sequence[str]:
+        return (f"missing in {collection}",)
+
 
 async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> None:
     """An engine around another one opens, closes, declares, reads, writes and watches the same as the inner engine."""
@@ -34,6 +37,7 @@ async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> No
     async with wrap(inner) as outer:
         assert outer.capabilities == inner.capabilities, "the wrapper declares other capabilities"
         assert list(await outer.self_check()) == [_FINDING], "the wrapper hides the findings of the inner engine"
+        assert list(await outer.missing("c")) == ["missing in c"], "the wrapper hides what the inner engine misses"
         committed = await outer.commit([Put("c/a", {"n": 1})])
         for engine in (inner, outer):
             assert (await present(engine, "c/a")).revision == committed.revision

@@ -56,10 +56,7 @@ EVENTS = {1: (None, DATA), **NOTES}
     [
         0,
         1,
-        *[
-            pytest.param(n, marks=pytest.mark.xfail(strict=True, reason="the state is that of no event read"))
-            for n in (2, 3)
-        ],
+        *[pytest.param(n) for n in (2, 3)],
     ],
 )
 async def test_events_after_a_version(store: StateStore, after: int) -> None:
@@ -68,7 +65,6 @@ async def test_events_after_a_version(store: StateStore, after: int) -> None:
     assert states(events) == {version: each for version, each in EVENTS.items() if version > after}
 
 
-@pytest.mark.xfail(strict=True, reason="only the event right before each one is looked at")
 async def test_events_between_two_times(store: StateStore) -> None:
     """Events found by their time have the states that they have when the stream is read."""
     assert states(await collected(store.get_events_between(GOVERNOR, TIME, UNTIL))) == EVENTS
@@ -84,13 +80,11 @@ async def test_the_answer_to_a_logged_event(store: StateStore) -> None:
     assert states([await store.log_event(GOVERNOR, "x", "note 4", METADATA)]) == {5: (DATA, DATA)}
 
 
-@pytest.mark.xfail(strict=True, reason="the earlier event is given without the states that it stood between")
 async def test_the_answer_to_the_same_call_again(store: StateStore) -> None:
     """A call made again gives the event with the states that its first answer had."""
     assert states([await note(store, 3)]) == {4: (DATA, DATA)}
 
 
-@pytest.mark.xfail(strict=True, reason="the events of a conflict have no states where they do not carry them")
 async def test_the_events_of_a_conflict(store: StateStore) -> None:
     """The events that a conflict shows have the states between which they stand."""
     with pytest.raises(VersionConflict) as caught:
