@@ -64,7 +64,8 @@ _LEAP_DAYS = ("06-30T23:59:59", "12-31T23:59:59")
 def parse_rfc3339(text: str) -> datetime:
     """The moment that a caller's text names, in RFC 3339; a text without an offset is read as UTC.
 
-    A date alone is its first moment. A leap second is read as the last microsecond before it. Digits of less than a microsecond must be zeros.
+    A date alone is its first moment. A leap second is read as the last microsecond before it. Digits of less than a
+    microsecond must be zeros.
 
     Raises:
         InvalidData: the text is not a time in RFC 3339, or names no exact moment.
