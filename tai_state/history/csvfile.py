@@ -179,7 +179,7 @@ class CsvFile:
                     yield number, cells
                     number += 1
         except csv.Error as error:
-            raise InvalidData(f"row {number} of {self._path} is not CSV: {error}") from None
+            raise InvalidData(f"{self._path} is not a CSV file at row {number}: {error}") from None
 
     def _check_header(self, names: list[str] | None) -> list[str]:
         if not names:

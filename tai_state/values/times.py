@@ -52,6 +52,7 @@ def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _RFC_3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}):(\d{2})(?:\.(\d{1,6})0*)?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)?", re.ASCII
 )
@@ -63,11 +64,14 @@ _LEAP_DAYS = ("06-30T23:59:59", "12-31T23:59:59")
 def parse_rfc3339(text: str) -> datetime:
     """The moment that a caller's text names, in RFC 3339; a text without an offset is read as UTC.
 
-    A leap second is read as the last microsecond before it. Digits of less than a microsecond must be zeros.
+    A date alone is its first moment. A leap second is read as the last microsecond before it. Digits of less than a
+    microsecond must be zeros.
 
     Raises:
         InvalidData: the text is not a time in RFC 3339, or names no exact moment.
     """
+    if _DATE.fullmatch(text):
+        return parse_time(text)
     found = _RFC_3339.fullmatch(text)
     if found is None:
         raise _no_time_error(text)

@@ -272,7 +272,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         csv_text([*GOOD, [*LAST[:2], *['"' * 120_000] * 3, "x" * 120_000]]).encode(),
         "row 901 would take",
     ),
-    "large_cell": ("log.csv", csv_text([*GOOD, [*LAST[:-1], "x" * 140_000]]).encode(), "field limit"),
+    "large_cell": ("log.csv", csv_text([*GOOD, [*LAST[:-1], "x" * 1_100_000]]).encode(), "but the limit is"),
     "open_quote": ("log.csv", (TEXT + '"M').encode(), "not a CSV file"),
     "not_utf8": ("log.csv", TEXT.encode() + b"M,2026-01-01,\xff,1,ana,\r\n", "not UTF-8"),
     "cut_gzip": ("log.csv.gz", GZIP[:-100], "damaged"),

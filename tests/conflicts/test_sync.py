@@ -25,6 +25,7 @@ from tai_state import (
     StateNotFound,
     StateStore,
     TaiStateError,
+    Upcast,
     open_store,
 )
 from tai_state.conflicts.copying import EVENTS_MAX
@@ -315,7 +316,7 @@ async def test_what_cannot_be_synced(device: StateStore, centre: StateStore):
     await device.save_state(GOVERNOR, "pump", {"n": 1}, METADATA)
     with pytest.raises(InvalidData, match="with itself"):
         await sync(device, device)
-    async with memory_store(schema=2, upcasters={1: lambda data: data}) as other:
+    async with memory_store(schema=2, upcasters={1: Upcast(state=lambda data: data)}) as other:
         with pytest.raises(InvalidData, match="different schemas"):
             await sync(device, other)
         assert not await collected(other.list_governors())
