@@ -358,9 +358,8 @@ def change_metadata(event: EventRecord, path: str) -> ChangeMetadata:
     """
     metadata = event.metadata
     trace: dict[str, str] = {} if event.trace is None else _object(event.trace, path, "a trace")
-    return ChangeMetadata(
-        metadata.changed_by, metadata.reason, _context(metadata, path), metadata.parent_version, trace
-    )
+    context = _context(metadata, path)
+    return ChangeMetadata(metadata.changed_by, metadata.reason, context, metadata.parent_version, trace)
 
 
 def moment(text: str, path: str) -> datetime:
