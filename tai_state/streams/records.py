@@ -41,8 +41,7 @@ class EventMetadata(msgspec.Struct, frozen=True, gc=False):
 class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """``governors/{g}/states/{s}``: the state that a replay of the whole stream would give.
 
-    While ``as_of`` is far ahead of the clock, a policy by intervals counts from ``interval_from``; otherwise that is
-    empty, and it counts from ``kept_as_of``.
+    While ``as_of`` is far ahead of the clock, a policy by intervals counts from ``interval_from``, else empty.
     """
 
     data: dict[str, Any] | None

@@ -49,7 +49,7 @@ async def _sync(store: StateStore) -> Any:
 
 
 async def _sync_other(store: StateStore) -> Any:
-    async with open_store("memory://") as other:
+    async with open_store("memory://", clock=ManualClock(step_us=1)) as other:
         await other.save_state("g", "new", {}, METADATA)
         return await sync(other, store)
 
