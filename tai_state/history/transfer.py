@@ -11,9 +11,10 @@ import gzip
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, nullcontext
+from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import anyio.to_thread
 import msgspec
@@ -52,7 +53,15 @@ from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 
-Begun = Literal["new", "under way", "finished"]
+
+class Begun(Enum):
+    """How far an earlier restore of a file has come."""
+
+    NEW = "new"
+    UNDER_WAY = "under way"
+    FINISHED = "finished"
+
+
 """How far the restore of a file is when it is asked for."""
 
 _BUFFER_BYTES = 1024 * 1024
@@ -188,10 +197,10 @@ class Restore:
         """
         header, stats = await anyio.to_thread.run_sync(check_export, path)
         begun = await self._begin(header)
-        is_untouched = begun == "new"
+        is_untouched = begun is Begun.NEW
         for batch in self._batches(header.governor_id, path):
             try:
-                await (self._compare(batch) if begun == "finished" else self._put(batch))
+                await (self._compare(batch) if begun is Begun.FINISHED else self._put(batch))
             except (GovernorExists, Rejected):
                 if is_untouched:
                     note = self._core.layout.restore(header.governor_id)
@@ -236,7 +245,7 @@ class Restore:
         def decide(look: Look) -> Verdict[Begun]:
             there = look.documents[note]
             if there is None:
-                return Commit([Put(note, ours, ABSENT)], lambda _: "new")
+                return Commit([Put(note, ours, ABSENT)], lambda _: Begun.NEW)
             begun = _begun(there, header)
             return Failed(GovernorExists(note)) if begun is None else Done(begun)
 
@@ -286,7 +295,7 @@ def _begun(note: Document, header: Header) -> Begun | None:
     record = note.decode(RESTORE)
     if record.export_id != header.export_id:
         return None
-    return "finished" if record.finished else "under way"
+    return Begun.FINISHED if record.finished else Begun.UNDER_WAY
 
 
 def _line(kind: Kind, document: Document) -> Line:

@@ -78,11 +78,7 @@ class _MockDocuments:
 
     def parents(self, collection: str) -> set[str]:
         entries: dict[str, Any] = self._entry(collection) or {}
-        return {
-            name
-            for name, entry in entries.items()
-            if isinstance(entry, dict) and any(map(_has_document, entry.values()))
-        }
+        return {name for name, entry in entries.items() if any(map(_has_document, _values(entry)))}
 
     def set(self, path: str, document: Document | None) -> None:
         if document is None:
@@ -164,7 +160,11 @@ def _own(entry: dict[str, Any]) -> _Own | None:
 
 def _has_document(collection: Any) -> bool:
     """Whether an entry is a collection with a document in it."""
-    return isinstance(collection, dict) and any(isinstance(each, dict) and _own(each) for each in collection.values())
+    return any(_own(each) for each in _values(collection) if isinstance(each, dict))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _values(entry: Any) -> list[Any]:
+    return list(entry.values()) if isinstance(entry, dict) else []  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _remove_fields(entry: dict[str, Any]) -> None:
