@@ -100,10 +100,10 @@ class StateMachinePersister:
             raise InvalidData("to_state must be a StateSnapshot; from_state a StateSnapshot, a DeletedState or None")
         if from_state is not None and from_state.state_id != to_state.state_id:
             raise InvalidData(f"from_state is {from_state.state_id!r} and to_state is {to_state.state_id!r}")
-        if to_state.governor_id != governor_id:
-            raise InvalidData(f"to_state is a state of {to_state.governor_id!r}, not of {governor_id!r}")
         core = self._core
         stream = core.layout.stream(governor_id, to_state.state_id)
+        if to_state.governor_id != governor_id:
+            raise InvalidData(f"to_state is a state of {to_state.governor_id!r}, not of {governor_id!r}")
         text, data = normalise_object(to_state.data, "to_state.data")
         before = None if from_state is None else from_state.data
         text_before = NO_STATE_TEXT if before is None else normalise_object(before, "from_state.data")[0]

@@ -108,7 +108,6 @@ async def test_a_change_at_a_version_is_found_at_its_place():
         assert (again.version, again.data) == (2, {"n": 2})
 
 
-@pytest.mark.xfail(strict=True, reason="no two events of a stream are compared by their ids", raises=AssertionError)
 async def test_an_id_that_stands_twice_is_found():
     """Two events of one stream with the same id are reported."""
     clock = ManualClock(step_us=1)

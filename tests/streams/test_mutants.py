@@ -255,7 +255,7 @@ def any_marker_will_do(patch: pytest.MonkeyPatch) -> None:
         if path not in look.documents:
             return More((path,))
         last = look.documents[path].decode(EVENT)
-        return Done([Appended((last,), state_after(last), None, 0, is_repeated=True)])
+        return Done([Appended((last,), state_after(last, path), None, 0, is_repeated=True)])
 
     patch.setattr(judging, "repeated", repeated)
 

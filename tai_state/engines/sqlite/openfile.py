@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class OpenFile:
         self.is_still = False
         self._connect = connect
         self._log = ""
+        self._lock = threading.Lock()
+        self._open = 0
         self._content: tuple[float, ...] = ()
         self._found: tuple[Identity, Identity | None] | None = None
 
@@ -49,21 +52,23 @@ class OpenFile:
         Raises:
             StoreUnusable: it is lost, or the parent of this process had it open at a fork.
         """
-        if self._found is not None:
-            self.check("open")
-        before = _identity(self.path)
-        if before in forks.inherited:
-            raise StoreUnusable("open", "FORKED", f"{AFTER_A_FORK} ({self.path})")
-        connection = self._connect()
-        try:
-            if self._found is None:
-                self._opened(connection, before)
-            self.check("open")
-        except BaseException:
-            leave_log(connection)
-            connection.close()
-            raise
-        return connection
+        with self._lock:
+            if self._open:
+                self.check("open")
+            before = _identity(self.path) if self._found is None else self._found[0]
+            if before in forks.inherited:
+                raise StoreUnusable("open", "FORKED", f"{AFTER_A_FORK} ({self.path})")
+            connection = self._connect()
+            try:
+                if not self._open:
+                    self._opened(connection, before)
+                self.check("open")
+            except BaseException:
+                leave_log(connection)
+                connection.close()
+                raise
+            self._open += 1
+            return connection
 
     def check(self, operation: str) -> None:
         """Raise ``StoreUnusable`` if it is lost, by a look at both paths."""
@@ -77,9 +82,18 @@ class OpenFile:
 
     def close(self, connection: apsw.Connection) -> None:
         """Close a connection. If the file is lost, whatever is at its path now is left alone."""
-        if self.is_lost or not self._is_there():
+        with self._lock:
+            if self.is_lost or not self._is_there():
+                leave_log(connection)
+            connection.close()
+            self._open -= 1
+
+    def abandon(self, connection: apsw.Connection) -> None:
+        """Close a broken connection, and leave the log as it is."""
+        with self._lock:
+            self._open -= 1
             leave_log(connection)
-        connection.close()
+            connection.close(True)
 
     def closed(self) -> None:
         """All connections are closed."""
@@ -87,7 +101,7 @@ class OpenFile:
             forks.closed(self._found[0])
 
     def _opened(self, connection: apsw.Connection, before: Identity | None) -> None:
-        """Note which files the first connection has opened."""
+        """Note which files a connection has opened while no other one was open: the last to close deletes the log."""
         connection.pragma("user_version")  # SQLite opens the log with the first read
         self._log = connection.filename_wal
         now = _identity(self.path)
@@ -96,8 +110,9 @@ class OpenFile:
         log = _identity(self._log)
         self.is_still = log is None
         self._content = _content(self.path)
+        if self._found is None:
+            forks.opened(now)
         self._found = now, log
-        forks.opened(now)
 
     def _is_there(self) -> bool:
         is_there = (_identity(self.path), _identity(self._log)) == self._found

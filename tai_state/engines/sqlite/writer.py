@@ -24,7 +24,6 @@ from tai_state.engines.sqlite.checksums import of_row, stamp
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import Prepared
-from tai_state.engines.sqlite.schema import leave_log
 from tai_state.engines.sqlite.worker import Job
 from tai_state.errors import CommitRefused, StoreUnusable, TaiStateError
 from tai_state.values.times import WallClock
@@ -230,8 +229,7 @@ class Writer:
         if connection is not None:
             # Nothing is lost: what it had not committed was not acknowledged to any caller, and the log stays.
             with suppress(apsw.Error):
-                leave_log(connection)
-                connection.close(True)
+                self._file.abandon(connection)
 
     def _not_applied(self, jobs: Sequence[Job[Committed]], error: Exception, *, unknown: bool = False) -> None:
         """Answer the jobs of a failed transaction. A job alone may still succeed, so several run again one by one."""

@@ -53,8 +53,8 @@ MISTAKES = (
     Red(
         commit_checks.check_times,
         "the answer's time is in milliseconds",
-        "        return Committed(time_us, time_us)\n\n    def watch",
-        "        return Committed(time_us, time_us // 1_000)\n\n    def watch",
+        "        return Committed(time_us, time_us)\n\n    async def missing",
+        "        return Committed(time_us, time_us // 1_000)\n\n    async def missing",
         connection,
     ),
     Red(

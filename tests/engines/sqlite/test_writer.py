@@ -93,7 +93,7 @@ async def test_a_file_put_back_gives_no_revision_again(file: Path, monkeypatch: 
         _copy(file, backup)
         given = {(await engine.commit([Put("c/a", {"n": n})])).revision for n in range(8)}
         _copy(backup, file)
-        async with SqliteEngine(str(file), ManualClock(1_700_000_000_500_000, step_us=1_000)) as other:
+        async with SqliteEngine(str(file), ManualClock(ManualClock().now_us() + 500_000, step_us=1_000)) as other:
             again = {(await other.commit([Put("c/a", {"n": n})])).revision for n in range(8)}
             again |= {(await engine.commit([Put("c/a", {"n": n})])).revision for n in range(8)}
     assert not given & again
