@@ -10,7 +10,7 @@ from functools import partial
 import anyio
 
 from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
-from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
+from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict, Waist
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import LockLost, StoreTimeout, TaiStateError
@@ -97,6 +97,9 @@ class Keeper:
             LockLost: another caller has a lock of it, or had one.
             StoreUnavailable, StoreTimeout: it is not known to be released; it expires by itself.
         """
+        await self._release(tenure, self._common)
+
+    async def _release(self, tenure: Tenure, waist: Waist) -> None:
         if tenure.is_released:
             return
         was_held, was_sent = tenure.remaining_seconds > 0, tenure.is_given_up
@@ -116,7 +119,7 @@ class Keeper:
         unsettled = partial(StoreTimeout, "release", "UNKNOWN", what)
         rewrite = Rewrite(self._paths(tenure), decide, unsettled, is_telling=False)
         try:
-            await settle(self._common, rewrite, self._releasing, commit)
+            await settle(waist, rewrite, self._releasing, commit)
         except LockLost as loss:
             tenure.lost = loss
             raise
@@ -130,7 +133,7 @@ class Keeper:
     async def _end(self, tenure: Tenure) -> LockLost | None:
         with anyio.move_on_after(self._common.core.settings.timeout_seconds):
             try:
-                await self.release(tenure)
+                await self._release(tenure, self._common.core.engine)  # this task is not cancelled
             except LockLost as loss:
                 return loss
             except TaiStateError as error:
