@@ -165,7 +165,7 @@ class Attempt:
             return Commit(ours, lambda _: None) if ours else Done(None)
 
         bounds = self._common.insisting
-        with anyio.move_on_after(bounds.timeout_seconds):
+        with anyio.move_on_after(bounds.timeout_seconds) as scope:
             try:
                 if also:
                     await write(self._common, also, bounds)
@@ -173,6 +173,8 @@ class Attempt:
                     await settle(self._common, Rewrite(paths, decide), bounds, is_open=True)
             except TaiStateError as error:
                 _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
+        if scope.cancelled_caught:
+            _logger.warning("could not clean up in time after acquiring a lock; it expires by itself")
 
     def refusal(self, kind: type[LockAlreadyHeld | LockAcquisitionFailed]) -> LockAlreadyHeld | LockAcquisitionFailed:
         """The error to raise; it names the holder that was last seen."""

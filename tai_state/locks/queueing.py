@@ -192,7 +192,7 @@ class Place:
         if now >= self._beat_at:
             await self._beat()
             tenure = await self._attempt.look()  # a watch may have gone silent without an error
-        if now >= self._search_at:
+        if tenure is None and now >= self._search_at:
             await self._search()
         return tenure
 
