@@ -141,8 +141,7 @@ class LockManager:
         resources = check_items(resources, _no_resources_error)
         tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
         leases = tuple(self._lease(tenure, each) for each in resources)
-        note_entered(leases)
-        block, task = anyio.CancelScope(), anyio.get_current_task().id
+        block, task = anyio.CancelScope(), note_entered(leases)
 
         async def keep() -> None:
             await self._keeper.keep(tenure)

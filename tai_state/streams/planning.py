@@ -241,9 +241,10 @@ def _state(
     for event in events:
         unkept_bytes += event.unkept_bytes
     kept_as_of = before.kept_as_of or events[0].timestamp
-    since, until, interval_from = kept_as_of, as_of, ""
-    if as_of > last.timestamp and is_far_ahead(as_of, now_us):  # it stands still, perhaps for decades
-        since = interval_from = before.interval_from or events[0].timestamp
+    since, until = kept_as_of, as_of
+    stands_still = as_of > last.timestamp and is_far_ahead(as_of, now_us)  # perhaps for decades
+    if stands_still:
+        since = before.interval_from or events[0].timestamp
         until = max(since, last.timestamp)
     since_kept = SinceKept(
         events=last.version - (before.kept[-1] if before.kept else 0),
@@ -253,7 +254,7 @@ def _state(
         data=composition.data,
     )
     due = author.policy.due(since_kept)
-    record = StateRecord(
+    record = StateRecord(  # see _events about the number of arguments
         data=composition.data,
         version=last.version,
         timestamp=last.timestamp,
@@ -269,6 +270,7 @@ def _state(
         unkept_bytes=0 if due else unkept_bytes,
         floor=before.floor,
         deleted=composition.data is None,
-        interval_from=until if due and interval_from else interval_from,
     )
+    if stands_still:
+        _set(record, "interval_from", until if due else since)
     return record, due

@@ -146,7 +146,7 @@ class StreamReader:
         """One event as callers get it. The caller may change its states and its clock: they are copies."""
         version = record.version
         path = stream.event(version)
-        payload = None if record.payload is None else _decoded(record.payload, path, "a payload")
+        payload = None if record.payload is None else _decoded(record.payload, stream, version, "a payload")
         if not self._upcasting.is_current(record.schema):
             payload = self._upcasting.payload(record.action, payload, record.schema, stream, path)
         return StateEvent(
@@ -184,14 +184,13 @@ class StreamReader:
         """The data of a stored text, in the present schema; None if there is none."""
         if folded.text is None or folded.text == NO_STATE_TEXT:
             return None
-        path = stream.event(version)
-        data: dict[str, Any] = _decoded(folded.text, path, "a state")
+        data: dict[str, Any] = _decoded(folded.text, stream, version, "a state")
         if not self._upcasting.is_current(folded.schema):
-            data = self._upcasting.state(data, folded.schema, stream, path)
+            data = self._upcasting.state(data, folded.schema, stream, stream.event(version))
         return data
 
 
-def _decoded(text: str, path: str, what: str) -> Any:
+def _decoded(text: str, stream: Stream, version: int, what: str) -> Any:
     """The value of a text that an event holds.
 
     Raises:
@@ -200,7 +199,7 @@ def _decoded(text: str, path: str, what: str) -> Any:
     try:
         return decode(text)
     except NOT_JSON:
-        raise CorruptDocument(path, f"holds {what} that is not JSON: run `tai-state verify`") from None
+        raise CorruptDocument(stream.event(version), f"holds {what} that is not JSON: run `tai-state verify`") from None
 
 
 def follows(stream: Stream, page: Sequence[Document], reached: int | None) -> bool:

@@ -115,8 +115,9 @@ class OpenFile:
         self._found = now, log
 
     def _is_there(self) -> bool:
-        is_there = (_identity(self.path), _identity(self._log)) == self._found
-        return is_there and (not self.is_still or _content(self.path) == self._content)
+        if (_identity(self.path), _identity(self._log)) != self._found:
+            return False
+        return not self.is_still or _content(self.path) == self._content
 
 
 def _identity(path: str) -> Identity | None:
