@@ -14,7 +14,6 @@ import pytest
 from tai_state import StateMachinePersister, StateStore, sync
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
-from tai_state.errors import Unavailable
 from tai_state.testing import ManualClock
 
 from ...support.ending_proxy import EndingProxy
@@ -122,7 +121,6 @@ async def _replay(store: StateStore, _: Path) -> None:
 READING = (_verify, _recover, _export, _sync, _replay)
 
 
-@pytest.mark.xfail(strict=True, raises=(Unavailable, ExceptionGroup), reason="no read and no query is tried again")
 @pytest.mark.parametrize(
     ("method", "operation"),
     [
@@ -143,7 +141,6 @@ async def test_a_long_operation_goes_on(
     assert len(proxy.ended) == 1
 
 
-@pytest.mark.xfail(strict=True, raises=Unavailable, reason="the read of what a watch was told of is tried once")
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"])
 async def test_a_watch_reads_again_what_it_was_told_of(store: StateStore, proxy: EndingProxy, code: str):
     """Whoever watches a state is told of its newest version although the read of it failed once."""
@@ -155,16 +152,11 @@ async def test_a_watch_reads_again_what_it_was_told_of(store: StateStore, proxy:
             assert (await anext(states)).version == 3
 
 
-NO_WAITING = pytest.mark.xfail(
-    strict=True, raises=Unavailable, reason="whoever waits for a lock gives up when one of its calls fails"
-)
-
-
 @pytest.mark.parametrize(
     ("method", "code", "messages"),
     [
-        *(pytest.param("Listen", code, 1, marks=NO_WAITING) for code in ("CANCELLED", "UNAVAILABLE", "ABORTED")),
-        pytest.param("RunQuery", "UNAVAILABLE", 0, marks=NO_WAITING),
+        *(("Listen", code, 1) for code in ("CANCELLED", "UNAVAILABLE", "ABORTED")),
+        ("RunQuery", "UNAVAILABLE", 0),
         ("BatchGetDocuments", "UNAVAILABLE", 0),
     ],
 )
