@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tai_state.testing.emulator import Emulator
 
 pytest.importorskip("grpc")
+from tai_state.engines.firestore import connection
+
 pytestmark = pytest.mark.anyio
 
 HANG_SECONDS = 30
@@ -139,6 +141,17 @@ async def test_a_long_operation_goes_on(
     proxy.end_next(method, "UNAVAILABLE")
     await operation(store, tmp_path)
     assert len(proxy.ended) == 1
+
+
+async def test_a_scan_gets_on_by_what_arrived(store: StateStore, proxy: EndingProxy, monkeypatch: pytest.MonkeyPatch):
+    """A scan whose every query breaks after one document goes on after that document: each has its own time."""
+    for number in range(6):
+        await store.save_state("many", f"{number}", {}, METADATA)
+        proxy.end_next("RunQuery", "UNAVAILABLE", messages=1)
+    monkeypatch.setattr(connection, "DEADLINE_SECONDS", 2.0)
+    found = [state.state_id for state in await collected(store.list_states("many"))]
+    assert found == [f"{number}" for number in range(6)]
+    assert len(proxy.ended) == 6
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from tai_state import InvalidData, StoreUnavailable
+from tai_state import InvalidData, StoreUnusable
 from tai_state.engines.api import DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 
@@ -52,9 +52,10 @@ def _response() -> Any:
     return ListenResponse.pb()()
 
 
-def _removal(code: str = "") -> bytes:
-    """Every target was removed, for a cause or for none that is told."""
+def _removal(code: str = "", *targets: int) -> bytes:
+    """Some targets were removed, or all if none is named, for a cause or for none that is told."""
     response = _response()
+    response.target_change.target_ids.extend(targets)
     response.target_change.target_change_type = 2
     if code:
         response.target_change.cause.code = grpc.StatusCode[code].value[0]
@@ -101,11 +102,24 @@ async def test_a_removal_for_what_lasts_is_told_as_of_a_call(
         async with engine.watch("c/a") as changes:
             await anext(changes)
             proxy.say(_removal(code))
-            with pytest.raises(StoreUnavailable) as removed:
+            with pytest.raises(StoreUnusable) as removed:
                 await anext(changes)
     assert removed.value.code == code
     assert advice in removed.value.what
     assert "says the server" in removed.value.what
+
+
+async def test_a_removal_for_what_lasts_ends_one_watch(engine: FirestoreEngine, proxy: EndingProxy):
+    """Of two watches, the one whose target was removed for good ends, and the other one goes on."""
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as ended, engine.watch("c/b") as changes:
+            await anext(ended)
+            await anext(changes)
+            proxy.say(_removal("PERMISSION_DENIED", 1))
+            with pytest.raises(StoreUnusable):
+                await anext(ended)
+            made = await engine.commit([Put("c/b", {})])
+            assert await anext(changes) == DocumentChange("c/b", made.revision)
 
 
 async def test_a_removal_for_an_invalid_target_is_told_as_of_a_call(engine: FirestoreEngine, proxy: EndingProxy):
