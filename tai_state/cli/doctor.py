@@ -16,7 +16,7 @@ from tai_state.cli.common import JsonOption, StoreOption, opened, run
 from tai_state.cli.output import print_json, print_line, print_table
 from tai_state.engines.api import PRESENT, Check, Scan, Where
 from tai_state.engines.firestore.engine import EMULATOR
-from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, TaiStateError, UnknownStore
+from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, StoreUnusable, TaiStateError, UnknownStore
 from tai_state.store.addresses import Address
 from tai_state.streams.settings import SystemClock
 
@@ -141,7 +141,7 @@ class Examination:
             if error.code != _NO_INDEX:
                 raise
             what = f"deploy the indexes that `tai-state indexes` prints, and wait until they are built ({error})"
-            raise StoreUnavailable("a query", "MISSING_INDEX", what) from error
+            raise StoreUnusable("a query", "MISSING_INDEX", what) from error
         if self._emulator:
             return "the emulator needs none, so this says nothing about a database at Google"
         return f"events can be found by time, and states by {', '.join(fields) or 'id only (no field is indexed)'}"

@@ -115,14 +115,11 @@ def incomplete_error(named: int, asked: int) -> TaiStateError:
 
 
 def _made(meaning: Meaning, code: str, details: str, operation: str, *, is_unknown: bool = False) -> TaiStateError:
-    what = f"{meaning.what} ({_first_line(details)})"
+    line = details.partition("\n")[0][:_DETAILS_MAX]
+    what = f"{meaning.what} ({line})" if line else meaning.what
     if issubclass(meaning.error, Unavailable):
         return meaning.error(operation, code, what, is_unknown and operation == "commit")
     return InvalidData(f"{operation}: {what}")
-
-
-def _first_line(details: str) -> str:
-    return details.partition("\n")[0][:_DETAILS_MAX]
 
 
 def _without_code(error: Exception) -> Meaning:

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from tai_state.engines.api import NOT_OPEN, DocumentChange
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Channel, Channels
-from tai_state.engines.firestore.errors import mapped_error, removal_error
+from tai_state.engines.firestore.errors import code_of, mapped_error, removal_error
 from tai_state.engines.firestore.messages import (
     Names,
     microseconds,
@@ -174,7 +174,7 @@ class Listener:
         error = mapped_error(failure, "watch")
         for _, watch in list(self._targets.values()):
             self._interrupt(watch, error)
-        _log.warning("watching is interrupted: %s", type(failure).__name__)
+        _log.warning("watching is interrupted: %s", code_of(failure))
 
     def _interrupt(self, watch: FirestoreWatch, error: TaiStateError) -> None:
         """End a watch by an error that lasts; by any other, it goes on."""
