@@ -108,6 +108,18 @@ async def test_many_expired_locks_are_removed(store: StateStore, time: Time, req
     assert await collected(store.core.engine.scan(Scan("locks"))) == []
 
 
+async def test_the_note_of_a_break_is_removed_though_nobody_asked_for_it(store: StateStore, time: Time) -> None:
+    """Cleanups remove the note for a holder that never came back, but not before its lease has ended by itself."""
+    manager = LockManager(store, monotonic=time.monotonic)
+    await manager.acquire_lock("job", ttl_seconds=60.0)
+    await manager.break_lock("job")
+    for seconds, left in ((50.0, 1), (MONTH_SECONDS, 0)):
+        await manager.cleanup_expired_locks()
+        time.pass_(seconds)
+        await manager.cleanup_expired_locks()
+        assert len(await collected(store.core.engine.scan(Scan("lockbreaks")))) == left
+
+
 async def waiters(engine: Engine) -> list[str]:
     """The documents of those who wait for the lock."""
     return [document.path for document in await collected(engine.scan(Scan("locks/job/waiters")))]
