@@ -12,20 +12,21 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Put, Scan, Write
+from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Scan
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
-from tai_state.engines.paging import Paged, converted, resized, take
-from tai_state.engines.rewriting import Rewrite, write_unless_moved
+from tai_state.engines.paging import Paged, converted, resized
+from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
+from tai_state.locks.cleaning import Cleanup
 from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
 from tai_state.locks.queueing import Place
-from tai_state.locks.records import BREAK, BreakRecord, LockInfo
+from tai_state.locks.records import BreakRecord, LockInfo
 from tai_state.locks.sighting import Standing
 from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore
@@ -231,30 +232,7 @@ class LockManager:
         Returns:
             How many locks were removed.
         """
-        removed = 0
-        documents = self._core.engine.scan(Scan(self._core.layout.locks))
-        while page := await take(documents, _PAGE):
-            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
-            for resource, each in standings.items():
-                if each is None or each.remaining_seconds > 0:
-                    continue
-                lockbeat = self._core.layout.lockbeat(resource)
-                beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
-                removed += await self._remove([Delete(each.lock.path, At(each.lock.revision)), beat])
-        async for document in self._core.engine.scan(Scan(self._core.layout.lockbeats)):
-            lock = self._core.layout.lock(unescape_id(document.id))
-            if (await self._core.engine.read([lock])).documents == (None,):
-                await self._remove([Delete(document.path, At(document.revision))])
-        await self._remove_silent(Scan(self._core.layout.lockbreaks), lambda note: note.decode(BREAK).ttl)
-        return removed
-
-    async def _remove_silent(self, scan: Scan, ttl_seconds: Callable[[Document], float]) -> None:
-        """Remove those documents of a collection that nobody has written for as long as each of them counts."""
-        documents = self._core.engine.scan(scan)
-        while page := await take(documents, _PAGE):
-            for each in (await self._common.sightings.read([document.path for document in page])).values():
-                if self._common.sightings.is_gone(each, ttl_seconds(each.document)):
-                    await self._remove([Delete(each.document.path, At(each.document.revision))])
+        return await Cleanup(self._common).run()
 
     async def break_lock(self, resource: str) -> LockInfo | None:
         """Take a lock away from its holder: for an operator who knows that the holder is gone or must be stopped.
@@ -365,9 +343,6 @@ class LockManager:
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
-
-    async def _remove(self, writes: Sequence[Write]) -> bool:
-        return await write_unless_moved(self._common, writes, self._common.bounds)
 
 
 def _no_leases_error() -> InvalidData:
