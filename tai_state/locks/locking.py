@@ -12,20 +12,21 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Scan, Write
+from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Scan
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
-from tai_state.engines.paging import Paged, converted, resized, take
-from tai_state.engines.rewriting import Rewrite, write_unless_moved
+from tai_state.engines.paging import Paged, converted, resized
+from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
+from tai_state.locks.cleaning import Cleanup
 from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
 from tai_state.locks.queueing import Place
-from tai_state.locks.records import LockInfo
+from tai_state.locks.records import BreakRecord, LockInfo
 from tai_state.locks.sighting import Standing
 from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore
@@ -205,7 +206,7 @@ class LockManager:
         """Release a lease and all leases acquired together with it. Releasing twice is harmless.
 
         Raises:
-            LockLost: the lease had expired and another caller has taken the lock, which keeps it.
+            LockLost: the lease had expired and another caller has taken the lock, which keeps it; or it was broken.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -222,34 +223,21 @@ class LockManager:
         return converted(resized(self._core.engine.scan(Scan(self._core.layout.locks)), _PAGE), convert)
 
     async def cleanup_expired_locks(self) -> int:
-        """Remove expired locks, and renewals that belong to no lock.
+        """Remove expired locks, and what those left behind who were killed.
 
         This is never required: an expired lock can be taken over as it is. Where the users of a store share no clock,
-        it removes only locks that this manager has seen without renewal for long enough: call it again later.
+        it removes only what this manager has seen without a sign of life for long enough: call it again later.
 
         Returns:
             How many locks were removed.
         """
-        removed = 0
-        documents = self._core.engine.scan(Scan(self._core.layout.locks))
-        while page := await take(documents, _PAGE):
-            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
-            for resource, each in standings.items():
-                if each is None or each.remaining_seconds > 0:
-                    continue
-                lockbeat = self._core.layout.lockbeat(resource)
-                beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
-                removed += await self._remove([Delete(each.lock.path, At(each.lock.revision)), beat])
-        async for document in self._core.engine.scan(Scan(self._core.layout.lockbeats)):
-            lock = self._core.layout.lock(unescape_id(document.id))
-            if (await self._core.engine.read([lock])).documents == (None,):
-                await self._remove([Delete(document.path, At(document.revision))])
-        return removed
+        return await Cleanup(self._common).run()
 
     async def break_lock(self, resource: str) -> LockInfo | None:
         """Take a lock away from its holder: for an operator who knows that the holder is gone or must be stopped.
 
-        The holder finds out at its next renewal; its writes with the lease as ``fence`` are refused at once.
+        The holder finds out at its next renewal, or when it releases the lock, which raises ``LockLost``. Its writes
+        with the lease as ``fence`` are refused at once.
 
         Returns:
             The lock that was removed; None if there was none.
@@ -262,7 +250,9 @@ class LockManager:
                 return Done(None)
             info = _info(resource, standing)
             beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
-            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats], lambda _: info)
+            note = BreakRecord(resource, standing.record.ttl)
+            put = Put(self._core.layout.lockbreak(standing.record.nonce), note)
+            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats, put], lambda _: info)
 
         return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds)
 
@@ -352,9 +342,6 @@ class LockManager:
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
-
-    async def _remove(self, writes: Sequence[Write]) -> bool:
-        return await write_unless_moved(self._common, writes, self._common.bounds)
 
 
 def _no_leases_error() -> InvalidData:

@@ -53,6 +53,7 @@ def _first_column(text: str) -> list[str]:
         ("governors/{g}/ids/{e}", records.MarkerRecord),
         ("locks/{r}", lock_records.LockRecord),
         ("lockbeats/{r}", lock_records.BeatRecord),
+        ("lockbreaks/{t}", lock_records.BreakRecord),
         ("locks/{r}/waiters/{o}", lock_records.WaiterRecord),
         ("meta/store", records.StoreRecord),
         ("meta/store/restores/{g}", unfinished.RestoreRecord),
