@@ -21,10 +21,10 @@ from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.transactions.recent import CHARACTERS_MAX, RecentWrites, SeenState
 from tai_state.transactions.records import StateVersion
-from tai_state.transactions.steps import Step, Written, log_step, overlaid, put_step, record_step
+from tai_state.transactions.steps import Step, Written, delete_step, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
-from tai_state.values.expected import ANY, Expected, expectation
+from tai_state.values.expected import ANY, NO_STATE, Expected, expectation
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, StateSnapshot
@@ -132,7 +132,8 @@ class Transaction:
         """Write a state at the end, by one event. Several writes of one state become several events, in order.
 
         A state that this transaction has read is written only if it is still at the version that was read. Any other
-        state is written at whatever version it has, unless ``expected`` is given.
+        state is written at whatever version it has, unless ``expected`` is given. A write through a model keeps the
+        fields of the state that the model does not know.
 
         Args:
             state: a handle, or the id of a state of the transaction's governor.
@@ -155,7 +156,8 @@ class Transaction:
         text, data = normalise_object(encoded, "state data")
         intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent, state=text)
-        self._add(state, put_step(draft, intent.metadata, data), expected)
+        keep = None if isinstance(state, str) or state.codec.is_plain else state.codec.keep_unknown
+        self._add(state, put_step(self.core, stream, draft, intent.metadata, data, keep), expected)
 
     def delete(
         self,
@@ -171,7 +173,7 @@ class Transaction:
         stream = self._stream(state)
         intent = Intent(self._who(state, metadata), action, event_id, timestamp)
         draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
-        self._add(state, put_step(draft, intent.metadata, None), expected)
+        self._add(state, delete_step(draft, intent.metadata), expected)
 
     def log(
         self,
@@ -386,7 +388,7 @@ class Transaction:
             stream,
             expected,
             written.drafts,
-            needs_state=first.needs_state and seen is None,
+            needs_state=first.needs_state and seen is None and expected not in (NO_STATE, 0),
             must_live=first.must_live,
             seen=None if seen is None else seen.known,
         )
