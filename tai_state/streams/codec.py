@@ -90,13 +90,17 @@ class Codec(Generic[D]):
     def keep_unknown(self, before: dict[str, Any] | None, data: dict[str, Any], path: str) -> dict[str, Any]:
         """The JSON object of a model, with those fields of the object before it that the model does not know.
 
+        An object that does not fit the model was not read through it, and is replaced as a whole.
+
         Raises:
-            SerializationError: the object before has fields that this one lacks, and does not fit the model.
             InvalidData: it is not clear where a field has to be kept, or the model does not read back equal with it.
         """
         if self._adapter is None or before is None or has_all(before, data):
             return data
-        read = self.from_json(before, path)
+        try:
+            read = self.from_json(before, path)
+        except SerializationError:
+            return data
 
         def is_unknown(place: Place) -> bool:
             try:
