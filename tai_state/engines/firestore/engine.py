@@ -20,6 +20,7 @@ from tai_state.engines.api import (
     Scan,
     Write,
 )
+from tai_state.engines.loops import is_in_trio
 from tai_state.engines.paging import Paged
 from tai_state.errors import CorruptDocument, UnknownStore
 
@@ -152,7 +153,6 @@ class FirestoreEngine:
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError("a store on Firestore works with asyncio only, like Google's library") from None
+    if is_in_trio():
+        raise RuntimeError("a store on Firestore works with asyncio only, like Google's library")
+    return asyncio.get_running_loop()
