@@ -278,13 +278,16 @@ class StateMachinePersister:
     async def export_history(self, governor_id: str, path: str | PathLike[str]) -> TransferStats:
         """Write the whole history of a governor to a file, as lines of JSON with digests.
 
+        The file shows the governor as it is at one moment: each change made meanwhile is in it as a whole, or not at
+        all. On Firestore, reading may take an hour at most.
+
         Each line is checked as a restore would check it, so a file that was written can be restored. If a line cannot
         be restored, no file is left.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
             CorruptDocument, EventSourcingError: a document is damaged or missing; ``path`` names it.
-            StoreTimeout: at each of several attempts, cleanup removed events before they were read.
+            StoreUnusable: on Firestore, reading took longer than an hour.
             InvalidData: ``path`` is not the path of a file.
         """
         file = _file(path)

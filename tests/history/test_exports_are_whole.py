@@ -111,7 +111,6 @@ async def exported_with_a_transfer(path: Path, at_call: int) -> bool:
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="states are read one after the other, so an export tears transactions")
 async def test_an_export_shows_one_moment(tmp_path: Path) -> None:
     """Whenever a transfer comes in between, the accounts of a restored export hold together what they always did."""
     totals = []

@@ -16,6 +16,7 @@ from tai_state.testing import (
     ManualClock,
     commit_checks,
     lifecycle_checks,
+    moment_checks,
     order_checks,
     paging_checks,
     query_checks,
@@ -437,6 +438,30 @@ MISTAKES = (
         "a block inside the block is entered",
         "        if self._is_open:\n            raise RuntimeError(OPEN_ALREADY)\n",
         "",
+    ),
+    Red(
+        moment_checks.check_a_moment_stands_still,
+        "a moment is what is now",
+        "MemoryEngine(clock, self._documents.copy(),",
+        "MemoryEngine(clock, self._documents,",
+    ),
+    Red(
+        moment_checks.check_a_moment_of_many_pages,
+        "documents are written into what was copied",
+        "        copied._documents = dict(self._documents)",
+        "        copied._documents = self._documents",
+    ),
+    Red(
+        moment_checks.check_a_moment_tears_no_commit,
+        "a moment is what is now",
+        "MemoryEngine(clock, self._documents.copy(),",
+        "MemoryEngine(clock, self._documents,",
+    ),
+    Red(
+        moment_checks.check_closing_ends_moments,
+        "moments go on",
+        "            for moment in self._moments:",
+        "            for moment in ():",
     ),
     Red(lifecycle_checks.check_closing_ends_watches, "watches wait on", FAIL, "            pass", says=TimeoutError),
     Red(

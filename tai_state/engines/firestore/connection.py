@@ -79,13 +79,14 @@ class Connection:
                 await self._queries.aclose()
                 await self._channels.aclose()
 
-    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
-        return await self._finish(self._read(paths))
+    async def read(self, paths: Sequence[str], at_us: int | None = None) -> Reading:
+        """See :class:`~tai_state.engines.api.Engine`; as of a time, if one is given."""
+        return await self._finish(self._read(paths, at_us))
 
-    async def _read(self, paths: Sequence[str]) -> Reading:
+    async def _read(self, paths: Sequence[str], at_us: int | None) -> Reading:
         found: dict[str, Document] = {}
         time_us = 0
-        request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]))
+        request = read_request(self.names, dict.fromkeys(paths or [_NOWHERE]), at_us)
         with _translated("read"), self._channels.borrow() as channel:
             call = channel.batch_get(request, metadata=self._by_database, timeout=DEADLINE_SECONDS)
             responses = [response async for response in call]  # read to the end even if one of them is wrong
@@ -96,9 +97,10 @@ class Connection:
                 found[path] = document(path, response.found)
         return Reading(tuple([found.get(path) for path in paths]), time_us)
 
-    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+    def scan(self, scan: Scan, at_us: int | None = None) -> Paged[Document]:
+        """See :class:`~tai_state.engines.api.Engine`; as of a time, if one is given."""
         is_empty = scan.end == "" or not all(each.values for each in scan.where)
-        pages = _Pages(self, plan(self.names, scan), scan.limit)
+        pages = _Pages(self, plan(self.names, scan, at_us), scan.limit)
         return Paged(limited(pages.fetch, 0 if is_empty else scan.limit))
 
     def query(self, request: Any, bytes_used: int) -> Page:

@@ -147,13 +147,16 @@ def _check_stored(path: str, name: str, document: Any) -> None:
             raise DocumentTooLarge(path, size, _STORED_BYTES_MAX)
 
 
-def read_request(names: Names, paths: Iterable[str]) -> Any:
-    """The request to read documents; each path must be given only once.
+def read_request(names: Names, paths: Iterable[str], at_us: int | None = None) -> Any:
+    """The request to read documents, now or as of a time; each path must be given only once.
 
     Google's answer is a snapshot of one moment: if a later part names a later time, the earlier parts are valid at that
     time too. (The emulator shows a commit document by document, even in a transaction or with a read time.)
     """
-    return BatchGetDocumentsRequest(database=names.database, documents=[names.name(path) for path in paths])
+    request = BatchGetDocumentsRequest(database=names.database, documents=[names.name(path) for path in paths])
+    if at_us is not None:
+        request.read_time.FromMicroseconds(at_us)
+    return request
 
 
 def missing_request(names: Names, collection: str) -> Any:
