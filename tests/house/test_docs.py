@@ -178,6 +178,16 @@ def test_every_command_is_documented() -> None:
     assert set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) == commands
 
 
+def test_operating_names_errors_and_commands_that_are_there() -> None:
+    """The errors, numbers and commands that the page for operators names are the library's."""
+    text = (DOCS / "operating.md").read_text()
+    named = re.findall(r"`([A-Z][a-z]\w+(?:\.\w+)?)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not is_there(f"tai_state.{name}")] == []
+    commands = {each.name or each.callback.__name__ for each in app.registered_commands if each.callback}
+    assert set(re.findall(r"(?:`|\$ |\n)tai-state ([a-z]+)", text)) <= commands
+
+
 _WHO = tai_state.ChangeMetadata("test", "the guide's table")
 _WORDS = {"NO_STATE": tai_state.NO_STATE, "EXISTS": tai_state.EXISTS, "ANY": tai_state.ANY}
 
