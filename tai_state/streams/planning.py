@@ -62,6 +62,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         marker: the digest of the content that a caller's own id stands for; None if this store made the id.
         given: the facts that it keeps from elsewhere; None for an event that happens here.
         trace: the ids of the request that made the change, as canonical text.
+        call: an id of the call that records the event. It is needed if another call may record the very same event, and
+            then only in the first event of a commit on a stream: the digests of the others follow from it.
     """
 
     event_id: str
@@ -76,6 +78,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     marker: str | None = None
     given: Given | None = None
     trace: str | None = None
+    call: str | None = None
 
 
 class Composition(msgspec.Struct, frozen=True, gc=False):
@@ -221,6 +224,8 @@ def _events(
             _set(event, "trace", draft.trace)
         if draft.marker is not None:
             _set(event, "content", draft.marker)
+        if draft.call is not None:
+            _set(event, "call", draft.call)
         digest = event.computed_digest(stream.governor_id)
         _set(event, "digest", digest)
         events.append(event)
