@@ -90,7 +90,7 @@ class FirestoreEngine:
 
         Raises:
             UnknownStore: the extra is not installed.
-            StoreUnavailable: there are no credentials.
+            StoreUnusable: there are no credentials.
             RuntimeError: the engine is already open, or the event loop is not asyncio's, or this process was forked
                 from one that used Firestore.
         """
