@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Final, NamedTuple, TypeAlias
 
 import anyio
@@ -17,6 +18,7 @@ from tai_state.engines.api import Document, Scan, after
 from tai_state.engines.paging import Paged
 from tai_state.errors import (
     ConflictResolutionFailed,
+    CorruptDocument,
     IdempotencyConflict,
     Inconsistent,
     InvalidData,
@@ -158,9 +160,13 @@ async def sync(
     pair = _Pair(one, other, resolver, {} if reducers is None else reducers, metadata, dry_run=dry_run)
     report = SyncReport(resume=resume)
     some: list[tuple[str, str]] = []
-    async for governor in _governors(one, other, governor_id, resume):
-        async for state in _states(one, other, governor, resume):
-            some.append((unescape_id(governor), unescape_id(state)))
+    async with aclosing(_places(one, other, governor_id, resume)) as places:
+        async for place in places:
+            if isinstance(place, CorruptDocument):
+                failed = (*report.failed, (place.path, place.what))[:LISTED_MAX]
+                report = msgspec.structs.replace(report, failed=failed)
+                continue
+            some.append(place)
             if len(some) >= concurrency:
                 report, some = _added(report, some, await pair.sync_all(some)), []
                 if progress is not None:
@@ -307,6 +313,27 @@ def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence
     )
 
 
+async def _places(
+    first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None
+) -> AsyncGenerator[tuple[str, str] | CorruptDocument, None]:
+    """The governor and id of each state in either store; the error of a document whose path names none."""
+    async for governor in _governors(first, second, governor_id, resume):
+        found = _id_of(first.layout.governors, governor)
+        if isinstance(found, CorruptDocument):
+            yield found
+            continue
+        async for state in _states(first, second, found, resume):
+            state_id = _id_of(first.layout.states(found), state)
+            yield state_id if isinstance(state_id, CorruptDocument) else (found, state_id)
+
+
+def _id_of(collection: str, segment: str) -> str | CorruptDocument:
+    try:
+        return unescape_id(segment)
+    except CorruptDocument as error:
+        return CorruptDocument(f"{collection}/{segment}", error.what)
+
+
 def _governors(first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None) -> Paged[str]:
     """The escaped ids of the governors of both stores."""
     if governor_id is not None:
@@ -319,9 +346,8 @@ def _only(core: Core, segment: str) -> Paged[Document]:
     return core.engine.scan(Scan(core.layout.governors, start=segment, end=after(segment)))
 
 
-def _states(first: Core, second: Core, governor: str, resume: tuple[str, str] | None) -> Paged[str]:
+def _states(first: Core, second: Core, governor_id: str, resume: tuple[str, str] | None) -> Paged[str]:
     """The escaped ids of a governor's states in both stores, after the one to resume after."""
-    governor_id = unescape_id(governor)
     start = after(escape_id(resume[1])) if resume is not None and resume[0] == governor_id else ""
     return _merged(*(core.engine.scan(Scan(core.layout.states(governor_id), start=start)) for core in (first, second)))
 

@@ -12,10 +12,10 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Scan, Write
+from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Scan, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
-from tai_state.engines.paging import Paged, converted, resized, take
+from tai_state.engines.paging import Paged, take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
@@ -24,16 +24,15 @@ from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
+from tai_state.locks.listing import info_of, listed
 from tai_state.locks.queueing import Place
 from tai_state.locks.records import LockInfo
-from tai_state.locks.sighting import Standing
 from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore
 from tai_state.streams.settings import new_id
 from tai_state.values.checks import check_callable, check_items, check_seconds
 from tai_state.values.ids import escape_id, unescape_id
 from tai_state.values.metadata import check_text
-from tai_state.values.times import from_us
 
 _PAGE = 100
 _OTHER_TASK = (
@@ -215,12 +214,7 @@ class LockManager:
 
     def list_locks(self) -> Paged[LockInfo]:
         """All locks, sorted by resource: those in force, and expired ones that no caller has taken over."""
-
-        async def convert(page: Sequence[Document]) -> list[LockInfo]:
-            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
-            return [_info(resource, each) for resource, each in standings.items() if each is not None]
-
-        return converted(resized(self._core.engine.scan(Scan(self._core.layout.locks)), _PAGE), convert)
+        return listed(self._core, self._common.sightings)
 
     async def cleanup_expired_locks(self) -> int:
         """Remove expired locks, and renewals that belong to no lock.
@@ -261,7 +255,7 @@ class LockManager:
             standing = sightings.standing(resource, sightings.seen(look))
             if standing is None:
                 return Done(None)
-            info = _info(resource, standing)
+            info = info_of(resource, standing)
             beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
             return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats], lambda _: info)
 
@@ -364,15 +358,3 @@ def _no_leases_error() -> InvalidData:
 
 def _no_resources_error() -> InvalidId:
     return InvalidId("what to lock", "a sequence of at least one name")
-
-
-def _info(resource: str, standing: Standing) -> LockInfo:
-    return LockInfo(
-        resource=resource,
-        holder=standing.record.holder,
-        fence=standing.lock.revision,
-        acquired_at=from_us(standing.lock.updated_us),
-        last_sign_at=from_us(standing.last_sign_us),
-        ttl_seconds=standing.record.ttl,
-        remaining_seconds=standing.remaining_seconds,
-    )

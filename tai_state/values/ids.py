@@ -69,10 +69,15 @@ def unescape_id(segment: str) -> str:
     Raises:
         CorruptDocument: the segment is not an escaped id.
     """
+    if _PLAIN.fullmatch(segment) and len(segment) <= ID_BYTES_MAX:
+        return segment
     try:
-        return unquote(segment, errors="strict") if "%" in segment else segment
-    except UnicodeDecodeError:
-        raise CorruptDocument(segment, "is not an escaped id") from None
+        identifier = unquote(segment, errors="strict")
+        if escape_id(identifier) == segment:
+            return identifier
+    except (UnicodeDecodeError, InvalidId):
+        pass
+    raise CorruptDocument(segment, "is not an escaped id")
 
 
 def versioned(segment: str, version: int) -> str:
