@@ -12,7 +12,7 @@ from tai_state.conflicts.joins import JOIN_ACTION, joined_by
 from tai_state.conflicts.notes import ACTION_RIVAL, note_of
 from tai_state.engines.paging import Paged, converted, resized
 from tai_state.errors import Inconsistent
-from tai_state.streams.core import Core, HasCore
+from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import list_all_states
@@ -52,7 +52,7 @@ def recorded_conflicts(store: HasCore, governor_id: str) -> Paged[RecordedConfli
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    return conflicts_of(store.core, governor_id)
+    return conflicts_of(core_of(store), governor_id)
 
 
 def conflicts_of(core: Core, governor_id: str, report: Report = raising) -> Paged[RecordedConflict]:

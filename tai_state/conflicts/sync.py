@@ -12,7 +12,7 @@ import msgspec
 
 from tai_state.conflicts.copying import EVENTS_MAX, take_over
 from tai_state.conflicts.joining import Joiner
-from tai_state.conflicts.resolvers import LastWriteWins, Resolver
+from tai_state.conflicts.resolvers import LastWriteWins, Resolver, check_resolver
 from tai_state.conflicts.sides import Side
 from tai_state.engines.api import Document, Scan, after
 from tai_state.engines.paging import Paged
@@ -29,11 +29,12 @@ from tai_state.errors import (
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.streams.changes import always, append_of
-from tai_state.streams.core import Core, HasCore
+from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.planning import Composition
+from tai_state.values.checks import check_flag, check_long_work
 from tai_state.values.clocks import ClockOrder, compare
 from tai_state.values.ids import escape_id, unescape_id
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.metadata import ChangeMetadata, check_metadata
 
 _logger = logging.getLogger("tai_state.conflicts")
 
@@ -147,11 +148,18 @@ async def sync(
         resume: ``resume`` from the report of an interrupted sync.
 
     Raises:
-        InvalidData: both arguments are the same store, or the stores are opened with different schemas.
+        InvalidData: an argument is not valid; both arguments are the same store; or the stores are opened with
+            different schemas.
         StoreUnavailable, StoreTimeout, CommitOutcomeUnknown: run it again, from ``resume`` or from the start.
         Whatever the resolver or a reducer raises, once all other states are synced.
     """
-    one, other = first.core, second.core
+    one, other = core_of(first), core_of(second)
+    check_resolver(resolver)
+    check_metadata(metadata)
+    check_flag(dry_run, "dry_run")
+    check_long_work(concurrency, progress, resume)
+    if governor_id is not None:
+        escape_id(governor_id, "governor_id")
     schemas = {core.settings.upcasting.schema for core in (one, other)}
     if one is other:
         raise InvalidData("a store cannot be synced with itself")

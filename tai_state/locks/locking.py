@@ -28,7 +28,7 @@ from tai_state.locks.listing import info_of, listed
 from tai_state.locks.queueing import Place
 from tai_state.locks.records import LockInfo
 from tai_state.locks.statistics import LockStatistics, LockWaiter
-from tai_state.streams.core import HasCore
+from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.settings import new_id
 from tai_state.values.checks import check_callable, check_items, check_seconds
 from tai_state.values.ids import escape_id, unescape_id
@@ -67,7 +67,7 @@ class LockManager:
     ) -> None:
         check_callable(monotonic, "monotonic")
         check_callable(sleep, "sleep")
-        self._core = core = store.core
+        self._core = core = core_of(store)
         self._common = Common(core, monotonic, sleep)
         self._keeper = Keeper(self._common)
         self._tenures: WeakSet[Tenure] = WeakSet()
