@@ -33,7 +33,7 @@ from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.planning import Composition
 from tai_state.values.checks import check_flag, check_long_work
 from tai_state.values.clocks import ClockOrder, compare
-from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.ids import escape_id, stored_id
 from tai_state.values.metadata import ChangeMetadata, check_metadata
 
 _logger = logging.getLogger("tai_state.conflicts")
@@ -337,9 +337,9 @@ async def _places(
 
 def _id_of(collection: str, segment: str) -> str | CorruptDocument:
     try:
-        return unescape_id(segment)
+        return stored_id(f"{collection}/{segment}")
     except CorruptDocument as error:
-        return CorruptDocument(f"{collection}/{segment}", error.what)
+        return error
 
 
 def _governors(first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None) -> Paged[str]:

@@ -150,8 +150,8 @@ class ExportCheck:
             found = self._problem_of_state(line, record) or self._problem_of_order(line)
             self._first, self._last, self._kept = None, None, ()
         elif isinstance(record, MarkerRecord):
-            unescape_id(line.id)
-            found = self._problem_of_order(line)
+            is_id = escape_id(unescape_id(line.id)) == line.id
+            found = self._problem_of_order(line) if is_id else Problem("an id is not valid")
         elif self.lines or line.id != escape_id(self._governor_id):
             found = Problem("a governor is in a place where it does not belong")
         return found

@@ -11,7 +11,7 @@ from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Sightings, Standing, Stillness
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, raising
-from tai_state.values.ids import unescape_id
+from tai_state.values.ids import stored_id
 from tai_state.values.times import from_us
 
 _PAGE = 100
@@ -23,10 +23,10 @@ def listed(core: Core, sightings: Sightings, report: Report = raising) -> Paged[
     def infos(documents: Sequence[Document], seen: Mapping[str, Stillness]) -> Iterator[LockInfo]:
         for document in documents:
             try:
-                resource = unescape_id(document.id)
+                resource = stored_id(document.path)
                 standing = sightings.standing(resource, seen)
             except CorruptDocument as error:
-                report(CorruptDocument(document.path, error.what))
+                report(error)
             else:
                 if standing is not None:
                     yield info_of(resource, standing)

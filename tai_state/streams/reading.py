@@ -23,7 +23,7 @@ from tai_state.streams.records import EVENT, STATE, EventRecord, StateRecord
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
-from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.ids import escape_id, stored_id
 from tai_state.values.json import normalise
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time
@@ -161,9 +161,9 @@ def list_governors(core: Core, *, after: str | None = None, report: Report = rai
     def ids(page: Iterable[Document]) -> Iterator[str]:
         for document in page:
             try:
-                governor_id = unescape_id(document.id)
+                governor_id = stored_id(document.path)
             except CorruptDocument as error:
-                report(CorruptDocument(document.path, error.what))
+                report(error)
             else:
                 yield governor_id
 

@@ -185,3 +185,20 @@ def test_what_came_before_an_error_is_printed(
     with pytest.raises(StoreUnavailable):
         anyio.run(show)
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["governors/g2", f"{STATES}/b", event("b", 2), "governors/g1/snapshots/b~000000000002", "meta/store/restores/r1"],
+)
+@pytest.mark.parametrize("document_id", ["%FF", "b~", "__x__", "a\x01", "b~1"])
+def test_verify_and_recover_go_on_past_a_document_in_a_wrong_place(inside: Inside, path: str, document_id: str) -> None:
+    """Whatever the id of a document was changed to, the check of the others goes on to its end."""
+    if path.startswith("meta"):
+        damage(inside.folder, "collection = 'meta/store/restores'", "locks/r1")
+    damage(inside.folder, f"id = '{document_id}'", path)
+    report = json.loads(inside("verify", "--json").out)
+    assert (report["consistent"], report["states"] >= 5) == (False, True)
+    recovered = inside("recover", "--json")
+    found = json.loads(recovered.out)
+    assert (recovered.code, recovered.err, found["checked"] >= 5) == (0 if found["consistent"] else 4, "", True)
