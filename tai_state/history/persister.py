@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from os import PathLike, fsencode
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 from tai_state.engines.observing import RecoveryTime, tell
 from tai_state.engines.paging import Paged
-from tai_state.errors import InvalidData, InvalidId, StateNotFound
+from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import TransferStats
@@ -24,22 +24,18 @@ from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
 from tai_state.streams import writing
 from tai_state.streams.changes import Appended, Fence, Known, append_of, separately
-from tai_state.streams.core import HasCore
+from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
 from tai_state.streams.reader import Folded
 from tai_state.streams.writing import Intent
-from tai_state.values.checks import check_callable, check_duration, check_whole
+from tai_state.values.checks import check_callable, check_duration, check_long_work
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
-from tai_state.values.ids import escape_id
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot
-
-CONCURRENCY_MAX: Final = 1_000
-"""How many states a recovery may take on at a time."""
 
 
 class LoadedState(NamedTuple):
@@ -59,7 +55,7 @@ class StateMachinePersister:
     """
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
-        self._core = store.core
+        self._core = core_of(store)
         self._reducers = check_reducers(reducers)
         self._replay = Replay(self._core, self._reducers)
 
@@ -242,11 +238,7 @@ class StateMachinePersister:
             InvalidData: an argument is not valid.
             GovernorNotFound: nothing was ever written under this governor.
         """
-        check_whole(concurrency, "concurrency", 1, CONCURRENCY_MAX)
-        if progress is not None:
-            check_callable(progress, "progress")
-        if resume is not None:
-            _check_resume(resume)
+        check_long_work(concurrency, progress, resume)
         await self._require(governor_id)
         begun = self._core.bounds.monotonic()
         report = await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
@@ -346,20 +338,6 @@ class StateMachinePersister:
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is not None:
             await self._core.require_governor(governor_id)
-
-
-def _check_resume(resume: Any) -> None:
-    """Check where a recovery is to go on.
-
-    Raises:
-        InvalidId: it is not a pair of ids.
-    """
-    try:
-        governor_id, state_id = resume
-    except (TypeError, ValueError):
-        raise InvalidId("resume", "a pair of ids, those of a governor and a state") from None
-    escape_id(governor_id, "the governor in resume")
-    escape_id(state_id, "the state in resume")
 
 
 def _file(path: str | PathLike[str]) -> Path:

@@ -118,7 +118,10 @@ class Export:
         async for document in moment.scan(Scan(layout.ids(governor_id))):
             yield _line("marker", document)
         async for state in moment.scan(Scan(layout.states(governor_id))):
-            stream, record = layout.stream(governor_id, unescape_id(state.id)), state.decode(STATE)
+            place, record = layout.placed(governor_id, state), state.decode(STATE)
+            if place is None:
+                raise CorruptDocument(state.path, "is not the path of a state")
+            stream = place.stream
             start, end = stream.range(1, record.version)
             async for event in moment.scan(Scan(stream.events, start=start, end=end)):
                 yield _line("event", event)
@@ -150,7 +153,8 @@ class Restore:
         header, stats = await anyio.to_thread.run_sync(check_export, path)
         begun = await self._begin(header)
         is_untouched = begun is Begun.NEW
-        for batch in self._batches(header.governor_id, path):
+        batches = self._batches(header.governor_id, path)
+        while batch := await anyio.to_thread.run_sync(next, batches, None):
             try:
                 await (self._compare(batch) if begun is Begun.FINISHED else self._put(batch))
             except (GovernorExists, Rejected):

@@ -36,6 +36,19 @@ class HasCore(Protocol):
         ...
 
 
+def core_of(store: HasCore) -> Core:
+    """The core of what was given as a store.
+
+    Raises:
+        InvalidData: it is not a store.
+        RuntimeError: it is not open.
+    """
+    core: object = getattr(store, "core", None)
+    if not isinstance(core, Core):
+        raise InvalidData(f"an open store is needed, not {type(store).__name__}")
+    return core
+
+
 class Core:
     """The shared part of an open store. :func:`open_core` makes it, and it is open while that block runs.
 

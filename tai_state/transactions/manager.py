@@ -30,7 +30,7 @@ from tai_state.errors import (
 )
 from tai_state.history.folding import Reducers, check_reducers
 from tai_state.streams.changes import Fence
-from tai_state.streams.core import Core, HasCore
+from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.transactions.recent import RecentWrites
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
@@ -67,7 +67,7 @@ class TransactionManager:
     """
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
-        self._core = core = store.core
+        self._core = core = core_of(store)
         self._reducers = check_reducers(reducers)
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()

@@ -155,6 +155,7 @@ def test_cleanup_needs_a_yes(program: Program) -> None:
         snapshots_deleted=0,
         bytes_deleted=0,
         skipped=0,
+        failed=[],
     )
 
 
@@ -174,6 +175,7 @@ def test_cleanup_removes_what_is_old(tmp_path: Path) -> None:
         snapshots_deleted=2,
         bytes_deleted=...,
         skipped=0,
+        failed=[],
     )
     events = program("history", "g", "s", "--limit", "2", "--json").json()
     assert [event["version"] for event in events] == [6, 7]
