@@ -24,11 +24,14 @@ from tai_state.errors import (
     CommitOutcomeUnknown,
     InvalidData,
     InvalidId,
+    LockLost,
     TaiStateError,
     TransactionFailed,
     VersionConflict,
 )
 from tai_state.history.folding import Reducers, check_reducers
+from tai_state.locks.lease import Lease
+from tai_state.locks.locking import LockManager
 from tai_state.streams.changes import Fence
 from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.transactions.recent import RecentWrites
@@ -71,6 +74,8 @@ class TransactionManager:
         self._reducers = check_reducers(reducers)
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
+        self._locks = LockManager(store)
+        self._leases: dict[tuple[str, str], Lease] = {}
 
     def __repr__(self) -> str:
         counts = Counter(record.status.value for record in self._records.values())
@@ -219,6 +224,36 @@ class TransactionManager:
             with book.under_way(transaction):
                 yield transaction
                 await book.commit(transaction, fence)
+
+    async def acquire_lock(
+        self, resource: str, client: str, ttl: float = 30.0, *, wait_seconds: float | None = None
+    ) -> Lease:
+        """Acquire a lock, as :meth:`LockManager.acquire_lock` does, which says more; release it by its token.
+
+        Args:
+            resource: any name.
+            client: the holder, for people to read. It gives no rights: the same client waits for itself.
+            ttl: how many seconds from now until others may take over. Nothing renews it.
+            wait_seconds: how long to wait; 0: do not wait; None: wait without limit.
+        """
+        lease = await self._locks.acquire_lock(resource, ttl_seconds=ttl, wait_seconds=wait_seconds, holder=client)
+        self._leases = {key: each for key, each in self._leases.items() if each.is_held}
+        self._leases[resource, lease.token] = lease
+        return lease
+
+    async def release_lock(self, resource: str, token: str) -> None:
+        """Release a lock that this manager acquired, by the ``token`` of its lease.
+
+        Raises:
+            LockLost: this manager has no such lease: it is over, it was released, or the token is of another lock. Or
+                as :meth:`LockManager.release_lock`.
+            StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
+        """
+        lease = self._leases.get((check_text(resource, "resource"), check_text(token, "token")))
+        if lease is None:
+            raise LockLost(resource)
+        await self._locks.release_lock(lease)
+        self._leases.pop((resource, token), None)
 
     def get_transaction_log(self) -> list[TransactionRecord]:
         """The last 1,000 transactions that this manager ran, the newest last."""
