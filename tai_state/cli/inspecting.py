@@ -162,17 +162,24 @@ def diff(
     run(command)
 
 
-def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def stats(
+    *,
+    size: Annotated[bool, typer.Option("--size", help="Also the size, which reads every document.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Count what the store holds."""
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
         async with opened(store) as opened_store:
-            counts = await get_stats(opened_store.core, damage.report)
+            counts = plain(await get_stats(opened_store.core, damage.report))
+            if size:
+                counts |= plain(await opened_store.get_size())
         if as_json:
             print_json(counts)
         else:
-            print_table(["what", "count"], list(plain(counts).items()))
+            print_table(["what", "count"], list(counts.items()))
         damage.end()
 
     run(command)

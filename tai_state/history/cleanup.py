@@ -266,19 +266,20 @@ class Cleanup:
                 time = cutoff.credible(event.timestamp, recorded_us)
                 if recorded_us > cutoff.us or time > cutoff.text:
                     break
-                folded = self._folding.follow(folded, last, stream, event)
+                before, folded = folded, self._folding.follow(folded, last, stream, event)
                 last, as_of, since, until = event, max(as_of, event.timestamp), since or time, max(until, time)
                 size += event.unkept_bytes
-                if self._is_due(event.version - first + 1, size, since, until, folded):
+                if self._is_due(event.version - first + 1, size, since, until, before, folded):
                     made = _snapshot(event, folded, as_of) or made
         except Inconsistent as error:
             _logger.warning("cleanup cannot make a snapshot: an event %s", error.what, extra={"path": error.path})
             return None
         return made
 
-    def _is_due(self, events: int, size: int, since: str, until: str, folded: Folded) -> bool:
-        data = None if folded.text in (None, NO_STATE_TEXT) else decode(folded.text)
-        since_kept = SinceKept(events=events, bytes=size, since=since, until=until, data=data)
+    def _is_due(self, events: int, size: int, since: str, until: str, before: Folded, now: Folded) -> bool:
+        data = None if now.text in (None, NO_STATE_TEXT) else decode(now.text)
+        is_changed = now.state_hash != before.state_hash
+        since_kept = SinceKept(events=events, bytes=size, since=since, until=until, data=data, is_changed=is_changed)
         return self._core.settings.snapshots.due(since_kept)
 
     async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:

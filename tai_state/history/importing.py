@@ -127,8 +127,11 @@ class CsvImport:
             by_machine.setdefault(row.machine, []).append(row)
         appends: list[Append] = []
         compositions: list[Composition] = []
+        call = self._core.settings.new_id()
         for each in by_machine.values():
-            drafts = tuple(row.draft for row in each)
+            # The ids of rows are the same in every import of them.
+            first, *others = [row.draft for row in each]
+            drafts = (msgspec.structs.replace(first, call=call), *others)
             appends.append(append_of(self._stream(each[0]), each[0].version - 1, drafts))
             compositions.append(Composition(drafts, dict(each[-1].data)))
         return Change(tuple(appends), always(*compositions))

@@ -9,6 +9,7 @@ from os import PathLike, fsencode
 from pathlib import Path
 from typing import NamedTuple
 
+from tai_state.engines.observing import RecoveryTime, tell
 from tai_state.engines.paging import Paged
 from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
@@ -173,7 +174,9 @@ class StateMachinePersister:
             EventSourcingError, NotRetained: the state cannot be built from its stream.
         """
         stream = self._core.layout.stream(governor_id, state_id)
+        begun = self._core.bounds.monotonic()
         record, recorded_us, is_rebuilt = await Recovery(self._core, self._replay).recover_one(stream)
+        self._tell_recovery(1, begun)
         if record.deleted:
             raise StateNotFound(stream.state)
         return LoadedState(self._core.snapshot(stream, record, recorded_us), is_rebuilt)
@@ -237,7 +240,10 @@ class StateMachinePersister:
         """
         check_long_work(concurrency, progress, resume)
         await self._require(governor_id)
-        return await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
+        begun = self._core.bounds.monotonic()
+        report = await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
+        self._tell_recovery(report.checked, begun)
+        return report
 
     async def validate_consistency(self, governor_id: str | None = None) -> ConsistencyReport:
         """Check every digest, fold, state and kept snapshot of one governor, or of all. Changes nothing.
@@ -322,6 +328,12 @@ class StateMachinePersister:
         if acknowledged is not None:
             check_callable(acknowledged, "acknowledged")
         return await CsvImport(self._core, CsvFile(_file(path), governor_id, columns)).run(acknowledged)
+
+    def _tell_recovery(self, states: int, begun: float) -> None:
+        observer = self._core.settings.observer
+        if observer is not None:
+            seconds = self._core.bounds.monotonic() - begun
+            tell(observer.recovered, RecoveryTime(states=states, seconds=seconds))
 
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is not None:

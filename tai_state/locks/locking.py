@@ -12,29 +12,29 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Scan, Write
+from tai_state.engines.api import ANYTHING, At, Delete, Put
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
-from tai_state.engines.paging import Paged, take
-from tai_state.engines.rewriting import Rewrite, write_unless_moved
+from tai_state.engines.paging import Paged
+from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
+from tai_state.locks.cleaning import Cleanup
 from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
 from tai_state.locks.listing import info_of, listed
 from tai_state.locks.queueing import Place
-from tai_state.locks.records import LockInfo
+from tai_state.locks.records import BreakRecord, LockInfo
 from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.settings import new_id
 from tai_state.values.checks import check_callable, check_items, check_seconds
-from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.ids import escape_id
 from tai_state.values.metadata import check_text
 
-_PAGE = 100
 _OTHER_TASK = (
     "the block of a lock was left by another task than the one that entered it; the lock is released."
     " Use acquire_lock and release_lock instead, which any task may call"
@@ -140,8 +140,7 @@ class LockManager:
         resources = check_items(resources, _no_resources_error)
         tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
         leases = tuple(self._lease(tenure, each) for each in resources)
-        note_entered(leases)
-        block, task = anyio.CancelScope(), anyio.get_current_task().id
+        block, task = anyio.CancelScope(), note_entered(leases)
 
         async def keep() -> None:
             await self._keeper.keep(tenure)
@@ -205,7 +204,7 @@ class LockManager:
         """Release a lease and all leases acquired together with it. Releasing twice is harmless.
 
         Raises:
-            LockLost: the lease had expired and another caller has taken the lock, which keeps it.
+            LockLost: the lease had expired and another caller has taken the lock, which keeps it; or it was broken.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -217,34 +216,21 @@ class LockManager:
         return listed(self._core, self._common.sightings)
 
     async def cleanup_expired_locks(self) -> int:
-        """Remove expired locks, and renewals that belong to no lock.
+        """Remove expired locks, and what those left behind who were killed.
 
         This is never required: an expired lock can be taken over as it is. Where the users of a store share no clock,
-        it removes only locks that this manager has seen without renewal for long enough: call it again later.
+        it removes only what this manager has seen without a sign of life for long enough: call it again later.
 
         Returns:
             How many locks were removed.
         """
-        removed = 0
-        documents = self._core.engine.scan(Scan(self._core.layout.locks))
-        while page := await take(documents, _PAGE):
-            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
-            for resource, each in standings.items():
-                if each is None or each.remaining_seconds > 0:
-                    continue
-                lockbeat = self._core.layout.lockbeat(resource)
-                beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
-                removed += await self._remove([Delete(each.lock.path, At(each.lock.revision)), beat])
-        async for document in self._core.engine.scan(Scan(self._core.layout.lockbeats)):
-            lock = self._core.layout.lock(unescape_id(document.id))
-            if (await self._core.engine.read([lock])).documents == (None,):
-                await self._remove([Delete(document.path, At(document.revision))])
-        return removed
+        return await Cleanup(self._common).run()
 
     async def break_lock(self, resource: str) -> LockInfo | None:
         """Take a lock away from its holder: for an operator who knows that the holder is gone or must be stopped.
 
-        The holder finds out at its next renewal; its writes with the lease as ``fence`` are refused at once.
+        The holder finds out at its next renewal, or when it releases the lock, which raises ``LockLost``. Its writes
+        with the lease as ``fence`` are refused at once.
 
         Returns:
             The lock that was removed; None if there was none.
@@ -257,7 +243,9 @@ class LockManager:
                 return Done(None)
             info = info_of(resource, standing)
             beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
-            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats], lambda _: info)
+            note = BreakRecord(resource, standing.record.ttl)
+            put = Put(self._core.layout.lockbreak(standing.record.nonce), note)
+            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats, put], lambda _: info)
 
         return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds)
 
@@ -347,9 +335,6 @@ class LockManager:
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
-
-    async def _remove(self, writes: Sequence[Write]) -> bool:
-        return await write_unless_moved(self._common, writes, self._common.bounds)
 
 
 def _no_leases_error() -> InvalidData:

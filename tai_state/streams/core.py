@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from tai_state.engines.api import Document, Engine
@@ -82,7 +83,7 @@ class Core:
             self.reader,
             Author(store_id, settings.upcasting.schema, settings.snapshots),
             settings.clock,
-            self.bounds,
+            replace(bounds, kind="states"),
             self.turns,
         )
 

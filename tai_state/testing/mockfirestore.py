@@ -170,8 +170,9 @@ def _own(entry: dict[str, Any]) -> _Own | None:
 
 
 def _has_document(collection: Any) -> bool:
-    """Whether an entry is a collection with a document in it."""
-    return any(_own(each) for each in _values(collection) if isinstance(each, dict))  # pyright: ignore[reportUnknownArgumentType]
+    """Whether an entry is a collection with a document in it, or with one below it."""
+    entries: list[dict[str, Any]] = [each for each in _values(collection) if isinstance(each, dict)]
+    return any(_own(each) or any(map(_has_document, each.values())) for each in entries)
 
 
 def _values(entry: Any) -> list[Any]:

@@ -19,8 +19,8 @@ from tai_state.engines.api import Committed, Delete, Document, Engine, Moment, P
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.paging import Paged, mapped
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.streams.identity import StoreRecord
 from tai_state.streams.layout import Layout
-from tai_state.streams.records import StoreRecord
 from tai_state.streams.settings import Settings
 from tai_state.testing import ManualClock
 from tai_state.values.times import WallClock

@@ -39,6 +39,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+PARENT = 'if self._documents.get(f"{collection}/{each}") is None'
+BELOW = 'each[len(begin) :].partition("/")[0] for each, ids in self._ids.items() if ids and each.startswith(begin)'
 GET = "tuple(self._documents.get(path) for path in paths)"
 ENCODED = "Document(*split(write.path), encoded[write.path], revision, now)"
 BUDGET = "check_budget(sizes, len(writes), self.capabilities)"
@@ -70,6 +72,25 @@ MISTAKES = (
         "what was read once is remembered",
         GET,
         'tuple(vars(self).setdefault(f"read {path}", self._documents.get(path)) for path in paths)',
+    ),
+    Red(read_checks.check_missing_documents_are_named, "all that have documents below them are", PARENT, ""),
+    Red(
+        read_checks.check_missing_documents_are_named,
+        "only those right above a document are",
+        BELOW,
+        f"{BELOW} and each.count('/') == begin.count('/') + 1",
+    ),
+    Red(
+        read_checks.check_missing_documents_are_named,
+        "those whose documents were deleted are, too",
+        BELOW,
+        BELOW.replace("if ids and", "if"),
+    ),
+    Red(
+        read_checks.check_missing_documents_are_named,
+        "those of a collection whose name begins alike are, too",
+        """        begin = f"{collection}/"\n        return {""",
+        """        begin = collection\n        return {""",
     ),
     Red(
         read_checks.check_read_is_one_snapshot,

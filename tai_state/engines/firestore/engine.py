@@ -22,6 +22,7 @@ from tai_state.engines.api import (
     Scan,
     Write,
 )
+from tai_state.engines.loops import is_in_trio
 from tai_state.engines.paging import Paged
 from tai_state.errors import CorruptDocument, StoreUnusable, UnknownStore
 
@@ -89,7 +90,7 @@ class FirestoreEngine:
 
         Raises:
             UnknownStore: the extra is not installed.
-            StoreUnavailable: there are no credentials.
+            StoreUnusable: there are no credentials.
             RuntimeError: the engine is already open, or the event loop is not asyncio's, or this process was forked
                 from one that used Firestore.
         """
@@ -182,7 +183,6 @@ class _Moment:
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError("a store on Firestore works with asyncio only, like Google's library") from None
+    if is_in_trio():
+        raise RuntimeError("a store on Firestore works with asyncio only, like Google's library")
+    return asyncio.get_running_loop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -139,6 +139,7 @@ class SqliteEngine:
             self._file.closed()
 
     def _start_watcher(self) -> Worker:
+        _opened(self._writer)
         watcher = Watcher(self._file, self._committing)
         with self._translated("watch"):
             return Worker("watcher", watcher.serve, watcher.close, self._watches.seen, (watcher.pulse, watcher.idle))
@@ -204,11 +205,8 @@ class SqliteEngine:
         committed: Committed = await _opened(self._writer).do(prepared)
         return committed
 
-    @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[DocumentChange], None]:  # noqa: D102
-        _opened(self._writer)
-        async with self._watches.watch(targets) as watch:
-            yield watch
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:  # noqa: D102
+        return self._watches.watch(targets)
 
     async def self_check(self) -> Sequence[CorruptDocument]:
         """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""

@@ -11,6 +11,7 @@ import apsw
 
 from tai_state.engines.api import Document, split
 from tai_state.engines.sqlite.checksums import ROW, documents
+from tai_state.engines.sqlite.disk import unread
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.worker import Job
@@ -53,14 +54,18 @@ class Reader:
                 if self._file.is_still:
                     self._file.check("read")
             except apsw.Error as error:
-                job.error = mapped_error(error, "read", self._file.path)
+                failure = unread(error, self._connection)
+                if failure is not None:
+                    self.close()
+                job.error = mapped_error(failure or error, "read", self._file.path)
             except Exception as error:  # noqa: BLE001 - each task gets its own error
                 job.error = error
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._file.close(self._connection)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._file.close(connection)
 
 
 def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection], T]) -> T:

@@ -114,10 +114,11 @@ async def test_nobody_pays_for_much_that_is_not_used(
     assert sum(parts) == len(found)
 
 
+@pytest.mark.parametrize(("code", "stops"), [("UNAVAILABLE", ()), ("PERMISSION_DENIED", (256, 512))])
 async def test_a_scan_goes_on_where_it_failed(
-    firestore: Callable[[], FirestoreEngine], monkeypatch: pytest.MonkeyPatch
+    firestore: Callable[[], FirestoreEngine], monkeypatch: pytest.MonkeyPatch, code: str, stops: tuple[int, ...]
 ):
-    """Whoever goes on after an error gets every document once, whatever had arrived by then."""
+    """A scan goes on by itself after an error that passes, and if asked after one that lasts; none comes twice."""
     failed: list[Page] = []
     hand_over = Page.hand_over
 
@@ -125,7 +126,7 @@ async def test_a_scan_goes_on_where_it_failed(
         hand_over(self, arrived)
         if self not in failed and len(failed) < 2:
             failed.append(self)
-            hand_over(self, End(is_cut=True, error=Failure(grpc.StatusCode.UNAVAILABLE)))
+            hand_over(self, End(is_cut=True, error=Failure(grpc.StatusCode[code])))
 
     monkeypatch.setattr(Page, "hand_over", failing)
     found: list[str] = []
@@ -137,11 +138,12 @@ async def test_a_scan_goes_on_where_it_failed(
     async with firestore() as engine:
         await engine.commit([Put(f"c/{n:03}", {}) for n in range(600)])
         scan = engine.scan(Scan("c"))
-        for count in (256, 512):
+        for count in stops:
             with pytest.raises(StoreUnavailable):
                 await go_on(scan)
             assert len(found) == count
         await go_on(scan)
+    assert len(failed) == 2
     assert found == [f"{n:03}" for n in range(600)]
 
 
