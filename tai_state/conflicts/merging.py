@@ -75,7 +75,7 @@ class FieldMerge:
         *,
         removal_wins: bool = False,
     ) -> None:
-        given = {} if strategies is None else strategies
+        given: Mapping[str, FieldStrategy] = {} if strategies is None else strategies
         if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise InvalidData(f"strategies must be a mapping of fields to strategies, not {type(given).__name__}")
         for each in given:

@@ -118,14 +118,14 @@ def check_callable(function: object, what: str) -> None:
         raise InvalidData(f"{what} must be a function, not {type(function).__name__}")
 
 
-def check_clock(clock: object, what: str) -> None:
+def check_clock(clock: Any, what: str) -> None:
     """Check that an argument is a vector clock.
 
     Raises:
         InvalidData: it is not.
     """
-    counts: dict[Any, Any] = clock if isinstance(clock, dict) else {None: None}
-    if not all(type(key) is str and type(count) is int and count >= 0 for key, count in counts.items()):
+    items: Any = clock.items() if isinstance(clock, dict) else [(None, None)]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    if not all(type(key) is str and type(count) is int and count >= 0 for key, count in items):
         raise InvalidData(f"{what} must be a vector clock, a dict of counts by store id")
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
-from tai_state import EveryEvents, StateMachinePersister, StateStore, open_store
+from tai_state import EveryEvents, StateMachinePersister, StateStore, Transaction, open_store
 
 from ..support.histories import grow_old
-from ..support.overtaking import Overtaken
+from ..support.overtaking import InSmallPages, Overtaken
 from ..support.stores import METADATA, collected
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..support.stores import Places
+    from ..conftest import EngineUnderTest
+    from ..support.stores import Place, Places
 
 pytestmark = pytest.mark.anyio
 
 EVENT_ID = "payment 1"
+ACCOUNTS = [f"account-{number:02}" for number in range(15)]
+EXPORTS = 5
 
 
 @pytest.fixture
@@ -77,3 +83,39 @@ async def test_an_export_that_begins_during_a_cleanup(memory_places: Places, tmp
             await persister.import_history(path)
             assert (await persister.validate_consistency()).consistent
     assert number > 3
+
+
+async def test_exports_beside_a_writer(engine_under_test: EngineUnderTest, place: Place, tmp_path: Path):
+    """While somebody moves money between accounts, each export holds all of it, on every engine."""
+    if engine_under_test.tears:
+        pytest.skip("the emulator shows a commit document by document")
+    totals: list[int] = []
+    engine = InSmallPages(place.engine(), lambda *_: anyio.lowlevel.checkpoint())
+    async with place.store() as writer, place.store(engine) as other:
+        for account in ACCOUNTS:
+            await writer.save_state("bank", account, {"n": 100}, METADATA)
+        moved = count()
+
+        async def move_on() -> None:
+            while len(totals) < EXPORTS:
+                await writer.transact(partial(move, writer, next(moved)), METADATA)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(move_on)
+            for number in range(EXPORTS):
+                path = tmp_path / f"{number}.jsonl"
+                await StateMachinePersister(other).export_history("bank", path)
+                async with open_store("memory://") as restored:
+                    await StateMachinePersister(restored).import_history(path)
+                    totals.append(sum([state.data["n"] async for state in restored.list_states("bank")]))
+    assert next(moved) > EXPORTS
+    assert set(totals) == {100 * len(ACCOUNTS)}
+
+
+async def move(store: StateStore, number: int, transaction: Transaction) -> None:
+    """Move money from one account to another one, which is exported much earlier or later."""
+    giver, taker = (store.state("bank", ACCOUNTS[each % len(ACCOUNTS)]) for each in (number, number + 7))
+    before = await transaction.get_all(giver, taker)
+    for handle, state, amount in zip((giver, taker), before, (-1, 1), strict=True):
+        assert state is not None
+        transaction.put(handle, {"n": state.data["n"] + amount})
