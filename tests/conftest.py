@@ -24,6 +24,7 @@ from tai_state.errors import EmulatorNotFound
 from tai_state.testing import ManualClock
 from tai_state.testing.emulator import Emulator, running_emulator
 from tai_state.testing.mockfirestore import MockFirestoreEngine
+from tai_state.testing.moment_checks import check_a_moment_tears_no_commit
 from tai_state.testing.read_checks import check_read_is_one_snapshot
 
 from .support.firestore import looked_up
@@ -142,13 +143,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         engine = parameters.get("engine_under_test")
-        if engine and engine.tears and parameters.get("check") is check_read_is_one_snapshot:
+        if engine and engine.tears and parameters.get("check") in _WHOLE:
             item.add_marker(pytest.mark.skip(reason=_TEARS))
     kept = [item for item in items if _can_run(item)]
     config.hook.pytest_deselected(items=[item for item in items if not _can_run(item)])
     items[:] = kept
 
 
+_WHOLE = (check_read_is_one_snapshot, check_a_moment_tears_no_commit)
 _TEARS = "the emulator shows a commit document by document; Firestore shows it at one moment"
 
 

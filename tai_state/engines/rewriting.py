@@ -29,7 +29,7 @@ class Rewrite(Generic[R]):
     """A matter that changes documents by a pure function of their contents.
 
     Args:
-        paths: the paths of all documents that are read or written.
+        paths: the paths of all documents that are read. What was written is read as well, after a failure.
         decide: decides what to do, given a look. It is called again whenever others were faster.
         unsettled: makes the error for an outcome that could not be found out; by default ``CommitOutcomeUnknown``.
         is_telling: whether documents that are as this matter wrote them prove that its commit was applied. True if no
@@ -49,8 +49,10 @@ class Rewrite(Generic[R]):
         self._unsettled = unsettled
         self._is_telling = is_telling
 
-    def reads(self, sent: Commit[R] | None) -> Sequence[str]:  # noqa: ARG002, D102
-        return self._paths
+    def reads(self, sent: Commit[R] | None) -> Sequence[str]:  # noqa: D102
+        return (
+            self._paths if sent is None else list(dict.fromkeys([*self._paths, *(each.path for each in sent.writes)]))
+        )
 
     def judge(self, look: Look, sent: Commit[R] | None) -> Verdict[R]:  # noqa: D102
         if sent is not None and self._is_telling and (committed := standing(sent.writes, look)) is not None:

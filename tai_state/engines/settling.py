@@ -272,7 +272,8 @@ async def _observed(
         raise
     finally:
         paths, seconds = tuple(matter.reads(None)), bounds.monotonic() - begun
-        tell(observer.settled, Settled(paths=paths, attempts=observed.attempts, seconds=seconds, error=error))
+        facts = Settled(kind=bounds.kind, paths=paths, attempts=observed.attempts, seconds=seconds, error=error)
+        tell(observer.settled, facts)
 
 
 class _ObservedWaist:

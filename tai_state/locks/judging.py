@@ -47,20 +47,24 @@ def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple
 
 
 def judge_returning(
-    standings: Mapping[str, Standing | None], fence: int, *, was_held: bool, was_unanswered: bool
+    standings: Mapping[str, Standing | None], fence: int, *, is_broken: bool, was_held: bool, was_unanswered: bool
 ) -> bool:
     """Judge locks that are not all as they were acquired: whether we have returned them ourselves.
 
-    We have in two cases. Either none of them is ours any more, and the answer to a deletion of ours was lost. Or all
-    of them are gone, and our lease was in force when we sent the deletion: then no other caller can have had them, and
-    the refusal answers a second copy of our deletion.
+    Not if one of them was broken: our deletion is refused then. Otherwise we have in two cases. Either none of them is
+    ours any more, and the answer to a deletion of ours was lost. Or all of them are gone, and our lease was in force
+    when we sent the deletion: then no other caller can have had them, and the refusal answers a second copy of our
+    deletion.
 
     Args:
         standings: how the locks stand.
         fence: the revision at which they were acquired.
+        is_broken: whether there is a note that one of them was broken.
         was_held: whether the lease was in force when the first deletion was sent.
         was_unanswered: whether the answer to one of the deletions was lost.
     """
+    if is_broken:
+        return False
     there = [each for each in standings.values() if each is not None]
     if was_unanswered:
         return all(each.lock.revision != fence for each in there)

@@ -11,7 +11,7 @@ import anyio
 
 from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict, Waist
-from tai_state.engines.rewriting import Rewrite
+from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import LockLost, StoreTimeout, TaiStateError
 from tai_state.locks.common import Common, to_its_end
@@ -94,7 +94,7 @@ class Keeper:
         """Release all locks of a tenure, even after its time has passed; releasing it again does nothing.
 
         Raises:
-            LockLost: another caller has a lock of it, or had one.
+            LockLost: another caller has a lock of it, or had one, or a lock of it was broken.
             StoreUnavailable, StoreTimeout: it is not known to be released; it expires by itself.
         """
         await self._release(tenure, self._common)
@@ -105,23 +105,31 @@ class Keeper:
         was_held, was_sent = tenure.remaining_seconds > 0, tenure.is_given_up
         tenure.is_given_up = True
         commit: Commit[None] = Commit(self._return(tenure), lambda _: None)
+        note = self._layout.lockbreak(tenure.claim.nonce)
+        is_broken = False
 
         def decide(look: Look) -> Verdict[None]:
+            nonlocal is_broken
+            is_broken = look.documents[note] is not None
             standings = self._standings(tenure, look)
             loss = _loss_error(standings, tenure.fence)
             if loss is None:
                 return commit
             was_unanswered = was_sent or look.was_unanswered
-            is_ours = judge_returning(standings, tenure.fence, was_held=was_held, was_unanswered=was_unanswered)
+            is_ours = judge_returning(
+                standings, tenure.fence, is_broken=is_broken, was_held=was_held, was_unanswered=was_unanswered
+            )
             return Done(None) if is_ours else Failed(loss)
 
         what = "it is unknown whether the lock was released; release it again, or let it expire"
         unsettled = partial(StoreTimeout, "release", "UNKNOWN", what)
-        rewrite = Rewrite(self._paths(tenure), decide, unsettled, is_telling=False)
+        rewrite = Rewrite([*self._paths(tenure), note], decide, unsettled, is_telling=False)
         try:
             await settle(waist, rewrite, self._releasing, commit)
         except LockLost as loss:
             tenure.lost = loss
+            if is_broken:
+                await self._remove(note, waist)
             raise
         tenure.is_released = True
 
@@ -139,6 +147,12 @@ class Keeper:
             except TaiStateError as error:
                 _logger.warning("could not release a lock; it expires by itself", extra=error.fields())
         return None
+
+    async def _remove(self, note: str, waist: Waist) -> None:
+        try:
+            await write(waist, [Delete(note, ANYTHING)], self._common.few)
+        except TaiStateError as error:
+            _logger.debug("could not remove the note of a broken lock; a cleanup will", extra=error.fields())
 
     async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
         pause = tenure.claim.ttl_seconds / RENEWALS_PER_TTL

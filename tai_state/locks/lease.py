@@ -124,6 +124,11 @@ class Lease:
         return self.tenure.fence
 
     @property
+    def token(self) -> str:
+        """A random name of this tenure, by which :meth:`TransactionManager.release_lock` releases the lock."""
+        return self.tenure.claim.nonce
+
+    @property
     def store_id(self) -> str:
         """The id of the store that the lock is in."""
         return self._store_id

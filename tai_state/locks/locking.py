@@ -12,30 +12,29 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Scan, Write
+from tai_state.engines.api import ANYTHING, At, Delete, Put
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
-from tai_state.engines.paging import Paged, converted, resized, take
-from tai_state.engines.rewriting import Rewrite, write_unless_moved
+from tai_state.engines.paging import Paged
+from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
+from tai_state.locks.cleaning import Cleanup
 from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
+from tai_state.locks.listing import info_of, listed
 from tai_state.locks.queueing import Place
-from tai_state.locks.records import LockInfo
-from tai_state.locks.sighting import Standing
+from tai_state.locks.records import BreakRecord, LockInfo
 from tai_state.locks.statistics import LockStatistics, LockWaiter
-from tai_state.streams.core import HasCore
+from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.settings import new_id
 from tai_state.values.checks import check_callable, check_items, check_seconds
-from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.ids import escape_id
 from tai_state.values.metadata import check_text
-from tai_state.values.times import from_us
 
-_PAGE = 100
 _OTHER_TASK = (
     "the block of a lock was left by another task than the one that entered it; the lock is released."
     " Use acquire_lock and release_lock instead, which any task may call"
@@ -68,7 +67,7 @@ class LockManager:
     ) -> None:
         check_callable(monotonic, "monotonic")
         check_callable(sleep, "sleep")
-        self._core = core = store.core
+        self._core = core = core_of(store)
         self._common = Common(core, monotonic, sleep)
         self._keeper = Keeper(self._common)
         self._tenures: WeakSet[Tenure] = WeakSet()
@@ -205,7 +204,7 @@ class LockManager:
         """Release a lease and all leases acquired together with it. Releasing twice is harmless.
 
         Raises:
-            LockLost: the lease had expired and another caller has taken the lock, which keeps it.
+            LockLost: the lease had expired and another caller has taken the lock, which keeps it; or it was broken.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -214,42 +213,24 @@ class LockManager:
 
     def list_locks(self) -> Paged[LockInfo]:
         """All locks, sorted by resource: those in force, and expired ones that no caller has taken over."""
-
-        async def convert(page: Sequence[Document]) -> list[LockInfo]:
-            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
-            return [_info(resource, each) for resource, each in standings.items() if each is not None]
-
-        return converted(resized(self._core.engine.scan(Scan(self._core.layout.locks)), _PAGE), convert)
+        return listed(self._core, self._common.sightings)
 
     async def cleanup_expired_locks(self) -> int:
-        """Remove expired locks, and renewals that belong to no lock.
+        """Remove expired locks, and what those left behind who were killed.
 
         This is never required: an expired lock can be taken over as it is. Where the users of a store share no clock,
-        it removes only locks that this manager has seen without renewal for long enough: call it again later.
+        it removes only what this manager has seen without a sign of life for long enough: call it again later.
 
         Returns:
             How many locks were removed.
         """
-        removed = 0
-        documents = self._core.engine.scan(Scan(self._core.layout.locks))
-        while page := await take(documents, _PAGE):
-            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
-            for resource, each in standings.items():
-                if each is None or each.remaining_seconds > 0:
-                    continue
-                lockbeat = self._core.layout.lockbeat(resource)
-                beat = Check(lockbeat, ABSENT) if each.beat is None else Delete(lockbeat, At(each.beat.revision))
-                removed += await self._remove([Delete(each.lock.path, At(each.lock.revision)), beat])
-        async for document in self._core.engine.scan(Scan(self._core.layout.lockbeats)):
-            lock = self._core.layout.lock(unescape_id(document.id))
-            if (await self._core.engine.read([lock])).documents == (None,):
-                await self._remove([Delete(document.path, At(document.revision))])
-        return removed
+        return await Cleanup(self._common).run()
 
     async def break_lock(self, resource: str) -> LockInfo | None:
         """Take a lock away from its holder: for an operator who knows that the holder is gone or must be stopped.
 
-        The holder finds out at its next renewal; its writes with the lease as ``fence`` are refused at once.
+        The holder finds out at its next renewal, or when it releases the lock, which raises ``LockLost``. Its writes
+        with the lease as ``fence`` are refused at once.
 
         Returns:
             The lock that was removed; None if there was none.
@@ -260,9 +241,11 @@ class LockManager:
             standing = sightings.standing(resource, sightings.seen(look))
             if standing is None:
                 return Done(None)
-            info = _info(resource, standing)
+            info = info_of(resource, standing)
             beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
-            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats], lambda _: info)
+            note = BreakRecord(resource, standing.record.ttl)
+            put = Put(self._core.layout.lockbreak(standing.record.nonce), note)
+            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats, put], lambda _: info)
 
         return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds)
 
@@ -353,9 +336,6 @@ class LockManager:
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
 
-    async def _remove(self, writes: Sequence[Write]) -> bool:
-        return await write_unless_moved(self._common, writes, self._common.bounds)
-
 
 def _no_leases_error() -> InvalidData:
     return InvalidData("holding must be a sequence of leases")
@@ -363,15 +343,3 @@ def _no_leases_error() -> InvalidData:
 
 def _no_resources_error() -> InvalidId:
     return InvalidId("what to lock", "a sequence of at least one name")
-
-
-def _info(resource: str, standing: Standing) -> LockInfo:
-    return LockInfo(
-        resource=resource,
-        holder=standing.record.holder,
-        fence=standing.lock.revision,
-        acquired_at=from_us(standing.lock.updated_us),
-        last_sign_at=from_us(standing.last_sign_us),
-        ttl_seconds=standing.record.ttl,
-        remaining_seconds=standing.remaining_seconds,
-    )

@@ -38,6 +38,18 @@ class BeatRecord(msgspec.Struct, frozen=True):
     n: int
 
 
+class BreakRecord(msgspec.Struct, frozen=True):
+    """``lockbreaks/{nonce}``: a tenure lost a lock to ``break_lock``; its holder finds this when it releases the lock.
+
+    Attributes:
+        resource: the lock that was broken.
+        ttl: how long that lock could have lasted without a renewal; after that, its holder knows that it is over.
+    """
+
+    resource: str
+    ttl: float
+
+
 class HeldLock(msgspec.Struct, frozen=True):
     """A lock that a waiter for another lock holds.
 
@@ -72,6 +84,7 @@ class WaiterRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 LOCK = Shape(LockRecord)
 BEAT = Shape(BeatRecord)
+BREAK = Shape(BreakRecord)
 WAITER = Shape(WaiterRecord)
 
 

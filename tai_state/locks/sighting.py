@@ -13,6 +13,7 @@ import msgspec
 
 from tai_state.engines.api import Document, Engine
 from tai_state.engines.matters import Look
+from tai_state.locks.marks import Marks
 from tai_state.locks.records import BEAT, LOCK, LockRecord
 from tai_state.streams.layout import Layout
 
@@ -79,6 +80,7 @@ class Sightings:
         self._shared_clock = engine.capabilities.shared_clock
         self._patience = 1.0 if self._shared_clock else 1.0 + _MARGIN
         self._sightings: OrderedDict[str, _Sighting] = OrderedDict()
+        self._marks = Marks()
 
     async def read(self, paths: Sequence[str]) -> dict[str, Stillness]:
         """Read documents at one moment; those that do not exist are left out."""
@@ -137,8 +139,10 @@ class Sightings:
     def _sighted(self, document: Document, asked: float, answered: float) -> Stillness:
         before = self._sightings.pop(document.path, None)
         if before is None or before.revision != document.revision:
-            before = _Sighting(document.revision, answered, before is not None)
+            since = self._marks.since(document.revision, answered)
+            before = _Sighting(document.revision, since, before is not None)
         self._sightings[document.path] = before
         if len(self._sightings) > SIGHTINGS_MAX:
-            self._sightings.popitem(last=False)
+            _, oldest = self._sightings.popitem(last=False)
+            self._marks.note(oldest.revision, oldest.since)
         return Stillness(document, max(0.0, asked - before.since), before.has_moved)

@@ -79,6 +79,7 @@ class Layout:
         self.restores: str = f"{self.store}/restores"
         self.locks: str = f"{prefix}locks"
         self.lockbeats: str = f"{prefix}lockbeats"
+        self.lockbreaks: str = f"{prefix}lockbreaks"
         self._streams = lru_cache(maxsize=8192)(self._stream)
 
     def governor(self, governor_id: str) -> str:
@@ -89,9 +90,10 @@ class Layout:
         """What the path of a state, an event or a kept snapshot names; None if it is not a valid path."""
         try:
             segment, version = (document.id, 0) if _is_state(document) else split_versioned(document.id)
-            return Place(self.stream(governor_id, unescape_id(segment)), version)
+            stream = self.stream(governor_id, unescape_id(segment))
         except (ValueError, CorruptDocument, InvalidId):
             return None
+        return Place(stream, version) if stream.segment == segment else None
 
     def states(self, governor_id: str) -> str:
         """The collection of a governor's states."""
@@ -120,6 +122,10 @@ class Layout:
     def lockbeat(self, resource: str) -> str:
         """The path of the last renewal of the lock on a resource."""
         return f"{self.lockbeats}/{escape_id(resource, 'resource')}"
+
+    def lockbreak(self, nonce: str) -> str:
+        """The path of the note that a tenure's lock was broken."""
+        return f"{self.lockbreaks}/{nonce}"
 
     def waiters(self, resource: str) -> str:
         """The collection of the waiters for the lock on a resource."""

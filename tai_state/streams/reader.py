@@ -100,16 +100,17 @@ class StreamReader:
         [document] = (await self._engine.read([stream.event(version)])).documents
         return None if document is None else stored_record(stream, document)
 
-    async def shown(self, stream: Stream, record: EventRecord) -> Folded:
+    async def shown(self, stream: Stream, record: EventRecord, *, above: int = 0) -> Folded:
         """The state after an event, as it and earlier ones show it; without a text if only a reducer can make it.
 
-        This looks back to the newest event that carries it, or to the snapshot that stands for what was cleaned up.
+        This looks back to the newest event that carries it, or to the snapshot that stands for what was cleaned up; or
+        only at the events above a version.
         """
         if record.to_state is not None or record.version == 1:
             return Folded().then(record)
         last, size, oldest = record.version - 1, 1, record.version
-        while last >= 1:
-            start, end = stream.range(max(1, last - size + 1), last)
+        while last > above:
+            start, end = stream.range(max(above + 1, last - size + 1), last)
             found = await take(self._engine.scan(Scan(stream.events, start=start, end=end)), None)
             for document in reversed(found):
                 before = document.decode(EVENT)
@@ -118,9 +119,11 @@ class StreamReader:
                 if before.to_state is not None or before.version == 1:
                     return Folded().then(before)
                 oldest = before.version
-            if len(found) < min(size, last):
+            if len(found) < min(size, last - above):
                 break
             last, size = last - size, min(4 * size, _LOOK_BACK_MAX)
+        if above:
+            return Folded(None, record.schema, record.state_hash)
         [kept] = (await self._engine.read([stream.snapshot(oldest)])).documents
         snapshot = None if kept is None else kept.decode(SNAPSHOT)
         if snapshot is None or snapshot.state_hash != record.state_hash:

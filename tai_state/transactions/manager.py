@@ -19,17 +19,21 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from tai_state.engines.loops import current_task
 from tai_state.errors import (
     CommitOutcomeUnknown,
     InvalidData,
     InvalidId,
+    LockLost,
     TaiStateError,
     TransactionFailed,
     VersionConflict,
 )
 from tai_state.history.folding import Reducers, check_reducers
+from tai_state.locks.lease import Lease
+from tai_state.locks.locking import LockManager
 from tai_state.streams.changes import Fence
-from tai_state.streams.core import Core, HasCore
+from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.transactions.recent import RecentWrites
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
@@ -50,7 +54,8 @@ _PAUSE_SECONDS = 0.005
 _PAUSE_SECONDS_MAX = 1.0
 
 _logger = logging.getLogger("tai_state.transactions")
-_under_way: ContextVar[tuple[Transaction, ...]] = ContextVar("tai_state_transactions", default=())
+_under_way: ContextVar[tuple[tuple[object, Transaction], ...]] = ContextVar("tai_state_transactions", default=())
+"""The transactions that are under way around this code, each with its task: a task begun in one inherits it."""
 
 
 class TransactionManager:
@@ -65,10 +70,12 @@ class TransactionManager:
     """
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
-        self._core = core = store.core
+        self._core = core = core_of(store)
         self._reducers = check_reducers(reducers)
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
+        self._locks = LockManager(store)
+        self._leases: dict[tuple[str, str], Lease] = {}
 
     def __repr__(self) -> str:
         counts = Counter(record.status.value for record in self._records.values())
@@ -86,7 +93,8 @@ class TransactionManager:
         """Run a function whose reads and writes take effect together; if others were faster, run it again.
 
         Between attempts there is a pause with full jitter, of a second at most. An attempt after a conflict first waits
-        for its turn among the tasks of this process that change the same states.
+        for its turn among the tasks of this process that change the same states. So does the first attempt if another
+        one has the turn when it first reads.
 
         The first state that the function reads comes from memory if a transaction of this manager was the last to write
         it. If others have written it since, the function runs once more. So changing a single state again and again
@@ -217,6 +225,36 @@ class TransactionManager:
                 yield transaction
                 await book.commit(transaction, fence)
 
+    async def acquire_lock(
+        self, resource: str, client: str, ttl: float = 30.0, *, wait_seconds: float | None = None
+    ) -> Lease:
+        """Acquire a lock, as :meth:`LockManager.acquire_lock` does, which says more; release it by its token.
+
+        Args:
+            resource: any name.
+            client: the holder, for people to read. It gives no rights: the same client waits for itself.
+            ttl: how many seconds from now until others may take over. Nothing renews it.
+            wait_seconds: how long to wait; 0: do not wait; None: wait without limit.
+        """
+        lease = await self._locks.acquire_lock(resource, ttl_seconds=ttl, wait_seconds=wait_seconds, holder=client)
+        self._leases = {key: each for key, each in self._leases.items() if each.is_held}
+        self._leases[resource, lease.token] = lease
+        return lease
+
+    async def release_lock(self, resource: str, token: str) -> None:
+        """Release a lock that this manager acquired, by the ``token`` of its lease.
+
+        Raises:
+            LockLost: this manager has no such lease: it is over, it was released, or the token is of another lock. Or
+                as :meth:`LockManager.release_lock`.
+            StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
+        """
+        lease = self._leases.get((check_text(resource, "resource"), check_text(token, "token")))
+        if lease is None:
+            raise LockLost(resource)
+        await self._locks.release_lock(lease)
+        self._leases.pop((resource, token), None)
+
     def get_transaction_log(self) -> list[TransactionRecord]:
         """The last 1,000 transactions that this manager ran, the newest last."""
         return list(self._records.values())
@@ -299,16 +337,16 @@ class _Book:
         Raises:
             RuntimeError: another transaction of this store is under way in this task.
         """
-        before = _under_way.get()
-        if any(each.is_open and each.core is self._core for each in before):
+        task, before = current_task(), _under_way.get()
+        if any(each.is_open and each.core is self._core and its_task is task for its_task, each in before):
             raise RuntimeError("a transaction is already under way in this task: use it, or end it first")
         self.attempts += 1
         self._transaction, self._is_committing = transaction, False
-        _under_way.set((*before, transaction))
+        _under_way.set((*before, (task, transaction)))
         try:
             yield
         finally:
-            transaction.end()
+            transaction.leave()
             _under_way.set(before)
 
     async def commit(self, transaction: Transaction, fence: Fence | None) -> None:

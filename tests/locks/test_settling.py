@@ -154,6 +154,10 @@ RETURNING = (
         "return all(each.lock.revision != fence for each in there)",
         "return any(each.lock.revision != fence for each in there)",
     ),
+    Mistake("a note of a break is overlooked", judging, "    if is_broken:", "    if False:"),
+    Mistake(
+        "a note of a break is not read", keeping, "is_broken = look.documents[note] is not None", "is_broken = False"
+    ),
     Mistake("nobody else can have had it", judging, "return was_held and not there", "return not there"),
     Mistake("a refused deletion was not ours", judging, "return was_held and not there", "return False"),
     Mistake("whoever has it has it from us", judging, "return was_held and not there", "return was_held"),

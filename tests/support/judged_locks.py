@@ -17,7 +17,7 @@ from tai_state.errors import CommitRefused, LockAcquisitionFailed, LockLost, Sto
 from tai_state.locks import attempting, judging, keeping
 from tai_state.locks.common import Common
 from tai_state.locks.lease import Claim, Tenure
-from tai_state.locks.records import BeatRecord, LockRecord
+from tai_state.locks.records import BeatRecord, BreakRecord, LockRecord
 from tai_state.streams.layout import Layout
 from tai_state.streams.settings import Settings
 from tai_state.testing import ManualClock
@@ -116,6 +116,10 @@ class Case:
         if words == "none":
             return
         whose, *rest = [each.strip() for each in words.split(",")]
+        if whose == "broken" or "which broke ours" in rest:
+            yield _document(LAYOUT.lockbreak(CLAIM.nonce), BreakRecord(name, TTL), FENCE + 1, NOW_US)
+        if whose == "broken":
+            return
         nonce = CLAIM.nonce if whose in ("ours", "as acquired") else f"{whose} nonce"
         left = next((float(found[1]) for each in rest if (found := re.match(r"(\d+) s left", each))), 0.0)
         sign_us = NOW_US - round((TTL - left) * 1e6)

@@ -94,12 +94,13 @@ class Connection:
                 await self._queries.aclose()
                 await self._channels.aclose()
 
-    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+    async def read(self, paths: Sequence[str], at_us: int | None = None) -> Reading:
+        """See :class:`~tai_state.engines.api.Engine`; as of a time, if one is given."""
         found: dict[str, Document | None] = {}
-        time_us = 0
+        time_us = at_us or 0
         each_once = list(dict.fromkeys(paths or [_NOWHERE]))
         for request in read_requests(self.names, each_once, self._request_bytes_max // 2):
-            if time_us:  # all requests see the moment of the first one
+            if time_us:  # all requests after the first see its moment
                 request.read_time.FromMicroseconds(time_us)
             time_us = await self._tried(partial(self._read, request, found))
         return Reading(tuple([found[path] for path in paths]), time_us)
@@ -124,9 +125,10 @@ class Connection:
         to.update(found)
         return time_us
 
-    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+    def scan(self, scan: Scan, at_us: int | None = None) -> Paged[Document]:
+        """See :class:`~tai_state.engines.api.Engine`; as of a time, if one is given."""
         is_empty = scan.end == "" or not all(each.values for each in scan.where)
-        pages = _Pages(self, plan(self.names, scan), scan.limit)
+        pages = _Pages(self, plan(self.names, scan, at_us), scan.limit)
         return Paged(limited(pages.fetch, 0 if is_empty else scan.limit))
 
     def query(self, request: Any, bytes_used: int, seconds: float = DEADLINE_SECONDS) -> Page:

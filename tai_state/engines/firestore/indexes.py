@@ -12,7 +12,8 @@ from typing import Any, Final
 from tai_state.engines.firestore.fieldpaths import quoted
 
 COLLECTIONS: Final = (
-    "events", "governors", "ids", "lockbeats", "locks", "meta", "restores", "snapshots", "states", "waiters"
+    "events", "governors", "ids", "lockbeats", "lockbreaks", "locks",
+    "meta", "restores", "snapshots", "states", "waiters"
 )  # fmt: skip
 """The ids of all collections that hold documents, as ``docs/format.md`` lists them."""
 

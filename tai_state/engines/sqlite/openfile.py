@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 
+from tai_state.engines.sqlite.disk import reading
 from tai_state.engines.sqlite.forks import AFTER_A_FORK, Identity, forks
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.errors import StoreUnusable
@@ -61,7 +62,8 @@ class OpenFile:
             connection = self._connect()
             try:
                 if not self._open:
-                    self._opened(connection, before)
+                    with reading(connection):
+                        self._opened(connection, before)
                 self.check("open")
             except BaseException:
                 leave_log(connection)

@@ -10,6 +10,7 @@ from tai_state.engines.firestore import connection, engine, listening, messages,
 from tai_state.testing import (
     commit_checks,
     lifecycle_checks,
+    moment_checks,
     query_checks,
     read_checks,
     reopen_checks,
@@ -144,6 +145,20 @@ MISTAKES = (
         "",
         listening,
         says=TimeoutError,
+    ),
+    Red(
+        moment_checks.check_a_moment_stands_still,
+        "a read is of now",
+        "        request.read_time.FromMicroseconds(at_us)\n    return",
+        "        pass\n    return",
+        messages,
+    ),
+    Red(
+        moment_checks.check_a_moment_of_many_pages,
+        "a scan is of now",
+        "        request.read_time.FromMicroseconds(each.at_us)",
+        "        pass",
+        queries,
     ),
     Red(
         reopen_checks.check_closing_waits_for_commits,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from tai_state.engines.api import Document, Put, Scan, Where
+from tai_state.engines.api import Document, Moment, Put, Scan, Where
+from tai_state.engines.firestore import engine as engine_module
 from tai_state.engines.firestore.engine import FirestoreEngine
 from tai_state.engines.firestore.streaming import End, Page, Part
-from tai_state.errors import StoreUnavailable
+from tai_state.errors import StoreUnavailable, StoreUnusable
 from tai_state.testing.emulator import fresh_project
 
 from ...support.firestore import Failure
@@ -29,6 +30,21 @@ pytestmark = pytest.mark.anyio
 def anyio_backend() -> str:
     """The driver knows no other event loop."""
     return "asyncio"
+
+
+async def test_a_moment_lasts_an_hour(firestore: Callable[..., FirestoreEngine], monkeypatch: pytest.MonkeyPatch):
+    """After nearly an hour, reads and scans of a moment say that it is over and what to do, and do not show now."""
+    monkeypatch.setattr(engine_module, "_MOMENT_SECONDS", 0)
+    async with firestore() as engine, engine.moment() as moment:
+        for read in (moment.read(["c/a"]), collected_of(moment)):
+            with pytest.raises(StoreUnusable, match="keeps for an hour") as error:
+                await read
+            assert (error.value.code, error.value.is_transient) == ("MOMENT_OVER", False)
+
+
+async def collected_of(moment: Moment) -> list[Document]:
+    """The documents of a collection at a moment."""
+    return [document async for document in moment.scan(Scan("c"))]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Locks by way of a transaction manager, which are released by their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tai_state import InvalidData, StateStore, TransactionManager
+from tai_state.engines.api import Write
+from tai_state.errors import LockAlreadyHeld, LockLost, StoreUnavailable
+from tai_state.testing import ManualClock, MemoryEngine
+
+from ..support.locks import OVER, TTL
+from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, collected, make_store
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_lock_is_acquired_and_released_by_its_token(store: StateStore, other: StateStore):
+    """It excludes others like any lock, is listed under its client, serves as a fence, and costs a commit each way."""
+    engine = CountingEngine(store.core.engine)
+    store.core.engine = engine  # type: ignore[assignment]
+    manager = TransactionManager(store)
+    lease = await manager.acquire_lock("r", "client 1", 30.0)
+    assert (lease.holder, lease.ttl_seconds, lease.is_held) == ("client 1", 30.0, True)
+    assert [(each.resource, each.holder) for each in await collected(other.locks.list_locks())] == [("r", "client 1")]
+    with pytest.raises(LockAlreadyHeld):
+        await manager.acquire_lock("r", "client 1", 30.0, wait_seconds=0)
+    with pytest.raises(LockAlreadyHeld):
+        await other.locks.acquire_lock("r", wait_seconds=0)
+    await store.save_state(GOVERNOR, "s", {"n": 1}, METADATA, fence=lease)
+    engine.reset()
+    await manager.release_lock("r", lease.token)
+    assert (engine.counts.calls, len(engine.counts.commits)) == (1, 1)
+    assert not lease.is_held
+    engine.reset()
+    again = await other.transactions.acquire_lock("r", "client 2", 30.0, wait_seconds=0)
+    assert again.token != lease.token
+    assert again.fence > lease.fence
+
+
+async def test_another_token_releases_nothing(store: StateStore, other: StateStore):
+    """A token of another lock, of an earlier lease or of none raises, and the lock stays."""
+    manager = TransactionManager(store)
+    first = await manager.acquire_lock("r", "client", TTL)
+    await manager.release_lock("r", first.token)
+    lease, elsewhere = await manager.acquire_lock("r", "client", TTL), await manager.acquire_lock("s", "client", TTL)
+    for token in (first.token, elsewhere.token, "", "r"):
+        with pytest.raises(LockLost):
+            await manager.release_lock("r", token)
+    with pytest.raises(LockLost):
+        await other.transactions.release_lock("r", lease.token)
+    with pytest.raises(InvalidData):
+        await manager.release_lock("r", lease)  # type: ignore[arg-type]
+    assert len(await collected(store.locks.list_locks())) == 2
+    await manager.release_lock("r", lease.token)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_over_is_lost_and_forgotten():
+    """A lease that was taken over, or has ended, cannot be released, and a manager does not remember it for ever."""
+    clock = ManualClock(step_us=1)
+    async with make_store(MemoryEngine(clock), clock) as store:
+        manager = TransactionManager(store)
+        now = 0.0
+        manager._locks._common.monotonic = lambda: now
+        lease = await manager.acquire_lock("r", "client", TTL)
+        now += OVER
+        clock.advance_us(int(OVER * 1e6))
+        taken = await store.transactions.acquire_lock("r", "other", TTL)
+        with pytest.raises(LockLost):
+            await manager.release_lock("r", lease.token)
+        await manager.acquire_lock("s", "client", TTL)
+        assert [resource for resource, _ in manager._leases] == ["s"]
+        await store.transactions.release_lock("r", taken.token)
+
+
+class Down(AroundEngine):
+    """Its commits fail while it is down."""
+
+    is_down = False
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if self.is_down:
+            raise StoreUnavailable("commit", "TEST")
+        return await self._engine.commit(writes)
+
+
+async def test_a_release_that_failed_can_be_tried_again(store: StateStore):
+    """The token counts until the lock is known to be released."""
+    engine = Down(store.core.engine)
+    store.core.engine = engine  # type: ignore[assignment]
+    manager = TransactionManager(store)
+    lease = await manager.acquire_lock("r", "client", TTL)
+    engine.is_down = True
+    with pytest.raises(StoreUnavailable):
+        await manager.release_lock("r", lease.token)
+    engine.is_down = False
+    await manager.release_lock("r", lease.token)
+    assert await collected(store.locks.list_locks()) == []
