@@ -149,9 +149,9 @@ MISTAKES = (
     Red(
         moment_checks.check_a_moment_stands_still,
         "a read is of now",
-        "        request.read_time.FromMicroseconds(at_us)\n    return",
-        "        pass\n    return",
-        messages,
+        "                request.read_time.FromMicroseconds(time_us)",
+        "                pass",
+        connection,
     ),
     Red(
         moment_checks.check_a_moment_of_many_pages,
