@@ -126,7 +126,7 @@ async def test_a_watch_that_has_gone_silent_is_not_waited_for(clock: ManualClock
 
 
 async def test_who_turns_out_to_hold_its_lock_searches_for_no_deadlock(clock: ManualClock):
-    """A commit that arrives late makes a waiter a holder. Once it sees that, it looks for no circle that it is in."""
+    """A waiter that sees that a commit of its own has arrived late, and made it a holder, looks for no circle."""
     engine, time = MemoryEngine(clock), Time(clock)
     faulty = FaultyEngine(Silent(engine.beside()), AtCalls({}), delay_calls=1_000)  # type: ignore[arg-type]
     counting = CountingEngine(faulty)  # type: ignore[arg-type]
