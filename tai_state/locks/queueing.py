@@ -133,12 +133,15 @@ class Place:
             self._common.waiting.pop(self._owner)
 
     async def _take_number(self) -> None:
-        """Take the number after the newest waiter's. Two who come at the same moment may take the same one."""
-        newest = 0
+        """Take the number after the newest waiter's, and after all numbers that this process took.
+
+        Waiters of two processes that come at the same moment may take the same one.
+        """
         for line in self._lines:
             async for document in self._engine.scan(Scan(line, limit=1)):
-                newest = max(newest, _number(document.id))
-        self._owner = f"{_NUMBERS - newest - 1:012}-{self._attempt.claim.nonce}"
+                self._common.number = max(self._common.number, _number(document.id))
+        self._common.number += 1
+        self._owner = f"{_NUMBERS - self._common.number:012}-{self._attempt.claim.nonce}"
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]

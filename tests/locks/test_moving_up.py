@@ -210,3 +210,16 @@ async def test_nobody_is_forgotten(seed: int):
             await queue._time.pass_until(lambda: False, chance.choice([0.0, 0.0, 0.5, 1.0]))
         await queue._time.pass_until(lambda: not queue.waiting, 120.0)
         assert not queue.waiting
+
+
+async def test_who_come_at_once_have_places_of_their_own():
+    """Callers of one process that come while others are still joining are served in the order of coming."""
+    async with line() as (queue, _):
+        lease = await queue.locks.acquire_lock("a", ttl_seconds=TTL)
+        names = [f"{n:02}" for n in range(12)]
+        async with anyio.create_task_group() as joining:
+            for name in names:
+                joining.start_soon(queue.join, name, "a")
+        await queue.locks.release_lock(lease)
+        await queue.serve(*names)
+        assert queue.order == names
