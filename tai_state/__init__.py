@@ -28,10 +28,13 @@ from tai_state.conflicts.sync import SyncProgress as SyncProgress
 from tai_state.conflicts.sync import SyncReport as SyncReport
 from tai_state.conflicts.sync import sync as sync
 from tai_state.engines.api import Engine as Engine
+from tai_state.engines.metrics import Metrics as Metrics
 from tai_state.engines.observing import Attempted as Attempted
 from tai_state.engines.observing import AttemptOutcome as AttemptOutcome
 from tai_state.engines.observing import Observer as Observer
+from tai_state.engines.observing import RecoveryTime as RecoveryTime
 from tai_state.engines.observing import Settled as Settled
+from tai_state.engines.observing import SettledKind as SettledKind
 from tai_state.engines.observing import Waited as Waited
 from tai_state.engines.paging import Paged as Paged
 from tai_state.errors import CausalityViolation as CausalityViolation
@@ -105,6 +108,7 @@ from tai_state.streams.policies import OnStates as OnStates
 from tai_state.streams.policies import SinceKept as SinceKept
 from tai_state.streams.policies import SnapshotPolicy as SnapshotPolicy
 from tai_state.streams.reading import StoreStats as StoreStats
+from tai_state.streams.sizes import StoreSize as StoreSize
 from tai_state.streams.typed import TypedState as TypedState
 from tai_state.streams.upcasting import Upcast as Upcast
 from tai_state.transactions.manager import TransactionManager as TransactionManager
@@ -197,6 +201,7 @@ __all__ = [
     "LockManager",
     "LockStatistics",
     "LockWaiter",
+    "Metrics",
     "Never",
     "NewEvent",
     "NotFound",
@@ -207,6 +212,7 @@ __all__ = [
     "RecordedConflict",
     "RecoveryProgress",
     "RecoveryReport",
+    "RecoveryTime",
     "Reducer",
     "ReducerMissing",
     "Reducers",
@@ -217,6 +223,7 @@ __all__ = [
     "Rival",
     "SerializationError",
     "Settled",
+    "SettledKind",
     "SinceKept",
     "SnapshotPolicy",
     "StaleRead",
@@ -228,6 +235,7 @@ __all__ = [
     "StateStore",
     "StateVersion",
     "StoreNotFound",
+    "StoreSize",
     "StoreStats",
     "StoreTimeout",
     "StoreUnavailable",

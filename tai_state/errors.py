@@ -230,8 +230,9 @@ class Conflict(TaiStateError):
 class VersionConflict(Conflict):
     """The state is not at the version that the writer expected.
 
-    ``events`` holds the events that the writer had not seen (at most 100, oldest first). What to do: read the
-    state again and decide again; ``handle.update`` does that for you. Never send the same change again blindly.
+    ``events`` holds the newest events that the writer had not seen, oldest first: at most 100, and at most 1 MiB (but
+    at least the last one). ``left_out`` says how many older ones are not among them. What to do: read the state again
+    and decide again; ``handle.update`` does that for you. Never send the same change again blindly.
     """
 
     path: str
@@ -243,7 +244,14 @@ class VersionConflict(Conflict):
     def __str__(self) -> str:
         names_version = isinstance(self.expected, int)
         advice = "read it again and decide again" if names_version else "to change it, pass the version that you expect"
-        return f"{self.path!r} is at version {self.actual}, expected {self.expected}: {advice}"
+        said = f"{self.path!r} is at version {self.actual}, expected {self.expected}: {advice}"
+        return f"{said} (events leaves out the oldest {self.left_out})" if self.events and self.left_out else said
+
+    @property
+    def left_out(self) -> int:
+        """How many events that the writer had not seen are not in ``events``."""
+        after = self.expected if isinstance(self.expected, int) else 0
+        return max(0, self.actual - after - len(self.events))
 
     def fields(self) -> dict[str, Any]:
         """As for every error; the unseen events are given by version, id and action only (no state data)."""

@@ -18,15 +18,16 @@ from mockfirestore import MockFirestore
 
 from pytest_tai_state import without_emulator
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
-from tai_state.engines.matters import Look, standing
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.sqlite.engine import SqliteEngine
-from tai_state.errors import EmulatorNotFound, StoreUnavailable
+from tai_state.errors import EmulatorNotFound
 from tai_state.testing import ManualClock
 from tai_state.testing.emulator import Emulator, running_emulator
 from tai_state.testing.mockfirestore import MockFirestoreEngine
+from tai_state.testing.moment_checks import check_a_moment_tears_no_commit
 from tai_state.testing.read_checks import check_read_is_one_snapshot
 
+from .support.firestore import looked_up
 from .support.stores import MEMORY, Place, Places
 
 if TYPE_CHECKING:
@@ -90,22 +91,10 @@ def firestore_emulator() -> Iterator[Emulator]:
 
 
 class _OnEmulator(FirestoreEngine):
-    """Takes an emulator's fault away: a commit may be answered by the end of a watch that was just left.
-
-    Firestore keeps the two apart. Stores do, too, since they look up what became of a commit; bare engines leave that
-    to their users.
-    """
+    """The engine without an emulator's fault: see :func:`looked_up`."""
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
-        try:
-            return await super().commit(writes)
-        except StoreUnavailable as error:
-            if "call already cancelled" not in str(error):
-                raise
-        paths = [each.path for each in writes]
-        reading = await self.read(paths)
-        found = standing(writes, Look(dict(zip(paths, reading.documents, strict=True)), time_us=reading.time_us))
-        return found or await super().commit(writes)
+        return await looked_up(super().commit, self.read, writes)
 
 
 def _firestore(folder: Path, _: WallClock) -> Engine:
@@ -122,7 +111,7 @@ def firestore(tmp_path: Path) -> Callable[..., FirestoreEngine]:
     def make(project: str = "", database: str = "(default)") -> FirestoreEngine:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv(EMULATOR, emulator_host())
-            return FirestoreEngine(project or _project(tmp_path), database)
+            return _OnEmulator(project or _project(tmp_path), database)
 
     return make
 
@@ -154,13 +143,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         engine = parameters.get("engine_under_test")
-        if engine and engine.tears and parameters.get("check") is check_read_is_one_snapshot:
+        if engine and engine.tears and parameters.get("check") in _WHOLE:
             item.add_marker(pytest.mark.skip(reason=_TEARS))
     kept = [item for item in items if _can_run(item)]
     config.hook.pytest_deselected(items=[item for item in items if not _can_run(item)])
     items[:] = kept
 
 
+_WHOLE = (check_read_is_one_snapshot, check_a_moment_tears_no_commit)
 _TEARS = "the emulator shows a commit document by document; Firestore shows it at one moment"
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeAlias
 import anyio
 import typer
 
+from tai_state.cli.output import print_error
+from tai_state.errors import TaiStateError
 from tai_state.store.opening import open_store
 from tai_state.store.store import StateStore
 
@@ -43,6 +45,27 @@ class Interrupted(Exception):
 
 class Declined(Exception):
     """The user was asked to confirm, and did not say yes."""
+
+
+class Damage:
+    """What a command finds damaged while it goes on: each document is named at once, on stderr."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._exit_code = 0
+
+    def __bool__(self) -> bool:
+        return self._exit_code != 0
+
+    def report(self, error: TaiStateError) -> None:
+        """Name a damaged document."""
+        print_error(error, as_json=self._as_json)
+        self._exit_code = error.exit_code
+
+    def end(self) -> None:
+        """End the command with the exit code for damage, if there was any."""
+        if self._exit_code:
+            raise typer.Exit(self._exit_code)
 
 
 def opened(url: str | None, *, create: bool = False) -> StateStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from tai_state.cli.common import (
     AppOption,
+    Damage,
     GovernorArgument,
     JsonOption,
     StateArgument,
@@ -18,12 +20,14 @@ from tai_state.cli.common import (
     opened,
     run,
 )
-from tai_state.cli.output import cell, plain, print_json, print_table, say
+from tai_state.cli.output import cell, plain, print_items, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.store.store import StateStore
+from tai_state.streams.reading import count_states, get_stats, list_governors, list_states
+from tai_state.streams.salvaging import sound_events
 from tai_state.values.events import JsonEvent
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.patch import Operation
@@ -43,26 +47,28 @@ def ls(
     """List all governors, or the states of one."""
 
     async def command() -> None:
+        damage = Damage(as_json=as_json)
         async with opened(store) as opened_store:
-            rows: list[dict[str, Any]]
-            if governor is None:
-                rows = [
-                    {"governor": each, "states": await opened_store.count_states(each)}
-                    async for each in opened_store.list_governors()
-                ]
-            else:
-                rows = [
-                    {"state_id": each.state_id, "version": each.version, "data": each.data, "timestamp": each.timestamp}
-                    async for each in opened_store.list_states(governor)
-                ]
-        if as_json:
-            print_json(rows)
-        elif rows:
-            print_table(list(rows[0]), [list(row.values()) for row in rows])
-        else:
+            rows = _governors(opened_store, damage) if governor is None else _states(opened_store, governor, damage)
+            columns = ["governor", "states"] if governor is None else ["state_id", "version", "data", "timestamp"]
+            found = await print_items(
+                rows, as_json=as_json, fields=dict, columns=columns, row=lambda each: list(each.values())
+            )
+        if not (found or damage or as_json):
             say("no governors" if governor is None else "no states")
+        damage.end()
 
     run(command)
+
+
+async def _governors(store: StateStore, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
+    async for each in list_governors(store.core, report=damage.report):
+        yield {"governor": each, "states": await count_states(store.core, each, damage.report)}
+
+
+async def _states(store: StateStore, governor: str, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
+    async for each in list_states(store.core, governor, report=damage.report):
+        yield {"state_id": each.state_id, "version": each.version, "data": each.data, "timestamp": each.timestamp}
 
 
 def show(
@@ -106,14 +112,24 @@ def history(
     """Show the events of a state, oldest first."""
 
     async def command() -> None:
+        damage = Damage(as_json=as_json)
         async with opened(store) as opened_store:
-            events = [event async for event in opened_store.get_events(governor, state, after=after, limit=limit)]
-        if as_json:
-            print_json([_event_fields(event) for event in events])
-        elif events:
-            print_table(["version", "timestamp", "action", "by", "change"], [_event_row(event) for event in events])
-        else:
+            found = await print_items(
+                sound_events(
+                    opened_store.core,
+                    opened_store.core.layout.stream(governor, state),
+                    damage.report,
+                    after=after,
+                    limit=limit,
+                ),
+                as_json=as_json,
+                fields=_event_fields,
+                columns=["version", "timestamp", "action", "by", "change"],
+                row=_event_row,
+            )
+        if not (found or damage or as_json):
             say("no events")
+        damage.end()
 
     run(command)
 
@@ -146,16 +162,25 @@ def diff(
     run(command)
 
 
-def stats(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def stats(
+    *,
+    size: Annotated[bool, typer.Option("--size", help="Also the size, which reads every document.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Count what the store holds."""
 
     async def command() -> None:
+        damage = Damage(as_json=as_json)
         async with opened(store) as opened_store:
-            counts = await opened_store.get_stats()
+            counts = plain(await get_stats(opened_store.core, damage.report))
+            if size:
+                counts |= plain(await opened_store.get_size())
         if as_json:
             print_json(counts)
         else:
-            print_table(["what", "count"], list(plain(counts).items()))
+            print_table(["what", "count"], list(counts.items()))
+        damage.end()
 
     run(command)
 

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import anyio
 import typer
 
-from tai_state.cli.common import JsonOption, StoreOption, YesOption, confirm, opened, run
-from tai_state.cli.output import print_json, print_line, print_table, say
+from tai_state.cli.common import Damage, JsonOption, StoreOption, YesOption, confirm, opened, run
+from tai_state.cli.output import print_items, print_json, print_line, say
+from tai_state.locks.listing import listed
 from tai_state.locks.locking import LockManager
 from tai_state.locks.records import LockInfo
+from tai_state.locks.sighting import Sightings
+
+_COLUMNS = ("resource", "holder", "fence", "acquired_at", "last_sign_at", "ttl", "remaining", "expired")
 
 
 def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the locks that are held or have expired. Expiry is shown only if all users of the store share a clock."""
 
     async def command() -> None:
+        damage = Damage(as_json=as_json)
         async with opened(store) as opened_store:
-            is_known = opened_store.core.engine.capabilities.shared_clock
-            rows = [_row(each, is_known=is_known) async for each in LockManager(opened_store).list_locks()]
-        if as_json:
-            print_json(rows)
-        elif rows:
-            print_table(list(rows[0]), [["unknown" if cell is None else cell for cell in row.values()] for row in rows])
-            if not is_known:
+            core = opened_store.core
+            is_known = core.engine.capabilities.shared_clock
+            found = await print_items(
+                listed(core, Sightings(core.engine, core.layout, anyio.current_time), damage.report),
+                as_json=as_json,
+                fields=lambda each: _fields(each, is_known=is_known),
+                columns=_COLUMNS,
+                row=lambda each: ["unknown" if it is None else it for it in _fields(each, is_known=is_known).values()],
+            )
+        if not as_json:
+            if found and not is_known:
                 say("the users of this store do not share a clock: a lock has expired if its last_sign_at has not")
                 say("changed for 1.1 times its ttl")
-        else:
-            say("no locks")
+            if not (found or damage):
+                say("no locks")
+        damage.end()
 
     run(command)
 
 
-def _row(lock: LockInfo, *, is_known: bool) -> dict[str, Any]:
+def _fields(lock: LockInfo, *, is_known: bool) -> dict[str, Any]:
     """A lock as it is listed. What a single look cannot show is None: it would take watching the lock."""
     return {
         "resource": lock.resource,

@@ -148,7 +148,11 @@ def cleanup(
         if as_json:
             print_json(stats)
         else:
-            print_table(["what", "count"], list(plain(stats).items()))
+            print_table(["what", "count"], [each for each in plain(stats).items() if each[0] != "failed"])
+            if stats.failed:
+                print_table(["outcome", "path", "why"], [["failed", path, why] for path, why in stats.failed])
+        if stats.failed:
+            raise typer.Exit(INCONSISTENT)
 
     run(command)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tai_state.cli.common import (
+    Damage,
     GovernorArgument,
     JsonOption,
     StoreOption,
@@ -54,6 +55,7 @@ def import_(
     rows.check(Address.parse(store).engine(SystemClock(), create=True).capabilities)  # before a store is created
 
     async def command() -> None:
+        damage = Damage(as_json=as_json)
         with Progress() as line:
 
             async def acknowledged(stats: ImportStats) -> None:
@@ -63,8 +65,9 @@ def import_(
                     line.show(f"{stats.events:,} events recorded, {stats.skipped:,} already there")
 
             async with opened(store, create=True) as target:
-                stats = await CsvImport(target.core, rows).run(acknowledged)
+                stats = await CsvImport(target.core, rows, damage.report).run(acknowledged)
         _print_counts(plain(stats), as_json=as_json)
+        damage.end()
 
     run(command)
 

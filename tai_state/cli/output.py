@@ -7,12 +7,12 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
 from math import inf
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 from rich.cells import cell_len
@@ -20,7 +20,11 @@ from rich.cells import cell_len
 from tai_state.errors import TaiStateError
 from tai_state.values.times import format_time
 
+T = TypeVar("T")
+
 _GAP = "  "
+_MEASURED_ROWS = 200
+"""How many rows decide how wide the columns of a long table are."""
 _WHOLE_MAX = 30
 """Cells up to this width, such as a time, are not broken if the terminal has room for the other columns."""
 _REST_MIN = 20
@@ -68,6 +72,83 @@ def _onto_stdout() -> Generator[None, None, None]:
 def print_json(value: Any) -> None:
     """Print one JSON text on stdout."""
     print(_json(plain(value)), flush=True)
+
+
+async def print_items(
+    items: AsyncIterator[T],
+    *,
+    as_json: bool,
+    fields: Callable[[T], Any],
+    columns: Sequence[str],
+    row: Callable[[T], Sequence[Any]],
+) -> bool:
+    """Print items as they come, each as JSON in an array, or as a row for people. Returns whether there were any.
+
+    If an error ends the items, those before it are printed, and the array is closed.
+    """
+    printer = _JsonPrinter(fields) if as_json else _RowPrinter(columns, row)
+    try:
+        async for item in items:
+            printer.put(item)
+    except TaiStateError:
+        if printer.count:
+            printer.end()
+        raise
+    if printer.count or as_json:
+        printer.end()
+    return printer.count > 0
+
+
+class _JsonPrinter(Generic[T]):
+    """Prints an array of JSON, item by item."""
+
+    def __init__(self, fields: Callable[[T], Any]) -> None:
+        self.count = 0
+        self._fields = fields
+
+    @_onto_stdout()
+    def put(self, item: T) -> None:
+        print(", " if self.count else "[", _json(plain(self._fields(item))), sep="", end="")
+        self.count += 1
+
+    @_onto_stdout()
+    def end(self) -> None:
+        print("]" if self.count else "[]", flush=True)
+
+
+class _RowPrinter(Generic[T]):
+    """Prints a table, row by row. The first rows decide how wide its columns are."""
+
+    def __init__(self, columns: Sequence[str], row: Callable[[T], Sequence[Any]]) -> None:
+        self.count = 0
+        self._row = row
+        self._first = [list(columns)]
+        self._widths: list[int] = []
+
+    def put(self, item: T) -> None:
+        row = [cell(each) for each in self._row(item)]
+        self.count += 1
+        if self._widths:
+            self._print([row])
+        else:
+            self._first.append(row)
+            if self.count == _MEASURED_ROWS:
+                self._print_first()
+
+    def end(self) -> None:
+        if not self._widths:
+            self._print_first()
+        self._print([])
+
+    def _print_first(self) -> None:
+        self._widths = _widths(self._first)
+        self._print(self._first)
+
+    @_onto_stdout()
+    def _print(self, rows: Sequence[Sequence[str]]) -> None:
+        for row in rows:
+            _print_row(row, self._widths, wrap=sys.stdout.isatty())
+        sys.stdout.flush()
 
 
 @_onto_stdout()
@@ -129,11 +210,7 @@ def print_error(error: BaseException, *, as_json: bool, expected: bool = True) -
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows for people; nothing is cut off. Cells wrap on a terminal; in piped output, each row is one line."""
     table = [list(columns), *([cell(each) for each in row] for row in rows)]
-    natural = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    if sys.stdout.isatty():
-        widths = _fitted(natural, shutil.get_terminal_size().columns)
-    else:
-        widths = [min(each, _ALIGNED_MAX) for each in natural]
+    widths = _widths(table)
     for row in table:
         _print_row(row, widths, wrap=sys.stdout.isatty())
     sys.stdout.flush()
@@ -162,6 +239,14 @@ def _text(value: Any) -> str:
 
 def _escaped(code: int) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
+
+
+def _widths(table: Sequence[Sequence[str]]) -> list[int]:
+    """How wide to print the columns of a table."""
+    natural = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    if sys.stdout.isatty():
+        return _fitted(natural, shutil.get_terminal_size().columns)
+    return [min(each, _ALIGNED_MAX) for each in natural]
 
 
 def _fitted(natural: Sequence[int], width: int) -> list[int]:

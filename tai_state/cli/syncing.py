@@ -12,16 +12,17 @@ import typer
 from tai_state.cli.common import (
     INCONSISTENT,
     AppOption,
+    Damage,
     GovernorArgument,
     JsonOption,
     StoreOption,
     opened,
     run,
 )
-from tai_state.cli.output import Progress, plain, print_json, print_line, print_table, say
+from tai_state.cli.output import Progress, plain, print_items, print_json, print_line, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.conflicts.merging import FieldMerge
-from tai_state.conflicts.recorded import recorded_conflicts
+from tai_state.conflicts.recorded import RecordedConflict, conflicts_of
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased
 from tai_state.conflicts.sync import SyncReport
 from tai_state.conflicts.sync import sync as sync_stores
@@ -139,20 +140,24 @@ def conflicts(
     """List the resolved conflicts and the dropped changes."""
 
     async def command() -> None:
+        damage = Damage(as_json=as_json)
         async with opened(store) as opened_store:
-            found = [each async for each in recorded_conflicts(opened_store, governor)]
-        if as_json:
-            print_json(found)
-        elif found:
-            rows = [
-                [each.state_id, each.version, each.timestamp, ", ".join(each.strategies), _values(each.discarded)]
-                for each in found
-            ]
-            print_table(["state_id", "version", "timestamp", "strategy", "discarded"], rows)
-        else:
+            found = await print_items(
+                conflicts_of(opened_store.core, governor, damage.report),
+                as_json=as_json,
+                fields=plain,
+                columns=["state_id", "version", "timestamp", "strategy", "discarded"],
+                row=_row,
+            )
+        if not (found or damage or as_json):
             say("no conflicts")
+        damage.end()
 
     run(command)
+
+
+def _row(each: RecordedConflict) -> list[Any]:
+    return [each.state_id, each.version, each.timestamp, ", ".join(each.strategies), _values(each.discarded)]
 
 
 def _values(discarded: tuple[dict[str, Any], ...]) -> dict[str, Any]:

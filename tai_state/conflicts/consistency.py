@@ -12,20 +12,25 @@ import msgspec
 from tai_state.conflicts.latest import ConflictHistory, ConflictRecord
 from tai_state.conflicts.repairing import Conflict, recent_events, repair, standing
 from tai_state.conflicts.resolutions import Resolution
-from tai_state.conflicts.resolvers import Causal, LastWriteWins, Resolver
-from tai_state.conflicts.rivals import Rival, compare_rivals
+from tai_state.conflicts.resolvers import Causal, LastWriteWins, Resolver, check_resolver
+from tai_state.conflicts.rivals import Rival, check_rival, check_state, compare_rivals
 from tai_state.conflicts.staleness import check_causality, check_freshness
 from tai_state.errors import CausalityViolation, InvalidData, StaleRead
-from tai_state.streams.core import HasCore
+from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.layout import Stream
+from tai_state.values.checks import check_clock, check_flag, check_items, check_whole
 from tai_state.values.clocks import ClockOrder, LamportClock, VectorClock, merge
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.json import normalise_object
+from tai_state.values.metadata import ChangeMetadata, check_metadata
 from tai_state.values.states import DeletedState, JsonState, StateSnapshot
 from tai_state.values.times import from_us
 
 _logger = logging.getLogger("tai_state.conflicts")
 
 _LAST_WRITE_WINS = LastWriteWins()
+
+LAMPORT_MAX = 2**63 - 1
+"""The greatest Lamport number that is accepted from elsewhere."""
 
 
 class ConsistencyStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,17 +73,22 @@ class EventualConsistency:
         read_repair: bool = True,
         history: ConflictHistory | None = None,
     ) -> None:
-        self._core = core = store.core
+        self._core = core = core_of(store)
+        check_resolver(resolver)
+        if not isinstance(history, ConflictHistory | None):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers
+            raise InvalidData(f"history must be a ConflictHistory, not {type(history).__name__}")
         self.history: ConflictHistory = ConflictHistory(core.settings.clock) if history is None else history
         self._resolver = Causal(resolver)
         self._lamport = LamportClock()
-        self._read_repair = read_repair
+        self._read_repair = check_flag(read_repair, "read_repair")
         self._counts = Counter[str]()
 
     # Comparing -----------------------------------------------------------------------------------------------------
 
     def compare(self, ours: Rival, theirs: Rival) -> ClockOrder:
         """Compare our version with another one; BEFORE means that theirs knew of ours."""
+        check_rival(ours, "ours")
+        check_rival(theirs, "theirs")
         return compare_rivals(ours, theirs)
 
     def detect_stale_read(self, read: StateSnapshot[Any] | DeletedState, known: Iterable[VectorClock]) -> None:
@@ -87,9 +97,13 @@ class EventualConsistency:
         Raises:
             StaleRead: one of the clocks covers the state that was read, and more.
         """
+        check_state(read, "read")
+        clocks = check_items(known, lambda: InvalidData("known must be a collection of vector clocks"))
+        for clock in clocks:
+            check_clock(clock, "each clock in known")
         path = self._stream(read.governor_id, read.state_id).state
         try:
-            check_freshness(path, read.causality, known)
+            check_freshness(path, read.causality, clocks)
         except StaleRead:
             self._counts["stale_reads"] += 1
             _logger.warning("stale read", extra={"path": path})
@@ -105,6 +119,8 @@ class EventualConsistency:
         Raises:
             CausalityViolation: it does not include all of that.
         """
+        check_state(read, "read")
+        check_clock(after, "after")
         try:
             check_causality(self._stream(read.governor_id, read.state_id).state, read.causality, after)
         except CausalityViolation:
@@ -115,6 +131,7 @@ class EventualConsistency:
         """The clock that includes all of these."""
         merged: VectorClock = {}
         for clock in clocks:
+            check_clock(clock, "each clock")
             merged = merge(merged, clock)
         return merged
 
@@ -124,7 +141,7 @@ class EventualConsistency:
 
     def observe_lamport(self, other: int) -> int:
         """Observe a Lamport number from elsewhere; see :meth:`~tai_state.values.clocks.LamportClock.observe`."""
-        return self._lamport.observe(other)
+        return self._lamport.observe(check_whole(other, "the Lamport number", most=LAMPORT_MAX))
 
     def get_stats(self) -> ConsistencyStats:
         """The counts of what was seen and done so far."""
@@ -153,6 +170,10 @@ class EventualConsistency:
             InvalidData: they are versions of different states.
             ConflictResolutionFailed: the resolver cannot decide.
         """
+        check_rival(ours, "ours")
+        check_rival(theirs, "theirs")
+        if base is not None:
+            _, base = normalise_object(base, "base")
         stream = self._stream(ours.snapshot.governor_id, ours.snapshot.state_id)
         _check_state(stream, [theirs])
         resolution = self._resolver.resolve(ours, theirs, base)
@@ -213,7 +234,13 @@ class EventualConsistency:
             VersionConflict: others were faster 16 times. Otherwise as ``StateStore.update_state``.
         """
         stream = self._stream(governor_id, state_id)
+        seen = check_items(seen, lambda: InvalidData("seen must be a collection of versions"))
+        for version in seen:
+            check_rival(version, "each version in seen")
         _check_state(stream, seen)
+        check_flag(dry_run, "dry_run")
+        if metadata is not None:
+            check_metadata(metadata)
         is_written_back = self._read_repair and not dry_run
         who = self._core.who(metadata) if is_written_back else None
         repaired = await repair(self._core, stream, seen, self._resolver, who)

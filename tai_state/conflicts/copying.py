@@ -27,7 +27,7 @@ _SIZE_BESIDE_RECORD: Final = 8_192
 
 
 async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMachinePersister) -> int:
-    """Append the next events of the newer side to the older one, in one commit; how many were appended.
+    """Append the next events of the newer side to the older one, in one commit; how many this call appended.
 
     Args:
         newer: the side to copy from.
@@ -46,11 +46,12 @@ async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMa
     drafts = [_draft(event, newer, marker) for event, marker in zip(events, markers, strict=True)]
     if not follows:
         drafts[0] = await _carrying(events[0], newer, markers[0], persister)
+    drafts[0] = msgspec.structs.replace(drafts[0], call=older.core.settings.new_id())
     data = await _data_after(events[-1], newer, persister)
     composition = Composition(tuple(drafts), data)
     append = append_of(older.stream, older.version, composition.drafts)
-    await older.core.appender.append_one(append, always(composition))
-    return len(events)
+    appended = await older.core.appender.append_one(append, always(composition))
+    return 0 if appended.is_repeated else len(events)
 
 
 def _one_commit(events: list[EventRecord], capabilities: Capabilities) -> list[EventRecord]:

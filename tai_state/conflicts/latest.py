@@ -8,6 +8,8 @@ from itertools import islice
 
 import msgspec
 
+from tai_state.errors import InvalidData
+from tai_state.values.checks import check_callable, check_seconds, check_whole
 from tai_state.values.clocks import VectorClock
 from tai_state.values.times import WallClock, to_us
 
@@ -43,24 +45,31 @@ class ConflictHistory:
     """
 
     def __init__(self, clock: WallClock, *, kept_max: int = 1_000) -> None:
+        check_callable(getattr(clock, "now_us", None), "now_us of the clock")
+        check_whole(kept_max, "kept_max", 1)
         self._clock = clock
         self._kept_max = kept_max
         self._records: deque[ConflictRecord] = deque(maxlen=kept_max)
 
     def record(self, record: ConflictRecord) -> None:
         """Keep a conflict; if there are too many, the oldest one is dropped."""
+        if not isinstance(record, ConflictRecord):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidData(f"a ConflictRecord is needed, not {type(record).__name__}")
         self._records.append(record)
 
     def recent(self, count: int) -> list[ConflictRecord]:
         """The latest conflicts, newest first."""
-        return list(islice(reversed(self._records), count))
+        return list(islice(reversed(self._records), check_whole(count, "count")))
 
     def has_conflict_storm(self, threshold: int, window_seconds: float) -> bool:
         """Whether more than ``threshold`` conflicts were resolved in the last ``window_seconds``.
 
         Raises:
+            InvalidData: an argument is not a number from 0 up.
             ValueError: fewer conflicts are kept than the answer needs.
         """
+        check_whole(threshold, "threshold")
+        check_seconds(window_seconds, "window_seconds")
         if threshold >= self._kept_max:
             raise ValueError(f"only the latest {self._kept_max} conflicts are kept; use a smaller threshold")
         since = self._clock.now_us() - window_seconds * 1_000_000

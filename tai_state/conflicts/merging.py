@@ -22,7 +22,10 @@ from tai_state.conflicts.resolutions import (
 )
 from tai_state.conflicts.resolvers import ranked
 from tai_state.conflicts.rivals import Rival
+from tai_state.errors import InvalidData
+from tai_state.values.checks import check_flag
 from tai_state.values.json import encode, normalise
+from tai_state.values.metadata import check_text
 
 Combine: TypeAlias = Callable[[Any, Any, Any], Any]
 """``combine(earlier, later, base)``: the value of a field that both sides changed; base is None if unknown."""
@@ -61,6 +64,7 @@ class FieldMerge:
         removal_wins: whether a removal wins over a change.
 
     Raises:
+        InvalidData: an argument is not valid.
         ValueError: there is no strategy of that name.
     """
 
@@ -71,11 +75,17 @@ class FieldMerge:
         *,
         removal_wins: bool = False,
     ) -> None:
-        self._strategies = dict(strategies or {})
+        given: Mapping[str, FieldStrategy] = {} if strategies is None else strategies
+        if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidData(f"strategies must be a mapping of fields to strategies, not {type(given).__name__}")
+        for each in given:
+            check_text(each, "each field in strategies")
+        check_flag(removal_wins, "removal_wins")
+        self._strategies = dict(given)
         self._default: FieldStrategy = default
         self._removal_wins = removal_wins
         for strategy in (*self._strategies.values(), default):
-            if not callable(strategy) and strategy not in _NAMED:
+            if not callable(strategy) and strategy not in [*_NAMED]:
                 raise ValueError(f"there is no strategy {strategy!r}: use counter, union, maximum, last or a function")
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:

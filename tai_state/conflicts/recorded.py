@@ -11,7 +11,9 @@ import msgspec
 from tai_state.conflicts.joins import JOIN_ACTION, joined_by
 from tai_state.conflicts.notes import ACTION_RIVAL, note_of
 from tai_state.engines.paging import Paged, converted, resized
-from tai_state.streams.core import HasCore
+from tai_state.errors import Inconsistent
+from tai_state.streams.core import Core, HasCore, core_of
+from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import list_all_states
 from tai_state.streams.records import EventRecord, moment
@@ -50,14 +52,24 @@ def recorded_conflicts(store: HasCore, governor_id: str) -> Paged[RecordedConfli
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
-    core = store.core
-    states = list_all_states(core, governor_id)
+    return conflicts_of(core_of(store), governor_id)
+
+
+def conflicts_of(core: Core, governor_id: str, report: Report = raising) -> Paged[RecordedConflict]:
+    """As :func:`recorded_conflicts`; of a stream with a damaged event, those before it are read and it is reported."""
+    states = list_all_states(core, governor_id, report=report)
 
     async def convert(page: Sequence[JsonState]) -> list[RecordedConflict]:
         [state] = page
         stream = core.layout.stream(governor_id, state.state_id)
-        found = [_recorded(stream, stored.record) async for stored in core.reader.records(stream, 1)]
-        return [each for each in found if each is not None]
+        found: list[RecordedConflict] = []
+        try:
+            async for stored in core.reader.records(stream, 1):
+                if (recorded := _recorded(stream, stored.record)) is not None:
+                    found.append(recorded)  # noqa: PERF401 - what was found before an error stays
+        except Inconsistent as error:
+            report(error)
+        return found
 
     return converted(resized(states, 1), convert)
 

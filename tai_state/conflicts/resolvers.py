@@ -16,10 +16,12 @@ from tai_state.conflicts.resolutions import (
     unkept,
 )
 from tai_state.conflicts.rivals import Rival, compare_rivals
-from tai_state.errors import ConflictResolutionFailed
+from tai_state.errors import ConflictResolutionFailed, InvalidData
 from tai_state.streams.layout import Layout
+from tai_state.values.checks import check_callable
 from tai_state.values.clocks import ClockOrder
 from tai_state.values.json import normalise_object
+from tai_state.values.metadata import check_text
 
 
 class Resolver(Protocol):
@@ -40,6 +42,16 @@ class Resolver(Protocol):
             ConflictResolutionFailed: it cannot decide.
         """
         ...
+
+
+def check_resolver(resolver: object) -> None:
+    """Check that an argument decides between rivals.
+
+    Raises:
+        InvalidData: it does not.
+    """
+    if isinstance(resolver, type) or not callable(getattr(resolver, "resolve", None)):
+        raise InvalidData(f"a resolver is needed, like LastWriteWins(), not {resolver!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,10 @@ class Causal:
     """
 
     fallback: Resolver | None = None
+
+    def __post_init__(self) -> None:
+        if self.fallback is not None:
+            check_resolver(self.fallback)
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
         """See :meth:`Resolver.resolve`; it also accepts versions of which one knew of the other.
@@ -113,6 +129,10 @@ class Custom:
 
     function: ResolverFunction
     strategy: str = "custom"
+
+    def __post_init__(self) -> None:
+        check_callable(self.function, "the function of Custom")
+        check_text(self.strategy, "the strategy of Custom")
 
     def resolve(self, ours: Rival, theirs: Rival, base: dict[str, Any] | None) -> Resolution:
         """See :meth:`Resolver.resolve`.

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from tai_state.errors import InvalidData
+from tai_state.values.checks import check_clock
 from tai_state.values.clocks import ClockOrder, VectorClock, compare
-from tai_state.values.states import JsonState
+from tai_state.values.states import DeletedState, JsonState, StateSnapshot
 
 Place: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
 """What no two events of a state can share."""
@@ -69,6 +71,30 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
     def unseen_by(self, other: Rival) -> tuple[str, ...]:
         """The ids of the stores with changes that this version knows of and the other does not."""
         return tuple(sorted(store_id for store_id, count in self.clock.items() if count > other.clock.get(store_id, 0)))
+
+
+def check_rival(version: object, what: str) -> None:
+    """Check that an argument is a version of a state.
+
+    Raises:
+        InvalidData: it is not.
+    """
+    if not isinstance(version, Rival):
+        raise InvalidData(f"{what} must be a Rival, as `read` returns it, not {type(version).__name__}")
+    check_state(version.snapshot, f"the snapshot of {what}")
+    if type(version.hlc) is not int or type(version.tip) is not str:
+        raise InvalidData(f"{what} must have a whole number as hlc and a text as tip")
+
+
+def check_state(state: object, what: str) -> None:
+    """Check that an argument is a state as it was read, deleted or not.
+
+    Raises:
+        InvalidData: it is not.
+    """
+    if not isinstance(state, StateSnapshot | DeletedState):
+        raise InvalidData(f"{what} must be a state that was read, not {type(state).__name__}")
+    check_clock(state.causality, f"the causality of {what}")
 
 
 def places_of(event: Counted) -> list[Place]:

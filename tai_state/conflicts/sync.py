@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Final, NamedTuple, TypeAlias
 
 import anyio
@@ -11,12 +12,13 @@ import msgspec
 
 from tai_state.conflicts.copying import EVENTS_MAX, take_over
 from tai_state.conflicts.joining import Joiner
-from tai_state.conflicts.resolvers import LastWriteWins, Resolver
+from tai_state.conflicts.resolvers import LastWriteWins, Resolver, check_resolver
 from tai_state.conflicts.sides import Side
 from tai_state.engines.api import Document, Scan, after
 from tai_state.engines.paging import Paged
 from tai_state.errors import (
     ConflictResolutionFailed,
+    CorruptDocument,
     IdempotencyConflict,
     Inconsistent,
     InvalidData,
@@ -27,11 +29,12 @@ from tai_state.errors import (
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.streams.changes import always, append_of
-from tai_state.streams.core import Core, HasCore
+from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.planning import Composition
+from tai_state.values.checks import check_flag, check_long_work
 from tai_state.values.clocks import ClockOrder, compare
-from tai_state.values.ids import escape_id, unescape_id
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.ids import escape_id, stored_id
+from tai_state.values.metadata import ChangeMetadata, check_metadata
 
 _logger = logging.getLogger("tai_state.conflicts")
 
@@ -145,11 +148,18 @@ async def sync(
         resume: ``resume`` from the report of an interrupted sync.
 
     Raises:
-        InvalidData: both arguments are the same store, or the stores are opened with different schemas.
+        InvalidData: an argument is not valid; both arguments are the same store; or the stores are opened with
+            different schemas.
         StoreUnavailable, StoreTimeout, CommitOutcomeUnknown: run it again, from ``resume`` or from the start.
         Whatever the resolver or a reducer raises, once all other states are synced.
     """
-    one, other = first.core, second.core
+    one, other = core_of(first), core_of(second)
+    check_resolver(resolver)
+    check_metadata(metadata)
+    check_flag(dry_run, "dry_run")
+    check_long_work(concurrency, progress, resume)
+    if governor_id is not None:
+        escape_id(governor_id, "governor_id")
     schemas = {core.settings.upcasting.schema for core in (one, other)}
     if one is other:
         raise InvalidData("a store cannot be synced with itself")
@@ -158,9 +168,13 @@ async def sync(
     pair = _Pair(one, other, resolver, {} if reducers is None else reducers, metadata, dry_run=dry_run)
     report = SyncReport(resume=resume)
     some: list[tuple[str, str]] = []
-    async for governor in _governors(one, other, governor_id, resume):
-        async for state in _states(one, other, governor, resume):
-            some.append((unescape_id(governor), unescape_id(state)))
+    async with aclosing(_places(one, other, governor_id, resume)) as places:
+        async for place in places:
+            if isinstance(place, CorruptDocument):
+                failed = (*report.failed, (place.path, place.what))[:LISTED_MAX]
+                report = msgspec.structs.replace(report, failed=failed)
+                continue
+            some.append(place)
             if len(some) >= concurrency:
                 report, some = _added(report, some, await pair.sync_all(some)), []
                 if progress is not None:
@@ -307,6 +321,27 @@ def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence
     )
 
 
+async def _places(
+    first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None
+) -> AsyncGenerator[tuple[str, str] | CorruptDocument, None]:
+    """The governor and id of each state in either store; the error of a document whose path names none."""
+    async for governor in _governors(first, second, governor_id, resume):
+        found = _id_of(first.layout.governors, governor)
+        if isinstance(found, CorruptDocument):
+            yield found
+            continue
+        async for state in _states(first, second, found, resume):
+            state_id = _id_of(first.layout.states(found), state)
+            yield state_id if isinstance(state_id, CorruptDocument) else (found, state_id)
+
+
+def _id_of(collection: str, segment: str) -> str | CorruptDocument:
+    try:
+        return stored_id(f"{collection}/{segment}")
+    except CorruptDocument as error:
+        return error
+
+
 def _governors(first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None) -> Paged[str]:
     """The escaped ids of the governors of both stores."""
     if governor_id is not None:
@@ -319,9 +354,8 @@ def _only(core: Core, segment: str) -> Paged[Document]:
     return core.engine.scan(Scan(core.layout.governors, start=segment, end=after(segment)))
 
 
-def _states(first: Core, second: Core, governor: str, resume: tuple[str, str] | None) -> Paged[str]:
+def _states(first: Core, second: Core, governor_id: str, resume: tuple[str, str] | None) -> Paged[str]:
     """The escaped ids of a governor's states in both stores, after the one to resume after."""
-    governor_id = unescape_id(governor)
     start = after(escape_id(resume[1])) if resume is not None and resume[0] == governor_id else ""
     return _merged(*(core.engine.scan(Scan(core.layout.states(governor_id), start=start)) for core in (first, second)))
 

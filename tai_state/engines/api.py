@@ -266,6 +266,13 @@ NOT_OPEN = "the store is not open: use it inside its `async with` block"
 OPEN_ALREADY = "the store is already open: open another one in its own `async with` block"
 
 
+class Moment(Protocol):
+    """The documents as they are at one moment, whatever is written after it. Its verbs are as those of an engine."""
+
+    async def read(self, paths: Sequence[str]) -> Reading: ...  # noqa: D102
+    def scan(self, scan: Scan) -> Paged[Document]: ...  # noqa: D102
+
+
 class Engine(Protocol):
     """The four verbs. ``async with`` opens and closes an engine; closing waits for running commits and ends watches.
 
@@ -327,6 +334,13 @@ class Engine(Protocol):
         looks may not be reported at all. A cancelled step loses no change.
 
         Usage: enter, read, wait for changes, read again.
+        """
+        ...
+
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """One moment to read from, in the block only; it includes every commit acknowledged before the block.
+
+        Others go on writing meanwhile. An engine says in its documentation how long a moment may last.
         """
         ...
 

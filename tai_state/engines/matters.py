@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from tai_state.engines.api import At, Committed, Delete, Document, Put, Reading, Scan, Write, holds
-from tai_state.engines.observing import Observer
+from tai_state.engines.observing import Observer, SettledKind
 from tai_state.engines.paging import Paged
 from tai_state.errors import CommitTooLarge, DocumentTooLarge, StoreTimeout, TaiStateError
 
@@ -60,6 +60,7 @@ class Bounds:
         monotonic: a clock in seconds that never goes back.
         sleep: waits for a number of seconds by that clock.
         observer: is told of each commit, and of the outcome; None: no observer.
+        kind: what is changed, for the observer.
         insists: also retry after an error of the engine, and not only after a refusal or a lost answer.
     """
 
@@ -69,6 +70,7 @@ class Bounds:
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     observer: Observer | None = None
+    kind: SettledKind = "upkeep"
     insists: bool = False
 
     def pause_seconds(self, attempt: int, took_seconds: float) -> float:

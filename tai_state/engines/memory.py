@@ -18,6 +18,7 @@ from tai_state.engines.api import (
     Delete,
     Document,
     DocumentChange,
+    Moment,
     Put,
     Reading,
     Scan,
@@ -55,6 +56,10 @@ class Documents(Protocol):
 
     def set(self, path: str, document: Document | None) -> None:
         """Replace the document at a path; None: remove it."""
+        ...
+
+    def copy(self) -> Documents:
+        """The same documents, whatever is written here later."""
         ...
 
 
@@ -96,6 +101,22 @@ class MemoryDocuments:
         elif before is not None and document is None:
             del ids[bisect_left(ids, document_id)]
 
+    def copy(self) -> Documents:  # noqa: D102
+        copied = MemoryDocuments()
+        copied._documents = dict(self._documents)
+        copied._ids = {collection: list(ids) for collection, ids in self._ids.items()}
+        return copied
+
+
+class _StoppedClock:
+    """Always says the same time."""
+
+    def __init__(self, now_us: int) -> None:
+        self._now_us = now_us
+
+    def now_us(self) -> int:
+        return self._now_us
+
 
 class MemoryEngine:
     """An engine in memory. No verb waits between reading and writing, so each is atomic in its event loop.
@@ -114,6 +135,7 @@ class MemoryEngine:
         )
         self._watches = Watches()
         self._told: list[Watches] = []
+        self._moments: list[MemoryEngine] = []
         self._is_open = False
 
     @property
@@ -140,6 +162,8 @@ class MemoryEngine:
             self._is_open = False
             self._told.remove(self._watches)
             self._watches.fail(RuntimeError(NOT_OPEN))
+            for moment in self._moments:
+                await moment.__aexit__()
 
     def beside(self) -> MemoryEngine:
         """Another engine on the same documents, not yet open: a second user of the store, in the same event loop."""
@@ -237,6 +261,19 @@ class MemoryEngine:
             yield watch
         finally:
             self._watches.remove(watch)
+
+    @asynccontextmanager
+    async def moment(self) -> AsyncGenerator[Moment, None]:
+        """See :class:`~tai_state.engines.api.Engine`. A moment may last as long as the engine is open."""
+        await self._checkpoint()
+        clock = _StoppedClock(self._clock.now_us())
+        moment = MemoryEngine(clock, self._documents.copy(), self._capabilities.name)
+        self._moments.append(moment)
+        try:
+            async with moment:
+                yield moment
+        finally:
+            self._moments.remove(moment)
 
     async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102
         await self._checkpoint()

@@ -1,4 +1,4 @@
-"""The facts that an observer of a store receives: commits, outcomes and waits."""
+"""The facts that an observer of a store receives: commits, outcomes, waits and recoveries."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ AttemptOutcome: TypeAlias = Literal["applied", "refused", "unanswered", "unavail
 ``refused``: a document was not as required. ``unanswered``: the answer was lost; it may be applied. ``unavailable`` or
 ``too large``: the engine could not do it; it is not applied. ``broken off``: its task was cancelled, or an unexpected
 error ended it.
+"""
+
+
+SettledKind: TypeAlias = Literal["states", "locks", "upkeep"]
+"""What a change was of.
+
+``states``: of states, with their events. ``locks``: acquiring, renewing or releasing locks. ``upkeep``: anything else
+that the library writes, such as the id of a new store, a snapshot by hand, a recovery, a cleanup or a restore.
 """
 
 
@@ -41,12 +49,14 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """How a change ended: of states, of locks, or of anything else that the library writes.
 
     Attributes:
+        kind: what it was a change of.
         paths: the paths of its documents.
         attempts: how many commits were sent for it; 0 if looking was enough.
         seconds: the time from its first commit or look to its end.
         error: the name of the error class that it ended with; None: it succeeded.
     """
 
+    kind: SettledKind
     paths: tuple[str, ...]
     attempts: int
     seconds: float
@@ -70,6 +80,18 @@ class Waited(msgspec.Struct, frozen=True, kw_only=True):
     is_acquired: bool
 
 
+class RecoveryTime(msgspec.Struct, frozen=True, kw_only=True):
+    """A recovery that has ended without an error.
+
+    Attributes:
+        states: how many states it checked; 1 for ``load_state``.
+        seconds: how long it took, all together.
+    """
+
+    states: int
+    seconds: float
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Receives facts about the changes of a store. A subclass defines only the methods that it needs.
@@ -88,6 +110,10 @@ class Observer(Protocol):
 
     def waited(self, waited: Waited) -> None:  # noqa: ARG002 - for subclasses
         """A wait has ended."""
+        return
+
+    def recovered(self, recovery: RecoveryTime) -> None:  # noqa: ARG002 - for subclasses
+        """A call of ``recover`` or ``load_state`` has ended."""
         return
 
 

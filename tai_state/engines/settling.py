@@ -27,6 +27,7 @@ from tai_state.errors import (
     CommitRefused,
     CommitTooLarge,
     DocumentTooLarge,
+    StoreUnusable,
     TaiStateError,
     Unavailable,
 )
@@ -129,13 +130,15 @@ class _Course(Generic[R]):
 
     async def send(self, commit: Commit[R]) -> Verdict[R] | None:
         """Try once; None: a look has to find out the outcome."""
-        if self._attempts >= self._bounds.attempts_max or self._is_over:
+        if self._attempts >= self._bounds.attempts_max or self._is_over or isinstance(self._failure, StoreUnusable):
             return Done(self._given_up())
         begun = self._bounds.monotonic()
         try:
             return Done(commit.accepted(await self._waist.commit(commit.writes)))
         except _FAILURES as failure:
             return self.failed(commit, failure, begun)
+        except TaiStateError as error:  # says nothing of an earlier copy
+            return Failed(error)
 
     def failed(self, commit: Commit[R], failure: _Failure, begun: float) -> Verdict[R] | None:
         """Decide what to do after a failed try; None: a look has to find out the outcome."""
@@ -269,7 +272,8 @@ async def _observed(
         raise
     finally:
         paths, seconds = tuple(matter.reads(None)), bounds.monotonic() - begun
-        tell(observer.settled, Settled(paths=paths, attempts=observed.attempts, seconds=seconds, error=error))
+        facts = Settled(kind=bounds.kind, paths=paths, attempts=observed.attempts, seconds=seconds, error=error)
+        tell(observer.settled, facts)
 
 
 class _ObservedWaist:

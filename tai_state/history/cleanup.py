@@ -43,6 +43,9 @@ _logger = logging.getLogger("tai_state.history")
 AGE_MIN = timedelta(hours=1)
 """Events younger than this stay. No commit can be under way for so long."""
 
+FAILED_MAX = 1_000
+"""How many failures a report lists."""
+
 _SNAPSHOTS_MIN = 2
 _BESIDE_DROPPED = 2
 """The other writes of a commit that drops snapshots: the state, and the snapshot that stays as the oldest one."""
@@ -58,6 +61,7 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
         bytes_deleted: the size of the removed events, as JSON text.
         skipped: how many states were skipped, each with a warning: other writers kept changing them (run it again),
             they are damaged (run ``verify``), or their document has no room for the note of a cleanup.
+        failed: the path and reason of each state and governor that another cleanup would skip too; the first 1,000.
     """
 
     states: int = 0
@@ -65,6 +69,7 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
     snapshots_deleted: int = 0
     bytes_deleted: int = 0
     skipped: int = 0
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 class _Cutoff(NamedTuple):
@@ -126,14 +131,15 @@ class Cleanup:
             total = await self._governor(each, total)
         for error in strange:
             _logger.warning("a governor was not cleaned up: its document %s", error.what, extra={"path": error.path})
-        return total
+        failed = [(error.path, error.what) for error in strange]
+        return msgspec.structs.replace(total, failed=(*total.failed, *failed)[:FAILED_MAX])
 
     async def _governor(self, governor_id: str, total: CleanupStats) -> CleanupStats:
         """Clean all streams of a governor, and add the counts to the total; none while its restore is unfinished."""
         restore = await unfinished_restore(self._core, governor_id)
         if restore is not None:
             _logger.warning("a governor was not cleaned up: it %s", restore.what, extra={"path": restore.path})
-            return total
+            return msgspec.structs.replace(total, failed=(*total.failed, (restore.path, restore.what))[:FAILED_MAX])
         async with aclosing(streams_with_events(self._core, governor_id)) as streams:
             async for stream in streams:
                 done = await self._stream_or_skip(stream)
@@ -143,6 +149,7 @@ class Cleanup:
                     snapshots_deleted=total.snapshots_deleted + done.snapshots_deleted,
                     bytes_deleted=total.bytes_deleted + done.bytes_deleted,
                     skipped=total.skipped + done.skipped,
+                    failed=(*total.failed, *done.failed)[:FAILED_MAX],
                 )
         return total
 
@@ -153,7 +160,7 @@ class Cleanup:
         except (Inconsistent, DocumentTooLarge, CommitTooLarge) as error:
             facts = {"path": stream.state, "error": type(error).__name__}
             _logger.warning("a state was not cleaned up: %s", error, extra=facts)
-            return CleanupStats(skipped=1)
+            return CleanupStats(skipped=1, failed=((stream.state, str(error)),))
 
     async def _stream(self, stream: Stream) -> CleanupStats:
         reading = await self._core.engine.read([stream.state])
@@ -259,19 +266,20 @@ class Cleanup:
                 time = cutoff.credible(event.timestamp, recorded_us)
                 if recorded_us > cutoff.us or time > cutoff.text:
                     break
-                folded = self._folding.follow(folded, last, stream, event)
+                before, folded = folded, self._folding.follow(folded, last, stream, event)
                 last, as_of, since, until = event, max(as_of, event.timestamp), since or time, max(until, time)
                 size += event.unkept_bytes
-                if self._is_due(event.version - first + 1, size, since, until, folded):
+                if self._is_due(event.version - first + 1, size, since, until, before, folded):
                     made = _snapshot(event, folded, as_of) or made
         except Inconsistent as error:
             _logger.warning("cleanup cannot make a snapshot: an event %s", error.what, extra={"path": error.path})
             return None
         return made
 
-    def _is_due(self, events: int, size: int, since: str, until: str, folded: Folded) -> bool:
-        data = None if folded.text in (None, NO_STATE_TEXT) else decode(folded.text)
-        since_kept = SinceKept(events=events, bytes=size, since=since, until=until, data=data)
+    def _is_due(self, events: int, size: int, since: str, until: str, before: Folded, now: Folded) -> bool:
+        data = None if now.text in (None, NO_STATE_TEXT) else decode(now.text)
+        is_changed = now.state_hash != before.state_hash
+        since_kept = SinceKept(events=events, bytes=size, since=since, until=until, data=data, is_changed=is_changed)
         return self._core.settings.snapshots.due(since_kept)
 
     async def _delete_events(self, stream: Stream, before: int, cutoff: _Cutoff) -> tuple[int, int]:

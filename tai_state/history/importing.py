@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
+import anyio.to_thread
 import msgspec
 
 from tai_state.engines.batching import Batches
-from tai_state.errors import EventSourcingError, ImportConflict, VersionConflict
+from tai_state.errors import EventSourcingError, ImportConflict, Inconsistent, VersionConflict
 from tai_state.history.csvfile import CsvFile, Row
 from tai_state.streams.changes import Append, Change, always, append_of
 from tai_state.streams.core import Core
+from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
 from tai_state.streams.records import EVENT, STATE
@@ -39,11 +41,14 @@ class CsvImport:
     Args:
         core: the core of the store to write to.
         file: the file to import.
+        report: called with what is wrong with a damaged machine, whose rows are then left out.
     """
 
-    def __init__(self, core: Core, file: CsvFile) -> None:
+    def __init__(self, core: Core, file: CsvFile, report: Report = raising) -> None:
         self._core = core
         self._file = file
+        self._report = report
+        self._damaged: set[str] = set()
 
     async def run(self, acknowledged: Acknowledged | None) -> ImportStats:
         """Check the whole file, unless that was done before, then record the rows that are not there yet.
@@ -56,27 +61,44 @@ class CsvImport:
             ImportConflict: a machine already has a different event where a row would go.
         """
         capabilities = self._core.engine.capabilities
-        machines = self._file.machines or self._file.check(capabilities, self._core.settings.latest)
+        machines = self._file.machines
+        if machines is None:
+            machines = await anyio.to_thread.run_sync(self._file.check, capabilities, self._core.settings.latest)
         stats = ImportStats(0, machines, 0)
-        for batch in Batches(capabilities).split(self._file.rows(), lambda row: row.weight):
-            recorded = await self._record(batch)
-            stats = ImportStats(stats.events + recorded, machines, stats.skipped + len(batch) - recorded)
+        batches = Batches(capabilities).split(self._file.rows(), lambda row: row.weight)
+        while batch := await anyio.to_thread.run_sync(next, batches, None):
+            recorded, skipped = await self._record(batch)
+            stats = ImportStats(stats.events + recorded, machines, stats.skipped + skipped)
             if acknowledged is not None:
                 await acknowledged(stats)
         return stats
 
-    async def _record(self, batch: Sequence[Row]) -> int:
-        """Append the rows that are not there yet. Returns how many they are."""
+    async def _record(self, batch: Sequence[Row]) -> tuple[int, int]:
+        """Append the rows that are not there yet. Returns how many they are, and how many were there."""
         while True:
-            new = await self._unseen(batch)
+            rows = [row for row in batch if row.machine not in self._damaged]
             try:
+                new = await self._unseen(rows)
                 if new:
                     await self._core.appender.append(self._change(new))
             except VersionConflict as conflict:
                 if not isinstance(conflict.expected, int) or conflict.actual <= conflict.expected:
                     raise
                 continue  # another import was faster: its rows are compared like all that are already there
-            return len(new)
+            except Inconsistent as error:
+                self._leave_out(error, rows)
+                continue
+            return len(new), len(rows) - len(new)
+
+    def _leave_out(self, error: Inconsistent, rows: Sequence[Row]) -> None:
+        """Report the machine that an error is about; its rows are left out from now on."""
+        for row in rows:
+            stream = self._stream(row)
+            if error.path == stream.state or error.path.startswith(stream.prefix):
+                self._report(error)
+                self._damaged.add(row.machine)
+                return
+        raise error
 
     async def _unseen(self, batch: Sequence[Row]) -> list[Row]:
         """The rows whose versions are still free. Where a version is taken, its event must be the row's own."""
@@ -105,8 +127,11 @@ class CsvImport:
             by_machine.setdefault(row.machine, []).append(row)
         appends: list[Append] = []
         compositions: list[Composition] = []
+        call = self._core.settings.new_id()
         for each in by_machine.values():
-            drafts = tuple(row.draft for row in each)
+            # The ids of rows are the same in every import of them.
+            first, *others = [row.draft for row in each]
+            drafts = (msgspec.structs.replace(first, call=call), *others)
             appends.append(append_of(self._stream(each[0]), each[0].version - 1, drafts))
             compositions.append(Composition(drafts, dict(each[-1].data)))
         return Change(tuple(appends), always(*compositions))

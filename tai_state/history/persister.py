@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from os import PathLike, fsencode
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
+from tai_state.engines.observing import RecoveryTime, tell
 from tai_state.engines.paging import Paged
-from tai_state.errors import InvalidData, InvalidId, StateNotFound
+from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import TransferStats
@@ -23,22 +24,18 @@ from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
 from tai_state.streams import writing
 from tai_state.streams.changes import Appended, Fence, Known, append_of, separately
-from tai_state.streams.core import HasCore
+from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
 from tai_state.streams.reader import Folded
 from tai_state.streams.writing import Intent
-from tai_state.values.checks import check_callable, check_duration, check_whole
+from tai_state.values.checks import check_callable, check_duration, check_long_work
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
-from tai_state.values.ids import escape_id
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState, StateSnapshot
-
-CONCURRENCY_MAX: Final = 1_000
-"""How many states a recovery may take on at a time."""
 
 
 class LoadedState(NamedTuple):
@@ -58,7 +55,7 @@ class StateMachinePersister:
     """
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
-        self._core = store.core
+        self._core = core_of(store)
         self._reducers = check_reducers(reducers)
         self._replay = Replay(self._core, self._reducers)
 
@@ -177,7 +174,9 @@ class StateMachinePersister:
             EventSourcingError, NotRetained: the state cannot be built from its stream.
         """
         stream = self._core.layout.stream(governor_id, state_id)
+        begun = self._core.bounds.monotonic()
         record, recorded_us, is_rebuilt = await Recovery(self._core, self._replay).recover_one(stream)
+        self._tell_recovery(1, begun)
         if record.deleted:
             raise StateNotFound(stream.state)
         return LoadedState(self._core.snapshot(stream, record, recorded_us), is_rebuilt)
@@ -239,13 +238,12 @@ class StateMachinePersister:
             InvalidData: an argument is not valid.
             GovernorNotFound: nothing was ever written under this governor.
         """
-        check_whole(concurrency, "concurrency", 1, CONCURRENCY_MAX)
-        if progress is not None:
-            check_callable(progress, "progress")
-        if resume is not None:
-            _check_resume(resume)
+        check_long_work(concurrency, progress, resume)
         await self._require(governor_id)
-        return await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
+        begun = self._core.bounds.monotonic()
+        report = await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
+        self._tell_recovery(report.checked, begun)
+        return report
 
     async def validate_consistency(self, governor_id: str | None = None) -> ConsistencyReport:
         """Check every digest, fold, state and kept snapshot of one governor, or of all. Changes nothing.
@@ -278,13 +276,16 @@ class StateMachinePersister:
     async def export_history(self, governor_id: str, path: str | PathLike[str]) -> TransferStats:
         """Write the whole history of a governor to a file, as lines of JSON with digests.
 
+        The file shows the governor as it is at one moment: each change made meanwhile is in it as a whole, or not at
+        all. On Firestore, reading may take an hour at most.
+
         Each line is checked as a restore would check it, so a file that was written can be restored. If a line cannot
         be restored, no file is left.
 
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
             CorruptDocument, EventSourcingError: a document is damaged or missing; ``path`` names it.
-            StoreTimeout: at each of several attempts, cleanup removed events before they were read.
+            StoreUnusable: on Firestore, reading took longer than an hour.
             InvalidData: ``path`` is not the path of a file.
         """
         file = _file(path)
@@ -328,23 +329,15 @@ class StateMachinePersister:
             check_callable(acknowledged, "acknowledged")
         return await CsvImport(self._core, CsvFile(_file(path), governor_id, columns)).run(acknowledged)
 
+    def _tell_recovery(self, states: int, begun: float) -> None:
+        observer = self._core.settings.observer
+        if observer is not None:
+            seconds = self._core.bounds.monotonic() - begun
+            tell(observer.recovered, RecoveryTime(states=states, seconds=seconds))
+
     async def _require(self, governor_id: str | None) -> None:
         if governor_id is not None:
             await self._core.require_governor(governor_id)
-
-
-def _check_resume(resume: Any) -> None:
-    """Check where a recovery is to go on.
-
-    Raises:
-        InvalidId: it is not a pair of ids.
-    """
-    try:
-        governor_id, state_id = resume
-    except (TypeError, ValueError):
-        raise InvalidId("resume", "a pair of ids, those of a governor and a state") from None
-    escape_id(governor_id, "the governor in resume")
-    escape_id(state_id, "the state in resume")
 
 
 def _file(path: str | PathLike[str]) -> Path:

@@ -16,13 +16,7 @@ from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
-from tai_state.errors import (
-    EventSourcingError,
-    Inconsistent,
-    ReducerMissing,
-    StateNotFound,
-    TaiStateError,
-)
+from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, StateNotFound
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
@@ -321,19 +315,19 @@ class Recovery:
         return place.version if place else 1
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
-        outcomes: dict[str, bool | TaiStateError] = {}
+        outcomes: dict[str, bool | Exception] = {}
 
         async def one(stream: Stream) -> None:
             try:
                 outcomes[stream.state] = (await self.recover_one(stream)).is_rebuilt
-            except TaiStateError as error:
+            except Exception as error:  # noqa: BLE001 - raised below, and in no group
                 outcomes[stream.state] = error
 
         async with anyio.create_task_group() as tasks:
             for stream in streams:
                 tasks.start_soon(one, stream)
         for outcome in outcomes.values():
-            if isinstance(outcome, TaiStateError) and not isinstance(outcome, Inconsistent):
+            if isinstance(outcome, Exception) and not isinstance(outcome, Inconsistent):
                 raise outcome
         in_order = [(stream.state, outcomes[stream.state]) for stream in streams]
         rebuilt = [path for path, outcome in in_order if outcome is True]

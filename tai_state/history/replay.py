@@ -12,10 +12,11 @@ from tai_state.engines.api import Document
 from tai_state.engines.paging import Paged
 from tai_state.errors import EventSourcingError, InvalidData, NotRetained, StateNotFound
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
+from tai_state.history.searching import TimeSearch
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, Stored, floor_of, missing_event_error, stored_record
-from tai_state.streams.records import StateRecord
+from tai_state.streams.records import EventRecord, StateRecord
 from tai_state.streams.snapshots import kept_if_sound, where_kept
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_callable, check_whole
@@ -26,6 +27,10 @@ from tai_state.values.states import JsonState
 from tai_state.values.times import format_time
 
 _logger = logging.getLogger("tai_state.history")
+
+
+_NEAR = 8
+"""If a snapshot is so few events away, they are folded, without a look for an event that carries the state."""
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -108,8 +113,8 @@ class Replay:
     async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
         """The record of a state, and the newest sound base at or before a version (or a time, if none is given).
 
-        This takes one read if the event of that version carries the state, or if this process knows which snapshots
-        are kept. Otherwise it takes two or three.
+        This takes one read if the event of that version carries the state, or if a snapshot is near that this process
+        knows of. Otherwise it takes two to four, and more if many events before it left the state as it was.
 
         Raises:
             StateNotFound: the state was never written.
@@ -123,7 +128,7 @@ class Replay:
         record = self._core.checked(stream, document)
         if exact and (event := others.pop(0)) is not None:
             stored = stored_record(stream, event)
-            folded = Folded().then(stored.record)
+            folded = await self._shown(stream, stored.record, record.kept)
             if folded.text is not None:
                 return record, Base(folded, stored)
         base = self._newest(stream, hinted, others, until)
@@ -133,6 +138,13 @@ class Replay:
         base = base or BEGINNING
         _logger.debug("a fold begins", extra={"path": stream.state, "version": base.version})
         return record, base
+
+    async def _shown(self, stream: Stream, event: EventRecord, kept: Sequence[int]) -> Folded:
+        """The state after an event, if it or one before it shows it, after the nearest kept snapshot."""
+        nearest = next((each for each in reversed(kept) if each <= event.version), 0)
+        if event.to_state is not None or event.version - nearest <= _NEAR:
+            return Folded().then(event)
+        return await self._core.reader.shown(stream, event, above=nearest)
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._core.engine.read(paths)).documents
@@ -150,16 +162,19 @@ class Replay:
     async def at(self, stream: Stream, version_or_time: int | datetime) -> JsonState:
         """The state at a version or at a time. At a time: the last version with no event up to it after that time."""
         if isinstance(version_or_time, datetime):
-            until, version = format_time(version_or_time), None
+            until = format_time(version_or_time)
+            version = await TimeSearch(self._core, stream, until).version()
         elif type(version_or_time) is int and 1 <= version_or_time <= VERSION_MAX:
             until, version = None, version_or_time
         else:
             raise InvalidData("version_or_time must be a version of 1 or more, or a time with an offset")
-        state, base = await self.begin(stream, version, until)
-        last = state.version if version is None else version
-        if last > state.version:
-            raise StateNotFound(stream.state, last, state.version)
-        return await self._fold_to(stream, base, last, until)
+        if version is None:
+            state, base = await self.begin(stream, None, until)
+            return await self._fold_to(stream, base, state.version, until)
+        state, base = await self.begin(stream, version)
+        if version > state.version:
+            raise StateNotFound(stream.state, version, state.version)
+        return await self._fold_to(stream, base, version, None)
 
     async def _missing(self, stream: Stream, version: int) -> NotRetained | EventSourcingError:
         """Why an event is not there, as of now."""

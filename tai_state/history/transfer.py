@@ -19,7 +19,7 @@ from typing import IO, Any
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Moment, Put, Scan
 from tai_state.engines.batching import Batches, Weight
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite, write
@@ -27,9 +27,7 @@ from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
     GovernorExists,
-    NotRetained,
     Rejected,
-    StoreTimeout,
     TaiStateError,
 )
 from tai_state.history.exportfile import (
@@ -44,10 +42,10 @@ from tai_state.history.exportfile import (
     check_export,
     lines_of,
 )
-from tai_state.history.unfinished import RESTORE, RestoreRecord, check_restored
+from tai_state.history.unfinished import RESTORE, RestoreRecord, unfinished_restore
 from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
-from tai_state.streams.layout import Layout, Stream
+from tai_state.streams.layout import Layout
 from tai_state.streams.reader import missing_event_error
 from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
@@ -65,7 +63,6 @@ class Begun(Enum):
 """How far the restore of a file is when it is asked for."""
 
 _BUFFER_BYTES = 1024 * 1024
-_EXPORTS_MAX = 5
 
 
 class Export:
@@ -79,7 +76,7 @@ class Export:
         self._core = core
 
     async def run(self, governor_id: str, path: Path) -> TransferStats:
-        """Export a governor. The file appears under its name only once it is whole and can be restored.
+        """Export a governor, as it is at one moment. The file appears under its name only once it is whole.
 
         It is compressed with gzip if its name ends in ``.gz``. Several exports may write to the same path at the same
         time: the last one to end counts.
@@ -87,38 +84,23 @@ class Export:
         Raises:
             CorruptDocument, EventSourcingError: the stored data is damaged and could not be restored; or a restore of
                 the governor is unfinished.
-            StoreTimeout: at every attempt, cleanup removed events while they were read.
         """
-        await check_restored(self._core, governor_id)
-        async with whole_file(path) as partial:
-            return await self._whole(governor_id, partial, is_compressed=path.suffix == ".gz")
+        async with self._core.engine.moment() as moment, whole_file(path) as partial:
+            if error := await unfinished_restore(self._core, governor_id, moment):
+                raise error
+            return await self._write(moment, governor_id, partial, is_compressed=path.suffix == ".gz")
 
-    async def _whole(self, governor_id: str, partial: Path, *, is_compressed: bool) -> TransferStats:
-        """Write the file, and start it again if a cleanup removed events meanwhile."""
-        failure: NotRetained | None = None
-        for _ in range(_EXPORTS_MAX):
-            try:
-                return await self._write(governor_id, partial, is_compressed=is_compressed)
-            except NotRetained as error:
-                failure = error
-        what = "cleanup keeps removing the events being read: export again after it"
-        raise StoreTimeout("export", "CONTENTION", what) from failure
-
-    async def _write(self, governor_id: str, partial: Path, *, is_compressed: bool) -> TransferStats:
-        """Write the whole file, and check each line as a restore will.
-
-        Raises:
-            NotRetained: cleanup removed an event before it was read.
-        """
+    async def _write(self, moment: Moment, governor_id: str, partial: Path, *, is_compressed: bool) -> TransferStats:
+        """Write the whole file, and check each line as a restore will."""
         now = format_us(self._core.settings.clock.now_us())
         header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._core.store_id, now)
         check, digest = ExportCheck(header), sha256()
         with partial.open("wb") as file, _compressed(file) if is_compressed else nullcontext(file) as text:
             buffer = bytearray(msgspec.json.encode(header) + b"\n")
-            async with aclosing(self._lines(governor_id)) as lines:
+            async with aclosing(self._lines(moment, governor_id)) as lines:
                 async for line in lines:
                     if problem := check.problem(line):
-                        raise await self._export_error(governor_id, line, problem)
+                        raise _export_error(self._core.layout, governor_id, line, problem)
                     buffer += msgspec.json.encode(line) + b"\n"
                     if len(buffer) >= _BUFFER_BYTES:
                         await anyio.to_thread.run_sync(_write, text, digest, bytes(buffer))
@@ -128,53 +110,26 @@ class Export:
             await anyio.to_thread.run_sync(text.write, msgspec.json.encode(end) + b"\n")
         return check.stats()
 
-    async def _export_error(self, governor_id: str, line: Line, problem: Problem) -> TaiStateError:
-        """The error for a line that cannot be exported: damage, or a cleanup, which removes the oldest events first."""
+    async def _lines(self, moment: Moment, governor_id: str) -> AsyncGenerator[Line, None]:
         layout = self._core.layout
-        if problem.missing is None:
-            command = "recover" if line.kind == "state" else "verify"
-            return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: run `tai-state {command}`")
-        segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
-        stream = layout.stream(governor_id, unescape_id(segment))
-        paths = [stream.state, stream.event(problem.missing - 1)]
-        state, before = (await self._core.engine.read(paths)).documents
-        floor = 1 if state is None or before is not None else state.decode(STATE).floor
-        return missing_event_error(stream, problem.missing, floor)
-
-    async def _lines(self, governor_id: str) -> AsyncGenerator[Line, None]:
-        layout, engine = self._core.layout, self._core.engine
-        [governor] = (await engine.read([layout.governor(governor_id)])).documents
+        [governor] = (await moment.read([layout.governor(governor_id)])).documents
         if governor is not None:
             yield _line("governor", governor)
-        # A marker is written together with its event: if markers are read first, their events are read later.
-        async for document in engine.scan(Scan(layout.ids(governor_id))):
+        async for document in moment.scan(Scan(layout.ids(governor_id))):
             yield _line("marker", document)
-        async for document in engine.scan(Scan(layout.states(governor_id))):
-            async with aclosing(self._stream(layout.stream(governor_id, unescape_id(document.id)), document)) as lines:
-                async for line in lines:
-                    yield line
-
-    async def _stream(self, stream: Stream, document: Document) -> AsyncGenerator[Line, None]:
-        """The documents of one state as of one version, whatever is written meanwhile."""
-        record = document.decode(STATE)
-        while True:
-            snapshots = [stream.snapshot(version) for version in record.kept]
-            found = (await self._core.engine.read([stream.state, *snapshots])).documents
-            present = found[0]
-            if present is None:
-                raise CorruptDocument(stream.state, "disappeared during the export")
-            record, read = present.decode(STATE), record
-            if record.kept == read.kept and all(each is not None for each in found):
-                break
-            if record.kept == read.kept:
-                raise CorruptDocument(stream.state, "lists a kept snapshot that is missing: run `tai-state verify`")
-        start, end = stream.range(1, record.version)
-        async for event in self._core.engine.scan(Scan(stream.events, start=start, end=end)):
-            yield _line("event", event)
-        for snapshot in found[1:]:
-            if snapshot is not None:
-                yield _line("snapshot", snapshot)
-        yield _line("state", present)
+        async for state in moment.scan(Scan(layout.states(governor_id))):
+            place, record = layout.placed(governor_id, state), state.decode(STATE)
+            if place is None:
+                raise CorruptDocument(state.path, "is not the path of a state")
+            stream = place.stream
+            start, end = stream.range(1, record.version)
+            async for event in moment.scan(Scan(stream.events, start=start, end=end)):
+                yield _line("event", event)
+            kept = [stream.snapshot(version) for version in record.kept]
+            for snapshot in (await moment.read(kept)).documents if kept else ():
+                if snapshot is not None:
+                    yield _line("snapshot", snapshot)
+            yield _line("state", state)
 
 
 class Restore:
@@ -198,7 +153,8 @@ class Restore:
         header, stats = await anyio.to_thread.run_sync(check_export, path)
         begun = await self._begin(header)
         is_untouched = begun is Begun.NEW
-        for batch in self._batches(header.governor_id, path):
+        batches = self._batches(header.governor_id, path)
+        while batch := await anyio.to_thread.run_sync(next, batches, None):
             try:
                 await (self._compare(batch) if begun is Begun.FINISHED else self._put(batch))
             except (GovernorExists, Rejected):
@@ -288,6 +244,15 @@ class Restore:
 
         rewrite = Rewrite([put.path for put in batch], decide)
         await settle(self._core.engine, rewrite, self._core.bounds, Commit(batch, lambda _: None))
+
+
+def _export_error(layout: Layout, governor_id: str, line: Line, problem: Problem) -> TaiStateError:
+    """The error for a line that cannot be exported."""
+    if problem.missing is not None:
+        segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
+        return missing_event_error(layout.stream(governor_id, unescape_id(segment)), problem.missing, floor=1)
+    command = "recover" if line.kind == "state" else "verify"
+    return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: run `tai-state {command}`")
 
 
 def _begun(note: Document, header: Header) -> Begun | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from tai_state.engines.api import Scan, Shape
+from tai_state.engines.api import Moment, Scan, Shape
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
-from tai_state.values.ids import unescape_id
 
 
 class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -20,27 +19,16 @@ class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 RESTORE = Shape(RestoreRecord)
 
 
-async def unfinished_restore(core: Core, governor_id: str) -> EventSourcingError | None:
-    """What to say of a governor whose restore is unfinished; None if it is not being restored."""
+async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = None) -> EventSourcingError | None:
+    """What to say of a governor whose restore is unfinished, now or at a moment; None if it is not being restored."""
     path = core.layout.restore(governor_id)
-    [document] = (await core.engine.read([path])).documents
+    [document] = (await (at or core.engine).read([path])).documents
     if document is None or document.decode(RESTORE).finished:
         return None
     what = "says that a restore of this governor is unfinished: run `tai-state restore` again, with the same file"
     return EventSourcingError(path, what)
 
 
-async def check_restored(core: Core, governor_id: str) -> None:
-    """Refuse to work on a part of a history.
-
-    Raises:
-        EventSourcingError: a restore of the governor is unfinished.
-    """
-    error = await unfinished_restore(core, governor_id)
-    if error is not None:
-        raise error
-
-
 async def governors_of_restores(core: Core) -> list[str]:
-    """The governors of which a restore was ever begun in this store, finished ones included."""
-    return [unescape_id(each.id) async for each in core.engine.scan(Scan(core.layout.restores))]
+    """The escaped ids of governors of which a restore was ever begun in this store, finished ones included."""
+    return [each.id async for each in core.engine.scan(Scan(core.layout.restores))]

@@ -14,7 +14,7 @@ from tai_state.errors import CorruptDocument
 from tai_state.locks.common import Common
 from tai_state.locks.records import BREAK, WAITER
 from tai_state.locks.sighting import Standing, Stillness
-from tai_state.values.ids import unescape_id
+from tai_state.values.ids import stored_id
 
 T = TypeVar("T")
 
@@ -40,13 +40,14 @@ class Cleanup:
         removed = 0
         locks = self._engine.scan(Scan(self._layout.locks))
         while page := await take(locks, _PAGE):
-            resources = [unescape_id(each.id) for each in page]
+            resources = _resources([each.path for each in page])
             seen = await self._common.sightings.read(self._common.sightings.paths(resources))
             for resource in resources:
                 removed += await self._lock(resource, seen)
                 await self._waiters(resource)
-        for each in await self._engine.missing(self._layout.locks):
-            await self._waiters(unescape_id(each))
+        missing = await self._engine.missing(self._layout.locks)
+        for resource in _resources([f"{self._layout.locks}/{each}" for each in missing]):
+            await self._waiters(resource)
         await self._lockbeats()
         await self._silent(Scan(self._layout.lockbreaks), lambda each: each.decode(BREAK).ttl)
         return removed
@@ -68,9 +69,9 @@ class Cleanup:
     async def _lockbeats(self) -> None:
         """Remove renewals that belong to no lock."""
         async for document in self._engine.scan(Scan(self._layout.lockbeats)):
-            lock = self._layout.lock(unescape_id(document.id))
-            if (await self._engine.read([lock])).documents == (None,):
-                await self._remove([Delete(document.path, At(document.revision))])
+            for resource in _resources([document.path]):
+                if (await self._engine.read([self._layout.lock(resource)])).documents == (None,):
+                    await self._remove([Delete(document.path, At(document.revision))])
 
     async def _silent(self, scan: Scan, ttl_seconds: Callable[[Document], float]) -> None:
         """Remove the documents that were not written again for as long as each of them counts."""
@@ -83,6 +84,12 @@ class Cleanup:
 
     async def _remove(self, writes: Sequence[Write]) -> bool:
         return await write_unless_moved(self._common, writes, self._common.bounds)
+
+
+def _resources(paths: Sequence[str]) -> list[str]:
+    """The resources after which documents are named, without those whose names are damaged."""
+    found = [_decoded(partial(stored_id, each)) for each in paths]
+    return [each for each in found if each is not None]
 
 
 def _decoded(decode: Callable[[], T]) -> T | None:

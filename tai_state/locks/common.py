@@ -56,6 +56,7 @@ class Common:
             monotonic=monotonic,
             sleep=sleep,
             observer=settings.observer,
+            kind="locks",
         )
         self.few: Bounds = replace(self.bounds, attempts_max=ATTEMPTS_MAX)
         self.insisting: Bounds = replace(self.bounds, insists=True)

@@ -165,15 +165,25 @@ _NONE = _Entered(0, ())
 _entered: ContextVar[_Entered] = ContextVar("tai_state_leases", default=_NONE)
 
 
-def note_entered(leases: Sequence[Lease]) -> None:
-    """Note that the current task has entered a block with these leases, and forget leases that are over."""
-    _entered.set(_Entered(anyio.get_current_task().id, (*(each for each in entered_leases() if each.is_held), *leases)))
+def note_entered(leases: Sequence[Lease]) -> int:
+    """Note that the current task has entered a block with these leases, and forget leases that are over.
+
+    Returns:
+        The task's id.
+    """
+    task = anyio.get_current_task().id
+    _entered.set(_Entered(task, (*(each for each in _entered_by(task) if each.is_held), *leases)))
+    return task
 
 
 def entered_leases() -> tuple[Lease, ...]:
     """The leases of the blocks that the current task is in; some of blocks that it has left may be included."""
+    return _entered_by(anyio.get_current_task().id)
+
+
+def _entered_by(task: int) -> tuple[Lease, ...]:
     note = _entered.get()
-    return note.leases if note.task == anyio.get_current_task().id else ()
+    return note.leases if note.task == task else ()
 
 
 def locks_of(leases: Iterable[Lease], store_id: str) -> tuple[HeldLock, ...]:

@@ -12,10 +12,10 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Scan
+from tai_state.engines.api import ANYTHING, At, Delete, Put
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
-from tai_state.engines.paging import Paged, converted, resized
+from tai_state.engines.paging import Paged
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
@@ -25,18 +25,16 @@ from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
+from tai_state.locks.listing import info_of, listed
 from tai_state.locks.queueing import Place
 from tai_state.locks.records import BreakRecord, LockInfo
-from tai_state.locks.sighting import Standing
 from tai_state.locks.statistics import LockStatistics, LockWaiter
-from tai_state.streams.core import HasCore
+from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.settings import new_id
 from tai_state.values.checks import check_callable, check_items, check_seconds
-from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.ids import escape_id
 from tai_state.values.metadata import check_text
-from tai_state.values.times import from_us
 
-_PAGE = 100
 _OTHER_TASK = (
     "the block of a lock was left by another task than the one that entered it; the lock is released."
     " Use acquire_lock and release_lock instead, which any task may call"
@@ -69,7 +67,7 @@ class LockManager:
     ) -> None:
         check_callable(monotonic, "monotonic")
         check_callable(sleep, "sleep")
-        self._core = core = store.core
+        self._core = core = core_of(store)
         self._common = Common(core, monotonic, sleep)
         self._keeper = Keeper(self._common)
         self._tenures: WeakSet[Tenure] = WeakSet()
@@ -142,8 +140,7 @@ class LockManager:
         resources = check_items(resources, _no_resources_error)
         tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
         leases = tuple(self._lease(tenure, each) for each in resources)
-        note_entered(leases)
-        block, task = anyio.CancelScope(), anyio.get_current_task().id
+        block, task = anyio.CancelScope(), note_entered(leases)
 
         async def keep() -> None:
             await self._keeper.keep(tenure)
@@ -216,12 +213,7 @@ class LockManager:
 
     def list_locks(self) -> Paged[LockInfo]:
         """All locks, sorted by resource: those in force, and expired ones that no caller has taken over."""
-
-        async def convert(page: Sequence[Document]) -> list[LockInfo]:
-            standings = await self._common.sightings.locks([unescape_id(each.id) for each in page])
-            return [_info(resource, each) for resource, each in standings.items() if each is not None]
-
-        return converted(resized(self._core.engine.scan(Scan(self._core.layout.locks)), _PAGE), convert)
+        return listed(self._core, self._common.sightings)
 
     async def cleanup_expired_locks(self) -> int:
         """Remove expired locks, and what those left behind who were killed.
@@ -249,7 +241,7 @@ class LockManager:
             standing = sightings.standing(resource, sightings.seen(look))
             if standing is None:
                 return Done(None)
-            info = _info(resource, standing)
+            info = info_of(resource, standing)
             beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
             note = BreakRecord(resource, standing.record.ttl)
             put = Put(self._core.layout.lockbreak(standing.record.nonce), note)
@@ -351,15 +343,3 @@ def _no_leases_error() -> InvalidData:
 
 def _no_resources_error() -> InvalidId:
     return InvalidId("what to lock", "a sequence of at least one name")
-
-
-def _info(resource: str, standing: Standing) -> LockInfo:
-    return LockInfo(
-        resource=resource,
-        holder=standing.record.holder,
-        fence=standing.lock.revision,
-        acquired_at=from_us(standing.lock.updated_us),
-        last_sign_at=from_us(standing.last_sign_us),
-        ttl_seconds=standing.record.ttl,
-        remaining_seconds=standing.remaining_seconds,
-    )

@@ -13,16 +13,16 @@ from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import StateNotFound
 from tai_state.history.replay import Replay
 from tai_state.streams import reading, writing
-from tai_state.streams.changes import Fence
+from tai_state.streams.changes import Fence, Known
 from tai_state.streams.following import Following
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
 from tai_state.values.checks import check_callable
 from tai_state.values.events import JsonEvent, StateEvent
-from tai_state.values.expected import ANY, EXISTS, NO_STATE, Expected
+from tai_state.values.expected import ANY, EXISTS, NO_STATE, Expectation, Expected
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
-from tai_state.values.states import DeletedState, StateSnapshot
+from tai_state.values.states import DeletedState, JsonSnapshot, StateSnapshot
 
 D = TypeVar("D")
 
@@ -30,8 +30,12 @@ D = TypeVar("D")
 class StateHandle(TypedState[D]):
     """A handle on one state, with its data as a model. Made by ``store.state``, which reads nothing.
 
-    The methods work like those of the store, with models instead of JSON.
+    The methods work like those of the store, with models instead of JSON. A change through a model keeps the fields of
+    the stored state that the model does not know.
     """
+
+    _read: tuple[str, dict[str, Any]] | None = None
+    """The state that this handle last read or wrote, by the digest of its event; it saves a save the read."""
 
     async def get(self) -> StateSnapshot[D]:
         """The state as it is now.
@@ -40,7 +44,7 @@ class StateHandle(TypedState[D]):
             StateNotFound: there is no such state, or it is deleted.
             SerializationError: the stored data does not fit the model.
         """
-        return self.typed(await reading.get_state(self.core, self.stream))
+        return self._noted(await reading.get_state(self.core, self.stream))
 
     async def exists(self) -> bool:
         """Whether the state exists and is not deleted."""
@@ -58,10 +62,21 @@ class StateHandle(TypedState[D]):
         timestamp: datetime | None = None,
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
-        """Write the state; by default, create it. See ``StateStore.save_state``."""
+        """Write the state; by default, create it. See ``StateStore.save_state``.
+
+        Fields of the stored state that the model does not know are kept. To know them, this reads the state first,
+        unless this handle was the last of its store to read or write it.
+
+        Raises:
+            InvalidData: there are such fields, and it is not clear which item of a list they belong to; or an event id
+                was given, which stands for exactly the value. Otherwise as ``StateStore.save_state``.
+        """
         intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
-        data = self.codec.to_json(value)
-        return self.typed(await writing.save(self.core, self.stream, data, intent, expected, fence))
+        core, stream, data = self.core, self.stream, self.codec.to_json(value)
+        if self.codec.is_plain or expected in (NO_STATE, 0):
+            return self._noted(await writing.save(core, stream, data, intent, expected, fence))
+        keep, seen = self.codec.keep_unknown, None if isinstance(expected, Expectation) else self._remembered()
+        return self._noted(await writing.save_over(core, stream, data, keep, intent, expected, fence, seen))
 
     async def update(
         self,
@@ -77,6 +92,9 @@ class StateHandle(TypedState[D]):
         fence: Fence | None = None,
     ) -> StateSnapshot[D]:
         """Read the state, change it and write it. If another writer was faster, start again.
+
+        Fields of the stored state that the model does not know are kept, and ``InvalidData`` is raised where it is not
+        clear which item of a list they belong to.
 
         Args:
             function: a pure function from the old value to the new one. It may run several times, each time on the
@@ -104,13 +122,14 @@ class StateHandle(TypedState[D]):
                     raise StateNotFound(self.stream.state)
                 # A copy: a function that changes what it is given would find the initial value changed the next time.
                 _, data = normalise_object(self.codec.to_json(initial), "the initial value")
-            return self.codec.to_json(function(self.codec.from_json(data, self.stream.state)))
+            path, before = self.stream.state, data
+            return self.codec.keep_unknown(before, self.codec.to_json(function(self.codec.from_json(data, path))), path)
 
         check_callable(function, "function")
         if expected is None:
             expected = EXISTS if initial is None else ANY
         intent = Intent(self.core.who(metadata, self.metadata), action, event_id, timestamp, payload)
-        return self.typed(await writing.update(self.core, self.stream, evolve, intent, expected, fence))
+        return self._noted(await writing.update(self.core, self.stream, evolve, intent, expected, fence))
 
     async def log(
         self,
@@ -157,6 +176,20 @@ class StateHandle(TypedState[D]):
     def watch(self) -> AbstractAsyncContextManager[AsyncIterator[StateSnapshot[D] | DeletedState]]:
         """Watch the state: yields it as it is now, and again after each change. See ``StateStore.watch``."""
         return Following(self.core, self.governor_id, [self.state_id], self.typed)
+
+    def _noted(self, state: JsonSnapshot) -> StateSnapshot[D]:
+        """The state as the model, once its data is remembered for the next save."""
+        if not self.codec.is_plain:
+            head = self.core.appender.heads.get(self.stream.state)
+            self._read = (head.digest, state.data) if head is not None and head.version == state.version else None
+        return self.typed(state)
+
+    def _remembered(self) -> Known | None:
+        """What is known of the state if it is still as this handle last saw it; None otherwise."""
+        head = self.core.appender.heads.get(self.stream.state)
+        if head is None or self._read is None or self._read[0] != head.digest:
+            return None
+        return Known(msgspec.structs.replace(head, schema=self.core.reader.schema), self._read[1])
 
     def _typed_event(self, event: JsonEvent) -> StateEvent[D]:
         typed: Any = event

@@ -12,7 +12,7 @@ from tai_state.errors import InvalidId, UnknownStore
 from tai_state.store.addresses import FORMS, Address
 from tai_state.store.store import StateStore
 from tai_state.streams.layout import Layout
-from tai_state.streams.policies import EveryEvents, SnapshotPolicy, check_policy
+from tai_state.streams.policies import EveryEvents, OfOthers, SnapshotPolicy, check_policy
 from tai_state.streams.settings import Settings, SystemClock
 from tai_state.streams.upcasting import Upcast, Upcasting
 from tai_state.values.checks import instance_option, seconds_option, whole_option
@@ -47,7 +47,8 @@ def open_store(
         namespace: see ``root``.
         indexed: the state fields that ``find_states`` may search by.
         snapshots: when to keep a snapshot, and how many; by default every 100 events, and the newest 5.
-        schema: the application's version of its data; None returns data of every version as it is stored.
+        schema: the application's version of its data; None returns data of every version as it is stored, and leaves
+            as many kept snapshots as it finds, unless ``snapshots`` is given.
         upcasters: for each version before ``schema``, the step to the next.
         create: create the store if it does not exist; if False, opening such a store raises ``StoreNotFound``.
         timeout_seconds: how long the store tries to find out the outcome of a change when answers are lost.
@@ -68,7 +69,7 @@ def open_store(
     settings = Settings(
         create=create,
         indexed=_fields(indexed) or address.indexed,
-        snapshots=_policy(snapshots),
+        snapshots=_policy(snapshots, schema),
         upcasting=Upcasting(schema, {} if upcasters is None else upcasters),
         timeout_seconds=seconds_option(timeout_seconds, "timeout_seconds"),
         metadata=check_default(metadata),
@@ -118,9 +119,9 @@ def _fields(indexed: Sequence[str]) -> tuple[str, ...]:
     return fields
 
 
-def _policy(snapshots: SnapshotPolicy | None) -> SnapshotPolicy:
+def _policy(snapshots: SnapshotPolicy | None, schema: int | None) -> SnapshotPolicy:
     if snapshots is None:
-        return EveryEvents()
+        return OfOthers() if schema is None else EveryEvents()
     check_policy(snapshots, "snapshots")
     whole_option(snapshots.keep, "keep of snapshots", 1)
     return snapshots

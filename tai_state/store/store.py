@@ -18,7 +18,7 @@ from tai_state.history.recovery import RecoveryReport
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
 from tai_state.store.handle import StateHandle
-from tai_state.streams import reading, snapshots, writing
+from tai_state.streams import reading, sizes, snapshots, writing
 from tai_state.streams.changes import Fence
 from tai_state.streams.codec import codec_of
 from tai_state.streams.core import Core, open_core
@@ -26,6 +26,7 @@ from tai_state.streams.following import Following
 from tai_state.streams.layout import Layout
 from tai_state.streams.reading import StoreStats
 from tai_state.streams.settings import Settings
+from tai_state.streams.sizes import StoreSize
 from tai_state.streams.writing import Intent
 from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
@@ -384,6 +385,10 @@ class StateStore:
     async def get_stats(self) -> StoreStats:
         """Counts over the whole store. Reads every state."""
         return await reading.get_stats(self.core)
+
+    async def get_size(self) -> StoreSize:
+        """How much room the store takes. Reads every document of every governor: states, events, snapshots, markers."""
+        return await sizes.get_size(self.core)
 
     def watch(self, governor_id: str, *state_ids: str) -> AbstractAsyncContextManager[AsyncIterator[JsonState]]:
         """Watch states: yields them as they are now, then each again after it has changed.

@@ -135,10 +135,14 @@ class Appender:
                 self._governors.popitem(last=False)
 
     def _note(self, change: Change, look: Look) -> None:
-        """Remember the heads that were seen, for the caller's next change."""
+        """Remember the heads that were seen, for the caller's next change; forget what is there no longer."""
         for append in change.appends:
             document = look.documents.get(append.stream.state)
-            if document is not None and not self.heads.is_known(append.stream.state, document.revision):
+            if document is None:
+                if self.heads.get(append.stream.state) is not None:  # it was there, and its governor may be gone too
+                    self.heads.drop(append.stream.state)
+                    self._governors.pop(append.stream.governor, None)
+            elif not self.heads.is_known(append.stream.state, document.revision):
                 with suppress(CorruptDocument):  # the judgement handles the damage
                     self.heads.put(append.stream.state, head_of(checked_state(document), document.revision))
 

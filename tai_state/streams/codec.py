@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast, get_args
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from tai_state.errors import InvalidData, SerializationError
+from tai_state.streams.carrying import Place, has_all, with_unknown, without
 from tai_state.streams.likeness import alike
 from tai_state.values.json import to_bytes
 
@@ -60,6 +61,11 @@ class Codec(Generic[D]):
         except PydanticUserError as error:
             raise InvalidData(f"{self.name} is not a model that pydantic can use") from error
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it converts nothing: its values are JSON objects."""
+        return self._adapter is None
+
     def to_json(self, value: D) -> dict[str, Any]:
         """The JSON object of a model, keyed by aliases. The model reads back from it, equal and of the same classes.
 
@@ -80,6 +86,33 @@ class Codec(Generic[D]):
         if not is_same:
             raise InvalidData("the value would read back as a different one: its model loses a part of it as JSON")
         return cast("dict[str, Any]", data)
+
+    def keep_unknown(self, before: dict[str, Any] | None, data: dict[str, Any], path: str) -> dict[str, Any]:
+        """The JSON object of a model, with those fields of the object before it that the model does not know.
+
+        An object that does not fit the model was not read through it, and is replaced as a whole.
+
+        Raises:
+            InvalidData: it is not clear where a field has to be kept, or the model does not read back equal with it.
+        """
+        if self._adapter is None or before is None or has_all(before, data):
+            return data
+        try:
+            read = self.from_json(before, path)
+        except SerializationError:
+            return data
+
+        def is_unknown(place: Place) -> bool:
+            try:
+                return alike(self.from_json(without(before, place), path), read)
+            except SerializationError:
+                return False
+
+        known = self._adapter.dump_python(read, mode="json", by_alias=True, round_trip=True, warnings=False)
+        whole: dict[str, Any] = with_unknown(before, known, data, is_unknown)
+        if not alike(self.from_json(whole, path), self.from_json(data, path)):
+            raise InvalidData("the value would read back as a different one with the fields that its model ignores")
+        return whole
 
     def _misfit(self, value: Any) -> str:
         """Why a value is not one of the model; it names classes and fields, never values."""

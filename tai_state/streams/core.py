@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from tai_state.engines.api import Document, Engine
@@ -33,6 +34,19 @@ class HasCore(Protocol):
             RuntimeError: the store is not open.
         """
         ...
+
+
+def core_of(store: HasCore) -> Core:
+    """The core of what was given as a store.
+
+    Raises:
+        InvalidData: it is not a store.
+        RuntimeError: it is not open.
+    """
+    core: object = getattr(store, "core", None)
+    if not isinstance(core, Core):
+        raise InvalidData(f"an open store is needed, not {type(store).__name__}")
+    return core
 
 
 class Core:
@@ -69,7 +83,7 @@ class Core:
             self.reader,
             Author(store_id, settings.upcasting.schema, settings.snapshots),
             settings.clock,
-            self.bounds,
+            replace(bounds, kind="states"),
             self.turns,
         )
 

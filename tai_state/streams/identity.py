@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import uuid
 
-from tai_state.engines.api import ABSENT, At, Engine, Put
+import msgspec
+
+from tai_state.engines.api import ABSENT, At, Engine, Put, Shape
 from tai_state.engines.matters import Bounds, Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import IncompatibleFormat, StoreNotFound
 from tai_state.streams.layout import Layout
-from tai_state.streams.records import STORE, StoreRecord
 
 FORMAT = 2
 """The version of the documents' format; ``docs/format.md`` describes it."""
+
+
+class StoreRecord(msgspec.Struct, frozen=True):
+    """``meta/store``: the store's identity."""
+
+    store_id: str
+    format: int
+
+
+STORE = Shape(StoreRecord)
 
 
 async def identify(engine: Engine, layout: Layout, bounds: Bounds, *, create: bool) -> str:

@@ -52,15 +52,13 @@ from tai_state.streams.records import (
     head_of,
 )
 from tai_state.streams.repeating import Results, at_expected, repeated
+from tai_state.streams.unseen import Unseen, newest_unseen
 from tai_state.streams.walking import Walk
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, Expectation, matches
 from tai_state.values.times import format_us
 
 _logger = logging.getLogger("tai_state.store")
-
-UNSEEN_MAX = 100
-"""How many events a version conflict carries at most."""
 
 
 class Sent(Commit[Results]):
@@ -315,20 +313,16 @@ class Judge:
     def _conflict(self, append: Append, head: Head, look: Look) -> Verdict[Results]:
         """The verdict of a version conflict, with the events that the writer has not seen."""
         after = append.expected if isinstance(append.expected, int) else 0
-        if after >= head.version:
-            return Failed(_conflict(append, head.version))
         around = [look.documents.get(append.stream.event(version)) for version in (after, after + 1)]
         if head.version == after + 1 and around[1] is not None and (not after or around[0] is not None):
-            documents: Sequence[Document] = [each for each in around if each is not None]
+            unseen = Unseen([each for each in around if each is not None], after)
         else:
-            start, end = append.stream.range(max(after, 1), head.version)
-            scan = Scan(append.stream.events, start=start, end=end, limit=UNSEEN_MAX + (after > 0))
-            found = look.scanned.get(scan)
-            if found is None:
-                return More(scan=scan)
-            documents = found
-        events = tuple(Walk(self._reader, append.stream, after=after).events(documents))
-        return Failed(_conflict(append, head.version, events))
+            found = newest_unseen(append.stream, after, head.version, look.scanned)
+            if isinstance(found, Scan):
+                return More(scan=found)
+            unseen = found
+        walk = Walk(self._reader, append.stream, after=unseen.after)
+        return Failed(_conflict(append, head.version, tuple(walk.events(unseen.documents))))
 
 
 def _known(document: Document | None) -> Known:
@@ -354,7 +348,7 @@ def _found(sent: Plan, look: Look) -> Appended:
     return Appended(sent.events, sent.state, None, 0 if document is None else document.updated_us)
 
 
-def _conflict(append: Append, actual: int, events: tuple[JsonEvent, ...] = ()) -> VersionConflict:
+def _conflict(append: Append, actual: int, events: tuple[JsonEvent, ...]) -> VersionConflict:
     expected = append.expected
     name = expected.value if isinstance(expected, Expectation) else expected
     return VersionConflict(append.stream.state, name, actual, events)

@@ -8,7 +8,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Require, Write
 from tai_state.streams.layout import Stream
-from tai_state.streams.policies import SinceKept, SnapshotPolicy
+from tai_state.streams.policies import SinceKept, SnapshotPolicy, keep_of
 from tai_state.streams.records import (
     EventMetadata,
     EventRecord,
@@ -62,6 +62,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         marker: the digest of the content that a caller's own id stands for; None if this store made the id.
         given: the facts that it keeps from elsewhere; None for an event that happens here.
         trace: the ids of the request that made the change, as canonical text.
+        call: an id of the call that records the event. It is needed if another call may record the very same event, and
+            then only in the first event of a commit on a stream: the digests of the others follow from it.
     """
 
     event_id: str
@@ -76,6 +78,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     marker: str | None = None
     given: Given | None = None
     trace: str | None = None
+    call: str | None = None
 
 
 class Composition(msgspec.Struct, frozen=True, gc=False):
@@ -165,14 +168,15 @@ def put_snapshot(stream: Stream, state: StateRecord) -> Put:
     return Put(stream.snapshot(state.version), record, ANYTHING)
 
 
-def kept_with(kept: tuple[int, ...], version: int, keep: int, floor: int) -> tuple[int, ...]:
-    """The kept versions after one more is kept: the newest ``keep`` of them and, after a cleanup, the first one too.
+def kept_with(kept: tuple[int, ...], version: int, policy: SnapshotPolicy, floor: int) -> tuple[int, ...]:
+    """The kept versions after one more is kept: the newest ones by the policy and, after a cleanup, the first one too.
 
     The events that a cleanup left depend on that first one. So it stays until the next cleanup, and is not counted. No
     more are dropped than a commit has room for; the rest are dropped with the snapshots that follow.
     """
     versions = (*kept, version)
     first = 0 if floor == 1 else 1
+    keep = keep_of(policy, len(kept) - first)
     dropped = min(max(0, len(versions) - first - keep), _DROPPED_MAX)
     return versions[:first] + versions[first + dropped :]
 
@@ -220,6 +224,8 @@ def _events(
             _set(event, "trace", draft.trace)
         if draft.marker is not None:
             _set(event, "content", draft.marker)
+        if draft.call is not None:
+            _set(event, "call", draft.call)
         digest = event.computed_digest(stream.governor_id)
         _set(event, "digest", digest)
         events.append(event)
@@ -241,9 +247,10 @@ def _state(
     for event in events:
         unkept_bytes += event.unkept_bytes
     kept_as_of = before.kept_as_of or events[0].timestamp
-    since, until, interval_from = kept_as_of, as_of, ""
-    if as_of > last.timestamp and is_far_ahead(as_of, now_us):  # it stands still, perhaps for decades
-        since = interval_from = before.interval_from or events[0].timestamp
+    since, until = kept_as_of, as_of
+    stands_still = as_of > last.timestamp and is_far_ahead(as_of, now_us)  # perhaps for decades
+    if stands_still:
+        since = before.interval_from or events[0].timestamp
         until = max(since, last.timestamp)
     since_kept = SinceKept(
         events=last.version - (before.kept[-1] if before.kept else 0),
@@ -251,9 +258,10 @@ def _state(
         since=since,
         until=until,
         data=composition.data,
+        is_changed=last.state_hash != before.state_hash,
     )
     due = author.policy.due(since_kept)
-    record = StateRecord(
+    record = StateRecord(  # see _events about the number of arguments
         data=composition.data,
         version=last.version,
         timestamp=last.timestamp,
@@ -264,11 +272,12 @@ def _state(
         state_hash=last.state_hash,
         digest=last.digest,
         schema=last.schema,
-        kept=kept_with(before.kept, last.version, author.policy.keep, before.floor) if due else before.kept,
+        kept=kept_with(before.kept, last.version, author.policy, before.floor) if due else before.kept,
         kept_as_of=as_of if due else kept_as_of,
         unkept_bytes=0 if due else unkept_bytes,
         floor=before.floor,
         deleted=composition.data is None,
-        interval_from=until if due and interval_from else interval_from,
     )
+    if stands_still:
+        _set(record, "interval_from", until if due else since)
     return record, due

@@ -26,6 +26,7 @@ class SinceKept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         since: the latest time of any event up to the last kept snapshot, or the time of the first event; as text.
         until: the latest time of any event up to now; as text.
         data: the state's data now; None if it is deleted.
+        is_changed: whether the data differs from that before the events being written.
     """
 
     events: int
@@ -33,6 +34,7 @@ class SinceKept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     since: str
     until: str
     data: Mapping[str, Any] | None
+    is_changed: bool = True
 
     @property
     def age(self) -> timedelta:
@@ -106,7 +108,10 @@ class EveryInterval:
 
 @dataclass(frozen=True, slots=True)
 class OnStates:
-    """Keeps a snapshot if a field of the state has one of these values: ``OnStates("status", ("done", "failed"))``."""
+    """Keeps a snapshot of each new state in which a field has one of these values: ``OnStates("status", ("failed",))``.
+
+    Events that leave the state as it is keep none.
+    """
 
     field: str
     values: tuple[str | int | bool | None, ...]
@@ -119,9 +124,8 @@ class OnStates:
         whole_option(self.keep, "keep", 1)
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
-        return (
-            since_kept.data is not None and self.field in since_kept.data and since_kept.data[self.field] in self.values
-        )
+        data = since_kept.data
+        return since_kept.is_changed and data is not None and self.field in data and data[self.field] in self.values
 
 
 class AnyOf:
@@ -154,6 +158,18 @@ class Never:
 
     def due(self, since_kept: SinceKept) -> bool:  # noqa: ARG002, D102
         return False
+
+
+class OfOthers(EveryEvents):
+    """The policy of a store that knows no application, such as that of a command: it trims nobody's snapshots.
+
+    It keeps as many as there are, and at least ``keep``, because how many to keep is for the application to say.
+    """
+
+
+def keep_of(policy: SnapshotPolicy, kept: int) -> int:
+    """How many snapshots to keep by a policy, where so many are kept now."""
+    return max(kept, policy.keep) if isinstance(policy, OfOthers) else policy.keep
 
 
 def check_policy(policy: object, name: str) -> None:

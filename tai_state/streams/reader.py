@@ -100,16 +100,17 @@ class StreamReader:
         [document] = (await self._engine.read([stream.event(version)])).documents
         return None if document is None else stored_record(stream, document)
 
-    async def shown(self, stream: Stream, record: EventRecord) -> Folded:
+    async def shown(self, stream: Stream, record: EventRecord, *, above: int = 0) -> Folded:
         """The state after an event, as it and earlier ones show it; without a text if only a reducer can make it.
 
-        This looks back to the newest event that carries it, or to the snapshot that stands for what was cleaned up.
+        This looks back to the newest event that carries it, or to the snapshot that stands for what was cleaned up; or
+        only at the events above a version.
         """
         if record.to_state is not None or record.version == 1:
             return Folded().then(record)
         last, size, oldest = record.version - 1, 1, record.version
-        while last >= 1:
-            start, end = stream.range(max(1, last - size + 1), last)
+        while last > above:
+            start, end = stream.range(max(above + 1, last - size + 1), last)
             found = await take(self._engine.scan(Scan(stream.events, start=start, end=end)), None)
             for document in reversed(found):
                 before = document.decode(EVENT)
@@ -118,9 +119,11 @@ class StreamReader:
                 if before.to_state is not None or before.version == 1:
                     return Folded().then(before)
                 oldest = before.version
-            if len(found) < min(size, last):
+            if len(found) < min(size, last - above):
                 break
             last, size = last - size, min(4 * size, _LOOK_BACK_MAX)
+        if above:
+            return Folded(None, record.schema, record.state_hash)
         [kept] = (await self._engine.read([stream.snapshot(oldest)])).documents
         snapshot = None if kept is None else kept.decode(SNAPSHOT)
         if snapshot is None or snapshot.state_hash != record.state_hash:
@@ -146,7 +149,7 @@ class StreamReader:
         """One event as callers get it. The caller may change its states and its clock: they are copies."""
         version = record.version
         path = stream.event(version)
-        payload = None if record.payload is None else _decoded(record.payload, path, "a payload")
+        payload = None if record.payload is None else _decoded(record.payload, stream, version, "a payload")
         if not self._upcasting.is_current(record.schema):
             payload = self._upcasting.payload(record.action, payload, record.schema, stream, path)
         return StateEvent(
@@ -184,14 +187,13 @@ class StreamReader:
         """The data of a stored text, in the present schema; None if there is none."""
         if folded.text is None or folded.text == NO_STATE_TEXT:
             return None
-        path = stream.event(version)
-        data: dict[str, Any] = _decoded(folded.text, path, "a state")
+        data: dict[str, Any] = _decoded(folded.text, stream, version, "a state")
         if not self._upcasting.is_current(folded.schema):
-            data = self._upcasting.state(data, folded.schema, stream, path)
+            data = self._upcasting.state(data, folded.schema, stream, stream.event(version))
         return data
 
 
-def _decoded(text: str, path: str, what: str) -> Any:
+def _decoded(text: str, stream: Stream, version: int, what: str) -> Any:
     """The value of a text that an event holds.
 
     Raises:
@@ -200,7 +202,7 @@ def _decoded(text: str, path: str, what: str) -> Any:
     try:
         return decode(text)
     except NOT_JSON:
-        raise CorruptDocument(path, f"holds {what} that is not JSON: run `tai-state verify`") from None
+        raise CorruptDocument(stream.event(version), f"holds {what} that is not JSON: run `tai-state verify`") from None
 
 
 def follows(stream: Stream, page: Sequence[Document], reached: int | None) -> bool:

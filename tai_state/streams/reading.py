@@ -13,16 +13,17 @@ from tai_state.engines.api import Document, Scan, Where
 from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
-from tai_state.errors import CorruptDocument, InvalidData, InvalidId, StateNotFound, UnindexedField
+from tai_state.errors import CorruptDocument, Inconsistent, InvalidData, InvalidId, StateNotFound, UnindexedField
 from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
+from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, follows
-from tai_state.streams.records import EVENT, STATE, EventRecord
+from tai_state.streams.records import EVENT, STATE, EventRecord, StateRecord
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
-from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.ids import escape_id, stored_id
 from tai_state.values.json import normalise
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import format_time
@@ -89,40 +90,52 @@ async def batch_get_states(core: Core, governor_id: str, ids: Sequence[str]) -> 
     return states
 
 
-def list_states(core: Core, governor_id: str, *, after: str | None = None) -> Paged[JsonSnapshot]:
+def list_states(
+    core: Core, governor_id: str, *, after: str | None = None, report: Report = raising
+) -> Paged[JsonSnapshot]:
     """The live states of a governor in the order of their ids.
 
     Args:
         core: the store's core.
         governor_id: the governor.
         after: begin with the first state after this id; None: begin with the first state.
+        report: called with what is wrong with a damaged state.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
-        return (state for state in _states(core, governor_id, page) if not isinstance(state, DeletedState))
+        return (state for state in _states(core, governor_id, page, report) if not isinstance(state, DeletedState))
 
     return _of_governor(core, governor_id, mapped(_documents(core, governor_id, after), take))
 
 
-def list_all_states(core: Core, governor_id: str, *, after: str | None = None) -> Paged[JsonState]:
+def list_all_states(
+    core: Core, governor_id: str, *, after: str | None = None, report: Report = raising
+) -> Paged[JsonState]:
     """As :func:`list_states`, deleted states included."""
-    return _of_governor(
-        core, governor_id, mapped(_documents(core, governor_id, after), partial(_states, core, governor_id))
-    )
+
+    def take(page: Iterable[Document]) -> Iterator[JsonState]:
+        return _states(core, governor_id, page, report)
+
+    return _of_governor(core, governor_id, mapped(_documents(core, governor_id, after), take))
 
 
 def _documents(core: Core, governor_id: str, after: str | None) -> Paged[Document]:
     return core.engine.scan(Scan(core.layout.states(governor_id), start=_start(after)))
 
 
-def _states(core: Core, governor_id: str, page: Iterable[Document]) -> Iterator[JsonState]:
+def _states(core: Core, governor_id: str, page: Iterable[Document], report: Report = raising) -> Iterator[JsonState]:
     """The states in these documents."""
     for document in page:
-        stream = _place(core, governor_id, document, "a state").stream
-        yield core.state(stream, core.checked(stream, document), document.updated_us)
+        try:
+            stream = _place(core, governor_id, document, "a state").stream
+            state = core.state(stream, core.checked(stream, document), document.updated_us)
+        except Inconsistent as error:
+            report(error)
+        else:
+            yield state
 
 
 def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
@@ -142,10 +155,19 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
     return mapped(items, seen, end)
 
 
-def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
+def list_governors(core: Core, *, after: str | None = None, report: Report = raising) -> Paged[str]:
     """The ids of all governors, in order; with ``after``, only those after that id."""
-    documents = core.engine.scan(Scan(core.layout.governors, start=_start(after)))
-    return mapped(documents, lambda page: (unescape_id(document.id) for document in page))
+
+    def ids(page: Iterable[Document]) -> Iterator[str]:
+        for document in page:
+            try:
+                governor_id = stored_id(document.path)
+            except CorruptDocument as error:
+                report(error)
+            else:
+                yield governor_id
+
+    return mapped(core.engine.scan(Scan(core.layout.governors, start=_start(after))), ids)
 
 
 def _start(after: str | None) -> str:
@@ -153,16 +175,31 @@ def _start(after: str | None) -> str:
     return "" if after is None else right_after(escape_id(after, "after"))
 
 
-async def count_states(core: Core, governor_id: str) -> int:
+async def count_states(core: Core, governor_id: str, report: Report = raising) -> int:
     """How many live states a governor has; it reads all of them.
 
     Raises:
         GovernorNotFound: nothing was ever written under this governor.
     """
     count = 0
-    async for document in _of_governor(core, governor_id, core.engine.scan(Scan(core.layout.states(governor_id)))):
-        count += not document.decode(STATE).deleted
+    async for record in _of_governor(core, governor_id, _records(core, governor_id, report)):
+        count += not record.deleted
     return count
+
+
+def _records(core: Core, governor_id: str, report: Report) -> Paged[StateRecord]:
+    """The records of a governor's states; their data is not checked against its hash."""
+
+    def decoded(page: Iterable[Document]) -> Iterator[StateRecord]:
+        for document in page:
+            try:
+                record = document.decode(STATE)
+            except Inconsistent as error:
+                report(error)
+            else:
+                yield record
+
+    return mapped(_documents(core, governor_id, None), decoded)
 
 
 def find_states(core: Core, governor_id: str, where: Mapping[str, Any]) -> Paged[JsonSnapshot]:
@@ -282,13 +319,12 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
     return _of_governor(core, governor_id, events)
 
 
-async def get_stats(core: Core) -> StoreStats:
+async def get_stats(core: Core, report: Report = raising) -> StoreStats:
     """Counts over the whole store; it reads every state."""
     governors = states = deleted = versions = max_version = snapshots = 0
-    async for governor_id in list_governors(core):
+    async for governor_id in list_governors(core, report=report):
         governors += 1
-        async for document in core.engine.scan(Scan(core.layout.states(governor_id))):
-            record = document.decode(STATE)
+        async for record in _records(core, governor_id, report):
             states += not record.deleted
             deleted += record.deleted
             versions += record.version

@@ -67,6 +67,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     ``as_of`` is empty in events of format 1. The digest does not cover it, because it follows from the events' times.
     Nor does it cover ``content``, which is that of the event's marker, because it follows from what the event says.
+    ``call`` makes the digest that of one call's event, even if another call records an event with the same id.
     """
 
     event_id: str
@@ -87,6 +88,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     as_of: str = ""
     trace: str | None = None
     content: str | None = None
+    call: str | None = None
 
     @property
     def unkept_bytes(self) -> int:
@@ -108,6 +110,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         """
         header = _Header(
             action=self.action,
+            call=self.call,
             carries_state=self.to_state is not None,
             causality=self.causality,
             event_id=self.event_id,
@@ -128,6 +131,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """The facts of an event that its digest covers by name; a dict would give the same text, but slower."""
 
     action: str
+    call: str | None = None
     carries_state: bool
     causality: VectorClock
     event_id: str
@@ -183,19 +187,11 @@ class GovernorRecord(msgspec.Struct, frozen=True):
     labels: dict[str, str]
 
 
-class StoreRecord(msgspec.Struct, frozen=True):
-    """``meta/store``: the store's identity."""
-
-    store_id: str
-    format: int
-
-
 STATE = Shape(StateRecord)
 EVENT = Shape(EventRecord)
 SNAPSHOT = Shape(SnapshotRecord)
 MARKER = Shape(MarkerRecord)
 GOVERNOR = Shape(GovernorRecord)
-STORE = Shape(StoreRecord)
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -87,7 +87,7 @@ async def create_snapshot(core: Core, stream: Stream) -> JsonState:
         record = checked_state(document)
         if record.kept and record.kept[-1] == record.version:
             return Done(core.state(stream, record, document.updated_us))
-        kept = kept_with(record.kept, record.version, core.settings.snapshots.keep, record.floor)
+        kept = kept_with(record.kept, record.version, core.settings.snapshots, record.floor)
         after = msgspec.structs.replace(record, kept=kept, kept_as_of=record.as_of, unkept_bytes=0, interval_from="")
         writes: list[Write] = [
             put_snapshot(stream, after),

@@ -40,13 +40,17 @@ class Turns:
         self._observer = observer
         self._turns: dict[str, _Line] = {}  # of each turn that is taken
 
-    def of(self, paths: Iterable[str]) -> _Held:
+    def of(self, paths: Iterable[str]) -> Held:
         """A block that holds the turns of these states and governors. All tasks take them in one order: no deadlock.
 
         Governors come last: a transaction that runs again already has the turns of its states when it finds that it
         needs those of governors.
         """
-        return _Held(self, sorted(set(paths), key=_in_order))
+        return Held(self, sorted(set(paths), key=_in_order))
+
+    def are_taken(self, paths: Iterable[str]) -> bool:
+        """Whether somebody has the turn of one of these states."""
+        return not self._turns.keys().isdisjoint(paths)
 
     async def take(self, path: str) -> bool:
         """Take the turn of a state; returns False if it did not come, and did not move on either for too long."""
@@ -91,8 +95,8 @@ def _in_order(path: str) -> tuple[int, str]:
     return -path.count("/"), path
 
 
-class _Held:
-    """A block that holds turns."""
+class Held:
+    """A block that holds turns. They can be given back before it ends."""
 
     __slots__ = ("_held", "_paths", "_turns")
 
@@ -107,14 +111,15 @@ class _Held:
                 if await self._turns.take(path):
                     self._held.append(path)
         except BaseException:
-            self._give()
+            self.give()
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._give()
+        self.give()
 
-    def _give(self) -> None:
-        for path in self._held:
-            self._turns.give(path)
+    def give(self) -> None:
+        """Give the turns back."""
+        while self._held:
+            self._turns.give(self._held.pop())

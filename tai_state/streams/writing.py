@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from tai_state.errors import IdempotencyConflict, NotRetained
+from tai_state.errors import IdempotencyConflict, InvalidData, NotRetained
 from tai_state.streams.changes import Appended, Fence, Known, always, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
@@ -25,6 +25,9 @@ from tai_state.values.json import encode, normalise, normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text, check_trace
 from tai_state.values.states import DeletedState, JsonSnapshot, JsonState
 from tai_state.values.times import check_not_ahead, format_time, format_us
+
+Keep: TypeAlias = Callable[[dict[str, Any] | None, dict[str, Any], str], dict[str, Any]]
+"""``Codec.keep_unknown`` of a model."""
 
 
 class Intent(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +59,54 @@ async def save(
     return core.snapshot(stream, appended.state, appended.recorded_us)
 
 
+async def save_over(
+    core: Core,
+    stream: Stream,
+    data: dict[str, Any],
+    keep: Keep,
+    intent: Intent,
+    expected: Expected,
+    fence: Fence | None,
+    seen: Known | None,
+) -> JsonSnapshot:
+    """Write a state with those fields of the state before it that its model does not know; see ``StateHandle.save``."""
+    text, copy = normalise_object(data, "state data")
+    made = draft(core, stream, intent, state=text)
+
+    def compose(known: Known) -> Composition:
+        return kept_unknown(core, stream, Composition((made,), copy), keep, known)
+
+    append = append_of(stream, expected, (made,), needs_state=True, seen=seen)
+    appended = await core.appender.append_one(append, separately(compose), core.guards(fence))
+    return core.snapshot(stream, appended.state, appended.recorded_us)
+
+
+def kept_unknown(core: Core, stream: Stream, composition: Composition, keep: Keep, known: Known) -> Composition:
+    """A composition of one draft, with the fields that ``keep`` takes over from what is known of the state.
+
+    Raises:
+        InvalidData: the draft has a caller's id, which stands for exactly the data that the caller gave.
+    """
+    before, [made], data = present_data(core, stream, known), composition.drafts, composition.data
+    if data is None or (whole := keep(before, data, stream.state)) is data:
+        return composition
+    if made.marker is not None:
+        raise InvalidData(
+            "the stored state has fields that the model does not know, and an event id stands for exactly what it is "
+            "given with: use `update`, or let the model allow extra fields",
+            stream.state,
+        )
+    text, copy = normalise_object(whole, "state data")
+    return Composition((msgspec.structs.replace(made, state=text, carries_state=True),), copy)
+
+
+def present_data(core: Core, stream: Stream, known: Known) -> dict[str, Any] | None:
+    """What is known of a state's data, in the present schema."""
+    if known.data is None:
+        return None
+    return core.settings.upcasting.state(known.data, known.head.schema, stream, stream.state)
+
+
 async def update(
     core: Core,
     stream: Stream,
@@ -68,10 +119,7 @@ async def update(
     made = draft(core, stream, intent, state=COMPUTED)
 
     def compose(known: Known) -> Composition:
-        before = known.data
-        if before is not None:
-            before = core.settings.upcasting.state(before, known.head.schema, stream, stream.state)
-        text, data = normalise_object(evolve(before), "state data")
+        text, data = normalise_object(evolve(present_data(core, stream, known)), "state data")
         return Composition((msgspec.structs.replace(made, state=text, carries_state=True),), data)
 
     append = append_of(stream, expected, (made,), needs_state=True)

@@ -35,6 +35,12 @@ from tai_state.testing.lifecycle_checks import (
     check_entered_twice,
     check_outside_of_its_block,
 )
+from tai_state.testing.moment_checks import (
+    check_a_moment_of_many_pages,
+    check_a_moment_stands_still,
+    check_a_moment_tears_no_commit,
+    check_closing_ends_moments,
+)
 from tai_state.testing.order_checks import (
     check_changes_are_of_events_only,
     check_changes_come_in_the_order_of_commits,
@@ -136,6 +142,9 @@ ENGINE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_a_timestamp_may_be_anything,
     check_where,
     check_where_on_few_of_many,
+    check_a_moment_stands_still,
+    check_a_moment_of_many_pages,
+    check_a_moment_tears_no_commit,
     check_watch_begins_with_what_is,
     check_watch_misses_nothing_after_entering,
     check_watch_tells_of_a_deletion_right_after_entering,
@@ -163,6 +172,7 @@ LIFECYCLE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_outside_of_its_block,
     check_entered_twice,
     check_closing_ends_watches,
+    check_closing_ends_moments,
 )
 """For every engine, before it is opened."""
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Literal, Protocol, Self, TypeAlias, cast
 
 import anyio
@@ -34,6 +35,7 @@ from tai_state.engines.api import (
     Document,
     DocumentChange,
     Engine,
+    Moment,
     Put,
     Reading,
     Scan,
@@ -252,14 +254,23 @@ class FaultyEngine:
         await self._deliver(everything=True)
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        return await self._read(self._engine, paths)
+
+    async def _read(self, source: Moment, paths: Sequence[str]) -> Reading:
         fault = await self._begin("read")
         await self._fail_before("read", fault)
-        reading = await self._engine.read(paths)
+        reading = await source.read(paths)
         await self._fail_after("read", fault)
         return reading
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
         return self._with_faults(self._engine.scan(scan))
+
+    @asynccontextmanager
+    async def moment(self) -> AsyncGenerator[Moment, None]:
+        """A moment of the inner engine; the plan sees what is read from it like any other read or scan."""
+        async with self._engine.moment() as inner:
+            yield _FaultyMoment(partial(self._read, inner), lambda scan: self._with_faults(inner.scan(scan)))
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
         """See :class:`~tai_state.engines.ordering.CommitOrdered`, if the inner engine is one. The plan sees a scan."""
@@ -354,6 +365,20 @@ class FaultyEngine:
             raise StoreTimeout(verb, "FAULT", "a planned fault", verb == "commit")
         if fault is Fault.CANCELLED_AFTER:
             await _cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _FaultyMoment:
+    """A moment whose verbs fail as planned."""
+
+    reading: Callable[[Sequence[str]], Awaitable[Reading]]
+    scanning: Callable[[Scan], Paged[Document]]
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        return await self.reading(paths)
+
+    def scan(self, scan: Scan) -> Paged[Document]:
+        return self.scanning(scan)
 
 
 async def _cancel() -> None:

@@ -19,13 +19,19 @@ async def _scanned(engine: Engine) -> None:
     await anext(engine.scan(Scan("c")), None)
 
 
+async def _moment(engine: Engine) -> None:
+    async with engine.moment():
+        pass
+
+
 async def _is_refused(engine: Engine) -> None:
-    """Assert that each verb, and ``self_check``, raises RuntimeError."""
+    """Assert that each verb, ``moment`` and ``self_check`` raise RuntimeError."""
     verbs: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
         ("read", lambda: engine.read(["c/a"])),
         ("scan", lambda: _scanned(engine)),
         ("commit", lambda: engine.commit([Put("c/a", {"n": 2})])),
         ("watch", lambda: _first_change(engine)),
+        ("moment", lambda: _moment(engine)),
         ("self_check", engine.self_check),
     )
     for name, verb in verbs:

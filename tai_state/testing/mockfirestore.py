@@ -17,6 +17,7 @@ transactions; the engine does both itself, like the engine in memory.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import count
 from typing import Any, Final
 
@@ -47,6 +48,13 @@ class _Own(msgspec.Struct, frozen=True):
     updated_us: int
     names: list[str]
     aside: dict[str, Any]
+
+
+class _Data:
+    """Takes the place of a client: what the client held at one moment."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
 
 
 class _MockDocuments:
@@ -85,6 +93,9 @@ class _MockDocuments:
             self._delete(path)
         else:
             self._put(document)
+
+    def copy(self) -> _MockDocuments:
+        return _MockDocuments(_Data(deepcopy(self._root())))
 
     def _put(self, document: Document) -> None:
         entry = self._ensure_entry(document.path)
@@ -159,8 +170,9 @@ def _own(entry: dict[str, Any]) -> _Own | None:
 
 
 def _has_document(collection: Any) -> bool:
-    """Whether an entry is a collection with a document in it."""
-    return any(_own(each) for each in _values(collection) if isinstance(each, dict))  # pyright: ignore[reportUnknownArgumentType]
+    """Whether an entry is a collection with a document in it, or with one below it."""
+    entries: list[dict[str, Any]] = [each for each in _values(collection) if isinstance(each, dict)]
+    return any(_own(each) or any(map(_has_document, each.values())) for each in entries)
 
 
 def _values(entry: Any) -> list[Any]:

@@ -82,9 +82,10 @@ async def check_json_round_trip(engine: Engine) -> None:
 async def check_missing_documents_are_named(engine: Engine) -> None:
     """A document that is not there is named if documents lie below it, at any depth, and no other one is."""
     ids = ["a", "a!", "a0", "ab"]
-    below = [f"c/{each}/d/x" for each in ids]
+    below = [*[f"c/{each}/d/x" for each in ids], "c/far/d/x/e/y"]
     await engine.commit([*[Put(path, {}) for path in below], Put("c/a", {}), Put("c/alone", {}), Put("cc/z/d/x", {})])
-    assert sorted(await engine.missing("c")) == ["a!", "a0", "ab"]
+    assert sorted(await engine.missing("c")) == ["a!", "a0", "ab", "far"]
     await engine.commit([Delete("c/a0/d/x"), Put("c/ab", {})])
-    assert list(await engine.missing("c")) == ["a!"]
+    assert sorted(await engine.missing("c")) == ["a!", "far"]
+    assert sorted(await engine.missing("c/far/d")) == ["x"]
     assert list(await engine.missing("nothing")) == []

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tai_state.engines.api import ABSENT, Capabilities, Check, DocumentChange, Engine, Put, Scan, Where
+from tai_state.engines.api import ABSENT, Capabilities, Check, Delete, DocumentChange, Engine, Put, Scan, Where
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.ordering import commit_ordered
 from tai_state.errors import CommitRefused, CorruptDocument
@@ -42,6 +42,13 @@ async def check_a_wrapper_is_transparent(wrap: Callable[[Engine], Engine]) -> No
         for engine in (inner, outer):
             assert (await present(engine, "c/a")).revision == committed.revision
             assert await ids_of(engine.scan(Scan("c"))) == ["a"]
+        async with outer.moment() as moment:
+            await inner.commit([Put("c/z", {"n": 1})])
+            [found] = (await moment.read(["c/a"])).documents
+            assert found is not None
+            assert found.revision == committed.revision
+            assert await ids_of(moment.scan(Scan("c"))) == ["a"], "the wrapper gives no moment of the inner engine"
+        await inner.commit([Delete("c/z")])
         await _refuses(outer)
         async with outer.watch("c/a") as changes:
             await until(changes, DocumentChange("c/a", committed.revision))

@@ -19,6 +19,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from tai_state.engines.loops import current_task
 from tai_state.errors import (
     CommitOutcomeUnknown,
     InvalidData,
@@ -32,7 +33,7 @@ from tai_state.history.folding import Reducers, check_reducers
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
 from tai_state.streams.changes import Fence
-from tai_state.streams.core import Core, HasCore
+from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.transactions.recent import RecentWrites
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
@@ -54,7 +55,8 @@ _PAUSE_SECONDS = 0.005
 _PAUSE_SECONDS_MAX = 1.0
 
 _logger = logging.getLogger("tai_state.transactions")
-_under_way: ContextVar[tuple[Transaction, ...]] = ContextVar("tai_state_transactions", default=())
+_under_way: ContextVar[tuple[tuple[object, Transaction], ...]] = ContextVar("tai_state_transactions", default=())
+"""The transactions that are under way around this code, each with its task: a task begun in one inherits it."""
 
 
 class TransactionManager:
@@ -69,7 +71,7 @@ class TransactionManager:
     """
 
     def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
-        self._core = core = store.core
+        self._core = core = core_of(store)
         self._reducers = check_reducers(reducers)
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
@@ -92,7 +94,8 @@ class TransactionManager:
         """Run a function whose reads and writes take effect together; if others were faster, run it again.
 
         Between attempts there is a pause with full jitter, of a second at most. An attempt after a conflict first waits
-        for its turn among the tasks of this process that change the same states.
+        for its turn among the tasks of this process that change the same states. So does the first attempt if another
+        one has the turn when it first reads.
 
         The first state that the function reads comes from memory if a transaction of this manager was the last to write
         it. If others have written it since, the function runs once more. So changing a single state again and again
@@ -337,16 +340,16 @@ class _Book:
         Raises:
             RuntimeError: another transaction of this store is under way in this task.
         """
-        before = _under_way.get()
-        if any(each.is_open and each.core is self._core for each in before):
+        task, before = current_task(), _under_way.get()
+        if any(each.is_open and each.core is self._core and its_task is task for its_task, each in before):
             raise RuntimeError("a transaction is already under way in this task: use it, or end it first")
         self.attempts += 1
         self._transaction, self._is_committing = transaction, False
-        _under_way.set((*before, transaction))
+        _under_way.set((*before, (task, transaction)))
         try:
             yield
         finally:
-            transaction.end()
+            transaction.leave()
             _under_way.set(before)
 
     async def commit(self, transaction: Transaction, fence: Fence | None) -> None:

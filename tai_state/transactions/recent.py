@@ -9,9 +9,11 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document
 from tai_state.errors import VersionConflict
-from tai_state.streams.changes import Guard, Known
+from tai_state.streams.changes import Appended, Guard, Known
+from tai_state.streams.core import Core
 from tai_state.streams.heads import Heads
-from tai_state.streams.records import STATE
+from tai_state.streams.layout import Stream
+from tai_state.streams.records import EMPTY, STATE, head_of
 from tai_state.values.states import JsonState
 
 REMEMBERED_MAX = 1_024
@@ -57,6 +59,15 @@ class SeenState(msgspec.Struct, frozen=True):
         return VersionConflict(path, self.version, 0 if document is None else document.decode(STATE).version)
 
 
+def seen_in(core: Core, stream: Stream, document: Document | None) -> SeenState:
+    """The state in a document, as it was read; None: there is none."""
+    if document is None:
+        return SeenState(Known(EMPTY), None)
+    record = core.checked(stream, document)
+    known = Known(head_of(record, document.revision), record.data)
+    return SeenState(known, core.state(stream, record, document.updated_us))
+
+
 class RecentWrites:
     """Remembers what transactions wrote; the least recently written state is forgotten first.
 
@@ -79,12 +90,15 @@ class RecentWrites:
             return None
         return SeenState(Known(head, written[1].data), written[1])
 
-    def note(self, path: str, digest: str, state: JsonState) -> None:
-        """Remember a state that a transaction has just written, by an event with this digest."""
+    def note(self, core: Core, stream: Stream, done: Appended) -> None:
+        """Remember a state that a transaction has just written."""
+        path, text = stream.state, done.events[-1].to_state
+        if done.is_repeated or text is None or len(text) > CHARACTERS_MAX:
+            return
         if path in self._doubted:
             del self._doubted[path]
             return
-        self._written[path] = (digest, state)
+        self._written[path] = (done.state.digest, core.state(stream, done.state, done.recorded_us))
         self._written.move_to_end(path)
         if len(self._written) > REMEMBERED_MAX:
             self._written.popitem(last=False)

@@ -15,7 +15,7 @@ from tai_state.streams.changes import Known
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
-from tai_state.streams.writing import unchanged
+from tai_state.streams.writing import Keep, kept_unknown, unchanged
 from tai_state.transactions.recent import SeenState
 from tai_state.values.expected import Expected, expectation, matches
 from tai_state.values.metadata import ChangeMetadata
@@ -42,13 +42,25 @@ class Step(msgspec.Struct, frozen=True):
     must_live: bool = False
 
 
-def put_step(draft: Draft, metadata: ChangeMetadata, data: dict[str, Any] | None) -> Step:
-    """Write a state as a whole; without data, delete it."""
+def put_step(
+    core: Core, stream: Stream, draft: Draft, metadata: ChangeMetadata, data: dict[str, Any], keep: Keep | None
+) -> Step:
+    """Write a state as a whole; with ``keep``, also with the fields of the state before it that its model ignores."""
 
-    def compose(_: Known) -> Composition:
-        return Composition((draft,), data)
+    def compose(known: Known) -> Composition:
+        whole = Composition((draft,), data)
+        return whole if keep is None else kept_unknown(core, stream, whole, keep, known)
 
-    return Step((draft,), metadata, compose, must_live=data is None)
+    if keep is None or draft.marker is not None:
+        return Step((draft,), metadata, compose, needs_state=keep is not None)
+    # An id that was made here stands for the event, whatever fields it keeps.
+    return Step((msgspec.structs.replace(draft, state=None),), metadata, compose, needs_state=True)
+
+
+def delete_step(draft: Draft, metadata: ChangeMetadata) -> Step:
+    """Delete a state."""
+    deletion = Composition((draft,), None)
+    return Step((draft,), metadata, lambda _: deletion, must_live=True)
 
 
 def log_step(core: Core, stream: Stream, draft: Draft, metadata: ChangeMetadata) -> Step:

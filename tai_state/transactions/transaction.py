@@ -8,23 +8,23 @@ from typing import Any, TypeVar, cast, overload
 
 import anyio
 
-from tai_state.engines.api import Document
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
 from tai_state.streams import writing
-from tai_state.streams.changes import Append, Appended, Change, Fence, Guard, Known, append_of, separately
+from tai_state.streams.changes import Append, Change, Fence, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EMPTY, head_of
+from tai_state.streams.repeating import Results
+from tai_state.streams.turns import Held
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
-from tai_state.transactions.recent import CHARACTERS_MAX, RecentWrites, SeenState
+from tai_state.transactions.recent import RecentWrites, SeenState, seen_in
 from tai_state.transactions.records import StateVersion
-from tai_state.transactions.steps import Step, Written, log_step, overlaid, put_step, record_step
+from tai_state.transactions.steps import Step, Written, delete_step, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
-from tai_state.values.expected import ANY, Expected, expectation
+from tai_state.values.expected import ANY, NO_STATE, Expected, expectation
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, StateSnapshot
@@ -63,6 +63,7 @@ class Transaction:
         self._reducers = reducers
         self._recent = recent
         self._is_in_turn = is_in_turn
+        self._turn: Held | None = None
         self._reading = anyio.Lock(fast_acquire=True)
         self._recalled: str | None = None
         self._seen: dict[str, SeenState] = {}
@@ -132,7 +133,8 @@ class Transaction:
         """Write a state at the end, by one event. Several writes of one state become several events, in order.
 
         A state that this transaction has read is written only if it is still at the version that was read. Any other
-        state is written at whatever version it has, unless ``expected`` is given.
+        state is written at whatever version it has, unless ``expected`` is given. A write through a model keeps the
+        fields of the state that the model does not know.
 
         Args:
             state: a handle, or the id of a state of the transaction's governor.
@@ -155,7 +157,8 @@ class Transaction:
         text, data = normalise_object(encoded, "state data")
         intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent, state=text)
-        self._add(state, put_step(draft, intent.metadata, data), expected)
+        keep = None if isinstance(state, str) or state.codec.is_plain else state.codec.keep_unknown
+        self._add(state, put_step(self.core, stream, draft, intent.metadata, data, keep), expected)
 
     def delete(
         self,
@@ -171,7 +174,7 @@ class Transaction:
         stream = self._stream(state)
         intent = Intent(self._who(state, metadata), action, event_id, timestamp)
         draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
-        self._add(state, put_step(draft, intent.metadata, None), expected)
+        self._add(state, delete_step(draft, intent.metadata), expected)
 
     def log(
         self,
@@ -217,6 +220,12 @@ class Transaction:
         """Allow no more reads and writes."""
         self._is_open = False
 
+    def leave(self) -> None:
+        """End, and give back the turn of what was read."""
+        self.end()
+        if self._turn is not None:
+            self._turn.give()
+
     @property
     def paths(self) -> set[str]:
         """The paths of the states that it has read or will write."""
@@ -241,19 +250,16 @@ class Transaction:
             return ()
         if self._recalled is not None and any(each.expected is not None for each in self._written.values()):
             await self.confirm()
-        appends = tuple([self._append(each) for each in self._written.values()])
+        appends = tuple([self._part(each) for each in self._written.values()])
         compose = separately(*[each.compose_as_expected for each in self._written.values()])
-        guards = (*self._guards(), *self.core.guards(fence))
-        try:
-            done = await self.core.appender.append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
-        except VersionConflict as error:
-            if self._is_of_a_read(error):
-                self._fail(error)
-            raise
+        only_read = [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
+        guards = (*only_read, *self.core.guards(fence))
+        done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         versions: list[StateVersion] = []
         for written, appended in zip(self._written.values(), done, strict=True):
             if appended is not None:
-                self._note(written, appended)
+                if self._recent is not None:
+                    self._recent.note(self.core, written.stream, appended)
                 versions.append(StateVersion(written.stream.state, appended.state.version))
         return tuple(versions)
 
@@ -289,9 +295,12 @@ class Transaction:
             new = {path: stream for path, stream in streams.items() if path not in self._seen}
             if not new:
                 return
+            if not (self._seen or self._is_in_turn) and self.core.turns.are_taken(new):
+                # Whoever has the turn runs again. Only who holds no other turn may wait for one here.
+                self._turn = self.core.turns.of(new)
+                await self._turn.__aenter__()
             if self._recent is not None and not self._seen and len(new) == 1:
-                [path] = new
-                seen = self._recent.recall(path)
+                seen = self._recent.recall(path := next(iter(new)))
                 if seen is not None:
                     self._seen[path] = seen
                     self._recalled = path
@@ -306,7 +315,7 @@ class Transaction:
                 raise self._fail(seen.moved_error(path, document))
         self._recalled = None
         for (path, stream), document in zip(new.items(), documents, strict=False):
-            self._seen[path] = self._as_seen(stream, document)
+            self._seen[path] = seen_in(self.core, stream, document)
 
     def _fail(self, conflict: VersionConflict) -> VersionConflict:
         """End this attempt; the conflict, to raise."""
@@ -321,20 +330,6 @@ class Transaction:
         if written is None:
             return True
         return written.unmet is not conflict and (conflict.path in self._seen or written.expected is None)
-
-    def _note(self, written: Written, done: Appended) -> None:
-        """Remember what was written, for later transactions that read it first."""
-        text = done.events[-1].to_state
-        if self._recent is not None and not done.is_repeated and text is not None and len(text) <= CHARACTERS_MAX:
-            state = self.core.state(written.stream, done.state, done.recorded_us)
-            self._recent.note(written.stream.state, done.state.digest, state)
-
-    def _as_seen(self, stream: Stream, document: Document | None) -> SeenState:
-        if document is None:
-            return SeenState(Known(EMPTY), None)
-        record = self.core.checked(stream, document)
-        known = Known(head_of(record, document.revision), record.data)
-        return SeenState(known, self.core.state(stream, record, document.updated_us))
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as read, with the transaction's own writes applied."""
@@ -376,7 +371,20 @@ class Transaction:
         is_deleted = written.compose(seen.known).data is None
         written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
 
-    def _append(self, written: Written) -> Append:
+    async def _append(self, change: Change) -> Results:
+        try:
+            return await self.core.appender.append(change)
+        except VersionConflict as error:
+            if self._is_of_a_read(error):
+                self._fail(error)
+            raise
+        except StateNotFound as error:
+            seen = self._seen.get(error.path)
+            if seen is None or seen.revision is None or seen.is_deleted:
+                raise
+            raise self._fail(seen.moved_error(error.path, None)) from error  # it was read, and was removed since
+
+    def _part(self, written: Written) -> Append:
         stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
         expected = ANY if written.expected is None else written.expected
         if seen is not None:
@@ -386,11 +394,7 @@ class Transaction:
             stream,
             expected,
             written.drafts,
-            needs_state=first.needs_state and seen is None,
+            needs_state=first.needs_state and seen is None and expected not in (NO_STATE, 0),
             must_live=first.must_live,
             seen=None if seen is None else seen.known,
         )
-
-    def _guards(self) -> list[Guard]:
-        """The checks of the states that were only read."""
-        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]

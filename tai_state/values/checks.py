@@ -11,10 +11,13 @@ from datetime import timedelta
 from math import inf
 from typing import Any, Final, TypeVar
 
-from tai_state.errors import InvalidData
-from tai_state.values.ids import VERSION_MAX
+from tai_state.errors import InvalidData, InvalidId
+from tai_state.values.ids import VERSION_MAX, escape_id
 
 T = TypeVar("T")
+
+CONCURRENCY_MAX: Final = 1_000
+"""How many states long work can work on at once."""
 
 SECONDS_MAX: Final = 10**9
 """The longest time that an argument may name: about 31 years."""
@@ -113,6 +116,38 @@ def check_callable(function: object, what: str) -> None:
     """
     if not callable(function):
         raise InvalidData(f"{what} must be a function, not {type(function).__name__}")
+
+
+def check_clock(clock: Any, what: str) -> None:
+    """Check that an argument is a vector clock.
+
+    Raises:
+        InvalidData: it is not.
+    """
+    items: Any = clock.items() if isinstance(clock, dict) else [(None, None)]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    if not all(type(key) is str and type(count) is int and count >= 0 for key, count in items):
+        raise InvalidData(f"{what} must be a vector clock, a dict of counts by store id")
+
+
+def check_long_work(concurrency: object, progress: object, resume: object) -> None:
+    """Check how many states are worked on at once, what is told of the progress, and where the work is to go on.
+
+    Raises:
+        InvalidData: one of the first two is not valid.
+        InvalidId: ``resume`` is not a pair of ids.
+    """
+    check_whole(concurrency, "concurrency", 1, CONCURRENCY_MAX)
+    if progress is not None:
+        check_callable(progress, "progress")
+    if resume is None:
+        return
+    pair: Any = resume
+    try:
+        governor_id, state_id = pair
+    except (TypeError, ValueError):
+        raise InvalidId("resume", "a pair of ids, those of a governor and a state") from None
+    escape_id(governor_id, "the governor in resume")
+    escape_id(state_id, "the state in resume")
 
 
 def check_items(items: Iterable[T], refusal: Callable[[], Exception]) -> tuple[T, ...]:

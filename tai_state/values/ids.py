@@ -24,6 +24,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ESCAPED = re.compile(r"[%/~\x00-\x1f\x7f-\x9f]")
 _DOTS = re.compile(r"\.{1,2}")
 _RESERVED = re.compile(r"__.*__", re.DOTALL)
+_NOT_ESCAPED = "is not an escaped id"
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -72,7 +73,23 @@ def unescape_id(segment: str) -> str:
     try:
         return unquote(segment, errors="strict") if "%" in segment else segment
     except UnicodeDecodeError:
-        raise CorruptDocument(segment, "is not an escaped id") from None
+        raise CorruptDocument(segment, _NOT_ESCAPED) from None
+
+
+def stored_id(path: str) -> str:
+    """The id at the end of a path, as :func:`unescape_id`; the path must be the one under which the id is stored.
+
+    Raises:
+        CorruptDocument: it is not.
+    """
+    segment = path.rpartition("/")[2]
+    try:
+        identifier = unescape_id(segment)
+        if escape_id(identifier) == segment:
+            return identifier
+    except (CorruptDocument, InvalidId):
+        pass
+    raise CorruptDocument(path, _NOT_ESCAPED)
 
 
 def versioned(segment: str, version: int) -> str:

@@ -125,6 +125,18 @@ def test_snapshot(program: Program) -> None:
     assert program("show", "bank", "alice", "--json").json()["version"] == 5
 
 
+def test_stats_with_sizes(program: Program) -> None:
+    """``stats --size`` adds the number of documents and their sizes to the counts, in JSON and in the table."""
+    counts, sizes = program("stats", "--json").json(), program("stats", "--size", "--json").json()
+    assert {name: sizes[name] for name in counts} == counts
+    assert sizes.keys() - counts.keys() == {
+        *("documents", "damaged", "total_bytes"),
+        *("state_bytes", "event_bytes", "snapshot_bytes", "marker_bytes"),
+    }
+    assert sizes["total_bytes"] > sizes["event_bytes"] > 0
+    assert str(sizes["total_bytes"]) in program("stats", "--size").out
+
+
 def test_cleanup_needs_a_yes(program: Program) -> None:
     """``cleanup`` destroys, so it asks, or needs ``--yes`` where nobody can be asked; not about what is not there."""
     assert program("cleanup", "nobody", "--json").error(1)["type"] == "GovernorNotFound"
@@ -143,6 +155,7 @@ def test_cleanup_needs_a_yes(program: Program) -> None:
         snapshots_deleted=0,
         bytes_deleted=0,
         skipped=0,
+        failed=[],
     )
 
 
@@ -162,6 +175,7 @@ def test_cleanup_removes_what_is_old(tmp_path: Path) -> None:
         snapshots_deleted=2,
         bytes_deleted=...,
         skipped=0,
+        failed=[],
     )
     events = program("history", "g", "s", "--limit", "2", "--json").json()
     assert [event["version"] for event in events] == [6, 7]

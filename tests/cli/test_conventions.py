@@ -142,7 +142,7 @@ def test_the_unexpected_ends_with_70(inside: Inside, monkeypatch: pytest.MonkeyP
         raise ZeroDivisionError("in the middle")
 
     monkeypatch.setattr(inspecting, "print_json", fail)
-    error = inside("ls", "--json").error(70)
+    error = inside("stats", "--json").error(70)
     assert (error["type"], error["message"]) == (
         "ZeroDivisionError",
         "an unexpected ZeroDivisionError: in the middle",

@@ -17,9 +17,11 @@ from tai_state.errors import (
     CommitRefused,
     CommitTooLarge,
     CorruptDocument,
+    InvalidData,
     StateNotFound,
     StoreTimeout,
     StoreUnavailable,
+    StoreUnusable,
     TaiStateError,
 )
 
@@ -345,6 +347,29 @@ def test_a_copy_that_may_still_arrive_leaves_it_unknown(last: TaiStateError):
     error = raised(script, commit(), attempts_max=2)
     assert error is UNSETTLED
     assert error.__cause__ is last
+
+
+def test_what_lasts_is_not_sent_again():
+    """Once the engine says that it cannot until somebody changes something, a look is all that follows."""
+    lasting = StoreUnusable("commit", "NO_ACCESS")
+    script = Scripted([LOST, lasting], [commit(), commit()])
+    error = raised(script, commit())
+    assert (error, error.__cause__) == (UNSETTLED, lasting)
+    assert " ".join(script.log) == "commit a look judge commit a pause look judge"
+    script = Scripted([LOST, lasting], [commit(), Done("found")])
+    assert script.settled(commit()) == "found"
+    assert raised(Scripted([lasting], [commit()]), commit(), insists=True) is lasting
+
+
+def test_a_refused_request_says_nothing_of_an_earlier_copy():
+    """While a copy is under way, the outcome is unknown although the engine finds fault with the next one."""
+    refused = InvalidData("a request that means nothing")
+    error = raised(Scripted([LOST, refused], [commit()]), commit())
+    assert (error, error.__cause__) == (UNSETTLED, refused)
+    script = Scripted([LOST, refused], [commit()])
+    script.gone = {"a"}
+    assert raised(script, commit()) is refused
+    assert raised(Scripted([refused]), commit()) is refused
 
 
 def test_a_copy_that_is_overtaken_leaves_nothing_open():

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
 from tai_state import StateMachinePersister, StoreUnavailable, TaiStateError, TransferStats
-from tai_state.engines.api import Engine
+from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.memory import MemoryEngine
+from tai_state.engines.paging import Paged
 from tai_state.testing import ManualClock
 
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, make_store
 
 pytestmark = pytest.mark.anyio
 
-STATE_PATH = f"governors/{GOVERNOR}/states/s"
+STATES = f"governors/{GOVERNOR}/states"
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def anyio_backend() -> str:
 
 
 class Gated(AroundEngine):
-    """Holds back whoever reads the state, until the gate is opened; or fails them.
+    """Holds back whoever scans the states, until the gate is opened; or fails them.
 
     Attributes:
         reached: set once somebody is held back.
@@ -41,13 +40,18 @@ class Gated(AroundEngine):
         self.gate = anyio.Event()
         self._error = error
 
-    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
-        if STATE_PATH in paths:
-            self.reached.set()
-            await self.gate.wait()
-            if self._error is not None:
-                raise self._error
-        return await self._engine.read(paths)
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        documents = self._engine.scan(scan)
+
+        async def fetch() -> list[Document] | None:
+            if scan.collection == STATES:
+                self.reached.set()
+                await self.gate.wait()
+                if self._error is not None:
+                    raise self._error
+            return await documents.page()
+
+        return Paged(fetch)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -196,8 +197,9 @@ def test_the_program_says_what_is_damaged(
     """The program names the document and ends with the code for damage."""
     anyio.run(make, tmp_path)
     path = nest_state(tmp_path)
-    error = Inside(tmp_path, monkeypatch, capsys)(*command, "--json").error(4)
-    assert (error["type"], error["path"]) == ("CorruptDocument", path)
+    ended = Inside(tmp_path, monkeypatch, capsys)(*command, "--json")
+    error = json.loads(ended.err)["error"]
+    assert (ended.code, error["type"], error["path"]) == (4, "CorruptDocument", path)
 
 
 @pytest.mark.parametrize("levels", [201, LEVELS])

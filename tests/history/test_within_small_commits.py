@@ -187,7 +187,6 @@ class UntilFirstCommit(AroundEngine):
         return await self._engine.commit(writes)
 
 
-@pytest.mark.xfail(strict=True, reason="the whole file is checked in one go in the event loop")
 async def test_checking_a_log_lets_others_run(clock: ManualClock, tmp_path: Path) -> None:
     """While the rows of a log are checked, before the first is recorded, other tasks get a turn again and again."""
     engine: Any = UntilFirstCommit(MemoryEngine(clock))

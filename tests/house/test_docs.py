@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib
 import inspect
 import io
 import os
@@ -23,7 +22,7 @@ import pytest
 import tai_state
 from tai_state.cli.program import app
 
-from ..support.pages import _FENCE, DOCS, PAGES, ROOT, Block, blocks
+from ..support.pages import _FENCE, DOCS, PAGES, ROOT, Block, blocks, is_there
 
 GUIDE = DOCS / "guide"
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -179,6 +178,16 @@ def test_every_command_is_documented() -> None:
     assert set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) == commands
 
 
+def test_operating_names_errors_and_commands_that_are_there() -> None:
+    """The errors, numbers and commands that the page for operators names are the library's."""
+    text = (DOCS / "operating.md").read_text()
+    named = re.findall(r"`([A-Z][a-z]\w+(?:\.\w+)?)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not is_there(f"tai_state.{name}")] == []
+    commands = {each.name or each.callback.__name__ for each in app.registered_commands if each.callback}
+    assert set(re.findall(r"(?:`|\$ |\n)tai-state ([a-z]+)", text)) <= commands
+
+
 _WHO = tai_state.ChangeMetadata("test", "the guide's table")
 _WORDS = {"NO_STATE": tai_state.NO_STATE, "EXISTS": tai_state.EXISTS, "ANY": tai_state.ANY}
 
@@ -238,46 +247,21 @@ def test_the_glossarys_words_are_the_codes() -> None:
     assert unused == []
 
 
-def _is_there(name: str) -> bool:
-    """Whether a dotted name below ``tai_state`` leads to a module, an attribute, or a declared field."""
-    parts = name.split(".")
-    found: Any = tai_state
-    for index, part in enumerate(parts[1:], start=2):
-        declared = getattr(found, "__dataclass_fields__", {}) | getattr(found, "__annotations__", {})
-        if hasattr(found, part):
-            found = getattr(found, part)
-        elif isinstance(found, type) and part in declared:
-            return index == len(parts)
-        else:
-            try:
-                found = importlib.import_module(".".join(parts[:index]))
-            except ImportError:
-                return False
-    return True
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_names_of_the_library_exist(page: Path) -> None:
     """Whatever a page quotes as ``tai_state.something`` is there, so nothing is called built that is not."""
-    named = re.findall(r"`(tai_state(?:\.\w+)+)`", page.read_text())
-    assert [name for name in named if name != "tai_state.db" and not _is_there(name)] == []
-
-
-def test_parity_accounts_for_every_row() -> None:
-    """Each row of the parity page says where the thing is, that it is not yet, or why it is different."""
-    names = (DOCS / "parity.md").read_text().partition("### Promises")[0].splitlines()
-    rows = [line for line in names if line.startswith("| ") and not line.startswith(("| ---", "| original"))]
-    assert rows
-    for row in rows:
-        assert re.search(r"\bhere\b.*`tai_state\.|not yet|different on purpose", row.split(" | ")[-1]), row
+    named = re.findall(r"`(tai_state(?:\.\w+)+(?:\(\w+=\))?)`", page.read_text())
+    assert [name for name in named if name != "tai_state.db" and not is_there(name)] == []
 
 
 def test_missing_names_are_seen() -> None:
-    """The look-up of names finds fields and functions, and tells those that are not there."""
-    assert _is_there("tai_state.VersionConflict.expected")
-    assert _is_there("tai_state.streams.layout.Layout.states")
-    assert not _is_there("tai_state.EtcdStore")
-    assert not _is_there("tai_state.StateSnapshot.touch")
+    """The look-up of names finds fields, functions and parameters, and tells those that are not there."""
+    assert is_there("tai_state.VersionConflict.expected")
+    assert is_there("tai_state.streams.layout.Layout.states")
+    assert not is_there("tai_state.EtcdStore")
+    assert not is_there("tai_state.StateSnapshot.touch")
+    assert is_there("tai_state.open_store(root=)")
+    assert not is_there("tai_state.open_store(roots=)")
 
 
 def test_decisions_are_short_and_whole() -> None:

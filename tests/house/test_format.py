@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tai_state.engines.sqlite import schema
 from tai_state.history import exportfile, unfinished
 from tai_state.locks import records as lock_records
-from tai_state.streams import records
+from tai_state.streams import identity, records
 from tai_state.values import ids
 from tai_state.values import json as values_json
 
@@ -55,7 +55,7 @@ def _first_column(text: str) -> list[str]:
         ("lockbeats/{r}", lock_records.BeatRecord),
         ("lockbreaks/{t}", lock_records.BreakRecord),
         ("locks/{r}/waiters/{o}", lock_records.WaiterRecord),
-        ("meta/store", records.StoreRecord),
+        ("meta/store", identity.StoreRecord),
         ("meta/store/restores/{g}", unfinished.RestoreRecord),
     ],
 )

@@ -169,8 +169,7 @@ def _manners(plan: Trouble, book: Ledger, lines: tuple[str, ...], injected: int)
     # deleted is rightly in the way.
     first = min((index for index, line in enumerate(errors) if not _follows(line)), default=len(errors))
     errors = [line for index, line in enumerate(errors) if index < first or not _follows(line)]
-    typed = (*_TYPED, "CorruptDocument ") if plan.call in READING else _TYPED  # SQLite calls unreadable corrupt
-    problems = [f"an error of the wrong type: {line}" for line in errors if not any(kind in line for kind in typed)]
+    problems = [f"an error of the wrong type: {line}" for line in errors if not any(kind in line for kind in _TYPED)]
     together = max(Counter(step.group for step in plan.scenario.steps).values(), default=1)
     if len(errors) > injected * together:
         problems.append(f"{len(errors)} errors from {injected} faults: {errors}")

@@ -121,7 +121,7 @@ async def test_budget_of_a_refreshed_head(counted: tuple[StateStore, CountingEng
 
 
 async def test_budget_of_time_travel(counted: tuple[StateStore, CountingEngine]):
-    """A past state takes one look where an event carries it; else also one scan from the nearest kept snapshot."""
+    """A past state takes one look where an event carries it; else one or two scans; a time takes one look more."""
     store, engine = counted
     persister = StateMachinePersister(store, REDUCERS)
     await grow(store, "alice", 13)
@@ -129,11 +129,12 @@ async def test_budget_of_time_travel(counted: tuple[StateStore, CountingEngine])
         await persister.record(GOVERNOR, "bob", [NewEvent("add", 1)], METADATA, expected=ANY)
     assert await _cost(engine, persister.get_state_at(GOVERNOR, "alice", 12)) == (1, 0, [])
     assert await _cost(engine, lambda: collected(persister.replay(GOVERNOR, "alice", after=12))) == (1, 1, [])
-    for state_id in ("alice", "bob"):
+    for state_id, scans in (("alice", 0), ("bob", 1)):
         state = await store.get_state(GOVERNOR, state_id)
         assert await _cost(engine, lambda: collected(persister.replay(GOVERNOR, state_id))) == (1, 1, [])  # noqa: B023
-        assert await _cost(engine, persister.get_state_at(GOVERNOR, state_id, state.timestamp)) == (1, 1, [])
+        assert await _cost(engine, persister.get_state_at(GOVERNOR, state_id, state.timestamp)) == (2, scans, [])
     assert await _cost(engine, persister.get_state_at(GOVERNOR, "bob", 12)) == (1, 1, [])
+    assert await _cost(engine, persister.get_state_at(GOVERNOR, "bob", 9)) == (1, 2, [])
     assert await _cost(engine, lambda: collected(persister.replay(GOVERNOR, "bob", after=12))) == (1, 1, [])
     store.core.appender.heads.drop("governors/bank/states/bob")
     assert await _cost(engine, persister.get_state_at(GOVERNOR, "bob", 12)) == (2, 1, [])

@@ -143,7 +143,6 @@ async def test_a_time_in_a_repeated_hour_is_saved(store: StateStore, hour: int, 
     assert (back.timestamp(), back.utcoffset()) == (at.timestamp(), at.utcoffset())
 
 
-@pytest.mark.xfail(strict=True, reason="fields that the model does not know are dropped without a word")
 async def test_an_update_keeps_what_its_model_does_not_know(store: StateStore) -> None:
     """A field that a newer release stored is carried over by an update through an older model, or that is refused."""
     await store.save_state(GOVERNOR, "x", {"amount": 5, "note": "by the newer release"}, METADATA)

@@ -94,11 +94,12 @@ async def test_a_state_that_appears_while_it_is_looked_for(place: Place):
 
 
 async def test_a_conflict_carries_a_bounded_number_of_events(store: StateStore):
-    """However far behind a writer is, it is given at most the hundred events it should read first."""
+    """However far behind a writer is, it is given the hundred newest events, and told how many others there are."""
     await grow(store, "alice", 130)
     with pytest.raises(VersionConflict) as conflict:
         await store.update_state(GOVERNOR, "alice", {}, METADATA, expected=5)
-    assert [event.version for event in conflict.value.events] == list(range(6, 106))
+    assert [event.version for event in conflict.value.events] == list(range(31, 131))
+    assert conflict.value.left_out == 25
 
 
 async def test_concurrent_updates_lose_nothing(place: Place):

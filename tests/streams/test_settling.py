@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tai_state.engines import matters
-from tai_state.streams import judging, repeating
+from tai_state.streams import judging, repeating, unseen
 
 from ..support.judged_changes import answers
 from ..support.mistakes import Mistake, using
@@ -169,9 +169,6 @@ CONFLICTS = (
         "append.expected if isinstance(append.expected, int) else 0",
         "append.expected if isinstance(append.expected, int) else 1",
     ),
-    Mistake(
-        "events are looked for behind the newest", judging, "if after >= head.version:", "if after > head.version + 9:"
-    ),
     Mistake("what was read already is read again", judging, "if head.version == after + 1 and", "if False and"),
     Mistake("one event is told of where there are several", judging, "if head.version == after + 1 and", "if True and"),
     Mistake(
@@ -186,25 +183,18 @@ CONFLICTS = (
         "if head.version == after + 1 and around[1] is not None and",
         "if head.version == after + 1 and",
     ),
-    Mistake(
-        "the event before the unseen ones is not read",
-        judging,
-        "append.stream.range(max(after, 1), head.version)",
-        "append.stream.range(after + 1, head.version)",
-    ),
+    Mistake("the event before the unseen ones is not read", unseen, "max(after, 1)", "after + 1"),
     Mistake(
         "events are read past the version that stands",
-        judging,
-        "append.stream.range(max(after, 1), head.version)",
-        "append.stream.range(max(after, 1))",
+        unseen,
+        "stream.range(first, low - 1)",
+        "stream.range(first, low)",
     ),
-    Mistake("one event too few is read", judging, "limit=UNSEEN_MAX + (after > 0)", "limit=UNSEEN_MAX"),
     Mistake(
-        "events are told of that were seen",
-        judging,
-        "append.stream, after=after).events",
-        "append.stream, after=0).events",
+        "one event too few is read", unseen, "UNSEEN_MAX - len(found), room) + 1", "UNSEEN_MAX - len(found), room)"
     ),
+    Mistake("one event too many is carried", unseen, "found[-UNSEEN_MAX:]", "found[-UNSEEN_MAX - 1 :]"),
+    Mistake("events are told of that were seen", unseen, "return Unseen(found, after)", "return Unseen(found, 0)"),
 )
 
 PLANS = (

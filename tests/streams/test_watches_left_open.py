@@ -30,12 +30,7 @@ asyncio.run(main())
 """
 
 
-LEFT = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a watch that is left fails when the event loop closes it"
-)
-
-
-@pytest.mark.parametrize("engine", ["memory", pytest.param("sqlite", marks=LEFT), "firestore"])
+@pytest.mark.parametrize("engine", ["memory", "sqlite", "firestore"])
 def test_watches_left_open_say_nothing_when_the_loop_ends(tmp_path: Path, engine: str, request: pytest.FixtureRequest):
     """A watch that nobody asks any more is closed with the event loop, quietly."""
     environment = dict(os.environ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ async def fill(store: StateStore, count: int) -> list[int]:
     return await store.list_snapshots(GOVERNOR, "x")
 
 
-@pytest.mark.xfail(strict=True, reason="the snapshot of an operator trims to the default of five")
 async def test_an_operator_s_snapshot_trims_nothing_of_the_service_s(clock: ManualClock) -> None:
     """A snapshot that is asked for through a store without that policy is kept beside those that the policy kept."""
     engine = MemoryEngine(clock)
@@ -58,7 +58,6 @@ async def test_an_operator_s_snapshot_trims_nothing_of_the_service_s(clock: Manu
         assert set(before[1:]) <= set(await operator.list_snapshots(GOVERNOR, "x"))
 
 
-@pytest.mark.xfail(strict=True, reason="a sync by command trims to the default of five")
 async def test_a_sync_trims_nothing_of_the_service_s(clock: ManualClock) -> None:
     """Events taken over by a store without that policy leave the snapshots that the policy kept."""
     engine, other = MemoryEngine(clock), MemoryEngine(clock)
@@ -76,7 +75,6 @@ async def test_a_sync_trims_nothing_of_the_service_s(clock: ManualClock) -> None
         assert set(before[5:]) <= set(await centre.list_snapshots(GOVERNOR, "x"))
 
 
-@pytest.mark.xfail(strict=True, reason="the command trims to the default of five")
 def test_the_command_trims_nothing_of_the_service_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +89,6 @@ def test_the_command_trims_nothing_of_the_service_s(
     assert set(before[1:]) <= set(anyio.run(kept, 0))
 
 
-@pytest.mark.xfail(strict=True, reason="the command trims to the default of five")
 def test_an_import_trims_nothing_of_the_service_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,7 +115,51 @@ def test_an_import_trims_nothing_of_the_service_s(
     assert set(before[2:]) <= set(anyio.run(imported, len(rows)))
 
 
-@pytest.mark.xfail(strict=True, reason="each event that leaves the state as it is has one kept again")
+async def test_a_cleanup_trims_nothing_of_the_service_s(clock: ManualClock) -> None:
+    """A cleanup by a store without that policy removes old events, and no kept snapshot younger than it is told."""
+    engine = MemoryEngine(clock)
+    async with open_store(engine, clock=clock, snapshots=SERVICE) as service:
+        await fill(service, 40)
+        clock.advance_us(2 * 24 * 3600 * 1_000_000)
+        before = (await fill(service, 2 * KEEP))[1:]
+    async with open_store(engine, clock=clock, schema=None) as operator:
+        stats = await StateMachinePersister(operator).cleanup_old_data(GOVERNOR, keep=timedelta(days=1))
+        assert stats.skipped == 0
+        assert set(before) <= set(await operator.list_snapshots(GOVERNOR, "x"))
+
+
+@pytest.mark.parametrize("count", [3, 12])
+async def test_an_operator_s_snapshots_do_not_add_up(clock: ManualClock, count: int) -> None:
+    """However often a store without a policy keeps a snapshot, there are as many as there were, or five."""
+    engine = MemoryEngine(clock)
+    async with open_store(engine, clock=clock, snapshots=EveryEvents(1, keep=count)) as service:
+        await fill(service, count)
+    async with open_store(engine, clock=clock, schema=None) as operator:
+        for _ in range(20):
+            await operator.log_event(GOVERNOR, "x", "looked at", METADATA)
+            await operator.create_snapshot(GOVERNOR, "x")
+        assert len(await operator.list_snapshots(GOVERNOR, "x")) == max(count, 5)
+
+
+async def test_an_operator_with_a_policy_uses_it(clock: ManualClock) -> None:
+    """A policy that is given is followed, with or without a schema."""
+    engine = MemoryEngine(clock)
+    async with open_store(engine, clock=clock, snapshots=SERVICE) as service:
+        await fill(service, 2 * KEEP)
+    async with open_store(engine, clock=clock, schema=None, snapshots=EveryEvents(1, keep=2)) as operator:
+        assert await fill(operator, 1) == [2 * KEEP, 2 * KEEP + 1]
+
+
+async def test_each_new_state_is_kept(clock: ManualClock) -> None:
+    """A policy by states keeps each new state that has the value, also if another field is what changed."""
+    policy = OnStates("status", ("done",))
+    async with open_store(MemoryEngine(clock), clock=clock, snapshots=policy) as store:
+        for n, status in enumerate(["new", "done", "done", "new", "done"]):
+            await store.save_state(GOVERNOR, "x", {"status": status, "n": n}, METADATA, expected=ANY)
+            await store.save_state(GOVERNOR, "x", {"status": status, "n": n}, METADATA, expected=ANY)
+        assert await store.list_snapshots(GOVERNOR, "x") == [3, 5, 9]
+
+
 async def test_a_state_that_is_reached_is_kept_once(clock: ManualClock) -> None:
     """A policy by states keeps a snapshot when the state is reached, not at each event that leaves it there."""
     policy = OnStates("status", ("done",))

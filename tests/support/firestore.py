@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tai_state.engines.firestore.engine import FirestoreEngine
+from tai_state.engines.matters import Look, standing
+from tai_state.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tai_state.engines.api import Committed, Reading, Write
+    from tai_state.engines.firestore.engine import FirestoreEngine
+
+
+async def looked_up(
+    commit: Callable[[Sequence[Write]], Awaitable[Committed]],
+    read: Callable[[Sequence[str]], Awaitable[Reading]],
+    writes: Sequence[Write],
+) -> Committed:
+    """Commit, and take an emulator's fault away: it may answer by the end of a watch that was just left.
+
+    Firestore keeps the two apart. Stores do, too, since they look up what became of a commit; bare engines leave that
+    to their users.
+    """
+    try:
+        return await commit(writes)
+    except StoreUnavailable as error:
+        if "call already cancelled" not in str(error):
+            raise
+    paths = [each.path for each in writes]
+    reading = await read(paths)
+    found = standing(writes, Look(dict(zip(paths, reading.documents, strict=True)), time_us=reading.time_us))
+    return found or await commit(writes)
 
 
 async def everything(engine: FirestoreEngine) -> list[str]:

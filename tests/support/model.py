@@ -249,11 +249,14 @@ def path_of(place: Place) -> str:
 
 
 def shown(stream: Stream, after: int, until: int | None) -> list[tuple[Any, ...]]:
-    """What reading events without reducers gives: the states that an event carries, or that it left as they were."""
+    """What reading events without reducers gives: the states that an event carries, or that it left as they were.
+
+    What is shown of an event does not depend on where reading began.
+    """
     result: list[tuple[Any, ...]] = []
     previous: Recorded | None = None
     before: Data = None
-    for event in stream.events[max(after, 1) - 1 : until]:
+    for event in stream.events[:until]:
         if event.carries_state:
             now = event.after
         elif previous is not None and text(previous.after) == text(event.after):

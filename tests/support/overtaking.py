@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from tai_state.engines.api import Document, Engine, Write
-from tai_state.engines.paging import Paged
+import msgspec
+
+from tai_state.engines.api import Document, Engine, Scan, Write, after
+from tai_state.engines.paging import Paged, take
 
 from .stores import AroundEngine
 
@@ -53,3 +55,29 @@ class Overtaken(AroundEngine):
         self.calls += 1
         if self.calls == self._at and self._rival is not None:
             await self._rival()
+
+
+class InSmallPages(AroundEngine):
+    """An engine that scans two documents at a time, each page by a scan of its own.
+
+    Args:
+        engine: the one that does the work.
+        before: called before each page, with the scan and the number of the page, counted from 1.
+    """
+
+    def __init__(self, engine: Engine, before: Callable[[Scan, int], Awaitable[object]]) -> None:
+        super().__init__(engine)
+        self._before = before
+
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        place, number = scan.start, 0
+
+        async def fetch() -> list[Document] | None:
+            nonlocal place, number
+            number += 1
+            await self._before(scan, number)
+            page = await take(self._engine.scan(msgspec.structs.replace(scan, start=place, limit=2)), 2)
+            place = after(page[-1].id) if page else place
+            return page or None
+
+        return Paged(fetch)

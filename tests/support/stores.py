@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any, Protocol, Self, TypeVar
 import msgspec
 
 from tai_state import ChangeMetadata, StateStore
-from tai_state.engines.api import Committed, Delete, Document, Engine, Put, Reading, Scan, Write
+from tai_state.engines.api import Committed, Delete, Document, Engine, Moment, Put, Reading, Scan, Write
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.paging import Paged, mapped
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.streams.identity import StoreRecord
 from tai_state.streams.layout import Layout
-from tai_state.streams.records import StoreRecord
 from tai_state.streams.settings import Settings
 from tai_state.testing import ManualClock
 from tai_state.values.times import WallClock
@@ -100,13 +101,26 @@ class Counts:
 
 
 class AroundEngine:
-    """An engine around another one: what it does not do itself, the other one does."""
+    """An engine around another one: what it does not do itself, the other one does.
+
+    What it does itself it also does with what is read from a moment: only the engine inside is another one there.
+    """
+
+    __slots__ = ("__dict__", "_engine")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    @asynccontextmanager
+    async def moment(self) -> AsyncGenerator[Moment, None]:  # noqa: D102
+        async with self._engine.moment() as inner:
+            around: Any = object.__new__(type(self))
+            around.__dict__ = self.__dict__
+            around._engine = inner
+            yield around
 
     async def __aenter__(self) -> Self:
         await self._engine.__aenter__()

@@ -16,6 +16,7 @@ from tai_state.testing import (
     ManualClock,
     commit_checks,
     lifecycle_checks,
+    moment_checks,
     order_checks,
     paging_checks,
     query_checks,
@@ -38,6 +39,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+PARENT = 'if self._documents.get(f"{collection}/{each}") is None'
+BELOW = 'each[len(begin) :].partition("/")[0] for each, ids in self._ids.items() if ids and each.startswith(begin)'
 GET = "tuple(self._documents.get(path) for path in paths)"
 ENCODED = "Document(*split(write.path), encoded[write.path], revision, now)"
 BUDGET = "check_budget(sizes, len(writes), self.capabilities)"
@@ -69,6 +72,25 @@ MISTAKES = (
         "what was read once is remembered",
         GET,
         'tuple(vars(self).setdefault(f"read {path}", self._documents.get(path)) for path in paths)',
+    ),
+    Red(read_checks.check_missing_documents_are_named, "all that have documents below them are", PARENT, ""),
+    Red(
+        read_checks.check_missing_documents_are_named,
+        "only those right above a document are",
+        BELOW,
+        f"{BELOW} and each.count('/') == begin.count('/') + 1",
+    ),
+    Red(
+        read_checks.check_missing_documents_are_named,
+        "those whose documents were deleted are, too",
+        BELOW,
+        BELOW.replace("if ids and", "if"),
+    ),
+    Red(
+        read_checks.check_missing_documents_are_named,
+        "those of a collection whose name begins alike are, too",
+        """        begin = f"{collection}/"\n        return {""",
+        """        begin = collection\n        return {""",
     ),
     Red(
         read_checks.check_read_is_one_snapshot,
@@ -416,6 +438,30 @@ MISTAKES = (
         "a block inside the block is entered",
         "        if self._is_open:\n            raise RuntimeError(OPEN_ALREADY)\n",
         "",
+    ),
+    Red(
+        moment_checks.check_a_moment_stands_still,
+        "a moment is what is now",
+        "MemoryEngine(clock, self._documents.copy(),",
+        "MemoryEngine(clock, self._documents,",
+    ),
+    Red(
+        moment_checks.check_a_moment_of_many_pages,
+        "documents are written into what was copied",
+        "        copied._documents = dict(self._documents)",
+        "        copied._documents = self._documents",
+    ),
+    Red(
+        moment_checks.check_a_moment_tears_no_commit,
+        "a moment is what is now",
+        "MemoryEngine(clock, self._documents.copy(),",
+        "MemoryEngine(clock, self._documents,",
+    ),
+    Red(
+        moment_checks.check_closing_ends_moments,
+        "moments go on",
+        "            for moment in self._moments:",
+        "            for moment in ():",
     ),
     Red(lifecycle_checks.check_closing_ends_watches, "watches wait on", FAIL, "            pass", says=TimeoutError),
     Red(

@@ -1,6 +1,6 @@
 """The parts of Google's libraries that are used. They have few types, so everything here is ``Any``.
 
-Private parts of these libraries are used only in this file, by the functions at its end: the public parts can neither
+Private parts of these libraries are used only in this file, by functions at its end: the public parts can neither
 end a call that claims to be over, nor wait for the end of a call. Importing this module checks that they are there.
 
 The import takes half a second and 60 MB, so it happens only when a store is opened.
@@ -61,7 +61,6 @@ check()
 grpc: Any = import_module("grpc")
 aio: Any = import_module("grpc.aio")
 auth: Any = import_module("google.auth")
-auth_errors: Any = import_module("google.auth.exceptions")
 routing_header: Any = import_module("google.api_core.gapic_v1.routing_header")
 
 _types: Any = import_module("google.cloud.firestore_v1.types")
@@ -86,6 +85,12 @@ RunQueryRequest: Any = _types.RunQueryRequest.pb()
 RunQueryResponse: Any = _types.RunQueryResponse.pb()
 Value: Any = _types.Value.pb()
 
+STATUS_NAMES: Final[Mapping[int, str]] = {code.value[0]: code.name for code in grpc.StatusCode if code.value[0]}
+"""The names of the status codes by number, as messages have them; without OK."""
+
+_NOT_CONNECTED: Final = ("failed to connect to all addresses", "errors resolving ")
+"""How the driver's message begins if it had no connection to send a call on."""
+
 _WAITS_FOR_THE_END: Final = "_AioCall._handle_status_once_received"
 """The name of the driver's coroutine that waits for the end of a stream."""
 
@@ -100,6 +105,16 @@ def check_process() -> None:
     """
     if os.getpid() != _PROCESS:
         raise RuntimeError("this process was forked after Firestore was used: use spawn or forkserver, or fork earlier")
+
+
+def is_sent(connection: Any, error: Any) -> bool:
+    """Whether a call that failed may have reached the server.
+
+    The driver tells only in words that it could not connect. A server could say the same of another one behind it, but
+    then there is a connection to this server.
+    """
+    details = error.details() if isinstance(error, grpc.RpcError) else ""
+    return not f"{details}".startswith(_NOT_CONNECTED) or connection.get_state() is grpc.ChannelConnectivity.READY
 
 
 def break_off(call: Any) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
@@ -16,12 +17,14 @@ from tai_state.engines.api import (
     Committed,
     Document,
     DocumentChange,
+    Moment,
     Reading,
     Scan,
     Write,
 )
+from tai_state.engines.loops import is_in_trio
 from tai_state.engines.paging import Paged
-from tai_state.errors import CorruptDocument, UnknownStore
+from tai_state.errors import CorruptDocument, StoreUnusable, UnknownStore
 
 if TYPE_CHECKING:
     from tai_state.engines.firestore.connection import Connection
@@ -38,6 +41,9 @@ _DOCUMENT_BYTES_MAX: Final = _MIB - 8 * 1024
 """The limit is 1 MiB, and Firestore counts a document's name, up to 6 KiB, towards it."""
 _OPERATIONS_MAX: Final = 5_000
 """Firestore itself sets no limit; this many are known to work."""
+_MOMENT_SECONDS: Final = 59 * 60
+"""How long is read as of one time. Firestore keeps for an hour what was."""
+_OVER: Final = "Firestore keeps for an hour what documents were, and reading took longer: read less at once"
 
 
 class FirestoreEngine:
@@ -84,7 +90,7 @@ class FirestoreEngine:
 
         Raises:
             UnknownStore: the extra is not installed.
-            StoreUnavailable: there are no credentials.
+            StoreUnusable: there are no credentials.
             RuntimeError: the engine is already open, or the event loop is not asyncio's, or this process was forked
                 from one that used Firestore.
         """
@@ -128,6 +134,11 @@ class FirestoreEngine:
     def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:  # noqa: D102
         return self._opened().watch(targets)
 
+    @asynccontextmanager
+    async def moment(self) -> AsyncGenerator[Moment, None]:
+        """See :class:`~tai_state.engines.api.Engine`. A moment lasts an hour: Firestore keeps what was for as long."""
+        yield _Moment(self._opened, (await self.read([])).time_us)
+
     async def self_check(self) -> Sequence[CorruptDocument]:  # noqa: D102
         self._opened()
         return ()
@@ -151,8 +162,27 @@ class FirestoreEngine:
         return self._connection
 
 
+class _Moment:
+    """What was at a time by Firestore's clock."""
+
+    def __init__(self, opened: Callable[[], Connection], at_us: int) -> None:
+        self._opened = opened
+        self._at_us = at_us
+        self._until = time.monotonic() + _MOMENT_SECONDS
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        return await self._lasting().read(paths, self._at_us)
+
+    def scan(self, scan: Scan) -> Paged[Document]:
+        return self._lasting().scan(scan, self._at_us)
+
+    def _lasting(self) -> Connection:
+        if time.monotonic() >= self._until:
+            raise StoreUnusable("read", "MOMENT_OVER", _OVER)
+        return self._opened()
+
+
 def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError("a store on Firestore works with asyncio only, like Google's library") from None
+    if is_in_trio():
+        raise RuntimeError("a store on Firestore works with asyncio only, like Google's library")
+    return asyncio.get_running_loop()

@@ -6,7 +6,15 @@ from typing import Final
 
 import msgspec
 
-from tai_state.errors import CommitRefused, InvalidData, StoreTimeout, StoreUnavailable, TaiStateError
+from tai_state.errors import (
+    CommitRefused,
+    InvalidData,
+    StoreTimeout,
+    StoreUnavailable,
+    StoreUnusable,
+    TaiStateError,
+    Unavailable,
+)
 
 
 class Meaning(msgspec.Struct, frozen=True):
@@ -15,49 +23,54 @@ class Meaning(msgspec.Struct, frozen=True):
     Attributes:
         what: what happened, and what to do.
         unknown: whether a commit with this answer may have been applied all the same.
-        lasting: whether the same call fails again until a person changes something.
         refuses: whether it means, for a commit with requirements, that one of them did not hold.
-        error: the class of the error to raise.
+        error: the class of the error to raise, which also says whether the same call may succeed later.
     """
 
     what: str
     unknown: bool = False
-    lasting: bool = False
     refuses: bool = False
-    error: type[TaiStateError] = StoreUnavailable
+    error: type[Unavailable | InvalidData] = StoreUnavailable
 
 
 MEANINGS: Final = {
     "CANCELLED": Meaning("the call was cancelled", unknown=True),
     "UNKNOWN": Meaning("Firestore failed without saying why", unknown=True),
-    "INVALID_ARGUMENT": Meaning("Firestore refuses the request", lasting=True, error=InvalidData),
+    "INVALID_ARGUMENT": Meaning("Firestore refuses the request", error=InvalidData),
     "DEADLINE_EXCEEDED": Meaning("no answer in time", unknown=True, error=StoreTimeout),
     "NOT_FOUND": Meaning(
-        "there is no such project or database: check the address, or create the database", lasting=True, refuses=True
+        "there is no such project or database: check the address, or create the database",
+        error=StoreUnusable,
+        refuses=True,
     ),
-    "ALREADY_EXISTS": Meaning("a document already exists", lasting=True, refuses=True),
+    "ALREADY_EXISTS": Meaning("a document already exists", error=StoreUnusable, refuses=True),
     "PERMISSION_DENIED": Meaning(
-        "access is denied: grant the account the role roles/datastore.user, and enable the Firestore API", lasting=True
+        "access is denied: grant the account the role roles/datastore.user, and enable the Firestore API",
+        error=StoreUnusable,
     ),
-    "UNAUTHENTICATED": Meaning(
-        "the credentials are not accepted: run `gcloud auth application-default login`", lasting=True
-    ),
+    "UNAUTHENTICATED": Meaning("the credentials are not accepted: run `gcloud auth application-default login`"),
     "RESOURCE_EXHAUSTED": Meaning("a quota is used up, or the request is too large", unknown=True),
     "FAILED_PRECONDITION": Meaning(
         "the database cannot do this: check that it is in native mode, and that its indexes are deployed",
-        lasting=True,
+        error=StoreUnusable,
         refuses=True,
     ),
     "ABORTED": Meaning("too many writers at once; nothing was applied", refuses=True),
-    "OUT_OF_RANGE": Meaning("Firestore refuses the request", lasting=True, error=InvalidData),
-    "UNIMPLEMENTED": Meaning("the server does not know this call: check that it is Firestore", lasting=True),
+    "OUT_OF_RANGE": Meaning("Firestore refuses the request", error=InvalidData),
+    "UNIMPLEMENTED": Meaning("the server does not know this call: check that it is Firestore", error=StoreUnusable),
     "INTERNAL": Meaning("Firestore failed", unknown=True),
     "UNAVAILABLE": Meaning("Firestore cannot be reached", unknown=True),
-    "DATA_LOSS": Meaning("Firestore lost data: restore a backup", unknown=True, lasting=True),
+    "DATA_LOSS": Meaning("Firestore lost data: restore a backup", unknown=True, error=StoreUnusable),
 }
 
-OTHER: Final = Meaning("the connection failed", unknown=True)
-"""The meaning of an error without a status code."""
+_WITHOUT_CODE: Final = {
+    "DefaultCredentialsError": Meaning(
+        "there are no credentials: run `gcloud auth application-default login`", error=StoreUnusable
+    ),
+}
+"""The meaning of errors without a status code, by the name of their class."""
+_OTHER: Final = Meaning("the connection failed", unknown=True)
+"""The meaning of any other error without a status code."""
 
 _DETAILS_MAX: Final = 300
 
@@ -69,12 +82,9 @@ def code_of(error: Exception) -> str:
     return name if isinstance(name, str) else type(error).__name__
 
 
-def is_lasting(error: Exception) -> bool:
-    """Whether a mere retry cannot succeed."""
-    return MEANINGS.get(code_of(error), OTHER).lasting
-
-
-def mapped_error(error: Exception, operation: str, *, required: str | None = None) -> TaiStateError:
+def mapped_error(
+    error: Exception, operation: str, *, required: str | None = None, is_sent: bool = True
+) -> TaiStateError:
     """The error to raise for a driver's error.
 
     Args:
@@ -82,24 +92,45 @@ def mapped_error(error: Exception, operation: str, *, required: str | None = Non
         operation: the verb that failed.
         required: for a commit with requirements, the path of the one document with a requirement, or an empty text if
             there are several; otherwise None.
+        is_sent: whether the call may have reached the server.
     """
     code = code_of(error)
-    meaning = MEANINGS.get(code, OTHER)
+    meaning = MEANINGS.get(code) or _without_code(error)
     if meaning.refuses and required is not None:
         found: TaiStateError = CommitRefused(required)
     else:
-        what = f"{meaning.what} ({_details(error)})"
-        if meaning.error is InvalidData:
-            found = InvalidData(f"{operation}: {what}")
-        else:
-            kind = StoreTimeout if meaning.error is StoreTimeout else StoreUnavailable
-            found = kind(operation, code, what, meaning.unknown and operation == "commit")
+        found = _made(meaning, code, _details(error), operation, is_unknown=meaning.unknown and is_sent)
     found.__cause__ = error
     return found
 
 
+def removal_error(code: str, details: str) -> TaiStateError:
+    """The error to raise for a watch whose target Firestore has removed, with the code and the details of the cause."""
+    return _made(MEANINGS[code], code, details, "watch")
+
+
+def incomplete_error(named: int, asked: int) -> TaiStateError:
+    """The error to raise for an answer that does not name every document: those left out need not be absent."""
+    return StoreUnavailable("read", "INCOMPLETE", f"the answer names {named} of {asked} documents")
+
+
+def _made(meaning: Meaning, code: str, details: str, operation: str, *, is_unknown: bool = False) -> TaiStateError:
+    what = f"{meaning.what} ({_first_line(details)})"
+    if issubclass(meaning.error, Unavailable):
+        return meaning.error(operation, code, what, is_unknown and operation == "commit")
+    return InvalidData(f"{operation}: {what}")
+
+
+def _first_line(details: str) -> str:
+    return details.partition("\n")[0][:_DETAILS_MAX]
+
+
+def _without_code(error: Exception) -> Meaning:
+    names = [each.__name__ for each in type(error).__mro__]
+    return next((_WITHOUT_CODE[name] for name in names if name in _WITHOUT_CODE), _OTHER)
+
+
 def _details(error: Exception) -> str:
-    """The first line of the server's message, shortened."""
+    """The server's message."""
     details = getattr(error, "details", None)
-    text = details() if callable(details) else str(error)
-    return f"{text}".partition("\n")[0][:_DETAILS_MAX]
+    return f"{details() if callable(details) else error}"

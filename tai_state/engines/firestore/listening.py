@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any, Final, Self
 from tai_state.engines.api import NOT_OPEN, DocumentChange
 from tai_state.engines.firestore import driver
 from tai_state.engines.firestore.channels import Channel, Channels
-from tai_state.engines.firestore.errors import is_lasting, mapped_error
+from tai_state.engines.firestore.errors import mapped_error, removal_error
 from tai_state.engines.firestore.messages import (
     Names,
     microseconds,
@@ -22,14 +21,12 @@ from tai_state.engines.firestore.messages import (
     watch_documents,
     watch_no_longer,
 )
+from tai_state.engines.firestore.retrying import pause_seconds
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.engines.watching import listed
-from tai_state.errors import StoreTimeout, StoreUnavailable
+from tai_state.errors import StoreTimeout, TaiStateError
 
 _log = logging.getLogger("tai_state")
-
-_PAUSE_SECONDS_MIN: Final = 0.1
-_PAUSE_SECONDS_MAX: Final = 5.0
 
 # The kinds of a target's change, as ListenResponse numbers them.
 _ADD: Final = 1
@@ -55,6 +52,7 @@ class FirestoreWatch(AsyncIterator[DocumentChange]):
         self._listener = listener
         self._timeout_seconds = timeout_seconds
         self._error: Exception | None = None
+        self._trouble: Exception | None = None
         self._moved = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -64,6 +62,10 @@ class FirestoreWatch(AsyncIterator[DocumentChange]):
     def wake(self) -> None:
         """Wake the user's step, because a change was reported."""
         self._moved.set()
+
+    def trouble(self, error: Exception) -> None:
+        """Note an error that passes: the watch goes on. If it cannot be established in time, this is why."""
+        self._trouble = error
 
     def fail(self, error: Exception) -> None:
         """End the watch with an error."""
@@ -83,7 +85,7 @@ class FirestoreWatch(AsyncIterator[DocumentChange]):
         except BaseException as error:
             await self._listener.remove(self)
             if isinstance(error, TimeoutError):
-                raise StoreTimeout("watch", "DEADLINE_EXCEEDED", "no answer in time") from error
+                raise (self._trouble or StoreTimeout("watch", "DEADLINE_EXCEEDED", "no answer in time")) from error
             raise
         return self
 
@@ -109,8 +111,8 @@ class FirestoreWatch(AsyncIterator[DocumentChange]):
 class Listener:
     """Keeps the stream open while there is a watch.
 
-    A broken stream is replaced, with growing pauses, while there is a watch. An error that cannot pass by itself ends
-    all watches. Any other error ends only watches that are not established yet.
+    A broken stream is replaced, with growing pauses, while there is a watch, and so is a target that Firestore removed.
+    Only an error that lasts ends watches: of a stream all of them, of a target its own.
     """
 
     def __init__(self, names: Names, channels: Channels, metadata: Any) -> None:
@@ -123,15 +125,12 @@ class Listener:
         self._call: Any | None = None  # of the present stream
         self._stop: asyncio.Event | None = None  # of the present task
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pause = _PAUSE_SECONDS_MIN  # of the present task
+        self._failures = 0  # streams in a row that ended before anything was read from them
 
     def add(self, watch: FirestoreWatch) -> None:
         """Start to report a watch's targets to it."""
         for target in watch.watched.targets:
-            target_id = next(self._ids)
-            self._targets[target_id] = (target, watch)
-            if self._requests is not None:
-                self._requests.put_nowait(self._request(target_id, target))
+            self._ask(self._number(target, watch), self._requests)
         if self._stop is None and self._targets:
             self._stop = asyncio.Event()
             task = asyncio.create_task(self._listen(self._stop), name="tai-state firestore listener")
@@ -140,10 +139,7 @@ class Listener:
 
     async def remove(self, watch: FirestoreWatch) -> None:
         """Stop reporting a watch's targets; when the last watch leaves, the stream ends."""
-        for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
-            del self._targets[target_id]
-            if self._requests is not None and self._targets:
-                self._requests.put_nowait(watch_no_longer(self._names, target_id))
+        self._forget(watch)
         if not self._targets:
             await self.aclose()
 
@@ -159,7 +155,7 @@ class Listener:
             await asyncio.wait(self._tasks)
 
     async def _listen(self, stop: asyncio.Event) -> None:
-        self._pause = _PAUSE_SECONDS_MIN
+        self._failures = 0
         while not stop.is_set():
             try:
                 with self._channels.borrow() as channel:
@@ -170,29 +166,36 @@ class Listener:
             except Exception as failure:  # noqa: BLE001 - whatever the driver raises is mapped
                 if not stop.is_set():  # otherwise the present watches have another stream
                     self._tell(failure)
+            self._failures += 1
             with suppress(TimeoutError):
-                # The random part spreads the load of many processes.
-                await asyncio.wait_for(stop.wait(), self._pause * (1 + random.random()))  # noqa: S311
-            self._pause = min(self._pause * 2, _PAUSE_SECONDS_MAX)
+                await asyncio.wait_for(stop.wait(), pause_seconds(self._failures))
 
-    def _tell(self, error: Exception) -> None:
-        _log.warning("watching is interrupted: %s", type(error).__name__)
-        found = mapped_error(error, "watch")
-        if is_lasting(error):
-            self._fail_all(found)
-            return
+    def _tell(self, failure: Exception) -> None:
+        error = mapped_error(failure, "watch")
         for _, watch in list(self._targets.values()):
-            if not watch.watched.is_established:
-                self._drop(watch, found)
+            self._interrupt(watch, error)
+        _log.warning("watching is interrupted: %s", type(failure).__name__)
+
+    def _interrupt(self, watch: FirestoreWatch, error: TaiStateError) -> None:
+        """End a watch by an error that lasts; by any other, it goes on."""
+        if error.is_transient:
+            watch.trouble(error)
+        else:
+            self._drop(watch, error)
 
     def _fail_all(self, error: Exception) -> None:
         for _, watch in list(self._targets.values()):
             self._drop(watch, error)
 
     def _drop(self, watch: FirestoreWatch, error: Exception) -> None:
+        self._forget(watch)
+        watch.fail(error)
+
+    def _forget(self, watch: FirestoreWatch) -> None:
         for target_id in [each for each, (_, other) in self._targets.items() if other is watch]:
             del self._targets[target_id]
-        watch.fail(error)
+            if self._requests is not None and self._targets:
+                self._requests.put_nowait(watch_no_longer(self._names, target_id))
 
     async def _stream(self, channel: Channel, stop: asyncio.Event) -> None:
         """Run one stream from its first request to its end."""
@@ -204,7 +207,7 @@ class Listener:
         waiting.append(asyncio.create_task(_send(call, requests)))
         try:
             while not stop.is_set() and (response := await call.read()) is not driver.aio.EOF:
-                self._pause = _PAUSE_SECONDS_MIN
+                self._failures = 0
                 if response is None:  # the driver could not read a response: begin a new stream
                     break
                 self._apply(response)
@@ -227,10 +230,9 @@ class Listener:
             revision = microseconds(change.document.update_time)
             self._told(change.document.name, revision, change.target_ids)
             self._told(change.document.name, None, change.removed_target_ids)
-        elif kind == "document_delete":
-            self._told(response.document_delete.document, None, response.document_delete.removed_target_ids)
-        elif kind == "document_remove":
-            self._told(response.document_remove.document, None, response.document_remove.removed_target_ids)
+        elif kind in {"document_delete", "document_remove"}:
+            gone = getattr(response, kind)
+            self._told(gone.document, None, gone.removed_target_ids or self._having(gone.document))
         elif kind == "target_change":
             self._target_changed(response.target_change)
         elif kind == "filter":
@@ -245,10 +247,16 @@ class Listener:
                 watch.watched.look(path)
                 watch.wake()
 
+    def _having(self, name: str) -> list[int]:
+        """The targets that a document is in: a deletion that names no targets is of all of them."""
+        path = self._names.path(name)
+        return [each for each, (target, _) in self._targets.items() if target.has(path)]
+
     def _target_changed(self, change: Any) -> None:
         kind = change.target_change_type
         ids = list(change.target_ids) or list(self._targets)
-        for target, watch in [self._targets[each] for each in ids if each in self._targets]:
+        for target_id in [each for each in ids if each in self._targets]:
+            target, watch = self._targets[target_id]
             if kind in {_ADD, _RESET}:
                 target.begin()
             elif kind == _CURRENT:
@@ -256,20 +264,42 @@ class Listener:
                     watch.watched.look(path)
                 watch.wake()
             elif kind == _REMOVE:
-                self._drop(watch, StoreUnavailable("watch", str(change.cause.code), change.cause.message))
+                self._removed(target_id, change.cause)
+
+    def _removed(self, target_id: int, cause: Any) -> None:
+        """Firestore has removed a target: watch it again after a pause, unless the cause lasts."""
+        if target_id not in self._targets:  # its watch was ended by another of its targets
+            return
+        target, watch = self._targets.pop(target_id)
+        code = driver.STATUS_NAMES.get(cause.code, "UNKNOWN")
+        _log.warning("a watch is interrupted: %s", code)
+        error = removal_error(code, cause.message)
+        self._interrupt(watch, error)
+        if error.is_transient:
+            target.removals += 1
+            again = self._number(target, watch)
+            asyncio.get_running_loop().call_later(pause_seconds(target.removals), self._ask, again, self._requests)
+
+    def _number(self, target: Target, watch: FirestoreWatch) -> int:
+        """Give a target an id; under a new one, Firestore reports everything again."""
+        target_id = next(self._ids)
+        self._targets[target_id] = (target, watch)
+        return target_id
+
+    def _ask(self, target_id: int, requests: asyncio.Queue[Any] | None) -> None:
+        """Ask for a target, if it is still wanted; a stream that began meanwhile has asked for it already."""
+        if requests is not None and requests is self._requests and target_id in self._targets:
+            requests.put_nowait(self._request(target_id, self._targets[target_id][0]))
 
     def _check_count(self, filter_: Any) -> None:
         """Compare Firestore's count of matching documents with ours; if they differ, replace the target."""
         if filter_.target_id not in self._targets or self._requests is None:
             return
-        target, watch = self._targets.pop(filter_.target_id)
-        if filter_.count == sum(each is not None for each in target.revisions.values()):
-            self._targets[filter_.target_id] = (target, watch)
-            return
-        self._requests.put_nowait(watch_no_longer(self._names, filter_.target_id))
-        target_id = next(self._ids)
-        self._targets[target_id] = (target, watch)
-        self._requests.put_nowait(self._request(target_id, target))
+        target, watch = self._targets[filter_.target_id]
+        if filter_.count != sum(each is not None for each in target.revisions.values()):
+            del self._targets[filter_.target_id]
+            self._requests.put_nowait(watch_no_longer(self._names, filter_.target_id))
+            self._ask(self._number(target, watch), self._requests)
 
 
 async def _send(call: Any, requests: asyncio.Queue[Any]) -> None:

@@ -38,6 +38,8 @@ _STORED_BYTES_MAX: Final = 1024 * 1024
 """Firestore's limit for a document, as Firestore counts: :func:`stored_bytes`, the document's name, and 32 bytes."""
 _STORED_OVERHEAD: Final = 32
 _NAME_OVERHEAD: Final = 16
+_READ_MAX: Final = 5_000
+"""How many documents one request reads at most, so that the answer is there in time."""
 _NAMES_MAX: Final = 300
 """How many names one answer to a list of names has at most."""
 
@@ -147,13 +149,17 @@ def _check_stored(path: str, name: str, document: Any) -> None:
             raise DocumentTooLarge(path, size, _STORED_BYTES_MAX)
 
 
-def read_request(names: Names, paths: Iterable[str]) -> Any:
-    """The request to read documents; each path must be given only once.
+def read_requests(names: Names, paths: Sequence[str], bytes_max: int) -> list[Any]:
+    """The requests to read documents: one, unless it would be too large; each path must be given only once.
 
     Google's answer is a snapshot of one moment: if a later part names a later time, the earlier parts are valid at that
     time too. (The emulator shows a commit document by document, even in a transaction or with a read time.)
     """
-    return BatchGetDocumentsRequest(database=names.database, documents=[names.name(path) for path in paths])
+    request = BatchGetDocumentsRequest(database=names.database, documents=[names.name(path) for path in paths])
+    if len(paths) == 1 or (len(paths) <= _READ_MAX and request.ByteSize() <= bytes_max):
+        return [request]
+    half = len(paths) // 2
+    return [*read_requests(names, paths[:half], bytes_max), *read_requests(names, paths[half:], bytes_max)]
 
 
 def missing_request(names: Names, collection: str) -> Any:

@@ -46,6 +46,7 @@ class ScanPlan(msgspec.Struct, frozen=True, kw_only=True):
         asked: the filters that the server applies.
         left: the filters that this process applies.
         is_narrowed_here: whether this process leaves out some of the server's documents.
+        at_us: the time as of which the server reads; None: now.
     """
 
     names: Names
@@ -56,9 +57,10 @@ class ScanPlan(msgspec.Struct, frozen=True, kw_only=True):
     asked: tuple[Where, ...]
     left: tuple[Where, ...]
     is_narrowed_here: bool
+    at_us: int | None
 
 
-def plan(names: Names, scan: Scan) -> ScanPlan:
+def plan(names: Names, scan: Scan, at_us: int | None = None) -> ScanPlan:
     """Plan a scan.
 
     With ``by``, this process applies all filters: on the server, each combination would need an index of its own.
@@ -85,6 +87,7 @@ def plan(names: Names, scan: Scan) -> ScanPlan:
         asked=tuple(asked),
         left=tuple(left),
         is_narrowed_here=bool(left) or odd_bounds,
+        at_us=at_us,
     )
 
 
@@ -98,6 +101,8 @@ def query(each: ScanPlan, last: Any | None, rows_max: int | None) -> Any:
     """
     parent, collection_id = each.names.parent(each.collection)
     request = RunQueryRequest(parent=parent)
+    if each.at_us is not None:
+        request.read_time.FromMicroseconds(each.at_us)
     structured = request.structured_query
     structured.from_.add().collection_id = collection_id
     if rows_max is not None:

@@ -152,9 +152,9 @@ class Queries:
                 is_cut = size >= page.bytes_max or time.monotonic() > until
                 if is_cut:
                     break
-            if part:
-                page.hand_over(Part(part, last, size))
         finally:
+            if part:  # also after an error, so that the next query continues after these
+                page.hand_over(Part(part, last, size))
             driver.drain(call)
         return End(is_cut or rows == rows_max > 0)
 

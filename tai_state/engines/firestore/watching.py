@@ -16,6 +16,7 @@ class Target:
         collection: the collection's path; empty for documents.
         is_current: whether Firestore has reported all that existed when the target was made.
         revisions: the last reported revision of each document, by path; None: absent.
+        removals: how often Firestore has removed the target since it was last current.
     """
 
     def __init__(self, documents: Iterable[str] = (), collection: str = "") -> None:
@@ -23,6 +24,7 @@ class Target:
         self.collection = collection
         self.is_current: bool = False
         self.revisions: dict[str, int | None] = {}
+        self.removals: int = 0
         self._told: set[str] | None = None  # while Firestore reports everything again: the paths reported so far
 
     def begin(self) -> None:
@@ -35,9 +37,14 @@ class Target:
             self._told.add(path)
         self._note(path, revision)
 
+    def has(self, path: str) -> bool:
+        """Whether a document is one of the target's, as far as Firestore has reported them."""
+        return path in self.revisions or path in self.documents
+
     def end(self) -> list[str]:
         """Firestore has reported everything. Returns the documents that it did not name: they are absent."""
         self.is_current = True
+        self.removals = 0
         told, self._told = self._told, None
         if told is None:
             return []

@@ -9,6 +9,8 @@ from typing import Any, Final
 import anyio.to_thread
 import apsw
 
+from tai_state.engines.sqlite.disk import reading
+
 _STEP_PAGES: Final = 1024
 
 
@@ -26,7 +28,8 @@ async def back_up(connect: Callable[[], apsw.Connection], target: str, progress:
     with closing(await anyio.to_thread.run_sync(connect)) as source, closing(apsw.Connection(target)) as copy:
         copy.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = FULL")
         # While a transaction reads, commits of others do not change what it sees, and so the copy never starts again.
-        source.execute("BEGIN; SELECT count(*) FROM sqlite_schema").fetchall()
+        with reading(source):
+            source.execute("BEGIN; SELECT count(*) FROM sqlite_schema").fetchall()
         with copy.backup("main", source, "main") as backup:
             while not backup.done:
                 await anyio.to_thread.run_sync(backup.step, _STEP_PAGES)
@@ -35,6 +38,6 @@ async def back_up(connect: Callable[[], apsw.Connection], target: str, progress:
 
 def count_of(connect: Callable[[], apsw.Connection]) -> int:
     """The number of documents in a file."""
-    with closing(connect()) as connection:
+    with closing(connect()) as connection, reading(connection):
         count: Any = connection.execute("SELECT count(*) FROM documents").get
     return int(count)

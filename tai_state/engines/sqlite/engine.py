@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -20,6 +20,7 @@ from tai_state.engines.api import (
     Committed,
     Document,
     DocumentChange,
+    Moment,
     Reading,
     Scan,
     Write,
@@ -34,7 +35,7 @@ from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.integrity import damage_of
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import prepare
-from tai_state.engines.sqlite.reader import Reader, missing, page, select
+from tai_state.engines.sqlite.reader import Reader, missing, page, select, stand_still, standing_still
 from tai_state.engines.sqlite.schema import connect, order_by_revision
 from tai_state.engines.sqlite.watcher import Watcher
 from tai_state.engines.sqlite.watching import FileWatches
@@ -70,6 +71,10 @@ ORDER BY revision, id
 """  # noqa: S608 - columns of this package
 
 
+Do: TypeAlias = Callable[[Callable[[apsw.Connection], Any]], Awaitable[Any]]
+"""Has a function called with a connection, and gives its result."""
+
+
 class SqliteEngine:
     """See :class:`~tai_state.engines.api.Engine`.
 
@@ -86,6 +91,7 @@ class SqliteEngine:
         self._file = OpenFile(self._path, self._connect)
         self._writer: Worker | None = None
         self._reader: Worker | None = None
+        self._moments: list[Worker] = []
         self._watches = FileWatches(self._start_watcher)
         self._is_ordered = False
 
@@ -121,6 +127,7 @@ class SqliteEngine:
 
     async def _close(self) -> None:
         workers = [worker for worker in (self._writer, self._reader) if worker is not None]
+        workers += self._moments
         workers += self._watches.close(RuntimeError(NOT_OPEN))
         for worker in workers:  # ask all of them to close before waiting for any: the wait may be cancelled
             worker.close()
@@ -132,6 +139,7 @@ class SqliteEngine:
             self._file.closed()
 
     def _start_watcher(self) -> Worker:
+        _opened(self._writer)
         watcher = Watcher(self._file, self._committing)
         with self._translated("watch"):
             return Worker("watcher", watcher.serve, watcher.close, self._watches.seen, (watcher.pulse, watcher.idle))
@@ -150,29 +158,26 @@ class SqliteEngine:
         return Reading(tuple(found), self._clock.now_us())
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
-        collection, by = scan.collection, scan.by
-        sql = _by_field(by, collection) if by else _BY_ID
-        left = None if scan.where else scan.limit
-        end = _NO_END if scan.end is None else scan.end
-        place: dict[str, Any] = {"collection": collection, "start": scan.start.encode(), "end": end}
-        if by:
-            place["resume"] = b""
-        ended = False
+        return _scan(self._read, scan)
 
-        async def fetch() -> Sequence[Document] | None:
-            nonlocal ended, left
-            if ended:
-                return None
-            rows_max = _PAGE_ROWS if left is None else min(left, _PAGE_ROWS)
-            rows, ended = await self._read(partial(page, sql, place, rows_max))
-            left = None if left is None else left - len(rows)
-            if rows:
-                last = rows[-1]
-                place.update({"start": last[5], "resume": last[0]} if by else {"start": last[0] + b"\0"})
-            found = documents(collection, [row[:5] for row in rows] if by else rows)
-            return [each for each in found if is_chosen(each, scan.where)] if scan.where else found
+    @asynccontextmanager
+    async def moment(self) -> AsyncGenerator[Moment, None]:
+        """See :class:`~tai_state.engines.api.Engine`. A moment is a read transaction, in a thread of its own.
 
-        return Paged(limited(fetch, scan.limit))
+        It may last as long as the engine is open. Until it ends, the log of the file keeps all that is written.
+        """
+        _opened(self._reader)
+        reader = Reader(self._file)
+        with self._translated("read"):
+            worker = Worker("moment", reader.serve, reader.close)
+        self._moments.append(worker)
+        try:
+            await worker.do(stand_still)
+            yield _Moment(worker, self._clock.now_us())
+        finally:
+            worker.close()
+            await worker.wait_closed()
+            self._moments.remove(worker)
 
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
         """See :class:`~tai_state.engines.ordering.CommitOrdered`. The first call for a file creates its index."""
@@ -200,11 +205,8 @@ class SqliteEngine:
         committed: Committed = await _opened(self._writer).do(prepared)
         return committed
 
-    @asynccontextmanager
-    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[DocumentChange], None]:  # noqa: D102
-        _opened(self._writer)
-        async with self._watches.watch(targets) as watch:
-            yield watch
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:  # noqa: D102
+        return self._watches.watch(targets)
 
     async def self_check(self) -> Sequence[CorruptDocument]:
         """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""
@@ -237,6 +239,51 @@ class SqliteEngine:
 
     async def _read(self, function: Callable[[apsw.Connection], Any]) -> Any:
         return await _opened(self._reader).do(function)
+
+
+class _Moment:
+    """What a connection sees that stands still."""
+
+    def __init__(self, worker: Worker, time_us: int) -> None:
+        self._worker = worker
+        self._time_us = time_us
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        found: list[Document | None] = await self._do(partial(select, paths))
+        return Reading(tuple(found), self._time_us)
+
+    def scan(self, scan: Scan) -> Paged[Document]:
+        return _scan(self._do, scan)
+
+    async def _do(self, function: Callable[[apsw.Connection], Any]) -> Any:
+        return await self._worker.do(partial(standing_still, function))
+
+
+def _scan(do: Do, scan: Scan) -> Paged[Document]:
+    """The pages of a scan, each read by a function that is done with a connection."""
+    collection, by = scan.collection, scan.by
+    sql = _by_field(by, collection) if by else _BY_ID
+    left = None if scan.where else scan.limit
+    end = _NO_END if scan.end is None else scan.end
+    place: dict[str, Any] = {"collection": collection, "start": scan.start.encode(), "end": end}
+    if by:
+        place["resume"] = b""
+    ended = False
+
+    async def fetch() -> Sequence[Document] | None:
+        nonlocal ended, left
+        if ended:
+            return None
+        rows_max = _PAGE_ROWS if left is None else min(left, _PAGE_ROWS)
+        rows, ended = await do(partial(page, sql, place, rows_max))
+        left = None if left is None else left - len(rows)
+        if rows:
+            last = rows[-1]
+            place.update({"start": last[5], "resume": last[0]} if by else {"start": last[0] + b"\0"})
+        found = documents(collection, [row[:5] for row in rows] if by else rows)
+        return [each for each in found if is_chosen(each, scan.where)] if scan.where else found
+
+    return Paged(limited(fetch, scan.limit))
 
 
 def _opened(worker: Worker | None) -> Worker:

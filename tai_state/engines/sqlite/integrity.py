@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 
 from tai_state.engines.sqlite.checksums import TIMESTAMP
+from tai_state.engines.sqlite.disk import has_failed, reading
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.errors import CorruptDocument
 
@@ -27,9 +28,11 @@ def damage_of(connect: Callable[[], apsw.Connection], path: str) -> list[Corrupt
         StoreUnavailable: the file cannot be read.
     """
     try:
-        with closing(connect()) as connection:
+        with closing(connect()) as connection, reading(connection):
             found = [text for (text,) in connection.execute("PRAGMA integrity_check(100)") if text != "ok"]
             hidden: list[Any] = connection.execute(_HIDDEN).fetchall()
+            if has_failed(connection):  # the check names what it could not read as if it were damaged
+                raise apsw.exception_for(apsw.SQLITE_IOERR_READ)
     except apsw.Error as error:
         failure = mapped_error(error, "read", path)
         if not isinstance(failure, CorruptDocument):

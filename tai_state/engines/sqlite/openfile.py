@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 
+from tai_state.engines.sqlite.disk import reading
 from tai_state.engines.sqlite.forks import AFTER_A_FORK, Identity, forks
 from tai_state.engines.sqlite.schema import leave_log
 from tai_state.errors import StoreUnusable
@@ -61,7 +62,8 @@ class OpenFile:
             connection = self._connect()
             try:
                 if not self._open:
-                    self._opened(connection, before)
+                    with reading(connection):
+                        self._opened(connection, before)
                 self.check("open")
             except BaseException:
                 leave_log(connection)
@@ -115,8 +117,9 @@ class OpenFile:
         self._found = now, log
 
     def _is_there(self) -> bool:
-        is_there = (_identity(self.path), _identity(self._log)) == self._found
-        return is_there and (not self.is_still or _content(self.path) == self._content)
+        if (_identity(self.path), _identity(self._log)) != self._found:
+            return False
+        return not self.is_still or _content(self.path) == self._content
 
 
 def _identity(path: str) -> Identity | None:

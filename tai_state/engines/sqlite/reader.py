@@ -11,9 +11,11 @@ import apsw
 
 from tai_state.engines.api import Document, split
 from tai_state.engines.sqlite.checksums import ROW, documents
+from tai_state.engines.sqlite.disk import unread
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.worker import Job
+from tai_state.errors import StoreUnavailable
 
 T = TypeVar("T")
 
@@ -52,18 +54,24 @@ class Reader:
                 if self._file.is_still:
                     self._file.check("read")
             except apsw.Error as error:
-                job.error = mapped_error(error, "read", self._file.path)
+                failure = unread(error, self._connection)
+                if failure is not None:
+                    self.close()
+                job.error = mapped_error(failure or error, "read", self._file.path)
             except Exception as error:  # noqa: BLE001 - each task gets its own error
                 job.error = error
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._file.close(self._connection)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._file.close(connection)
 
 
 def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection], T]) -> T:
-    """Call a function in one read transaction."""
+    """Call a function in one read transaction: a new one, unless the connection is at one moment already."""
+    if not connection.getautocommit():
+        return look(connection)
     connection.execute("BEGIN")
     try:
         found = look(connection)
@@ -74,6 +82,22 @@ def at_one_moment(connection: apsw.Connection, look: Callable[[apsw.Connection],
         raise
     connection.execute("COMMIT")
     return found
+
+
+def stand_still(connection: apsw.Connection) -> None:
+    """Begin a read transaction: from now on, the connection sees nothing of what is written."""
+    connection.execute("BEGIN; SELECT count(*) FROM sqlite_schema").fetchall()
+
+
+def standing_still(look: Callable[[apsw.Connection], T], connection: apsw.Connection) -> T:
+    """Call a function with a connection that has been made to stand still.
+
+    Raises:
+        StoreUnavailable: an earlier error has ended the transaction.
+    """
+    if not connection.in_transaction:
+        raise StoreUnavailable("read", "MOMENT_LOST", "an error has ended the moment that was read from: begin again")
+    return look(connection)
 
 
 def select(paths: Sequence[str], connection: apsw.Connection) -> list[Document | None]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 
+from tai_state.engines.sqlite.disk import reading
 from tai_state.engines.sqlite.upgrading import upgrade
 from tai_state.errors import CorruptDocument, IncompatibleFormat, StoreNotFound, StoreUnusable
 
@@ -72,14 +75,16 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
         if what is None:
             raise
         raise StoreUnusable("open", "SQLITE_CANTOPEN", f"{what} ({path})") from None
-    try:
-        # If the log's shared memory cannot be opened at first and later can, closing mistakes a full log for an empty
-        # one and deletes it (SQLite 3.54.1). So a connection that fails to open leaves the log alone.
-        leave_log(connection)
-        if connection.readonly("main"):  # SQLite falls back to reading if it cannot open for writing, for any reason
-            if _in_the_way(path) and not create:
-                connection.close()
-                return connect_to_read(path, busy_timeout_ms)
+    # If the log's shared memory cannot be opened at first and later can, closing mistakes a full log for an empty
+    # one and deletes it (SQLite 3.54.1). So a connection that fails to open leaves the log alone.
+    leave_log(connection)
+    # SQLite falls back to reading if it cannot open for writing, for any reason.
+    is_read_only = connection.readonly("main")
+    if is_read_only and _in_the_way(path) and not create:
+        connection.close()
+        return connect_to_read(path, busy_timeout_ms)
+    with _closed_on_error(connection):
+        if is_read_only:
             raise apsw.exception_for(apsw.SQLITE_READONLY if _in_the_way(path) else apsw.SQLITE_CANTOPEN)
         connection.set_busy_timeout(busy_timeout_ms)
         if _is_empty(connection):
@@ -91,9 +96,6 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
             _use_write_ahead_log(connection, busy_timeout_ms)
         connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_LOG_BYTES}")
         leave_log(connection, yes=False)
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
@@ -105,13 +107,21 @@ def connect_to_read(path: str, busy_timeout_ms: int) -> apsw.Connection:
     is_unlogged = not os.path.lexists(f"{path}-wal")
     uri = f"{Path(path).as_uri()}?mode=ro&immutable={int(is_unlogged)}"
     connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    try:
+    with _closed_on_error(connection):
         connection.set_busy_timeout(busy_timeout_ms)
         _check(connection, path)
+    return connection
+
+
+@contextmanager
+def _closed_on_error(connection: apsw.Connection) -> Generator[None]:
+    """Close a connection that could not be set up, and raise the true error."""
+    try:
+        with reading(connection):
+            yield
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
 def _in_the_way(path: str) -> str | None:

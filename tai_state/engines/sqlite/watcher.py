@@ -15,6 +15,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from tai_state.engines.sqlite.disk import unread
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.reader import at_one_moment
@@ -124,7 +125,12 @@ class Watcher:
             self._file.close(connection)
 
     def _as_watch_error(self, error: Exception) -> Exception:
-        return mapped_error(error, "watch", self._file.path) if isinstance(error, apsw.Error) else error
+        if not isinstance(error, apsw.Error):
+            return error
+        failure = unread(error, self._connection)
+        if failure is not None:
+            self.close()
+        return mapped_error(failure or error, "watch", self._file.path)
 
     def _open(self) -> apsw.Connection:
         if self._connection is None:

@@ -28,7 +28,11 @@ class FileWatches:
 
     @asynccontextmanager
     async def watch(self, targets: Sequence[str]) -> AsyncGenerator[Watch, None]:
-        """A watch that gets all changes from its first look until its block ends."""
+        """A watch that gets all changes from its first look until its block ends.
+
+        Nothing wraps this generator in another one: of two that are left open, an event loop may close the inner one
+        first, and the outer one would fail.
+        """
         worker = self._worker = self._worker or self._start()
         watch = Watch(targets)
         self._watches.add(watch)

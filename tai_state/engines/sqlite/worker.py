@@ -20,6 +20,7 @@ import anyio
 import msgspec
 
 from tai_state.engines.api import NOT_OPEN
+from tai_state.engines.loops import is_in_trio
 from tai_state.engines.sqlite.forks import AFTER_A_FORK, forks
 
 R = TypeVar("R")
@@ -165,10 +166,7 @@ _ELSEWHERE = "the store was opened in another event loop: open one in each"
 
 
 def _home(collect: Callable[[], None]) -> Home:
-    try:
-        return _AsyncioHome(asyncio.get_running_loop(), collect)
-    except RuntimeError:  # no asyncio loop runs here
-        return _TrioHome(collect)
+    return _TrioHome(collect) if is_in_trio() else _AsyncioHome(asyncio.get_running_loop(), collect)
 
 
 class Job(msgspec.Struct, Generic[R], eq=False):

@@ -21,6 +21,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, holds
 from tai_state.engines.sqlite.checksums import of_row, stamp
+from tai_state.engines.sqlite.disk import unread
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import Prepared
@@ -107,7 +108,7 @@ class Writer:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
-            self._answer(jobs, error)
+            self._answer(jobs, self._true(error))
             return
         reserved, self._reserved = self._reserved, None  # set again once the transaction is committed
         transaction = self._applied(connection, jobs, reserved)
@@ -121,9 +122,10 @@ class Writer:
             self._not_applied(jobs, error)
             return
         except apsw.Error as error:
+            true = self._true(error)
             applied = self._is_applied(transaction)
             if not applied:
-                self._not_applied(jobs, error, unknown=applied is None)
+                self._not_applied(jobs, true, unknown=applied is None)
                 return
         else:
             self._reserved, self._data_version = transaction.after, connection.data_version()
@@ -160,7 +162,7 @@ class Writer:
                 self.serve(others)
         except Exception as error:  # noqa: BLE001 - the error may concern only one of the jobs
             self._roll_back(connection)
-            self._not_applied(jobs, error)
+            self._not_applied(jobs, self._true(error))
         return None
 
     def close(self) -> None:
@@ -214,6 +216,14 @@ class Writer:
             after = (revision + RESERVED, self._token)
             cursor.execute(_COUNT, after)
         return _Transaction(outcomes, before, after, revision, witness)
+
+    def _true(self, error: Exception) -> Exception:
+        """The error to tell. A connection whose disk failed is given up."""
+        failure = unread(error, self._connection)
+        if failure is None:
+            return error
+        self._abandon()
+        return failure
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         """End a failed transaction; SQLite may have ended it already."""

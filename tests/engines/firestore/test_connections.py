@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tai_state.engines.api import ABSENT, At, Put, Scan
@@ -15,10 +17,12 @@ from tai_state.testing.emulator import fresh_project
 from ...support.firestore import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 
 pytest.importorskip("grpc")
+from tai_state.engines.firestore import connection
+
 pytestmark = pytest.mark.anyio
 
 
@@ -54,18 +58,41 @@ async def test_more_calls_than_one_connection_carries(firestore: Callable[[], Fi
 
 
 async def test_nobody_there(monkeypatch: pytest.MonkeyPatch):
-    """Where no server answers, each verb says so, and a commit that perhaps arrived says that."""
+    """Where no server answers, each verb says so in the end, and that it may succeed later."""
+    monkeypatch.setattr(connection, "DEADLINE_SECONDS", 0.5)
     monkeypatch.setenv(EMULATOR, f"127.0.0.1:{free_port()}")
     async with FirestoreEngine(fresh_project()) as engine:
-        with pytest.raises(StoreUnavailable) as failed:
-            await engine.read(["c/a"])
-        assert not failed.value.unknown
-        assert failed.value.is_transient
-        with pytest.raises(StoreUnavailable):
-            await anext(engine.scan(Scan("c")))
-        with pytest.raises(StoreUnavailable) as failed:
-            await engine.commit([Put("c/a", {}, ABSENT)])
-        assert failed.value.unknown
-        with pytest.raises(StoreUnavailable):
-            async with engine.watch("c/a"):
-                pass
+        for verb in (
+            lambda: engine.read(["c/a"]),
+            lambda: anext(engine.scan(Scan("c"))),
+            lambda: engine.commit([Put("c/a", {}, ABSENT)]),
+            lambda: engine.missing("c"),
+            lambda: engine.watch("c/a").__aenter__(),
+        ):
+            with pytest.raises(StoreUnavailable) as failed:
+                await verb()
+            assert failed.value.code == "UNAVAILABLE"
+            assert failed.value.is_transient
+            assert not failed.value.unknown
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda engine: engine.read(["c/a"]),
+        lambda engine: engine.scan(Scan("c")).page(),
+        lambda engine: engine.commit([Put("c/a", {}, ABSENT)]),
+        lambda engine: engine.missing("c"),
+    ],
+    ids=["read", "scan", "commit", "missing"],
+)
+async def test_closing_ends_further_tries(
+    monkeypatch: pytest.MonkeyPatch, verb: Callable[[FirestoreEngine], Coroutine[Any, Any, Any]]
+):
+    """A call that failed and was to be made again is not made by an engine that was closed meanwhile."""
+    monkeypatch.setenv(EMULATOR, f"127.0.0.1:{free_port()}")
+    async with FirestoreEngine(fresh_project()) as engine:
+        call = asyncio.create_task(verb(engine))
+        await anyio.lowlevel.checkpoint()
+    with anyio.fail_after(30), pytest.raises(RuntimeError, match="not open"):
+        await call

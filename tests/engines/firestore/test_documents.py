@@ -71,7 +71,7 @@ async def test_a_foreign_value_spoils_only_its_own_document(firestore: Callable[
         connection = engine._opened()
         request = commit_request(connection.names, [Put("c/a", {}), Put("c/b", {})], 1, engine.capabilities, 10_000)
         request.writes[0].update.fields["at"].timestamp_value.FromSeconds(1)
-        await connection._commit(request, None, [])
+        await connection._commit(request, None, [], 15.0)
         spoilt, sound = [each async for each in engine.scan(Scan("c"))]
         with pytest.raises(CorruptDocument):
             spoilt.fields()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tai_state.engines.firestore import connection, engine, listening, messages, queries
 from tai_state.testing import (
     commit_checks,
     lifecycle_checks,
+    moment_checks,
     query_checks,
     read_checks,
     reopen_checks,
@@ -17,7 +20,13 @@ from tai_state.testing import (
 from tai_state.testing.emulator import fresh_project
 
 from ...support.examined import Red, expect_red, run
+from ...support.firestore import looked_up
 from ...support.mistakes import plant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tai_state.engines.api import Committed, Write
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("firestore_emulator")]
 
@@ -32,8 +41,8 @@ MISTAKES = (
     Red(
         read_checks.check_read_keeps_order_and_absence,
         "in order of paths",
-        "tuple([found.get(path) for path in paths])",
-        "tuple([found.get(path) for path in sorted(paths)])",
+        "tuple([found[path] for path in paths])",
+        "tuple([found[path] for path in sorted(paths)])",
         connection,
     ),
     Red(
@@ -102,8 +111,8 @@ MISTAKES = (
     Red(
         watch_checks.check_watch_tells_of_deletions,
         "a deletion is not told",
-        "self._told(response.document_delete.document, None, response.document_delete.removed_target_ids)",
-        "pass",
+        'kind in {"document_delete", "document_remove"}',
+        'kind == "document_remove"',
         listening,
         says=TimeoutError,
     ),
@@ -138,6 +147,20 @@ MISTAKES = (
         says=TimeoutError,
     ),
     Red(
+        moment_checks.check_a_moment_stands_still,
+        "a read is of now",
+        "        request.read_time.FromMicroseconds(at_us)\n    return",
+        "        pass\n    return",
+        messages,
+    ),
+    Red(
+        moment_checks.check_a_moment_of_many_pages,
+        "a scan is of now",
+        "        request.read_time.FromMicroseconds(each.at_us)",
+        "        pass",
+        queries,
+    ),
+    Red(
         reopen_checks.check_closing_waits_for_commits,
         "what is under way is broken off",
         "                await asyncio.wait(self._tasks)",
@@ -152,4 +175,9 @@ async def test_a_mistake_is_found(monkeypatch: pytest.MonkeyPatch, red: Red):
     """An engine with the mistake fails the check, and says what is wrong, or waits for what never comes."""
     project = fresh_project()
     plant(monkeypatch, red.mistake)
-    await expect_red(monkeypatch, red, lambda: run(red.check, lambda: engine.FirestoreEngine(project)))
+
+    class Examined(engine.FirestoreEngine):  # which has the mistake by now
+        async def commit(self, writes: Sequence[Write]) -> Committed:
+            return await looked_up(super().commit, self.read, writes)
+
+    await expect_red(monkeypatch, red, lambda: run(red.check, lambda: Examined(project)))

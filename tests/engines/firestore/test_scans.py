@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from tai_state.engines.api import Document, Put, Scan, Where
+from tai_state.engines.api import Document, Moment, Put, Scan, Where
+from tai_state.engines.firestore import engine as engine_module
 from tai_state.engines.firestore.engine import FirestoreEngine
 from tai_state.engines.firestore.streaming import End, Page, Part
-from tai_state.errors import StoreUnavailable
+from tai_state.errors import StoreUnavailable, StoreUnusable
 from tai_state.testing.emulator import fresh_project
 
 from ...support.firestore import Failure
@@ -29,6 +30,21 @@ pytestmark = pytest.mark.anyio
 def anyio_backend() -> str:
     """The driver knows no other event loop."""
     return "asyncio"
+
+
+async def test_a_moment_lasts_an_hour(firestore: Callable[..., FirestoreEngine], monkeypatch: pytest.MonkeyPatch):
+    """After nearly an hour, reads and scans of a moment say that it is over and what to do, and do not show now."""
+    monkeypatch.setattr(engine_module, "_MOMENT_SECONDS", 0)
+    async with firestore() as engine, engine.moment() as moment:
+        for read in (moment.read(["c/a"]), collected_of(moment)):
+            with pytest.raises(StoreUnusable, match="keeps for an hour") as error:
+                await read
+            assert (error.value.code, error.value.is_transient) == ("MOMENT_OVER", False)
+
+
+async def collected_of(moment: Moment) -> list[Document]:
+    """The documents of a collection at a moment."""
+    return [document async for document in moment.scan(Scan("c"))]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +114,11 @@ async def test_nobody_pays_for_much_that_is_not_used(
     assert sum(parts) == len(found)
 
 
+@pytest.mark.parametrize(("code", "stops"), [("UNAVAILABLE", ()), ("PERMISSION_DENIED", (256, 512))])
 async def test_a_scan_goes_on_where_it_failed(
-    firestore: Callable[[], FirestoreEngine], monkeypatch: pytest.MonkeyPatch
+    firestore: Callable[[], FirestoreEngine], monkeypatch: pytest.MonkeyPatch, code: str, stops: tuple[int, ...]
 ):
-    """Whoever goes on after an error gets every document once, whatever had arrived by then."""
+    """A scan goes on by itself after an error that passes, and if asked after one that lasts; none comes twice."""
     failed: list[Page] = []
     hand_over = Page.hand_over
 
@@ -109,7 +126,7 @@ async def test_a_scan_goes_on_where_it_failed(
         hand_over(self, arrived)
         if self not in failed and len(failed) < 2:
             failed.append(self)
-            hand_over(self, End(is_cut=True, error=Failure(grpc.StatusCode.UNAVAILABLE)))
+            hand_over(self, End(is_cut=True, error=Failure(grpc.StatusCode[code])))
 
     monkeypatch.setattr(Page, "hand_over", failing)
     found: list[str] = []
@@ -121,11 +138,12 @@ async def test_a_scan_goes_on_where_it_failed(
     async with firestore() as engine:
         await engine.commit([Put(f"c/{n:03}", {}) for n in range(600)])
         scan = engine.scan(Scan("c"))
-        for count in (256, 512):
+        for count in stops:
             with pytest.raises(StoreUnavailable):
                 await go_on(scan)
             assert len(found) == count
         await go_on(scan)
+    assert len(failed) == 2
     assert found == [f"{n:03}" for n in range(600)]
 
 

@@ -32,6 +32,7 @@ PASSING = (
     "RESOURCE_EXHAUSTED",
     "ABORTED",
     "INTERNAL",
+    "UNAUTHENTICATED",
     "UNAVAILABLE",
 )
 
@@ -57,11 +58,6 @@ async def engine(proxy: EndingProxy, firestore_project: str) -> AsyncIterator[Fi
         yield engine
 
 
-def _not_yet(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, raises=Unavailable, reason=reason)
-
-
-@_not_yet("a watch that is not established yet ends with its stream")
 @pytest.mark.parametrize("messages", [0, 1])
 @pytest.mark.parametrize("code", PASSING)
 async def test_a_watch_is_established_by_another_stream(
@@ -76,10 +72,7 @@ async def test_a_watch_is_established_by_another_stream(
     assert len(proxy.ended) == 1
 
 
-@pytest.mark.parametrize(
-    "code",
-    [*PASSING, pytest.param("UNAUTHENTICATED", marks=_not_yet("credentials that are refused once end all watches"))],
-)
+@pytest.mark.parametrize("code", PASSING)
 async def test_an_established_watch_goes_on_by_another_stream(engine: FirestoreEngine, proxy: EndingProxy, code: str):
     """A watch tells of changes after its stream ended by a status that passes; new credentials pass, too."""
     await engine.commit([Put("c/a", {})])

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from tai_state import InvalidData, StoreUnavailable
+from tai_state import InvalidData, StoreUnusable
 from tai_state.engines.api import DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
-from tai_state.errors import Unavailable
 
 from ...support.ending_proxy import EndingProxy
 
@@ -53,9 +52,10 @@ def _response() -> Any:
     return ListenResponse.pb()()
 
 
-def _removal(code: str = "") -> bytes:
-    """Every target was removed, for a cause or for none that is told."""
+def _removal(code: str = "", *targets: int) -> bytes:
+    """Some targets were removed, or all if none is named, for a cause or for none that is told."""
     response = _response()
+    response.target_change.target_ids.extend(targets)
     response.target_change.target_change_type = 2
     if code:
         response.target_change.cause.code = grpc.StatusCode[code].value[0]
@@ -63,16 +63,15 @@ def _removal(code: str = "") -> bytes:
     return response.SerializeToString()
 
 
-def _deletion(project: str, path: str, kind: str) -> bytes:
-    """A document is there no longer, or does not match any longer; of which target, is not told."""
+def _deletion(project: str, path: str, kind: str, *targets: int) -> bytes:
+    """A document is there no longer, or does not match any longer; of which targets, may be told."""
     response = _response()
-    getattr(response, kind).document = f"projects/{project}/databases/(default)/documents/{path}"
+    gone = getattr(response, kind)
+    gone.document = f"projects/{project}/databases/(default)/documents/{path}"
+    gone.removed_target_ids.extend(targets)
     return response.SerializeToString()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=Unavailable, reason="a target that is removed ends its watch, whatever the cause"
-)
 @pytest.mark.parametrize("code", ["", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNAUTHENTICATED"])
 async def test_a_target_removed_for_what_passes_is_watched_again(
     engine: FirestoreEngine, proxy: EndingProxy, code: str
@@ -87,9 +86,6 @@ async def test_a_target_removed_for_what_passes_is_watched_again(
                 pass
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a removal's error has a number in place of the table's words"
-)
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
@@ -106,16 +102,26 @@ async def test_a_removal_for_what_lasts_is_told_as_of_a_call(
         async with engine.watch("c/a") as changes:
             await anext(changes)
             proxy.say(_removal(code))
-            with pytest.raises(StoreUnavailable) as removed:
+            with pytest.raises(StoreUnusable) as removed:
                 await anext(changes)
     assert removed.value.code == code
     assert advice in removed.value.what
     assert "says the server" in removed.value.what
 
 
-@pytest.mark.xfail(
-    strict=True, raises=StoreUnavailable, reason="a removal is always told as Firestore's being unavailable"
-)
+async def test_a_removal_for_what_lasts_ends_one_watch(engine: FirestoreEngine, proxy: EndingProxy):
+    """Of two watches, the one whose target was removed for good ends, and the other one goes on."""
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as ended, engine.watch("c/b") as changes:
+            await anext(ended)
+            await anext(changes)
+            proxy.say(_removal("PERMISSION_DENIED", 1))
+            with pytest.raises(StoreUnusable):
+                await anext(ended)
+            made = await engine.commit([Put("c/b", {})])
+            assert await anext(changes) == DocumentChange("c/b", made.revision)
+
+
 async def test_a_removal_for_an_invalid_target_is_told_as_of_a_call(engine: FirestoreEngine, proxy: EndingProxy):
     """A target that Firestore refuses is data that means nothing to it, as in a call."""
     with anyio.fail_after(HANG_SECONDS):
@@ -126,7 +132,6 @@ async def test_a_removal_for_an_invalid_target_is_told_as_of_a_call(engine: Fire
                 await anext(changes)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a deletion that names no target is passed over")
 @pytest.mark.parametrize("kind", ["document_delete", "document_remove"])
 @pytest.mark.parametrize("targets", [("c/a", "c/b"), ("c",)], ids=["documents", "collection"])
 async def test_a_deletion_that_names_no_target_is_of_all(
@@ -137,5 +142,5 @@ async def test_a_deletion_that_names_no_target_is_of_all(
         async with engine.watch(*targets) as changes:
             assert {(await anext(changes)).path for _ in range(2)} == {"c/a", "c/b"}
             proxy.say(_deletion(firestore_project, "c/a", kind))
-            await engine.commit([Put("c/b", {})])
+            proxy.say(_deletion(firestore_project, "c/b", kind, 1))
             assert await anext(changes) == DocumentChange("c/a", None)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 pytest.importorskip("grpc")
+from tai_state.engines.firestore import connection
+
 pytestmark = pytest.mark.anyio
 
 
@@ -72,8 +74,10 @@ async def test_a_watch_outlives_its_connection(monkeypatch: pytest.MonkeyPatch, 
         first = [await anext(changes), await anext(changes)]
         assert {each.path for each in first} == {"c/a", "c/gone"}
     # This emulator kept its documents in memory: to the next one, both are gone.
-    with pytest.raises(StoreUnavailable):
-        await engine.read(["c/a"])
+    with monkeypatch.context() as impatient:
+        impatient.setattr(connection, "DEADLINE_SECONDS", 0.5)
+        with pytest.raises(StoreUnavailable):
+            await engine.read(["c/a"])
     with started_emulator(port=port):
         await until(changes, DocumentChange("c/a", None), DocumentChange("c/gone", None))
         async with FirestoreEngine(project) as other:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from tai_state.engines.sqlite import engine, preparing, reader, seeing, watching, worker, writer
+from tai_state.errors import StoreUnavailable
 from tai_state.testing import (
     ManualClock,
     commit_checks,
     lifecycle_checks,
+    moment_checks,
     order_checks,
     paging_checks,
     query_checks,
@@ -302,6 +304,28 @@ MISTAKES = (
         "        self._entered.clear()",
         watching,
         says=TimeoutError,
+    ),
+    Red(
+        moment_checks.check_a_moment_stands_still,
+        "a moment begins with its first read",
+        "BEGIN; SELECT count(*) FROM sqlite_schema",
+        "BEGIN",
+        reader,
+    ),
+    Red(
+        moment_checks.check_a_moment_of_many_pages,
+        "each page is of a moment of its own",
+        "            await worker.do(stand_still)\n",
+        "            worker.do = self._reader.do\n",
+        engine,
+        says=StoreUnavailable,
+    ),
+    Red(
+        moment_checks.check_closing_ends_moments,
+        "moments go on",
+        "        workers += self._moments\n",
+        "",
+        engine,
     ),
     Red(
         reopen_checks.check_commits_survive_closing,

@@ -101,6 +101,26 @@ async def test_a_scan_says_that_the_disk_fails(disk: Disk, tmp_path: Path):
         assert len([each async for each in engine.scan(Scan("c"))]) == 40
 
 
+async def test_a_moment_does_not_outlast_a_read_error(disk: Disk, tmp_path: Path):
+    """SQLite ends the transaction of a moment with the error: then reads say so, and show no later moment."""
+    clock = ManualClock()
+    async with SqliteEngine(str(tmp_path / "store.db"), clock) as engine:
+        for number in range(40):
+            await engine.commit([Put(f"c/{number}", {"x": LARGE})])
+    async with SqliteEngine(str(tmp_path / "store.db"), clock) as engine, engine.moment() as moment:
+        disk.fails = True
+        with pytest.raises(StoreUnavailable):
+            await moment.read(["c/7"])
+        disk.fails = False
+        await engine.commit([Put("c/7", {"x": "new"})])
+        for paths in (["c/7"], ["c/7", "c/8"]):
+            with pytest.raises(StoreUnavailable) as read:
+                await moment.read(paths)
+            assert (read.value.code, read.value.is_transient) == ("MOMENT_LOST", True)
+        with pytest.raises(StoreUnavailable, match="MOMENT_LOST"):
+            await anext(moment.scan(Scan("c")))
+
+
 class LosesAnswers(AroundEngine):
     """An engine whose next commit is applied and not answered; the looks after it fail so many times."""
 
