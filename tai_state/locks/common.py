@@ -41,6 +41,7 @@ class Common:
         few: the same, for a caller who waits for the outcome of one step.
         insisting: the same as ``bounds``, also after errors of the engine, for clean-up.
         sightings: reads documents and remembers how long they stood still.
+        number: the greatest number of a place in a queue that this process knows of.
         waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
     """
 
@@ -60,6 +61,7 @@ class Common:
         self.few: Bounds = replace(self.bounds, attempts_max=ATTEMPTS_MAX)
         self.insisting: Bounds = replace(self.bounds, insists=True)
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
+        self.number: int = 0
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
 
     async def read(self, paths: Sequence[str]) -> Reading:

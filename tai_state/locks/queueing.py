@@ -1,22 +1,32 @@
-"""The lock queue: waiters watch the locks that they want, and are served first come, first served."""
+"""The lock queue: first come, first served.
+
+The id of a waiter's document begins with a number that falls: so the newest waiter comes first in a scan, and those
+right ahead of a waiter follow it. A waiter with few ahead watches the locks that it wants. The others watch the few
+right ahead of them, and none of them looks at a lock that changes hands. So each waiter costs the same, however long
+the line is.
+
+A waiter stays behind another one only if it wants all that the other one wants: whatever holds up the one ahead then
+holds up both. So standing in line makes no deadlock that holding and wanting do not make.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
 
+import anyio
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, DocumentChange, Put, Scan, Write, split
+from tai_state.engines.api import ANYTHING, At, Delete, Document, DocumentChange, Put, Scan, Write, after, split
 from tai_state.engines.rewriting import write, write_unless_moved
 from tai_state.engines.watching import Signal
 from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, StoreTimeout, TaiStateError, Unavailable
 from tai_state.locks.attempting import Attempt
 from tai_state.locks.common import Common, alongside
-from tai_state.locks.deadlocks import WAITERS_MAX, DeadlockSearch
+from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import WAITER, HeldLock, WaiterRecord
 from tai_state.locks.statistics import LockWaiter
@@ -29,8 +39,13 @@ WAITER_TTL_SECONDS = 30.0
 TURN_SECONDS = 0.05
 """How much later each waiter tries than the one before it, so that the first in the queue mostly gets the lock."""
 
+NEAR = 3
+"""How many waiters ahead one looks at, for each resource. With fewer than that ahead, it watches the locks."""
+
 TURNS_MAX = 40
-"""Waiters further back in the queue all try at the same time."""
+"""The most turns that a waiter for many resources lets pass."""
+
+_NUMBERS = 10**12
 
 SEARCH_SECONDS = 1.0
 """When a waiter first searches for deadlocks; the pauses between its searches double from there."""
@@ -53,7 +68,7 @@ class Place:
         self._engine = common.core.engine
         self._attempt = attempt
         self._deadline = deadline
-        self._owner = attempt.claim.nonce
+        self._owner = ""
         layout = common.core.layout
         resources = attempt.claim.resources
         self._lines = [layout.waiters(each) for each in resources]
@@ -62,7 +77,9 @@ class Place:
         self._record = WaiterRecord(
             holder=attempt.claim.holder, holds=holds, wants=resources, ttl=WAITER_TTL_SECONDS, ticket=0, n=0
         )
-        self._ahead = 0
+        self._ahead: tuple[str, ...] = ()
+        self._behind: tuple[str, ...] = ()
+        self._is_far = False
         self._noted: dict[str, int | None] = {}
         self._signal = Signal()
         self._has_moved = False
@@ -73,19 +90,24 @@ class Place:
 
     @property
     def _next_due(self) -> float:
-        return min(self._deadline, self._attempt.takeable_at, self._beat_at, self._search_at)
+        takeable_at = inf if self._is_far else self._attempt.takeable_at
+        return min(self._deadline, takeable_at, self._beat_at, self._search_at)
+
+    @property
+    def _count_ahead(self) -> int:
+        return len({split(path)[1] for path in self._ahead})
 
     @property
     def leaving(self) -> list[Write]:
         """The writes that remove it from the queue."""
-        return [Delete(f"{line}/{self._owner}", ANYTHING) for line in self._lines]
+        return [Delete(f"{line}/{self._owner}", ANYTHING) for line in self._lines if self._owner]
 
     def statistics(self) -> LockWaiter:
         """What the waiter is doing now."""
         return LockWaiter(
             holder=self._record.holder,
             resources=self._record.wants,
-            ahead=self._ahead,
+            ahead=self._count_ahead,
             fences=self._noted,
             is_confirmed=self._is_confirmed,
             is_asleep=not (self._has_moved or self._broken) and self._common.monotonic() < self._asleep_until,
@@ -99,16 +121,27 @@ class Place:
             DeadlockDetected: it waits for itself, directly or indirectly, and came last of all in the circle.
             StoreUnavailable, StoreTimeout: nothing was acquired.
         """
+        await self._take_number()
         self._common.waiting[self._owner] = self.statistics
         try:
             await self._enter()
-            async with self._engine.watch(*self._locks) as changes, alongside(partial(self._listen, changes)):
-                tenure = await self._wait_for_turn()
+            tenure = await self._move_up()
             if self._attempt.was_found:
                 await write(self._common, self.leaving, self._common.bounds)
             return tenure
         finally:
             self._common.waiting.pop(self._owner)
+
+    async def _take_number(self) -> None:
+        """Take the number after the newest waiter's, and after all numbers that this process took.
+
+        Waiters of two processes that come at the same moment may take the same one.
+        """
+        for line in self._lines:
+            async for document in self._engine.scan(Scan(line, limit=1)):
+                self._common.number = max(self._common.number, _number(document.id))
+        self._common.number += 1
+        self._owner = f"{_NUMBERS - self._common.number:012}-{self._attempt.claim.nonce}"
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
@@ -132,6 +165,44 @@ class Place:
             self._broken = error
             self._signal.raise_()
 
+    async def _move_up(self) -> Tenure:
+        while True:
+            self._is_far = bool(self._behind)
+            self._has_moved = False
+            self._revisions.clear()
+            targets = self._behind or (*self._locks, *self._ahead)
+            async with self._engine.watch(*targets) as changes, alongside(partial(self._listen, changes)):
+                tenure = await (self._wait_behind() if self._is_far else self._wait_for_turn())
+            if tenure is not None:
+                return tenure
+
+    async def _wait_behind(self) -> Tenure | None:
+        """Wait until one of those ahead has left, or others turn out to be ahead; None: move up."""
+        watched = self._behind
+        while self._behind == watched:
+            event = self._signal.next()
+            self._has_moved = False
+            if self._have_left(watched):
+                await self._look_ahead()
+                return None
+            await self._sleep(event, self._next_due)
+            tenure = await self._do_what_is_due()
+            if tenure is not None:
+                return tenure
+        return None
+
+    def _have_left(self, places: tuple[str, ...]) -> bool:
+        return any(self._revisions.get(path, 0) is None for path in places)
+
+    async def _sleep(self, event: anyio.Event, until: float) -> None:
+        now = self._common.monotonic()
+        if until > now and not self._has_moved:
+            self._asleep_until = until
+            await self._common.wait(event, until - now)
+            self._asleep_until = -inf
+        if self._broken is not None:
+            raise self._broken
+
     async def _wait_for_turn(self) -> Tenure:
         refusals = 0
         while True:
@@ -139,15 +210,10 @@ class Place:
             is_takeable = self._attempt.is_takeable
             now = self._common.monotonic()
             is_unconfirmed = not is_takeable and not self._is_confirmed
-            until = now + min(self._ahead, TURNS_MAX) * TURN_SECONDS if is_takeable else self._next_due
+            until = now + min(self._count_ahead, TURNS_MAX) * TURN_SECONDS if is_takeable else self._next_due
             if is_unconfirmed:
                 until = min(until, now + TURN_SECONDS)
-            if until > now and not self._has_moved:
-                self._asleep_until = until
-                await self._common.wait(event, until - now)
-                self._asleep_until = -inf
-            if self._broken is not None:
-                raise self._broken
+            await self._sleep(event, until)
             tenure: Tenure | None = None
             if self._has_moved:
                 tenure = await self._see()
@@ -168,6 +234,8 @@ class Place:
 
         The watch sees nothing of a lock that is acquired and released between two of its looks: it is free in both.
         """
+        if self._is_far:
+            return all(path in self._revisions for path in self._behind)
         seen = self._attempt.revisions
         return all(self._revisions.get(path, 0) == seen[resource] for path, resource in self._locks.items())
 
@@ -182,7 +250,7 @@ class Place:
     async def _do_what_is_due(self) -> Tenure | None:
         now = self._common.monotonic()
         tenure: Tenure | None = None
-        if now >= self._attempt.takeable_at and not self._attempt.is_takeable:
+        if not self._is_far and now >= self._attempt.takeable_at and not self._attempt.is_takeable:
             tenure = await self._attempt.look()
         if tenure is not None:
             return tenure
@@ -192,36 +260,51 @@ class Place:
         if now >= self._beat_at:
             await self._beat()
             tenure = await self._attempt.look()  # a watch may have gone silent without an error
+            if self._is_far:
+                await self._look_ahead()
+                if self._attempt.is_takeable:
+                    self._behind = ()  # those ahead do not take what is free: they may be dead
         if tenure is None and now >= self._search_at:
             await self._search()
         return tenure
 
     async def _note_holders(self) -> None:
-        """Count the waiters ahead again if a lock has changed hands."""
+        """Look at the waiters ahead again if a lock has changed hands, or if one of them has left."""
         revisions = self._attempt.revisions
-        if revisions != self._noted and not self._attempt.is_takeable:
+        has_changed = revisions != self._noted and not self._attempt.is_takeable
+        if has_changed:
             self._noted = revisions
-            await self._count_those_ahead()
+        if has_changed or self._have_left(self._ahead):
+            await self._look_ahead()
 
-    async def _count_those_ahead(self) -> None:
-        """Count the living waiters that came earlier for any of the locks, and remove dead ones from the queue."""
-        mine = (self._record.ticket, self._owner)
-        records: dict[str, WaiterRecord] = {}
-        for line in self._lines:
-            async for document in self._engine.scan(Scan(line, limit=WAITERS_MAX)):
-                record = document.decode(WAITER)
-                if (record.ticket or document.revision, document.id) < mine:
-                    records[document.path] = record
-        sightings = self._common.sightings
-        seen = await sightings.read(list(records)) if records else {}
-        gone = [path for path, each in seen.items() if sightings.is_gone(each, records[path].ttl)]
-        self._ahead = len({split(path)[1] for path in seen if path not in gone})
-        if gone:
-            leaving = [Delete(path, At(seen[path].document.revision)) for path in gone]
-            try:
-                await write_unless_moved(self._common, leaving, self._common.bounds)
-            except TaiStateError as error:
-                _logger.debug("could not remove dead waiters from a queue", extra=error.fields())
+    async def _look_ahead(self) -> None:
+        """Look at the waiters right ahead in each line, remove dead ones, and decide behind which to stay."""
+        while True:
+            lines = [await self._right_ahead(line) for line in self._lines]
+            records = {path: record for line in lines for path, record in line.items()}
+            sightings = self._common.sightings
+            seen = await sightings.read(list(records)) if records else {}
+            gone = [path for path, each in seen.items() if sightings.is_gone(each, records[path].ttl)]
+            if not gone or not await self._are_removed([seen[path].document for path in gone]):
+                break
+        self._ahead = tuple(path for path in seen if path not in gone)
+        wants = set(self._record.wants)
+        full = {path for line in lines if len(line) == NEAR for path in line}
+        self._behind = tuple(path for path in self._ahead if path in full and wants.issuperset(records[path].wants))
+
+    async def _right_ahead(self, line: str) -> dict[str, WaiterRecord]:
+        documents = self._engine.scan(Scan(line, start=after(self._owner), limit=NEAR))
+        return {document.path: document.decode(WAITER) async for document in documents}
+
+    async def _are_removed(self, dead: Sequence[Document]) -> bool:
+        """Remove dead waiters, unless they show life; False: the engine failed, which holds nobody up."""
+        try:
+            for each in dead:
+                await write_unless_moved(self._common, [Delete(each.path, At(each.revision))], self._common.bounds)
+        except TaiStateError as error:
+            _logger.debug("could not remove dead waiters from a queue", extra=error.fields())
+            return False
+        return True
 
     async def _beat(self) -> None:
         """Show that it still waits. If that fails, it tries again sooner than usual."""
@@ -246,3 +329,9 @@ class Place:
             raise DeadlockDetected(circle.cycle)
         self._search_at = self._common.monotonic() + self._search_seconds
         self._search_seconds = min(self._search_seconds * 2, SEARCH_SECONDS_MAX)
+
+
+def _number(place: str) -> int:
+    """The number in the id of a waiter's document; 0 if it has none."""
+    digits, _, _ = place.partition("-")
+    return _NUMBERS - int(digits) if digits.isdecimal() and len(digits) == len(str(_NUMBERS)) - 1 else 0

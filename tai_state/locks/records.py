@@ -70,7 +70,7 @@ class WaiterRecord(msgspec.Struct, frozen=True, kw_only=True):
         holds: the locks that the waiting scope holds while it waits.
         wants: the resources that it wants, all at once.
         ttl: seconds from the last sign of life until it counts as gone.
-        ticket: its place in the queue: the revision of its first write; 0 while the document has that revision.
+        ticket: greater for a later arrival: the revision of its first write; 0 while the document has that revision.
         n: how many signs of life it has given.
     """
 

@@ -13,8 +13,10 @@ class LockWaiter:
     Attributes:
         holder: its name for people.
         resources: what it waits for, all at once.
-        ahead: how many callers, of any process, came earlier and were alive when it last counted them.
-        fences: the fencing number that each lock had then; None where the lock was free. Empty until it has counted.
+        ahead: how many callers, of any process, came earlier and were alive when it last looked; of more than three for
+            a resource, it looks at the last three.
+        fences: the fencing number that each lock had when it last looked at the locks, which those far back in line do
+            seldom; None where the lock was free. Empty until it has looked.
         is_confirmed: whether the watch has reported all that the caller has seen, so that it will miss no later change.
         is_asleep: whether it has acted on all it knows, and sleeps until the watch wakes it or a step is due.
     """

@@ -38,6 +38,7 @@ from tai_state.transactions.recent import RecentWrites
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
 from tai_state.values.checks import check_callable, check_items
+from tai_state.values.ids import escape_id
 from tai_state.values.metadata import ChangeMetadata, check_default, check_text
 from tai_state.values.states import JsonSnapshot
 from tai_state.values.times import from_us
@@ -248,8 +249,10 @@ class TransactionManager:
             LockLost: this manager has no such lease: it is over, it was released, or the token is of another lock. Or
                 as :meth:`LockManager.release_lock`.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
+            InvalidId, InvalidData: an argument is not valid.
         """
-        lease = self._leases.get((check_text(resource, "resource"), check_text(token, "token")))
+        escape_id(resource, "resource")
+        lease = self._leases.get((resource, check_text(token, "token")))
         if lease is None:
             raise LockLost(resource)
         await self._locks.release_lock(lease)

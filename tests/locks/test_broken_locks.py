@@ -10,12 +10,11 @@ from tai_state import LockLost, StateStore
 from tai_state.engines.api import Scan
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 
+from ..support.faults import NextCommit
 from ..support.stores import collected, make_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from tai_state.testing import Call
 
     from ..support.stores import Place
 
@@ -93,22 +92,6 @@ async def test_a_lease_can_be_given_back_twice(place: Place):
         await store.locks.release_lock(lease)
         async with store.lock("r", ttl_seconds=30.0, wait_seconds=0):
             pass
-
-
-class NextCommit:
-    """A fault at the next commit, once."""
-
-    planned = 1
-
-    def __init__(self, fault: Fault) -> None:
-        self._fault: Fault | None = fault
-
-    def fault(self, call: Call) -> Fault | None:
-        """The fault of a call."""
-        if call.verb != "commit":
-            return None
-        fault, self._fault = self._fault, None
-        return fault
 
 
 LOST = pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from tai_state import InvalidData, Lease
 from tai_state.engines.api import DocumentChange
 from tai_state.engines.memory import MemoryEngine
 from tai_state.locks.locking import LockManager
-from tai_state.testing import ManualClock
+from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
 
+from ..support.faults import NextCommit
 from ..support.stores import AroundEngine, CountingEngine, Counts, make_store
 
 pytestmark = pytest.mark.anyio
@@ -124,8 +125,35 @@ async def test_a_watch_that_has_gone_silent_is_not_waited_for(clock: ManualClock
     assert got
 
 
-async def _line_of(waiters: int) -> tuple[Counts, list[int]]:
-    """What it costs that so many wait for one lock and hold it one after the other, and in which order they did."""
+async def test_who_turns_out_to_hold_its_lock_searches_for_no_deadlock(clock: ManualClock):
+    """A waiter that sees that a commit of its own has arrived late, and made it a holder, looks for no circle."""
+    engine, time = MemoryEngine(clock), Time(clock)
+    faulty = FaultyEngine(Silent(engine.beside()), AtCalls({}), delay_calls=1_000)  # type: ignore[arg-type]
+    counting = CountingEngine(faulty)  # type: ignore[arg-type]
+    got: list[Lease] = []
+    async with make_store(engine, clock) as store, make_store(counting, clock) as other:
+        holder, waiter = (LockManager(each, monotonic=time.monotonic, sleep=time.sleep) for each in (store, other))
+        lease = await holder.acquire_lock("r", ttl_seconds=1_000.0)
+        own = await waiter.acquire_lock("own", ttl_seconds=1_000.0)
+        faulty.plan = NextCommit(Fault.DELAYED)
+
+        async def wait() -> None:
+            got.append(await waiter.acquire_lock("r", ttl_seconds=1_000.0, holding=[own]))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await settle()
+            await holder.release_lock(lease)
+            await faulty.settle()
+            counting.reset()
+            await time.pass_until(lambda: got, seconds=20.0, step=20.0)
+            tasks.cancel_scope.cancel()
+    assert [each.resource for each in got] == ["r"]
+    assert (counting.counts.reads, counting.counts.scans) == (1, 0)
+
+
+async def _line_of(waiters: int, *resources: str) -> tuple[Counts, list[int]]:
+    """What it costs that so many wait for locks and hold them one after the other, and in which order they did."""
     clock = ManualClock(step_us=1)
     time = Time(clock)
     counting = CountingEngine(MemoryEngine(clock))
@@ -135,7 +163,7 @@ async def _line_of(waiters: int) -> tuple[Counts, list[int]]:
         first = await locks.acquire_lock("r", ttl_seconds=1_000.0)
 
         async def hold(number: int) -> None:
-            async with locks.lock("r", ttl_seconds=1_000.0):
+            async with locks.lock_all(resources, ttl_seconds=1_000.0):
                 order.append(number)
                 await time.sleep(0.1)
 
@@ -150,16 +178,18 @@ async def _line_of(waiters: int) -> tuple[Counts, list[int]]:
     return counting.counts, order
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="each release makes all who wait look at all who wait")
-async def test_a_line_costs_each_in_it_the_same():
+@pytest.mark.parametrize("resources", ["r", "qrs"])
+async def test_a_line_costs_each_in_it_the_same(resources: str):
     """Three times as many who wait make three times as many calls, and read three times as many documents."""
-    few, _ = await _line_of(10)
-    many, _ = await _line_of(30)
+    few, _ = await _line_of(10, *resources)
+    many, _ = await _line_of(30, *resources)
+    print(few.calls, few.documents, many.calls, many.documents)
     assert many.calls <= 1.5 * 3 * few.calls
     assert many.documents <= 1.5 * 3 * few.documents
 
 
-async def test_a_line_is_served_in_the_order_of_coming():
+@pytest.mark.parametrize("resources", ["r", "qrs"])
+async def test_a_line_is_served_in_the_order_of_coming(resources: str):
     """Who came first has the lock first."""
-    _, order = await _line_of(12)
+    _, order = await _line_of(12, *resources)
     assert order == list(range(12))
