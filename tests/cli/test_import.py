@@ -384,7 +384,9 @@ def test_importing_again_after_a_cleanup(tmp_path: Path) -> None:
     assert (read(tmp_path, again).events, read(tmp_path, again).skipped) == (0, 8)
     execute(tmp_path, "DELETE FROM documents WHERE id = 'M~000000000006'")
     program = Program(tmp_path)
-    error = program("import", "log.csv", "--governor", "g", *IMPORT, "--json").error(4)
+    ended = program("import", "log.csv", "--governor", "g", *IMPORT, "--json")
+    error = json.loads(ended.err)["error"]
+    assert (ended.code, json.loads(ended.out.splitlines()[-1])) == (4, {"events": 0, "machines": 1, "skipped": 0})
     assert error["path"] == "governors/g/events/M~000000000006"
 
 
