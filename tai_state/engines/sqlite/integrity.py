@@ -12,7 +12,9 @@ from tai_state.engines.sqlite.checksums import TIMESTAMP
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.errors import CorruptDocument
 
-_HIDDEN = f"SELECT CAST(path AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100"  # noqa: S608 - columns
+_HIDDEN = f"""
+SELECT CAST(ifnull(path, id) AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100
+"""  # noqa: S608 - columns of this package
 _HIDDEN_MEANS = "its column timestamp differs from its field, so queries by time miss it: restore a backup"
 
 
@@ -30,6 +32,8 @@ def damage_of(connect: Callable[[], apsw.Connection], path: str) -> list[Corrupt
         with closing(connect()) as connection:
             found = [text for (text,) in connection.execute("PRAGMA integrity_check(100)") if text != "ok"]
             hidden: list[Any] = connection.execute(_HIDDEN).fetchall()
+    except CorruptDocument as error:
+        return [error]
     except apsw.Error as error:
         failure = mapped_error(error, "read", path)
         if not isinstance(failure, CorruptDocument):
@@ -38,5 +42,5 @@ def damage_of(connect: Callable[[], apsw.Connection], path: str) -> list[Corrupt
     advice = "restore a backup or, if only indexes are damaged, run REINDEX on a copy with SQLite, and verify the copy"
     return [
         *(CorruptDocument(path, f"SQLite reports: {text.strip()}: {advice}") for text in found),
-        *(CorruptDocument(each.decode(errors="backslashreplace"), _HIDDEN_MEANS) for (each,) in hidden),
+        *(CorruptDocument((each or b"").decode(errors="backslashreplace"), _HIDDEN_MEANS) for (each,) in hidden),
     ]
