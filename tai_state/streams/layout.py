@@ -89,9 +89,10 @@ class Layout:
         """What the path of a state, an event or a kept snapshot names; None if it is not a valid path."""
         try:
             segment, version = (document.id, 0) if _is_state(document) else split_versioned(document.id)
-            return Place(self.stream(governor_id, unescape_id(segment)), version)
+            stream = self.stream(governor_id, unescape_id(segment))
         except (ValueError, CorruptDocument, InvalidId):
             return None
+        return Place(stream, version) if stream.segment == segment else None  # an id is escaped in one way only
 
     def states(self, governor_id: str) -> str:
         """The collection of a governor's states."""
