@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tai_state.engines.api import Scan, Shape
-from tai_state.errors import EventSourcingError
+from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
 from tai_state.values.ids import unescape_id
 
@@ -20,12 +20,16 @@ class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 RESTORE = Shape(RestoreRecord)
 
 
-async def unfinished_restore(core: Core, governor_id: str) -> EventSourcingError | None:
-    """What to say of a governor whose restore is unfinished; None if it is not being restored."""
+async def unfinished_restore(core: Core, governor_id: str) -> Inconsistent | None:
+    """What to say of a governor whose restore is unfinished, or may be; None if it is not being restored."""
     path = core.layout.restore(governor_id)
     [document] = (await core.engine.read([path])).documents
-    if document is None or document.decode(RESTORE).finished:
-        return None
+    try:
+        if document is None or document.decode(RESTORE).finished:
+            return None
+    except CorruptDocument:
+        what = "is damaged, so it does not say whether a restore of this governor is finished: restore a backup"
+        return CorruptDocument(path, what)
     what = "says that a restore of this governor is unfinished: run `tai-state restore` again, with the same file"
     return EventSourcingError(path, what)
 
@@ -35,6 +39,7 @@ async def check_restored(core: Core, governor_id: str) -> None:
 
     Raises:
         EventSourcingError: a restore of the governor is unfinished.
+        CorruptDocument: whether it is finished cannot be read.
     """
     error = await unfinished_restore(core, governor_id)
     if error is not None:

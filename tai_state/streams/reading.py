@@ -18,7 +18,7 @@ from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, follows
-from tai_state.streams.records import EVENT, STATE, EventRecord
+from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
@@ -143,9 +143,18 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
 
 
 def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
-    """The ids of all governors, in order; with ``after``, only those after that id."""
+    """The ids of all governors, in order; with ``after``, only those after that id.
+
+    Raises:
+        CorruptDocument: a governor's own document is damaged, so its id may be, too.
+    """
     documents = core.engine.scan(Scan(core.layout.governors, start=_start(after)))
-    return mapped(documents, lambda page: (unescape_id(document.id) for document in page))
+    return mapped(documents, lambda page: map(_governor_id, page))
+
+
+def _governor_id(document: Document) -> str:
+    document.decode(GOVERNOR)
+    return unescape_id(document.id)
 
 
 def _start(after: str | None) -> str:
