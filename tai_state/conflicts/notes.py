@@ -19,7 +19,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, merge
-from tai_state.values.json import decode, encode
+from tai_state.values.json import NOT_JSON, decode, encode
 from tai_state.values.metadata import ChangeMetadata
 
 ACTION_NEWER = "read_repair"
@@ -147,12 +147,12 @@ async def _last_shared(core: Core, stream: Stream, version: int, theirs: VectorC
 
 
 def note_of(event: EventRecord) -> RepairNote | None:
-    """The note in a repair's event; None for other events, and if the context holds something else under the key."""
+    """The note in a repair's event; None for other events, and if the context does not hold a note under the key."""
     if event.action not in {ACTION_NEWER, ACTION_RIVAL}:
         return None
     try:
         return msgspec.convert(decode(event.metadata.context)[CONTEXT_KEY], RepairNote)
-    except (KeyError, msgspec.ValidationError):
+    except (KeyError, TypeError, *NOT_JSON):
         return None
 
 

@@ -23,6 +23,7 @@ from tai_state.streams.records import (
 from tai_state.streams.repeating import states_said
 from tai_state.streams.snapshots import is_state_after
 from tai_state.values.digests import GENESIS, state_hash
+from tai_state.values.json import encode
 from tai_state.values.times import is_far_ahead
 
 _FAR_AHEAD = (
@@ -140,6 +141,10 @@ class StreamCheck:
         wrong = self._wrong
         if state is not None and (state_hash(state_text(state)) != state.state_hash):
             wrong.append("its data does not match its hash")
+        if state is not None and sorted(set(state.kept)) != list(state.kept):
+            wrong.append("its list of kept snapshots is not in order")
+        if state is not None and state.floor > state.version:
+            wrong.append("its floor is above its version")
         if state is not None and self._reached < state.version:
             # If the digests agree, the state is that of the last event. Otherwise either document may be at fault.
             wrong.append("its version is not that of its last event")
@@ -245,7 +250,8 @@ class StreamCheck:
         except Inconsistent as error:
             self.find(path, "corrupt", error.what)
             return
-        if not is_state_after(snapshot, event) or self._as_of not in (None, snapshot.as_of):
+        as_of = self._as_of or event.as_of
+        if not is_state_after(snapshot, event) or as_of not in ("", snapshot.as_of):
             self.find(path, "snapshot", "is not the state at its version")
             return
         self._is_mendable = True
@@ -266,4 +272,7 @@ def _differences(record: StateRecord, event: EventRecord, path: str) -> list[str
     """The fields in which a state differs from what the event of its version recorded."""
     expected = state_after(event, path)
     names = ("version", "timestamp", "metadata", "causality", "hlc", "state_hash", "digest", "schema")
-    return [name for name in names if getattr(record, name) != getattr(expected, name)]
+    different = [name for name in names if getattr(record, name) != getattr(expected, name)]
+    if "metadata" not in different and encode(record.metadata.context) != event.metadata.context:  # 1 == 1.0 == true
+        different.append("metadata")
+    return different

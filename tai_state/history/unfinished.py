@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tai_state.engines.api import Moment, Scan, Shape
-from tai_state.errors import EventSourcingError
+from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
 
 
@@ -19,12 +19,16 @@ class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 RESTORE = Shape(RestoreRecord)
 
 
-async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = None) -> EventSourcingError | None:
-    """What to say of a governor whose restore is unfinished, now or at a moment; None if it is not being restored."""
+async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = None) -> Inconsistent | None:
+    """What to say of a governor whose restore is unfinished, or may be, now or at a moment; None if it is finished."""
     path = core.layout.restore(governor_id)
     [document] = (await (at or core.engine).read([path])).documents
-    if document is None or document.decode(RESTORE).finished:
-        return None
+    try:
+        if document is None or document.decode(RESTORE).finished:
+            return None
+    except CorruptDocument:
+        what = "is damaged, so it does not say whether a restore of this governor is finished: restore a backup"
+        return CorruptDocument(path, what)
     what = "says that a restore of this governor is unfinished: run `tai-state restore` again, with the same file"
     return EventSourcingError(path, what)
 

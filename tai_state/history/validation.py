@@ -14,7 +14,7 @@ import msgspec
 
 from tai_state.engines.api import Document, Scan
 from tai_state.engines.paging import take
-from tai_state.errors import Inconsistent, InvalidId
+from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
@@ -76,7 +76,8 @@ class Validation:
             restore = await unfinished_restore(self._core, governor)
             if restore is not None:
                 self._find(restore.path, "restore", restore.what)
-                continue
+                if not isinstance(restore, CorruptDocument):
+                    continue
             for check in (self._governor, self._streams, self._states_without_events, self._snapshots, self._markers):
                 try:
                     await check(governor)

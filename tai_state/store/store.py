@@ -353,7 +353,11 @@ class StateStore:
         return listed(self.core, governor_id, after=after)
 
     def list_governors(self, *, after: str | None = None) -> Paged[str]:
-        """The ids of all governors in order, or of those after the id ``after``."""
+        """The ids of all governors in order, or of those after the id ``after``.
+
+        Raises:
+            CorruptDocument: a governor's own document is damaged; ``recover`` makes it anew.
+        """
         return reading.list_governors(self.core, after=after)
 
     async def count_states(self, governor_id: str) -> int:

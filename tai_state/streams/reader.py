@@ -237,7 +237,9 @@ def stored_record(stream: Stream, document: Document, reached: int | None = None
     return Stored(record, document.updated_us)
 
 
-def check_place(stream: Stream, document: Document, record: EventRecord, reached: int | None, floor: int) -> None:
+def check_place(
+    stream: Stream, document: Document, record: EventRecord, reached: int | None = None, floor: int = 1
+) -> None:
     """Check the place of a record, as :func:`stored_record` does."""
     if record.state_id != stream.state_id or document.path != stream.event(record.version):
         raise CorruptDocument(document.path, "holds an event of another place")

@@ -19,7 +19,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, follows
-from tai_state.streams.records import EVENT, STATE, EventRecord, StateRecord
+from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord, StateRecord
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
@@ -156,11 +156,16 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
 
 
 def list_governors(core: Core, *, after: str | None = None, report: Report = raising) -> Paged[str]:
-    """The ids of all governors, in order; with ``after``, only those after that id."""
+    """The ids of all governors, in order; with ``after``, only those after that id.
+
+    Raises:
+        CorruptDocument: a governor's own document is damaged, so its id may be, too.
+    """
 
     def ids(page: Iterable[Document]) -> Iterator[str]:
         for document in page:
             try:
+                document.decode(GOVERNOR)
                 governor_id = stored_id(document.path)
             except CorruptDocument as error:
                 report(error)

@@ -14,6 +14,7 @@ from tai_state.errors import CorruptDocument, InvalidData
 from tai_state.streams.layout import Stream
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
+from tai_state.values.ids import FromOne
 from tai_state.values.json import NOT_JSON, decode, encode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonState, StateSnapshot
@@ -45,7 +46,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """
 
     data: dict[str, Any] | None
-    version: int
+    version: FromOne
     timestamp: str
     as_of: str
     metadata: StateMetadata
@@ -53,11 +54,11 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     hlc: int
     state_hash: str
     digest: str
-    schema: int
+    schema: FromOne
     kept: tuple[int, ...]
     kept_as_of: str
     unkept_bytes: int
-    floor: int = 1
+    floor: FromOne = 1
     deleted: bool = False
     interval_from: str = ""
 
@@ -65,20 +66,19 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """``governors/{g}/events/{s}~{n}``: what changed, and the state after it.
 
-    ``as_of`` is empty in events of format 1. The digest does not cover it, because it follows from the events' times.
-    Nor does it cover ``content``, which is that of the event's marker, because it follows from what the event says.
+    The digest leaves out what follows from the rest: ``as_of``, which is empty in events of format 1, and ``content``.
     ``call`` makes the digest that of one call's event, even if another call records an event with the same id.
     """
 
     event_id: str
     state_id: str
-    version: int
+    version: FromOne
     action: str
     timestamp: str
     causality: VectorClock
     hlc: int
     metadata: EventMetadata
-    schema: int
+    schema: FromOne
     state_hash: str
     previous: str
     digest: str
@@ -98,7 +98,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     def is_genuine(self, governor_id: str) -> bool:
         """Whether the digest matches the fields; otherwise the event was edited."""
         try:
-            return self.computed_digest(governor_id) == self.digest
+            return self.computed_digest(governor_id) == self.digest and _HASH.fullmatch(self.previous) is not None
         except ValueError:  # a hash that is not hexadecimal
             return False
 
@@ -151,12 +151,12 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     state_id: str
     state: str
-    version: int
+    version: FromOne
     timestamp: str
     as_of: str
     state_hash: str
     digest: str
-    schema: int
+    schema: FromOne
 
 
 NOTHING = 0
@@ -175,7 +175,7 @@ class MarkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     state_id: str
-    version: int
+    version: FromOne
     content: str
     others: dict[str, int] = {}
 

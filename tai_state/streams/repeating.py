@@ -9,6 +9,7 @@ from tai_state.engines.matters import LOOKS_MAX, Done, Failed, Look, More, Verdi
 from tai_state.errors import EventSourcingError, IdempotencyConflict, NotRetained
 from tai_state.streams.changes import Append, Appended, Change
 from tai_state.streams.planning import Draft
+from tai_state.streams.reader import check_place
 from tai_state.streams.records import EVENT, MARKER, NOTHING, STATE, EventRecord, MarkerRecord, state_after
 from tai_state.values.digests import content_digest
 
@@ -126,7 +127,9 @@ def _recorded_at(change: Change, places: Mapping[str, int], taken: IdempotencyCo
             document = look.documents[path]
             if document is None:
                 return _not_there(append, start, start + len(events), taken, look)
-            events.append(document.decode(EVENT))
+            record = document.decode(EVENT)
+            check_place(append.stream, document, record)
+            events.append(record)
             recorded_us = document.updated_us
             if not _is_same(draft, events[-1]):
                 return Failed(taken)

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Annotated, TypeAlias
 from urllib.parse import unquote
+
+import msgspec
 
 from tai_state.errors import CorruptDocument, InvalidId
 
 ID_BYTES_MAX = 1_480
 """UTF-8 bytes of one escaped id: the 1,500 of an engine, less the ``~`` and the digits of an event's version."""
+
+FromOne: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+"""A version or a schema in a stored document; with a lesser number, the document is damaged."""
 
 VERSION_DIGITS = 12
 VERSION_MAX = 10**VERSION_DIGITS - 1

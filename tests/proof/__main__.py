@@ -1,7 +1,7 @@
-"""The crash proofs: ``python tests/proof --tier ci`` or ``--tier full``.
+"""The proofs of crashes and of damage: ``python tests/proof --tier ci`` or ``--tier full``.
 
-Needs strace and the right to trace. Ends with 0 when all is well, 1 when a proof failed, hit none of the faults it
-planned or did too little, and 3 when nothing can be traced here.
+All but the flips need strace and the right to trace. Ends with 0 when all is well, 1 when a proof failed, hit none of
+the faults it planned or did too little, and 3 when nothing can be traced here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import disk
+import flips
 import kill
 import power
 import scenarios as s
@@ -25,6 +26,7 @@ from tracing import Fault, TracingRefused, require_strace
 
 Proof = Callable[[Crew], Section]
 
+_KINDS = ("kill", "power", "disk", "mutants", "flips")
 _FAILED_SYNCS = tuple(Fault("fdatasync", "error=EIO", str(n)) for n in range(1, 21))
 _FEW_FAILED_SYNCS = tuple(Fault("fdatasync", "error=EIO", str(n)) for n in (1, 3, 4))
 _EVERY_SCENARIO = (
@@ -40,6 +42,7 @@ class Tier:
     power: tuple[Proof, ...]
     disk: tuple[Proof, ...]
     mutants: tuple[Proof, ...]
+    flips: tuple[Proof, ...]
 
     def proofs(self, kinds: list[str]) -> Iterator[Proof]:
         """The proofs of these kinds."""
@@ -77,6 +80,10 @@ def tiers(seed: int) -> dict[str, Tier]:
             partial(disk.prove, scenarios=(s.CLOSE,), lengths=("a while",), calls=("openat",), minimum=6),
         ),
         mutants=mutants,
+        flips=(
+            partial(flips.prove, engine="sqlite", seed=seed, count=500, minimum=400),
+            partial(flips.prove, engine="memory", seed=seed, count=300, minimum=200),
+        ),
     )
     full = Tier(
         kill=(partial(kill.prove, scenarios=(*_EVERY_SCENARIO, s.WORK), locks=True, minimum=2_000),),
@@ -94,6 +101,10 @@ def tiers(seed: int) -> dict[str, Tier]:
         ),
         disk=(partial(disk.prove, scenarios=_EVERY_SCENARIO, minimum=2_000),),
         mutants=mutants,
+        flips=(
+            partial(flips.prove, engine="sqlite", seed=seed, count=100_000, minimum=30_000),
+            partial(flips.prove, engine="memory", seed=seed, count=100_000, minimum=20_000),
+        ),
     )
     return {"ci": ci, "full": full}
 
@@ -108,20 +119,22 @@ def main() -> int:
     """Run the proofs asked for, and say what came of them."""
     parser = argparse.ArgumentParser(prog="python tests/proof", description=__doc__)
     parser.add_argument("--tier", choices=("ci", "full"), default="ci")
-    parser.add_argument("--only", action="append", choices=("kill", "power", "disk", "mutants"))
+    parser.add_argument("--only", action="append", choices=_KINDS)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="repeat a run")
     parser.add_argument("--json", type=Path, help="write the account to this file, too")
     options = parser.parse_args()
     print(f"tier {options.tier}, repeat with --seed {options.seed}", flush=True)
-    kinds = options.only or ["kill", "power", "disk", "mutants"]
+    kinds = options.only or list(_KINDS)
     try:
-        require_strace()
+        if kinds != ["flips"]:
+            require_strace()
         with crew() as hands:
             sections = [proof(hands) for proof in tiers(options.seed)[options.tier].proofs(kinds)]
     except TracingRefused as error:
         print(f"nothing can be shown here: {error}", file=sys.stderr)
         return 3
     print(table(sections))
+    print(*(f"{each.name}: {detail}" for each in sections for detail in each.details), sep="\n")
     complaints = [f"{each.name}: {complaint}" for each in sections for complaint in each.complaints()]
     print(*complaints[:50], sep="\n")
     if options.json:

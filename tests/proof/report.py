@@ -25,6 +25,7 @@ class Section:
         seconds: taken.
         failures: each as one line.
         minimum: faults or images below which the proof has done too little.
+        details: lines to show beside the table.
         wanted: where a mistake was made on purpose: what must be among the failures.
     """
 
@@ -42,6 +43,7 @@ class Section:
     images: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
     @property
     def trials(self) -> int:

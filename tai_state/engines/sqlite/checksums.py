@@ -15,6 +15,11 @@ stamp: Callable[[int, int], bytes] = Struct("<qq").pack
 ROW: Final = "CAST(id AS BLOB), CAST(fields AS BLOB), revision, updated_us, checksum"
 """The columns that :func:`documents` needs. Text is read as bytes, because damaged text could not be read otherwise."""
 
+ROW_OF_ANY: Final = "CAST(id AS BLOB), CAST(fields AS BLOB), " + ", ".join(
+    f"iif(typeof({number}) = 'text', NULL, {number})" for number in ("revision", "updated_us", "checksum")
+)
+"""The same columns, for rows in which a damaged page has put text that is not UTF-8 in the place of a number."""
+
 TIMESTAMP: Final = """
 CASE WHEN collection GLOB '*/events' THEN
     CASE WHEN json_valid(fields) AND json_type(fields, '$.timestamp') = 'text' THEN fields ->> '$.timestamp' ELSE '' END

@@ -13,7 +13,9 @@ from tai_state.engines.sqlite.disk import has_failed, reading
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.errors import CorruptDocument
 
-_HIDDEN = f"SELECT CAST(path AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100"  # noqa: S608 - columns
+_HIDDEN = f"""
+SELECT CAST(ifnull(path, id) AS BLOB) FROM documents WHERE timestamp IS NOT {TIMESTAMP} LIMIT 100
+"""  # noqa: S608 - columns of this package
 _HIDDEN_MEANS = "its column timestamp differs from its field, so queries by time miss it: restore a backup"
 
 
@@ -33,6 +35,8 @@ def damage_of(connect: Callable[[], apsw.Connection], path: str) -> list[Corrupt
             hidden: list[Any] = connection.execute(_HIDDEN).fetchall()
             if has_failed(connection):  # the check names what it could not read as if it were damaged
                 raise apsw.exception_for(apsw.SQLITE_IOERR_READ)
+    except CorruptDocument as error:
+        return [error]
     except apsw.Error as error:
         failure = mapped_error(error, "read", path)
         if not isinstance(failure, CorruptDocument):
@@ -41,5 +45,5 @@ def damage_of(connect: Callable[[], apsw.Connection], path: str) -> list[Corrupt
     advice = "restore a backup or, if only indexes are damaged, run REINDEX on a copy with SQLite, and verify the copy"
     return [
         *(CorruptDocument(path, f"SQLite reports: {text.strip()}: {advice}") for text in found),
-        *(CorruptDocument(each.decode(errors="backslashreplace"), _HIDDEN_MEANS) for (each,) in hidden),
+        *(CorruptDocument((each or b"").decode(errors="backslashreplace"), _HIDDEN_MEANS) for (each,) in hidden),
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import apsw
 
 from tai_state.engines.api import Document, split
-from tai_state.engines.sqlite.checksums import ROW, documents
+from tai_state.engines.sqlite.checksums import ROW, ROW_OF_ANY, documents
 from tai_state.engines.sqlite.disk import unread
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
@@ -22,10 +22,14 @@ T = TypeVar("T")
 _FETCHED_ROWS = 16
 _PAGE_BYTES = 1024 * 1024
 
-_RIGHT_AFTER_SLASH = chr(ord("/") + 1)
-_FIRST_COLLECTION = "SELECT MIN(collection) FROM documents WHERE collection >= ? AND collection < ?"
+_RIGHT_AFTER_SLASH = bytes([ord("/") + 1])
+# A damaged name may be no text, so it is read as bytes.
+_FIRST_COLLECTION = """
+SELECT CAST(MIN(collection) AS BLOB) FROM documents
+WHERE collection >= CAST(? AS TEXT) AND collection < CAST(? AS TEXT)
+"""
 _EXISTS = "SELECT 1 FROM documents WHERE collection = ? AND id = ?"
-_ONE = f"SELECT {ROW} FROM documents WHERE collection = ? AND id = ?"  # noqa: S608 - columns of this package
+_ONE: Final = f"SELECT {ROW} FROM documents WHERE collection = ? AND id = ?"  # noqa: S608 - columns of this package
 
 
 class Reader:
@@ -109,7 +113,10 @@ def select(paths: Sequence[str], connection: apsw.Connection) -> list[Document |
 
 def _one(connection: apsw.Connection, path: str) -> Document | None:
     collection, document_id = split(path)
-    row = connection.execute(_ONE, (collection, document_id)).fetchone()
+    try:
+        row = connection.execute(_ONE, (collection, document_id)).fetchone()
+    except UnicodeDecodeError:
+        row = connection.execute(_of_any(_ONE), (collection, document_id)).fetchone()
     return None if row is None else documents(collection, [row])[0]
 
 
@@ -122,15 +129,16 @@ def missing(collection: str, connection: apsw.Connection) -> list[str]:
 
 def _parents(connection: apsw.Connection, collection: str) -> Iterator[str]:
     """The ids in a collection below which there are documents; each takes one seek, however many there are."""
-    begin, end = f"{collection}/", f"{collection}{_RIGHT_AFTER_SLASH}"
+    name = collection.encode()
+    begin, end = name + b"/", name + _RIGHT_AFTER_SLASH
     start = begin
     while True:
         [(found,)] = connection.execute(_FIRST_COLLECTION, (start, end))
         if found is None:
             return
-        document_id = found[len(begin) :].partition("/")[0]
-        yield document_id
-        start = f"{begin}{document_id}{_RIGHT_AFTER_SLASH}"
+        document_id = found[len(begin) :].partition(b"/")[0]
+        yield document_id.decode(errors="backslashreplace")
+        start = begin + document_id + _RIGHT_AFTER_SLASH
 
 
 def _is_there(connection: apsw.Connection, collection: str, document_id: str) -> bool:
@@ -139,9 +147,20 @@ def _is_there(connection: apsw.Connection, collection: str, document_id: str) ->
 
 def page(sql: str, place: dict[str, Any], rows_max: int, connection: apsw.Connection) -> tuple[list[Any], bool]:
     """The next rows, limited in number and bytes, and whether they are the last. The second column must be text."""
+    try:
+        return _page(connection.execute(sql, place), rows_max)
+    except UnicodeDecodeError:
+        return _page(connection.execute(_of_any(sql), place), rows_max)
+
+
+def _of_any(sql: str) -> str:
+    """The same statement for rows in which a number may be text."""
+    return sql.replace(ROW, ROW_OF_ANY)
+
+
+def _page(cursor: apsw.Cursor, rows_max: int) -> tuple[list[Any], bool]:
     rows: list[Any] = []
     size = 0
-    cursor = connection.execute(sql, place)
     while len(rows) < rows_max and size < _PAGE_BYTES:
         some = list(islice(cursor, min(_FETCHED_ROWS, rows_max - len(rows))))
         if not some:

@@ -15,15 +15,17 @@ from tai_state.engines.watching import is_collection
 LARGE: Final = 256
 """A collection with more documents is looked at separately."""
 
-_REVISION: Final = "SELECT revision FROM documents WHERE collection = ? AND id = ?"
-_MOVED_SINCE: Final = "SELECT id, revision FROM documents WHERE collection = ? AND revision > ?"
+# A damaged page may hold any bytes in the place of an id or a revision. Whoever reads the document sees the damage.
+_WHOLE: Final = "iif(typeof(documents.revision) IN ('text', 'blob'), 0, documents.revision)"
+_REVISION: Final = f"SELECT {_WHOLE} FROM documents WHERE collection = ? AND id = ?"  # noqa: S608 - columns
+_MOVED_SINCE: Final = f"SELECT CAST(id AS BLOB), {_WHOLE} FROM documents WHERE collection = ? AND revision > ?"  # noqa: S608
 _COUNT: Final = "SELECT count(*) FROM documents WHERE collection = ?"
-_IDS: Final = "SELECT id FROM documents WHERE collection = ?"
-_MOVED_OF: Final = """
-SELECT watched.value ->> 0, watched.value ->> 1, documents.revision FROM json_each(?) AS watched
+_IDS: Final = "SELECT CAST(id AS BLOB) FROM documents WHERE collection = ?"
+_MOVED_OF: Final = f"""
+SELECT watched.value ->> 0, watched.value ->> 1, {_WHOLE} FROM json_each(?) AS watched
 LEFT JOIN documents ON documents.collection = watched.value ->> 0 AND documents.id = watched.value ->> 1
-WHERE documents.revision IS NOT watched.value ->> 2
-"""
+WHERE {_WHOLE} IS NOT watched.value ->> 2
+"""  # noqa: S608 - columns
 
 _encode = msgspec.json.Encoder().encode
 
@@ -155,11 +157,16 @@ class _Collection:
     def look(self, connection: apsw.Connection) -> list[Move]:
         """Find what has changed. A document that becomes visible later has a greater revision than all before."""
         moved: list[Any] = connection.execute(_MOVED_SINCE, (self._path, self._newest)).fetchall()
-        found: list[tuple[str, int | None]] = [each for each in moved if self.note(*each)]
-        self._newest = max([revision for _, revision in moved], default=self._newest)
+        named = [(_text(document_id), revision) for document_id, revision in moved]
+        found: list[tuple[str, int | None]] = [each for each in named if self.note(*each)]
+        self._newest = max([self._newest, *(revision for _, revision in moved)])
         if connection.execute(_COUNT, (self._path,)).get != len(self._revisions):
-            there = {row[0] for row in connection.execute(_IDS, (self._path,))}
+            there = {_text(row[0]) for row in connection.execute(_IDS, (self._path,))}
             gone = self._revisions.keys() - there
             found += [(each, None) for each in gone if self.note(each, None)]
         self.is_large = len(self._revisions) > LARGE
         return [(self._path, f"{self._path}/{document_id}", revision) for document_id, revision in found]
+
+
+def _text(document_id: Any) -> str:
+    return document_id.decode(errors="backslashreplace") if isinstance(document_id, bytes) else str(document_id)

@@ -32,7 +32,7 @@ REST: Final = 250
 
 _REST_SECONDS_AFTER_ERROR: Final = 1.0
 _VERSION: Final = "PRAGMA data_version"
-_TOKEN: Final = "SELECT token FROM counter"  # noqa: S105 - the counter's
+_TOKEN: Final = "SELECT token FROM counter WHERE id = 1"  # noqa: S105 - the counter's
 
 
 class Enter(msgspec.Struct, frozen=True):
@@ -162,7 +162,7 @@ class Watcher:
             return False
         self._data_version = version
         token: Any = connection.execute(_TOKEN).get
-        return not self._writer.owns(token)
+        return not isinstance(token, int) or not self._writer.owns(token)
 
     def _rest(self) -> None:
         """If every look is due already, wait for the first pause to end: until then, further commits change nothing."""

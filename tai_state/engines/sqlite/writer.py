@@ -26,7 +26,7 @@ from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import Prepared
 from tai_state.engines.sqlite.worker import Job
-from tai_state.errors import CommitRefused, StoreUnusable, TaiStateError
+from tai_state.errors import CommitRefused, CorruptDocument, StoreUnusable, TaiStateError
 from tai_state.values.times import WallClock
 
 RESERVED = 1_000
@@ -47,7 +47,7 @@ _PUT_EVENT_AT: Final = f"{_SET},timestamp=? {_WHERE_AT}"
 _PUT: Final = f"""{_INSERT} ON CONFLICT (collection,id) DO UPDATE SET
 revision=excluded.revision,updated_us=excluded.updated_us,checksum=excluded.checksum,
 fields=excluded.fields,timestamp=excluded.timestamp"""
-_COUNTER = "SELECT revision, token FROM counter"
+_COUNTER = "SELECT revision, token FROM counter WHERE id = 1"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
 
@@ -184,7 +184,7 @@ class Writer:
         cursor = connection.cursor()
         before: Any = reserved
         if reserved is None or connection.data_version() != self._data_version:  # else no other process has committed
-            before = cursor.execute(_COUNTER).get
+            before = _counter(cursor, self._file.path)
             if before != reserved:
                 self.others += 1
         now = self._clock.now_us()
@@ -263,7 +263,7 @@ class Writer:
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
-            found = connection.execute(_COUNTER).get
+            found = _counter(connection.cursor(), self._file.path)
             if witness is not None:
                 there = connection.execute(_REVISION, (witness.collection, witness.id)).get
                 stands = there == transaction.revision
@@ -283,6 +283,19 @@ class Writer:
                 job.error = mapped_error(error, "commit", self._file.path, unknown=unknown)
             else:
                 job.error = error
+
+
+def _counter(cursor: apsw.Cursor, path: str) -> Counter:
+    """The content of the counter.
+
+    Raises:
+        CorruptDocument: it is not there, or holds no numbers.
+    """
+    rows: list[Any] = cursor.execute(_COUNTER).fetchall()
+    for revision, token in rows:
+        if isinstance(revision, int) and isinstance(token, int):
+            return revision, token
+    raise CorruptDocument(path, "the table counter is damaged: restore a backup")
 
 
 class _HalfWrittenError(Exception):

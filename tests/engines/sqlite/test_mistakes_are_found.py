@@ -147,8 +147,10 @@ MISTAKES = (
     Red(
         paging_checks.check_scan_after_a_cancelled_step,
         "the thread moves on, whether the page is taken or not",
-        "        rows += some\n",
-        '        rows += some\n        place["start"] = some[-1][0] + b"\\0"\n',
+        "        return _page(connection.execute(sql, place), rows_max)\n    except",
+        "        found = _page(connection.execute(sql, place), rows_max)\n"
+        '        place.update({"start": found[0][-1][0] + b"\\0"} if found[0] else {})\n'
+        "        return found\n    except",
         reader,
     ),
     Red(
