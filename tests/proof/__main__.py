@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import disk
+import features
 import kill
 import power
 import scenarios as s
@@ -40,6 +41,7 @@ class Tier:
     power: tuple[Proof, ...]
     disk: tuple[Proof, ...]
     mutants: tuple[Proof, ...]
+    features: tuple[Proof, ...]
 
     def proofs(self, kinds: list[str]) -> Iterator[Proof]:
         """The proofs of these kinds."""
@@ -47,8 +49,9 @@ class Tier:
             yield from getattr(self, kind)
 
 
-def tiers(seed: int) -> dict[str, Tier]:
-    """Both tiers; all that is random follows from the seed."""
+def tiers(seed: int, minutes: float) -> dict[str, Tier]:
+    """Both tiers; all that is random follows from the seed. Features are tried with each other for so many minutes."""
+    together = tuple(partial(features.prove, kind=kind, minutes=minutes, seed=seed) for kind in features.MACHINES)
     mutants = (
         partial(kill.prove, scenarios=(s.BRIEF,), mutant="split", wanted="TORN"),
         partial(kill.prove, scenarios=(s.BRIEF,), mutant="hasty", wanted="LOST"),
@@ -77,6 +80,7 @@ def tiers(seed: int) -> dict[str, Tier]:
             partial(disk.prove, scenarios=(s.CLOSE,), lengths=("a while",), calls=("openat",), minimum=6),
         ),
         mutants=mutants,
+        features=together,
     )
     full = Tier(
         kill=(partial(kill.prove, scenarios=(*_EVERY_SCENARIO, s.WORK), locks=True, minimum=2_000),),
@@ -94,6 +98,7 @@ def tiers(seed: int) -> dict[str, Tier]:
         ),
         disk=(partial(disk.prove, scenarios=_EVERY_SCENARIO, minimum=2_000),),
         mutants=mutants,
+        features=together,
     )
     return {"ci": ci, "full": full}
 
@@ -108,7 +113,8 @@ def main() -> int:
     """Run the proofs asked for, and say what came of them."""
     parser = argparse.ArgumentParser(prog="python tests/proof", description=__doc__)
     parser.add_argument("--tier", choices=("ci", "full"), default="ci")
-    parser.add_argument("--only", action="append", choices=("kill", "power", "disk", "mutants"))
+    parser.add_argument("--only", action="append", choices=("kill", "power", "disk", "mutants", "features"))
+    parser.add_argument("--minutes", type=float, default=30.0, help="for each engine, with --only features")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="repeat a run")
     parser.add_argument("--json", type=Path, help="write the account to this file, too")
     options = parser.parse_args()
@@ -117,7 +123,7 @@ def main() -> int:
     try:
         require_strace()
         with crew() as hands:
-            sections = [proof(hands) for proof in tiers(options.seed)[options.tier].proofs(kinds)]
+            sections = [proof(hands) for proof in tiers(options.seed, options.minutes)[options.tier].proofs(kinds)]
     except TracingRefused as error:
         print(f"nothing can be shown here: {error}", file=sys.stderr)
         return 3
