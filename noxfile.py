@@ -68,6 +68,7 @@ def proof(session: nox.Session) -> None:
     """The long counts: crashes, power loss, disk faults, model runs. Takes most of an hour."""
     _install_wheel(session, *TESTS)
     session.run("python", "tests/proof", "--tier", "full", *session.posargs, env=SAFE)
+    session.run("python", "tests/proof", "--only", "features", env=SAFE)
     session.run(
         "python",
         "-m",

@@ -12,7 +12,7 @@ from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
 from tai_state.streams import writing
-from tai_state.streams.changes import Append, Change, Fence, append_of, separately
+from tai_state.streams.changes import Append, Change, Fence, Guard, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.repeating import Results
@@ -252,8 +252,7 @@ class Transaction:
             await self.confirm()
         appends = tuple([self._part(each) for each in self._written.values()])
         compose = separately(*[each.compose_as_expected for each in self._written.values()])
-        only_read = [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
-        guards = (*only_read, *self.core.guards(fence))
+        guards = (*self._guards(), *self.core.guards(fence))
         done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         versions: list[StateVersion] = []
         for written, appended in zip(self._written.values(), done, strict=True):
@@ -273,6 +272,10 @@ class Transaction:
             await self._look({})
 
     # Internal --------------------------------------------------------------------------------------------------
+
+    def _guards(self) -> list[Guard]:
+        """The states that were only read: each must still be as it was."""
+        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -1,7 +1,7 @@
 """The proofs of crashes and of damage: ``python tests/proof --tier ci`` or ``--tier full``.
 
-All but the flips need strace and the right to trace. Ends with 0 when all is well, 1 when a proof failed, hit none of
-the faults it planned or did too little, and 3 when nothing can be traced here.
+All but the flips and the features need strace and the right to trace. Ends with 0 when all is well, 1 when a proof
+failed, hit none of the faults it planned or did too little, and 3 when nothing can be traced here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import disk
+import features
 import flips
 import kill
 import power
@@ -43,6 +44,7 @@ class Tier:
     disk: tuple[Proof, ...]
     mutants: tuple[Proof, ...]
     flips: tuple[Proof, ...]
+    features: tuple[Proof, ...]
 
     def proofs(self, kinds: list[str]) -> Iterator[Proof]:
         """The proofs of these kinds."""
@@ -50,8 +52,9 @@ class Tier:
             yield from getattr(self, kind)
 
 
-def tiers(seed: int) -> dict[str, Tier]:
-    """Both tiers; all that is random follows from the seed."""
+def tiers(seed: int, minutes: float) -> dict[str, Tier]:
+    """Both tiers; all that is random follows from the seed. Features are tried with each other for so many minutes."""
+    together = tuple(partial(features.prove, kind=kind, minutes=minutes, seed=seed) for kind in features.MACHINES)
     mutants = (
         partial(kill.prove, scenarios=(s.BRIEF,), mutant="split", wanted="TORN"),
         partial(kill.prove, scenarios=(s.BRIEF,), mutant="hasty", wanted="LOST"),
@@ -84,6 +87,7 @@ def tiers(seed: int) -> dict[str, Tier]:
             partial(flips.prove, engine="sqlite", seed=seed, count=500, minimum=400),
             partial(flips.prove, engine="memory", seed=seed, count=300, minimum=200),
         ),
+        features=together,
     )
     full = Tier(
         kill=(partial(kill.prove, scenarios=(*_EVERY_SCENARIO, s.WORK), locks=True, minimum=2_000),),
@@ -105,6 +109,7 @@ def tiers(seed: int) -> dict[str, Tier]:
             partial(flips.prove, engine="sqlite", seed=seed, count=100_000, minimum=30_000),
             partial(flips.prove, engine="memory", seed=seed, count=100_000, minimum=20_000),
         ),
+        features=together,
     )
     return {"ci": ci, "full": full}
 
@@ -119,17 +124,18 @@ def main() -> int:
     """Run the proofs asked for, and say what came of them."""
     parser = argparse.ArgumentParser(prog="python tests/proof", description=__doc__)
     parser.add_argument("--tier", choices=("ci", "full"), default="ci")
-    parser.add_argument("--only", action="append", choices=_KINDS)
+    parser.add_argument("--only", action="append", choices=(*_KINDS, "features"))
+    parser.add_argument("--minutes", type=float, default=30.0, help="for each engine, with --only features")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="repeat a run")
     parser.add_argument("--json", type=Path, help="write the account to this file, too")
     options = parser.parse_args()
     print(f"tier {options.tier}, repeat with --seed {options.seed}", flush=True)
     kinds = options.only or list(_KINDS)
     try:
-        if kinds != ["flips"]:
+        if not set(kinds) <= {"flips", "features"}:
             require_strace()
         with crew() as hands:
-            sections = [proof(hands) for proof in tiers(options.seed)[options.tier].proofs(kinds)]
+            sections = [proof(hands) for proof in tiers(options.seed, options.minutes)[options.tier].proofs(kinds)]
     except TracingRefused as error:
         print(f"nothing can be shown here: {error}", file=sys.stderr)
         return 3

@@ -241,7 +241,16 @@ async def _stored_at_the_end(place: Place, work: Work, folder: Path) -> dict[str
     """What is stored once the work is done without a fault, again or for the first time."""
     async with place.store(snapshots=POLICY_OF_WORK) as store:
         await work.run(store, folder)
-        return await dump(store.core.engine)
+        return await _stored(store, work)
+
+
+async def _stored(store: StateStore, work: Work) -> dict[str, Any]:
+    """Every document. Each call that imports rows has an id of its own, from which the digests of its events follow."""
+    documents = await dump(store.core.engine)
+    if work.name != "import":
+        return documents
+    follows = {"call", "digest", "previous"}
+    return {path: {name: fields[name] for name in fields.keys() - follows} for path, fields in documents.items()}
 
 
 @pytest.mark.parametrize(("fault", "delay_calls"), FAULTS)
@@ -284,7 +293,7 @@ async def _work_under_faults(places: Places, tmp_path: Path, work: Work, fault: 
         note = f"{fault} at call {number} of {calls}: {error!r}"
         assert error is None or isinstance(error, Unavailable | CommitOutcomeUnknown), note
         async with place.store() as store:
-            stored = await dump(store.core.engine)
+            stored = await _stored(store, work)
         if error is None and not scope.cancelled_caught and work.name != "cleanup":
             assert stored == expected, note
         # The one call after which nothing is left to do but to hear of it: there the work is refused as done.
