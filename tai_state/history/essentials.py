@@ -13,7 +13,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, GOVERNOR, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
-from tai_state.values.ids import escape_id, unescape_id
+from tai_state.values.ids import unescape_id
 from tai_state.values.times import format_us
 
 MARKERS_AT_ONCE = 100
@@ -29,7 +29,7 @@ async def all_governors(core: Core, strange: list[Inconsistent]) -> list[str]:
     """
     segments = {document.id async for document in core.engine.scan(Scan(core.layout.governors))}
     segments.update(await core.engine.missing(core.layout.governors))
-    segments.update(escape_id(each, "governor_id") for each in await governors_of_restores(core))
+    segments.update(await governors_of_restores(core))
     found: list[str] = []
     for segment in sorted(segments):
         try:

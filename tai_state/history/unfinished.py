@@ -7,7 +7,6 @@ import msgspec
 from tai_state.engines.api import Scan, Shape
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
-from tai_state.values.ids import unescape_id
 
 
 class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,5 +46,5 @@ async def check_restored(core: Core, governor_id: str) -> None:
 
 
 async def governors_of_restores(core: Core) -> list[str]:
-    """The governors of which a restore was ever begun in this store, finished ones included."""
-    return [unescape_id(each.id) async for each in core.engine.scan(Scan(core.layout.restores))]
+    """The escaped ids of the governors of which a restore was ever begun in this store, finished ones included."""
+    return [each.id async for each in core.engine.scan(Scan(core.layout.restores))]
