@@ -34,5 +34,5 @@ async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = N
 
 
 async def governors_of_restores(core: Core) -> list[str]:
-    """The escaped ids of governors of which a restore was ever begun in this store, finished ones included."""
+    """The escaped ids of the governors of which a restore was ever begun in this store, finished ones included."""
     return [each.id async for each in core.engine.scan(Scan(core.layout.restores))]

@@ -76,6 +76,8 @@ def unescape_id(segment: str) -> str:
     Raises:
         CorruptDocument: the segment is not an escaped id.
     """
+    if not segment:
+        raise CorruptDocument(segment, "is not an escaped id")
     try:
         return unquote(segment, errors="strict") if "%" in segment else segment
     except UnicodeDecodeError:
