@@ -1,4 +1,4 @@
-"""Features with each other, in an order left to chance, for a given time; see ``tests/support/features``."""
+"""Features with each other, in an order left to chance, for some minutes; see ``tests/support/features.py``."""
 
 from __future__ import annotations
 
