@@ -12,7 +12,7 @@ from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
 from tai_state.streams import writing
-from tai_state.streams.changes import Append, Change, Fence, append_of, separately
+from tai_state.streams.changes import Append, Change, Fence, Guard, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.repeating import Results
@@ -221,8 +221,8 @@ class Transaction:
         self._is_open = False
 
     def leave(self) -> None:
-        """End, and give back the turn of what was read."""
-        self.end()
+        """End, and give back the turn."""
+        self._is_open = False
         if self._turn is not None:
             self._turn.give()
 
@@ -252,8 +252,7 @@ class Transaction:
             await self.confirm()
         appends = tuple([self._part(each) for each in self._written.values()])
         compose = separately(*[each.compose_as_expected for each in self._written.values()])
-        only_read = [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
-        guards = (*only_read, *self.core.guards(fence))
+        guards = (*self._guards(), *self.core.guards(fence))
         done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         versions: list[StateVersion] = []
         for written, appended in zip(self._written.values(), done, strict=True):
@@ -333,11 +332,8 @@ class Transaction:
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as read, with the transaction's own writes applied."""
-        seen = self._seen[stream.state]
-        present = seen.state
-        written = self._written.get(stream.state)
-        if written is not None:
-            present = overlaid(seen, written)
+        seen, written = self._seen[stream.state], self._written.get(stream.state)
+        present = seen.state if written is None else overlaid(seen, written)
         if present is None or isinstance(present, DeletedState):
             return None
         own = present.with_data(normalise_object(present.data, "state data")[1])
@@ -398,3 +394,7 @@ class Transaction:
             must_live=first.must_live,
             seen=None if seen is None else seen.known,
         )
+
+    def _guards(self) -> list[Guard]:
+        """The checks of the states that were only read."""
+        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
