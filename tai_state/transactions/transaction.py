@@ -221,8 +221,8 @@ class Transaction:
         self._is_open = False
 
     def leave(self) -> None:
-        """End, and give back the turn of what was read."""
-        self.end()
+        """End, and give back the turn."""
+        self._is_open = False
         if self._turn is not None:
             self._turn.give()
 
@@ -336,11 +336,8 @@ class Transaction:
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as read, with the transaction's own writes applied."""
-        seen = self._seen[stream.state]
-        present = seen.state
-        written = self._written.get(stream.state)
-        if written is not None:
-            present = overlaid(seen, written)
+        seen, written = self._seen[stream.state], self._written.get(stream.state)
+        present = seen.state if written is None else overlaid(seen, written)
         if present is None or isinstance(present, DeletedState):
             return None
         own = present.with_data(normalise_object(present.data, "state data")[1])
@@ -401,3 +398,7 @@ class Transaction:
             must_live=first.must_live,
             seen=None if seen is None else seen.known,
         )
+
+    def _guards(self) -> list[Guard]:
+        """The checks of the states that were only read."""
+        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]

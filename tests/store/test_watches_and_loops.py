@@ -48,7 +48,7 @@ async def host():
         ended.set()
 
     trio.lowlevel.start_guest_run(guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=done)
-    await asyncio.wait_for(ended.wait(), 2)
+    await asyncio.wait_for(ended.wait(), 30)
     print(outcomes[0].unwrap(), flush=True)
     os._exit(0)
 
