@@ -273,10 +273,6 @@ class Transaction:
 
     # Internal --------------------------------------------------------------------------------------------------
 
-    def _guards(self) -> list[Guard]:
-        """The states that were only read: each must still be as it was."""
-        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
-
     def _check_open(self) -> None:
         if not self._is_open:
             raise RuntimeError("the transaction has ended: read and write inside its function or block")
