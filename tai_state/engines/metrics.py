@@ -22,11 +22,11 @@ class Metrics(Observer):
     """
 
     def __init__(self) -> None:
-        self.updates = 0
+        self.updates: int = 0
         self.errors: Counter[str] = Counter()
         self.retries: Counter[int] = Counter()
-        self.recovered_states = 0
-        self.recovery_seconds = 0.0
+        self.recovered_states: int = 0
+        self.recovery_seconds: float = 0.0
 
     @property
     def conflict_rate(self) -> float:

@@ -31,6 +31,7 @@ from tai_state import (
     open_store,
 )
 from tai_state.engines.api import PRESENT, Check, Committed, Delete, Write
+from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.memory import MemoryEngine
 from tai_state.history.csvfile import Columns
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
@@ -108,6 +109,7 @@ async def _emulator_not_found(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as environment:
         for name in ("PATH", "HOME", "CLOUDSDK_ROOT_DIR"):
             environment.setenv(name, str(folder))
+        environment.delenv(EMULATOR, raising=False)
         with running_emulator():
             pass
 

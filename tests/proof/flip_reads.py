@@ -40,7 +40,8 @@ NOT_READS: dict[str, str] = {
             "LockManager.acquire_lock", "LockManager.break_lock", "LockManager.cleanup_expired_locks",
             "LockManager.lock", "LockManager.lock_all", "LockManager.release_lock", "LockManager.renew_lock",
             "Transaction.delete", "Transaction.log", "Transaction.put", "Transaction.record", "Transaction.commit",
-            "Transaction.confirm", "Transaction.end", "EventualConsistency.read_repair", "sync",
+            "Transaction.confirm", "Transaction.end", "Transaction.leave", "TransactionManager.acquire_lock",
+            "TransactionManager.release_lock", "EventualConsistency.read_repair", "sync",
         ),
         "changes the store; what it reads first is what the reads read",
     ),
@@ -56,6 +57,7 @@ NOT_READS: dict[str, str] = {
         "reads nothing from the engine",
     ),
     "StateMachinePersister.validate_consistency": "it is what reports",
+    "StateStore.get_size": "it counts the damaged",
     "TransactionManager.transact": "as StateStore.transact",
     "TransactionManager.transaction": "as StateStore.transact",
 }  # fmt: skip

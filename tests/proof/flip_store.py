@@ -25,9 +25,9 @@ from tai_state import (
 )
 from tai_state.engines.api import Engine, Put
 from tai_state.engines.memory import MemoryEngine
-from tai_state.locks.records import BeatRecord, HeldLock, LockRecord, WaiterRecord
+from tai_state.locks.records import BeatRecord, BreakRecord, HeldLock, LockRecord, WaiterRecord
+from tai_state.streams.identity import StoreRecord
 from tai_state.streams.layout import Layout
-from tai_state.streams.records import StoreRecord
 from tai_state.streams.settings import Settings
 from tai_state.testing import ManualClock
 
@@ -201,9 +201,10 @@ async def _of_another_time(store: StateStore, clock: ManualClock) -> None:
 
 
 async def _locked(store: StateStore) -> None:
-    """A lock that was renewed, one that was not, and two who wait for them, in a circle; with names that are known."""
+    """A lock that was renewed, one that was not, one that was broken, and two who wait in a circle; of known names."""
     layout = store.core.layout
     places: dict[str, msgspec.Struct] = {layout.lockbeat("printer"): BeatRecord("nonce-printer", 3)}
+    places[layout.lockbreak("nonce-plotter")] = BreakRecord("plotter", 36_000.0)
     for resource, holder, other in (("printer", "ann", "scanner"), ("scanner", "ben", "printer")):
         held = (HeldLock(resource, f"nonce-{resource}"),)
         places[layout.lock(resource)] = LockRecord(holder, held[0].nonce, 36_000.0, "2026-09-22T00:00:00.000000Z")

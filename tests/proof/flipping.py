@@ -17,7 +17,7 @@ from tai_state.engines.api import Document, Shape, split
 from tai_state.engines.memory import MemoryDocuments
 from tai_state.history import unfinished
 from tai_state.locks import records as lock_records
-from tai_state.streams import records
+from tai_state.streams import identity, records
 
 Value: TypeAlias = Any
 
@@ -27,17 +27,19 @@ SHAPES: dict[str, Shape[Any]] = {
     "event": records.EVENT,
     "snapshot": records.SNAPSHOT,
     "marker": records.MARKER,
-    "store": records.STORE,
+    "store": identity.STORE,
     "restore": unfinished.RESTORE,
     "lock": lock_records.LOCK,
     "lockbeat": lock_records.BEAT,
     "waiter": lock_records.WAITER,
+    "lockbreak": lock_records.BREAK,
 }
 """All kinds of documents, each with what its fields must fit."""
 
 _COLLECTIONS = {
     "governors": "governor", "states": "state", "events": "event", "snapshots": "snapshot", "ids": "marker",
-    "locks": "lock", "lockbeats": "lockbeat", "waiters": "waiter", "meta": "store", "restores": "restore",
+    "locks": "lock", "lockbeats": "lockbeat", "lockbreaks": "lockbreak", "waiters": "waiter", "meta": "store",
+    "restores": "restore",
 }  # fmt: skip
 _OPEN = {"data", "causality", "context", "labels", "others"}
 """Fields whose keys the application or the store names: what is below them counts as one field."""

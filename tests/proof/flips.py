@@ -122,7 +122,8 @@ class Flipper:
     def _judged(self, flip: Flip, differing: dict[str, Any], found: list[str]) -> tuple[str, list[str]]:
         refused = {name: each for name, each in differing.items() if isinstance(each, Inconsistent)}
         others = {name: each for name, each in differing.items() if name not in refused}
-        bad = [f"{flip}: verify ends with {each}" for each in found if each.startswith(_ENDED)]
+        ends = [] if flip.kind == "pragma" else [each for each in found if each.startswith(_ENDED)]  # of the whole file
+        bad = [f"{flip}: verify ends with {each}" for each in ends]
         bad += [
             f"{flip}: {name} gives {_short(each)}"
             for name, each in others.items()

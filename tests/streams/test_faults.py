@@ -241,10 +241,10 @@ async def _stored_at_the_end(place: Place, work: Work, folder: Path) -> dict[str
     """What is stored once the work is done without a fault, again or for the first time."""
     async with place.store(snapshots=POLICY_OF_WORK) as store:
         await work.run(store, folder)
-        return await _stored(store, work)
+        return await _documents(store, work)
 
 
-async def _stored(store: StateStore, work: Work) -> dict[str, Any]:
+async def _documents(store: StateStore, work: Work) -> dict[str, Any]:
     """Every document. Each call that imports rows has an id of its own, from which the digests of its events follow."""
     documents = await dump(store.core.engine)
     if work.name != "import":
@@ -293,7 +293,7 @@ async def _work_under_faults(places: Places, tmp_path: Path, work: Work, fault: 
         note = f"{fault} at call {number} of {calls}: {error!r}"
         assert error is None or isinstance(error, Unavailable | CommitOutcomeUnknown), note
         async with place.store() as store:
-            stored = await _stored(store, work)
+            stored = await _documents(store, work)
         if error is None and not scope.cancelled_caught and work.name != "cleanup":
             assert stored == expected, note
         # The one call after which nothing is left to do but to hear of it: there the work is refused as done.

@@ -167,7 +167,7 @@ MISTAKES = [
     ),
     mistake(
         "a context that holds no note ends a list", notes, "except (KeyError, TypeError, *NOT_JSON):",
-        "except KeyError:", "memory", "event: metadata.context",
+        "except KeyError:", "memory", "event: metadata.context is empty text",
     ),
 ]  # fmt: skip
 

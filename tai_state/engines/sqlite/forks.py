@@ -27,7 +27,7 @@ class _Forks:
     """
 
     def __init__(self) -> None:
-        self.generation = 0
+        self.generation: int = 0
         self.inherited: set[Identity] = set()
         self._open: Counter[Identity] = Counter()
         os.register_at_fork(after_in_child=self._count)

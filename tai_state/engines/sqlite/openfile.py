@@ -38,8 +38,8 @@ class OpenFile:
 
     def __init__(self, path: str, connect: Callable[[], apsw.Connection]) -> None:
         self.path = path
-        self.is_lost = False
-        self.is_still = False
+        self.is_lost: bool = False
+        self.is_still: bool = False
         self._connect = connect
         self._log = ""
         self._lock = threading.Lock()
