@@ -220,7 +220,6 @@ async def flipped(
         only: chooses among all flips, before they are numbered.
         failures_max: stop when there are so many.
     """
-    logging.getLogger("tai_state").setLevel(logging.CRITICAL)
     account = Account()
     with scratch() as folder:
         async with flipper_over(task.engine, folder) as flipper:
@@ -239,6 +238,7 @@ async def flipped(
 
 
 def _flipped(task: Task) -> Account:
+    logging.getLogger("tai_state").setLevel(logging.CRITICAL)
     return anyio.run(flipped, task)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import os
 import re
 import subprocess
@@ -31,6 +32,12 @@ pytestmark = pytest.mark.timeout(400)
 
 PROGRAM = Path(__file__).parents[1] / "proof"
 PACKAGE = Path(tai_state.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """What is logged of so much damage is not for reading."""
+    caplog.set_level(logging.CRITICAL, "tai_state")
 
 
 @pytest.fixture

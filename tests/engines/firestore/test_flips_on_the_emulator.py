@@ -59,14 +59,17 @@ EDITS: dict[str, Callable[[Any], None]] = {"another text": another_text, "one fi
 
 
 async def test_an_edit_is_refused_or_reported(
-    firestore: Callable[[], FirestoreEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    firestore: Callable[[], FirestoreEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """After each edit of each kind of document every read gives what it gave, or an error that names the damage."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "proof")
     flips, flip_store, flip_reads, flip_rules, flipping = map(
         importlib.import_module, ("flips", "flip_store", "flip_reads", "flip_rules", "flipping")
     )
-    logging.getLogger("tai_state").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "tai_state")
     clock, dates = ManualClock(1_790_000_000_000_000), {}
     failures, refused = [], 0
     async with firestore() as engine:
