@@ -67,7 +67,7 @@ class Attempt:
 
     @property
     def is_open(self) -> bool:
-        """Whether a commit was sent that is not known to have failed."""
+        """Whether the locks are acquired, or a commit was sent that is not known to have failed."""
         return self._is_open
 
     @property
@@ -129,7 +129,8 @@ class Attempt:
             if not was_open or first is None:
                 raise
             return await self.look()
-        self._is_open = tenure is None and (was_open or acquiring.may_arrive)
+        # The locks of a waiter that is cancelled before it has left the line must be given back, too.
+        self._is_open = tenure is not None or was_open or acquiring.may_arrive
         return tenure
 
     def judge(self, look: Look, *, is_single: bool) -> Verdict[Tenure | None]:

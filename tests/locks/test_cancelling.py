@@ -128,3 +128,30 @@ async def test_cancelled_natively(store: StateStore, other: StateStore, time: Ti
         assert await paths(store.core.engine, "r") == (["locks/r"] if lease else [])
         if lease:
             await locks.release_lock(lease)
+
+
+@pytest.mark.parametrize("moment", range(0, 48, 2))
+async def test_cancelled_while_a_lock_changes_hands(memory_places: Places, moment: int):
+    """Nor is anything left of a waiter that gets the lock, and is cancelled before it has left the line."""
+    place = memory_places.new()
+    time = Time(place.clock)
+    async with place.store() as store, place.store(place.engine()) as other:
+        locks, theirs = managed(store, time), managed(other, time)
+        for each in (moment, moment + 1):
+            lease = await locks.acquire_lock("r", ttl_seconds=TTL)
+            taken: list[Lease] = []
+
+            async def wait(taken: list[Lease] = taken) -> None:
+                taken.append(await theirs.acquire_lock("r", ttl_seconds=TTL))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await until(lambda: asleep(theirs))
+                async with anyio.create_task_group() as releasing:
+                    releasing.start_soon(locks.release_lock, lease)
+                    for _ in range(each):
+                        await anyio.lowlevel.checkpoint()
+                    tasks.cancel_scope.cancel()
+            for lease in taken:
+                await theirs.release_lock(lease)
+            assert await paths(store.core.engine, "r") == []
