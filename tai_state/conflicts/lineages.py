@@ -116,7 +116,7 @@ class Lineage:
         self._arrange()
 
     async def read_back_to(self, clock: VectorClock) -> None:
-        """Read back to an event of which whoever has this clock knows."""
+        """Read back to an event that the owner of this clock has seen."""
         while not self.is_whole and not (self.oldest and is_within(self.oldest.seen, clock)):
             await self.read_more()
 

@@ -208,7 +208,7 @@ class Restore:
         return await settle(engine, Rewrite([note], decide), self._core.bounds)
 
     async def _end(self, header: Header) -> None:
-        """Note that the restore is finished. The note stays: so whoever did not get this answer may ask again."""
+        """Note that the restore is finished. The note stays, so a caller that did not get this answer may ask again."""
         finished = RestoreRecord(header.export_id, finished=True)
         note = self._core.layout.restore(header.governor_id)
         await write(self._core.engine, [Put(note, finished)], self._core.bounds)

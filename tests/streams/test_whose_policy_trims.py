@@ -24,8 +24,8 @@ from tai_state import (
 from tai_state.engines.api import Committed, Write
 from tai_state.errors import CommitRefused
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
-from tai_state.testing.faults import Call
 
+from ..support.faults import NextCommit
 from ..support.program import Inside
 from ..support.stores import GOVERNOR, METADATA, AroundEngine
 
@@ -169,22 +169,6 @@ async def test_a_state_that_is_reached_is_kept_once(clock: ManualClock) -> None:
         for _ in range(6):
             await store.log_event(GOVERNOR, "x", "seen", METADATA)
         assert await store.list_snapshots(GOVERNOR, "x") == [2]
-
-
-class NextCommit:
-    """Plans a fault of the next commit."""
-
-    planned = 1
-
-    def __init__(self, fault: Fault) -> None:
-        self._fault: Fault | None = fault
-
-    def fault(self, call: Call) -> Fault | None:
-        """See ``FaultPlan``."""
-        if call.verb != "commit":
-            return None
-        fault, self._fault = self._fault, None
-        return fault
 
 
 @pytest.mark.parametrize("fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER])
