@@ -96,11 +96,6 @@ class Sightings:
             return {each.path: Stillness(each, max(0, look.time_us - each.updated_us) / 1e6, True) for each in there}
         return {each.path: self._sighted(each, look.asked, look.answered) for each in there}
 
-    async def locks(self, resources: Sequence[str]) -> dict[str, Standing | None]:
-        """Read the locks on these resources at one moment; None where there is no lock."""
-        seen = await self.read(self.paths(resources))
-        return self.standings(resources, seen)
-
     def standings(self, resources: Sequence[str], seen: Mapping[str, Stillness]) -> dict[str, Standing | None]:
         """The locks on these resources, from a look that includes their paths; None where there is no lock."""
         return {resource: self.standing(resource, seen) for resource in resources}
