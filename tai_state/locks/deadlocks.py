@@ -13,16 +13,11 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from tai_state.engines.api import Scan, split
+from tai_state.engines.api import Document, Scan, split
+from tai_state.errors import CorruptDocument
 from tai_state.locks.common import Common
+from tai_state.locks.damage import decoded, skipped
 from tai_state.locks.records import WAITER, WaiterRecord
-from tai_state.values.ids import unescape_id
-
-WAITERS_MAX = 256
-"""How many waiters of each resource are read."""
-
-RESOURCES_MAX = 256
-"""How many resources one waiter's search covers."""
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -71,10 +66,19 @@ def circle_through(owner: str, waiters: Mapping[str, Waiter]) -> Circle | None:
         owner: the waiter's owner.
         waiters: the living waiters, by owner; each holds only what it is certain to have.
     """
+    return _circle_through(owner, waiters, _holders(waiters))
+
+
+def _holders(waiters: Mapping[str, Waiter]) -> dict[str, list[Waiter]]:
+    """The waiters by what they hold."""
     holders: dict[str, list[Waiter]] = {}
     for waiter in waiters.values():
         for resource in waiter.holds:
             holders.setdefault(resource, []).append(waiter)
+    return holders
+
+
+def _circle_through(owner: str, waiters: Mapping[str, Waiter], holders: Mapping[str, list[Waiter]]) -> Circle | None:
     came_from: dict[str, tuple[Waiter, str]] = {}
     pending = deque([waiters[owner]] if owner in waiters else [])
     while pending:
@@ -94,8 +98,9 @@ def circles(waiters: Mapping[str, Waiter]) -> list[Circle]:
     """Circles of deadlocked waiters, chosen so that no two circles share a waiter."""
     found: list[Circle] = []
     seen: set[str] = set()
+    holders = _holders(waiters)
     for owner in sorted(waiters):
-        circle = None if owner in seen else circle_through(owner, waiters)
+        circle = None if owner in seen else _circle_through(owner, waiters, holders)
         if circle is not None and seen.isdisjoint(each.owner for each in circle.waiters):
             seen.update(each.owner for each in circle.waiters)
             found.append(circle)
@@ -136,12 +141,11 @@ class DeadlockSearch:
         known = set(holds)
         pending = deque(sorted(known))
         while pending:
-            for path, record in (await self._waiters(pending.popleft())).items():
-                places[path] = record
-                for held in record.holds:
-                    if held.resource not in known and len(known) < RESOURCES_MAX:
-                        known.add(held.resource)
-                        pending.append(held.resource)
+            found = await self._holding(self._layout.waiters(pending.popleft()))
+            places |= found
+            more = {held.resource for record in found.values() for held in record.holds} - known
+            known |= more
+            pending += sorted(more)
         if not any(split(path)[1] == owner for path in places):
             return None  # none of the waiters for its resources holds, directly or indirectly, what it wants
         circle = circle_through(owner, await self._alive(places))
@@ -151,32 +155,48 @@ class DeadlockSearch:
         """All circles in the store. Reads every lock and every waiter."""
         places: dict[str, WaiterRecord] = {}
         async for lock in self._engine.scan(Scan(self._layout.locks)):
-            places |= await self._waiters(unescape_id(lock.id))
+            places |= await self._holding(f"{lock.path}/waiters")
         return circles(await self._alive(places)) if places else []
 
-    async def _waiters(self, resource: str) -> dict[str, WaiterRecord]:
-        """The waiters for a resource, by the paths of their documents."""
-        documents = self._engine.scan(Scan(self._layout.waiters(resource), limit=WAITERS_MAX))
-        return {document.path: document.decode(WAITER) async for document in documents}
+    async def _holding(self, line: str) -> dict[str, WaiterRecord]:
+        """The waiters in a line that hold something, by the paths of their documents; the others are in no circle."""
+        found: dict[str, WaiterRecord] = {}
+        async for document in self._engine.scan(Scan(line)):
+            record = _sound(document)
+            if record is not None and record.holds:
+                found[document.path] = record
+        return found
 
     async def _alive(self, places: Mapping[str, WaiterRecord]) -> dict[str, Waiter]:
         """The living waiters, by owner, each with the resources that it still holds; all from one look."""
+        sightings = self._common.sightings
         resources = sorted({held.resource for record in places.values() for held in record.holds})
-        seen = await self._common.sightings.read([*places, *self._common.sightings.paths(resources)])
+        seen = await sightings.read([*places, *sightings.paths(resources)])
         lasting: set[tuple[str, str]] = set()
         for resource in resources:
-            standing = self._common.sightings.standing(resource, seen)
+            try:
+                standing = sightings.standing(resource, seen)
+            except CorruptDocument as error:  # nobody can tell who holds it
+                skipped(error)
+                continue
             if standing is not None and standing.lasts:
                 lasting.add((resource, standing.record.nonce))
         found: dict[str, Waiter] = {}
         for path in places:
-            if path not in seen:
+            record = _sound(seen[path].document) if path in seen else None
+            if record is None:
                 continue
             owner, sight = split(path)[1], seen[path]
-            record = sight.document.decode(WAITER)
-            if owner in self._common.waiting or (
-                sight.is_sure and not self._common.sightings.is_gone(sight, record.ttl)
-            ):
+            if owner in self._common.waiting or (sight.is_sure and not sightings.is_gone(sight, record.ttl)):
                 holds = tuple(each.resource for each in record.holds if (each.resource, each.nonce) in lasting)
                 found[owner] = Waiter(owner, record.ticket or sight.document.revision, holds, record.wants)
         return found
+
+
+def _sound(document: Document) -> WaiterRecord | None:
+    """What a waiter's document says; None if it is damaged: then it is skipped, with a warning."""
+    try:
+        return decoded(document, WAITER)
+    except CorruptDocument as error:
+        skipped(error)
+        return None
