@@ -17,7 +17,7 @@ from tai_state.values.ids import stored_id
 S = TypeVar("S", bound=msgspec.Struct)
 
 _CLEANUP = "`cleanup_expired_locks` removes it"
-_ADVICE = {
+_ADVICE: dict[Any, str] = {
     BEAT: f"it counts as a renewal until the lock is renewed or ends; without a lock, {_CLEANUP}",
     BREAK: f"{_CLEANUP} a day after it was written",
     WAITER: f"it is passed over, and {_CLEANUP}",
@@ -35,8 +35,10 @@ def decoded(document: Document, shape: Shape[S]) -> S:
     try:
         return document.decode(shape)
     except CorruptDocument as error:
-        advice = f"run `tai-state unlock {resource_of(document)!r}`" if shape is LOCK else _ADVICE[shape]
-        raise CorruptDocument(error.path, f"{error.what.partition(': restore')[0]}: {advice}") from None
+        what, advice = error.what.partition(": restore")[0], _ADVICE.get(shape)
+        if advice is None:
+            advice = f"run `tai-state unlock {resource_of(document)!r}`, or call `break_lock`"
+        raise CorruptDocument(error.path, f"{what}: {advice}") from None
 
 
 def resource_of(document: Document) -> str:

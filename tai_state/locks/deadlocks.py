@@ -1,9 +1,11 @@
 """Deadlocks: circles in which each waiter wants a resource that the next one holds.
 
 A waiter that holds nothing is not in a circle. The search goes backwards from the resources that the searcher holds:
-the documents of a resource's waiters are stored under it, and each names the resources that its waiter holds. All that
-was found is then read again at one moment. A circle counts only if that one look shows every wait and every lease in
-force, and every waiter alive.
+the documents of a resource's waiters are stored under it, and each names the resources that its waiter holds. Those
+that may be in a circle are then read again at one moment. A circle counts only if that one look shows every wait and
+every lease in force, and every waiter alive.
+
+There is no bound on how many waiters and resources a search covers, so no circle is missed.
 """
 
 from __future__ import annotations
@@ -66,19 +68,10 @@ def circle_through(owner: str, waiters: Mapping[str, Waiter]) -> Circle | None:
         owner: the waiter's owner.
         waiters: the living waiters, by owner; each holds only what it is certain to have.
     """
-    return _circle_through(owner, waiters, _holders(waiters))
-
-
-def _holders(waiters: Mapping[str, Waiter]) -> dict[str, list[Waiter]]:
-    """The waiters by what they hold."""
     holders: dict[str, list[Waiter]] = {}
     for waiter in waiters.values():
         for resource in waiter.holds:
             holders.setdefault(resource, []).append(waiter)
-    return holders
-
-
-def _circle_through(owner: str, waiters: Mapping[str, Waiter], holders: Mapping[str, list[Waiter]]) -> Circle | None:
     came_from: dict[str, tuple[Waiter, str]] = {}
     pending = deque([waiters[owner]] if owner in waiters else [])
     while pending:
@@ -95,15 +88,15 @@ def _circle_through(owner: str, waiters: Mapping[str, Waiter], holders: Mapping[
 
 
 def circles(waiters: Mapping[str, Waiter]) -> list[Circle]:
-    """Circles of deadlocked waiters, chosen so that no two circles share a waiter."""
+    """Circles of deadlocked waiters: no two of them share a waiter, and those in none of them are in no circle."""
     found: list[Circle] = []
-    seen: set[str] = set()
-    holders = _holders(waiters)
+    left = dict(waiters)
     for owner in sorted(waiters):
-        circle = None if owner in seen else _circle_through(owner, waiters, holders)
-        if circle is not None and seen.isdisjoint(each.owner for each in circle.waiters):
-            seen.update(each.owner for each in circle.waiters)
+        circle = circle_through(owner, left)
+        if circle is not None:
             found.append(circle)
+            for each in circle.waiters:
+                del left[each.owner]
     return found
 
 
@@ -116,6 +109,25 @@ def _traced(owner: str, came_from: Mapping[str, tuple[Waiter, str]]) -> Circle:
         here = step[0].owner
     steps.reverse()
     return Circle(tuple(waiter for waiter, _ in steps), tuple(resource for _, resource in steps))
+
+
+def entangled(places: Mapping[str, WaiterRecord]) -> dict[str, WaiterRecord]:
+    """The waiters that may be in a circle: each of them wants what one of them holds, and holds what one of them wants.
+
+    Args:
+        places: the waiters, by the paths of their documents.
+    """
+    left, before = dict(places), len(places) + 1
+    while len(left) < before:
+        before = len(left)
+        held = {each.resource for record in left.values() for each in record.holds}
+        wanted = {each for record in left.values() for each in record.wants}
+        left = {
+            path: record
+            for path, record in left.items()
+            if not held.isdisjoint(record.wants) and any(each.resource in wanted for each in record.holds)
+        }
+    return left
 
 
 class DeadlockSearch:
@@ -146,8 +158,9 @@ class DeadlockSearch:
             more = {held.resource for record in found.values() for held in record.holds} - known
             known |= more
             pending += sorted(more)
+        places = entangled(places)
         if not any(split(path)[1] == owner for path in places):
-            return None  # none of the waiters for its resources holds, directly or indirectly, what it wants
+            return None
         circle = circle_through(owner, await self._alive(places))
         return circle if circle is not None and circle.youngest.owner == owner else None
 
@@ -156,6 +169,7 @@ class DeadlockSearch:
         places: dict[str, WaiterRecord] = {}
         async for lock in self._engine.scan(Scan(self._layout.locks)):
             places |= await self._holding(f"{lock.path}/waiters")
+        places = entangled(places)
         return circles(await self._alive(places)) if places else []
 
     async def _holding(self, line: str) -> dict[str, WaiterRecord]:

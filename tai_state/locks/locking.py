@@ -227,7 +227,7 @@ class LockManager:
         it removes only what this manager has seen without a sign of life for long enough: call it again later.
 
         Returns:
-            How many locks were removed.
+            How many locks were removed, by this call or by another cleanup at the same moment.
         """
         return await Cleanup(self._common).run()
 

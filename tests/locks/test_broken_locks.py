@@ -96,7 +96,7 @@ async def test_a_lease_can_be_given_back_twice(place: Place):
 
 
 LOST = pytest.mark.parametrize(
-    "fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.DELAYED], ids=lambda each: each.value
+    "fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.DELAYED, Fault.DUPLICATED], ids=lambda each: each.value
 )
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tai_state import StateStore
 from tai_state.engines.api import Delete, Put
 from tai_state.errors import DeadlockDetected
-from tai_state.locks.deadlocks import DeadlockSearch, Waiter, circle_through, circles
+from tai_state.locks.deadlocks import DeadlockSearch, Waiter, circle_through, circles, entangled
 from tai_state.locks.lease import Lease
+from tai_state.locks.records import HeldLock, WaiterRecord
 
 from ..support.locks import TTL, Time, asleep, managed, paths, until
 
@@ -224,3 +225,10 @@ def test_a_circle_is_found_where_there_is_one(graph: Graph):
     assert bool(found) == any(owner in ahead[owner] for owner in graph)
     members = [each.owner for circle in found for each in circle.waiters]
     assert len(members) == len(set(members))
+    assert circles({owner: each for owner, each in waiters.items() if owner not in members}) == []
+    records: dict[str, WaiterRecord] = {}
+    for owner, waiter in waiters.items():
+        holds = tuple(HeldLock(each, "") for each in waiter.holds)
+        records[f"a line/{owner}"] = WaiterRecord(holder="", holds=holds, wants=waiter.wants, ttl=1, ticket=0, n=0)
+    assert {f"a line/{owner}" for owner in graph if owner in ahead[owner]} <= entangled(records).keys()
+    assert bool(entangled(records)) == bool(found)
