@@ -9,7 +9,7 @@ import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Document, Require, Scan, Shape
 from tai_state.errors import CorruptDocument, Inconsistent
-from tai_state.locks.records import BEAT, BREAK, LOCK, WAITER
+from tai_state.locks.records import BEAT, BREAK, LOCK, WAITER, WaiterRecord
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report
 from tai_state.values.ids import stored_id
@@ -35,7 +35,7 @@ def decoded(document: Document, shape: Shape[S]) -> S:
     try:
         return document.decode(shape)
     except CorruptDocument as error:
-        what, advice = error.what.partition(": restore")[0], _ADVICE.get(shape)
+        what, advice = error.what.partition(": restore")[0].partition(": run")[0], _ADVICE.get(shape)
         if advice is None:
             advice = f"run `tai-state unlock {resource_of(document)!r}`, or call `break_lock`"
         raise CorruptDocument(error.path, f"{what}: {advice}") from None
@@ -61,6 +61,24 @@ def as_read(document: Document) -> Require:
 def skipped(error: Inconsistent) -> None:
     """Report a damaged document to the log alone, and go on with the others."""
     _logger.warning("a damaged document of the locks was skipped", extra=error.fields())
+
+
+def sound_waiter(document: Document) -> WaiterRecord | None:
+    """What a waiter's document says; None if it is damaged: then it is skipped, and reported to the log."""
+    try:
+        return decoded(document, WAITER)
+    except CorruptDocument as error:
+        skipped(error)
+        return None
+
+
+def nonce_of(document: Document, shape: Shape[Any]) -> str | None:
+    """The nonce in the document of a lock, or of its renewals; None if it is damaged."""
+    try:
+        nonce: str = document.decode(shape).nonce
+    except CorruptDocument:
+        return None
+    return nonce
 
 
 async def check_locks(core: Core, report: Report) -> None:

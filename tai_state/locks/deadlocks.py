@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan, split
+from tai_state.engines.api import Scan, split
 from tai_state.errors import CorruptDocument
 from tai_state.locks.common import Common
-from tai_state.locks.damage import decoded, skipped
-from tai_state.locks.records import WAITER, WaiterRecord
+from tai_state.locks.damage import skipped, sound_waiter
+from tai_state.locks.records import WaiterRecord
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -176,7 +176,7 @@ class DeadlockSearch:
         """The waiters in a line that hold something, by the paths of their documents; the others are in no circle."""
         found: dict[str, WaiterRecord] = {}
         async for document in self._engine.scan(Scan(line)):
-            record = _sound(document)
+            record = sound_waiter(document)
             if record is not None and record.holds:
                 found[document.path] = record
         return found
@@ -197,7 +197,7 @@ class DeadlockSearch:
                 lasting.add((resource, standing.record.nonce))
         found: dict[str, Waiter] = {}
         for path in places:
-            record = _sound(seen[path].document) if path in seen else None
+            record = sound_waiter(seen[path].document) if path in seen else None
             if record is None:
                 continue
             owner, sight = split(path)[1], seen[path]
@@ -205,12 +205,3 @@ class DeadlockSearch:
                 holds = tuple(each.resource for each in record.holds if (each.resource, each.nonce) in lasting)
                 found[owner] = Waiter(owner, record.ticket or sight.document.revision, holds, record.wants)
         return found
-
-
-def _sound(document: Document) -> WaiterRecord | None:
-    """What a waiter's document says; None if it is damaged: then it is skipped, with a warning."""
-    try:
-        return decoded(document, WAITER)
-    except CorruptDocument as error:
-        skipped(error)
-        return None

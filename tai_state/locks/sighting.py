@@ -13,8 +13,7 @@ import msgspec
 
 from tai_state.engines.api import Document, Engine
 from tai_state.engines.matters import Look
-from tai_state.errors import CorruptDocument
-from tai_state.locks.damage import decoded
+from tai_state.locks.damage import decoded, nonce_of
 from tai_state.locks.marks import Marks
 from tai_state.locks.records import BEAT, LOCK, LockRecord
 from tai_state.streams.layout import Layout
@@ -119,7 +118,7 @@ class Sightings:
             return None
         record = decoded(lock.document, LOCK)
         still, last_sign_us = lock.still_seconds, lock.document.updated_us
-        renewed = None if beat is None else _nonce(beat.document)
+        renewed = None if beat is None else nonce_of(beat.document, BEAT)
         if beat is not None and renewed in (None, record.nonce):
             still = min(still, beat.still_seconds)
         if beat is not None and renewed == record.nonce:
@@ -147,11 +146,3 @@ class Sightings:
             _, oldest = self._sightings.popitem(last=False)
             self._marks.note(oldest.revision, oldest.since)
         return Stillness(document, max(0.0, asked - before.since), before.has_moved)
-
-
-def _nonce(beat: Document) -> str | None:
-    """The nonce of the tenure that was renewed; None if the document is damaged."""
-    try:
-        return beat.decode(BEAT).nonce
-    except CorruptDocument:
-        return None

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
-from tai_state import CorruptDocument, LockAlreadyHeld, LockInfo, LockLost, StateMachinePersister, StateStore
-from tai_state.engines.api import Put, Scan
+from tai_state import (
+    CorruptDocument,
+    LockAcquisitionFailed,
+    LockAlreadyHeld,
+    LockInfo,
+    LockLost,
+    StateMachinePersister,
+    StateStore,
+    StoreTimeout,
+)
+from tai_state.engines.api import Committed, Put, Scan, Write
 from tai_state.locks.locking import LockManager
 
 from ..support.locks import OVER, TTL, Time, asleep, expire, managed, paths, until
-from ..support.stores import collected, edit, fields_at
+from ..support.stores import AroundEngine, collected, edit, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +43,7 @@ DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
     "a waiter's field that is missing": ("locks/a/waiters/x", {}),
     "what a waiter holds": ("locks/a/waiters/x", {**WAITER, "holds": [{**HELD, "resource": ""}]}),
     "what a waiter wants": ("locks/a/waiters/x", {**WAITER, "wants": ["m" * 2_000]}),
+    "a waiter who came earlier": ("locks/b/waiters/x", {}),
     "a waiter for nothing that is there": ("locks/m/waiters/x", {"ttl": None}),
     "a waiter in the line of a wrong name": ("locks/%FF/waiters/x", {"ttl": None}),
     "a note": ("lockbreaks/n", {"resource": "m"}),
@@ -177,3 +188,47 @@ async def test_a_waiter_is_removed_at_once_if_it_is_damaged(store: StateStore, t
     await locks.cleanup_expired_locks()
     assert await paths(store.core.engine, "a") == ["locks/a", "locks/a/waiters/y"]
     await expire(time, locks)
+
+
+async def test_a_line_goes_on_past_damaged_waiters(store: StateStore, time: Time):
+    """However many places ahead are damaged, those who wait get their turns in order, and the damage is gone."""
+    locks = managed(store, time)
+    lease = await locks.acquire_lock("r", ttl_seconds=60)
+    done: list[str] = []
+
+    async def wait(name: str) -> None:
+        async with locks.lock("r", ttl_seconds=60):
+            done.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, "first")
+        await until(lambda: len(asleep(locks)) == 1)
+        places = [f"locks/r/waiters/{10**12 - 2}-z{n}" for n in range(5)]
+        await store.core.engine.commit([Put(place, {"holder": n}) for n, place in enumerate(places)])
+        tasks.start_soon(wait, "second")
+        await until(lambda: len(asleep(locks)) == 2)
+        assert [each.ahead for each in asleep(locks)] == [0, 1]
+        await locks.release_lock(lease)
+        await time.pass_until(lambda: len(done) == 2)
+    assert done == ["first", "second"]
+    assert await paths(store.core.engine, "r") == []
+
+
+async def test_a_damaged_lock_keeps_no_other_from_being_given_back(store: StateStore, time: Time):
+    """A call that cannot tell whether it got several locks gives back those that can be read and are its own."""
+    locks = managed(store, time)
+    engine = store.core.engine
+
+    class Damaging(AroundEngine):
+        async def commit(self, writes: Sequence[Write]) -> Committed:
+            committed = await self._engine.commit(writes)
+            if any(isinstance(each, Put) and each.path == "locks/b" for each in writes):
+                await self._engine.commit([Put("locks/b", {})])
+                raise StoreTimeout("commit", "TEST", unknown=True)
+            return committed
+
+    store.core.engine = Damaging(engine)  # type: ignore[assignment]
+    with pytest.raises(LockAcquisitionFailed):
+        async with locks.lock_all(["a", "b", "c"], ttl_seconds=60):
+            pass
+    assert await paths(engine) == ["locks/b"]
