@@ -7,6 +7,7 @@
     │   ├── StateNotFound          no such state, or it is deleted
     │   ├── GovernorNotFound       no such governor
     │   ├── StoreNotFound          no store at that address
+    │   ├── LockNotFound           no lock to take away (command line only)
     │   └── EmulatorNotFound       no Firestore emulator is installed here
     ├── Rejected                   refused before anything was sent
     │   ├── InvalidId              an id that cannot be stored
@@ -122,6 +123,17 @@ class StoreNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"there is no store at {self.path!r}; check the address, root and namespace (reading never creates one)"
+
+
+@dataclass(eq=False)
+class LockNotFound(NotFound):
+    """``tai-state unlock`` found no lock to take away, or whoever held it gave it back meanwhile.
+
+    ``LockManager.break_lock`` returns ``None`` then. What to do: check the spelling, or list the locks.
+    """
+
+    def __str__(self) -> str:
+        return f"there is no lock to take away at {self.path!r}; `tai-state locks` lists those that there are"
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
 from tai_state.locks.common import Common
+from tai_state.locks.damage import nonce_of
 from tai_state.locks.judging import Outcome, judge_acquiring
 from tai_state.locks.lease import Claim, Tenure
 from tai_state.locks.records import LOCK, LockRecord
@@ -160,9 +161,7 @@ class Attempt:
 
         def decide(look: Look) -> Verdict[None]:
             there = [each for each in look.documents.values() if each is not None]
-            ours = [
-                Delete(each.path, At(each.revision)) for each in there if each.decode(LOCK).nonce == self.claim.nonce
-            ]
+            ours = [Delete(each.path, At(each.revision)) for each in there if nonce_of(each, LOCK) == self.claim.nonce]
             return Commit(ours, lambda _: None) if ours else Done(None)
 
         bounds = self._common.insisting
