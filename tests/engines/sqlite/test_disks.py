@@ -100,6 +100,18 @@ async def test_space_that_returns_is_used(small_disk: Path):
 
 
 @anyio_test
+async def test_a_disk_that_is_full_at_the_opening_is_named(small_disk: Path):
+    """An engine that finds no room for what lies beside the file says that the disk is full, and that alone."""
+    file = small_disk / "store.db"
+    await all_in(file)
+    _leave_free(small_disk, 0)
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        await all_in(file)
+    (small_disk / "ballast").unlink()
+    assert await all_in(file) == []
+
+
+@anyio_test
 async def test_an_engine_closes_on_a_full_disk(small_disk: Path):
     """Closing an engine whose disk is full neither fails nor hangs, and loses nothing acknowledged."""
     file = small_disk / "store.db"

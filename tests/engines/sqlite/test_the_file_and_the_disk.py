@@ -96,13 +96,13 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     assert done.stdout == "StoreUnavailable SQLITE_FULL True\n", done.stderr
 
 
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """The folder of a small store, neither of which may be written."""
+@pytest.fixture(params=[(0o444, 0o555), (0o644, 0o555), (0o444, 0o755)], ids=["both", "folder", "file"])
+def read_only(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The folder of a small store; one of the two, or both, may not be written."""
     anyio.run(make_small_store, tmp_path)
-    for path in tmp_path.iterdir():
-        path.chmod(0o444)
-    tmp_path.chmod(0o555)
+    of_file, of_folder = request.param
+    (tmp_path / "store.db").chmod(of_file)
+    tmp_path.chmod(of_folder)
     yield tmp_path
     tmp_path.chmod(0o755)
 
