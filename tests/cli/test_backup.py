@@ -15,7 +15,7 @@ from tai_state import StateMachinePersister, open_store
 
 from ..support.processes import started
 from ..support.program import IMPORT, Program, interrupt, make_rows, write_csv
-from ..support.sqlite import names_in
+from ..support.sqlite import connected, names_in
 from ..support.stores import GOVERNOR, METADATA, collected
 
 anyio_test = pytest.mark.anyio
@@ -131,11 +131,50 @@ def test_places_where_no_backup_can_be(there: Program, arguments: list[str], why
     assert why in there("backup", *arguments, "--json").error(2)["message"]
 
 
-def test_a_store_in_use_is_not_replaced(program: Program) -> None:
-    """A file with a log beside it is not replaced: SQLite would mix the two."""
-    (program.folder / "copy.db-wal").touch()
-    assert "in use" in program("backup", "copy.db", "--json").error(2)["message"]
+@pytest.mark.parametrize("log", ["copy.db-wal", "copy.db-journal"])
+@pytest.mark.parametrize("command", [("backup",), ("export", "bank")], ids=["backup", "export"])
+def test_a_store_in_use_is_not_replaced(program: Program, command: tuple[str, ...], log: str) -> None:
+    """A file with a log beside it is not replaced, nor a link to it: SQLite would mix the two."""
+    (program.folder / log).touch()
+    (program.folder / "link.db").symlink_to("copy.db")
+    for target in ("copy.db", "link.db"):
+        assert "in use" in program(*command, target, "--json").error(2)["message"]
     assert not (program.folder / "copy.db").exists()
+    assert (program.folder / "link.db").is_symlink()
+
+
+def test_an_export_does_not_replace_its_own_store(there: Program) -> None:
+    """Whatever was confirmed, the store that is read stays."""
+    assert "in use" in there("export", "bank", "tai-state.db", "--yes", "--json").error(2)["message"]
+
+
+def make_no_store(folder: Path) -> dict[str, tuple[str, int]]:
+    """Addresses of what is no store, each with the error of it and its exit code."""
+    with closing(apsw.Connection(str(folder / "notes.db"))) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    connected(folder / "unfinished.db").close()
+    (folder / "empty.db").touch()
+    (folder / "lost.db-wal").write_bytes(b"the newest changes")
+    return {
+        "notes.db": ("IncompatibleFormat", 4),
+        "shop.py": ("CorruptDocument", 4),
+        "empty.db": ("StoreNotFound", 1),
+        "missing.db": ("StoreNotFound", 1),
+        "unfinished.db": ("StoreNotFound", 1),  # the process that made its tables was killed before it made the store
+        "tai-state.db?root=other&namespace=other": ("StoreNotFound", 1),
+        "lost.db": ("StoreUnusable", 5),
+    }
+
+
+def test_what_is_no_store_does_not_replace_a_backup(program: Program) -> None:
+    """A backup of what is no store is refused before anything is written, and so the last good backup stays."""
+    assert program("backup", "copy.db").code == 0
+    kinds = make_no_store(program.folder)
+    before = {path.name: path.read_bytes() for path in program.folder.iterdir() if path.is_file()}
+    for address, (kind, code) in kinds.items():
+        url = f"sqlite:///{address}"
+        assert program("backup", "copy.db", "--yes", "--store", url, "--json").error(code)["type"] == kind
+        assert {path.name: path.read_bytes() for path in program.folder.iterdir() if path.is_file()} == before
 
 
 def test_a_damaged_store_is_not_backed_up(program: Program) -> None:
