@@ -19,7 +19,7 @@ FORMAT = 2
 
 _PAUSE_MS = 5
 
-_LOG_BYTES = 6 * 1024 * 1024
+LOG_BYTES = 6 * 1024 * 1024
 """What is left of a log that grew, for example under a long reader. Without one, a log stays below this."""
 
 _COLUMNS = ("collection", "id", "revision", "updated_us", "checksum", "fields", "timestamp", "path")
@@ -92,7 +92,7 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
             _check(connection, path)
             if connection.pragma("journal_mode") != "wal":
                 _use_write_ahead_log(connection, busy_timeout_ms)
-            connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_LOG_BYTES}")
+            connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {LOG_BYTES}")
             leave_log(connection, yes=False)
     except apsw.ReadOnlyError:  # the file, or its folder, in which the log would be made
         if create:

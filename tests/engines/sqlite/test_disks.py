@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,11 +15,13 @@ import anyio.to_thread
 import apsw
 import pytest
 
+from tai_state import open_store
 from tai_state.engines.api import ABSENT, At, Check, Committed, Put, Scan
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import CommitRefused, StoreUnavailable
 
-from ...support.sqlite import all_in, engine_over, served, writer_over
+from ...support.program import Program
+from ...support.sqlite import all_in, engine_over, names_in, served, writer_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +112,25 @@ async def test_a_disk_that_is_full_at_the_opening_is_named(small_disk: Path):
         await all_in(file)
     (small_disk / "ballast").unlink()
     assert await all_in(file) == []
+
+
+@pytest.mark.parametrize(
+    ("free", "code", "status", "said"), [(0, 5, "failed", "the disk is full"), (200_000, 0, "warning", "make room")]
+)
+def test_the_doctor_looks_for_room(small_disk: Path, free: int, code: int, status: str, said: str):
+    """On a full disk the doctor fails; where a backup would not fit, it warns. It leaves nothing there."""
+
+    async def make() -> None:
+        async with open_store(f"sqlite:///{small_disk}/store.db"):
+            pass
+
+    anyio.run(make)
+    _leave_free(small_disk, free)
+    ended = Program(small_disk)("doctor", "--json", "--store", "sqlite:///store.db")
+    [disk] = [each for each in json.loads(ended.out)["checks"] if each["check"] == "disk"]
+    assert (ended.code, disk["status"]) == (code, status)
+    assert said in disk["message"]
+    assert set(names_in(small_disk)) - {"store.db-wal", "store.db-shm"} == {"ballast", "store.db"}
 
 
 @anyio_test

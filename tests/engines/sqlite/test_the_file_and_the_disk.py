@@ -146,6 +146,19 @@ def test_a_file_that_changes_is_not_read_as_one_that_does_not(tmp_path: Path, *,
     writer.close()
 
 
+def test_the_doctor_names_the_right_that_is_missing(read_only: Path) -> None:
+    """Without the right to write, the doctor fails, names the file or else the folder, and changes nothing."""
+    before = {path.name: path.read_bytes() for path in read_only.iterdir()}
+    done = run_without_the_right_to_write(read_only, "doctor")
+    assert done.returncode == 5, done.stderr
+    checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+    assert {name for name, each in checks.items() if each["status"] != "ok"} == {"permissions"}
+    may_write_file = (read_only / "store.db").stat().st_mode & 0o200
+    named = f"in the folder {read_only}," if may_write_file else f"{read_only}/store.db:"
+    assert named in checks["permissions"]["message"]
+    assert {path.name: path.read_bytes() for path in read_only.iterdir()} == before
+
+
 def test_a_write_without_the_right_to_it_is_refused(read_only: Path) -> None:
     """A command that writes ends with SQLite's code for it."""
     done = run_without_the_right_to_write(read_only, "snapshot", GOVERNOR, "s0")
