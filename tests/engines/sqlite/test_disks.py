@@ -118,7 +118,7 @@ async def test_a_disk_that_is_full_at_the_opening_is_named(small_disk: Path):
     ("free", "code", "status", "said"), [(0, 5, "failed", "the disk is full"), (200_000, 0, "warning", "make room")]
 )
 def test_the_doctor_looks_for_room(small_disk: Path, free: int, code: int, status: str, said: str):
-    """On a full disk the doctor fails; where a backup would not fit, it warns. It leaves nothing there."""
+    """On a full disk the doctor fails; where a backup would not fit, it warns; it leaves nothing there."""
 
     async def make() -> None:
         async with open_store(f"sqlite:///{small_disk}/store.db"):
