@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,7 +140,9 @@ def backup(
             async with open_store(engine, root=address.root, namespace=address.namespace, schema=None, create=False):
                 _check_no_log(file)
                 async with whole_file(file) as partial:
-                    partial.touch(exist_ok=False)
+                    # Who may not read the store may not read the copy either.
+                    mode = stat.S_IMODE(os.stat(engine.path).st_mode)  # noqa: PTH116
+                    partial.touch(mode | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
                     documents = await engine.backup(str(partial), copied)
         _print_counts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
 

@@ -104,6 +104,13 @@ def test_a_backup_is_put_back(program: Program) -> None:
     assert program("verify", "bank", "--json").json()["consistent"]
 
 
+def test_a_backup_is_no_more_open_than_its_store(program: Program) -> None:
+    """Who may not read the store may not read its backup either."""
+    (program.folder / "tai-state.db").chmod(0o600)
+    assert program("backup", "copy.db").code == 0
+    assert (program.folder / "copy.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_is_replaced_only_when_told_to(program: Program) -> None:
     """A file that exists is replaced with ``--yes``, and never by a backup that failed."""
     target = program.folder / "copy.db"

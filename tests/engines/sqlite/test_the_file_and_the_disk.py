@@ -146,6 +146,16 @@ def test_a_file_that_changes_is_not_read_as_one_that_does_not(tmp_path: Path, *,
     writer.close()
 
 
+def test_a_store_is_backed_up_without_the_right_to_write(
+    read_only: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The copy of a store that may only be read may be written."""
+    copy = tmp_path_factory.mktemp("backups") / "copy.db"
+    done = run_without_the_right_to_write(read_only, "backup", str(copy))
+    assert done.returncode == 0, done.stderr
+    assert copy.stat().st_mode & 0o600 == 0o600
+
+
 def test_the_doctor_names_the_right_that_is_missing(read_only: Path) -> None:
     """Without the right to write, the doctor fails, names the file or else the folder, and changes nothing."""
     before = {path.name: path.read_bytes() for path in read_only.iterdir()}
