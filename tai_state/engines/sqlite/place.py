@@ -23,6 +23,8 @@ def check_rights(path: str) -> None:
         StoreUnusable: it may not.
     """
     file = Path(os.path.realpath(path))
+    if os.statvfs(file).f_flag & os.ST_RDONLY:
+        raise StoreUnusable("write", "EROFS", f"the disk of {file} is mounted for reading only: mount it for writing")
     for each in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
         if each.exists() and not os.access(each, os.W_OK):
             raise StoreUnusable("write", "EACCES", f"this account may not write {each}: give it the right to")

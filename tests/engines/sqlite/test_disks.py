@@ -58,6 +58,14 @@ def _leave_free(disk: Path, size: int) -> None:
         ballast.write(b"x" * max(0, more))
 
 
+def _make_store(folder: Path) -> None:
+    async def make() -> None:
+        async with open_store(f"sqlite:///{folder}/store.db"):
+            pass
+
+    anyio.run(make)
+
+
 async def _content(engine: SqliteEngine) -> dict[str, Any]:
     return {document.id: document.fields() async for document in engine.scan(Scan("c"))}
 
@@ -119,18 +127,23 @@ async def test_a_disk_that_is_full_at_the_opening_is_named(small_disk: Path):
 )
 def test_the_doctor_looks_for_room(small_disk: Path, free: int, code: int, status: str, said: str):
     """On a full disk the doctor fails; where a backup would not fit, it warns; it leaves nothing there."""
-
-    async def make() -> None:
-        async with open_store(f"sqlite:///{small_disk}/store.db"):
-            pass
-
-    anyio.run(make)
+    _make_store(small_disk)
     _leave_free(small_disk, free)
     ended = Program(small_disk)("doctor", "--json", "--store", "sqlite:///store.db")
     [disk] = [each for each in json.loads(ended.out)["checks"] if each["check"] == "disk"]
     assert (ended.code, disk["status"]) == (code, status)
     assert said in disk["message"]
     assert set(names_in(small_disk)) - {"store.db-wal", "store.db-shm"} == {"ballast", "store.db"}
+
+
+def test_the_doctor_names_a_disk_that_may_only_be_read(small_disk: Path):
+    """Where no right would help, the doctor does not ask for one."""
+    _make_store(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ended = Program(small_disk)("doctor", "--json", "--store", "sqlite:///store.db")
+    [failed] = [each for each in json.loads(ended.out)["checks"] if each["status"] != "ok"]
+    assert (ended.code, failed["check"]) == (5, "permissions")
+    assert "mounted for reading only" in failed["message"]
 
 
 @anyio_test
