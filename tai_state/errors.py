@@ -512,12 +512,18 @@ class NotRetained(Inconsistent):
 
 @dataclass(eq=False)
 class CorruptDocument(Inconsistent):
-    """A stored document, or the file itself, is damaged; its content is never returned."""
+    """A stored document, or the file itself, is damaged, or no SQLite file at all; its content is never returned.
+
+    What to do: check the address; see ``what``; ``tai-state verify`` shows all of the damage.
+    """
 
 
 @dataclass(eq=False)
 class IncompatibleFormat(Inconsistent):
-    """The store or file was written by another program, or by a newer release. What to do: use that release."""
+    """The store or file was written by another program, or by a newer release.
+
+    What to do: check the address, or use that release.
+    """
 
 
 @dataclass(eq=False)
