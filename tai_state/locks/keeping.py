@@ -13,7 +13,7 @@ from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict, Waist
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
-from tai_state.errors import LockLost, StoreTimeout, TaiStateError, Unavailable
+from tai_state.errors import LockLost, StoreTimeout, TaiStateError
 from tai_state.locks.common import Common, to_its_end
 from tai_state.locks.judging import Outcome, judge_keeping, judge_returning
 from tai_state.locks.lease import Tenure
@@ -137,14 +137,14 @@ class Keeper:
             return Commit(self._return(tenure, ours), lambda _: None) if ours else Done(None)
 
         what = "it is unknown whether the lock was released; release it again, or let it expire"
-        unsettled = partial(StoreTimeout, "release", "UNKNOWN", what, unknown=True)
-        rewrite = Rewrite([*self._paths(tenure), note], decide, unsettled, is_telling=False)
+        unsettled = StoreTimeout("release", "UNKNOWN", what)
+        rewrite = Rewrite([*self._paths(tenure), note], decide, lambda: unsettled, is_telling=False)
         first = Commit(self._return(tenure, tenure.claim.resources), lambda _: None) if tenure.refusal is None else None
         try:
             await settle(waist, rewrite, self._releasing, first)
             tenure.is_released = True
         except TaiStateError as error:
-            if isinstance(error, Unavailable) and not error.unknown:
+            if error is not unsettled:  # nothing was applied
                 tenure.returned_in_time = before
             if tenure.refusal is None:
                 raise

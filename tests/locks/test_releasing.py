@@ -207,10 +207,7 @@ async def test_a_release_whose_outcome_is_unknown_is_tried_again(store: StateSto
 async def test_a_release_that_arrives_twice_is_no_loss(
     store: StateStore, other: StateStore, time: Time, *, takes: bool
 ):
-    """Where the first copy of our deletion was applied and the second was refused, nothing was lost.
-
-    If another caller has the lock by then, only a clock that all share can tell that it did not take the lock over.
-    """
+    """Where one copy was applied and the next refused, nothing was lost, though only a shared clock may tell it."""
     theirs = managed(other, time)
     faulty = FaultyEngine(store.core.engine, AtCalls({("commit", 2): Fault.DUPLICATED}))
     taken = BeforeReads(faulty, lambda: theirs.acquire_lock("b", wait_seconds=0)) if takes else None

@@ -138,7 +138,7 @@ KEEPING = (
 
 RETURNING = (
     Mistake(
-        "who has deleted nothing has released it", keeping, "decide, unsettled, is_telling=False)", "decide, unsettled)"
+        "who has deleted nothing has released it", keeping, "lambda: unsettled, is_telling=False)", "lambda: unsettled)"
     ),
     Mistake(
         "a deletion that was not answered was not made", judging, "    if was_unanswered and (", "    if False and ("
