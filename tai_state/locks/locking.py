@@ -138,6 +138,8 @@ class LockManager:
         Raises:
             CommitTooLarge: they do not all fit into one commit of the engine, three writes for each; its ``limit`` says
                 how many do. Nothing was sent.
+            CommitTooLarge, DocumentTooLarge: the call has to wait, and its places in line do not fit into a commit:
+                there is one for each lock, and each names them all. Nothing was acquired.
             Otherwise as :meth:`lock`.
         """
         resources = check_items(resources, _no_resources_error)

@@ -13,7 +13,7 @@ from tai_state.locks.locking import LockManager
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
 from tai_state.testing.faults import Call
 
-from ..support.faults import BeforeReads
+from ..support.faults import BeforeReads, NextCommit
 from ..support.locks import TTL, Time, expire, managed, paths
 from ..support.stores import collected
 
@@ -230,3 +230,21 @@ async def test_a_holder_whose_clock_stood_still_learns_of_its_loss(store: StateS
     has_shared_clock = store.core.engine.capabilities.shared_clock
     with pytest.raises(LockLost) if has_shared_clock else nullcontext():
         await locks.release_lock(lease)
+
+
+@pytest.mark.parametrize("fault", [None, Fault.LOST_AFTER], ids=["answered", "looked up"])
+@pytest.mark.parametrize("renewals", [0, 1])
+async def test_a_release_that_arrives_twice_after_a_while(
+    store: StateStore, time: Time, renewals: int, fault: Fault | None
+):
+    """The lease counts from when it was acquired or renewed, also if the answers to that were lost."""
+    faulty = FaultyEngine(store.core.engine, Always() if fault is None else Always(commit=fault))
+    locks = managed(store, time, faulty)
+    lease = await locks.acquire_lock("b", ttl_seconds=TTL)
+    for _ in range(renewals):
+        time.advance(TTL * 0.8)
+        await locks.renew_lock(lease)
+    time.advance(TTL * 0.8)
+    faulty.plan = NextCommit(Fault.DUPLICATED)
+    await locks.release_lock(lease)
+    assert await paths(store.core.engine) == []
