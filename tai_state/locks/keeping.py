@@ -160,13 +160,15 @@ class Keeper:
         return await to_its_end(partial(self._end, tenure)) or tenure.lost
 
     async def _end(self, tenure: Tenure) -> LockLost | None:
-        with anyio.move_on_after(self._common.core.settings.timeout_seconds):
+        with anyio.move_on_after(self._common.core.settings.timeout_seconds) as scope:
             try:
                 await self._release(tenure, self._common.core.engine)  # this task is not cancelled
             except LockLost as loss:
                 return loss
             except TaiStateError as error:
                 _logger.warning("could not release a lock; it expires by itself", extra=error.fields())
+        if scope.cancelled_caught:
+            _logger.warning("could not release a lock in time; it expires by itself")
         return None
 
     async def _remove(self, note: str, waist: Waist) -> None:

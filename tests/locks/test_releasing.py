@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
+import anyio
 import pytest
 
 from tai_state import StateStore
+from tai_state.engines.api import Write
 from tai_state.errors import LockLost, StoreTimeout, StoreUnavailable
 from tai_state.locks.locking import LockManager
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
@@ -15,7 +18,7 @@ from tai_state.testing.faults import Call
 
 from ..support.faults import BeforeReads, NextCommit
 from ..support.locks import TTL, Time, expire, managed, paths
-from ..support.stores import collected
+from ..support.stores import AroundEngine, Place, collected
 
 pytestmark = pytest.mark.anyio
 
@@ -198,6 +201,31 @@ async def test_a_release_whose_outcome_is_unknown_is_tried_again(store: StateSto
     await theirs.acquire_lock("b", ttl_seconds=TTL, wait_seconds=0)
     await locks.release_lock(lease)
     assert [each.resource for each in await collected(theirs.list_locks())] == ["b"]
+
+
+class Mute(AroundEngine):
+    """Answers no commit once it is mute."""
+
+    is_mute = False
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        return await (anyio.sleep_forever() if self.is_mute else self._engine.commit(writes))
+
+
+@pytest.mark.parametrize("is_mute", [False, True], ids=["down", "mute"])
+async def test_a_block_says_that_its_lock_was_not_released(
+    place: Place, caplog: pytest.LogCaptureFixture, *, is_mute: bool
+):
+    """A block whose release fails, or is not answered in time, ends as it would, and logs that the lock stands."""
+    async with place.store(timeout_seconds=0.01) as store:
+        faulty = FaultyEngine(store.core.engine, WELL)
+        mute = Mute(faulty)  # type: ignore[arg-type]
+        store.core.engine = mute  # type: ignore[assignment]
+        async with store.lock("b", ttl_seconds=TTL):
+            faulty.plan, mute.is_mute = DOWN, is_mute
+        faulty.plan = WELL
+        assert [each.resource for each in await collected(store.locks.list_locks())] == ["b"]
+    assert [each.name for each in caplog.records if "could not release a lock" in each.message] == ["tai_state.locks"]
 
 
 # Twice on the way -------------------------------------------------------------------------------------------------
