@@ -85,6 +85,18 @@ async def test_the_locks_that_are_left_are_released(
         pass
 
 
+async def test_the_locks_that_are_left_are_released_after_a_renewal(store: StateStore, other: StateStore, time: Time):
+    """The same if a renewal finds the loss, which cancels the block."""
+    locks, theirs = managed(store, time), managed(other, time)
+    with pytest.raises(LockLost) as lost:  # noqa: PT012 - it comes out of the block
+        async with locks.lock_all(["a", "b", "c"], ttl_seconds=TTL):
+            await _break_and_take(theirs)
+            time.advance(TTL / 2)
+            await anyio.sleep_forever()
+    assert (lost.value.resource, lost.value.holder) == ("b", "ben")
+    assert await paths(store.core.engine) == ["locks/b"]
+
+
 async def test_a_lock_that_was_taken_over_leaves_the_others_to_be_released(
     store: StateStore, other: StateStore, time: Time
 ):
