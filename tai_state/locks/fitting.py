@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tai_state.engines.api import Capabilities, Delete, Put
-from tai_state.engines.batching import weight_of
+from tai_state.engines.batching import weight_of_all
 from tai_state.errors import CommitTooLarge
 from tai_state.locks.lease import Claim
 from tai_state.locks.records import LockRecord
@@ -30,7 +30,7 @@ def check_fit(claim: Claim, layout: Layout, capabilities: Capabilities) -> None:
     for resource in resources[: capabilities.max_ops_per_commit // _WRITES_EACH]:
         waiter = f"{layout.waiters(resource)}/{claim.nonce}"
         writes = (Put(layout.lock(resource), record), Delete(layout.lockbeat(resource)), Delete(waiter))
-        size += sum(weight_of(each).size for each in writes)
+        size += weight_of_all(writes).size
         if size > capabilities.max_bytes_per_commit:
             break
         fitting += 1
