@@ -223,7 +223,7 @@ class Cleanup:
             made = [Put(stream.snapshot(base.version), base)] if is_new else []
             most = Put(stream.state, msgspec.structs.replace(record, kept=(*record.kept, base.version)))
             newest_first = [Delete(stream.snapshot(version), ANYTHING) for version in reversed(older)]
-            dropped = next(self._batches.split(newest_first, weight_of, weight_of_all([most, *made])), [])
+            dropped = next(self._batches.split(newest_first, weight_of, weight_of_all([most, *made])), list[Delete]())
             left = older[: len(older) - len(dropped)]
             kept = (*left, base.version, *[version for version in record.kept if version > base.version])
             floor = record.floor if left else base.version
