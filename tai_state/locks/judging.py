@@ -53,8 +53,7 @@ def judge_returning(
     is_broken: bool,
     was_held: bool,
     was_unanswered: bool,
-    ends_us: float | None,
-    now_us: int,
+    is_early: bool | None,
 ) -> bool:
     """Judge locks that are not all as they were acquired: whether we have returned them, and not lost them.
 
@@ -63,12 +62,12 @@ def judge_returning(
 
     - The answer to a deletion of ours was lost, and it is the likeliest cause: nobody has them now, or our lease was in
       force when we sent it.
-    - The refusal answers a second copy of our deletion: no other caller can have taken them over, because whoever has
-      them now acquired them before our lease ended, or the look was made before that. The engine's clock tells. Where
-      the users of a store share no clock, ours tells only if nobody has them now: it may have stood still.
+    - The refusal answers a second copy of our deletion: no other caller can have taken them over, because the look was
+      made before our lease ended. The engine's clock tells, and whoever has them now came after us. Where the users of
+      a store share no clock, ours tells only if nobody has them now: it may have stood still.
 
-    What cannot be told counts as lost, so that no loss is hidden: another caller may have taken them over after our
-    lease had ended. If that caller has released them since, no document tells of it.
+    What cannot be told counts as lost, so that no loss is hidden. After our lease has ended, another caller may have
+    taken them over, and may have released them since: no document tells of it. The note of a break may be gone, too.
 
     Args:
         standings: how the locks stand.
@@ -76,14 +75,14 @@ def judge_returning(
         is_broken: whether there is a note that one of them was broken.
         was_held: whether the lease was in force by our clock when a deletion was first sent that may have been applied.
         was_unanswered: whether the answer to one of the deletions was lost.
-        ends_us: until when nobody could take them over, by the engine's clock; None: the users share no clock.
-        now_us: the time of the look, by the engine's clock.
+        is_early: whether the look was made before our lease ended, by the engine's clock; None: there is none that all
+            share.
     """
     there = [each for each in standings.values() if each is not None]
     if is_broken or any(each.lock.revision == fence for each in there):
         return False
     if was_unanswered and (was_held or not there):
         return True
-    if ends_us is None:
+    if is_early is None:
         return was_held and not there
-    return all((now_us if each is None else each.lock.updated_us) < ends_us for each in standings.values())
+    return is_early

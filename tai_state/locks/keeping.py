@@ -129,8 +129,7 @@ class Keeper:
                 is_broken=is_broken,
                 was_held=was_held,
                 was_unanswered=was_unanswered,
-                ends_us=tenure.ends_us if self._has_shared_clock else None,
-                now_us=look.time_us,
+                is_early=look.time_us < tenure.ends_us if self._has_shared_clock else None,
             ):
                 tenure.refusal = tenure.lost = loss
             ours = [each for each, standing in standings.items() if standing and standing.lock.revision == tenure.fence]

@@ -10,14 +10,14 @@ import anyio
 import pytest
 
 from tai_state import StateStore
-from tai_state.engines.api import Write
+from tai_state.engines.api import Scan, Write
 from tai_state.errors import LockLost, StoreTimeout, StoreUnavailable
 from tai_state.locks.locking import LockManager
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
 from tai_state.testing.faults import Call
 
 from ..support.faults import BeforeReads, NextCommit
-from ..support.locks import TTL, Time, expire, managed, paths
+from ..support.locks import OVER, TTL, Time, expire, managed, paths
 from ..support.stores import AroundEngine, Place, collected
 
 pytestmark = pytest.mark.anyio
@@ -258,6 +258,21 @@ async def test_a_release_that_arrives_twice_is_no_loss(
             time.advance(TTL / 2)
     assert faulty.statistics().all_hit
     assert await paths(store.core.engine) == (["locks/b"] if takes else [])
+
+
+async def test_a_loss_is_told_though_the_note_of_the_break_is_gone(store: StateStore, other: StateStore, time: Time):
+    """Where another caller took a broken lock at once and a cleanup came before the release, the loss is told."""
+    locks, theirs = managed(store, time), managed(other, time)
+    lease = await locks.acquire_lock("b", ttl_seconds=TTL)
+    assert await theirs.break_lock("b") is not None
+    await theirs.acquire_lock("b", ttl_seconds=TTL * 10, holder="ben", wait_seconds=0)
+    await theirs.cleanup_expired_locks()
+    time.advance(OVER)
+    await theirs.cleanup_expired_locks()
+    assert await collected(store.core.engine.scan(Scan("lockbreaks"))) == []
+    with pytest.raises(LockLost) as lost:
+        await locks.release_lock(lease)
+    assert lost.value.holder == "ben"
 
 
 async def test_a_holder_whose_clock_stood_still_learns_of_its_loss(store: StateStore, other: StateStore, time: Time):
