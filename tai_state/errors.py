@@ -418,8 +418,9 @@ class LockLost(Conflict):
     """The lease has ended: it was not renewed in time, it was released, or another holder took the lock over.
 
     ``holder`` has the lock now, for ``remaining`` seconds unless it renews; both are None if that is not known. Raised
-    by a write with a fence, it means that nothing was written. Raised by a ``lock`` block, it means that the block's
-    last steps may have run without the lock. What to do: acquire it again, read again, decide again.
+    by a write with a fence, it means that nothing was written. Raised by a ``lock`` block or by a release, it means
+    that the last steps may have run without the lock: another caller had it, or nobody can tell. What to do: acquire
+    it again, read again, decide again.
     """
 
     resource: str

@@ -20,6 +20,7 @@ from tai_state.locks.breaking import broken
 from tai_state.locks.cleaning import Cleanup
 from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
+from tai_state.locks.fitting import check_fit
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
 from tai_state.locks.listing import listed
@@ -131,8 +132,15 @@ class LockManager:
     ) -> AsyncGenerator[tuple[Lease, ...], None]:
         """Hold several locks while the block runs. One commit acquires all of them or none.
 
-        The block gets a lease for each resource, in the order given, all with the same fencing number. Everything else
-        is as for :meth:`lock`.
+        The block gets a lease for each resource, in the order given, all with the same fencing number. If one of them
+        is lost, the block ends as if all were, and the others are released. Everything else is as for :meth:`lock`.
+
+        Raises:
+            CommitTooLarge: they do not all fit into one commit of the engine, three writes for each; its ``limit`` says
+                how many do. Nothing was sent.
+            CommitTooLarge, DocumentTooLarge: the call has to wait, and its places in line do not fit into a commit:
+                there is one for each lock, and each names them all. Nothing was acquired.
+            Otherwise as :meth:`lock`.
         """
         resources = check_items(resources, _no_resources_error)
         tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
@@ -198,10 +206,14 @@ class LockManager:
         await self._keeper.renew(lease.tenure)
 
     async def release_lock(self, lease: Lease) -> None:
-        """Release a lease and all leases acquired together with it. Releasing twice is harmless.
+        """Release a lease and all leases acquired together with it. Once they are released, this does nothing.
+
+        If one of them was lost, the others are released all the same. A lease that has ended is released if its lock
+        still stands.
 
         Raises:
-            LockLost: the lease had expired and another caller has taken the lock, which keeps it; or it was broken.
+            LockLost: the lock was broken; or the lease had ended, and another caller has taken the lock, which keeps
+                it, or may have had it. A second call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -300,6 +312,7 @@ class LockManager:
             holder or f"{socket.gethostname()}:{os.getpid()}",
             ttl_seconds,
         )
+        check_fit(claim, self._core.layout, self._core.engine.capabilities)
         deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
         attempt = Attempt(self._common, claim, wait_seconds)
         place: Place | None = None
