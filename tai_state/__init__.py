@@ -222,6 +222,7 @@ __all__ = [
     "Resolution",
     "Resolver",
     "ResolverFunction",
+    "RetirementReport",
     "Rival",
     "SerializationError",
     "Settled",
@@ -264,5 +265,6 @@ __all__ = [
     "WallClock",
     "open_store",
     "recorded_conflicts",
+    "retire_store",
     "sync",
 ]

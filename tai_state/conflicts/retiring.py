@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -11,7 +11,6 @@ from tai_state.engines.api import ABSENT, At, Document, Put
 from tai_state.errors import Inconsistent, InvalidData, Rejected
 from tai_state.streams.changes import Change, Composed, Known, append_of
 from tai_state.streams.core import Core, HasCore, core_of
-from tai_state.streams.damage import Report
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Given
 from tai_state.streams.reading import list_all_states, list_governors
@@ -24,7 +23,6 @@ from tai_state.values.ids import escape_id
 from tai_state.values.json import encode
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
 from tai_state.values.retired import is_mark, mark_of
-from tai_state.values.states import JsonState
 
 LISTED_MAX: Final = 1_000
 """How many failures a report lists at most."""
@@ -99,27 +97,20 @@ async def retire_store(
     def report(error: Inconsistent) -> None:
         failed.append((error.path, error.what))
 
-    async for state in _states(core, governor_id, report):
-        checked += 1
-        if store_id not in state.causality:
-            continue
-        stream = core.layout.stream(state.governor_id, state.state_id)
-        try:
-            retired += dry_run or await _retired(core, stream, store_id, metadata)
-        except (Inconsistent, Rejected) as error:
-            failed.append((stream.state, str(error)))
+    governors = (
+        [governor_id] if governor_id is not None else [each async for each in list_governors(core, report=report)]
+    )
+    for governor in governors:
+        async for state in list_all_states(core, governor, report=report):
+            checked += 1
+            if store_id not in state.causality:
+                continue
+            stream = core.layout.stream(state.governor_id, state.state_id)
+            try:
+                retired += dry_run or await _retired(core, stream, store_id, metadata)
+            except (Inconsistent, Rejected) as error:
+                failed.append((stream.state, str(error)))
     return RetirementReport(checked=checked, retired=retired, failed=tuple(failed[:LISTED_MAX]))
-
-
-async def _states(core: Core, governor_id: str | None, report: Report) -> AsyncGenerator[JsonState, None]:
-    """All states of one governor or of all, deleted ones included."""
-    if governor_id is not None:
-        async for state in list_all_states(core, governor_id, report=report):
-            yield state
-        return
-    async for each in list_governors(core, report=report):
-        async for state in list_all_states(core, each, report=report):
-            yield state
 
 
 async def _retired(core: Core, stream: Stream, store_id: str, metadata: ChangeMetadata) -> bool:

@@ -141,7 +141,7 @@ async def test_a_store_that_is_only_behind_takes_over(stores: list[StateStore]) 
 
 
 async def test_changes_that_the_retirement_had_not_seen_are_joined(stores: list[StateStore]) -> None:
-    """Another store has seen more of the retired one: that is a rival. Retired again, the clock is short again."""
+    """A version that knows more of the retired store is a rival; once retired again, the clock is short again."""
     centre, visitor, third, fourth = stores
     await add(visitor, 10)
     assert await joined(visitor, third) == 0
@@ -181,7 +181,7 @@ async def test_a_retired_store_that_writes_after_all_is_named(
 
 
 async def test_stores_that_retire_each_other(stores: list[StateStore]) -> None:
-    """They are not synced with each other any more; all that they did comes together in the others."""
+    """They are not synced with each other any more, and all that they did comes together in the others."""
     one, other, third, fourth = stores
     await add(one, 10)
     assert await joined(one, other) == 0
@@ -198,7 +198,7 @@ async def test_stores_that_retire_each_other(stores: list[StateStore]) -> None:
 
 
 async def test_two_stores_retire_the_same_one(stores: list[StateStore]) -> None:
-    """Two retirements are two changes to be joined. A later one takes the place of both."""
+    """Two retirements are two changes to be joined, and a later one takes the place of both."""
     centre, visitor, third, fourth = stores
     await add(visitor, 10)
     assert await joined(visitor, third) == 0
@@ -330,7 +330,7 @@ async def test_versions_read_elsewhere_are_compared_with_what_is_on_record(store
 
 
 async def test_a_record_that_is_lost_or_damaged(stores: list[StateStore]) -> None:
-    """It is a finding; a recovery makes it anew from the events. Until then nothing is lost."""
+    """It is a finding, and a recovery makes it anew from the events."""
     centre, visitor, third, _ = stores
     await retire_store(centre, visitor.store_id)
     engine, persister = centre.core.engine, StateMachinePersister(centre)

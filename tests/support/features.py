@@ -382,7 +382,6 @@ class Features(RuleBasedStateMachine):
     @rule(where=sites, process=processes, pick=st.integers(0, 9), faults=faults)
     def retire(self, where, process, pick, faults) -> None:
         """A site hears that one that is gone will not write again."""
-
         self._run(self._retire(self._site(where), process, self.gone[pick % len(self.gone)], faults))
 
     async def _retire(self, site: Site, process: int, store_id: str, faults: Faults) -> None:
