@@ -144,7 +144,7 @@ def retire(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, but write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a store that will not write again out of the clocks of all states, so that they stay short."""
+    """Take a store that is gone for good out of all clocks."""
 
     async def command() -> None:
         async with opened(store) as opened_store:
