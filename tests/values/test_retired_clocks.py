@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from itertools import combinations, count, permutations, product
 from typing import NamedTuple, TypeAlias
@@ -12,6 +13,12 @@ from hypothesis import strategies as st
 
 from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge, tick
 from tai_state.values.retired import Retired, has_marks, is_mark, mark_of
+
+IS_PROOF = os.environ.get("TAI_STATE_PROOF") == "1"
+LENGTH = 5 if IS_PROOF else 4
+"""How many things happen in each life that is short."""
+
+VISITORS = 60
 
 Rule: TypeAlias = Callable[[dict[str, VectorClock], VectorClock, str, str], VectorClock]
 """What a retirement makes of a clock: what is on record, the clock with the event counted, the store, the mark."""
@@ -170,11 +177,14 @@ STEPS: list[Step] = [
 ]
 
 
+BEGUN: list[Step] = [("write", 0, 0), ("sync", 0, 1), ("write", 1, 1), ("sync", 1, 2), ("sync", 0, 1)]
+"""Two of three stores have changed the state, and all have it."""
+
+
 def test_all_short_lives_of_three_stores() -> None:
-    """Whatever five things happen after two of three stores have changed the state: the clocks tell what was known."""
-    begun: list[Step] = [("write", 0, 0), ("sync", 0, 1), ("write", 1, 1), ("sync", 1, 2)]
-    for steps in product(STEPS, repeat=4):
-        run([*begun, *steps], 3)
+    """Whatever happens next, so many things one after the other, the clocks tell what was known."""
+    for steps in product(STEPS, repeat=LENGTH):
+        run([*BEGUN, *steps], 3)
 
 
 steps_of_five = st.lists(
@@ -189,7 +199,7 @@ steps_of_five = st.lists(
 
 
 @given(steps_of_five)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=30_000 if IS_PROOF else 300, deadline=None)
 def test_long_lives_of_five_stores(steps: list[Step]) -> None:
     """The same for long lives by chance, with stores that are restored from an export, as new stores."""
     run(steps, 5)
@@ -198,12 +208,11 @@ def test_long_lives_of_five_stores(steps: list[Step]) -> None:
 @pytest.mark.parametrize("rule", [just_dropped, without_count, without_earlier_marks])
 def test_a_wrong_rule_is_noticed(rule: Rule) -> None:
     """The model notices rules under which a change could be lost, or count twice."""
-    begun: list[Step] = [("write", 0, 0), ("sync", 0, 1), ("write", 1, 1), ("sync", 1, 2), ("sync", 0, 1)]
 
     def is_noticed() -> bool:
-        for steps in product(STEPS, repeat=4):
+        for steps in product(STEPS, repeat=3):
             try:
-                run([*begun, *steps], 3, rule)
+                run([*BEGUN, *steps], 3, rule)
             except AssertionError:
                 return True
         return False
@@ -212,15 +221,15 @@ def test_a_wrong_rule_is_noticed(rule: Rule) -> None:
 
 
 def test_a_clock_stays_short_however_many_stores_are_retired() -> None:
-    """Three hundred stores, each of which changes the state once and is then retired, leave two entries."""
+    """Stores that change the state once each and are then retired leave two entries."""
     model = run([("write", 0, 0)], 2)
     centre, visitor = model.stores
-    for number in range(300):
+    for number in range(VISITORS):
         visitor.store_id, visitor.head, visitor.taken_out = f"visitor {number}", NOTHING, {}
         for kind in ("sync", "write", "sync"):
             model.step((kind, 1, 0))
         model.retire(centre, visitor.store_id)
     assert len(centre.head.clock) == 2
     assert has_marks(centre.head.clock)
-    assert len(Retired(centre.taken_out).whole(centre.head.clock)) == 1 + 300 + 300
-    assert Retired(centre.taken_out).stores == {f"visitor {number}" for number in range(300)}
+    assert len(Retired(centre.taken_out).whole(centre.head.clock)) == 1 + 2 * VISITORS
+    assert Retired(centre.taken_out).stores == {f"visitor {number}" for number in range(VISITORS)}
