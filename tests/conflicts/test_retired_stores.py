@@ -21,6 +21,7 @@ from tai_state import (
     StateStore,
     Unavailable,
     open_store,
+    recorded_conflicts,
     retire_store,
     sync,
 )
@@ -328,6 +329,32 @@ async def test_versions_read_elsewhere_are_compared_with_what_is_on_record(store
     await add(third, 100)
     assert await joined(centre, third) <= 1
     assert await counted([centre, third]) == [111] * 2
+
+
+async def test_a_repair_finds_the_base_of_two_versions(stores: list[StateStore]) -> None:
+    """Both sides know of the retirement: the counter is exact, and the note names no retired store."""
+    centre, visitor, third, _ = stores
+    await retire_store(centre, visitor.store_id)
+    assert await joined(centre, third) == 0
+    await add(centre, 10)
+    await add(third, 100)
+    here, there = EventualConsistency(centre, RULE), EventualConsistency(third)
+    assert (await here.read_repair(GOVERNOR, "x", [await there.read(GOVERNOR, "x")], METADATA)).data == {"n": 111}
+    event = (await collected(centre.get_events(GOVERNOR, "x")))[-1]
+    assert visitor.store_id not in event.metadata.context["conflict"]["clock"]
+    assert await joined(centre, third) == 1
+    assert await counted([centre, third]) == [111] * 2
+
+
+async def test_what_was_dropped_is_not_ascribed_to_a_retired_store(stores: list[StateStore]) -> None:
+    """The record of a conflict names the stores whose changes the other side did not know."""
+    centre, visitor, third, _ = stores
+    await retire_store(centre, visitor.store_id)
+    await add(third, 100)
+    await add(centre, 10)
+    assert (await sync(centre, third)).joined == 1
+    [conflict] = await collected(recorded_conflicts(centre, GOVERNOR))
+    assert [each["stores"] for each in conflict.discarded] == [[third.store_id]]
 
 
 async def test_a_record_that_is_lost_or_damaged(stores: list[StateStore]) -> None:
