@@ -30,7 +30,7 @@ from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryE
 from tai_state.values.clocks import ClockOrder
 
 from ..support.overtaking import Overtaken
-from ..support.stores import GOVERNOR, METADATA, collected, dump, edit, fields_at
+from ..support.stores import GOVERNOR, METADATA, Place, Places, collected, dump, edit, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -355,6 +355,28 @@ async def test_what_was_dropped_is_not_ascribed_to_a_retired_store(stores: list[
     assert (await sync(centre, third)).joined == 1
     [conflict] = await collected(recorded_conflicts(centre, GOVERNOR))
     assert [each["stores"] for each in conflict.discarded] == [[third.store_id]]
+
+
+async def test_a_store_is_retired_on_every_engine(place: Place, places: Places, tmp_path: Path) -> None:
+    """What is on record is stored, passed on, exported and restored as all else."""
+    places_of_others = [places.new() for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        centre, visitor, third, new = [
+            await stack.enter_async_context(each.store()) for each in (place, *places_of_others)
+        ]
+        await centre.save_state(GOVERNOR, "x", {"n": 0}, METADATA)
+        assert await joined(centre, visitor) == 0
+        await add(visitor, 1)
+        assert (await joined(centre, visitor), await joined(third, visitor)) == (0, 0)
+        assert (await retire_store(centre, visitor.store_id)).retired == 1
+        await add(centre, 10)
+        path = tmp_path / "centre.jsonl"
+        await StateMachinePersister(centre).export_history(GOVERNOR, path)
+        await StateMachinePersister(new).import_history(path)
+        assert (await joined(new, third), await joined(third, centre)) == (0, 0)
+        assert await counted([centre, third, new]) == [11] * 3
+        for store in (centre, third, new):
+            assert (await StateMachinePersister(store).validate_consistency()).consistent
 
 
 async def test_a_record_that_is_lost_or_damaged(stores: list[StateStore]) -> None:
