@@ -21,6 +21,8 @@ from tai_state.conflicts.resolvers import LastWriteWins as LastWriteWins
 from tai_state.conflicts.resolvers import Resolver as Resolver
 from tai_state.conflicts.resolvers import ResolverFunction as ResolverFunction
 from tai_state.conflicts.resolvers import VersionBased as VersionBased
+from tai_state.conflicts.retiring import RetirementReport as RetirementReport
+from tai_state.conflicts.retiring import retire_store as retire_store
 from tai_state.conflicts.rivals import Counted as Counted
 from tai_state.conflicts.rivals import Rival as Rival
 from tai_state.conflicts.sync import SyncConflict as SyncConflict
@@ -220,6 +222,7 @@ __all__ = [
     "Resolution",
     "Resolver",
     "ResolverFunction",
+    "RetirementReport",
     "Rival",
     "SerializationError",
     "Settled",
@@ -262,5 +265,6 @@ __all__ = [
     "WallClock",
     "open_store",
     "recorded_conflicts",
+    "retire_store",
     "sync",
 ]

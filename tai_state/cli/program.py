@@ -65,6 +65,7 @@ for _command in (
     locking.locks,
     locking.unlock,
     syncing.sync,
+    syncing.retire,
     syncing.conflicts,
     doctor.doctor,
     emulating.emulator,

@@ -1,4 +1,4 @@
-"""Commands for stores that change independently: sync, conflicts."""
+"""Commands for stores that change independently: sync, retire, conflicts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tai_state.cli.reducers import load_reducers
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.recorded import RecordedConflict, conflicts_of
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased
+from tai_state.conflicts.retiring import retire_store
 from tai_state.conflicts.sync import SyncReport
 from tai_state.conflicts.sync import sync as sync_stores
 from tai_state.errors import GovernorNotFound, StoreNotFound
@@ -133,6 +134,31 @@ def _print(report: SyncReport) -> None:
 def _dropped(count: int) -> str:
     what = "1 change" if count == 1 else f"{count:,} changes"
     return f"changed on both sides; {what} dropped and recorded" if count else "changed on both sides"
+
+
+def retire(
+    store_id: Annotated[str, typer.Argument(metavar="STORE_ID", help="The id of the store that is gone for good.")],
+    *,
+    store: StoreOption = None,
+    governor: Annotated[str | None, typer.Option(metavar="GOVERNOR", help="Only this governor.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, but write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a store that is gone for good out of all clocks."""
+
+    async def command() -> None:
+        async with opened(store) as opened_store:
+            report = await retire_store(opened_store, store_id, governor_id=governor, dry_run=dry_run)
+        if as_json:
+            print_json({**plain(report), "complete": report.complete})
+        else:
+            if report.failed:
+                print_table(["state", "why"], [list(each) for each in report.failed])
+            print_line(f"{report.checked:,} states checked, {report.retired:,} of them named the store in their clock")
+        if not report.complete:
+            raise typer.Exit(INCONSISTENT)
+
+    run(command)
 
 
 def conflicts(

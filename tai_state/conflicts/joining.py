@@ -75,7 +75,7 @@ class Joiner:
         versions = [*bases.unseen(ours), *bases.unseen(theirs)]
         joined = await _with_versions(joined, versions, resolution.data, (here, there))
         given = Given(
-            causality=_joined_clock(here.clock, there.clock, event_id),
+            causality=here.retired.reduced(_joined_clock(here.clock, there.clock, event_id)),
             hlc=max(side.record.hlc for side in (here, there) if side.record is not None) + 1,
             schema=here.schema,
             state_hash=state_hash(text),
@@ -111,10 +111,11 @@ class Joiner:
         if (joined := joined_by(first)) is None:
             return unseen
         named = {(each.event_id, tuple(sorted(each.clock.items()))) for each in joined.versions}
+        known = newer.retired.whole(first.causality)
         missing = [
             each
             for each in bases.unseen(new)
-            if each.key not in named and each.event_id != first.event_id and is_within(each.clock, first.causality)
+            if each.key not in named and each.event_id != first.event_id and is_within(each.clock, known)
         ]
         data: Data = None if first.to_state is None else decode(first.to_state)
         joined = await _with_versions(joined, missing, data, (newer, older))
@@ -157,7 +158,8 @@ async def _with_versions(joined: Joined, versions: Iterable[Version], data: Data
     largest = min(side.core.engine.capabilities.max_document_bytes for side in sides)
     texts: list[Any] = [msgspec.to_builtins(joined), data]
     taken = sum(len(encode(each).encode()) for each in texts) + _BESIDE_BYTES
-    named: list[Earlier] = await earlier_versions(versions, data, min(VERSIONS_BYTES_MAX, largest - taken))
+    room_bytes = min(VERSIONS_BYTES_MAX, largest - taken)
+    named: list[Earlier] = await earlier_versions(versions, data, sides[0].retired, room_bytes)
     return msgspec.structs.replace(joined, versions=[*joined.versions, *named])
 
 

@@ -20,6 +20,7 @@ from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge
 from tai_state.values.digests import NO_STATE_HASH
 from tai_state.values.json import decode, encode
 from tai_state.values.patch import diff, patched
+from tai_state.values.retired import Retired
 
 EVENTS_MAX: Final = 2_000
 """How many events of a stream are read at most in search of what two sides have in common."""
@@ -42,7 +43,8 @@ class Version(msgspec.Struct, frozen=True):
     Attributes:
         event_id: the id of its event.
         clock: the vector clock of its event.
-        seen: all that it includes: its clock, and those of versions that read repairs brought in.
+        seen: all that it includes: its clock with all that it stands for, and those of versions that read repairs
+            brought in.
         hlc: the hybrid clock of its event.
         store: the id of the store that counted the event in its clock; empty for an event that joins two streams.
         data: reads the state's data in the present schema; None: deleted.
@@ -128,13 +130,14 @@ class Lineage:
         """Find the versions in what was read; each event includes what the one before it does."""
         self.versions, self._places, self._seen = {}, {}, {}
         seen: VectorClock = {}
+        whole = self.side.retired.whole
         for record in reversed(self._records):
             for version in self._brought_in(record):
                 seen = merge(seen, version.seen)
                 self.versions.setdefault(version.key, version)
             if (note := note_of(record)) is not None:
-                seen = merge(seen, note.clock)
-            self._seen[record.version] = seen = merge(seen, record.causality)
+                seen = merge(seen, whole(note.clock))
+            self._seen[record.version] = seen = merge(seen, whole(record.causality))
             own = self._version(record)
             self.versions[own.key] = own
         for version in self.versions.values():
@@ -154,7 +157,7 @@ class Lineage:
     def _brought_in(self, record: EventRecord) -> Iterable[Version]:
         joined = joined_by(record)
         for each in joined.versions if joined else ():
-            seen = each.seen or each.clock
+            seen = self.side.retired.whole(each.seen or each.clock)
             data = partial(self._data_earlier, record, each)
             yield Version(each.event_id, each.clock, seen, each.hlc, each.store, data)
 
@@ -178,12 +181,13 @@ class Lineage:
         return side.core.reader.state(Folded(text, join.schema), side.stream, join.version)
 
 
-async def earlier_versions(versions: Iterable[Version], data: Data, room_bytes: int) -> list[Earlier]:
+async def earlier_versions(versions: Iterable[Version], data: Data, retired: Retired, room_bytes: int) -> list[Earlier]:
     """The versions as a join names them, newest first, as far as there is room; those that cannot be read are left out.
 
     Args:
         versions: the versions.
         data: the state after the join.
+        retired: what is known of retired stores.
         room_bytes: how large the list can be.
     """
     named: list[Earlier] = []
@@ -199,7 +203,7 @@ async def earlier_versions(versions: Iterable[Version], data: Data, room_bytes: 
                 hlc=version.hlc,
                 store=version.store,
                 patch=None if there is None else diff(data or {}, there),
-                seen=None if version.seen == version.clock else version.seen,
+                seen=None if version.seen == retired.whole(version.clock) else retired.reduced(version.seen),
             )
         )
         room_bytes -= len(encode(msgspec.to_builtins(named[-1])).encode())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tai_state.conflicts.resolutions import Discarded, Resolution
+from tai_state.conflicts.retirements import retired_for
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import InvalidData, NotRetained, ReducerMissing
 from tai_state.history.replay import Replay
@@ -21,6 +22,7 @@ from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, merge
 from tai_state.values.json import NOT_JSON, decode, encode
 from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.retired import Retired
 
 ACTION_NEWER = "read_repair"
 """The action of an event that brings in a version that knew of ours."""
@@ -84,9 +86,9 @@ class Ancestry(NamedTuple):
 
 
 def with_note(
-    metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Sequence[Resolution]
+    metadata: ChangeMetadata, brought_in: Sequence[Rival], resolutions: Sequence[Resolution], retired: Retired
 ) -> ChangeMetadata:
-    """The metadata of a repair's event: the caller's, with the note.
+    """The metadata of a repair's event: the caller's, with the note. Its clock leaves out what retirements stand for.
 
     Raises:
         InvalidData: the caller's context uses the note's key.
@@ -98,7 +100,7 @@ def with_note(
         clock = merge(clock, version.clock)
     discarded = [each for resolution in resolutions for each in resolution.discarded]
     note = RepairNote(
-        clock=clock,
+        clock=retired.reduced(clock),
         tips=tuple(version.tip for version in brought_in),
         strategies=tuple(resolution.strategy for resolution in resolutions),
         discarded=tuple(map(_listed, discarded[:LISTED_MAX])),
@@ -119,11 +121,12 @@ async def ancestry(core: Core, stream: Stream, version: int, ours: VectorClock, 
         theirs: the clock of the other version.
     """
     shared, clock = await _last_shared(core, stream, version, theirs)
+    retired = await retired_for(core, stream, clock)
     async for stored in core.reader.records(stream, shared + 1, version):
         if (note := note_of(stored.record)) is not None:
             ours = merge(ours, note.clock)
     # If both also know of changes that our stream has only in merged form, this version is not their common base.
-    if not shared or compare(common(ours, theirs), clock) is not ClockOrder.SAME:
+    if not shared or compare(common(ours, theirs), retired.whole(clock)) is not ClockOrder.SAME:
         return Ancestry(ours, None)
     try:
         parted = await Replay(core, {}).at(stream, shared)

@@ -12,6 +12,7 @@ from tai_state.conflicts.joins import counted
 from tai_state.conflicts.notes import ACTION_NEWER, ACTION_RIVAL, ancestry, with_note
 from tai_state.conflicts.resolutions import Resolution, same, state_of
 from tai_state.conflicts.resolvers import Resolver
+from tai_state.conflicts.retirements import retired_for
 from tai_state.conflicts.rivals import Counted, Rival, are_apart, compare_rivals
 from tai_state.conflicts.sides import Side
 from tai_state.errors import StateNotFound, VersionConflict
@@ -86,7 +87,10 @@ async def standing(core: Core, stream: Stream) -> Rival | None:
     side = await Side.read(core, stream)
     if side.record is None:
         return None
-    return Rival(snapshot=core.state(stream, side.record, side.recorded_us), hlc=side.record.hlc, tip=side.tip)
+    retired = await retired_for(core, stream, side.clock)
+    snapshot = core.state(stream, side.record, side.recorded_us)
+    snapshot = msgspec.structs.replace(snapshot, causality=retired.whole(side.clock))
+    return Rival(snapshot=snapshot, hlc=side.record.hlc, tip=side.tip)
 
 
 async def recent_events(core: Core, stream: Stream, version: int) -> tuple[Counted, ...]:
@@ -165,7 +169,8 @@ async def _bring_in(core: Core, stream: Stream, planned: _Repair, theirs: Rival,
 async def _written(core: Core, stream: Stream, planned: _Repair, metadata: ChangeMetadata) -> JsonState:
     """Write a repair back."""
     data = planned.after.data
-    note = with_note(metadata, planned.brought_in, planned.resolutions)
+    retired = await retired_for(core, stream, planned.before.clock)
+    note = with_note(metadata, planned.brought_in, planned.resolutions, retired)
     intent = Intent(note, ACTION_RIVAL if planned.conflicts else ACTION_NEWER)
     version = planned.before.snapshot.version
     if data is None:

@@ -98,11 +98,15 @@ def check_state(state: object, what: str) -> None:
 
 
 def places_of(event: Counted) -> list[Place]:
-    """What no other event can have, unless a store was restored from a backup and counts anew."""
+    """What no other event can have, unless a store was restored from a backup and counts anew.
+
+    A store that was made from an export did not count the events in it, and is not in their clocks.
+    """
     if not event.store:
         return []
-    count = event.clock.get(event.store, 0)
-    return [("", tuple(sorted(event.clock.items()))), (event.store, ((event.store, count),))]
+    whole: Place = "", tuple(sorted(event.clock.items()))
+    count = event.clock.get(event.store)
+    return [whole] if count is None else [whole, (event.store, ((event.store, count),))]
 
 
 def are_apart(ours: Iterable[Counted], theirs: Iterable[Counted]) -> bool:

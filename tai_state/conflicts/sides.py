@@ -13,6 +13,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, EventRecord, StateRecord
 from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, split_hybrid
+from tai_state.values.retired import Retired
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -24,6 +25,7 @@ class Side(msgspec.Struct, frozen=True):
         record: the state's document; None if it was never written.
         last: the record of its last event; None if it was never written.
         recorded_us: the engine's update time of the state's document.
+        retired: what is known of retired stores; see :mod:`tai_state.values.retired`.
     """
 
     core: Core
@@ -31,6 +33,7 @@ class Side(msgspec.Struct, frozen=True):
     record: StateRecord | None
     last: EventRecord | None
     recorded_us: int = 0
+    retired: Retired = Retired({})
 
     @classmethod
     async def read(cls, core: Core, stream: Stream) -> Self:
@@ -53,8 +56,8 @@ class Side(msgspec.Struct, frozen=True):
 
     @property
     def clock(self) -> VectorClock:
-        """The state's vector clock; empty if it was never written."""
-        return {} if self.record is None else self.record.causality
+        """The state's vector clock, with all that it stands for; empty if it was never written."""
+        return {} if self.record is None else self.retired.whole(self.record.causality)
 
     @property
     def version(self) -> int:
@@ -97,13 +100,13 @@ class Side(msgspec.Struct, frozen=True):
         Along a stream, each event's clock is greater by at least one. So no more events know of everything on the other
         side, and more, than the clocks differ by, and the rest of the stream need not be read.
         """
-        known = common(self.clock, other.clock)
-        first = max(1, self.version - (sum(self.clock.values()) - sum(known.values())))
+        clock, known = self.clock, other.clock
+        first = max(1, self.version - (sum(clock.values()) - sum(common(clock, known).values())))
         before: EventRecord | None = None
         events: list[EventRecord] = []
         is_apart = False
-        async for stored in self.core.reader.records(self.stream, first):
-            order = compare(stored.record.causality, other.clock)
+        async for stored in self.core.reader.records(self.stream, first, self.version):
+            order = compare(self.retired.whole(stored.record.causality), known)
             if order is ClockOrder.AFTER:
                 events.append(stored.record)
                 if len(events) >= limit:
@@ -124,9 +127,10 @@ class Side(msgspec.Struct, frozen=True):
         """
         if self.record is None:
             raise ValueError("a state that was never written is not a rival")
-        snapshot = self.core.state(self.stream, self.record, self.recorded_us)
-        if compare(self.clock, other.clock) is not ClockOrder.CONCURRENT:
-            snapshot = msgspec.structs.replace(snapshot, causality={**self.clock, self.tip: 1})
+        snapshot, clock = self.core.state(self.stream, self.record, self.recorded_us), self.clock
+        if compare(clock, other.clock) is not ClockOrder.CONCURRENT:
+            clock = {**clock, self.tip: 1}
+        snapshot = msgspec.structs.replace(snapshot, causality=clock)
         return Rival(snapshot=snapshot, hlc=self.record.hlc, tip=self.tip)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from tai_state.conflicts.copying import EVENTS_MAX, take_over
 from tai_state.conflicts.joining import Joiner
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, check_resolver
+from tai_state.conflicts.retirements import keep, refused, with_retired
 from tai_state.conflicts.sides import Side
 from tai_state.engines.api import Document, Scan, after
 from tai_state.engines.paging import Paged
@@ -243,8 +244,12 @@ class _Pair:
             there = await Side.read(self._second, self._second.layout.stream(governor_id, state_id))
             if here.is_equal(there):
                 return done
-            if failure := _drift(here, there):
+            here, there = await with_retired(here, there)
+            if failure := refused(here, there) or _drift(here, there):
                 return done._replace(failure=failure)
+            if not self._dry_run:
+                await keep(here)
+                await keep(there)
             try:
                 step = await self._step(here, there)
             except VersionConflict:

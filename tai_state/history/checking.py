@@ -38,7 +38,7 @@ class Finding(msgspec.Struct, frozen=True):
     Attributes:
         path: the document.
         kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot``,
-            ``marker``, ``governor``, ``restore`` or ``time``.
+            ``marker``, ``retired``, ``governor``, ``restore`` or ``time``.
         message: what is wrong with the document, in one sentence.
     """
 

@@ -20,6 +20,7 @@ from tai_state.streams.records import (
     StateRecord,
     state_text,
 )
+from tai_state.streams.retirements import RetiredRecord
 from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.ids import escape_id, unescape_id, versioned
 from tai_state.values.json import NOT_JSON
@@ -32,7 +33,7 @@ _GZIP = b"\x1f\x8b"
 _NOT_LINES = (*NOT_JSON, EOFError, gzip.BadGzipFile, zlib.error)
 """What reading lines raises if the file is damaged."""
 
-Kind = Literal["governor", "marker", "event", "snapshot", "state", "end"]
+Kind = Literal["governor", "marker", "retired", "event", "snapshot", "state", "end"]
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,6 +46,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 _SHAPES: dict[str, type[msgspec.Struct]] = {
     "governor": GovernorRecord,
     "marker": MarkerRecord,
+    "retired": RetiredRecord,
     "event": EventRecord,
     "snapshot": SnapshotRecord,
     "state": StateRecord,
@@ -152,6 +154,9 @@ class ExportCheck:
         elif isinstance(record, MarkerRecord):
             is_id = escape_id(unescape_id(line.id)) == line.id
             found = self._problem_of_order(line) if is_id else Problem("an id is not valid")
+        elif isinstance(record, RetiredRecord):
+            is_place = line.id == escape_id(record.state_id)
+            found = self._problem_of_order(line) if is_place else Problem("a record is not that of its state")
         elif self.lines or line.id != escape_id(self._governor_id):
             found = Problem("a governor is in a place where it does not belong")
         return found

@@ -21,6 +21,7 @@ from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, S
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
+from tai_state.history.retirements import mend_records
 from tai_state.history.survey import states_without_events, streams_with_events
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
@@ -51,8 +52,8 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         checked: how many states were checked.
         sound: how many states agreed with their streams.
-        rebuilt: the paths of states that did not agree, and were rebuilt; also of governors and markers that were
-            missing, and were made anew.
+        rebuilt: the paths of states that did not agree, and were rebuilt; also of governors, markers and records of
+            retired stores that were missing, and were made anew.
         unchecked: the paths of states that need a reducer that was not given.
         failed: the path and reason of each state that cannot be repaired, and of each document that belongs to no
             state.
@@ -367,6 +368,7 @@ class Recovery:
                     async for stream in streams:
                         yield stream
             self._mended += await mend_markers(self._core, governor)
+            self._mended += await mend_records(self._core, governor, self._strange)
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:

@@ -1,7 +1,8 @@
 """Export and restore: the whole history of a governor as lines of JSON, including digests.
 
-The first line is a header, and each further line is a document. Markers come first. Then follow, for each state, its
-events, its kept snapshots and the state itself: an interrupted restore never leaves a state without its events.
+The first line is a header, and each further line is a document. Markers and the records of retired stores come first.
+Then follow, for each state, its events, its kept snapshots and the state itself: an interrupted restore never leaves a
+state without its events.
 ``docs/format.md`` describes the file.
 """
 
@@ -117,6 +118,8 @@ class Export:
             yield _line("governor", governor)
         async for document in moment.scan(Scan(layout.ids(governor_id))):
             yield _line("marker", document)
+        async for document in moment.scan(Scan(layout.retired(governor_id))):
+            yield _line("retired", document)
         async for state in moment.scan(Scan(layout.states(governor_id))):
             place, record = layout.placed(governor_id, state), state.decode(STATE)
             if place is None:
@@ -270,7 +273,13 @@ def _line(kind: Kind, document: Document) -> Line:
 def _path(layout: Layout, governor_id: str, line: Line) -> str:
     if line.kind == "governor":
         return layout.governor(governor_id)
-    collections = {"marker": layout.ids, "event": layout.events, "snapshot": layout.snapshots, "state": layout.states}
+    collections = {
+        "marker": layout.ids,
+        "retired": layout.retired,
+        "event": layout.events,
+        "snapshot": layout.snapshots,
+        "state": layout.states,
+    }
     return f"{collections[line.kind](governor_id)}/{line.id}"
 
 

@@ -18,6 +18,7 @@ from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
+from tai_state.history.retirements import record_problem
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.locks.damage import check_locks
 from tai_state.streams.core import Core
@@ -25,6 +26,7 @@ from tai_state.streams.layout import Place, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
 from tai_state.streams.repeating import states_said
 from tai_state.values.ids import unescape_id
+from tai_state.values.retired import has_marks
 
 FINDINGS_MAX = 1_000
 _PAGE = 100
@@ -80,7 +82,7 @@ class Validation:
                 self._find(restore.path, "restore", restore.what)
                 if not isinstance(restore, CorruptDocument):
                     continue
-            for check in (self._governor, self._streams, self._states_without_events, self._snapshots, self._markers):
+            for check in (self._governor, self._streams, self._all_states, self._snapshots, self._markers):
                 try:
                     await check(governor)
                 except Inconsistent as error:
@@ -183,17 +185,26 @@ class Validation:
             has_moved = (document and document.revision) != revision
         check.end(has_moved=has_moved)
 
-    async def _states_without_events(self, governor_id: str) -> None:
+    async def _all_states(self, governor_id: str) -> None:
+        """Check that every state has events, and a record of the retired stores that its clock stands for."""
         documents = self._core.engine.scan(Scan(self._core.layout.states(governor_id)))
         while page := await take(documents, _PAGE):
             records = [(self._place(governor_id, document, "a state"), _intact(document)) for document in page]
             present = [(place.stream, record) for place, record in records if place is not None and record is not None]
+            await self._retired([(stream, record) for stream, record in present if has_marks(record.causality)])
             events = await self._read([stream.event(record.version) for stream, record in present])
             for (stream, record), event in zip(present, events, strict=True):
                 if event is None and not await self._has_events(stream):
                     path = stream.event(record.version)
                     what = f"is missing, as all events of its state, which is at version {record.version}"
                     self._find(path, "gap", f"{what}: restore a backup")
+
+    async def _retired(self, states: Sequence[tuple[Stream, StateRecord]]) -> None:
+        """Check that these states, whose clocks know of retirements, have all of these on record."""
+        documents = await self._read([stream.retired for stream, _ in states])
+        for (stream, state), document in zip(states, documents, strict=True):
+            if (what := record_problem(document, state.causality)) is not None:
+                self._find(stream.retired, "retired", f"{what}: run `tai-state recover`")
 
     async def _has_events(self, stream: Stream) -> bool:
         """Whether a stream has any event, so that its own check has found what is missing."""

@@ -50,6 +50,11 @@ class Stream(msgspec.Struct, frozen=True):
         """The path of the marker for a caller's event id."""
         return f"{self.governor}/ids/{escape_id(event_id, 'event_id')}"
 
+    @property
+    def retired(self) -> str:
+        """The path of the record of retired stores."""
+        return f"{self.governor}/retired/{self.segment}"
+
     def range(self, first: int, last: int | None = None) -> tuple[str, str]:
         """The range of document ids for the versions from first to last, in both collections; the end is exclusive."""
         end = versioned(self.segment, VERSION_MAX if last is None else last) + "\x00"
@@ -110,6 +115,10 @@ class Layout:
     def ids(self, governor_id: str) -> str:
         """The collection of the markers for callers' event ids."""
         return f"{self.governor(governor_id)}/ids"
+
+    def retired(self, governor_id: str) -> str:
+        """The collection of the records of retired stores."""
+        return f"{self.governor(governor_id)}/retired"
 
     def restore(self, governor_id: str) -> str:
         """The path of the note of a restore of this governor."""

@@ -11,7 +11,9 @@ from tai_state.streams.reading import list_governors
 
 
 class StoreSize(msgspec.Struct, frozen=True, kw_only=True):
-    """How much room the documents of governors take, as JSON. An engine's own overhead is not counted.
+    """How much room the documents of governors take, as JSON.
+
+    An engine's own overhead is not counted, nor is what is on record about retired stores.
 
     Attributes:
         documents: how many documents there are.

@@ -72,6 +72,26 @@ def test_sync(program: Program):
         assert program("verify", "--store", store).code == 0
 
 
+def test_retire(program: Program):
+    """It counts, takes the store out of the clock, and then finds nothing more to do."""
+    apart(program)
+    assert program("sync", A, B).code == 0
+    gone = json.loads(program("doctor", "--store", B, "--json").out)
+    store_id = next(each["message"] for each in gone["checks"] if "its id is" in each["message"]).rpartition(" ")[2]
+    dry = program("retire", store_id, "--store", A, "--dry-run", "--json")
+    done = program("retire", store_id, "--store", A, "--governor", "field", "--json")
+    assert json.loads(done.out) == {"checked": 1, "retired": 1, "failed": [], "complete": True}
+    assert dry.out == done.out
+    again = program("retire", store_id, "--store", A)
+    assert (again.code, again.out) == (0, "1 states checked, 0 of them named the store in their clock\n")
+    refused = program("sync", A, B)
+    assert refused.code == 4
+    assert f"store {store_id} was retired" in refused.out
+    assert "cannot retire itself" in program("retire", store_id, "--store", B, "--json").error(2)["message"]
+    assert program("retire", store_id, "--store", A, "--governor", "nobody").code == 1
+    assert program("verify", "--store", A).code == 0
+
+
 def test_how_conflicts_are_resolved(program: Program):
     """Is chosen; what was dropped is listed, in either store."""
     apart(program)

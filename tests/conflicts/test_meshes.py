@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tai_state import EveryEvents, FieldMerge, StateMachinePersister, StateStore, open_store, sync
+from tai_state import EveryEvents, FieldMerge, StateMachinePersister, StateStore, open_store, retire_store, sync
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.stores import GOVERNOR, METADATA
@@ -161,13 +161,15 @@ async def test_a_store_that_slept_catches_up_with_a_mesh(seed: int) -> None:
         await mesh.judge()
 
 
-async def test_what_two_stores_took_over_by_other_ways_counts_once() -> None:
+@pytest.mark.parametrize("is_retired", [False, True], ids=["plain", "retired"])
+async def test_what_two_stores_took_over_by_other_ways_counts_once(*, is_retired: bool) -> None:
     """Two stores have seen one change in joins of which they took over only the last: it is in the base of both."""
     clock = ManualClock(step_us=1_000)
     rule = FieldMerge({"n": "counter"})
     async with AsyncExitStack() as stack:
-        root, *copies = [await stack.enter_async_context(make_store(clock)) for _ in range(5)]
-        await root.save_state(GOVERNOR, "x", {"n": 0}, METADATA)
+        gone, root, *copies = [await stack.enter_async_context(make_store(clock)) for _ in range(6)]
+        await gone.save_state(GOVERNOR, "x", {"n": 0}, METADATA)
+        await sync(gone, root)
         ends: list[StateStore] = []
         total = 1
         groups = [[await stack.enter_async_context(make_store(clock)) for _ in range(3)] for _ in range(2)]
@@ -184,6 +186,8 @@ async def test_what_two_stores_took_over_by_other_ways_counts_once() -> None:
             await sync(other, last)
             await sync(one, copies[2 * number], resolver=rule)
             await sync(other, copies[2 * number + 1], resolver=rule)
+            if is_retired:
+                await retire_store(one, gone.store_id)
             await sync(one, other, resolver=rule)
             assert (await sync(one, last, resolver=rule)).joined == 0
             ends.append(last)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tai_state import EventualConsistency, StateStore, recorded_conflicts, sync
+from tai_state import Counted, EventualConsistency, StateStore, recorded_conflicts, sync
+from tai_state.conflicts.rivals import are_apart
 
 from ..support.stores import GOVERNOR, METADATA, SQLITE, Places, collected
 
@@ -88,3 +89,10 @@ async def test_two_changes_with_one_count_are_rivals():
                 assert await store.get_state(GOVERNOR, "s") == repaired
     [dropped] = [each["value"] for conflict in conflicts for each in conflict.discarded]
     assert {repaired.data["x"], dropped} == {2, 3}
+
+
+def test_events_from_before_a_restore_do_not_take_one_place() -> None:
+    """A store that was made from an export counted none of the events in it, so two of them are no rivals."""
+    earlier, later = (Counted(f"event {count}", "new", {"old": count}) for count in (1, 2))
+    assert not are_apart([later], [earlier])
+    assert are_apart([Counted("one", "new", {"old": 1, "new": 1})], [Counted("other", "new", {"old": 2, "new": 1})])

@@ -63,7 +63,7 @@ async def test_what_stores_did_that_are_gone_stays_exact() -> None:
 
 
 async def test_only_a_store_that_changed_a_state_is_in_its_clock() -> None:
-    """Each store that ever changed a state takes an entry in its clock, for good; one that only reads takes none."""
+    """A store that changed a state has an entry in its clock until it is retired; one that only reads has none."""
     clock = ManualClock(step_us=1_000)
     async with new_store(clock) as centre:
         await centre.save_state(GOVERNOR, "x", {"count": 0, "seen": []}, METADATA)

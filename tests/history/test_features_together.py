@@ -28,6 +28,7 @@ WANTED = (
     "damaged",
     "synced",
     "joined",
+    "retired",
 )
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tai_state.engines.sqlite import schema
 from tai_state.history import exportfile, unfinished
 from tai_state.locks import records as lock_records
-from tai_state.streams import identity, records
+from tai_state.streams import identity, records, retirements
 from tai_state.values import ids
 from tai_state.values import json as values_json
 
@@ -51,6 +51,7 @@ def _first_column(text: str) -> list[str]:
         ("governors/{g}/events/{s}~{n}", records.EventRecord),
         ("governors/{g}/snapshots/{s}~{n}", records.SnapshotRecord),
         ("governors/{g}/ids/{e}", records.MarkerRecord),
+        ("governors/{g}/retired/{s}", retirements.RetiredRecord),
         ("locks/{r}", lock_records.LockRecord),
         ("lockbeats/{r}", lock_records.BeatRecord),
         ("lockbreaks/{t}", lock_records.BreakRecord),

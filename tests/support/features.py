@@ -29,6 +29,7 @@ from tai_state import (
     StateEvent,
     StateNotFound,
     VersionConflict,
+    retire_store,
     sync,
 )
 from tai_state.conflicts.joins import JOIN_ACTION
@@ -93,6 +94,7 @@ class Features(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.exports: list[tuple[Path, Ledger, dict[str, Data]]] = []
         self.sites: list[Site] = []
+        self.gone: list[str] = []
         self.told["run"] += 1
         for _ in range(2):
             self._run(self._found())
@@ -353,6 +355,42 @@ class Features(RuleBasedStateMachine):
             await self.check(site)
 
         self._run(read_file())
+
+    @rule(where=sites, hears=sites)
+    def move(self, where, hears) -> None:
+        """A site goes for good, as another one may hear; in its place is a new one, made of its export."""
+
+        async def go() -> None:
+            site = self._site(where)
+            if any(site.ledger.known.values()):
+                path = Path(self._folder.name) / f"{next(self._files)}.jsonl"
+                await site.persister().export_history(GOVERNOR, path)
+                new = await self._found()
+                await new.persister().import_history(path)
+                new.ledger = site.ledger
+                self.sites.remove(new)
+                self.sites[self.sites.index(site)] = new
+                self.gone.append(site.stores[0].store_id)
+                await site.close()
+                await self.check(new)
+                if self._site(hears) is not new:
+                    await self._retire(self._site(hears), 0, self.gone[-1], {})
+
+        self._run(go())
+
+    @precondition(lambda self: self.gone)
+    @rule(where=sites, process=processes, pick=st.integers(0, 9), faults=faults)
+    def retire(self, where, process, pick, faults) -> None:
+        """A site hears that one that is gone will not write again."""
+        self._run(self._retire(self._site(where), process, self.gone[pick % len(self.gone)], faults))
+
+    async def _retire(self, site: Site, process: int, store_id: str, faults: Faults) -> None:
+        act = partial(retire_store, site.stores[process], store_id)
+        done = await self._tried(site, process, faults, act)
+        report = await act()
+        assert report.complete, report.failed
+        self.told["retired"] += bool(report.retired or (done and done.retired))
+        await self.check(site)
 
     @rule(first=sites, second=sites, resolver=st.sampled_from(RESOLVERS), faults=faults)
     def sync(self, first, second, resolver, faults) -> None:
