@@ -17,7 +17,6 @@ from tai_state.cli.common import (
     StateArgument,
     StoreOption,
     UsageError,
-    opened,
     run,
 )
 from tai_state.cli.output import cell, plain, print_items, print_json, print_table, say
@@ -25,6 +24,7 @@ from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
+from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
 from tai_state.streams.reading import count_states, get_stats, list_governors, list_states
 from tai_state.streams.salvaging import sound_events
@@ -48,7 +48,7 @@ def ls(
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
             rows = _governors(opened_store, damage) if governor is None else _states(opened_store, governor, damage)
             columns = ["governor", "states"] if governor is None else ["state_id", "version", "data", "timestamp"]
             found = await print_items(
@@ -88,7 +88,8 @@ def show(
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
-        async with opened(store) as opened_store:
+        damage = Damage(as_json=as_json)
+        async with open_to_look(store, damage.report) as opened_store:
             when = version if moment is None else moment
             found = await _state_at(opened_store, governor, state, when, reducers)
         fields = _state_fields(found)
@@ -96,6 +97,7 @@ def show(
             print_json(fields)
         else:
             print_table(["field", "value"], list(fields.items()))
+        damage.end()
 
     run(command)
 
@@ -113,7 +115,7 @@ def history(
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
             found = await print_items(
                 sound_events(
                     opened_store.core,
@@ -148,7 +150,8 @@ def diff(
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
-        async with opened(store) as opened_store:
+        damage = Damage(as_json=as_json)
+        async with open_to_look(store, damage.report) as opened_store:
             before = await _state_at(opened_store, governor, state, one, reducers)
             after = await _state_at(opened_store, governor, state, other, reducers)
         patch = difference(before.data, after.data)
@@ -158,6 +161,7 @@ def diff(
             print_table(["op", "path", "value"], [[each["op"], each["path"], each.get("value", "")] for each in patch])
         else:
             say("no difference")
+        damage.end()
 
     run(command)
 
@@ -172,7 +176,7 @@ def stats(
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
             counts = plain(await get_stats(opened_store.core, damage.report))
             if size:
                 counts |= plain(await opened_store.get_size())

@@ -7,6 +7,7 @@ import msgspec
 from tai_state.engines.api import Document
 from tai_state.errors import CorruptDocument, Inconsistent, ReducerMissing
 from tai_state.history.folding import Folding, first_fold
+from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded
 from tai_state.streams.records import (
@@ -38,7 +39,7 @@ class Finding(msgspec.Struct, frozen=True):
     Attributes:
         path: the document.
         kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot``,
-            ``marker``, ``governor``, ``restore`` or ``time``.
+            ``marker``, ``governor``, ``store``, ``restore`` or ``time``.
         message: what is wrong with the document, in one sentence.
     """
 
@@ -265,7 +266,7 @@ def _to_restore(error: Inconsistent) -> str:
     """What is wrong with an event that cannot be read, with the advice that holds for events."""
     if not isinstance(error, CorruptDocument):
         return error.what
-    return f"{error.what.partition(': restore')[0].partition(': run')[0]}: {_RESTORE}"
+    return f"{fault(error)}: {_RESTORE}"
 
 
 def _differences(record: StateRecord, event: EventRecord, path: str) -> list[str]:

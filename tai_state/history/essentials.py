@@ -10,6 +10,7 @@ from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.history.unfinished import governors_of_restores
 from tai_state.streams.core import Core
+from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, GOVERNOR, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
@@ -48,7 +49,7 @@ async def governor_problem(core: Core, governor_id: str) -> str | None:
             try:
                 document.decode(GOVERNOR)
             except Inconsistent as error:
-                return error.what.partition(": restore")[0]
+                return fault(error)
             return None
         if look == 0 and not await _has_documents(core, governor_id):
             return None

@@ -23,6 +23,7 @@ from tai_state.history.replay import Replay
 from tai_state.history.survey import states_without_events, streams_with_events
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
+from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import (
     STATE,
@@ -123,6 +124,9 @@ class Recovery:
         resume: tuple[str, str] | None,
     ) -> RecoveryReport:
         """Recover all states of one governor, or of all."""
+        core = self._core
+        if await mend_store(core.engine, core.layout, core.bounds, core.store_id):
+            self._mended.append(core.layout.store)
         report = RecoveryReport(resume=resume)
         pending: list[Stream] = []
         async with aclosing(self._streams(governor_id, resume)) as streams:

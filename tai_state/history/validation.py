@@ -20,6 +20,8 @@ from tai_state.history.essentials import all_governors, governor_problem, withou
 from tai_state.history.replay import Replay
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
+from tai_state.streams.damage import fault
+from tai_state.streams.identity import store_problem
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
 from tai_state.streams.repeating import states_said
@@ -65,6 +67,7 @@ class Validation:
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
         """Validate one governor, or all."""
+        await self._store()
         if governor_id is not None:
             governors = [governor_id]
         else:
@@ -91,6 +94,11 @@ class Validation:
             unchecked=self._unchecked,
             findings=tuple(self._findings),
         )
+
+    async def _store(self) -> None:
+        """Check the document of the store itself."""
+        if (error := await store_problem(self._core.engine, self._core.layout)) is not None:
+            self._find(error.path, "store", error.what)
 
     async def _storage(self) -> None:
         """Check the storage below the documents: a damaged index could hide documents from all other checks."""
@@ -148,7 +156,7 @@ class Validation:
             record = None if document is None else document.decode(STATE)
             lost = ("state", "is missing though it has events")
         except Inconsistent as error:
-            record, lost = None, ("corrupt", error.what.partition(": restore")[0])
+            record, lost = None, ("corrupt", fault(error))
         if record is None or document is None:
             check = StreamCheck(stream, self._folding, None, await self._stored(stream), latest, lost)
             return check, None if document is None else document.revision

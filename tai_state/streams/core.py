@@ -177,11 +177,11 @@ async def open_core(engine: Engine, layout: Layout, settings: Settings) -> Async
 
     Raises:
         StoreNotFound: there is no store, and the settings say not to create one.
-        CorruptDocument: the store was not found because its storage is damaged.
+        CorruptDocument: the store's storage, or its own document, is damaged; or that document is missing.
         IncompatibleFormat: a newer release wrote the store.
         StoreUnavailable, StoreTimeout: the engine cannot be reached.
     """
     bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter, observer=settings.observer)
     async with engine:
-        store_id = await identify(engine, layout, bounds, create=settings.create)
+        store_id = await identify(engine, layout, bounds, create=settings.create, report=settings.unidentified)
         yield Core(engine, layout, settings, bounds, store_id)
