@@ -24,6 +24,7 @@ from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
+from tai_state.history.unfinished import unfinished_restore, unfinished_restores
 from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
 from tai_state.streams.reading import count_states, get_stats, list_governors, list_states
@@ -62,11 +63,15 @@ def ls(
 
 
 async def _governors(store: StateStore, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
+    async for restore in unfinished_restores(store.core):
+        damage.report(restore)
     async for each in list_governors(store.core, report=damage.report):
         yield {"governor": each, "states": await count_states(store.core, each, damage.report)}
 
 
 async def _states(store: StateStore, governor: str, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
+    if (restore := await unfinished_restore(store.core, governor)) is not None:
+        damage.report(restore)
     async for each in list_states(store.core, governor, report=damage.report):
         yield {"state_id": each.state_id, "version": each.version, "data": each.data, "timestamp": each.timestamp}
 
@@ -177,6 +182,8 @@ def stats(
     async def command() -> None:
         damage = Damage(as_json=as_json)
         async with open_to_look(store, damage.report) as opened_store:
+            async for restore in unfinished_restores(opened_store.core):
+                damage.report(restore)
             counts = plain(await get_stats(opened_store.core, damage.report))
             if size:
                 counts |= plain(await opened_store.get_size())

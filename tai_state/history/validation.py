@@ -64,6 +64,7 @@ class Validation:
         self._states = self._events = self._unchecked = 0
         self._findings: list[Finding] = []
         self._strange: list[Inconsistent] = []
+        self._is_partial = False  # whether a restore of the governor has still to write states, each after its events
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
         """Validate one governor, or all."""
@@ -78,10 +79,9 @@ class Validation:
                 self._find(error.path, "corrupt", error.what)
         for governor in governors:
             restore = await unfinished_restore(self._core, governor)
+            self._is_partial = restore is not None
             if restore is not None:
                 self._find(restore.path, "restore", restore.what)
-                if not isinstance(restore, CorruptDocument):
-                    continue
             for check in (self._governor, self._streams, self._states_without_events, self._snapshots, self._markers):
                 try:
                     await check(governor)
@@ -174,6 +174,8 @@ class Validation:
 
     async def _finish(self, check: StreamCheck, revision: int | None) -> None:
         """Report the findings of a check, once a second look has confirmed them."""
+        if self._is_partial and revision is None:
+            return
         await self._end(check, revision)
         findings = check.findings
         for _ in range(_LOOKS_MAX - 1):
@@ -229,6 +231,8 @@ class Validation:
             stream, version = place.stream, place.version
             state, snapshot = await self._read([stream.state, document.path])
             record = None if state is None else _intact(state)
+            if state is None and self._is_partial:
+                continue
             if snapshot is not None and (state is None or (record is not None and version not in record.kept)):
                 self._find(document.path, "snapshot", "is not listed by its state: run `tai-state recover`")
 
@@ -255,6 +259,8 @@ class Validation:
                 continue
             except Inconsistent as error:
                 self._find(document.path, "corrupt", error.what)
+                continue
+            if state is None and self._is_partial:
                 continue
             if event is None:
                 # A missing event below the head is a finding of its stream's check.
