@@ -27,8 +27,10 @@ from tai_state.history.persister import StateMachinePersister
 from tai_state.history.unfinished import unfinished_restore, unfinished_restores
 from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
-from tai_state.streams.reading import count_states, get_stats, list_governors, list_states
+from tai_state.streams.reading import count_states, get_stats, list_states
 from tai_state.streams.salvaging import sound_events
+from tai_state.streams.sizes import get_size
+from tai_state.streams.surveying import every_governor
 from tai_state.values.events import JsonEvent
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.patch import Operation
@@ -65,7 +67,7 @@ def ls(
 async def _governors(store: StateStore, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
     async for restore in unfinished_restores(store.core):
         damage.report(restore)
-    async for each in list_governors(store.core, report=damage.report):
+    async for each in every_governor(store.core, damage.report):
         yield {"governor": each, "states": await count_states(store.core, each, damage.report)}
 
 
@@ -186,7 +188,7 @@ def stats(
                 damage.report(restore)
             counts = plain(await get_stats(opened_store.core, damage.report))
             if size:
-                counts |= plain(await opened_store.get_size())
+                counts |= plain(await get_size(opened_store.core, damage.report))
         if as_json:
             print_json(counts)
         else:
@@ -214,16 +216,16 @@ async def _state_at(
 
 
 async def _instead(store: StateStore, governor: str, state: str, when: int | datetime | None) -> str:
-    found = await store.core.read_state(store.core.layout.stream(governor, state))
-    if found is None:
-        return ""
-    record = found[1]
     if when is None:
-        return f": it was deleted at version {record.version}" if record.deleted else ""
+        found = await store.core.read_state(store.core.layout.stream(governor, state))
+        return f": it was deleted at version {found[1].version}" if found is not None and found[1].deleted else ""
     if isinstance(when, int):
         return ""  # the error says it
-    async for first in store.get_events(governor, state, limit=1):
-        return f" at {format_time(when)}: its first event is from {format_time(first.timestamp)}"
+    try:
+        async for first in store.get_events(governor, state, limit=1):
+            return f" at {format_time(when)}: its first event is from {format_time(first.timestamp)}"
+    except StateNotFound:
+        pass
     return ""
 
 

@@ -56,8 +56,8 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         rebuilt: the paths of states that did not agree, and were rebuilt; also of governors and markers that were
             missing, and were made anew.
         unchecked: the paths of states that need a reducer that was not given.
-        failed: the path and reason of each state that cannot be repaired, and of each document that belongs to no
-            state.
+        failed: the path and reason of each document because of which a state cannot be repaired, and of each that
+            belongs to no state.
         resume: pass it to go on after an interruption; None when all is done.
     """
 
@@ -337,8 +337,8 @@ class Recovery:
         rebuilt = [path for path, outcome in in_order if outcome is True]
         unchecked = [path for path, outcome in in_order if isinstance(outcome, ReducerMissing)]
         failed = [
-            (path, outcome.what)
-            for path, outcome in in_order
+            (outcome.path, outcome.what)
+            for _, outcome in in_order
             if isinstance(outcome, Inconsistent) and not isinstance(outcome, ReducerMissing)
         ]
         return RecoveryReport(
@@ -369,7 +369,9 @@ class Recovery:
                 async with aclosing(find(self._core, governor, strange=self._strange)) as streams:
                     async for stream in streams:
                         yield stream
-            self._mended += await mend_markers(self._core, governor)
+            mended, lost = await mend_markers(self._core, governor)
+            self._mended += mended
+            self._strange += lost
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:

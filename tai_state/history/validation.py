@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan
+from tai_state.engines.api import ABSENT, Document, Scan
 from tai_state.engines.paging import take
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
@@ -25,6 +25,7 @@ from tai_state.streams.identity import store_problem
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
 from tai_state.streams.repeating import states_said
+from tai_state.streams.surveying import lock_collections
 from tai_state.values.ids import unescape_id
 
 FINDINGS_MAX = 1_000
@@ -107,12 +108,8 @@ class Validation:
 
     async def _locks(self) -> None:
         """Check what locks have written. Each of them is read only by those who need it."""
-        layout, engine = self._core.layout, self._core.engine
-        locks = {document.id async for document in engine.scan(Scan(layout.locks))}
-        locks.update(await engine.missing(layout.locks))
-        waiters = [f"{layout.locks}/{each}/waiters" for each in sorted(locks)]
-        for collection in (layout.locks, layout.lockbeats, layout.lockbreaks, *waiters):
-            async for document in engine.scan(Scan(collection)):
+        for collection in await lock_collections(self._core):
+            async for document in self._core.engine.scan(Scan(collection)):
                 try:
                     document.fields()
                 except CorruptDocument as error:
@@ -244,6 +241,8 @@ class Validation:
     async def _marked(self, events: Sequence[tuple[Stream, EventRecord]]) -> None:
         """Check that these events, whose ids callers gave, have their markers."""
         for put in await without_marker(self._core, events):
+            if put.require is not ABSENT:
+                continue  # a damaged marker is a finding of the check of markers
             what = "is missing, so the call with this id would be applied again: run `tai-state recover`"
             self._find(put.path, "marker", what)
 

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from tai_state.engines.api import Document, Engine
+from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.matters import Bounds
+from tai_state.engines.paging import take
 from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
 from tai_state.streams.appending import Appender
 from tai_state.streams.changes import Fence, Guard
@@ -129,9 +130,13 @@ class Core:
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
-        path = self.layout.governor(governor_id)
-        if (await self.engine.read([path])).documents == (None,):
-            raise GovernorNotFound(path)
+        layout, path = self.layout, self.layout.governor(governor_id)
+        if (await self.engine.read([path, layout.restore(governor_id)])).documents != (None, None):
+            return
+        for collection in (layout.states(governor_id), layout.events(governor_id)):  # its document may have been lost
+            if await take(self.engine.scan(Scan(collection, limit=1)), 1):
+                return
+        raise GovernorNotFound(path)
 
     async def read_state(self, stream: Stream) -> tuple[Document, StateRecord] | None:
         """Read a state's document and record, deleted or not, and check its hash; None if it was never written.

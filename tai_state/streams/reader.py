@@ -250,5 +250,5 @@ def check_place(
 def missing_event_error(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
     """The error for an event that is not there."""
     if version < floor:
-        return NotRetained(stream.event(version), "was cleaned up, and there is no snapshot of its state")
+        return NotRetained(stream.event(version), f"was cleaned up: the oldest version left is {floor}")
     return EventSourcingError(stream.event(version), "is missing: restore a backup")

@@ -20,6 +20,7 @@ from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, follows
 from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord, StateRecord
+from tai_state.streams.surveying import every_governor
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
@@ -327,7 +328,7 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
 async def get_stats(core: Core, report: Report = raising) -> StoreStats:
     """Counts over the whole store; it reads every state."""
     governors = states = deleted = versions = max_version = snapshots = 0
-    async for governor_id in list_governors(core, report=report):
+    async for governor_id in every_governor(core, report):
         governors += 1
         async for record in _records(core, governor_id, report):
             states += not record.deleted
