@@ -18,7 +18,7 @@ from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Place, Stream
-from tai_state.streams.reader import Folded, follows
+from tai_state.streams.reader import Folded, check_beginning, floor_in, follows, missing_event_error
 from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord, StateRecord
 from tai_state.streams.surveying import every_governor
 from tai_state.streams.walking import Walk
@@ -279,8 +279,14 @@ def get_events(
     walk = Walk(core.reader, stream, after=after)
 
     async def end() -> None:
-        if walk.reached is None and await core.read_state(stream) is None:
+        if walk.reached is not None:
+            return
+        found = await core.read_state(stream)
+        if found is None:
             raise StateNotFound(stream.state)
+        version, floor = found[1].version, found[1].floor
+        if limit != 0 and max(floor, after + 1) <= min(version - 1, version if until is None else until):
+            raise missing_event_error(stream, max(floor, after + 1), floor)
 
     return walk.over(core.engine, until, limit, end)
 
@@ -294,12 +300,15 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
         EventSourcingError: an event is missing between two others.
     """
     walk: Walk | None = None
+    floors: dict[str, int | None] = {}
 
     def take(page: Iterable[Document]) -> Iterator[JsonEvent]:
         nonlocal walk
         for document in page:
             stream = _place(core, governor_id, document, "an event").stream
             if walk is None or walk.stream.segment != stream.segment:
+                if stream.segment in floors:
+                    check_beginning(stream, document.decode(EVENT).version, floors[stream.segment])
                 walk = Walk(core.reader, stream)
             yield from walk.events([document])
 
@@ -308,9 +317,25 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
     async def convert(page: Sequence[Document]) -> Iterator[JsonEvent]:
         if walk is not None and not follows(walk.stream, page, walk.reached):
             await walk.look_at_floor(core.engine)
+        floors.clear()
+        floors.update(await _floors(core, governor_id, page, walk))
         return take(page)
 
     return _of_governor(core, governor_id, converted(documents, convert))
+
+
+async def _floors(core: Core, governor_id: str, page: Sequence[Document], walk: Walk | None) -> dict[str, int | None]:
+    """The floors of the streams that begin in a page, and later than with their first event."""
+    late: dict[str, Stream] = {}
+    segment = None if walk is None else walk.stream.segment
+    for document in page:
+        place = core.layout.placed(governor_id, document)
+        if place is not None and place.stream.segment != segment:
+            segment = place.stream.segment
+            if place.version > 1:
+                late[segment] = place.stream
+    documents = (await core.engine.read([each.state for each in late.values()])).documents if late else ()
+    return {each: floor_in(document) for each, document in zip(late, documents, strict=True)}
 
 
 def get_events_between(core: Core, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
