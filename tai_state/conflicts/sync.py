@@ -29,6 +29,7 @@ from tai_state.errors import (
 from tai_state.history.essentials import all_governors
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
+from tai_state.history.unfinished import unfinished_restores
 from tai_state.streams.changes import always, append_of
 from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.planning import Composition
@@ -328,6 +329,9 @@ async def _places(
     """The governor and id of each state in either store; the error of a document whose path names none."""
     strange: list[Inconsistent] = []
     governors = await _governors(first, second, governor_id, resume, strange)
+    for core in (first, second):
+        one = None if governor_id is None else core.layout.restore(governor_id)
+        strange += [each async for each in unfinished_restores(core) if one in (None, each.path)]
     for error in strange:
         yield error
     for found in governors:

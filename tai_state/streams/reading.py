@@ -156,8 +156,8 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
     return mapped(items, seen, end)
 
 
-def list_governors(core: Core, *, after: str | None = None, report: Report = raising) -> Paged[str]:
-    """The ids of all governors, in order; with ``after``, only those after that id.
+def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
+    """The ids of all governors that have a document, in order; with ``after``, only those after that id.
 
     Raises:
         CorruptDocument: a governor's own document is damaged, so its id may be, too.
@@ -165,13 +165,8 @@ def list_governors(core: Core, *, after: str | None = None, report: Report = rai
 
     def ids(page: Iterable[Document]) -> Iterator[str]:
         for document in page:
-            try:
-                document.decode(GOVERNOR)
-                governor_id = stored_id(document.path)
-            except CorruptDocument as error:
-                report(error)
-            else:
-                yield governor_id
+            document.decode(GOVERNOR)
+            yield stored_id(document.path)
 
     return mapped(core.engine.scan(Scan(core.layout.governors, start=_start(after))), ids)
 

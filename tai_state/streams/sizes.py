@@ -9,7 +9,7 @@ import msgspec
 from tai_state.engines.api import Document, Scan
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.streams.core import Core
-from tai_state.streams.damage import Report
+from tai_state.streams.damage import Report, fault
 from tai_state.streams.surveying import every_governor, lock_collections
 
 
@@ -60,7 +60,7 @@ async def get_size(core: Core, report: Report = unreported) -> StoreSize:
             sizes[kind] += document.size
         except CorruptDocument as error:
             damaged += 1
-            report(error)
+            report(CorruptDocument(error.path, f"{fault(error)}: run `tai-state verify`"))
 
     async for governor_id in every_governor(core, report):
         for kind, collection in enumerate(kinds):

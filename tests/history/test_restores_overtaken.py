@@ -208,3 +208,16 @@ async def test_verify_checks_what_is_there_of_an_unfinished_restore(tmp_path: Pa
         await engine.commit([Delete(f"governors/{GOVERNOR}/events/b~000000000002")])
         report = await persister.validate_consistency()
         assert [each.kind for each in report.findings] == ["restore", "gap"]
+
+
+async def test_a_sync_names_an_unfinished_restore(tmp_path: Path, clock: ManualClock):
+    """What there is is synced, and the sync is not called complete."""
+    await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "events/c~000000000003")
+    note = f"meta/store/restores/{GOVERNOR}"
+    async with _store(engine, clock) as store, make_store(MemoryEngine(clock), clock) as other:
+        for governor in (None, GOVERNOR):
+            report = await sync(store, other, governor_id=governor)
+            assert (report.checked, [path for path, _ in report.failed], report.complete) == (2, [note], False)
+        assert (await sync(store, other, governor_id="another")).complete
+        assert await other.count_states(GOVERNOR) == 2
