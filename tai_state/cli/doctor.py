@@ -151,7 +151,7 @@ class Examination:
         if not self._engine.capabilities.durable:
             return f"a store on {self._name!r} starts empty and ends with its process"
         async with opened(self._url) as store:
-            async for restore in unfinished_restores(store.core):
+            for restore in await unfinished_restores(store.core):
                 self._find("restore", "warning", str(restore))
             return f"the store exists; its id is {store.store_id}"
 

@@ -65,9 +65,9 @@ def ls(
 
 
 async def _governors(store: StateStore, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
-    async for restore in unfinished_restores(store.core):
+    for restore in await unfinished_restores(store.core):
         damage.report(restore)
-    async for each in every_governor(store.core, damage.report):
+    for each in await every_governor(store.core, damage.report):
         yield {"governor": each, "states": await count_states(store.core, each, damage.report)}
 
 
@@ -184,7 +184,7 @@ def stats(
     async def command() -> None:
         damage = Damage(as_json=as_json)
         async with open_to_look(store, damage.report) as opened_store:
-            async for restore in unfinished_restores(opened_store.core):
+            for restore in await unfinished_restores(opened_store.core):
                 damage.report(restore)
             counts = plain(await get_stats(opened_store.core, damage.report))
             if size:

@@ -331,7 +331,7 @@ async def _places(
     governors = await _governors(first, second, governor_id, resume, strange)
     for core in (first, second):
         one = None if governor_id is None else core.layout.restore(governor_id)
-        strange += [each async for each in unfinished_restores(core) if one in (None, each.path)]
+        strange += [each for each in await unfinished_restores(core) if one in (None, each.path)]
     for error in strange:
         yield error
     for found in governors:

@@ -17,6 +17,7 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, StateNotFound
+from tai_state.history.dropping import drop_damaged_snapshots
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
@@ -26,15 +27,13 @@ from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import (
-    EVENT,
-    SNAPSHOT,
     STATE,
     StateRecord,
     head_of,
     state_after,
     state_text,
 )
-from tai_state.streams.snapshots import Kept, is_state_after, sound_snapshot, where_kept
+from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import VERSION_MAX, escape_id
 from tai_state.values.json import decode
@@ -245,32 +244,6 @@ class Recovery:
             unsound = unsound[fit:]
         return unsound
 
-    async def _drop_damaged_snapshots(self, stream: Stream) -> bool:
-        """Drop the kept snapshots, older ones too, that are not the state at their version. Returns whether any was.
-
-        One whose event is damaged or missing stays: it may be all that is left of that version.
-        """
-        core = self._core
-        found = await core.read_state(stream)
-        if found is None or not found[1].kept:
-            return False
-        document, record = found
-        paths = [path for version in record.kept for path in where_kept(stream, version)]
-        documents = (await core.engine.read(paths)).documents
-        damaged = [
-            version
-            for version, snapshot, event in zip(record.kept, documents[::2], documents[1::2], strict=True)
-            if event is not None and _is_sound(event) and not _is_kept(snapshot, event)
-        ][: core.engine.capabilities.max_ops_per_commit - 1]
-        if not damaged:
-            return False
-        kept = tuple(version for version in record.kept if version not in damaged)
-        after = msgspec.structs.replace(record, kept=kept)
-        writes: list[Write] = [Put(stream.state, after, At(document.revision))]
-        writes += [Delete(stream.snapshot(version), ANYTHING) for version in damaged]
-        core.appender.heads.drop(stream.state)
-        return await write_unless_moved(core.engine, writes, core.bounds)
-
     async def _rebuild(
         self, stream: Stream, kept: Sequence[int], floor: int, until: int = VERSION_MAX
     ) -> _Rebuilt | None:
@@ -352,7 +325,7 @@ class Recovery:
         async def one(stream: Stream) -> None:
             try:
                 outcomes[stream.state] = (await self.recover_one(stream)).is_rebuilt
-                if await self._drop_damaged_snapshots(stream):
+                if await drop_damaged_snapshots(self._core, stream):
                     await self.recover_one(stream)  # what is counted since the newest snapshot may be wrong now
                     outcomes[stream.state] = True
             except Exception as error:  # noqa: BLE001 - raised below, and in no group
@@ -416,25 +389,6 @@ def _intact(document: Document | None) -> StateRecord | None:
         return None if document is None else document.decode(STATE)
     except Inconsistent:
         return None
-
-
-def _is_sound(event: Document) -> bool:
-    try:
-        event.decode(EVENT)
-    except Inconsistent:
-        return False
-    return True
-
-
-def _is_kept(snapshot: Document | None, event: Document) -> bool:
-    """Whether a snapshot is there, and is the state after its event."""
-    if snapshot is None:
-        return False
-    try:
-        record, of_event = snapshot.decode(SNAPSHOT), event.decode(EVENT)
-    except Inconsistent:
-        return False
-    return is_state_after(record, of_event) and of_event.as_of in ("", record.as_of)
 
 
 def _as_is(committed: Committed) -> Committed:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import msgspec
 
 from tai_state.engines.api import Document, Moment, Scan, Shape
@@ -41,11 +39,10 @@ def _unfinished(note: Document) -> Inconsistent | None:
     return EventSourcingError(note.path, what)
 
 
-async def unfinished_restores(core: Core) -> AsyncGenerator[Inconsistent, None]:
+async def unfinished_restores(core: Core) -> list[Inconsistent]:
     """What to say of each governor of this store whose restore is unfinished, or may be."""
-    async for document in core.engine.scan(Scan(core.layout.restores)):
-        if (error := _unfinished(document)) is not None:
-            yield error
+    found = [_unfinished(note) async for note in core.engine.scan(Scan(core.layout.restores))]
+    return [each for each in found if each is not None]
 
 
 async def governors_of_restores(core: Core) -> list[str]:

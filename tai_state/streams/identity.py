@@ -91,7 +91,10 @@ async def _store_id(engine: Engine, layout: Layout, bounds: Bounds, made: StoreR
         document = look.documents[path]
         if document is None:
             # If another process is faster, its id becomes the store's id.
-            return Done(None) if made is None else Commit([Put(path, made, ABSENT)], lambda _: made.store_id)
+            if made is None:
+                return Done(None)
+            made_id = made.store_id
+            return Commit([Put(path, made, ABSENT)], lambda _: made_id)
         record = document.decode(STORE)
         if record.format > FORMAT:
             what = f"has format {record.format}, but this release reads formats up to {FORMAT}: upgrade tai-state"

@@ -18,9 +18,9 @@ from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Place, Stream
-from tai_state.streams.reader import Folded, check_beginning, floor_in, follows, missing_event_error
+from tai_state.streams.reader import Folded, check_beginning, follows, missing_event_error
 from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord, StateRecord
-from tai_state.streams.surveying import every_governor
+from tai_state.streams.surveying import every_governor, floors_of
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
@@ -313,24 +313,10 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
         if walk is not None and not follows(walk.stream, page, walk.reached):
             await walk.look_at_floor(core.engine)
         floors.clear()
-        floors.update(await _floors(core, governor_id, page, walk))
+        floors.update(await floors_of(core, governor_id, page, None if walk is None else walk.stream.segment))
         return take(page)
 
     return _of_governor(core, governor_id, converted(documents, convert))
-
-
-async def _floors(core: Core, governor_id: str, page: Sequence[Document], walk: Walk | None) -> dict[str, int | None]:
-    """The floors of the streams that begin in a page, and later than with their first event."""
-    late: dict[str, Stream] = {}
-    segment = None if walk is None else walk.stream.segment
-    for document in page:
-        place = core.layout.placed(governor_id, document)
-        if place is not None and place.stream.segment != segment:
-            segment = place.stream.segment
-            if place.version > 1:
-                late[segment] = place.stream
-    documents = (await core.engine.read([each.state for each in late.values()])).documents if late else ()
-    return {each: floor_in(document) for each, document in zip(late, documents, strict=True)}
 
 
 def get_events_between(core: Core, governor_id: str, start: datetime, end: datetime) -> Paged[JsonEvent]:
@@ -348,7 +334,7 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
 async def get_stats(core: Core, report: Report = raising) -> StoreStats:
     """Counts over the whole store; it reads every state."""
     governors = states = deleted = versions = max_version = snapshots = 0
-    async for governor_id in every_governor(core, report):
+    for governor_id in await every_governor(core, report):
         governors += 1
         async for record in _records(core, governor_id, report):
             states += not record.deleted

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import msgspec
 
 from tai_state.engines.api import Document, Scan
@@ -62,12 +60,16 @@ async def get_size(core: Core, report: Report = unreported) -> StoreSize:
             damaged += 1
             report(CorruptDocument(error.path, f"{fault(error)}: run `tai-state verify`"))
 
-    async for governor_id in every_governor(core, report):
-        for kind, collection in enumerate(kinds):
-            async for document in core.engine.scan(Scan(collection(governor_id))):
+    for governor_id in await every_governor(core, report):
+        for kind, collection_of in enumerate(kinds):
+            async for document in core.engine.scan(Scan(collection_of(governor_id))):
                 add(kind, document)
-    async for document in _others(core):
-        add(len(kinds), document)
+    [store] = (await core.engine.read([layout.store])).documents
+    if store is not None:
+        add(len(kinds), store)
+    for collection in (layout.governors, layout.restores, *await lock_collections(core)):
+        async for document in core.engine.scan(Scan(collection)):
+            add(len(kinds), document)
     states, events, kept, markers, others = sizes
     return StoreSize(
         documents=documents,
@@ -79,14 +81,3 @@ async def get_size(core: Core, report: Report = unreported) -> StoreSize:
         total_bytes=sum(sizes),
         damaged=damaged,
     )
-
-
-async def _others(core: Core) -> AsyncGenerator[Document, None]:
-    """The documents that are not of a stream."""
-    layout, engine = core.layout, core.engine
-    [store] = (await engine.read([layout.store])).documents
-    if store is not None:
-        yield store
-    for collection in (layout.governors, layout.restores, *await lock_collections(core)):
-        async for document in engine.scan(Scan(collection)):
-            yield document

@@ -69,6 +69,6 @@ async def test_a_damaged_snapshot_is_one_finding_and_is_dropped(store: StateStor
 async def test_a_snapshot_of_a_damaged_event_stays(store: StateStore):
     """It is what is left of that version."""
     stream, persister = store.core.layout.stream(GOVERNOR, "s"), StateMachinePersister(store)
-    await edit(store.core.engine, stream.event(4), action="other")
+    await edit(store.core.engine, stream.event(4), timestamp="2001-01-01T00:00:00.000000Z")
     await persister.recover()
     assert await store.list_snapshots(GOVERNOR, "s") == [2, 4, 6, 8]
