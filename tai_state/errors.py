@@ -290,11 +290,24 @@ class IdempotencyConflict(Conflict):
 
 @dataclass(eq=False)
 class GovernorExists(Conflict):
-    """The governor to be restored already exists. What to do: restore it into another store, or under another root."""
+    """The governor to be restored already exists. What to do: restore it into another store, or under another root.
+
+    If the restore was interrupted before, and others made states in the governor meanwhile, ``changed`` has the paths
+    of what was not restored because of them; everything else is. What to do: restore with ``keep_changed``
+    (``--keep-changed``), which leaves what is there as it is. To get the file's side too, restore the file into another
+    store, and ``sync`` the two.
+    """
 
     path: str
+    changed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.changed:
+            others = f" and {len(self.changed) - 1} others were" if len(self.changed) > 1 else " was"
+            return (
+                f"{self.path!r}{others} changed since the restore began; all else is restored: restore the file again"
+                " with --keep-changed to keep what is there, or restore it into another store and sync the two"
+            )
         return f"the governor of {self.path!r} already exists: restore into another store"
 
 

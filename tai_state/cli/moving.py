@@ -101,6 +101,9 @@ def export(
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `tai-state export` wrote.")],
     *,
+    keep_changed: Annotated[
+        bool, typer.Option("--keep-changed", help="After an interrupted restore: keep states that were made meanwhile.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,7 +113,7 @@ def restore(
 
     async def command() -> None:
         async with opened(store, create=True) as opened_store:
-            stats = await StateMachinePersister(opened_store).import_history(file)
+            stats = await StateMachinePersister(opened_store).import_history(file, keep_changed=keep_changed)
         _print_counts(plain(stats), as_json=as_json)
 
     run(command)
@@ -177,6 +180,7 @@ def _written_by_name(file: Path) -> Generator[None]:
 
 
 def _print_counts(counts: Mapping[str, Any], *, as_json: bool) -> None:
+    counts = {name: count for name, count in counts.items() if count != []}  # what a restore kept: mostly nothing
     if as_json:
         print_json(counts)
     else:

@@ -27,8 +27,10 @@ from tai_state.errors import (
     TaiStateError,
     VersionConflict,
 )
+from tai_state.history.essentials import all_governors
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
+from tai_state.history.unfinished import unfinished_restores
 from tai_state.streams.changes import always, append_of
 from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.planning import Composition
@@ -171,7 +173,7 @@ async def sync(
     some: list[tuple[str, str]] = []
     async with aclosing(_places(one, other, governor_id, resume)) as places:
         async for place in places:
-            if isinstance(place, CorruptDocument):
+            if isinstance(place, Inconsistent):
                 failed = (*report.failed, (place.path, place.what))[:LISTED_MAX]
                 report = msgspec.structs.replace(report, failed=failed)
                 continue
@@ -328,13 +330,16 @@ def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence
 
 async def _places(
     first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None
-) -> AsyncGenerator[tuple[str, str] | CorruptDocument, None]:
+) -> AsyncGenerator[tuple[str, str] | Inconsistent, None]:
     """The governor and id of each state in either store; the error of a document whose path names none."""
-    async for governor in _governors(first, second, governor_id, resume):
-        found = _id_of(first.layout.governors, governor)
-        if isinstance(found, CorruptDocument):
-            yield found
-            continue
+    strange: list[Inconsistent] = []
+    governors = await _governors(first, second, governor_id, resume, strange)
+    for core in (first, second):
+        one = None if governor_id is None else core.layout.restore(governor_id)
+        strange += [each for each in await unfinished_restores(core) if one in (None, each.path)]
+    for error in strange:
+        yield error
+    for found in governors:
         async for state in _states(first, second, found, resume):
             state_id = _id_of(first.layout.states(found), state)
             yield state_id if isinstance(state_id, CorruptDocument) else (found, state_id)
@@ -347,16 +352,19 @@ def _id_of(collection: str, segment: str) -> str | CorruptDocument:
         return error
 
 
-def _governors(first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None) -> Paged[str]:
-    """The escaped ids of the governors of both stores."""
+async def _governors(
+    first: Core,
+    second: Core,
+    governor_id: str | None,
+    resume: tuple[str, str] | None,
+    strange: list[Inconsistent],
+) -> list[str]:
+    """The ids of the governors of both stores, in order; ``strange`` receives documents whose id is not one."""
     if governor_id is not None:
-        return _merged(*(_only(core, escape_id(governor_id)) for core in (first, second)))
+        return [governor_id]
+    found = {each for core in (first, second) for each in await all_governors(core, strange)}
     start = "" if resume is None else escape_id(resume[0])
-    return _merged(*(core.engine.scan(Scan(core.layout.governors, start=start)) for core in (first, second)))
-
-
-def _only(core: Core, segment: str) -> Paged[Document]:
-    return core.engine.scan(Scan(core.layout.governors, start=segment, end=after(segment)))
+    return sorted((each for each in found if escape_id(each) >= start), key=escape_id)
 
 
 def _states(first: Core, second: Core, governor_id: str, resume: tuple[str, str] | None) -> Paged[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tai_state.engines.api import ABSENT, ANYTHING, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, At, Document, Put, Scan
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.history.unfinished import governors_of_restores
 from tai_state.streams.core import Core
+from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EVENT, GOVERNOR, EventRecord, GovernorRecord, MarkerRecord
+from tai_state.streams.records import EVENT, GOVERNOR, MARKER, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
 from tai_state.values.ids import stored_id
 from tai_state.values.times import format_us
@@ -48,7 +49,7 @@ async def governor_problem(core: Core, governor_id: str) -> str | None:
             try:
                 document.decode(GOVERNOR)
             except Inconsistent as error:
-                return error.what.partition(": restore")[0]
+                return fault(error)
             return None
         if look == 0 and not await _has_documents(core, governor_id):
             return None
@@ -64,22 +65,26 @@ async def mend_governor(core: Core, governor_id: str) -> bool:
 
 
 async def without_marker(core: Core, events: Sequence[tuple[Stream, EventRecord]]) -> list[Put]:
-    """The writes that give each event with a caller's id the marker that it lacks."""
+    """The writes that give each event with a caller's id the marker that it lacks, or that is damaged."""
     lacking: list[Put] = []
     paths = [stream.marker(record.event_id) for stream, record in events]
     markers = (await core.engine.read(paths)).documents if paths else ()
-    for (stream, record), found in zip(events, markers, strict=True):
+    for (stream, record), found in zip(events, map(_sound, markers), strict=True):
         if found is not None or record.content is None:
             continue
         path = stream.marker(record.event_id)
         event, marker = (await core.engine.read([stream.event(record.version), path])).documents
-        if event is not None and marker is None and states_said(record.content, record):
-            lacking.append(Put(path, MarkerRecord(stream.state_id, record.version, record.content), ABSENT))
+        if event is not None and _sound(marker) is None and states_said(record.content, record):
+            require = ABSENT if marker is None else At(marker.revision)
+            lacking.append(Put(path, MarkerRecord(stream.state_id, record.version, record.content), require))
     return lacking
 
 
-async def mend_markers(core: Core, governor_id: str) -> list[str]:
-    """Make all missing markers of a governor anew, from its events. Returns the paths of those that were missing."""
+async def mend_markers(core: Core, governor_id: str) -> tuple[list[str], list[Inconsistent]]:
+    """Make all missing or damaged markers of a governor anew, from its events.
+
+    Returns the paths of those that were mended, and what is wrong with those that no event can give back.
+    """
     mended: list[str] = []
     documents = core.engine.scan(Scan(core.layout.events(governor_id)))
     while page := await take(documents, MARKERS_AT_ONCE):
@@ -94,7 +99,19 @@ async def mend_markers(core: Core, governor_id: str) -> list[str]:
                 events.append((place.stream, record))
         lacking = await without_marker(core, events)
         mended += [put.path for put in lacking if await write_unless_moved(core.engine, [put], core.bounds)]
-    return mended
+    what = "is damaged, and no event that is left can give it back: restore a backup"
+    lost = [each.path async for each in core.engine.scan(Scan(core.layout.ids(governor_id))) if _sound(each) is None]
+    return mended, [CorruptDocument(path, what) for path in lost]
+
+
+def _sound(marker: Document | None) -> Document | None:
+    """A marker that is there and can be read."""
+    try:
+        if marker is not None:
+            marker.decode(MARKER)
+    except CorruptDocument:
+        return None
+    return marker
 
 
 async def _has_documents(core: Core, governor_id: str) -> bool:
