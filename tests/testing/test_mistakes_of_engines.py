@@ -440,6 +440,12 @@ MISTAKES = (
         "",
     ),
     Red(
+        lifecycle_checks.check_nothing_begins_while_closing,
+        "it stays open for a while",
+        "            self._is_open = False\n",
+        "            for _ in range(9):\n                await self._checkpoint()\n            self._is_open = False\n",
+    ),
+    Red(
         moment_checks.check_a_moment_stands_still,
         "a moment is what is now",
         "MemoryEngine(clock, self._documents.copy(),",

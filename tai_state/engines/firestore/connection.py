@@ -83,14 +83,15 @@ class Connection:
         self._is_closed = False
 
     async def aclose(self) -> None:
-        """Wait for the calls under way, then close everything; no call is tried again."""
+        """End the watches, wait for the calls under way, then close everything; no call is tried again."""
         self._is_closed = True
+        self._listener.close()
         try:
             if self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._listener.aclose()
+                await self._listener.wait_ended()
                 await self._queries.aclose()
                 await self._channels.aclose()
 
