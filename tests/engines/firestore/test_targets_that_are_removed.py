@@ -14,6 +14,7 @@ from tai_state.engines.api import DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 
 from ...support.ending_proxy import EndingProxy
+from ...support.stores import collected
 
 if TYPE_CHECKING:
     from tai_state.testing.emulator import Emulator
@@ -131,8 +132,7 @@ async def test_the_last_removal_for_what_lasts_ends_the_stream(engine: Firestore
             proxy.say(_removal("PERMISSION_DENIED"))
             for changes in (ended, other):
                 with pytest.raises(StoreUnusable):
-                    while await anext(changes):
-                        pass
+                    await collected(changes)
             while proxy.listening:
                 await anyio.lowlevel.checkpoint()
             async with engine.watch("c/b") as changes:
