@@ -124,11 +124,15 @@ async def test_a_conflict_at_a_read_of_a_transaction_is_counted(place: Place):
         await store.transactions.execute_transaction(GOVERNOR, move, METADATA)
         assert (metrics.updates, dict(metrics.errors), metrics.conflict_rate) == (3, {"VersionConflict": 1}, 0.25)
         assert dict(metrics.retries) == {0: 4}
-        with pytest.raises(VersionConflict):
+
+        async def block() -> None:
             async with store.transactions.transaction(METADATA, governor_id=GOVERNOR) as transaction:
                 await transaction.get("alice")
                 await other.log_event(GOVERNOR, "alice", "seen", METADATA)
                 await transaction.get("bob")
+
+        with pytest.raises(VersionConflict):
+            await block()
     assert (metrics.updates, dict(metrics.errors)) == (3, {"VersionConflict": 2})
 
 
@@ -154,10 +158,14 @@ async def test_a_conflict_with_what_a_transaction_expects_is_counted(place: Plac
     metrics = Metrics()
     async with place.store(observer=metrics) as store:
         await store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
-        with pytest.raises(VersionConflict):
+
+        async def block() -> None:
             async with store.transactions.transaction(METADATA, governor_id=GOVERNOR) as transaction:
                 await transaction.get("alice")
                 transaction.put("alice", {"n": 1}, expected=7)
+
+        with pytest.raises(VersionConflict):
+            await block()
     assert (metrics.updates, dict(metrics.errors)) == (1, {"VersionConflict": 1})
 
 
