@@ -20,7 +20,7 @@ from tai_state.cli.common import (
     opened,
     run,
 )
-from tai_state.cli.output import cell, plain, print_items, print_json, print_table, say
+from tai_state.cli.output import cell, plain, print_facts, print_items, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
 from tai_state.history.folding import Reducers
@@ -91,11 +91,7 @@ def show(
         async with opened(store) as opened_store:
             when = version if moment is None else moment
             found = await _state_at(opened_store, governor, state, when, reducers)
-        fields = _state_fields(found)
-        if as_json:
-            print_json(fields)
-        else:
-            print_table(["field", "value"], list(fields.items()))
+        print_facts(_state_fields(found), as_json=as_json, columns=("field", "value"))
 
     run(command)
 
@@ -176,10 +172,7 @@ def stats(
             counts = plain(await get_stats(opened_store.core, damage.report))
             if size:
                 counts |= plain(await opened_store.get_size())
-        if as_json:
-            print_json(counts)
-        else:
-            print_table(["what", "count"], list(counts.items()))
+        print_facts(counts, as_json=as_json)
         damage.end()
 
     run(command)

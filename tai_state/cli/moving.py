@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from tai_state.cli.common import (
     opened,
     run,
 )
-from tai_state.cli.output import Progress, plain, print_json, print_table
+from tai_state.cli.output import Progress, plain, print_facts, print_json
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import check_export
@@ -66,7 +66,7 @@ def import_(
 
             async with opened(store, create=True) as target:
                 stats = await CsvImport(target.core, rows, damage.report).run(acknowledged)
-        _print_counts(plain(stats), as_json=as_json)
+        print_facts(plain(stats), as_json=as_json)
         damage.end()
 
     run(command)
@@ -89,7 +89,7 @@ def export(
         async with opened(store) as opened_store:
             with _written_by_name(file):
                 stats = await StateMachinePersister(opened_store).export_history(governor, file)
-        _print_counts(plain(stats), as_json=as_json)
+        print_facts(plain(stats), as_json=as_json)
 
     run(command)
 
@@ -107,7 +107,7 @@ def restore(
     async def command() -> None:
         async with opened(store, create=True) as opened_store:
             stats = await StateMachinePersister(opened_store).import_history(file)
-        _print_counts(plain(stats), as_json=as_json)
+        print_facts(plain(stats), as_json=as_json)
 
     run(command)
 
@@ -136,7 +136,7 @@ def backup(
                 _check_no_log(file)
                 partial.touch(exist_ok=False)
                 documents = await engine.backup(str(partial), copied)
-        _print_counts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
+        print_facts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
 
     run(command)
 
@@ -163,10 +163,3 @@ def _written_by_name(file: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise UsageError(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
-
-
-def _print_counts(counts: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(counts)
-    else:
-        print_table(["what", "count"], list(counts.items()))
