@@ -54,8 +54,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
         kind: what it was a change of.
         paths: the paths of its documents.
         attempts: how many commits were sent for it; 0 if looking was enough.
-        seconds: the time from its first commit or look to its end; of a transaction that met a conflict before its
-            commit, from the beginning of that run.
+        seconds: the time from its first commit or look to its end; 0 for a transaction that met a conflict before
+            its commit.
         error: the name of the error class that it ended with; None: it succeeded.
     """
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast, overload
 
 import anyio
 
-from tai_state.engines.observing import Settled, tell
 from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
@@ -20,7 +19,7 @@ from tai_state.streams.repeating import Results
 from tai_state.streams.turns import Held
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
-from tai_state.transactions.recent import RecentWrites, SeenState, seen_in
+from tai_state.transactions.recent import RecentWrites, SeenState, met, seen_in
 from tai_state.transactions.records import StateVersion
 from tai_state.transactions.steps import Step, Written, delete_step, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
@@ -71,7 +70,6 @@ class Transaction:
         self._written: dict[str, Written] = {}
         self._ids: set[str] = set()
         self._is_open = True
-        self._begun = 0.0 if core.settings.observer is None else core.bounds.monotonic()
 
     def __repr__(self) -> str:
         standing = "overtaken" if self.conflict else "open" if self._is_open else "ended"
@@ -313,19 +311,10 @@ class Transaction:
         documents = (await self.core.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
-                raise self._fail(self._met(seen.moved_error(path, document)))
+                raise self._fail(met(self.core, seen.moved_error(path, document)))
         self._recalled = None
         for (path, stream), document in zip(new.items(), documents, strict=False):
             self._seen[path] = seen_in(self.core, stream, document)
-
-    def _met(self, conflict: VersionConflict) -> VersionConflict:
-        """Tell the observer of a conflict that was met before the commit; the conflict, to raise."""
-        observer = self.core.settings.observer
-        if observer is not None:
-            seconds, error = self.core.bounds.monotonic() - self._begun, type(conflict).__name__
-            facts = Settled(kind="states", paths=tuple(self.paths), attempts=0, seconds=seconds, error=error)
-            tell(observer.settled, facts)
-        return conflict
 
     def _fail(self, conflict: VersionConflict) -> VersionConflict:
         """End this attempt; the conflict, to raise."""
@@ -363,7 +352,7 @@ class Transaction:
             raise InvalidData("two events of one transaction have the same event id")
         written = self._written.get(stream.state)
         if written is None:
-            written = Written(stream, expected, self.core.settings.upcasting.schema)
+            written = Written(self.core, stream, expected)
         elif expected is not None:
             self._check_left(written, expected, at_once=not (self._ids or ids))
         self._ids.update(ids)
@@ -376,14 +365,7 @@ class Transaction:
         if seen is None:
             raise InvalidData("a second write of a state can have expected only after a read of that state")
         is_deleted = written.compose(seen.known).data is None
-        self._check(written, expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
-
-    def _check(self, written: Written, expected: Expected, version: int, *, deleted: bool, at_once: bool) -> None:
-        try:
-            written.check(expected, version, deleted=deleted, at_once=at_once)
-        except VersionConflict as conflict:
-            self._met(conflict)
-            raise
+        written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
 
     async def _append(self, change: Change) -> Results:
         try:
@@ -402,7 +384,7 @@ class Transaction:
         stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
         expected = ANY if written.expected is None else written.expected
         if seen is not None:
-            self._check(written, expected, seen.version, deleted=seen.is_deleted, at_once=not self._ids)
+            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._ids)
             expected = seen.version
         return append_of(
             stream,

@@ -43,16 +43,12 @@ async def _transact(store: StateStore) -> None:
 async def test_the_next_state_brings_its_governor_again(
     place: Place, change: Callable[[StateStore], Awaitable[None]]
 ) -> None:
-    """The first state after the store was emptied brings the governor's own document, so that it is listed.
-
-    On Firestore, writers that all check one document would wait for each other. There, the first state that another
-    process writes brings it.
-    """
+    """The first state after the store was emptied brings the governor's own document, so that it is listed."""
     async with place.store() as store, place.store() as other:
         await store.save_state(GOVERNOR, "old", {"n": 1}, METADATA)
         await other.core.engine.commit([Delete(path) for path in await dump(other.core.engine)])
         await change(store)
-        if commit_ordered(store.core.engine) is None:
+        if commit_ordered(store.core.engine) is None:  # there, writers that check one document wait for each other
             await other.save_state(GOVERNOR, "theirs", {}, METADATA)
         assert GOVERNOR in await collected(store.list_governors())
         assert (await StateMachinePersister(store).validate_consistency()).consistent
