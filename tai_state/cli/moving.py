@@ -89,7 +89,7 @@ def export(
         async with opened(store) as opened_store:
             with _written_by_name(file):
                 stats = await StateMachinePersister(opened_store).export_history(governor, file)
-        print_facts(plain(stats), as_json=as_json)
+        print_facts(plain(stats), as_json=as_json, columns=("what", "value"))
 
     run(command)
 
@@ -107,7 +107,7 @@ def restore(
     async def command() -> None:
         async with opened(store, create=True) as opened_store:
             stats = await StateMachinePersister(opened_store).import_history(file)
-        print_facts(plain(stats), as_json=as_json)
+        print_facts(plain(stats), as_json=as_json, columns=("what", "value"))
 
     run(command)
 
