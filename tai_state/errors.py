@@ -7,6 +7,7 @@
     │   ├── StateNotFound          no such state, or it is deleted
     │   ├── GovernorNotFound       no such governor
     │   ├── StoreNotFound          no store at that address
+    │   ├── LockNotFound           no lock to take away (command line only)
     │   └── EmulatorNotFound       no Firestore emulator is installed here
     ├── Rejected                   refused before anything was sent
     │   ├── InvalidId              an id that cannot be stored
@@ -122,6 +123,17 @@ class StoreNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"there is no store at {self.path!r}; check the address, root and namespace (reading never creates one)"
+
+
+@dataclass(eq=False)
+class LockNotFound(NotFound):
+    """``tai-state unlock`` found no lock to take away, or whoever held it gave it back meanwhile.
+
+    ``LockManager.break_lock`` returns ``None`` then. What to do: check the spelling, or list the locks.
+    """
+
+    def __str__(self) -> str:
+        return f"there is no lock to take away at {self.path!r}; `tai-state locks` lists those that there are"
 
 
 @dataclass(eq=False)
@@ -406,8 +418,9 @@ class LockLost(Conflict):
     """The lease has ended: it was not renewed in time, it was released, or another holder took the lock over.
 
     ``holder`` has the lock now, for ``remaining`` seconds unless it renews; both are None if that is not known. Raised
-    by a write with a fence, it means that nothing was written. Raised by a ``lock`` block, it means that the block's
-    last steps may have run without the lock. What to do: acquire it again, read again, decide again.
+    by a write with a fence, it means that nothing was written. Raised by a ``lock`` block or by a release, it means
+    that the last steps may have run without the lock: another caller had it, or nobody can tell. What to do: acquire
+    it again, read again, decide again.
     """
 
     resource: str
@@ -500,12 +513,18 @@ class NotRetained(Inconsistent):
 
 @dataclass(eq=False)
 class CorruptDocument(Inconsistent):
-    """A stored document, or the file itself, is damaged; its content is never returned."""
+    """A stored document, or the file itself, is damaged, or no SQLite file at all; its content is never returned.
+
+    What to do: check the address; see ``what``; ``tai-state verify`` shows all of the damage.
+    """
 
 
 @dataclass(eq=False)
 class IncompatibleFormat(Inconsistent):
-    """The store or file was written by another program, or by a newer release. What to do: use that release."""
+    """The store or file was written by another program, or by a newer release.
+
+    What to do: check the address, or use that release.
+    """
 
 
 @dataclass(eq=False)

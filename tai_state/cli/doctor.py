@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal, TypeAlias
 
+import anyio.to_thread
 import msgspec
 import typer
 
@@ -16,6 +17,8 @@ from tai_state.cli.common import JsonOption, StoreOption, opened, run
 from tai_state.cli.output import print_json, print_line, print_table
 from tai_state.engines.api import PRESENT, Check, Scan, Where
 from tai_state.engines.firestore.engine import EMULATOR
+from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.engines.sqlite.place import check_rights, room
 from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, StoreUnusable, TaiStateError, UnknownStore
 from tai_state.store.addresses import Address
 from tai_state.streams.settings import SystemClock
@@ -26,6 +29,7 @@ _DRIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "sqlite": ("apsw",),
     "firestore": ("google-cloud-firestore", "grpcio", "protobuf"),
 }
+_MIB: Final = 1024 * 1024
 _SKEW_SECONDS_MAX: Final = 10.0
 """Tokens fail at five minutes. Long before that, timestamps from two machines no longer show the order of changes."""
 _CREDENTIALS: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "DefaultCredentialsError", "RefreshError"})
@@ -71,6 +75,8 @@ class Examination:
     async def examine(self) -> None:
         """Run the checks, in order, until a failure makes the rest impossible."""
         self._find("versions", "ok", _versions(self._name))
+        if isinstance(self._engine, SqliteEngine) and os.path.isfile(self._engine.path):  # noqa: PTH113, ASYNC240
+            await self._place(self._engine.path)
         try:
             async with self._engine:
                 await self._reach()
@@ -102,6 +108,15 @@ class Examination:
             self._find(check, "ok", await examine())
         except TaiStateError as error:
             self._fail(check, error)
+
+    async def _place(self, path: str) -> None:
+        """Check whether the file of an SQLite store can be written, and whether its disk has room."""
+        try:
+            await anyio.to_thread.run_sync(check_rights, path)
+            self._find("permissions", "ok", "this account may write the file, and in its folder")
+            self._find(*_disk(*await anyio.to_thread.run_sync(room, path)))
+        except StoreUnavailable as error:
+            self._fail("permissions" if isinstance(error, StoreUnusable) else "disk", error)
 
     async def _reach(self) -> None:
         """Read one document: the answer shows whether the engine can be reached and lets us in, and its time."""
@@ -170,6 +185,13 @@ def _clock(skew_seconds: float) -> tuple[str, Status, str]:
     return "clock", "ok", text
 
 
+def _disk(free: int, wanted: int) -> tuple[str, Status, str]:
+    text = f"the disk has room for {free // _MIB:,} MiB"
+    if free < wanted:
+        return "disk", "warning", f"{text}: make room, because a backup and the log may need {-(-wanted // _MIB):,} MiB"
+    return "disk", "ok", text
+
+
 def _versions(engine: str) -> str:
     drivers = ", ".join(f"{each} {_version(each)}" for each in _DRIVERS.get(engine, ()))
     own = f"tai-state {version('tai-state')}, Python {platform.python_version()}"
@@ -186,7 +208,8 @@ def _version(package: str) -> str:
 def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Check whether a store can be used, and say what to do.
 
-    Checks versions, reachability, credentials, database, clock, permissions, indexes and the store itself.
+    Checks versions, permissions, room on the disk, reachability, credentials, database, clock, indexes and the store
+    itself.
     """
 
     async def command() -> None:

@@ -9,10 +9,12 @@ import typer
 
 from tai_state.cli.common import Damage, JsonOption, StoreOption, YesOption, confirm, opened, run
 from tai_state.cli.output import print_items, print_json, print_line, say
+from tai_state.errors import LockNotFound
 from tai_state.locks.listing import listed
 from tai_state.locks.locking import LockManager
 from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Sightings
+from tai_state.store.store import StateStore
 
 _COLUMNS = ("resource", "holder", "fence", "acquired_at", "last_sign_at", "ttl", "remaining", "expired")
 
@@ -69,10 +71,22 @@ def unlock(
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            taken = await LockManager(opened_store).break_lock(resource)
+            taken = await taken_away(opened_store, resource)
         if as_json:
-            print_json({"resource": resource, "holder": None if taken is None else taken.holder})
+            print_json({"resource": resource, "holder": taken.holder or None})
         else:
-            print_line(f"{resource}: not held" if taken is None else f"{resource}: taken away from {taken.holder}")
+            print_line(f"{resource}: taken away from {taken.holder or 'whoever held it: its document was damaged'}")
 
     run(command)
+
+
+async def taken_away(store: StateStore, resource: str) -> LockInfo:
+    """Take a lock away from its holder.
+
+    Raises:
+        LockNotFound: there is none.
+    """
+    taken = await LockManager(store).break_lock(resource)
+    if taken is None:
+        raise LockNotFound(store.core.layout.lock(resource))
+    return taken

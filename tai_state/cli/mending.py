@@ -37,7 +37,7 @@ def verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every digest, fold, state and kept snapshot. Changes nothing; exits with 4 if something is wrong."""
+    """Check every digest, fold, state and kept snapshot. Changes no document; exits with 4 if something is wrong."""
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:

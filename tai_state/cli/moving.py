@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ from tai_state.history.importing import CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.wholefile import whole_file
 from tai_state.store.addresses import Address
+from tai_state.store.opening import open_store
 from tai_state.streams.settings import SystemClock
 
 
@@ -87,6 +90,7 @@ def export(
 
     async def command() -> None:
         async with opened(store) as opened_store:
+            _check_no_log(file)
             with _written_by_name(file):
                 stats = await StateMachinePersister(opened_store).export_history(governor, file)
         print_facts(plain(stats), as_json=as_json, columns=("what", "value"))
@@ -121,7 +125,8 @@ def backup(
 ) -> None:
     """Copy a whole SQLite store to a file, while others write to it. The file opens as a store."""
     _check_target(file, yes=yes)
-    engine = Address.parse(store).engine(SystemClock(), create=False)
+    address = Address.parse(store)
+    engine = address.engine(SystemClock(), create=False)
     if not isinstance(engine, SqliteEngine):
         raise UsageError(f"{engine} is not a file: back it up as its documentation says, or export its governors")
 
@@ -132,10 +137,13 @@ def backup(
                 if not as_json:
                     line.show(f"{pages:,} of {of_pages:,} pages copied")
 
-            async with engine, whole_file(file) as partial:
+            async with open_store(engine, root=address.root, namespace=address.namespace, schema=None, create=False):
                 _check_no_log(file)
-                partial.touch(exist_ok=False)
-                documents = await engine.backup(str(partial), copied)
+                async with whole_file(file) as partial:
+                    # Who may not read the store may not read the copy either.
+                    mode = stat.S_IMODE(os.stat(engine.path).st_mode)  # noqa: PTH116
+                    partial.touch(mode | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
+                    documents = await engine.backup(str(partial), copied)
         print_facts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
 
     run(command)
@@ -151,8 +159,11 @@ def _check_target(file: Path, *, yes: bool) -> None:
 
 
 def _check_no_log(file: Path) -> None:
-    """Raise ``UsageError`` if SQLite would take a log that is there for the log of this file."""
-    if Path(f"{file}-wal").exists():
+    """Raise ``UsageError`` if SQLite would take a log that is there for the log of this file.
+
+    While a store is open, its file has one.
+    """
+    if any(Path(f"{os.path.realpath(file)}-{log}").exists() for log in ("wal", "journal")):
         raise UsageError(f"{str(file)!r} is a store in use, or a log was left beside it: name another file")
 
 

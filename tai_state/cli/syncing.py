@@ -71,19 +71,21 @@ def sync(
                 if not as_json and report.checked % _PROGRESS_EVERY < _CONCURRENCY:
                     line.show(f"{report.checked:,} states checked, {report.sent + report.received:,} events copied")
 
-            async with opened(first) as one, _other(second, dry_run=dry_run) as other:
-                if governor is not None:
-                    await _require_governor(governor, one, other)
-                report = await sync_stores(
-                    one,
-                    other,
-                    governor_id=governor,
-                    resolver=_RESOLVERS[resolver],
-                    reducers=reducers,
-                    dry_run=dry_run,
-                    concurrency=_CONCURRENCY,
-                    progress=progress,
-                )
+            async with opened(first) as one:
+                is_there = await _has(one, governor)
+                async with _other(second, create=is_there and not dry_run) as other:
+                    if governor is not None and not is_there:
+                        await other.core.require_governor(governor)
+                    report = await sync_stores(
+                        one,
+                        other,
+                        governor_id=governor,
+                        resolver=_RESOLVERS[resolver],
+                        reducers=reducers,
+                        dry_run=dry_run,
+                        concurrency=_CONCURRENCY,
+                        progress=progress,
+                    )
         if as_json:
             print_json({**plain(report), "complete": report.complete})
         else:
@@ -94,22 +96,24 @@ def sync(
     run(command)
 
 
-async def _require_governor(governor: str, one: StateStore, other: StateStore) -> None:
-    """Raise ``GovernorNotFound`` if neither store has the governor."""
+async def _has(store: StateStore, governor: str | None) -> bool:
+    """Whether a store has the governor to sync; a sync of all governors needs none."""
     try:
-        await one.core.require_governor(governor)
+        if governor is not None:
+            await store.core.require_governor(governor)
     except GovernorNotFound:
-        await other.core.require_governor(governor)
+        return False
+    return True
 
 
 @asynccontextmanager
-async def _other(url: str, *, dry_run: bool) -> AsyncGenerator[StateStore, None]:
-    """The second store. A dry run does not create it: an empty store in memory takes its place if it does not exist."""
+async def _other(url: str, *, create: bool) -> AsyncGenerator[StateStore, None]:
+    """The second store. If it does not exist and is not to be created, an empty store in memory takes its place."""
     async with AsyncExitStack() as stack:
         try:
-            store = await stack.enter_async_context(opened(url, create=not dry_run))
+            store = await stack.enter_async_context(opened(url, create=create))
         except StoreNotFound:
-            if not dry_run:
+            if create:
                 raise
             store = await stack.enter_async_context(opened("memory://", create=True))
         yield store

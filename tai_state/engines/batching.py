@@ -37,6 +37,12 @@ def weight_of(write: Write) -> Weight:
     return Weight(1, size + len(write.path.encode()))
 
 
+def weight_of_all(writes: Iterable[Write]) -> Weight:
+    """The weight of several writes together."""
+    weights = [weight_of(each) for each in writes]
+    return Weight(len(weights), sum(each.size for each in weights))
+
+
 class Batches:
     """Splits items to write into batches, each of which fits into one commit.
 

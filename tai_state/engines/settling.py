@@ -154,7 +154,7 @@ class _Course(Generic[R]):
         self._failure = failure
         self._attempts += 1
         self._sent = commit
-        self._is_open = True
+        self._is_open = self._is_open or not isinstance(failure, Unavailable) or failure.unknown
         self._looks = 0
         now = self._bounds.monotonic()
         self._took_seconds = now - begun
@@ -225,12 +225,12 @@ class _Course(Generic[R]):
             return Failed(error)
 
     def _check_may_go_on(self, error: Exception) -> None:
-        """Raise if no further look is possible; once a commit was sent, its outcome is then unknown."""
-        if not self._is_open:
+        """Raise if no further look is possible; the outcome is then unknown if a commit may have been applied."""
+        if self._failure is None and not self._is_open:
             raise error
         is_transient = isinstance(error, TaiStateError) and error.is_transient
         if not is_transient or self._looks >= self._bounds.attempts_max or self._is_over:
-            raise self._unsettled() from error
+            raise self._unsettled() if self._is_open else self._failure or error from error
 
     def _given_up(self) -> R:
         if self._under_way:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Delete, Put, Scan, Write
-from tai_state.engines.batching import Batches, weight_of
+from tai_state.engines.batching import Batches, weight_of, weight_of_all
 from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
@@ -47,8 +47,6 @@ FAILED_MAX = 1_000
 """How many failures a report lists."""
 
 _SNAPSHOTS_MIN = 2
-_BESIDE_DROPPED = 2
-"""The other writes of a commit that drops snapshots: the state, and the snapshot that stays as the oldest one."""
 
 
 class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +219,11 @@ class Cleanup:
             if record.floor > base.version:
                 return Done(_FloorMove(0, 0))  # another cleanup has moved the floor further
             older = [version for version in record.kept if version < base.version]
-            dropped = older[-(self._batches.operations_max - _BESIDE_DROPPED) :]
+            is_new = is_made or base.version not in record.kept
+            made = [Put(stream.snapshot(base.version), base)] if is_new else []
+            most = Put(stream.state, msgspec.structs.replace(record, kept=(*record.kept, base.version)))
+            newest_first = [Delete(stream.snapshot(version), ANYTHING) for version in reversed(older)]
+            dropped = next(self._batches.split(newest_first, weight_of, weight_of_all([most, *made])), list[Delete]())
             left = older[: len(older) - len(dropped)]
             kept = (*left, base.version, *[version for version in record.kept if version > base.version])
             floor = record.floor if left else base.version
@@ -229,10 +231,9 @@ class Cleanup:
                 return Done(_FloorMove(0, 0))
             writes: list[Write] = [
                 Put(stream.state, msgspec.structs.replace(record, kept=kept, floor=floor), At(document.revision)),
-                *(Delete(stream.snapshot(version), ANYTHING) for version in dropped),
+                *dropped,
+                *made,
             ]
-            if is_made or base.version not in record.kept:
-                writes.append(Put(stream.snapshot(base.version), base))
             moved = _FloorMove(len(dropped), len(left))
             return Commit(writes, lambda _: moved)
 

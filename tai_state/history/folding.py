@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from tai_state.errors import EventSourcingError, InvalidData, ReducerMissing
+from tai_state.errors import EventSourcingError, InvalidData, NotRetained, ReducerMissing
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Draft
 from tai_state.streams.reader import Folded, StreamReader
@@ -72,6 +72,7 @@ class Folding:
         Raises:
             ReducerMissing: the event changed the state, but no reducer folds its action.
             EventSourcingError: the reducer returned a state other than the recorded one.
+            NotRetained: the state before it was cleaned up.
         """
         now = before.then(record)
         if now.text is not None:
@@ -83,7 +84,7 @@ class Folding:
                 path, f"needs the reducer of the action {record.action!r}: pass it with reducers or --app"
             )
         if before.text is None:
-            raise EventSourcingError(path, "cannot be folded: the state before it is not retained")
+            raise NotRetained(path, "cannot be folded: the state before it was cleaned up")
         data = self._streams.state(before, stream, record.version - 1)
         event = self._streams.event(stream, record, 0, before, Folded())
         try:

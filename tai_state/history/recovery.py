@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -12,6 +12,7 @@ import anyio
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Write
+from tai_state.engines.batching import Batches, weight_of, weight_of_all
 from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
@@ -42,8 +43,6 @@ LISTED_MAX = 1_000
 """How many paths of each kind a report lists."""
 
 _ATTEMPTS_MAX = 16
-_BESIDE_UNSOUND = 3
-"""Other writes of a commit that deletes unsound snapshots: the state, and checks of its last and its next event."""
 
 
 class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,15 +205,15 @@ class Recovery:
                 stream.event(record.version), "is missing although the state is at its version: restore a backup"
             )
         as_seen = ABSENT if document is None else At(document.revision)
-        unsound = await self._few(stream, Check(stream.state, as_seen), rebuilt.unsound)
-        if unsound is None:
-            return None
         writes: list[Write] = [
             Put(stream.state, after, as_seen),
             Check(stream.event(after.version), PRESENT),
             Check(stream.event(after.version + 1), ABSENT),
-            *(Delete(stream.snapshot(version), ANYTHING) for version in unsound),
         ]
+        unsound = await self._few(Check(stream.state, as_seen), map(stream.snapshot, rebuilt.unsound), writes)
+        if unsound is None:
+            return None
+        writes += unsound
         commit: Commit[Committed | None] = Commit(writes, _as_is)
 
         def decide(look: Look) -> Verdict[Committed | None]:
@@ -228,16 +227,18 @@ class Recovery:
         _logger.warning("a state was rebuilt from its events", extra={"path": stream.state})
         return Recovered(after, committed.time_us, is_rebuilt=True)
 
-    async def _few(self, stream: Stream, as_seen: Check, unsound: Sequence[int]) -> Sequence[int] | None:
-        """Delete unsound snapshots until one commit can delete the rest; None if another writer wrote meanwhile."""
-        engine = self._core.engine
-        fit = engine.capabilities.max_ops_per_commit - _BESIDE_UNSOUND
-        while len(unsound) > fit:
-            deletes = [Delete(stream.snapshot(version), ANYTHING) for version in unsound[:fit]]
-            if not await write_unless_moved(engine, [as_seen, *deletes], self._core.bounds):
+    async def _few(self, as_seen: Check, unsound: Iterable[str], beside: Sequence[Write]) -> Sequence[Write] | None:
+        """Delete unsound snapshots until one commit has room for the deletions of the rest beside its other writes.
+
+        Returns those deletions; None if another writer wrote meanwhile.
+        """
+        deletes = [Delete(path, ANYTHING) for path in unsound]
+        batches = Batches(self._core.engine.capabilities).split(deletes, weight_of, weight_of_all(beside))
+        *first, rest = [*batches] or [[]]
+        for batch in first:
+            if not await write_unless_moved(self._core.engine, [as_seen, *batch], self._core.bounds):
                 return None
-            unsound = unsound[fit:]
-        return unsound
+        return rest
 
     async def _rebuild(
         self, stream: Stream, kept: Sequence[int], floor: int, until: int = VERSION_MAX

@@ -19,6 +19,7 @@ from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
 from tai_state.history.unfinished import unfinished_restore
+from tai_state.locks.damage import check_locks
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
@@ -69,7 +70,7 @@ class Validation:
             governors = [governor_id]
         else:
             await self._storage()
-            await self._locks()
+            await check_locks(self._core, lambda error: self._find(error.path, "corrupt", error.what))
             governors = await all_governors(self._core, self._strange)
             for error in self._strange:
                 self._find(error.path, "corrupt", error.what)
@@ -96,19 +97,6 @@ class Validation:
         """Check the storage below the documents: a damaged index could hide documents from all other checks."""
         for error in await self._core.engine.self_check():
             self._find(error.path, "corrupt", error.what)
-
-    async def _locks(self) -> None:
-        """Check what locks have written. Each of them is read only by those who need it."""
-        layout, engine = self._core.layout, self._core.engine
-        locks = {document.id async for document in engine.scan(Scan(layout.locks))}
-        locks.update(await engine.missing(layout.locks))
-        waiters = [f"{layout.locks}/{each}/waiters" for each in sorted(locks)]
-        for collection in (layout.locks, layout.lockbeats, layout.lockbreaks, *waiters):
-            async for document in engine.scan(Scan(collection)):
-                try:
-                    document.fields()
-                except CorruptDocument as error:
-                    self._find(error.path, "corrupt", error.what)
 
     async def _streams(self, governor_id: str) -> None:
         check: StreamCheck | None = None

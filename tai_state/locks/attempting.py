@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import anyio
 
-from tai_state.engines.api import ABSENT, At, Check, Delete, Put, Write
+from tai_state.engines.api import ABSENT, At, Check, Committed, Delete, Put, Write
 from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, Waist, overtaken
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
 from tai_state.locks.common import Common
+from tai_state.locks.damage import nonce_of
 from tai_state.locks.judging import Outcome, judge_acquiring
 from tai_state.locks.lease import Claim, Tenure
 from tai_state.locks.records import LOCK, LockRecord
@@ -139,11 +140,9 @@ class Attempt:
         standings = sightings.standings(resources, sightings.seen(look))
         outcome = judge_acquiring(standings, self.claim.nonce)
         if outcome is Outcome.OURS:
-            fence = next(
-                each.lock.revision for each in standings.values() if each and each.record.nonce == self.claim.nonce
-            )
+            lock = next(each.lock for each in standings.values() if each and each.record.nonce == self.claim.nonce)
             self.was_found = True
-            return Done(self._accepted(fence, self._since))
+            return Done(self._accepted(Committed(lock.revision, lock.updated_us), self._since))
         self._since = look.asked
         self.standings = standings
         left = max((each.remaining_seconds for each in standings.values() if each is not None), default=0.0)
@@ -160,9 +159,7 @@ class Attempt:
 
         def decide(look: Look) -> Verdict[None]:
             there = [each for each in look.documents.values() if each is not None]
-            ours = [
-                Delete(each.path, At(each.revision)) for each in there if each.decode(LOCK).nonce == self.claim.nonce
-            ]
+            ours = [Delete(each.path, At(each.revision)) for each in there if nonce_of(each, LOCK) == self.claim.nonce]
             return Commit(ours, lambda _: None) if ours else Done(None)
 
         bounds = self._common.insisting
@@ -204,11 +201,11 @@ class Attempt:
 
     def _commit(self, also: Sequence[Write] = ()) -> Commit[Tenure | None]:
         sent = self._common.monotonic()
-        return Commit([*self._writes(), *also], lambda committed: self._accepted(committed.revision, sent))
+        return Commit([*self._writes(), *also], lambda committed: self._accepted(committed, sent))
 
-    def _accepted(self, fence: int, since: float) -> Tenure:
+    def _accepted(self, acquired: Committed, since: float) -> Tenure:
         """The tenure; raises if it expired before the answer came."""
-        tenure = Tenure(self.claim, fence, since, self._common.monotonic)
+        tenure = Tenure(self.claim, acquired, since, self._common.monotonic)
         if tenure.remaining_seconds > 0:
             return tenure
         self.presume_free()

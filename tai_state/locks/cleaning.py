@@ -1,30 +1,30 @@
-"""Cleaning up: removes locks that have expired, and what killed processes left behind."""
+"""Cleaning up: removes locks that have expired, what killed processes left behind, and what is damaged."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Write
+from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Scan, Shape, Write
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument
 from tai_state.locks.common import Common
+from tai_state.locks.damage import as_read, decoded, resource_of, skipped
 from tai_state.locks.records import BREAK, WAITER
-from tai_state.locks.sighting import Standing, Stillness
-from tai_state.values.ids import stored_id
-
-T = TypeVar("T")
+from tai_state.locks.sighting import Stillness
 
 _PAGE = 100
 
-_logger = logging.getLogger("tai_state.locks")
+_NOTE_SECONDS = 86_400.0
+"""For how long a damaged note of a broken lock is left, because it does not say how long it counts."""
+
+_WAITER_SECONDS = 0.0
+"""The same of a damaged waiter: one that is alive writes its document again."""
 
 
 class Cleanup:
-    """One clean-up of all documents that locks write. A damaged document is skipped, with a warning.
+    """One clean-up of all documents that locks write. It removes damaged ones, except the lock of a resource.
 
     Args:
         common: what all parts of the locks share.
@@ -40,62 +40,63 @@ class Cleanup:
         removed = 0
         locks = self._engine.scan(Scan(self._layout.locks))
         while page := await take(locks, _PAGE):
-            resources = _resources([each.path for each in page])
-            seen = await self._common.sightings.read(self._common.sightings.paths(resources))
-            for resource in resources:
-                removed += await self._lock(resource, seen)
-                await self._waiters(resource)
-        missing = await self._engine.missing(self._layout.locks)
-        for resource in _resources([f"{self._layout.locks}/{each}" for each in missing]):
-            await self._waiters(resource)
+            beats = [f"{self._layout.lockbeats}/{lock.id}" for lock in page]
+            seen = await self._common.sightings.read([*(lock.path for lock in page), *beats])
+            for lock in page:
+                removed += await self._lock(lock, seen)
+                await self._waiters(lock.id)
+        for lock_id in await self._engine.missing(self._layout.locks):
+            await self._waiters(lock_id)
         await self._lockbeats()
-        await self._silent(Scan(self._layout.lockbreaks), lambda each: each.decode(BREAK).ttl)
+        await self._silent(Scan(self._layout.lockbreaks), BREAK, _NOTE_SECONDS)
         return removed
 
-    async def _lock(self, resource: str, seen: dict[str, Stillness]) -> bool:
-        standing = _decoded(partial(self._common.sightings.standing, resource, seen))
+    async def _lock(self, lock: Document, seen: Mapping[str, Stillness]) -> bool:
+        """Remove a lock that has expired, and return whether it did; also one whose name no resource has."""
+        try:
+            resource = resource_of(lock)
+        except CorruptDocument as error:
+            skipped(error)
+            await self._remove([Delete(lock.path, as_read(lock))])
+            return False
+        try:
+            standing = self._common.sightings.standing(resource, seen)
+        except CorruptDocument as error:
+            skipped(error)
+            return False
         if standing is None or standing.remaining_seconds > 0:
             return False
-        return await self._remove(self._end(resource, standing))
-
-    def _end(self, resource: str, standing: Standing) -> list[Write]:
         path, beat = self._layout.lockbeat(resource), standing.beat
-        unmoved = Check(path, ABSENT) if beat is None else Delete(path, At(beat.revision))
-        return [Delete(standing.lock.path, At(standing.lock.revision)), unmoved]
+        unmoved = Check(path, ABSENT) if beat is None else Delete(path, as_read(beat))
+        return await self._remove([Delete(standing.lock.path, At(standing.lock.revision)), unmoved])
 
-    async def _waiters(self, resource: str) -> None:
-        await self._silent(Scan(self._layout.waiters(resource)), lambda each: each.decode(WAITER).ttl)
+    async def _waiters(self, lock_id: str) -> None:
+        await self._silent(Scan(f"{self._layout.locks}/{lock_id}/waiters"), WAITER, _WAITER_SECONDS)
 
     async def _lockbeats(self) -> None:
         """Remove renewals that belong to no lock."""
-        async for document in self._engine.scan(Scan(self._layout.lockbeats)):
-            for resource in _resources([document.path]):
-                if (await self._engine.read([self._layout.lock(resource)])).documents == (None,):
-                    await self._remove([Delete(document.path, At(document.revision))])
+        async for beat in self._engine.scan(Scan(self._layout.lockbeats)):
+            if (await self._engine.read([f"{self._layout.locks}/{beat.id}"])).documents == (None,):
+                await self._remove([Delete(beat.path, as_read(beat))])
 
-    async def _silent(self, scan: Scan, ttl_seconds: Callable[[Document], float]) -> None:
-        """Remove the documents that were not written again for as long as each of them counts."""
+    async def _silent(self, scan: Scan, shape: Shape[Any], damaged_seconds: float) -> None:
+        """Remove the documents that were not written again for as long as each of them counts.
+
+        Args:
+            scan: the documents.
+            shape: what they should be; it says how long each of them counts.
+            damaged_seconds: how long a damaged one counts.
+        """
         documents = self._engine.scan(scan)
         while page := await take(documents, _PAGE):
             for each in (await self._common.sightings.read([document.path for document in page])).values():
-                ttl = _decoded(partial(ttl_seconds, each.document))
-                if ttl is not None and self._common.sightings.is_gone(each, ttl):
-                    await self._remove([Delete(each.document.path, At(each.document.revision))])
+                try:
+                    seconds = decoded(each.document, shape).ttl
+                except CorruptDocument as error:
+                    skipped(error)
+                    seconds = damaged_seconds
+                if self._common.sightings.is_gone(each, seconds):
+                    await self._remove([Delete(each.document.path, as_read(each.document))])
 
     async def _remove(self, writes: Sequence[Write]) -> bool:
         return await write_unless_moved(self._common, writes, self._common.bounds)
-
-
-def _resources(paths: Sequence[str]) -> list[str]:
-    """The resources after which documents are named, without those whose names are damaged."""
-    found = [_decoded(partial(stored_id, each)) for each in paths]
-    return [each for each in found if each is not None]
-
-
-def _decoded(decode: Callable[[], T]) -> T | None:
-    """What a document says; None if it is damaged."""
-    try:
-        return decode()
-    except CorruptDocument as error:
-        _logger.warning("a clean-up of locks skipped a damaged document", extra=error.fields())
-        return None

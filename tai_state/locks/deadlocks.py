@@ -1,9 +1,11 @@
 """Deadlocks: circles in which each waiter wants a resource that the next one holds.
 
 A waiter that holds nothing is not in a circle. The search goes backwards from the resources that the searcher holds:
-the documents of a resource's waiters are stored under it, and each names the resources that its waiter holds. All that
-was found is then read again at one moment. A circle counts only if that one look shows every wait and every lease in
-force, and every waiter alive.
+the documents of a resource's waiters are stored under it, and each names the resources that its waiter holds. Those
+that may be in a circle are then read again at one moment. A circle counts only if that one look shows every wait and
+every lease in force, and every waiter alive.
+
+There is no bound on how many waiters and resources a search covers, so no circle is missed.
 """
 
 from __future__ import annotations
@@ -14,15 +16,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from tai_state.engines.api import Scan, split
+from tai_state.errors import CorruptDocument
 from tai_state.locks.common import Common
-from tai_state.locks.records import WAITER, WaiterRecord
-from tai_state.values.ids import unescape_id
-
-WAITERS_MAX = 256
-"""How many waiters of each resource are read."""
-
-RESOURCES_MAX = 256
-"""How many resources one waiter's search covers."""
+from tai_state.locks.damage import skipped, sound_waiter
+from tai_state.locks.records import WaiterRecord
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -91,14 +88,15 @@ def circle_through(owner: str, waiters: Mapping[str, Waiter]) -> Circle | None:
 
 
 def circles(waiters: Mapping[str, Waiter]) -> list[Circle]:
-    """Circles of deadlocked waiters, chosen so that no two circles share a waiter."""
+    """Circles of deadlocked waiters: no two of them share a waiter, and those in none of them are in no circle."""
     found: list[Circle] = []
-    seen: set[str] = set()
+    left = dict(waiters)
     for owner in sorted(waiters):
-        circle = None if owner in seen else circle_through(owner, waiters)
-        if circle is not None and seen.isdisjoint(each.owner for each in circle.waiters):
-            seen.update(each.owner for each in circle.waiters)
+        circle = circle_through(owner, left)
+        if circle is not None:
             found.append(circle)
+            for each in circle.waiters:
+                del left[each.owner]
     return found
 
 
@@ -111,6 +109,25 @@ def _traced(owner: str, came_from: Mapping[str, tuple[Waiter, str]]) -> Circle:
         here = step[0].owner
     steps.reverse()
     return Circle(tuple(waiter for waiter, _ in steps), tuple(resource for _, resource in steps))
+
+
+def entangled(places: Mapping[str, WaiterRecord]) -> dict[str, WaiterRecord]:
+    """The waiters that may be in a circle: each of them wants what one of them holds, and holds what one of them wants.
+
+    Args:
+        places: the waiters, by the paths of their documents.
+    """
+    left, before = dict(places), len(places) + 1
+    while len(left) < before:
+        before = len(left)
+        held = {each.resource for record in left.values() for each in record.holds}
+        wanted = {each for record in left.values() for each in record.wants}
+        left = {
+            path: record
+            for path, record in left.items()
+            if not held.isdisjoint(record.wants) and any(each.resource in wanted for each in record.holds)
+        }
+    return left
 
 
 class DeadlockSearch:
@@ -136,14 +153,14 @@ class DeadlockSearch:
         known = set(holds)
         pending = deque(sorted(known))
         while pending:
-            for path, record in (await self._waiters(pending.popleft())).items():
-                places[path] = record
-                for held in record.holds:
-                    if held.resource not in known and len(known) < RESOURCES_MAX:
-                        known.add(held.resource)
-                        pending.append(held.resource)
+            found = await self._holding(self._layout.waiters(pending.popleft()))
+            places |= found
+            more = {held.resource for record in found.values() for held in record.holds} - known
+            known |= more
+            pending += sorted(more)
+        places = entangled(places)
         if not any(split(path)[1] == owner for path in places):
-            return None  # none of the waiters for its resources holds, directly or indirectly, what it wants
+            return None
         circle = circle_through(owner, await self._alive(places))
         return circle if circle is not None and circle.youngest.owner == owner else None
 
@@ -151,32 +168,40 @@ class DeadlockSearch:
         """All circles in the store. Reads every lock and every waiter."""
         places: dict[str, WaiterRecord] = {}
         async for lock in self._engine.scan(Scan(self._layout.locks)):
-            places |= await self._waiters(unescape_id(lock.id))
+            places |= await self._holding(f"{lock.path}/waiters")
+        places = entangled(places)
         return circles(await self._alive(places)) if places else []
 
-    async def _waiters(self, resource: str) -> dict[str, WaiterRecord]:
-        """The waiters for a resource, by the paths of their documents."""
-        documents = self._engine.scan(Scan(self._layout.waiters(resource), limit=WAITERS_MAX))
-        return {document.path: document.decode(WAITER) async for document in documents}
+    async def _holding(self, line: str) -> dict[str, WaiterRecord]:
+        """The waiters in a line that hold something, by the paths of their documents; the others are in no circle."""
+        found: dict[str, WaiterRecord] = {}
+        async for document in self._engine.scan(Scan(line)):
+            record = sound_waiter(document)
+            if record is not None and record.holds:
+                found[document.path] = record
+        return found
 
     async def _alive(self, places: Mapping[str, WaiterRecord]) -> dict[str, Waiter]:
         """The living waiters, by owner, each with the resources that it still holds; all from one look."""
+        sightings = self._common.sightings
         resources = sorted({held.resource for record in places.values() for held in record.holds})
-        seen = await self._common.sightings.read([*places, *self._common.sightings.paths(resources)])
+        seen = await sightings.read([*places, *sightings.paths(resources)])
         lasting: set[tuple[str, str]] = set()
         for resource in resources:
-            standing = self._common.sightings.standing(resource, seen)
+            try:
+                standing = sightings.standing(resource, seen)
+            except CorruptDocument as error:  # nobody can tell who holds it
+                skipped(error)
+                continue
             if standing is not None and standing.lasts:
                 lasting.add((resource, standing.record.nonce))
         found: dict[str, Waiter] = {}
         for path in places:
-            if path not in seen:
+            record = sound_waiter(seen[path].document) if path in seen else None
+            if record is None:
                 continue
             owner, sight = split(path)[1], seen[path]
-            record = sight.document.decode(WAITER)
-            if owner in self._common.waiting or (
-                sight.is_sure and not self._common.sightings.is_gone(sight, record.ttl)
-            ):
+            if owner in self._common.waiting or (sight.is_sure and not sightings.is_gone(sight, record.ttl)):
                 holds = tuple(each.resource for each in record.holds if (each.resource, each.nonce) in lasting)
                 found[owner] = Waiter(owner, record.ticket or sight.document.revision, holds, record.wants)
         return found

@@ -47,25 +47,42 @@ def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple
 
 
 def judge_returning(
-    standings: Mapping[str, Standing | None], fence: int, *, is_broken: bool, was_held: bool, was_unanswered: bool
+    standings: Mapping[str, Standing | None],
+    fence: int,
+    *,
+    is_broken: bool,
+    was_held: bool,
+    was_unanswered: bool,
+    is_early: bool | None,
 ) -> bool:
-    """Judge locks that are not all as they were acquired: whether we have returned them ourselves.
+    """Judge locks that are not all as they were acquired: whether we have returned them, and not lost them.
 
-    Not if one of them was broken: our deletion is refused then. Otherwise we have in two cases. Either none of them is
-    ours any more, and the answer to a deletion of ours was lost. Or all of them are gone, and our lease was in force
-    when we sent the deletion: then no other caller can have had them, and the refusal answers a second copy of our
-    deletion.
+    We have lost them if one of them was broken, or if one of them is still ours: our deletion removes all or none.
+    Otherwise we have returned them in two cases:
+
+    - The answer to a deletion of ours was lost, and it is the likeliest cause: nobody has them now, or our lease was in
+      force when we sent it.
+    - The refusal answers a second copy of our deletion: no other caller can have taken them over, because the look was
+      made before our lease ended. The engine's clock tells, and whoever has them now came after us. Where the users of
+      a store share no clock, ours tells only if nobody has them now: it may have stood still.
+
+    What cannot be told counts as lost, so that no loss is hidden. After our lease has ended, another caller may have
+    taken them over, and may have released them since: no document tells of it. The note of a break may be gone, too.
 
     Args:
         standings: how the locks stand.
         fence: the revision at which they were acquired.
         is_broken: whether there is a note that one of them was broken.
-        was_held: whether the lease was in force when the first deletion was sent.
+        was_held: whether the lease was in force by our clock when a deletion was first sent that may have been applied.
         was_unanswered: whether the answer to one of the deletions was lost.
+        is_early: whether the look was made before our lease ended, by the engine's clock; None: there is none that all
+            share.
     """
-    if is_broken:
-        return False
     there = [each for each in standings.values() if each is not None]
-    if was_unanswered:
-        return all(each.lock.revision != fence for each in there)
-    return was_held and not there
+    if is_broken or any(each.lock.revision == fence for each in there):
+        return False
+    if was_unanswered and (was_held or not there):
+        return True
+    if is_early is None:
+        return was_held and not there
+    return is_early

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -40,6 +40,7 @@ class Keeper:
         self.renewals: int = 0
         self._common = common
         self._layout = common.core.layout
+        self._has_shared_clock = common.core.engine.capabilities.shared_clock
         self._releasing = replace(common.few, insists=True)
 
     async def keep(self, tenure: Tenure) -> None:
@@ -71,8 +72,8 @@ class Keeper:
         self.renewals += 1
 
         def renewal() -> Commit[None]:
-            sent = self._common.monotonic()
-            return Commit(self._renewal(tenure), lambda _: tenure.renewed(sent))
+            tenure.sent = sent = self._common.monotonic()
+            return Commit(self._renewal(tenure), lambda committed: tenure.renewed(committed, sent))
 
         def decide(look: Look) -> Verdict[None]:
             loss = _loss_error(self._standings(tenure, look), tenure.fence)
@@ -91,20 +92,28 @@ class Keeper:
             self.renewals -= 1
 
     async def release(self, tenure: Tenure) -> None:
-        """Release all locks of a tenure, even after its time has passed; releasing it again does nothing.
+        """Release all locks of a tenure, even after its time has passed; once it is released, this does nothing.
+
+        If one of several locks is lost, the others are released all the same.
 
         Raises:
-            LockLost: another caller has a lock of it, or had one, or a lock of it was broken.
+            LockLost: a lock of it was broken, or its time had passed and another caller has a lock of it or may have
+                had one. Each later call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; it expires by itself.
         """
         await self._release(tenure, self._common)
 
     async def _release(self, tenure: Tenure, waist: Waist) -> None:
-        if tenure.is_released:
-            return
-        was_held, was_sent = tenure.remaining_seconds > 0, tenure.is_given_up
-        tenure.is_given_up = True
-        commit: Commit[None] = Commit(self._return(tenure), lambda _: None)
+        if not tenure.is_released:
+            await self._return_all(tenure, waist)
+        if tenure.refusal is not None:
+            raise tenure.refusal
+
+    async def _return_all(self, tenure: Tenure, waist: Waist) -> None:
+        """Delete what is left of a tenure's locks; ``tenure.refusal`` then says whether one of them was lost."""
+        before = tenure.returned_in_time
+        was_held = tenure.is_in_time if before is None else before
+        tenure.is_given_up, tenure.returned_in_time = True, was_held
         note = self._layout.lockbreak(tenure.claim.nonce)
         is_broken = False
 
@@ -112,26 +121,37 @@ class Keeper:
             nonlocal is_broken
             is_broken = look.documents[note] is not None
             standings = self._standings(tenure, look)
-            loss = _loss_error(standings, tenure.fence)
-            if loss is None:
-                return commit
-            was_unanswered = was_sent or look.was_unanswered
-            is_ours = judge_returning(
-                standings, tenure.fence, is_broken=is_broken, was_held=was_held, was_unanswered=was_unanswered
-            )
-            return Done(None) if is_ours else Failed(loss)
+            loss = None if tenure.refusal is not None else _loss_error(standings, tenure.fence)
+            was_unanswered = before is not None or look.was_unanswered
+            if loss is not None and not judge_returning(
+                standings,
+                tenure.fence,
+                is_broken=is_broken,
+                was_held=was_held,
+                was_unanswered=was_unanswered,
+                is_early=look.time_us < tenure.ends_us if self._has_shared_clock else None,
+            ):
+                tenure.refusal = tenure.lost = loss
+            ours = [each for each, standing in standings.items() if standing and standing.lock.revision == tenure.fence]
+            return Commit(self._return(tenure, ours), lambda _: None) if ours else Done(None)
 
         what = "it is unknown whether the lock was released; release it again, or let it expire"
-        unsettled = partial(StoreTimeout, "release", "UNKNOWN", what)
-        rewrite = Rewrite([*self._paths(tenure), note], decide, unsettled, is_telling=False)
+        unsettled = StoreTimeout("release", "UNKNOWN", what)
+        rewrite = Rewrite([*self._paths(tenure), note], decide, lambda: unsettled, is_telling=False)
+        first = Commit(self._return(tenure, tenure.claim.resources), lambda _: None) if tenure.refusal is None else None
         try:
-            await settle(waist, rewrite, self._releasing, commit)
-        except LockLost as loss:
-            tenure.lost = loss
-            if is_broken:
-                await self._remove(note, waist)
-            raise
-        tenure.is_released = True
+            await settle(waist, rewrite, self._releasing, first)
+            tenure.is_released = True
+        except TaiStateError as error:
+            if error is not unsettled:  # nothing was applied
+                tenure.returned_in_time = before
+            if tenure.refusal is None:
+                raise
+            _logger.warning(
+                "could not release the locks that are left; they expire by themselves", extra=error.fields()
+            )
+        if is_broken:
+            await self._remove(note, waist)
 
     async def end(self, tenure: Tenure) -> LockLost | None:
         """Release a tenure at the end of its block, without raising; the loss, if it was over before that."""
@@ -139,13 +159,15 @@ class Keeper:
         return await to_its_end(partial(self._end, tenure)) or tenure.lost
 
     async def _end(self, tenure: Tenure) -> LockLost | None:
-        with anyio.move_on_after(self._common.core.settings.timeout_seconds):
+        with anyio.move_on_after(self._common.core.settings.timeout_seconds) as scope:
             try:
                 await self._release(tenure, self._common.core.engine)  # this task is not cancelled
             except LockLost as loss:
                 return loss
             except TaiStateError as error:
                 _logger.warning("could not release a lock; it expires by itself", extra=error.fields())
+        if scope.cancelled_caught:
+            _logger.warning("could not release a lock in time; it expires by itself")
         return None
 
     async def _remove(self, note: str, waist: Waist) -> None:
@@ -179,8 +201,7 @@ class Keeper:
         checks = [Check(self._layout.lock(each), At(tenure.fence)) for each in tenure.claim.resources]
         return [*checks, *(Put(self._layout.lockbeat(each), beat, ANYTHING) for each in tenure.claim.resources)]
 
-    def _return(self, tenure: Tenure) -> list[Write]:
-        resources = tenure.claim.resources
+    def _return(self, tenure: Tenure, resources: Sequence[str]) -> list[Write]:
         beats = [Delete(self._layout.lockbeat(each), ANYTHING) for each in resources] if tenure.beats else []
         return [*(Delete(self._layout.lock(each), At(tenure.fence)) for each in resources), *beats]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import anyio
 import msgspec
 
-from tai_state.engines.api import At, Document
+from tai_state.engines.api import At, Committed, Document
 from tai_state.errors import LockLost
 from tai_state.locks.records import HeldLock, holder_of
 from tai_state.streams.changes import Guard
@@ -37,28 +37,37 @@ class Tenure:
 
     Args:
         claim: what was acquired.
-        fence: the revision of the acquiring commit.
+        acquired: the engine's answer to the acquiring commit.
         since: when that commit was sent, by the holder's monotonic clock.
         monotonic: the holder's monotonic clock.
 
     Attributes:
         claim: as given.
-        fence: as given.
+        fence: the revision of the acquiring commit.
+        sign_us: when the last acknowledged commit that acquired or renewed it was made, by the engine's clock.
         since: when the last acknowledged commit that acquired or renewed it was sent.
+        sent: when the last commit was sent that acquired it or may have renewed it.
         beats: how many renewals were sent.
         is_given_up: whether the holder has begun to release it, and no longer relies on it.
-        is_released: whether its release is confirmed.
+        returned_in_time: whether it was in force when a deletion of its locks was first sent that may have been
+            applied; None: there is no such deletion.
+        is_released: whether it is known that none of its locks is left.
         lost: why it is over, unless it was given up before.
+        refusal: why it could not be released, or not all of it; each later release raises this again.
     """
 
-    def __init__(self, claim: Claim, fence: int, since: float, monotonic: Callable[[], float]) -> None:
+    def __init__(self, claim: Claim, acquired: Committed, since: float, monotonic: Callable[[], float]) -> None:
         self.claim = claim
-        self.fence = fence
+        self.fence: int = acquired.revision
+        self.sign_us: int = acquired.time_us
         self.since: float = since
+        self.sent: float = since
         self.beats = 0
         self.is_given_up = False
+        self.returned_in_time: bool | None = None
         self.is_released = False
         self.lost: LockLost | None = None
+        self.refusal: LockLost | None = None
         self._monotonic = monotonic
 
     @property
@@ -69,9 +78,24 @@ class Tenure:
         return max(0.0, self.since + self.claim.ttl_seconds - self._monotonic())
 
     @property
+    def is_in_time(self) -> bool:
+        """Whether its time has not passed, even if it was given up."""
+        return self.lost is None and self._monotonic() < self.since + self.claim.ttl_seconds
+
+    @property
+    def ends_us(self) -> float:
+        """Before this time by the engine's clock, no other caller can have taken it over."""
+        return self.sign_us + self.claim.ttl_seconds * 1e6
+
+    @property
+    def may_stand(self) -> bool:
+        """Whether it may still keep others from its locks: not once none is left, or its time has certainly passed."""
+        return not self.is_released and self._monotonic() < self.sent + self.claim.ttl_seconds
+
+    @property
     def standing(self) -> str:
         """How it stands, for people to read."""
-        if self.is_released or self.is_given_up:
+        if self.refusal is None and self.is_given_up:
             return "released" if self.is_released else "given up"
         if self.lost is not None:
             return "lost"
@@ -81,9 +105,10 @@ class Tenure:
             return f"{self.claim.ttl_seconds} s from each renewal"
         return f"{left:.1f} s left" if left > 0 else "over"
 
-    def renewed(self, sent: float) -> None:
+    def renewed(self, committed: Committed, sent: float) -> None:
         """Count the lease from an acknowledged renewal, sent at the time given."""
         self.since = max(self.since, sent)
+        self.sign_us = max(self.sign_us, committed.time_us)
 
 
 class Lease:

@@ -12,22 +12,20 @@ from weakref import WeakSet
 
 import anyio
 
-from tai_state.engines.api import ANYTHING, At, Delete, Put
-from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.observing import Waited, tell
 from tai_state.engines.paging import Paged
-from tai_state.engines.rewriting import Rewrite
-from tai_state.engines.settling import settle
 from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
 from tai_state.locks.attempting import Attempt
+from tai_state.locks.breaking import broken
 from tai_state.locks.cleaning import Cleanup
 from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
+from tai_state.locks.fitting import check_fit
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
-from tai_state.locks.listing import info_of, listed
+from tai_state.locks.listing import listed
 from tai_state.locks.queueing import Place
-from tai_state.locks.records import BreakRecord, LockInfo
+from tai_state.locks.records import LockInfo
 from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.settings import new_id
@@ -134,8 +132,15 @@ class LockManager:
     ) -> AsyncGenerator[tuple[Lease, ...], None]:
         """Hold several locks while the block runs. One commit acquires all of them or none.
 
-        The block gets a lease for each resource, in the order given, all with the same fencing number. Everything else
-        is as for :meth:`lock`.
+        The block gets a lease for each resource, in the order given, all with the same fencing number. If one of them
+        is lost, the block ends as if all were, and the others are released. Everything else is as for :meth:`lock`.
+
+        Raises:
+            CommitTooLarge: they do not all fit into one commit of the engine, three writes for each; its ``limit`` says
+                how many do. Nothing was sent.
+            CommitTooLarge, DocumentTooLarge: the call has to wait, and its places in line do not fit into a commit:
+                there is one for each lock, and each names them all. Nothing was acquired.
+            Otherwise as :meth:`lock`.
         """
         resources = check_items(resources, _no_resources_error)
         tenure = await self._acquire(resources, ttl_seconds, wait_seconds, holder, holding)
@@ -201,10 +206,14 @@ class LockManager:
         await self._keeper.renew(lease.tenure)
 
     async def release_lock(self, lease: Lease) -> None:
-        """Release a lease and all leases acquired together with it. Releasing twice is harmless.
+        """Release a lease and all leases acquired together with it. Once they are released, this does nothing.
+
+        If one of them was lost, the others are released all the same. A lease that has ended is released if its lock
+        still stands.
 
         Raises:
-            LockLost: the lease had expired and another caller has taken the lock, which keeps it; or it was broken.
+            LockLost: the lock was broken; or the lease had ended, and another caller has taken the lock, which keeps
+                it, or may have had it. A second call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -212,17 +221,25 @@ class LockManager:
         await self._keeper.release(lease.tenure)
 
     def list_locks(self) -> Paged[LockInfo]:
-        """All locks, sorted by resource: those in force, and expired ones that no caller has taken over."""
+        """All locks, sorted by resource: those in force, and expired ones that no caller has taken over.
+
+        A damaged document hides no other lock: it is raised as ``CorruptDocument`` after the last one, and the error
+        says what to do about it.
+        """
         return listed(self._core, self._common.sightings)
 
     async def cleanup_expired_locks(self) -> int:
         """Remove expired locks, and what those left behind who were killed.
 
+        Damaged documents are named in the log. All of them are removed, too, that hold nothing up: waiters, and what
+        no resource belongs to, at once; notes of broken locks after a day. A damaged lock is left to
+        :meth:`break_lock`.
+
         This is never required: an expired lock can be taken over as it is. Where the users of a store share no clock,
         it removes only what this manager has seen without a sign of life for long enough: call it again later.
 
         Returns:
-            How many locks were removed.
+            How many locks were removed, by this call or by another cleanup at the same moment.
         """
         return await Cleanup(self._common).run()
 
@@ -230,24 +247,24 @@ class LockManager:
         """Take a lock away from its holder: for an operator who knows that the holder is gone or must be stopped.
 
         The holder finds out at its next renewal, or when it releases the lock, which raises ``LockLost``. Its writes
-        with the lease as ``fence`` are refused at once.
+        with the lease as ``fence`` are refused at once. Only the holder at the time of the call loses the lock, and
+        not one that acquires it meanwhile.
+
+        It also removes a lock whose document is damaged. Of that one, the holder is given as ``""`` and
+        ``ttl_seconds`` as 0, and if the holder is alive, it finds out from its next renewal, but perhaps not from the
+        release.
 
         Returns:
-            The lock that was removed; None if there was none.
+            The lock that this call removed. None if there was none, or if another call removed it, or its holder
+            did. None, too, if the answer was lost and nothing tells any more who removed it: the holder had noticed
+            the break and removed the note of it, or the lock was damaged.
+
+        Raises:
+            CommitOutcomeUnknown: no answer came in time; list the locks to see whether it is gone.
+            StoreUnavailable, StoreTimeout: nothing was removed.
+            InvalidId: the resource's name is not valid.
         """
-        sightings = self._common.sightings
-
-        def decide(look: Look) -> Verdict[LockInfo | None]:
-            standing = sightings.standing(resource, sightings.seen(look))
-            if standing is None:
-                return Done(None)
-            info = info_of(resource, standing)
-            beats = [] if standing.beat is None else [Delete(standing.beat.path, ANYTHING)]
-            note = BreakRecord(resource, standing.record.ttl)
-            put = Put(self._core.layout.lockbreak(standing.record.nonce), note)
-            return Commit([Delete(standing.lock.path, At(standing.lock.revision)), *beats, put], lambda _: info)
-
-        return await settle(self._common, Rewrite(sightings.paths([resource]), decide), self._common.bounds)
+        return await broken(self._common, resource)
 
     async def detect_deadlocks(self) -> list[tuple[str, ...]]:
         """The present deadlocks. Waiters also search for deadlocks and end them without this call.
@@ -255,6 +272,7 @@ class LockManager:
         Each deadlock is a tuple of resources: the holder of each waits for the next, the holder of the last one for the
         first. Of circles that share a waiter, only one is returned. Where the users of a store share no clock, a waiter
         of another manager counts only if this manager has seen a sign of life of it. Reads all locks and all waiters.
+        A damaged document is named in the log and left out.
         """
         return [circle.cycle for circle in await DeadlockSearch(self._common).circles()]
 
@@ -294,6 +312,7 @@ class LockManager:
             holder or f"{socket.gethostname()}:{os.getpid()}",
             ttl_seconds,
         )
+        check_fit(claim, self._core.layout, self._core.engine.capabilities)
         deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
         attempt = Attempt(self._common, claim, wait_seconds)
         place: Place | None = None

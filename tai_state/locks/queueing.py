@@ -20,15 +20,16 @@ from math import inf
 import anyio
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Document, DocumentChange, Put, Scan, Write, after, split
+from tai_state.engines.api import ANYTHING, Delete, Document, DocumentChange, Put, Scan, Write, after, split
 from tai_state.engines.rewriting import write, write_unless_moved
 from tai_state.engines.watching import Signal
 from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, StoreTimeout, TaiStateError, Unavailable
 from tai_state.locks.attempting import Attempt
 from tai_state.locks.common import Common, alongside
+from tai_state.locks.damage import as_read, sound_waiter
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.lease import Tenure
-from tai_state.locks.records import WAITER, HeldLock, WaiterRecord
+from tai_state.locks.records import HeldLock, WaiterRecord
 from tai_state.locks.statistics import LockWaiter
 
 _logger = logging.getLogger("tai_state.locks")
@@ -293,14 +294,19 @@ class Place:
         self._behind = tuple(path for path in self._ahead if path in full and wants.issuperset(records[path].wants))
 
     async def _right_ahead(self, line: str) -> dict[str, WaiterRecord]:
-        documents = self._engine.scan(Scan(line, start=after(self._owner), limit=NEAR))
-        return {document.path: document.decode(WAITER) async for document in documents}
+        """The waiters right ahead. Damaged documents are removed: one who is alive writes its own again."""
+        while True:
+            scan = self._engine.scan(Scan(line, start=after(self._owner), limit=NEAR))
+            found = [(document, sound_waiter(document)) async for document in scan]
+            damaged = [document for document, record in found if record is None]
+            if not damaged or not await self._are_removed(damaged):
+                return {document.path: record for document, record in found if record is not None}
 
     async def _are_removed(self, dead: Sequence[Document]) -> bool:
-        """Remove dead waiters, unless they show life; False: the engine failed, which holds nobody up."""
+        """Remove waiters, unless they show life; False: the engine failed, which holds nobody up."""
         try:
             for each in dead:
-                await write_unless_moved(self._common, [Delete(each.path, At(each.revision))], self._common.bounds)
+                await write_unless_moved(self._common, [Delete(each.path, as_read(each))], self._common.bounds)
         except TaiStateError as error:
             _logger.debug("could not remove dead waiters from a queue", extra=error.fields())
             return False

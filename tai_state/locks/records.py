@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from tai_state.engines.api import Document, Shape
-from tai_state.errors import CorruptDocument
+from tai_state.errors import CorruptDocument, InvalidId
+from tai_state.values.ids import escape_id
 
 
 class LockRecord(msgspec.Struct, frozen=True):
@@ -21,7 +23,7 @@ class LockRecord(msgspec.Struct, frozen=True):
     """
 
     holder: str
-    nonce: str
+    nonce: Annotated[str, msgspec.Meta(pattern="^[^/]+$")]
     ttl: float
     acquired_at: str
 
@@ -44,10 +46,12 @@ class BreakRecord(msgspec.Struct, frozen=True):
     Attributes:
         resource: the lock that was broken.
         ttl: how long that lock could have lasted without a renewal; after that, its holder knows that it is over.
+        by: names the call that broke it, so that the call can tell whether it was the one; empty in older notes.
     """
 
     resource: str
     ttl: float
+    by: str = ""
 
 
 class HeldLock(msgspec.Struct, frozen=True):
@@ -80,6 +84,14 @@ class WaiterRecord(msgspec.Struct, frozen=True, kw_only=True):
     ttl: float
     ticket: int
     n: int
+
+    def __post_init__(self) -> None:
+        """Refuse names that no resource has; a stored document with such a name is damaged."""
+        try:
+            for each in (*self.wants, *(held.resource for held in self.holds)):
+                escape_id(each, "resource")
+        except InvalidId as error:
+            raise ValueError(str(error)) from None
 
 
 LOCK = Shape(LockRecord)

@@ -13,6 +13,7 @@ import msgspec
 
 from tai_state.engines.api import Document, Engine
 from tai_state.engines.matters import Look
+from tai_state.locks.damage import decoded, nonce_of
 from tai_state.locks.marks import Marks
 from tai_state.locks.records import BEAT, LOCK, LockRecord
 from tai_state.streams.layout import Layout
@@ -47,7 +48,7 @@ class Standing(msgspec.Struct, frozen=True):
         beat: the document of renewals, of this tenure or an earlier one; None if there is none.
         remaining_seconds: how long after the look it may be taken over; 0: now.
         lasts: whether its lease was in force at the look, as far as can be seen.
-        last_sign_us: when its holder last gave a sign of life, by the engine's clock.
+        last_sign_us: when its holder last gave a sign of life that can be read, by the engine's clock.
     """
 
     lock: Document
@@ -107,24 +108,28 @@ class Sightings:
     def standing(self, resource: str, seen: Mapping[str, Stillness]) -> Standing | None:
         """The lock on one resource, from a look that includes its paths; None if there is no lock.
 
+        A damaged renewal counts as one of the holder's: it may have been its last sign of life.
+
         Raises:
-            CorruptDocument: the lock's document is damaged.
+            CorruptDocument: the lock's document is damaged; the error says what to do about it.
         """
         lock, beat = seen.get(self._layout.lock(resource)), seen.get(self._layout.lockbeat(resource))
         if lock is None:
             return None
-        record = lock.document.decode(LOCK)
-        signs = [lock]
-        if beat is not None and beat.document.decode(BEAT).nonce == record.nonce:
-            signs.append(beat)
-        still = min(each.still_seconds for each in signs)
+        record = decoded(lock.document, LOCK)
+        still, last_sign_us = lock.still_seconds, lock.document.updated_us
+        renewed = None if beat is None else nonce_of(beat.document, BEAT)
+        if beat is not None and renewed in (None, record.nonce):
+            still = min(still, beat.still_seconds)
+        if beat is not None and renewed == record.nonce:
+            last_sign_us = max(last_sign_us, beat.document.updated_us)
         return Standing(
             lock.document,
             record,
             None if beat is None else beat.document,
             max(0.0, record.ttl * self._patience - still),
             still < record.ttl,
-            max(each.document.updated_us for each in signs),
+            last_sign_us,
         )
 
     def is_gone(self, seen: Stillness, ttl_seconds: float) -> bool:

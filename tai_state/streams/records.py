@@ -98,9 +98,10 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     def is_genuine(self, governor_id: str) -> bool:
         """Whether the digest matches the fields; otherwise the event was edited."""
         try:
-            return self.computed_digest(governor_id) == self.digest and _HASH.fullmatch(self.previous) is not None
+            is_genuine = self.computed_digest(governor_id) == self.digest
         except ValueError:  # a hash that is not hexadecimal
             return False
+        return is_genuine and all(_HASH.fullmatch(each) for each in (self.previous, self.state_hash))  # as written
 
     def computed_digest(self, governor_id: str) -> str:
         """The digest, computed from the fields.

@@ -238,12 +238,14 @@ class TransactionManager:
             wait_seconds: how long to wait; 0: do not wait; None: wait without limit.
         """
         lease = await self._locks.acquire_lock(resource, ttl_seconds=ttl, wait_seconds=wait_seconds, holder=client)
-        self._leases = {key: each for key, each in self._leases.items() if each.is_held}
+        self._leases = {key: each for key, each in self._leases.items() if each.tenure.may_stand}
         self._leases[resource, lease.token] = lease
         return lease
 
     async def release_lock(self, resource: str, token: str) -> None:
         """Release a lock that this manager acquired, by the ``token`` of its lease.
+
+        The token can be used until the lock is known to be released, or its time has passed.
 
         Raises:
             LockLost: this manager has no such lease: it is over, it was released, or the token is of another lock. Or

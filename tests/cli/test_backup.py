@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
+import anyio
 import apsw
 import pytest
 
@@ -15,7 +17,7 @@ from tai_state import StateMachinePersister, open_store
 
 from ..support.processes import started
 from ..support.program import IMPORT, Program, interrupt, make_rows, write_csv
-from ..support.sqlite import names_in
+from ..support.sqlite import connected, names_in
 from ..support.stores import GOVERNOR, METADATA, collected
 
 anyio_test = pytest.mark.anyio
@@ -102,6 +104,13 @@ def test_a_backup_is_put_back(program: Program) -> None:
     assert program("verify", "bank", "--json").json()["consistent"]
 
 
+def test_a_backup_is_no_more_open_than_its_store(program: Program) -> None:
+    """Who may not read the store may not read its backup either."""
+    (program.folder / "tai-state.db").chmod(0o600)
+    assert program("backup", "copy.db").code == 0
+    assert (program.folder / "copy.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_is_replaced_only_when_told_to(program: Program) -> None:
     """A file that exists is replaced with ``--yes``, and never by a backup that failed."""
     target = program.folder / "copy.db"
@@ -131,11 +140,50 @@ def test_places_where_no_backup_can_be(there: Program, arguments: list[str], why
     assert why in there("backup", *arguments, "--json").error(2)["message"]
 
 
-def test_a_store_in_use_is_not_replaced(program: Program) -> None:
-    """A file with a log beside it is not replaced: SQLite would mix the two."""
-    (program.folder / "copy.db-wal").touch()
-    assert "in use" in program("backup", "copy.db", "--json").error(2)["message"]
+@pytest.mark.parametrize("log", ["copy.db-wal", "copy.db-journal"])
+@pytest.mark.parametrize("command", [("backup",), ("export", "bank")], ids=["backup", "export"])
+def test_a_store_in_use_is_not_replaced(program: Program, command: tuple[str, ...], log: str) -> None:
+    """A file with a log beside it is not replaced, nor a link to it: SQLite would mix the two."""
+    (program.folder / log).touch()
+    (program.folder / "link.db").symlink_to("copy.db")
+    for target in ("copy.db", "link.db"):
+        assert "in use" in program(*command, target, "--json").error(2)["message"]
     assert not (program.folder / "copy.db").exists()
+    assert (program.folder / "link.db").is_symlink()
+
+
+def test_an_export_does_not_replace_its_own_store(there: Program) -> None:
+    """Whatever was confirmed, the store that is read stays."""
+    assert "in use" in there("export", "bank", "tai-state.db", "--yes", "--json").error(2)["message"]
+
+
+def make_no_store(folder: Path) -> dict[str, tuple[str, int]]:
+    """Addresses of what is no store, each with the error of it and its exit code."""
+    with closing(apsw.Connection(str(folder / "notes.db"))) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    connected(folder / "unfinished.db").close()
+    (folder / "empty.db").touch()
+    (folder / "lost.db-wal").write_bytes(b"the newest changes")
+    return {
+        "notes.db": ("IncompatibleFormat", 4),
+        "shop.py": ("CorruptDocument", 4),
+        "empty.db": ("StoreNotFound", 1),
+        "missing.db": ("StoreNotFound", 1),
+        "unfinished.db": ("StoreNotFound", 1),  # the process that made its tables was killed before it made the store
+        "tai-state.db?root=other&namespace=other": ("StoreNotFound", 1),
+        "lost.db": ("StoreUnusable", 5),
+    }
+
+
+def test_what_is_no_store_does_not_replace_a_backup(program: Program) -> None:
+    """A backup of what is no store is refused before anything is written, and so the last good backup stays."""
+    assert program("backup", "copy.db").code == 0
+    kinds = make_no_store(program.folder)
+    before = {path.name: path.read_bytes() for path in program.folder.iterdir() if path.is_file()}
+    for address, (kind, code) in kinds.items():
+        url = f"sqlite:///{address}"
+        assert program("backup", "copy.db", "--yes", "--store", url, "--json").error(code)["type"] == kind
+        assert {path.name: path.read_bytes() for path in program.folder.iterdir() if path.is_file()} == before
 
 
 def test_a_damaged_store_is_not_backed_up(program: Program) -> None:
@@ -147,6 +195,41 @@ def test_a_damaged_store_is_not_backed_up(program: Program) -> None:
     assert program("backup", "copy.db", "--yes", "--json").error(4)["type"] == "CorruptDocument"
     assert (program.folder / "copy.db").read_bytes() == before
     assert not list(program.folder.glob("*.partial*"))
+
+
+async def change_all(url: str, expected: int) -> None:
+    """Change three states of two governors."""
+    async with open_store(url) as store:
+        for governor_id, state_id in (("bank", "hurt"), ("bank", "sound"), ("shop", "sound")):
+            data = {"n": expected + 1}
+            await store.update_state(governor_id, state_id, data, METADATA, expected=expected)
+
+
+@pytest.mark.parametrize("begin", ["backup", "export"])
+def test_only_what_is_damaged_is_taken_from_a_backup(tmp_path: Path, begin: str) -> None:
+    """By the steps in the guide, only those changes of the damaged state are lost that came after the backup."""
+    program = Program(tmp_path, TAI_STATE_STORE="sqlite:///mended.db")
+    broken = "sqlite:///tai-state.db"
+    anyio.run(change_all, f"sqlite:///{tmp_path}/tai-state.db", 0)
+    if begin == "backup":
+        assert program("backup", "mended.db", "--store", broken).code == 0
+    else:
+        assert program("export", "bank", "bank.jsonl", "--store", broken).code == 0
+        assert program("restore", "bank.jsonl").code == 0
+    anyio.run(change_all, f"sqlite:///{tmp_path}/tai-state.db", 1)
+    with closing(apsw.Connection(str(tmp_path / "tai-state.db"))) as connection:
+        connection.execute("UPDATE documents SET fields = fields || ' ' WHERE path GLOB 'governors/bank/events/hurt~*'")
+        assert connection.changes() == 2
+    synced = program("sync", "sqlite:///mended.db", broken, "--json")
+    assert synced.code == 4
+    assert [state for state, _ in json.loads(synced.out)["failed"]] == ["bank hurt"]
+    assert program("verify", "--json").json()["consistent"]
+    found = {
+        (governor, each["state_id"]): each["version"]
+        for governor in ("bank", "shop")
+        for each in program("ls", governor, "--json").json()
+    }
+    assert found == {("bank", "hurt"): 1, ("bank", "sound"): 2, ("shop", "sound"): 2}
 
 
 def test_an_interrupted_backup_leaves_no_file(program: Program) -> None:

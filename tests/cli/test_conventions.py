@@ -119,7 +119,7 @@ def test_where_the_store_is(program: Program) -> None:
         (2, "UsageError", ["ls", "--frob"]),
         (2, "InvalidData", ["show", "bank", "alice", "--at", "yesterday"]),
         (2, "UnknownStore", ["ls", "--store", "mysql://x"]),
-        (4, "IncompatibleFormat", ["ls", "--store", "sqlite:///shop.py"]),
+        (4, "CorruptDocument", ["ls", "--store", "sqlite:///shop.py"]),
         (5, "StoreUnusable", ["ls", "--store", "sqlite:///."]),
     ],
 )

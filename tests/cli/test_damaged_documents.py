@@ -38,7 +38,7 @@ async def _fill(folder: Path) -> None:
                 await one.save_state("g1", state, {"n": str(one)}, expected=ANY)
         await sync(store, other)
         for resource in ("r1", "r2", "r3"):
-            await store.locks.acquire_lock(resource, ttl_seconds=3_600)
+            await store.locks.renew_lock(await store.locks.acquire_lock(resource, ttl_seconds=3_600, holder="ana"))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,7 @@ def event(state: str, version: int) -> str:
         ("id = 'z'", event("b", 3), event("b", 3), ["history", "g1", "b"], [1, 2, 4, 5, 6]),
         ("fields = '{'", "locks/r2", "", ["locks"], ["r1", "r3"]),
         ("id = '%FF'", "locks/r2", "locks/%FF", ["locks"], ["r1", "r3"]),
+        ("fields = '{'", "lockbeats/r2", "", ["locks"], ["r1", "r2", "r3"]),
     ],
 )
 def test_lists_go_on(
@@ -202,3 +203,30 @@ def test_verify_and_recover_go_on_past_a_document_in_a_wrong_place(inside: Insid
     recovered = inside("recover", "--json")
     found = json.loads(recovered.out)
     assert (recovered.code, recovered.err, found["checked"] >= 5) == (0 if found["consistent"] else 4, "", True)
+
+
+DAMAGED_LOCK = "r2: taken away from whoever held it: its document was damaged\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "said"),
+    [
+        ("fields = '{'", "locks/r2", DAMAGED_LOCK),
+        ("fields = replace(fields, '3600', '360X')", "locks/r2", DAMAGED_LOCK),
+        ("revision = 7", "locks/r2", DAMAGED_LOCK),
+        ("updated_us = 1 << 62", "locks/r2", DAMAGED_LOCK),
+        ("fields = '{'", "lockbeats/r2", "r2: taken away from ana\n"),
+        ("updated_us = 1 << 62", "lockbeats/r2", "r2: taken away from ana\n"),
+        ("revision = 7", "lockbeats/r2", "r2: taken away from ana\n"),
+        ("fields = '{'", "locks/r1", "r2: taken away from ana\n"),
+    ],
+)
+def test_unlock_goes_on(inside: Inside, change: str, path: str, said: str) -> None:
+    """A lock is taken away whatever of it, or beside it, is damaged; once it was, nothing of it is left."""
+    damage(inside.folder, change, path)
+    [finding] = json.loads(inside("verify", "--json").out)["findings"]
+    assert finding["path"] == path
+    ended = inside("unlock", "r2", "--yes")
+    assert (ended.code, ended.err, ended.out) == (0, "", said)
+    assert inside("unlock", "r2", "--yes").code == 1
+    assert inside("verify").code == (4 if path == "locks/r1" else 0)

@@ -115,7 +115,10 @@ def test_what_cannot_be_synced(program: Program):
     assert not list(program.folder.glob("*.db"))
     assert program("sync", "nonsense", B).code == 2
     change(program.folder, "a", lambda store: store.save_state("field", "pump", {"n": 1}, METADATA))
-    assert program("sync", A, B, "--governor", "feild", "--dry-run", "--json").error(1)["type"] == "GovernorNotFound"
+    for options in ([], ["--dry-run"]):
+        found = program("sync", A, B, "--governor", "feild", *options, "--json")
+        assert found.error(1)["type"] == "GovernorNotFound"
+        assert not (program.folder / "b.db").exists()
 
     async def grow(store: StateStore) -> None:
         persister = StateMachinePersister(store, {"add": lambda state, _: {"n": (state or {"n": 0})["n"] + 1}})

@@ -332,6 +332,19 @@ def test_who_insists_asks_again():
     assert script.log[-1] == "judge"
 
 
+def test_what_was_never_sent_is_not_unknown():
+    """Where nothing was sent, that is told also if nothing can be looked at any more."""
+    reads = [StoreUnavailable("read", "TEST")] * 9
+    script = Scripted([UNAVAILABLE], reads=reads)
+    assert raised(script, commit(), insists=True, attempts_max=2) is UNAVAILABLE
+    assert script.log == ["commit a", "look", "pause", "look"]
+    assert raised(Scripted([REFUSED], reads=reads), commit(), insists=True, attempts_max=2) is UNSETTLED
+    script = Scripted([UNAVAILABLE], reads=reads)
+    assert raised(script, commit(), insists=True, attempts_max=2, is_open=True) is UNSETTLED
+    script = Scripted([UNAVAILABLE, COMMITTED], [commit()], reads[:1])
+    assert script.settled(commit(), insists=True) == "a at 7"
+
+
 def test_what_was_not_applied_does_not_end_what_may_be():
     """While a copy is under way, an engine that cannot do it now is asked again."""
     script = Scripted([LOST, UNAVAILABLE, COMMITTED], [commit(), commit()])

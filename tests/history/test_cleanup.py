@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tai_state import (
+    ANY,
     CleanupStats,
     EveryEvents,
     IdempotencyConflict,
@@ -222,6 +223,27 @@ async def test_an_id_whose_event_was_cleaned_up(place: Place, store: StateStore,
         await alice.save({"n": 1}, METADATA, event_id="first")
     assert (await store.get_state(GOVERNOR, "alice")).version == 10
     assert (await persister.validate_consistency(GOVERNOR)).consistent
+
+
+async def test_an_id_whose_event_is_the_first_one_left(
+    place: Place, store: StateStore, persister: StateMachinePersister
+):
+    """The first event that a cleanup leaves is folded from nothing that is left: the same call again says so."""
+
+    async def record(number: int) -> None:
+        await persister.record(GOVERNOR, "alice", [NewEvent("add", number, f"add-{number}")], METADATA, expected=ANY)
+
+    await store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
+    for number in range(9):
+        await record(number)
+    place.clock.advance_us(2 * HOUR)
+    await persister.cleanup_old_data(GOVERNOR, keep=timedelta(hours=1))
+    first = (await versions_left(store))[0]
+    assert first > 2
+    with pytest.raises(NotRetained, match="the state before it was cleaned up"):
+        await record(first - 2)
+    await record(first - 1)
+    assert (await store.get_state(GOVERNOR, "alice")).version == 10
 
 
 async def test_nothing_young_is_cleaned_up(place: Place, store: StateStore, persister: StateMachinePersister):

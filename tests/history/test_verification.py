@@ -41,7 +41,7 @@ def changed(name: str, value: Any) -> list[Any]:
     if name in ("to_state", "state"):
         return ['{"n":1000}']
     if name in ("digest", "previous", "state_hash", "content"):
-        return [value[:-1] + ("0" if value[-1] != "0" else "1")]
+        return [value[:-1] + ("0" if value[-1] != "0" else "1"), value.upper(), f" {value}"]
     if name in ("payload", "context"):
         return ['{"other":1}']
     assert isinstance(value, str)

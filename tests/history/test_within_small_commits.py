@@ -25,8 +25,11 @@ from tai_state import (
     sync,
 )
 from tai_state.engines.api import Committed, Delete, Write
+from tai_state.engines.batching import weight_of
+from tai_state.errors import CommitTooLarge
 from tai_state.testing import ManualClock, MemoryEngine
 
+from ..support.small_engine import COMMIT_BYTES
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, Opened, edit
 
 pytestmark = pytest.mark.anyio
@@ -206,3 +209,53 @@ async def test_checking_a_log_lets_others_run(clock: ManualClock, tmp_path: Path
             with pytest.raises(_DoneError):
                 await StateMachinePersister(store).import_csv(GOVERNOR, log, COLUMNS, stop)
         assert turns >= 20
+
+
+class Weighed(MemoryEngine):
+    """An engine with the fewest bytes a commit that one may have, which counts the names of documents as well."""
+
+    @property
+    def capabilities(self) -> Any:  # noqa: D102
+        return replace(super().capabilities, max_bytes_per_commit=COMMIT_BYTES)
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        size = sum(weight_of(each).size for each in writes)
+        if size > COMMIT_BYTES:
+            raise CommitTooLarge("bytes", size, COMMIT_BYTES)
+        return await super().commit(writes)
+
+
+LONG = "x" * 1_400
+MANY = 600
+"""The names of so many snapshots, of a governor and a state with such names, are more than a commit takes."""
+
+
+@pytest.fixture
+async def weighed(clock: ManualClock) -> AsyncIterator[StateStore]:
+    """A store on such an engine, with a state of which so many snapshots are kept."""
+    async with open_store(Weighed(clock), clock=clock, snapshots=EveryEvents(1, keep=MANY)) as store:
+        for n in range(MANY):
+            await store.save_state(LONG, LONG, {"n": n}, METADATA, expected=ANY)
+        yield store
+
+
+async def test_recover_of_unsound_snapshots_with_long_names(weighed: StateStore) -> None:
+    """A state of which more snapshots are damaged than a commit can name is mended, and they are gone."""
+    stream = weighed.core.layout.stream(LONG, LONG)
+    await weighed.core.engine.commit([Delete(stream.state)])
+    for version in range(1, MANY + 1):
+        await edit(weighed.core.engine, stream.snapshot(version), digest="damaged")
+    report = await StateMachinePersister(weighed).recover()
+    assert (len(report.rebuilt), report.failed) == (1, ())
+    assert await weighed.list_snapshots(LONG, LONG) == []
+    await assert_whole(weighed, MANY)
+
+
+async def test_cleanup_of_snapshots_with_long_names(weighed: StateStore, clock: ManualClock) -> None:
+    """A state of which more snapshots are to be dropped than a commit can name is cleaned up."""
+    clock.advance_us(3 * DAY_US)
+    for n in range(2):
+        await weighed.save_state(LONG, LONG, {"n": n}, METADATA, expected=ANY)
+    cleaned = await StateMachinePersister(weighed).cleanup_old_data(LONG, keep=timedelta(days=1))
+    assert (cleaned.failed, cleaned.events_deleted) == ((), MANY - 1)
+    assert await weighed.list_snapshots(LONG, LONG) == [MANY, MANY + 1, MANY + 2]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,20 @@ def test_what_a_page_shows_runs(page: Path, anyio_backend: str, namespace: dict[
             run_python(block, namespace, anyio_backend)
         elif block.language == "console" and anyio_backend == "asyncio":
             run_console(block)
+
+
+@pytest.mark.parametrize(
+    "page", [each for each in PAGES if each.parent in (ROOT, DOCS, GUIDE)], ids=lambda page: page.name
+)
+def test_what_a_page_shows_can_be_pasted(page: Path) -> None:
+    """An empty line ends what is indented at the top level: Python's prompt needs it before the next statement."""
+    for block in blocks(page):
+        if block.language == "python" and not block.file:
+            body, lines = ast.parse(block.text).body, block.text.splitlines()
+            for first, second in pairwise(body):
+                end = first.end_lineno or 0
+                is_indented = hasattr(first, "body") and lines[end - 1].startswith(" ")
+                assert not is_indented or not lines[end], f"line {block.line + second.lineno - 1}"
 
 
 def test_a_wrong_output_is_seen() -> None:

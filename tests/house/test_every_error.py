@@ -30,6 +30,7 @@ from tai_state import (
     errors,
     open_store,
 )
+from tai_state.cli.locking import taken_away
 from tai_state.engines.api import PRESENT, Check, Committed, Delete, Write
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.memory import MemoryEngine
@@ -102,6 +103,12 @@ async def _governor_not_found(_: Path) -> None:
 async def _store_not_found(folder: Path) -> None:
     async with open_store(f"sqlite:///{folder}/store.db", create=False):
         pass
+
+
+@raises(errors.LockNotFound)
+async def _lock_not_found(_: Path) -> None:
+    async with _with_bill() as store:
+        await taken_away(store, "nightly")
 
 
 @raises(errors.EmulatorNotFound)

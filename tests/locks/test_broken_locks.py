@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
-from tai_state import LockLost, StateStore
-from tai_state.engines.api import Scan
+from tai_state import LockInfo, LockLost, StateStore
+from tai_state.engines.api import Committed, Reading, Scan, Write
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 
 from ..support.faults import NextCommit
-from ..support.stores import collected, make_store
+from ..support.stores import AroundEngine, collected, edit, make_store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ..support.stores import Place
 
@@ -95,7 +96,7 @@ async def test_a_lease_can_be_given_back_twice(place: Place):
 
 
 LOST = pytest.mark.parametrize(
-    "fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.DELAYED], ids=lambda each: each.value
+    "fault", [Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.DELAYED, Fault.DUPLICATED], ids=lambda each: each.value
 )
 
 
@@ -130,3 +131,87 @@ async def test_removing_locks_whose_time_has_passed_is_looked_after(fault: Fault
         await faulty.settle()
         assert removed == 3
         assert await collected(store.locks.list_locks()) == []
+
+
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["sound", "damaged"])
+async def test_of_many_who_break_a_lock_at_once_one_has_broken_it(place: Place, *, is_damaged: bool):
+    """Only the one that removed it gets it; the others learn that there was nothing left to break."""
+    async with place.store() as store:
+        await store.locks.acquire_lock("r", ttl_seconds=30.0, holder="A")
+        if is_damaged:
+            await edit(store.core.engine, "locks/r", ttl="long")
+        broken: list[LockInfo | None] = []
+
+        async def break_it() -> None:
+            broken.append(await store.locks.break_lock("r"))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(break_it)
+        assert [each.holder for each in broken if each is not None] == ["" if is_damaged else "A"]
+        assert len(broken) == 8
+
+
+class _Between(AroundEngine):
+    """Does something before one of the next calls of a verb, which is then made as if nothing had been."""
+
+    then: Callable[[], Awaitable[Any]] | None = None
+    verb = "commit"
+    calls = 0
+
+    async def read(self, paths: Sequence[str]) -> Reading:
+        await self._before("read")
+        return await self._engine.read(paths)
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
+        await self._before("commit")
+        return await self._engine.commit(writes)
+
+    async def _before(self, verb: str) -> None:
+        then = self.then
+        if then is None or verb != self.verb:
+            return
+        self.calls -= 1
+        if self.calls <= 0:
+            self.then = None
+            await then()
+
+
+async def test_whoever_acquires_a_lock_meanwhile_keeps_it(place: Place):
+    """A lock is taken away from the one who held it at the call, and not from one who came after that one."""
+    between = _Between(place.engine())
+    async with place.store() as store, place.store(between) as other:  # type: ignore[arg-type]
+        first = await store.locks.acquire_lock("r", ttl_seconds=30.0, holder="A")
+
+        async def change_hands() -> None:
+            await store.locks.release_lock(first)
+            await store.locks.acquire_lock("r", ttl_seconds=30.0, holder="B")
+
+        between.then = change_hands
+        assert await other.locks.break_lock("r") is None
+        [lock] = await collected(store.locks.list_locks())
+        assert lock.holder == "B"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("meanwhile", ["nothing", "taken", "noticed"])
+async def test_a_lost_answer_to_a_break(meanwhile: str):
+    """By its own note the call knows that it broke the lock, whoever has it now; without the note it claims nothing."""
+    clock = ManualClock(step_us=1)
+    faulty = FaultyEngine(MemoryEngine(clock), AtCalls({}))
+    between = _Between(faulty)
+    async with make_store(between, clock) as store:  # type: ignore[arg-type]
+        lease = await store.locks.acquire_lock("r", ttl_seconds=30.0, holder="A")
+
+        async def happen() -> None:
+            if meanwhile == "taken":
+                await store.locks.acquire_lock("r", ttl_seconds=30.0, holder="B")
+            if meanwhile == "noticed":
+                with pytest.raises(LockLost):
+                    await store.locks.release_lock(lease)
+
+        faulty.plan = NextCommit(Fault.LOST_AFTER)
+        between.verb, between.calls, between.then = "read", 2, happen  # the look after the answer was lost
+        broken = await store.locks.break_lock("r")
+        assert (broken and broken.holder) == (None if meanwhile == "noticed" else "A")
+        assert [each.holder for each in await collected(store.locks.list_locks())] == ["B"] * (meanwhile == "taken")

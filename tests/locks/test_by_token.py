@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from tai_state import InvalidData, StateStore, TransactionManager
 from tai_state.engines.api import Write
-from tai_state.errors import LockAlreadyHeld, LockLost, StoreUnavailable
+from tai_state.errors import CommitRefused, LockAlreadyHeld, LockLost, StoreTimeout, StoreUnavailable
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.locks import OVER, TTL
@@ -79,25 +80,58 @@ async def test_what_is_over_is_lost_and_forgotten():
 
 
 class Down(AroundEngine):
-    """Its commits fail while it is down."""
+    """Its commits fail while it is down; nothing is sent, or everything is applied and no answer comes.
+
+    Attributes:
+        is_down: whether it is.
+        sends: whether it applies them.
+    """
 
     is_down = False
+    sends = False
 
     async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if self.is_down and self.sends:
+            with suppress(CommitRefused):
+                await self._engine.commit(writes)
         if self.is_down:
-            raise StoreUnavailable("commit", "TEST")
+            raise StoreUnavailable("commit", "TEST", unknown=self.sends)
         return await self._engine.commit(writes)
 
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        if self.is_down:
+            raise StoreUnavailable("read", "TEST")
+        return await self._engine.read(paths)
 
-async def test_a_release_that_failed_can_be_tried_again(store: StateStore):
-    """The token counts until the lock is known to be released."""
+
+@pytest.mark.parametrize("sends", [False, True], ids=["nothing is sent", "no answer comes"])
+async def test_a_release_that_failed_can_be_tried_again(store: StateStore, *, sends: bool):
+    """The token counts until the lock is known to be released, whatever else the manager acquires meanwhile."""
     engine = Down(store.core.engine)
     store.core.engine = engine  # type: ignore[assignment]
     manager = TransactionManager(store)
     lease = await manager.acquire_lock("r", "client", TTL)
-    engine.is_down = True
-    with pytest.raises(StoreUnavailable):
+    engine.is_down, engine.sends = True, sends
+    with pytest.raises(StoreTimeout if sends else StoreUnavailable):
         await manager.release_lock("r", lease.token)
     engine.is_down = False
+    other = await manager.acquire_lock("s", "client", TTL)
     await manager.release_lock("r", lease.token)
+    await manager.release_lock("s", other.token)
     assert await collected(store.locks.list_locks()) == []
+    with pytest.raises(LockLost):
+        await manager.release_lock("r", lease.token)
+
+
+async def test_a_loss_is_told_for_each_release_by_its_token(store: StateStore, other: StateStore):
+    """A second release of a lock that was broken, or was released by its lease, raises as well."""
+    manager = TransactionManager(store)
+    lease = await manager.acquire_lock("r", "client", TTL)
+    await other.locks.break_lock("r")
+    for _ in range(2):
+        with pytest.raises(LockLost):
+            await manager.release_lock("r", lease.token)
+    await manager.acquire_lock("s", "client", TTL)
+    assert [resource for resource, _ in manager._leases] == ["s"], "what is settled is forgotten"
+    with pytest.raises(LockLost):
+        await manager.release_lock("r", lease.token)

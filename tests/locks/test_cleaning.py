@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tai_state import StateStore
-from tai_state.engines.api import Document, Put
+from tai_state.engines.api import Document, Put, Scan
 from tai_state.locks.marks import MARKS_MAX, Marks
 from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Sightings
@@ -77,17 +77,21 @@ async def test_what_lives_is_left_though_its_sighting_is_forgotten(
 async def test_a_damaged_document_does_not_stop_a_cleanup(
     store: StateStore, time: Time, caplog: pytest.LogCaptureFixture
 ):
-    """It is skipped with a warning, whichever it is, and what else nobody needs is removed."""
+    """It is named in the log, whichever it is, and what else nobody needs is removed; a damaged lock stays."""
     locks = managed(store, time)
     damaged = ["locks/b", "locks/c/waiters/x", "lockbreaks/y"]
     await store.core.engine.commit([Put(path, {"ttl": "long"}) for path in damaged])
     for name in ("a", "z"):
         await locks.acquire_lock(name, ttl_seconds=TTL)
     await locks.cleanup_expired_locks()
+    assert {each.__dict__["path"] for each in caplog.records} == set(damaged)
     time.advance(OVER)
     assert await locks.cleanup_expired_locks() == 2
-    assert await paths(store.core.engine, "c") == ["locks/b", "locks/c/waiters/x"]
-    assert {each.__dict__["path"] for each in caplog.records} == set(damaged)
+    assert await paths(store.core.engine, "c") == ["locks/b"]
+    assert len(await collected(store.core.engine.scan(Scan("lockbreaks")))) == 1, "it is left for a day"
+    time.advance(100_000)
+    await locks.cleanup_expired_locks()
+    assert await collected(store.core.engine.scan(Scan("lockbreaks"))) == []
 
 
 def test_sightings_are_bounded(memory_places: Places, monkeypatch: pytest.MonkeyPatch):

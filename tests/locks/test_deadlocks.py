@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tai_state import StateStore
 from tai_state.engines.api import Delete, Put
 from tai_state.errors import DeadlockDetected
-from tai_state.locks.deadlocks import Waiter, circle_through, circles
+from tai_state.locks.deadlocks import DeadlockSearch, Waiter, circle_through, circles, entangled
 from tai_state.locks.lease import Lease
+from tai_state.locks.records import HeldLock, WaiterRecord
 
 from ..support.locks import TTL, Time, asleep, managed, paths, until
 
@@ -145,6 +146,54 @@ async def test_the_dead_are_in_no_circle(store: StateStore, time: Time, dead: st
     assert await locks.detect_deadlocks() == ([("a", "b")] if dead == "nothing" else [])
 
 
+MANY = 300
+
+
+def _waiter(has: str, wants: str, n: int) -> dict[str, Any]:
+    holds = [{"resource": has, "nonce": has}] if has else []
+    return {"holder": "", "holds": holds, "wants": [wants], "ttl": TTL, "ticket": 0, "n": n}
+
+
+def _lock(resource: str) -> dict[str, Any]:
+    return {"holder": "", "nonce": resource, "ttl": TTL, "acquired_at": ""}
+
+
+async def _searched(store: StateStore, time: Time, waiters: Mapping[str, tuple[str, str]]) -> tuple[Any, Any]:
+    """What is found where these wait, each by the path of its document with what it holds and wants.
+
+    Gives what a search of all finds, and the circle that the one whose document is named last has to leave.
+    """
+    locks = managed(store, time)
+    held = {has: Put(f"locks/{has}", _lock(has)) for has, _ in waiters.values() if has}
+    await store.core.engine.commit([*held.values()])
+    for n in range(2):  # the second time, a manager without a shared clock sees that they live
+        await store.core.engine.commit([Put(path, _waiter(has, wants, n)) for path, (has, wants) in waiters.items()])
+        found = await locks.detect_deadlocks()
+    path, (has, _) = list(waiters.items())[-1]
+    search = DeadlockSearch(locks._common)
+    await search.circle_to_leave(path.rpartition("/")[2], [has])
+    return found, await search.circle_to_leave(path.rpartition("/")[2], [has])
+
+
+@pytest.mark.parametrize("holding", [False, True], ids=["idle", "holding"])
+async def test_a_circle_is_found_behind_many_who_came_later(store: StateStore, time: Time, *, holding: bool):
+    """However many wait for the same, and came before or after, the circle that two of them are in is found."""
+    others = {f"locks/a/waiters/{n:03}": (f"other {n}" if holding else "", "a") for n in range(MANY)}
+    circle = {"locks/a/waiters/x": ("b", "a"), "locks/b/waiters/y": ("a", "b")}
+    found, to_leave = await _searched(store, time, {**others, **circle})
+    assert found == [("a", "b")]
+    assert to_leave.cycle == ("a", "b")
+
+
+async def test_a_circle_of_many_is_found(store: StateStore, time: Time):
+    """However many locks a circle goes through, it is found."""
+    names = [f"{n:03}" for n in range(MANY)]
+    circle = {f"locks/{names[n - 1]}/waiters/{n:03}": (names[n], names[n - 1]) for n in range(MANY)}
+    found, to_leave = await _searched(store, time, circle)
+    assert [set(each) for each in found] == [set(names)]
+    assert set(to_leave.cycle) == set(names)
+
+
 Graph = Mapping[str, tuple[frozenset[str], frozenset[str]]]
 
 
@@ -176,3 +225,10 @@ def test_a_circle_is_found_where_there_is_one(graph: Graph):
     assert bool(found) == any(owner in ahead[owner] for owner in graph)
     members = [each.owner for circle in found for each in circle.waiters]
     assert len(members) == len(set(members))
+    assert circles({owner: each for owner, each in waiters.items() if owner not in members}) == []
+    records: dict[str, WaiterRecord] = {}
+    for owner, waiter in waiters.items():
+        holds = tuple(HeldLock(each, "") for each in waiter.holds)
+        records[f"a line/{owner}"] = WaiterRecord(holder="", holds=holds, wants=waiter.wants, ttl=1, ticket=0, n=0)
+    assert {f"a line/{owner}" for owner in graph if owner in ahead[owner]} <= entangled(records).keys()
+    assert bool(entangled(records)) == bool(found)

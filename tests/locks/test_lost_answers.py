@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import product
 from typing import Any
@@ -19,6 +19,7 @@ from tai_state.locks.locking import LockManager
 from tai_state.locks.queueing import WAITER_TTL_SECONDS
 from tai_state.testing import AtCalls, Fault, FaultyEngine
 
+from ..support.faults import BeforeReads
 from ..support.locks import TTL, Time, asleep, expire, managed, paths, until
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, Place
 
@@ -97,21 +98,6 @@ async def test_a_try_that_arrives_late(store: StateStore, other: StateStore, tim
         await until(lambda: got)
     assert (got[0].fence, got[0].remaining_seconds) == (committed.revision, pytest.approx(TTL - 3))
     assert await paths(store.core.engine, "r") == ["locks/r"]
-
-
-class BeforeReads(AroundEngine):
-    """Something happens before the first read, and only then."""
-
-    def __init__(self, engine: Engine, meanwhile: Callable[[], Awaitable[Any]]) -> None:
-        super().__init__(engine)
-        self._meanwhile = meanwhile
-        self.calls = 0
-
-    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
-        self.calls += 1
-        if self.calls == 1:
-            await self._meanwhile()
-        return await self._engine.read(paths)
 
 
 async def test_a_lost_answer_to_releasing(store: StateStore, other: StateStore, time: Time):

@@ -46,15 +46,15 @@ ACQUIRING = (
     Mistake(
         "ours counts from the look",
         attempting,
-        "return Done(self._accepted(fence, self._since))",
-        "return Done(self._accepted(fence, look.asked))",
+        "lock.updated_us), self._since)",
+        "lock.updated_us), look.asked)",
     ),
     Mistake("a look at which it was not ours is forgotten", attempting, "        self._since = look.asked\n", ""),
     Mistake(
         "the fence is any lock's revision",
         attempting,
-        "each.lock.revision for each in standings.values() if each and each.record.nonce == self.claim.nonce",
-        "each.lock.revision + 1 for each in standings.values() if each",
+        "Committed(lock.revision, ",
+        "Committed(lock.revision + 1, ",
     ),
     Mistake("what is over counts as acquired", attempting, "if tenure.remaining_seconds > 0:", "if True:"),
     Mistake("they are to be had when the first of them is", attempting, "left = max((", "left = min(("),
@@ -138,40 +138,63 @@ KEEPING = (
 
 RETURNING = (
     Mistake(
-        "who has deleted nothing has released it", keeping, "decide, unsettled, is_telling=False)", "decide, unsettled)"
-    ),
-    Mistake("a deletion that was not answered was not made", judging, "    if was_unanswered:", "    if False:"),
-    Mistake("a deletion that was refused was made", judging, "    if was_unanswered:", "    if True:"),
-    Mistake(
-        "a deletion that was not answered was made",
-        judging,
-        "return all(each.lock.revision != fence for each in there)",
-        "return True",
+        "who has deleted nothing has released it", keeping, "lambda: unsettled, is_telling=False)", "lambda: unsettled)"
     ),
     Mistake(
-        "one lock that is ours no more is enough",
-        judging,
-        "return all(each.lock.revision != fence for each in there)",
-        "return any(each.lock.revision != fence for each in there)",
+        "a deletion that was not answered was not made", judging, "    if was_unanswered and (", "    if False and ("
     ),
-    Mistake("a note of a break is overlooked", judging, "    if is_broken:", "    if False:"),
+    Mistake("a deletion that was refused was made", judging, "if was_unanswered and (", "if ("),
+    Mistake("whoever has it has it from us", judging, "was_unanswered and (was_held or not there)", "was_unanswered"),
+    Mistake("nobody has it from us", judging, "(was_held or not there)", "not there"),
+    Mistake("only if we held it is it gone by us", judging, "(was_held or not there)", "was_held"),
+    Mistake("a clock that is not shared tells", judging, "    if is_early is None:", "    if False:"),
+    Mistake("our clock tells of all", judging, "    if is_early is None:", "    if True:"),
+    Mistake("our clock cannot stand still", judging, "return was_held and not there", "return was_held"),
+    Mistake("without a clock nobody can have had it", judging, "return was_held and not there", "return not there"),
+    Mistake("without a clock nothing is known", judging, "return was_held and not there", "return False"),
+    Mistake("what is gone or taken was returned", judging, "    return is_early", "    return True"),
+    Mistake("what is gone or taken was lost", judging, "    return is_early", "    return False"),
+    Mistake("only what is gone was returned", judging, "    return is_early", "    return is_early and not there"),
+    Mistake("one lock that is ours no more is enough", judging, "if is_broken or any(", "if is_broken or all("),
+    Mistake("a note of a break is overlooked", judging, "if is_broken or any(", "if any("),
     Mistake(
         "a note of a break is not read", keeping, "is_broken = look.documents[note] is not None", "is_broken = False"
     ),
-    Mistake("nobody else can have had it", judging, "return was_held and not there", "return not there"),
-    Mistake("a refused deletion was not ours", judging, "return was_held and not there", "return False"),
-    Mistake("whoever has it has it from us", judging, "return was_held and not there", "return was_held"),
     Mistake(
-        "it is forgotten that it was given up before",
+        "it is forgotten that one was not answered before",
         keeping,
-        "was_unanswered = was_sent or look",
+        "was_unanswered = before is not None or look",
         "was_unanswered = look",
+    ),
+    Mistake(
+        "it is forgotten when one was sent before",
+        keeping,
+        "was_held = tenure.is_in_time if before is None else before",
+        "was_held = tenure.is_in_time",
+    ),
+    Mistake(
+        "what has failed before was perhaps made",
+        keeping,
+        "before = tenure.returned_in_time",
+        "before = tenure.returned_in_time if tenure.returned_in_time is not None else tenure.is_given_up or None",
     ),
     Mistake(
         "a release that was refused is not sent again",
         keeping,
-        "            if loss is None:\n                return commit\n",
-        "            if loss is None:\n                return Done(None)\n",
+        "lambda _: None) if ours else",
+        "lambda _: None) if loss else",
+    ),
+    Mistake(
+        "those that are left are left",
+        keeping,
+        "lambda _: None) if ours else",
+        "lambda _: None) if ours and not loss else",
+    ),
+    Mistake(
+        "those that are gone are released again",
+        keeping,
+        "self._return(tenure, ours)",
+        "self._return(tenure, tenure.claim.resources)",
     ),
 )
 

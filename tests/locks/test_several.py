@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 import anyio
 import anyio.lowlevel
 import pytest
 
 from tai_state import StateStore
-from tai_state.errors import LockAlreadyHeld, LockLost
+from tai_state.engines.api import Capabilities
+from tai_state.errors import CommitTooLarge, LockAlreadyHeld, LockLost
 from tai_state.locks.locking import LockManager
 from tai_state.testing import ManualClock
 
-from ..support.locks import TTL, Time, expire, managed, paths
-from ..support.stores import GOVERNOR, METADATA, CountingEngine
+from ..support.locks import TTL, Time, asleep, expire, managed, paths, until
+from ..support.small_engine import OPERATIONS, SmallEngine
+from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -70,3 +75,63 @@ async def test_philosophers(store: StateStore, other: StateStore):
                 tasks.start_soon(philosopher, n)
     assert sorted(eaten) == sorted([*range(5)] * 3)
     assert await paths(store.core.engine, *"01234") == []
+
+
+MANY = [f"{n:02}" for n in range(OPERATIONS // 3)]
+"""As many as an engine takes that takes little in a commit."""
+
+
+async def test_no_more_locks_than_can_be_kept(store: StateStore):
+    """More locks than one commit could take over from the line are refused before anything is sent."""
+    engine = CountingEngine(SmallEngine(store.core.engine))
+    store.core.engine = engine  # type: ignore[assignment]
+    with pytest.raises(CommitTooLarge) as refused:
+        async with store.locks.lock_all([*MANY, "one too many"]):
+            pass
+    assert (refused.value.what, refused.value.size, refused.value.limit) == ("locks", len(MANY) + 1, len(MANY))
+    assert engine.counts.calls == 0
+
+
+async def test_as_many_locks_as_fit_can_be_kept(store: StateStore, other: StateStore, time: Time):
+    """What fits can be renewed, released, waited for, and taken over by a waiter whose holders are gone."""
+    store.core.engine, other.core.engine = SmallEngine(store.core.engine), SmallEngine(other.core.engine)  # type: ignore[assignment]
+    locks, theirs = managed(store, time), managed(other, time)
+    stopped = managed(store, Time(ManualClock()), store.core.engine)
+    async with locks.lock_all(MANY, ttl_seconds=TTL) as leases:
+        await locks.renew_lock(leases[0])
+    assert await paths(store.core.engine) == []
+    taken: list[int] = []
+
+    async def wait() -> None:
+        async with theirs.lock_all(MANY, ttl_seconds=TTL) as leases:
+            taken.append(len(leases))
+
+    with suppress(LockLost):
+        async with stopped.lock_all(MANY, ttl_seconds=TTL) as leases, anyio.create_task_group() as tasks:
+            await stopped.renew_lock(leases[0])
+            tasks.start_soon(wait)
+            await until(lambda: asleep(theirs))
+            await time.pass_until(lambda: taken)
+    assert taken == [len(MANY)]
+    assert await paths(store.core.engine, *MANY) == []
+
+
+class Narrow(AroundEngine):
+    """Says that it takes few bytes in a commit."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The other's, with a smaller limit."""
+        return replace(self._engine.capabilities, max_bytes_per_commit=20_000)
+
+
+async def test_long_names_count(store: StateStore):
+    """The names of locks count towards what a commit can hold: each lock has three documents with its name."""
+    store.core.engine = Narrow(store.core.engine)  # type: ignore[assignment]
+    names = [f"{n}{'x' * 1_400}" for n in range(5)]
+    with pytest.raises(CommitTooLarge) as refused:
+        async with store.locks.lock_all(names):
+            pass
+    assert (refused.value.size, refused.value.limit) == (5, 4)
+    async with store.locks.lock_all(names[:4]) as leases:
+        await store.locks.renew_lock(leases[0])

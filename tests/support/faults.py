@@ -1,9 +1,15 @@
-"""Plans of faults."""
+"""Plans of faults, and engines on which something else happens meanwhile."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from tai_state.engines.api import Engine
 from tai_state.testing import Fault
 from tai_state.testing.faults import Call
+
+from .stores import AroundEngine
 
 
 class NextCommit:
@@ -20,3 +26,18 @@ class NextCommit:
             return None
         fault, self._fault = self._fault, None
         return fault
+
+
+class BeforeReads(AroundEngine):
+    """Something happens before the first read, and only then."""
+
+    def __init__(self, engine: Engine, meanwhile: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(engine)
+        self._meanwhile = meanwhile
+        self.calls = 0
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        self.calls += 1
+        if self.calls == 1:
+            await self._meanwhile()
+        return await self._engine.read(paths)

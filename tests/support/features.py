@@ -185,8 +185,9 @@ class Features(RuleBasedStateMachine):
             assert first is None, "a change that was acknowledged is refused now"
             assert await self._stored(site, call) == before, "reported as refused, and happened"
             self.told["refused"] += 1
-        except Unavailable:
-            assert faults, "refused by an engine that works"
+        except Unavailable as error:
+            if not faults and error.code != "CONTENTION":
+                raise  # a store that tries no second time is overtaken if the other process has kept a snapshot
             assert await self._stored(site, call) == before, "reported as failed, and happened"
             self.told["failed"] += 1
         else:

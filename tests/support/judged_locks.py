@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,9 +48,10 @@ class Scripted:
         commits: what was sent.
     """
 
-    capabilities = MemoryEngine(ManualClock()).capabilities
-
-    def __init__(self, documents: dict[str, Document], first: Exception | None = None) -> None:
+    def __init__(
+        self, documents: dict[str, Document], first: Exception | None = None, *, shared_clock: bool = True
+    ) -> None:
+        self.capabilities = replace(MemoryEngine(ManualClock()).capabilities, shared_clock=shared_clock)
         self.commits: list[Sequence[Write]] = []
         self._documents = documents
         self._first = first
@@ -90,7 +92,9 @@ class Case:
         self.documents = {each.path: each for name in CLAIM.resources for each in self._documents(name, cells[name])}
         is_lost = cells.get("answer") == "lost"
         self.engine = Scripted(
-            self.documents, StoreTimeout("commit", "TEST", unknown=True) if is_lost else CommitRefused("a")
+            self.documents,
+            StoreTimeout("commit", "TEST", unknown=True) if is_lost else CommitRefused("a"),
+            shared_clock=cells.get("by the engine") != "not known",
         )
         settings = Settings(clock=ManualClock(NOW_US), timeout_seconds=5.0, jitter=lambda: 0.0)
         core: Any = SimpleNamespace(engine=self.engine, layout=LAYOUT, settings=settings)
@@ -171,7 +175,8 @@ class Case:
         return outcome.value if resource is None else f"{outcome.value}: {resource}"
 
     def _tenure(self) -> Tenure:
-        return Tenure(CLAIM, FENCE, self.seconds.now - 4.0, self.seconds)
+        ago = 14_000_000 if self.cells.get("by the engine") == "over" else 4_000_000
+        return Tenure(CLAIM, Committed(FENCE, NOW_US - ago), self.seconds.now - 4.0, self.seconds)
 
     async def _renewed(self) -> str:
         tenure = self._tenure()
@@ -184,13 +189,20 @@ class Case:
 
     async def _released(self) -> str:
         tenure = self._tenure()
-        tenure.is_given_up = self.cells["our time"] == "given up before"
-        if self.cells["our time"] == "over":
+        was_over, before = self.cells["our time"] == "over", self.cells["before"]
+        tenure.is_given_up = before != "nothing"
+        if before == "unanswered":
+            tenure.returned_in_time = not was_over
+        if was_over or before == "unanswered":
             self.seconds.now += TTL
         try:
             await self.parts.keeping.Keeper(self.common).release(tenure)
         except LockLost as loss:
-            return _lost(loss) if tenure.lost is loss and not tenure.is_released else "lost, and released"
+            if tenure.refusal is not loss or tenure.lost is not loss or not tenure.is_released:
+                return "lost, and not noted"
+            later = [write for commit in self.engine.commits[1:] for write in commit]
+            rest = [name for name in CLAIM.resources if Delete(LAYOUT.lock(name), At(FENCE)) in later]
+            return "; ".join([_lost(loss), *(f"releases {name}" for name in rest)])
         assert tenure.is_released
         return "released" if len(self.engine.commits) == 1 else f"sent {len(self.engine.commits)} times, released"
 

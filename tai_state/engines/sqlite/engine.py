@@ -82,13 +82,16 @@ class SqliteEngine:
         path: the path of the file; a relative one is resolved now, against the current folder.
         clock: the clock for the times of commits and reads.
         create: create the file if there is none.
+
+    Attributes:
+        path: the absolute path of the file.
     """
 
     def __init__(self, path: str, clock: WallClock, *, create: bool = True) -> None:
-        self._path = str(Path(path).absolute())
+        self.path: str = str(Path(path).absolute())
         self._clock = clock
-        self._connect = partial(connect, self._path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
-        self._file = OpenFile(self._path, self._connect)
+        self._connect = partial(connect, self.path, create=create, busy_timeout_ms=_BUSY_TIMEOUT_MS)
+        self._file = OpenFile(self.path, self._connect)
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._moments: list[Worker] = []
@@ -101,7 +104,7 @@ class SqliteEngine:
 
     def __str__(self) -> str:
         """The store's address."""
-        return f"sqlite:///{quote(self._path)}"
+        return f"sqlite:///{quote(self.path)}"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}, {'closed' if self._writer is None else 'open'}>"
@@ -109,7 +112,7 @@ class SqliteEngine:
     async def __aenter__(self) -> Self:
         if self._writer is not None or self._reader is not None:
             raise RuntimeError(OPEN_ALREADY)
-        self._file = OpenFile(self._path, self._connect)
+        self._file = OpenFile(self.path, self._connect)
         reader = Reader(self._file)
         try:
             self._committing = Writer(self._file, self._clock)
@@ -151,7 +154,7 @@ class SqliteEngine:
             yield
         except OSError as error:
             code = errno.errorcode.get(error.errno or 0, "OSError")
-            raise StoreUnavailable(operation, code, f"{error.strerror} ({self._path})") from error
+            raise StoreUnavailable(operation, code, f"{error.strerror} ({self.path})") from error
 
     async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
         found: list[Document | None] = await self._read(partial(select, paths))
@@ -211,7 +214,7 @@ class SqliteEngine:
     async def self_check(self) -> Sequence[CorruptDocument]:
         """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""
         _opened(self._reader)
-        return await anyio.to_thread.run_sync(damage_of, self._file.connect, self._path)
+        return await anyio.to_thread.run_sync(damage_of, self._file.connect, self.path)
 
     async def backup(self, target: str, progress: Callable[[int, int], None]) -> int:
         """Copy the whole file, as it is at one moment, while others go on writing. Returns the number of documents.
@@ -227,7 +230,7 @@ class SqliteEngine:
         try:
             await back_up(self._file.connect, target, progress)
             copied = partial(connect, target, create=False, busy_timeout_ms=_BUSY_TIMEOUT_MS)
-            for damage in await anyio.to_thread.run_sync(damage_of, copied, self._path):
+            for damage in await anyio.to_thread.run_sync(damage_of, copied, self.path):
                 raise damage
             return await anyio.to_thread.run_sync(count_of, copied)
         except apsw.Error as error:

@@ -1,4 +1,4 @@
-"""The meaning of SQLite's errors: one table, by SQLite's primary result code."""
+"""The meaning of SQLite's errors: one table, by SQLite's primary result code; some extended codes say more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import apsw
 
 from tai_state.errors import (
     CorruptDocument,
-    IncompatibleFormat,
     StoreTimeout,
     StoreUnavailable,
     StoreUnusable,
@@ -25,7 +24,7 @@ UNAVAILABLE: Final = {
     "SQLITE_ABORT": "the operation was aborted",
 }
 UNUSABLE: Final = {
-    "SQLITE_READONLY": "the file is read-only: check its permissions",
+    "SQLITE_READONLY": "the file or its folder is read-only: check the permissions of both",
     "SQLITE_PERM": "access is denied: check the file's permissions",
     "SQLITE_AUTH": "access is denied: check the file's permissions",
     "SQLITE_NOLFS": "the file system cannot hold a file of this size",
@@ -39,12 +38,14 @@ _LOG: Final = "a -wal beside it belongs to the file that it replaced"
 CORRUPT: Final = {
     "SQLITE_CORRUPT": f"the file is damaged, or {_LOG}: restore a backup",
     "SQLITE_FORMAT": "the file is damaged: restore a backup",
+    "SQLITE_NOTADB": "is not a SQLite file: correct the address or, if it is right, restore a backup",
     "SQLITE_SCHEMA": "the tables were changed by another program",
     "SQLITE_MISMATCH": "a value has the wrong type",
     "SQLITE_CONSTRAINT": "the tables hold invalid data",
     "SQLITE_ERROR": "the tables are not as expected",
 }
-INCOMPATIBLE: Final = {"SQLITE_NOTADB": "is not a SQLite file: check the path, or restore a backup"}
+_EXTENDED: Final = {apsw.SQLITE_IOERR_SHMSIZE: UNAVAILABLE["SQLITE_FULL"]}
+"""What extended codes mean, where it is not what their primary code means."""
 
 MISUSE: Final = frozenset({"SQLITE_INTERNAL", "SQLITE_NOTFOUND", "SQLITE_EMPTY", "SQLITE_MISUSE", "SQLITE_RANGE"})
 """Codes that only a mistake in this package can cause. They are not mapped, so that the original error is seen."""
@@ -63,15 +64,14 @@ def mapped_error(error: apsw.Error, operation: str, path: str, *, unknown: bool 
     code = None if result is None else apsw.mapping_result_codes.get(result & 0xFF)
     found: TaiStateError
     if code in UNAVAILABLE:
-        found = StoreUnavailable(operation, code, f"{UNAVAILABLE[code]} ({path})", unknown)
+        what = _EXTENDED.get(getattr(error, "extendedresult", 0), UNAVAILABLE[code])
+        found = StoreUnavailable(operation, code, f"{what} ({path})", unknown)
     elif code in UNUSABLE:
         found = StoreUnusable(operation, code, f"{UNUSABLE[code]} ({path})", unknown)
     elif code in TIMEOUT:
         found = StoreTimeout(operation, code, f"{TIMEOUT[code]} ({path})", unknown)
     elif code in CORRUPT:
         found = CorruptDocument(path, f"{CORRUPT[code]} ({error})")
-    elif code in INCOMPATIBLE:
-        found = IncompatibleFormat(path, INCOMPATIBLE[code])
     else:
         return error
     found.__cause__ = error

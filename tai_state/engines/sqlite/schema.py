@@ -19,7 +19,7 @@ FORMAT = 2
 
 _PAUSE_MS = 5
 
-_LOG_BYTES = 6 * 1024 * 1024
+LOG_BYTES = 6 * 1024 * 1024
 """What is left of a log that grew, for example under a long reader. Without one, a log stays below this."""
 
 _COLUMNS = ("collection", "id", "revision", "updated_us", "checksum", "fields", "timestamp", "path")
@@ -57,14 +57,16 @@ PRAGMA user_version = {FORMAT};
 def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection:
     """Open the file: create its tables if it has none, upgrade an older format, and refuse any other file.
 
-    If ``create`` is false and the file may only be read, the connection can only read.
+    If ``create`` is false and the file or its folder may only be read, the connection can only read.
 
     Raises:
         StoreNotFound: there is no store, and ``create`` is false.
         IncompatibleFormat: the file belongs to another program or to a newer release.
         CorruptDocument: a table or column is missing.
+        StoreUnusable: a person has to change something first: a folder, a permission, or a log that has lost its file.
         apsw.Error: as SQLite reports it.
     """
+    _check_log(path)
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     try:
         connection = apsw.Connection(path, flags=flags)
@@ -78,24 +80,24 @@ def connect(path: str, *, create: bool, busy_timeout_ms: int) -> apsw.Connection
     # If the log's shared memory cannot be opened at first and later can, closing mistakes a full log for an empty
     # one and deletes it (SQLite 3.54.1). So a connection that fails to open leaves the log alone.
     leave_log(connection)
-    # SQLite falls back to reading if it cannot open for writing, for any reason.
-    is_read_only = connection.readonly("main")
-    if is_read_only and _in_the_way(path) and not create:
-        connection.close()
+    try:
+        with _closed_on_error(connection):
+            if connection.readonly("main"):  # SQLite falls back to it if it cannot open for writing, for any reason
+                raise apsw.exception_for(apsw.SQLITE_READONLY if _in_the_way(path) else apsw.SQLITE_CANTOPEN)
+            connection.set_busy_timeout(busy_timeout_ms)
+            if _is_empty(connection):
+                if not create:
+                    raise StoreNotFound(path)
+                _make(connection)
+            _check(connection, path)
+            if connection.pragma("journal_mode") != "wal":
+                _use_write_ahead_log(connection, busy_timeout_ms)
+            connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {LOG_BYTES}")
+            leave_log(connection, yes=False)
+    except apsw.ReadOnlyError:  # the file, or its folder, in which the log would be made
+        if create:
+            raise
         return connect_to_read(path, busy_timeout_ms)
-    with _closed_on_error(connection):
-        if is_read_only:
-            raise apsw.exception_for(apsw.SQLITE_READONLY if _in_the_way(path) else apsw.SQLITE_CANTOPEN)
-        connection.set_busy_timeout(busy_timeout_ms)
-        if _is_empty(connection):
-            if not create:
-                raise StoreNotFound(path)
-            _make(connection)
-        _check(connection, path)
-        if connection.pragma("journal_mode") != "wal":
-            _use_write_ahead_log(connection, busy_timeout_ms)
-        connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_LOG_BYTES}")
-        leave_log(connection, yes=False)
     return connection
 
 
@@ -122,6 +124,24 @@ def _closed_on_error(connection: apsw.Connection) -> Generator[None]:
     except BaseException:
         connection.close()
         raise
+
+
+def _check_log(path: str) -> None:
+    """Raise ``StoreUnusable`` if there is a log, but no file: SQLite would delete it with the newest changes in it."""
+    file = os.path.realpath(path)
+    log = f"{file}-wal"
+    # In this order: a new file has content before it has a log.
+    if _size(log) and not _size(file):
+        what = f"the file is gone, and {log} may have its newest changes: put the file back beside it"
+        raise StoreUnusable("open", "FILE_LOST", f"{what}, or move that -wal away for a new store ({path})")
+
+
+def _size(path: str) -> int:
+    """The size of a file, in bytes; 0 if there is none."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
 
 
 def _in_the_way(path: str) -> str | None:

@@ -59,9 +59,9 @@ def no_database(request: pytest.FixtureRequest, file: Path) -> Path:
 
 @anyio_test
 async def test_what_is_no_database_is_refused(no_database: Path):
-    """A file that SQLite did not write is IncompatibleFormat, and stays as it is."""
+    """A file that SQLite did not write, or no longer knows, is CorruptDocument, and stays as it is."""
     before = bytes_of(no_database)
-    with pytest.raises(IncompatibleFormat, match="not a SQLite file"):
+    with pytest.raises(CorruptDocument, match="not a SQLite file: correct the address"):
         await all_in(no_database)
     assert bytes_of(no_database) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,11 +15,13 @@ import anyio.to_thread
 import apsw
 import pytest
 
+from tai_state import open_store
 from tai_state.engines.api import ABSENT, At, Check, Committed, Put, Scan
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import CommitRefused, StoreUnavailable
 
-from ...support.sqlite import all_in, engine_over, served, writer_over
+from ...support.program import Program
+from ...support.sqlite import all_in, engine_over, names_in, served, writer_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +56,14 @@ def _leave_free(disk: Path, size: int) -> None:
     with (disk / "ballast").open("ab", buffering=0) as ballast:
         more = os.statvfs(disk).f_bavail * 4096 - size
         ballast.write(b"x" * max(0, more))
+
+
+def _make_store(folder: Path) -> None:
+    async def make() -> None:
+        async with open_store(f"sqlite:///{folder}/store.db"):
+            pass
+
+    anyio.run(make)
 
 
 async def _content(engine: SqliteEngine) -> dict[str, Any]:
@@ -97,6 +108,42 @@ async def test_space_that_returns_is_used(small_disk: Path):
         await engine.commit([Put("c/new", {"text": "x" * 100_000})])
         assert set(await _content(engine)) == {"kept", "new"}
     assert {document.id for document in await all_in(file)} == {"kept", "new"}
+
+
+@anyio_test
+async def test_a_disk_that_is_full_at_the_opening_is_named(small_disk: Path):
+    """An engine that finds no room for what lies beside the file says that the disk is full, and that alone."""
+    file = small_disk / "store.db"
+    await all_in(file)
+    _leave_free(small_disk, 0)
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        await all_in(file)
+    (small_disk / "ballast").unlink()
+    assert await all_in(file) == []
+
+
+@pytest.mark.parametrize(
+    ("free", "code", "status", "said"), [(0, 5, "failed", "the disk is full"), (200_000, 0, "warning", "make room")]
+)
+def test_the_doctor_looks_for_room(small_disk: Path, free: int, code: int, status: str, said: str):
+    """On a full disk the doctor fails; where a backup would not fit, it warns; it leaves nothing there."""
+    _make_store(small_disk)
+    _leave_free(small_disk, free)
+    ended = Program(small_disk)("doctor", "--json", "--store", "sqlite:///store.db")
+    [disk] = [each for each in json.loads(ended.out)["checks"] if each["check"] == "disk"]
+    assert (ended.code, disk["status"]) == (code, status)
+    assert said in disk["message"]
+    assert set(names_in(small_disk)) - {"store.db-wal", "store.db-shm"} == {"ballast", "store.db"}
+
+
+def test_the_doctor_names_a_disk_that_may_only_be_read(small_disk: Path):
+    """Where no right would help, the doctor does not ask for one."""
+    _make_store(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ended = Program(small_disk)("doctor", "--json", "--store", "sqlite:///store.db")
+    [failed] = [each for each in json.loads(ended.out)["checks"] if each["status"] != "ok"]
+    assert (ended.code, failed["check"]) == (5, "permissions")
+    assert "mounted for reading only" in failed["message"]
 
 
 @anyio_test

@@ -8,7 +8,6 @@ import pytest
 from tai_state.engines.sqlite import errors as table
 from tai_state.errors import (
     CorruptDocument,
-    IncompatibleFormat,
     StoreTimeout,
     StoreUnavailable,
     StoreUnusable,
@@ -16,7 +15,7 @@ from tai_state.errors import (
 )
 
 _NO_ERRORS = {"SQLITE_OK", "SQLITE_ROW", "SQLITE_DONE", "SQLITE_NOTICE", "SQLITE_WARNING"}
-_TABLES = (table.UNAVAILABLE, table.UNUSABLE, table.TIMEOUT, table.CORRUPT, table.INCOMPATIBLE, table.MISUSE)
+_TABLES = (table.UNAVAILABLE, table.UNUSABLE, table.TIMEOUT, table.CORRUPT, table.MISUSE)
 _CODES = {name: code for code, name in apsw.mapping_result_codes.items() if isinstance(code, int)}
 
 _MISTAKES_IN_USING_APSW = {
@@ -64,7 +63,7 @@ def test_codes_are_mapped_with_their_cause(code: int):
         special = StoreTimeout if name in table.TIMEOUT else StoreUnusable
         assert type(found) is (StoreUnavailable if name in table.UNAVAILABLE else special)
     else:
-        assert type(found) is (CorruptDocument if name in table.CORRUPT else IncompatibleFormat)
+        assert type(found) is CorruptDocument
         assert found.path == "the file"
 
 

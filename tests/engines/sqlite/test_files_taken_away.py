@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -10,11 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tai_state import StoreUnavailable, open_store
+from tai_state import StoreUnavailable, StoreUnusable, open_store
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.schema import connect
 from tai_state.testing.checking import HANG_SECONDS
 
+from ...support.sqlite import bytes_of, names_in
 from ...support.stores import GOVERNOR, METADATA, collected
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +128,57 @@ async def test_a_log_that_others_fold_in_is_not_missed(tmp_path: Path):
             await store.save_state(GOVERNOR, f"own-{n}", {}, METADATA)
     async with open_store(url) as store:
         assert await store.count_states(GOVERNOR) == 6
+
+
+@pytest.fixture
+async def crashed(tmp_path: Path) -> Path:
+    """The file of a store whose process ended without closing it: the newest change is only in the log."""
+    folder = tmp_path / "crashed"
+    folder.mkdir()
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        await store.save_state(GOVERNOR, "s", {}, METADATA)
+        for name in names_in(tmp_path):
+            if name.startswith("store.db"):
+                shutil.copy(tmp_path / name, folder)
+    return folder / "store.db"
+
+
+def _lose(file: Path) -> None:
+    file.unlink()
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _leave_a_link(file: Path) -> None:
+    file.symlink_to(file.rename(file.with_name("there.db")))
+    file.with_name("store.db-wal").rename(file.with_name("there.db-wal"))
+    file.with_name("there.db").unlink()
+
+
+@pytest.mark.parametrize("lose", [_lose, _empty, _leave_a_link])
+@pytest.mark.parametrize("create", [True, False])
+async def test_a_log_without_its_file_is_left_alone(crashed: Path, lose: Callable[[Path], None], *, create: bool):
+    """Where the file is lost but its log is not, opening says so and makes nothing: the log has the newest changes."""
+    away = crashed.with_name("away")
+    shutil.copy(crashed, away)
+    lose(crashed)
+    before = {name: bytes_of(crashed.with_name(name)) for name in names_in(crashed.parent) if name.endswith("-wal")}
+    with pytest.raises(StoreUnusable) as caught:
+        async with open_store(f"sqlite:///{crashed}", create=create):
+            pass
+    assert caught.value.code == "FILE_LOST"
+    [log] = before
+    assert str(crashed.with_name(log).resolve()) in caught.value.what
+    assert {name: bytes_of(crashed.with_name(name)) for name in before} == before
+    shutil.copy(away, crashed.with_name(log.removesuffix("-wal")))
+    async with open_store(f"sqlite:///{crashed}", create=False) as store:
+        assert await store.exists(GOVERNOR, "s")
+
+
+async def test_an_empty_log_does_not_stop_a_new_store(tmp_path: Path):
+    """A log without a byte holds nothing: a store can be made beside it."""
+    (tmp_path / "store.db-wal").touch()
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        await store.save_state(GOVERNOR, "s", {}, METADATA)

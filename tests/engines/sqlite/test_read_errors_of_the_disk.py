@@ -153,7 +153,7 @@ FOREVER = 1_000_000
     [
         StoreUnavailable("read", "SQLITE_IOERR", "the disk reports an error"),
         CorruptDocument("store.db", "the file is damaged"),
-        IncompatibleFormat("store.db", "is not a SQLite file"),
+        IncompatibleFormat("store.db", "belongs to another program"),
     ],
     ids=lambda error: type(error).__name__,
 )

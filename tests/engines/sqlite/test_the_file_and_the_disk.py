@@ -96,13 +96,13 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     assert done.stdout == "StoreUnavailable SQLITE_FULL True\n", done.stderr
 
 
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """The folder of a small store, neither of which may be written."""
+@pytest.fixture(params=[(0o444, 0o555), (0o644, 0o555), (0o444, 0o755)], ids=["both", "folder", "file"])
+def read_only(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The folder of a small store; one of the two, or both, may not be written."""
     anyio.run(make_small_store, tmp_path)
-    for path in tmp_path.iterdir():
-        path.chmod(0o444)
-    tmp_path.chmod(0o555)
+    of_file, of_folder = request.param
+    (tmp_path / "store.db").chmod(of_file)
+    tmp_path.chmod(of_folder)
     yield tmp_path
     tmp_path.chmod(0o755)
 
@@ -144,6 +144,29 @@ def test_a_file_that_changes_is_not_read_as_one_that_does_not(tmp_path: Path, *,
     assert isinstance(jobs[1].error, StoreUnavailable)
     reader.close()
     writer.close()
+
+
+def test_a_store_is_backed_up_without_the_right_to_write(
+    read_only: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The copy of a store that may only be read may be written."""
+    copy = tmp_path_factory.mktemp("backups") / "copy.db"
+    done = run_without_the_right_to_write(read_only, "backup", str(copy))
+    assert done.returncode == 0, done.stderr
+    assert copy.stat().st_mode & 0o600 == 0o600
+
+
+def test_the_doctor_names_the_right_that_is_missing(read_only: Path) -> None:
+    """Without the right to write, the doctor fails, names the file or else the folder, and changes nothing."""
+    before = {path.name: path.read_bytes() for path in read_only.iterdir()}
+    done = run_without_the_right_to_write(read_only, "doctor")
+    assert done.returncode == 5, done.stderr
+    checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+    assert {name for name, each in checks.items() if each["status"] != "ok"} == {"permissions"}
+    may_write_file = (read_only / "store.db").stat().st_mode & 0o200
+    named = f"in the folder {read_only}," if may_write_file else f"{read_only}/store.db:"
+    assert named in checks["permissions"]["message"]
+    assert {path.name: path.read_bytes() for path in read_only.iterdir()} == before
 
 
 def test_a_write_without_the_right_to_it_is_refused(read_only: Path) -> None:

@@ -1,0 +1,234 @@
+"""A damaged document of the locks stops nothing that is about others, and there is a way out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from tai_state import (
+    CorruptDocument,
+    LockAcquisitionFailed,
+    LockAlreadyHeld,
+    LockInfo,
+    LockLost,
+    StateMachinePersister,
+    StateStore,
+    StoreTimeout,
+)
+from tai_state.engines.api import Committed, Put, Scan, Write
+from tai_state.locks.locking import LockManager
+
+from ..support.locks import OVER, TTL, Time, asleep, expire, managed, paths, until
+from ..support.stores import AroundEngine, collected, edit, fields_at
+
+pytestmark = pytest.mark.anyio
+
+LOCK = {"holder": "ann", "nonce": "n", "ttl": TTL, "acquired_at": ""}
+WAITER = {"holder": "ben", "holds": [], "wants": ["m"], "ttl": TTL, "ticket": 0, "n": 1}
+HELD = {"resource": "a", "nonce": "n"}
+
+DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a lock's field of a wrong type": ("locks/m", {**LOCK, "ttl": "long"}),
+    "a lock's field that is missing": ("locks/m", {"holder": "ann", "nonce": "n", "ttl": TTL}),
+    "a lock whose nonce is no name": ("locks/m", {**LOCK, "nonce": "a/b"}),
+    "a lock's name": ("locks/%FF", LOCK),
+    "another lock's name": ("locks/m~", LOCK),
+    "a renewal": ("lockbeats/z", {"nonce": 1, "n": 1}),
+    "a renewal of no lock": ("lockbeats/m", {}),
+    "a renewal's name": ("lockbeats/%FF", {"nonce": "n", "n": 1}),
+    "a waiter's field of a wrong type": ("locks/a/waiters/x", {**WAITER, "holds": 7}),
+    "a waiter's field that is missing": ("locks/a/waiters/x", {}),
+    "what a waiter holds": ("locks/a/waiters/x", {**WAITER, "holds": [{**HELD, "resource": ""}]}),
+    "what a waiter wants": ("locks/a/waiters/x", {**WAITER, "wants": ["m" * 2_000]}),
+    "a waiter who came earlier": ("locks/b/waiters/x", {}),
+    "a waiter for nothing that is there": ("locks/m/waiters/x", {"ttl": None}),
+    "a waiter in the line of a wrong name": ("locks/%FF/waiters/x", {"ttl": None}),
+    "a note": ("lockbreaks/n", {"resource": "m"}),
+}
+"""A damaged document of each kind, by what is damaged; the locks "a" and "z" are held beside it."""
+
+EACH = pytest.mark.parametrize(("path", "fields"), DAMAGED.values(), ids=[each.replace(" ", "_") for each in DAMAGED])
+
+
+async def _sound(locks: LockManager) -> tuple[list[str], list[str]]:
+    """The locks that a list gives, and the damaged document with which it ends, if it does."""
+    found: list[str] = []
+    try:
+        async for info in locks.list_locks():
+            found.append(info.resource)
+    except CorruptDocument as error:
+        return found, [error.path]
+    return found, []
+
+
+@EACH
+async def test_a_damaged_document_stops_no_other(store: StateStore, time: Time, path: str, fields: dict[str, Any]):
+    """What is sound is listed, searched, acquired, released, broken and cleaned up, whatever is damaged beside it."""
+    locks = managed(store, time)
+    lease = await locks.acquire_lock("a", ttl_seconds=60)
+    await locks.acquire_lock("z", ttl_seconds=60)
+    await store.core.engine.commit([Put(path, fields)])
+    is_listed = path.startswith("locks/") and "waiters" not in path
+    assert await _sound(locks) == (["a", "z"], [path] if is_listed or path == "lockbeats/z" else [])
+    assert await locks.detect_deadlocks() == []
+    held = await locks.acquire_lock("b", ttl_seconds=60)
+    async with anyio.create_task_group() as tasks:
+        done: list[str] = []
+
+        async def wait() -> None:
+            async with locks.lock("b", ttl_seconds=60, holding=[lease], wait_seconds=20):
+                done.append("b")
+
+        tasks.start_soon(wait)
+        await until(lambda: asleep(locks))
+        await time.pass_until(lambda: False, seconds=5)  # it has searched for deadlocks
+        await locks.release_lock(held)
+        await time.pass_until(lambda: done)
+    assert done == ["b"]
+    await locks.cleanup_expired_locks()
+    await locks.release_lock(lease)
+    assert isinstance(await locks.break_lock("z"), LockInfo)
+
+
+@EACH
+async def test_a_damaged_document_is_found_and_can_be_removed(
+    store: StateStore, time: Time, path: str, fields: dict[str, Any]
+):
+    """``verify`` names it, and says what removes it; after that, nothing is wrong any more."""
+    locks = managed(store, time)
+    lease = await locks.acquire_lock("z", ttl_seconds=10 * 86_400)
+    await store.core.engine.commit([Put(path, fields)])
+    verify = StateMachinePersister(store).validate_consistency
+    [finding] = (await verify()).findings
+    assert (finding.path, finding.kind) == (path, "corrupt")
+    for _ in range(2):
+        if "cleanup_expired_locks" in finding.message:
+            await locks.cleanup_expired_locks()
+        if "tai-state unlock 'm'" in finding.message:
+            await locks.break_lock("m")
+        if "until the lock is renewed" in finding.message:
+            await locks.renew_lock(lease)
+        time.advance(2 * 86_400)
+    assert (await verify()).findings == ()
+    assert lease.is_held, "what is sound is left"
+
+
+async def _damaged(locks: LockManager, store: StateStore) -> str:
+    """Damage the renewals of the lock "r"; gives the path."""
+    await edit(store.core.engine, "lockbeats/r", n="one")
+    [found], [path] = await _sound(locks)
+    assert (found, path) == ("r", "lockbeats/r")
+    return path
+
+
+async def test_a_damaged_renewal_keeps_the_lease_of_one_who_lives(store: StateStore, other: StateStore, time: Time):
+    """It counts as a renewal: the lock is not taken over early, and the next renewal writes it anew."""
+    locks, theirs = managed(store, time), managed(other, time)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
+    await collected(theirs.list_locks())
+    time.advance(TTL * 0.8)
+    await locks.renew_lock(lease)
+    await _damaged(theirs, store)
+    time.advance(TTL * 0.8)
+    with pytest.raises(LockAlreadyHeld):
+        await theirs.acquire_lock("r", wait_seconds=0)
+    assert await theirs.cleanup_expired_locks() == 0
+    await locks.renew_lock(lease)
+    assert (await fields_at(store.core.engine, "lockbeats/r"))["n"] == 2
+    assert await _sound(theirs) == (["r"], [])
+
+
+@pytest.mark.parametrize("end", ["taken over", "broken", "cleaned up"])
+async def test_a_damaged_renewal_keeps_no_lock_for_ever(store: StateStore, other: StateStore, time: Time, end: str):
+    """The lock is taken over and cleaned up when its time has passed, and broken at any time; the renewal goes too."""
+    locks, theirs = managed(store, time), managed(other, time)
+    await locks.renew_lock(await locks.acquire_lock("r", ttl_seconds=TTL, holder="ann"))
+    await _damaged(theirs, store)
+    if end == "broken":
+        broken = await theirs.break_lock("r")
+        assert broken is not None
+        assert broken.holder == "ann"
+    else:
+        time.advance(OVER)
+        if end == "taken over":
+            await theirs.acquire_lock("r", wait_seconds=0)
+        else:
+            assert await theirs.cleanup_expired_locks() == 1
+    assert await paths(store.core.engine) == (["locks/r"] if end == "taken over" else [])
+
+
+async def test_a_damaged_lock_names_the_way_out_of_it(store: StateStore, time: Time):
+    """Who wants it is told how it is removed, though it is not known who holds it; then it can be had."""
+    locks = managed(store, time)
+    lease = await locks.acquire_lock("my job", ttl_seconds=60)
+    await edit(store.core.engine, "locks/my job", ttl=None)
+    for wait_seconds in (0, 5, None):
+        with pytest.raises(CorruptDocument, match="tai-state unlock 'my job'") as caught:
+            await locks.acquire_lock("my job", wait_seconds=wait_seconds)
+        assert caught.value.path == "locks/my job"
+    broken = await locks.break_lock("my job")
+    assert broken is not None
+    assert (broken.resource, broken.holder, broken.ttl_seconds) == ("my job", "", 0.0)
+    assert await collected(store.core.engine.scan(Scan("lockbreaks"))) == []
+    assert await locks.break_lock("my job") is None
+    with pytest.raises(LockLost):
+        await locks.renew_lock(lease)
+    async with locks.lock("my job", wait_seconds=0):
+        pass
+
+
+async def test_a_waiter_is_removed_at_once_if_it_is_damaged(store: StateStore, time: Time):
+    """One that lives writes its document again; nothing says how long the others would count."""
+    locks = managed(store, time)
+    await locks.acquire_lock("a", ttl_seconds=60)
+    await store.core.engine.commit([Put("locks/a/waiters/x", {}), Put("locks/a/waiters/y", WAITER)])
+    await locks.cleanup_expired_locks()
+    assert await paths(store.core.engine, "a") == ["locks/a", "locks/a/waiters/y"]
+    await expire(time, locks)
+
+
+async def test_a_line_goes_on_past_damaged_waiters(store: StateStore, time: Time):
+    """However many places ahead are damaged, those who wait get their turns in order, and the damage is gone."""
+    locks = managed(store, time)
+    lease = await locks.acquire_lock("r", ttl_seconds=60)
+    done: list[str] = []
+
+    async def wait(name: str) -> None:
+        async with locks.lock("r", ttl_seconds=60):
+            done.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, "first")
+        await until(lambda: len(asleep(locks)) == 1)
+        places = [f"locks/r/waiters/{10**12 - 2}-z{n}" for n in range(5)]
+        await store.core.engine.commit([Put(place, {"holder": n}) for n, place in enumerate(places)])
+        tasks.start_soon(wait, "second")
+        await until(lambda: len(asleep(locks)) == 2)
+        assert [each.ahead for each in asleep(locks)] == [0, 1]
+        await locks.release_lock(lease)
+        await time.pass_until(lambda: len(done) == 2)
+    assert done == ["first", "second"]
+    assert await paths(store.core.engine, "r") == []
+
+
+async def test_a_damaged_lock_keeps_no_other_from_being_given_back(store: StateStore, time: Time):
+    """A call that cannot tell whether it got several locks gives back those that can be read and are its own."""
+    locks = managed(store, time)
+    engine = store.core.engine
+
+    class Damaging(AroundEngine):
+        async def commit(self, writes: Sequence[Write]) -> Committed:
+            committed = await self._engine.commit(writes)
+            if any(isinstance(each, Put) and each.path == "locks/b" for each in writes):
+                await self._engine.commit([Put("locks/b", {})])
+                raise StoreTimeout("commit", "TEST", unknown=True)
+            return committed
+
+    store.core.engine = Damaging(engine)  # type: ignore[assignment]
+    with pytest.raises(LockAcquisitionFailed):
+        async with locks.lock_all(["a", "b", "c"], ttl_seconds=60):
+            pass
+    assert await paths(engine) == ["locks/b"]
