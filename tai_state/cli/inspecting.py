@@ -19,7 +19,7 @@ from tai_state.cli.common import (
     UsageError,
     run,
 )
-from tai_state.cli.output import cell, plain, print_items, print_json, print_table, say
+from tai_state.cli.output import cell, plain, print_facts, print_items, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
 from tai_state.history.folding import Reducers
@@ -99,11 +99,7 @@ def show(
         async with open_to_look(store, damage.report) as opened_store:
             when = version if moment is None else moment
             found = await _state_at(opened_store, governor, state, when, reducers)
-        fields = _state_fields(found)
-        if as_json:
-            print_json(fields)
-        else:
-            print_table(["field", "value"], list(fields.items()))
+        print_facts(_state_fields(found), as_json=as_json, columns=("field", "value"))
         damage.end()
 
     run(command)
@@ -189,10 +185,7 @@ def stats(
             counts = plain(await get_stats(opened_store.core, damage.report))
             if size:
                 counts |= plain(await get_size(opened_store.core, damage.report))
-        if as_json:
-            print_json(counts)
-        else:
-            print_table(["what", "count"], list(counts.items()))
+        print_facts(counts, as_json=as_json)
         damage.end()
 
     run(command)

@@ -20,7 +20,7 @@ from tai_state.cli.common import (
     opened,
     run,
 )
-from tai_state.cli.output import Progress, plain, print_json, print_line, print_table
+from tai_state.cli.output import Progress, plain, print_facts, print_json, print_line, print_table
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import Inconsistent
 from tai_state.history.persister import StateMachinePersister
@@ -110,11 +110,7 @@ def snapshot(
         async with opened(store) as opened_store:
             kept = await opened_store.create_snapshot(governor, state)
             versions = await opened_store.list_snapshots(governor, state)
-        counts = {"version": kept.version, "kept": versions}
-        if as_json:
-            print_json(counts)
-        else:
-            print_table(["what", "value"], list(counts.items()))
+        print_facts({"version": kept.version, "kept": versions}, as_json=as_json, columns=("what", "value"))
 
     run(command)
 

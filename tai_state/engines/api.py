@@ -253,7 +253,8 @@ class Capabilities:
         durable: whether an acknowledged commit survives the end of the process and a loss of power.
         processes: whether several processes may use the store at once.
         shared_clock: whether all users of the store see the same clock in ``time_us``.
-        commit_order: whether the engine is :class:`~tai_state.engines.ordering.CommitOrdered`.
+        commit_order: whether the engine is :class:`~tai_state.engines.ordering.CommitOrdered`. Commits that check one
+            document are then no slower for it.
         max_ops_per_commit: how many writes one commit may have.
         max_bytes_per_commit: how many bytes of JSON one commit may write.
         max_document_bytes: how many bytes of JSON one document may have.
