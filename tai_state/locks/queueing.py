@@ -7,6 +7,10 @@ the line is.
 
 A waiter stays behind another one only if it wants all that the other one wants: whatever holds up the one ahead then
 holds up both. So standing in line makes no deadlock that holding and wanting do not make.
+
+Those ahead may be dead. A waiter removes them once they have been silent for too long. Until then it goes by what it
+knows: if it cannot know that one of those ahead is alive, or if it has found a free lock that they did not take, it is
+wary. Then it watches the locks as well, and takes what nobody else takes. It still looks at no lock that changes hands.
 """
 
 from __future__ import annotations
@@ -34,14 +38,23 @@ from tai_state.locks.statistics import LockWaiter
 
 _logger = logging.getLogger("tai_state.locks")
 
-WAITER_TTL_SECONDS = 30.0
-"""How long a waiter counts as alive after its last sign of life; it gives three in that time."""
+WAITER_TTL_SECONDS = 15.0
+"""How long a waiter counts as alive after its last sign of life."""
+
+BEAT_SECONDS = 10.0
+"""How often a waiter gives a sign of life."""
 
 TURN_SECONDS = 0.05
 """How much later each waiter tries than the one before it, so that the first in the queue mostly gets the lock."""
 
 NEAR = 3
 """How many waiters ahead one looks at, for each resource. With fewer than that ahead, it watches the locks."""
+
+LEFT_SECONDS = 0.5
+"""How long at least free locks are left to those ahead who may be dead."""
+
+LEFT_TURNS = 10
+"""Into how many turns those are divided that take what was left: so they hardly ever try at the same moment."""
 
 TURNS_MAX = 40
 """The most turns that a waiter for many resources lets pass."""
@@ -80,19 +93,31 @@ class Place:
         )
         self._ahead: tuple[str, ...] = ()
         self._behind: tuple[str, ...] = ()
-        self._is_far = False
+        self._is_far = self._is_wary = False
         self._noted: dict[str, int | None] = {}
         self._signal = Signal()
         self._has_moved = False
         self._broken: Exception | None = None
         self._asleep_until = -inf
-        self._beat_at = self._search_at = inf
+        self._beat_at = self._search_at = self._silent_at = inf
         self._search_seconds = SEARCH_SECONDS
 
     @property
     def _next_due(self) -> float:
-        takeable_at = inf if self._is_far else self._attempt.takeable_at
-        return min(self._deadline, takeable_at, self._beat_at, self._search_at)
+        takeable_at = self._attempt.takeable_at if self._sees_expiry else inf
+        silent_at = self._silent_at if self._is_far else inf
+        return min(self._deadline, takeable_at, silent_at, self._beat_at, self._search_at)
+
+    @property
+    def _sees_expiry(self) -> bool:
+        return not self._attempt.is_takeable and (self._is_wary or not self._is_far)
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        """What it watches."""
+        if not self._behind:
+            return (*self._locks, *self._ahead)
+        return (*self._behind, *self._locks) if self._is_wary else self._behind
 
     @property
     def _count_ahead(self) -> int:
@@ -151,7 +176,7 @@ class Place:
         committed = await write(self._common, writes, self._common.bounds, unsettled)
         self._record = msgspec.structs.replace(self._record, ticket=committed.revision)
         now = self._common.monotonic()
-        self._beat_at = now + WAITER_TTL_SECONDS / 3
+        self._beat_at = now + BEAT_SECONDS
         if self._record.holds:  # a waiter that holds nothing is not in a circle
             self._search_at = now + SEARCH_SECONDS
         await self._note_holders()
@@ -159,6 +184,9 @@ class Place:
     async def _listen(self, changes: AsyncIterator[DocumentChange]) -> None:
         try:
             async for change in changes:
+                self._common.sightings.told(change.path, change.revision)
+                if change.path in self._revisions and change.path not in self._locks:
+                    self._silent_at = self._common.monotonic() + WAITER_TTL_SECONDS
                 self._revisions[change.path] = change.revision
                 self._has_moved = True
                 self._signal.raise_()
@@ -171,26 +199,39 @@ class Place:
             self._is_far = bool(self._behind)
             self._has_moved = False
             self._revisions.clear()
-            targets = self._behind or (*self._locks, *self._ahead)
-            async with self._engine.watch(*targets) as changes, alongside(partial(self._listen, changes)):
+            async with self._engine.watch(*self._targets) as changes, alongside(partial(self._listen, changes)):
                 tenure = await (self._wait_behind() if self._is_far else self._wait_for_turn())
             if tenure is not None:
                 return tenure
 
     async def _wait_behind(self) -> Tenure | None:
-        """Wait until one of those ahead has left, or others turn out to be ahead; None: move up."""
-        watched = self._behind
-        while self._behind == watched:
+        """Wait until one of those ahead has left, or others turn out to be ahead, or may be dead; None: watch anew."""
+        watched = self._targets
+        while self._behind and self._targets == watched:
             event = self._signal.next()
             self._has_moved = False
-            if self._have_left(watched):
+            if self._have_left(self._behind):
                 await self._look_ahead()
                 return None
-            await self._sleep(event, self._next_due)
-            tenure = await self._do_what_is_due()
+            turn = _number(self._owner) % LEFT_TURNS
+            left_until = self._common.monotonic() + LEFT_SECONDS + turn * TURN_SECONDS if self._are_left else inf
+            await self._sleep(event, min(left_until, self._next_due))
+            tenure: Tenure | None = None
+            if not self._has_moved and self._common.monotonic() >= left_until:
+                tenure = await self._attempt.send(self.leaving)
+            tenure = tenure or await self._do_what_is_due()
             if tenure is not None:
                 return tenure
         return None
+
+    @property
+    def _are_left(self) -> bool:
+        """Whether the locks are to be had, and those ahead, who may be dead, have not taken them yet."""
+        if not self._is_wary:
+            return False
+        if all(self._revisions.get(path, 0) is None for path in self._locks):
+            self._attempt.presume_free()
+        return self._attempt.is_takeable and self._are_as_seen
 
     def _have_left(self, places: tuple[str, ...]) -> bool:
         return any(self._revisions.get(path, 0) is None for path in places)
@@ -235,8 +276,10 @@ class Place:
 
         The watch sees nothing of a lock that is acquired and released between two of its looks: it is free in both.
         """
-        if self._is_far:
-            return all(path in self._revisions for path in self._behind)
+        return all(path in self._revisions for path in self._targets) if self._is_far else self._are_as_seen
+
+    @property
+    def _are_as_seen(self) -> bool:
         seen = self._attempt.revisions
         return all(self._revisions.get(path, 0) == seen[resource] for path, resource in self._locks.items())
 
@@ -251,11 +294,13 @@ class Place:
     async def _do_what_is_due(self) -> Tenure | None:
         now = self._common.monotonic()
         tenure: Tenure | None = None
-        if not self._is_far and now >= self._attempt.takeable_at and not self._attempt.is_takeable:
+        if self._sees_expiry and now >= self._attempt.takeable_at:
             tenure = await self._attempt.look()
         if tenure is not None:
             return tenure
         await self._note_holders()
+        if self._is_far and now >= self._silent_at:
+            await self._look_ahead()
         if now >= self._deadline:
             raise self._attempt.refusal(LockAcquisitionFailed)
         if now >= self._beat_at:
@@ -263,8 +308,6 @@ class Place:
             tenure = await self._attempt.look()  # a watch may have gone silent without an error
             if self._is_far:
                 await self._look_ahead()
-                if self._attempt.is_takeable:
-                    self._behind = ()  # those ahead do not take what is free: they may be dead
         if tenure is None and now >= self._search_at:
             await self._search()
         return tenure
@@ -292,6 +335,11 @@ class Place:
         wants = set(self._record.wants)
         full = {path for line in lines if len(line) == NEAR for path in line}
         self._behind = tuple(path for path in self._ahead if path in full and wants.issuperset(records[path].wants))
+        here = self._common.waiting
+        is_one_alive = any(seen[path].is_sure or split(path)[1] in here for path in self._behind)
+        self._is_wary = self._attempt.is_takeable or not is_one_alive
+        left = [sightings.seconds_until_gone(seen[path], records[path].ttl) for path in self._behind]
+        self._silent_at = self._common.monotonic() + max(left, default=inf)
 
     async def _right_ahead(self, line: str) -> dict[str, WaiterRecord]:
         """The waiters right ahead. Damaged documents are removed: one who is alive writes its own again."""
@@ -322,9 +370,9 @@ class Place:
             await write(self._common, writes, once, partial(StoreTimeout, "wait", "UNKNOWN", what))
         except Unavailable as error:
             _logger.warning("a waiter for a lock could not give its sign of life", extra=error.fields())
-            self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 30
+            self._beat_at = self._common.monotonic() + BEAT_SECONDS / 10
         else:
-            self._beat_at = self._common.monotonic() + WAITER_TTL_SECONDS / 3
+            self._beat_at = self._common.monotonic() + BEAT_SECONDS
 
     async def _search(self) -> None:
         if not self._engine.capabilities.shared_clock:

@@ -14,7 +14,7 @@ from tai_state import StateStore
 from tai_state.engines.api import DocumentChange, Engine, Put, Write
 from tai_state.errors import CommitRefused, LockAcquisitionFailed
 from tai_state.locks.lease import Lease
-from tai_state.locks.queueing import WAITER_TTL_SECONDS
+from tai_state.locks.queueing import BEAT_SECONDS, WAITER_TTL_SECONDS
 
 from ..support.locks import TTL, Time, asleep, expect, managed, paths, until
 from ..support.stores import AroundEngine, CountingEngine, fields_at
@@ -168,7 +168,7 @@ async def test_who_waits_shows_life_and_keeps_its_place(store: StateStore, other
         [came] = (await store.core.engine.read([path])).documents
         assert came is not None
         for n in range(1, 4):
-            await time.pass_until(lambda: False, seconds=WAITER_TTL_SECONDS / 3 + 1)
+            await time.pass_until(lambda: False, seconds=BEAT_SECONDS + 1)
             record = await fields_at(store.core.engine, path)
             assert (record["n"] >= n, record["ticket"]) == (True, came.revision)
         tasks.cancel_scope.cancel()
