@@ -16,7 +16,7 @@ wary. Then it watches the locks as well, and takes what nobody else takes. It st
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -24,13 +24,13 @@ from math import inf
 import anyio
 import msgspec
 
-from tai_state.engines.api import ANYTHING, Delete, Document, DocumentChange, Put, Scan, Write, after, split
-from tai_state.engines.rewriting import write, write_unless_moved
+from tai_state.engines.api import ANYTHING, Delete, DocumentChange, Put, Scan, Write
+from tai_state.engines.rewriting import write
 from tai_state.engines.watching import Signal
-from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, StoreTimeout, TaiStateError, Unavailable
+from tai_state.errors import DeadlockDetected, LockAcquisitionFailed, StoreTimeout, Unavailable
+from tai_state.locks.ahead import Ahead
 from tai_state.locks.attempting import Attempt
 from tai_state.locks.common import Common, alongside
-from tai_state.locks.damage import as_read, sound_waiter
 from tai_state.locks.deadlocks import DeadlockSearch
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import HeldLock, WaiterRecord
@@ -47,11 +47,8 @@ BEAT_SECONDS = 10.0
 TURN_SECONDS = 0.05
 """How much later each waiter tries than the one before it, so that the first in the queue mostly gets the lock."""
 
-NEAR = 3
-"""How many waiters ahead one looks at, for each resource. With fewer than that ahead, it watches the locks."""
-
 LEFT_SECONDS = 0.5
-"""How long at least free locks are left to those ahead who may be dead."""
+"""How long at least free locks are left to those ahead: by who finds them free when it joins, and by who is wary."""
 
 LEFT_TURNS = 10
 """Into how many turns those are divided that take what was left: so they hardly ever try at the same moment."""
@@ -83,29 +80,27 @@ class Place:
         self._attempt = attempt
         self._deadline = deadline
         self._owner = ""
-        layout = common.core.layout
         resources = attempt.claim.resources
-        self._lines = [layout.waiters(each) for each in resources]
+        self._ahead = Ahead(common, resources)
         self._revisions: dict[str, int | None] = {}
-        self._locks = {layout.lock(each): each for each in resources}
+        self._locks = {common.core.layout.lock(each): each for each in resources}
         self._record = WaiterRecord(
             holder=attempt.claim.holder, holds=holds, wants=resources, ttl=WAITER_TTL_SECONDS, ticket=0, n=0
         )
-        self._ahead: tuple[str, ...] = ()
-        self._behind: tuple[str, ...] = ()
         self._is_far = self._is_wary = False
         self._noted: dict[str, int | None] = {}
         self._signal = Signal()
         self._has_moved = False
         self._broken: Exception | None = None
         self._asleep_until = -inf
-        self._beat_at = self._search_at = self._silent_at = inf
+        self._yields_until = -inf
+        self._beat_at = self._search_at = inf
         self._search_seconds = SEARCH_SECONDS
 
     @property
     def _next_due(self) -> float:
         takeable_at = self._attempt.takeable_at if self._sees_expiry else inf
-        silent_at = self._silent_at if self._is_far else inf
+        silent_at = self._ahead.silent_at if self._is_far else inf
         return min(self._deadline, takeable_at, silent_at, self._beat_at, self._search_at)
 
     @property
@@ -115,25 +110,22 @@ class Place:
     @property
     def _targets(self) -> tuple[str, ...]:
         """What it watches."""
-        if not self._behind:
-            return (*self._locks, *self._ahead)
-        return (*self._behind, *self._locks) if self._is_wary else self._behind
-
-    @property
-    def _count_ahead(self) -> int:
-        return len({split(path)[1] for path in self._ahead})
+        behind = self._ahead.behind
+        if not behind:
+            return (*self._locks, *self._ahead.places)
+        return (*behind, *self._locks) if self._is_wary else behind
 
     @property
     def leaving(self) -> list[Write]:
         """The writes that remove it from the queue."""
-        return [Delete(f"{line}/{self._owner}", ANYTHING) for line in self._lines if self._owner]
+        return [Delete(f"{line}/{self._owner}", ANYTHING) for line in self._ahead.lines if self._owner]
 
     def statistics(self) -> LockWaiter:
         """What the waiter is doing now."""
         return LockWaiter(
             holder=self._record.holder,
             resources=self._record.wants,
-            ahead=self._count_ahead,
+            ahead=self._ahead.count,
             fences=self._noted,
             is_confirmed=self._is_confirmed,
             is_asleep=not (self._has_moved or self._broken) and self._common.monotonic() < self._asleep_until,
@@ -149,6 +141,7 @@ class Place:
         """
         await self._take_number()
         self._common.waiting[self._owner] = self.statistics
+        self._common.precedence.joined(self._record.wants)
         try:
             await self._enter()
             tenure = await self._move_up()
@@ -157,20 +150,30 @@ class Place:
             return tenure
         finally:
             self._common.waiting.pop(self._owner)
+            self._common.precedence.left(self._record.wants)
 
-    async def _take_number(self) -> None:
-        """Take the number after the newest waiter's, and after all numbers that this process took.
+    async def finds_others(self) -> bool:
+        """Whether others who may be alive are in line. It does not join them."""
+        if await self._take_number():
+            await self._look_ahead()
+        return bool(self._ahead.places)
+
+    async def _take_number(self) -> bool:
+        """Take the number after the newest waiter's, and after all numbers that this process took; was there one?
 
         Waiters of two processes that come at the same moment may take the same one.
         """
-        for line in self._lines:
+        is_first = True
+        for line in self._ahead.lines:
             async for document in self._engine.scan(Scan(line, limit=1)):
                 self._common.number = max(self._common.number, _number(document.id))
+                is_first = False
         self._common.number += 1
         self._owner = f"{_NUMBERS - self._common.number:012}-{self._attempt.claim.nonce}"
+        return not is_first
 
     async def _enter(self) -> None:
-        writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
+        writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._ahead.lines]
         what = "could not join the queue in time; nothing was acquired"
         unsettled = partial(StoreTimeout, "lock", "UNKNOWN", what)
         committed = await write(self._common, writes, self._common.bounds, unsettled)
@@ -179,14 +182,18 @@ class Place:
         self._beat_at = now + BEAT_SECONDS
         if self._record.holds:  # a waiter that holds nothing is not in a circle
             self._search_at = now + SEARCH_SECONDS
-        await self._note_holders()
+        await self._look_ahead()
+        if not self._attempt.is_takeable:
+            self._noted = self._attempt.revisions
+        elif self._ahead.places:
+            self._yields_until = self._common.monotonic() + LEFT_SECONDS
 
     async def _listen(self, changes: AsyncIterator[DocumentChange]) -> None:
         try:
             async for change in changes:
                 self._common.sightings.told(change.path, change.revision)
                 if change.path in self._revisions and change.path not in self._locks:
-                    self._silent_at = self._common.monotonic() + WAITER_TTL_SECONDS
+                    self._ahead.silent_at = self._common.monotonic() + WAITER_TTL_SECONDS
                 self._revisions[change.path] = change.revision
                 self._has_moved = True
                 self._signal.raise_()
@@ -196,7 +203,7 @@ class Place:
 
     async def _move_up(self) -> Tenure:
         while True:
-            self._is_far = bool(self._behind)
+            self._is_far = bool(self._ahead.behind)
             self._has_moved = False
             self._revisions.clear()
             async with self._engine.watch(*self._targets) as changes, alongside(partial(self._listen, changes)):
@@ -207,10 +214,10 @@ class Place:
     async def _wait_behind(self) -> Tenure | None:
         """Wait until one of those ahead has left, or others turn out to be ahead, or may be dead; None: watch anew."""
         watched = self._targets
-        while self._behind and self._targets == watched:
+        while self._ahead.behind and self._targets == watched:
             event = self._signal.next()
             self._has_moved = False
-            if self._have_left(self._behind):
+            if self._have_left(self._ahead.behind):
                 await self._look_ahead()
                 return None
             turn = _number(self._owner) % LEFT_TURNS
@@ -252,7 +259,7 @@ class Place:
             is_takeable = self._attempt.is_takeable
             now = self._common.monotonic()
             is_unconfirmed = not is_takeable and not self._is_confirmed
-            until = now + min(self._count_ahead, TURNS_MAX) * TURN_SECONDS if is_takeable else self._next_due
+            until = self._turn_at if is_takeable else self._next_due
             if is_unconfirmed:
                 until = min(until, now + TURN_SECONDS)
             await self._sleep(event, until)
@@ -269,6 +276,11 @@ class Place:
                 return tenure
             if refusals and self._attempt.is_takeable:
                 await self._common.pause(refusals)
+
+    @property
+    def _turn_at(self) -> float:
+        turn_at = self._common.monotonic() + min(self._ahead.count, TURNS_MAX) * TURN_SECONDS
+        return max(turn_at, self._yields_until) if self._ahead.places else turn_at
 
     @property
     def _is_confirmed(self) -> bool:
@@ -299,7 +311,7 @@ class Place:
         if tenure is not None:
             return tenure
         await self._note_holders()
-        if self._is_far and now >= self._silent_at:
+        if self._is_far and now >= self._ahead.silent_at:
             await self._look_ahead()
         if now >= self._deadline:
             raise self._attempt.refusal(LockAcquisitionFailed)
@@ -317,53 +329,19 @@ class Place:
         revisions = self._attempt.revisions
         has_changed = revisions != self._noted and not self._attempt.is_takeable
         if has_changed:
-            self._noted = revisions
-        if has_changed or self._have_left(self._ahead):
+            self._noted, self._yields_until = revisions, -inf
+        if has_changed or self._have_left(self._ahead.places):
             await self._look_ahead()
 
     async def _look_ahead(self) -> None:
-        """Look at the waiters right ahead in each line, remove dead ones, and decide behind which to stay."""
-        while True:
-            lines = [await self._right_ahead(line) for line in self._lines]
-            records = {path: record for line in lines for path, record in line.items()}
-            sightings = self._common.sightings
-            seen = await sightings.read(list(records)) if records else {}
-            gone = [path for path, each in seen.items() if sightings.is_gone(each, records[path].ttl)]
-            if not gone or not await self._are_removed([seen[path].document for path in gone]):
-                break
-        self._ahead = tuple(path for path in seen if path not in gone)
-        wants = set(self._record.wants)
-        full = {path for line in lines if len(line) == NEAR for path in line}
-        self._behind = tuple(path for path in self._ahead if path in full and wants.issuperset(records[path].wants))
-        here = self._common.waiting
-        is_one_alive = any(seen[path].is_sure or split(path)[1] in here for path in self._behind)
-        self._is_wary = self._attempt.is_takeable or not is_one_alive
-        left = [sightings.seconds_until_gone(seen[path], records[path].ttl) for path in self._behind]
-        self._silent_at = self._common.monotonic() + max(left, default=inf)
-
-    async def _right_ahead(self, line: str) -> dict[str, WaiterRecord]:
-        """The waiters right ahead. Damaged documents are removed: one who is alive writes its own again."""
-        while True:
-            scan = self._engine.scan(Scan(line, start=after(self._owner), limit=NEAR))
-            found = [(document, sound_waiter(document)) async for document in scan]
-            damaged = [document for document, record in found if record is None]
-            if not damaged or not await self._are_removed(damaged):
-                return {document.path: record for document, record in found if record is not None}
-
-    async def _are_removed(self, dead: Sequence[Document]) -> bool:
-        """Remove waiters, unless they show life; False: the engine failed, which holds nobody up."""
-        try:
-            for each in dead:
-                await write_unless_moved(self._common, [Delete(each.path, as_read(each))], self._common.bounds)
-        except TaiStateError as error:
-            _logger.debug("could not remove dead waiters from a queue", extra=error.fields())
-            return False
-        return True
+        """Look at the waiters right ahead again, and at what to expect of them."""
+        await self._ahead.look(self._owner)
+        self._is_wary = self._ahead.is_in_doubt or self._attempt.is_takeable
 
     async def _beat(self) -> None:
         """Show that it still waits. If that fails, it tries again sooner than usual."""
         self._record = msgspec.structs.replace(self._record, n=self._record.n + 1)
-        writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._lines]
+        writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._ahead.lines]
         what = "it is unknown whether the waiter's sign of life was stored"
         once = replace(self._common.bounds, attempts_max=1)
         try:
