@@ -220,8 +220,7 @@ class Place:
             if self._have_left(self._ahead.behind):
                 await self._look_ahead()
                 return None
-            turn = _number(self._owner) % LEFT_TURNS
-            left_until = self._common.monotonic() + LEFT_SECONDS + turn * TURN_SECONDS if self._are_left else inf
+            left_until = self._left_until if self._are_left else inf
             await self._sleep(event, min(left_until, self._next_due))
             tenure: Tenure | None = None
             if not self._has_moved and self._common.monotonic() >= left_until:
@@ -279,8 +278,14 @@ class Place:
 
     @property
     def _turn_at(self) -> float:
+        """When to try to take what is to be had; at the deadline, it is always its turn."""
         turn_at = self._common.monotonic() + min(self._ahead.count, TURNS_MAX) * TURN_SECONDS
-        return max(turn_at, self._yields_until) if self._ahead.places else turn_at
+        return min(max(turn_at, self._yields_until) if self._ahead.places else turn_at, self._deadline)
+
+    @property
+    def _left_until(self) -> float:
+        turn = _number(self._owner) % LEFT_TURNS
+        return min(self._common.monotonic() + LEFT_SECONDS + turn * TURN_SECONDS, self._deadline)
 
     @property
     def _is_confirmed(self) -> bool:
