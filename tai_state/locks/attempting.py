@@ -50,6 +50,7 @@ class Attempt:
 
     Attributes:
         claim: as given.
+        begun: when it began, by the monotonic clock.
         standings: the locks as last seen; None where there was no lock.
         was_found: whether a look found the tenure; any of the tries may have acquired it.
         takeable_at: when all locks can be taken unless one is renewed or released, by the monotonic clock.
@@ -66,8 +67,8 @@ class Attempt:
         self.standings: Mapping[str, Standing | None] = {}
         self._common = common
         self._layout = common.core.layout
-        self._since = common.monotonic()
-        self._until = inf if wait_seconds is None else self._since + max(wait_seconds, _ANSWER_SECONDS_MIN)
+        self.begun = self._since = common.monotonic()
+        self._until = inf if wait_seconds is None else self.begun + max(wait_seconds, _ANSWER_SECONDS_MIN)
         self._over: int | None = None  # the fence of a tenure that was over before we knew of it
         self._overs = 0
         self._is_open = False

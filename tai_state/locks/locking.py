@@ -341,7 +341,9 @@ class LockManager:
         precedence, wants = self._common.precedence, attempt.claim.resources
         if precedence.are_awaited(wants):
             return True
-        return precedence.is_look_due(wants) and await Place(self._common, attempt, (), inf).finds_others()
+        return (
+            precedence.is_look_due(wants, attempt.begun) and await Place(self._common, attempt, (), inf).finds_others()
+        )
 
     async def _end(self, tenure: Tenure) -> LockLost | None:
         loss = await self._keeper.end(tenure)

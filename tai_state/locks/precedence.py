@@ -62,14 +62,12 @@ class Precedence:
         while now - self._streaks[oldest := next(iter(self._streaks))].released >= STREAK_SECONDS:
             del self._streaks[oldest]
 
-    def is_look_due(self, wants: Sequence[str]) -> bool:
+    def is_look_due(self, wants: Sequence[str], now: float) -> bool:
         """Whether to look at the line before acquiring these resources; if so, the next look is due a second later."""
-        if not self._streaks:
-            return False
-        now = self._monotonic()
-        streaks = [self._streaks[each] for each in wants if each in self._streaks]
-        is_due = any(now - each.released < STREAK_SECONDS <= now - each.began for each in streaks)
-        if is_due:
-            for each in wants:
-                self._streaks.pop(each, None)
+        is_due = False
+        for each in wants:
+            streak = self._streaks.get(each)
+            if streak is not None and now - streak.released < STREAK_SECONDS <= now - streak.began:
+                del self._streaks[each]
+                is_due = True
         return is_due
