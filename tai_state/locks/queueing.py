@@ -321,7 +321,8 @@ class Place:
         if now >= self._deadline:
             raise self._attempt.refusal(LockAcquisitionFailed)
         if now >= self._beat_at:
-            await self._beat()
+            pause = BEAT_SECONDS if await self._beat() else BEAT_SECONDS / 10
+            self._beat_at = self._common.monotonic() + pause
             tenure = await self._attempt.look()  # a watch may have gone silent without an error
             if self._is_far:
                 await self._look_ahead()
@@ -343,8 +344,8 @@ class Place:
         await self._ahead.look(self._owner)
         self._is_wary = self._ahead.is_in_doubt or self._attempt.is_takeable
 
-    async def _beat(self) -> None:
-        """Show that it still waits. If that fails, it tries again sooner than usual."""
+    async def _beat(self) -> bool:
+        """Show that it still waits; False: that failed."""
         self._record = msgspec.structs.replace(self._record, n=self._record.n + 1)
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._ahead.lines]
         what = "it is unknown whether the waiter's sign of life was stored"
@@ -353,9 +354,8 @@ class Place:
             await write(self._common, writes, once, partial(StoreTimeout, "wait", "UNKNOWN", what))
         except Unavailable as error:
             _logger.warning("a waiter for a lock could not give its sign of life", extra=error.fields())
-            self._beat_at = self._common.monotonic() + BEAT_SECONDS / 10
-        else:
-            self._beat_at = self._common.monotonic() + BEAT_SECONDS
+            return False
+        return True
 
     async def _search(self) -> None:
         if not self._engine.capabilities.shared_clock:

@@ -75,6 +75,41 @@ async def test_a_hint_that_never_comes(store: StateStore, other: StateStore, tim
         tasks.cancel_scope.cancel()
 
 
+class Mute(AroundEngine):
+    """Its watches tell what is there when they begin, and nothing more."""
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[DocumentChange]]:  # noqa: D102
+        async with self._engine.watch(*targets) as changes:
+            first = [await anext(changes) for _ in targets]
+
+            async def told() -> AsyncIterator[DocumentChange]:
+                for change in first:
+                    yield change
+                await anyio.sleep_forever()
+
+            yield told()
+
+
+async def test_who_searches_for_deadlocks_looks_at_the_lock_as_well(store: StateStore, other: StateStore, time: Time):
+    """Who holds a lock while it waits, and so searches again and again, notices a release of which no watch told."""
+    locks, theirs = managed(store, time), managed(other, time, Mute(other.core.engine))
+    lease = await locks.acquire_lock("r", ttl_seconds=1_000)
+    own = await theirs.acquire_lock("own", ttl_seconds=1_000)
+    got: list[Lease] = []
+
+    async def wait() -> None:
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL, holding=[own]))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await until(lambda: asleep(theirs))
+        await locks.release_lock(lease)
+        await time.pass_until(lambda: got, seconds=2 * BEAT_SECONDS)
+        assert got
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_dead_holder_is_succeeded(store: StateStore, other: StateStore, time: Time):
     """Who waits gets the lock of one who shows no life when its time has passed, and not before."""
     locks, theirs = managed(store, time), managed(other, time)
