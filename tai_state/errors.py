@@ -389,10 +389,11 @@ class ConflictResolutionFailed(Conflict):
 
 @dataclass(eq=False)
 class LockAlreadyHeld(Conflict):
-    """Another holder has the lock, and the caller does not wait (``wait_seconds=0``).
+    """Another holder has the lock, or others wait for it, and the caller does not wait (``wait_seconds=0``).
 
-    ``remaining`` is the seconds left unless the holder renews, or None if that is not known. A lock whose time is over
-    is taken over and does not raise this error. What to do: wait for the lock, or try later.
+    ``remaining`` is the seconds left unless the holder renews, or None if that is not known. ``holder`` is None if
+    nobody held the lock when last seen. A lock whose time is over is taken over and does not raise this error. What to
+    do: wait for the lock, or try later.
     """
 
     resource: str
@@ -403,7 +404,8 @@ class LockAlreadyHeld(Conflict):
 
     def __str__(self) -> str:
         left = "" if self.remaining is None else f", for {self.remaining:.1f} s unless renewed"
-        return f"{self.resource!r} is locked by {self.holder or 'an unknown holder'}{left}"
+        who = "left to others who want it" if self.holder is None else f"locked by {self.holder}"
+        return f"{self.resource!r} is {who}{left}"
 
 
 @dataclass(eq=False)
