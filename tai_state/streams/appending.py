@@ -56,8 +56,6 @@ class Appender:
         self._bounds = bounds
         self._turns = turns
         self._governors: OrderedDict[str, None] = OrderedDict()
-        # Where commits come one after the other anyway, none has to wait because others check the same document, too.
-        self._checks_governors = engine.capabilities.commit_order
 
     async def append(self, change: Change) -> Results:
         """Record a change, all of it or nothing, and only if all guards hold.
@@ -100,15 +98,7 @@ class Appender:
             return await self._settled(change, ())
 
     async def _settled(self, change: Change, unregistered: Sequence[str]) -> Results:
-        judge = Judge(
-            change,
-            self._author,
-            self._clock.now_us(),
-            self._reader,
-            unregistered,
-            self._recorded,
-            checks_governors=self._checks_governors,
-        )
+        judge = Judge(change, self._author, self._clock.now_us(), self._reader, unregistered, self._recorded)
         known = None if unregistered else self._remembered(change)
         try:
             first = None if known is None else _planned(judge, known)

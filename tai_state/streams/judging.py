@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from tai_state.engines.api import ABSENT, PRESENT, Check, Committed, Document, Put, Scan, Write
+from tai_state.engines.api import ABSENT, Check, Committed, Document, Put, Scan, Write
 from tai_state.engines.matters import (
     LOOKS_MAX,
     Commit,
@@ -91,8 +91,6 @@ class Judge:
         reader: makes the events for a version conflict.
         unregistered: governors whose document is not known to exist.
         recorded: makes the results of an acknowledged commit.
-        checks_governors: whether a commit that creates a state checks that the governor's document, if it was not
-            looked at, is still there.
     """
 
     def __init__(
@@ -103,15 +101,12 @@ class Judge:
         reader: StreamReader,
         unregistered: Sequence[str],
         recorded: Callable[[Sequence[Plan | None], Sequence[Known], Committed], Results],
-        *,
-        checks_governors: bool,
     ) -> None:
         self._change = change
         self._author = author
         self._now_us = now_us
         self._reader = reader
         self._unregistered = unregistered
-        self._checks_governors = checks_governors
         self._recorded = recorded
         self._markers: list[str] = []
         for append in change.appends:
@@ -193,12 +188,13 @@ class Judge:
     ) -> Sent:
         """The commit of this change, based on what is known; it has no writes if there is nothing to write."""
         composed = self._change.compose(known, documents)
-        governors = self._governors(known, composed.compositions, documents)
-        is_plain = not self._change.guards and not governors and None not in composed.compositions
-        others = composed.writes if is_plain else self._others(composed, known, governors)
+        is_plain = not self._change.guards and not self._unregistered and None not in composed.compositions
+        others = composed.writes if is_plain else self._others(composed, known, documents)
         return self._commit(known, composed.compositions, others, author or self._author)
 
-    def _others(self, composed: Composed, known: Sequence[Known], governors: Sequence[Write]) -> tuple[Write, ...]:
+    def _others(
+        self, composed: Composed, known: Sequence[Known], documents: Mapping[str, Document | None]
+    ) -> tuple[Write, ...]:
         """The writes of the commit beside those of the plans."""
         change, compositions = self._change, composed.compositions
         if not composed.writes and not any(compositions):
@@ -208,27 +204,19 @@ class Judge:
         for append, each, composition in zip(change.appends, known, compositions, strict=True):
             if composition is None:
                 others.append(Check(append.stream.state, require_of(each.head)))
-        return (*others, *governors)
+        others += [
+            Put(path, GovernorRecord(format_us(self._now_us), {}), ABSENT)
+            for path in self._unregistered
+            if documents.get(path) is None and self._is_created(path, known, compositions)
+        ]
+        return tuple(others)
 
-    def _governors(
-        self,
-        known: Sequence[Known],
-        compositions: Sequence[Composition | None],
-        documents: Mapping[str, Document | None],
-    ) -> list[Write]:
-        """What the commit does about the documents of the governors under which it creates a first version."""
-        first = [index for index, each in enumerate(known) if each.head.version == 0]
-        if not first:
-            return []
-        created = {self._change.appends[index].stream.governor for index in first if compositions[index] is not None}
-        writes: list[Write] = []
-        for path in sorted(created):
-            if path in self._unregistered or path in documents:
-                if documents.get(path) is None:
-                    writes.append(Put(path, GovernorRecord(format_us(self._now_us), {}), ABSENT))
-            elif self._checks_governors:  # it was there once; somebody may have emptied the store since
-                writes.append(Check(path, PRESENT))
-        return writes
+    def _is_created(self, governor: str, known: Sequence[Known], compositions: Sequence[Composition | None]) -> bool:
+        """Whether this change creates a first version of a state under the governor."""
+        return any(
+            append.stream.governor == governor and each.head.version == 0 and composition is not None
+            for append, each, composition in zip(self._change.appends, known, compositions, strict=True)
+        )
 
     def _commit(
         self,

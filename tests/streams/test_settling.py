@@ -239,27 +239,23 @@ PLANS = (
     Mistake(
         "the governor is made again",
         judging,
-        "if documents.get(path) is None:",
-        "if True:",
+        "if documents.get(path) is None and self._is_created",
+        "if self._is_created",
     ),
     Mistake(
         "the governor is never made",
         judging,
-        "if documents.get(path) is None:",
-        "if False:",
+        "if documents.get(path) is None and self._is_created",
+        "if False and self._is_created",
     ),
-    Mistake("a known governor is not checked", judging, "elif self._checks_governors:", "elif False:"),
     Mistake(
-        "a later state makes the governor",
-        judging,
-        "for index, each in enumerate(known) if each.head.version == 0]",
-        "for index, _ in enumerate(known)]",
+        "a later state makes the governor", judging, "and each.head.version == 0 and composition", "and composition"
     ),
     Mistake(
         "a state on which nothing happens makes the governor",
         judging,
-        "for index in first if compositions[index] is not None}",
-        "for index in first}",
+        "and each.head.version == 0 and composition is not None",
+        "and each.head.version == 0",
     ),
     Mistake(
         "a commit builds on nothing",

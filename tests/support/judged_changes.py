@@ -253,11 +253,9 @@ class Case:
         self._note = self._take("the note is", "")
         if self._note != "made" and self.cells.get("note", "absent") != "absent":
             world.commit([Put(NOTE, {"n": 1})])
-        governor = self.parts[0].stream.governor
-        self._is_known = self.cells.get("governor") in ("known", "known, and gone")
-        self._governors = [governor] if "governor" in self.cells and not self._is_known else []
-        if self._is_known or self.cells.get("governor") == "there":
-            world.commit([Put(governor, {})])
+        self._governors = [self.parts[0].stream.governor] if "governor" in self.cells else []
+        if self.cells.get("governor") == "there":
+            world.commit([Put(governor, {}) for governor in self._governors])
         self._author = msgspec.structs.replace(
             OURS, policy={"due": EveryEvents(1), "": Never()}[self._take("snapshot", "")]
         )
@@ -274,9 +272,7 @@ class Case:
 
         documents = (NOTE,) if self._note not in ("", "made") else ()
         change = Change(tuple(part.append() for part in parts), compose, self._guards, documents)
-        return self._judge_type(
-            change, self._author, now_us, READER, self._governors, _recorded, checks_governors=self._is_known
-        )
+        return self._judge_type(change, self._author, now_us, READER, self._governors, _recorded)
 
     def _writes_of_note(self, documents: Mapping[str, Document | None]) -> Iterable[Write]:
         if self._note == "made":
@@ -301,9 +297,7 @@ class Case:
             self.sent = self.judge.smaller(self.sent, CommitTooLarge("bytes", 2, 1))
 
     def _planned(self, judge: Any, parts: Sequence[Part]) -> Any:
-        unseen = self.parts[0].stream.governor if self._is_known else None
-        documents = {path: document for path, document in self.world.documents.items() if path != unseen}
-        return judge.planned([self.world.known(part.stream) for part in parts], documents)
+        return judge.planned([self.world.known(part.stream) for part in parts], self.world.documents)
 
     def _record(self) -> None:
         """What earlier calls recorded, each in a commit of its own."""
@@ -369,10 +363,8 @@ class Case:
             assert note in ("absent", "as read", "as sent"), note
         if governor == "made since":
             world.commit([Put(path, {}, ABSENT) for path in self._governors])
-        elif governor == "known, and gone":
-            world.commit([Delete(self.parts[0].stream.governor)])
         else:
-            assert governor in ("", "there", "absent", "known"), governor
+            assert governor in ("", "there", "absent"), governor
         self._since(since)
 
     def _since(self, since: str) -> None:
@@ -474,7 +466,7 @@ class Case:
         names = {LOCK: "the lock checked", NOTE: "the note", "governors/bank": "the governor"}
         if kind == "snapshots":
             return "a snapshot"
-        verbs = {Put: "", Delete: " removed", Check: " checked"} if write.path != LOCK else {}
+        verbs = {Put: "", Delete: " removed", Check: " checked"} if write.path == NOTE else {}
         return names[write.path] + verbs.get(type(write), "")
 
     def _done(self, results: Sequence[Any]) -> str:
