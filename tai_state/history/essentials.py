@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tai_state.engines.api import ABSENT, ANYTHING, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, At, Document, Put, Scan
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
-from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.unfinished import governors_of_restores
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EVENT, GOVERNOR, EventRecord, GovernorRecord, MarkerRecord
+from tai_state.streams.records import EVENT, GOVERNOR, MARKER, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
 from tai_state.values.ids import stored_id
 from tai_state.values.times import format_us
@@ -64,22 +64,40 @@ async def mend_governor(core: Core, governor_id: str) -> bool:
 
 
 async def without_marker(core: Core, events: Sequence[tuple[Stream, EventRecord]]) -> list[Put]:
-    """The writes that give each event with a caller's id the marker that it lacks."""
+    """The writes that give each event with a caller's id the marker that it lacks, or that names another place."""
     lacking: list[Put] = []
     paths = [stream.marker(record.event_id) for stream, record in events]
     markers = (await core.engine.read(paths)).documents if paths else ()
     for (stream, record), found in zip(events, markers, strict=True):
-        if found is not None or record.content is None:
+        if record.content is None or not await _is_unfit(core, stream, record, found):
             continue
         path = stream.marker(record.event_id)
         event, marker = (await core.engine.read([stream.event(record.version), path])).documents
-        if event is not None and marker is None and states_said(record.content, record):
-            lacking.append(Put(path, MarkerRecord(stream.state_id, record.version, record.content), ABSENT))
+        if event is None or not states_said(record.content, record):
+            continue
+        if await _is_unfit(core, stream, record, marker):
+            require = ABSENT if marker is None else At(marker.revision)
+            lacking.append(Put(path, MarkerRecord(stream.state_id, record.version, record.content), require))
     return lacking
 
 
+async def _is_unfit(core: Core, stream: Stream, event: EventRecord, marker: Document | None) -> bool:
+    """Whether the marker of an event's id is missing, or names a place where no event has that id."""
+    if marker is None:
+        return True
+    try:
+        record = marker.decode(MARKER)
+        if (record.state_id, record.version) == (stream.state_id, event.version):
+            return False
+        named = core.layout.stream(stream.governor_id, record.state_id).event(record.version)
+        [document] = (await core.engine.read([named])).documents
+        return document is None or document.decode(EVENT).event_id != event.event_id
+    except (Inconsistent, InvalidId):
+        return False  # a finding of the check of markers, or of the named stream
+
+
 async def mend_markers(core: Core, governor_id: str) -> list[str]:
-    """Make all missing markers of a governor anew, from its events. Returns the paths of those that were missing."""
+    """Make the markers of a governor anew that are missing or name another place. Returns the paths of these."""
     mended: list[str] = []
     documents = core.engine.scan(Scan(core.layout.events(governor_id)))
     while page := await take(documents, MARKERS_AT_ONCE):

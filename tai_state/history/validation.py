@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan
+from tai_state.engines.api import ABSENT, Document, Scan
 from tai_state.engines.paging import take
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
@@ -65,6 +65,7 @@ class Validation:
         self._states = self._events = self._unchecked = 0
         self._findings: list[Finding] = []
         self._strange: list[Inconsistent] = []
+        self._misplaced: set[str] = set()
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
         """Validate one governor, or all."""
@@ -229,8 +230,11 @@ class Validation:
             self._find(self._core.layout.governor(governor_id), "governor", f"{what}: run `tai-state recover`")
 
     async def _marked(self, events: Sequence[tuple[Stream, EventRecord]]) -> None:
-        """Check that these events, whose ids callers gave, have their markers."""
+        """Check that these events, whose ids callers gave, have their markers, and note the markers of other places."""
         for put in await without_marker(self._core, events):
+            if put.require is not ABSENT:
+                self._misplaced.add(put.path)
+                continue
             what = "is missing, so the call with this id would be applied again: run `tai-state recover`"
             self._find(put.path, "marker", what)
 
@@ -247,6 +251,10 @@ class Validation:
             except Inconsistent as error:
                 self._find(document.path, "corrupt", error.what)
                 continue
+            if document.path in self._misplaced:
+                what = "does not name the event that has its id: run `tai-state recover`"
+                self._find(document.path, "marker", what)
+                continue
             if event is None:
                 # A missing event below the head is a finding of its stream's check.
                 intact = None if state is None else _intact(state)
@@ -260,7 +268,8 @@ class Validation:
                 said = record.event_id == unescape_id(document.id) and bool(states_said(marker.content, record))
                 fits = said or not is_genuine
             if not fits:
-                self._find(document.path, "marker", "names an event that is missing, or that is not its own")
+                what = "names an event that is missing, or that is not its own: restore a backup"
+                self._find(document.path, "marker", what)
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._core.engine.read(paths)).documents if paths else ()
