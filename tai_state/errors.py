@@ -290,11 +290,24 @@ class IdempotencyConflict(Conflict):
 
 @dataclass(eq=False)
 class GovernorExists(Conflict):
-    """The governor to be restored already exists. What to do: restore it into another store, or under another root."""
+    """The governor to be restored already exists. What to do: restore it into another store, or under another root.
+
+    If the restore was interrupted before, and others made states in the governor meanwhile, ``changed`` has the paths
+    of what was not restored because of them; everything else is. What to do: restore with ``keep_changed``
+    (``--keep-changed``), which leaves what is there as it is. To get the file's side too, restore the file into another
+    store, and ``sync`` the two.
+    """
 
     path: str
+    changed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.changed:
+            others = f" and {len(self.changed) - 1} others were" if len(self.changed) > 1 else " was"
+            return (
+                f"{self.path!r}{others} changed since the restore began; all else is restored: restore the file again"
+                " with --keep-changed to keep what is there, or restore it into another store and sync the two"
+            )
         return f"the governor of {self.path!r} already exists: restore into another store"
 
 
@@ -376,10 +389,11 @@ class ConflictResolutionFailed(Conflict):
 
 @dataclass(eq=False)
 class LockAlreadyHeld(Conflict):
-    """Another holder has the lock, and the caller does not wait (``wait_seconds=0``).
+    """Another holder has the lock, or others wait for it, and the caller does not wait (``wait_seconds=0``).
 
-    ``remaining`` is the seconds left unless the holder renews, or None if that is not known. A lock whose time is over
-    is taken over and does not raise this error. What to do: wait for the lock, or try later.
+    ``remaining`` is the seconds left unless the holder renews, or None if that is not known. ``holder`` is None if
+    nobody held the lock when last seen. A lock whose time is over is taken over and does not raise this error. What to
+    do: wait for the lock, or try later.
     """
 
     resource: str
@@ -390,7 +404,8 @@ class LockAlreadyHeld(Conflict):
 
     def __str__(self) -> str:
         left = "" if self.remaining is None else f", for {self.remaining:.1f} s unless renewed"
-        return f"{self.resource!r} is locked by {self.holder or 'an unknown holder'}{left}"
+        who = "left to others who want it" if self.holder is None else f"locked by {self.holder}"
+        return f"{self.resource!r} is {who}{left}"
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from tai_state.cli.output import print_error
-from tai_state.errors import TaiStateError
+from tai_state.errors import Inconsistent
 from tai_state.store.opening import open_store
 from tai_state.store.store import StateStore
 
@@ -53,13 +53,16 @@ class Damage:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._exit_code = 0
+        self._named: set[str] = set()
 
     def __bool__(self) -> bool:
         return self._exit_code != 0
 
-    def report(self, error: TaiStateError) -> None:
-        """Name a damaged document."""
-        print_error(error, as_json=self._as_json)
+    def report(self, error: Inconsistent) -> None:
+        """Name a damaged document, once."""
+        if error.path not in self._named:
+            self._named.add(error.path)
+            print_error(error, as_json=self._as_json)
         self._exit_code = error.exit_code
 
     def end(self) -> None:

@@ -20,6 +20,7 @@ from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.place import check_rights, room
 from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, StoreUnusable, TaiStateError, UnknownStore
+from tai_state.history.unfinished import unfinished_restores
 from tai_state.store.addresses import Address
 from tai_state.streams.settings import SystemClock
 
@@ -165,6 +166,8 @@ class Examination:
         if not self._engine.capabilities.durable:
             return f"a store on {self._name!r} starts empty and ends with its process"
         async with opened(self._url) as store:
+            for restore in await unfinished_restores(store.core):
+                self._find("restore", "warning", str(restore))
             return f"the store exists; its id is {store.store_id}"
 
 

@@ -17,17 +17,20 @@ from tai_state.cli.common import (
     StateArgument,
     StoreOption,
     UsageError,
-    opened,
     run,
 )
-from tai_state.cli.output import cell, plain, print_items, print_json, print_table, say
+from tai_state.cli.output import cell, plain, print_facts, print_items, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
+from tai_state.history.unfinished import unfinished_restore, unfinished_restores
+from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
-from tai_state.streams.reading import count_states, get_stats, list_governors, list_states
+from tai_state.streams.reading import count_states, get_stats, list_states
 from tai_state.streams.salvaging import sound_events
+from tai_state.streams.sizes import get_size
+from tai_state.streams.surveying import every_governor
 from tai_state.values.events import JsonEvent
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.patch import Operation
@@ -48,7 +51,7 @@ def ls(
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
             rows = _governors(opened_store, damage) if governor is None else _states(opened_store, governor, damage)
             columns = ["governor", "states"] if governor is None else ["state_id", "version", "data", "timestamp"]
             found = await print_items(
@@ -62,11 +65,15 @@ def ls(
 
 
 async def _governors(store: StateStore, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
-    async for each in list_governors(store.core, report=damage.report):
+    for restore in await unfinished_restores(store.core):
+        damage.report(restore)
+    for each in await every_governor(store.core, damage.report):
         yield {"governor": each, "states": await count_states(store.core, each, damage.report)}
 
 
 async def _states(store: StateStore, governor: str, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
+    if (restore := await unfinished_restore(store.core, governor)) is not None:
+        damage.report(restore)
     async for each in list_states(store.core, governor, report=damage.report):
         yield {"state_id": each.state_id, "version": each.version, "data": each.data, "timestamp": each.timestamp}
 
@@ -88,14 +95,12 @@ def show(
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
-        async with opened(store) as opened_store:
+        damage = Damage(as_json=as_json)
+        async with open_to_look(store, damage.report) as opened_store:
             when = version if moment is None else moment
             found = await _state_at(opened_store, governor, state, when, reducers)
-        fields = _state_fields(found)
-        if as_json:
-            print_json(fields)
-        else:
-            print_table(["field", "value"], list(fields.items()))
+        print_facts(_state_fields(found), as_json=as_json, columns=("field", "value"))
+        damage.end()
 
     run(command)
 
@@ -113,7 +118,7 @@ def history(
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
             found = await print_items(
                 sound_events(
                     opened_store.core,
@@ -148,7 +153,8 @@ def diff(
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
-        async with opened(store) as opened_store:
+        damage = Damage(as_json=as_json)
+        async with open_to_look(store, damage.report) as opened_store:
             before = await _state_at(opened_store, governor, state, one, reducers)
             after = await _state_at(opened_store, governor, state, other, reducers)
         patch = difference(before.data, after.data)
@@ -158,6 +164,7 @@ def diff(
             print_table(["op", "path", "value"], [[each["op"], each["path"], each.get("value", "")] for each in patch])
         else:
             say("no difference")
+        damage.end()
 
     run(command)
 
@@ -172,14 +179,13 @@ def stats(
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
+            for restore in await unfinished_restores(opened_store.core):
+                damage.report(restore)
             counts = plain(await get_stats(opened_store.core, damage.report))
             if size:
-                counts |= plain(await opened_store.get_size())
-        if as_json:
-            print_json(counts)
-        else:
-            print_table(["what", "count"], list(counts.items()))
+                counts |= plain(await get_size(opened_store.core, damage.report))
+        print_facts(counts, as_json=as_json)
         damage.end()
 
     run(command)
@@ -203,16 +209,16 @@ async def _state_at(
 
 
 async def _instead(store: StateStore, governor: str, state: str, when: int | datetime | None) -> str:
-    found = await store.core.read_state(store.core.layout.stream(governor, state))
-    if found is None:
-        return ""
-    record = found[1]
     if when is None:
-        return f": it was deleted at version {record.version}" if record.deleted else ""
+        found = await store.core.read_state(store.core.layout.stream(governor, state))
+        return f": it was deleted at version {found[1].version}" if found is not None and found[1].deleted else ""
     if isinstance(when, int):
         return ""  # the error says it
-    async for first in store.get_events(governor, state, limit=1):
-        return f" at {format_time(when)}: its first event is from {format_time(first.timestamp)}"
+    try:
+        async for first in store.get_events(governor, state, limit=1):
+            return f" at {format_time(when)}: its first event is from {format_time(first.timestamp)}"
+    except StateNotFound:
+        pass
     return ""
 
 

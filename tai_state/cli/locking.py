@@ -14,6 +14,7 @@ from tai_state.locks.listing import listed
 from tai_state.locks.locking import LockManager
 from tai_state.locks.records import LockInfo
 from tai_state.locks.sighting import Sightings
+from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
 
 _COLUMNS = ("resource", "holder", "fence", "acquired_at", "last_sign_at", "ttl", "remaining", "expired")
@@ -24,7 +25,7 @@ def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
             core = opened_store.core
             is_known = core.engine.capabilities.shared_clock
             found = await print_items(

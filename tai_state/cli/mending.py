@@ -20,10 +20,12 @@ from tai_state.cli.common import (
     opened,
     run,
 )
-from tai_state.cli.output import Progress, plain, print_json, print_line, print_table
+from tai_state.cli.output import Progress, plain, print_facts, print_json, print_line, print_table
 from tai_state.cli.reducers import load_reducers
+from tai_state.errors import Inconsistent
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.recovery import RecoveryReport
+from tai_state.store.opening import open_to_look
 
 GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="The governor's id; by default, all.")]
 
@@ -41,7 +43,7 @@ def verify(
     reducers = load_reducers(reducers_name)
 
     async def command() -> None:
-        async with opened(store) as opened_store:
+        async with open_to_look(store, _named_in_the_report) as opened_store:
             report = await StateMachinePersister(opened_store, reducers).validate_consistency(governor)
         if as_json:
             print_json(report)
@@ -76,7 +78,7 @@ def recover(
                 if not as_json and report.checked % _PROGRESS_EVERY < concurrency:
                     line.show(f"{report.checked:,} states checked, {len(report.rebuilt):,} rebuilt")
 
-            async with opened(store) as opened_store:
+            async with open_to_look(store, _named_in_the_report) as opened_store:
                 persister = StateMachinePersister(opened_store, reducers)
                 report = await persister.recover(governor, concurrency=concurrency, progress=progress)
         if as_json:
@@ -108,11 +110,7 @@ def snapshot(
         async with opened(store) as opened_store:
             kept = await opened_store.create_snapshot(governor, state)
             versions = await opened_store.list_snapshots(governor, state)
-        counts = {"version": kept.version, "kept": versions}
-        if as_json:
-            print_json(counts)
-        else:
-            print_table(["what", "value"], list(counts.items()))
+        print_facts({"version": kept.version, "kept": versions}, as_json=as_json, columns=("what", "value"))
 
     run(command)
 
@@ -159,3 +157,7 @@ def cleanup(
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _named_in_the_report(_: Inconsistent) -> None:
+    """Go on although the store's own document is damaged: verify and recover look at it themselves."""

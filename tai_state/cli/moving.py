@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ from tai_state.cli.common import (
     opened,
     run,
 )
-from tai_state.cli.output import Progress, plain, print_json, print_table
+from tai_state.cli.output import Progress, plain, print_facts, print_json
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import check_export
@@ -69,7 +69,7 @@ def import_(
 
             async with opened(store, create=True) as target:
                 stats = await CsvImport(target.core, rows, damage.report).run(acknowledged)
-        _print_counts(plain(stats), as_json=as_json)
+        print_facts(plain(stats), as_json=as_json)
         damage.end()
 
     run(command)
@@ -93,7 +93,7 @@ def export(
             _check_no_log(file)
             with _written_by_name(file):
                 stats = await StateMachinePersister(opened_store).export_history(governor, file)
-        _print_counts(plain(stats), as_json=as_json)
+        print_facts(plain(stats), as_json=as_json, columns=("what", "value"))
 
     run(command)
 
@@ -101,6 +101,9 @@ def export(
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `tai-state export` wrote.")],
     *,
+    keep_changed: Annotated[
+        bool, typer.Option("--keep-changed", help="After an interrupted restore: keep states that were made meanwhile.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,8 +113,9 @@ def restore(
 
     async def command() -> None:
         async with opened(store, create=True) as opened_store:
-            stats = await StateMachinePersister(opened_store).import_history(file)
-        _print_counts(plain(stats), as_json=as_json)
+            stats = await StateMachinePersister(opened_store).import_history(file, keep_changed=keep_changed)
+        facts = {name: value for name, value in plain(stats).items() if value != []}  # what it kept: mostly nothing
+        print_facts(facts, as_json=as_json, columns=("what", "value"))
 
     run(command)
 
@@ -144,7 +148,7 @@ def backup(
                     mode = stat.S_IMODE(os.stat(engine.path).st_mode)  # noqa: PTH116
                     partial.touch(mode | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
                     documents = await engine.backup(str(partial), copied)
-        _print_counts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
+        print_facts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
 
     run(command)
 
@@ -174,10 +178,3 @@ def _written_by_name(file: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise UsageError(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
-
-
-def _print_counts(counts: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(counts)
-    else:
-        print_table(["what", "count"], list(counts.items()))

@@ -216,6 +216,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     sys.stdout.flush()
 
 
+def print_facts(facts: Mapping[str, Any], *, as_json: bool, columns: tuple[str, str] = ("what", "count")) -> None:
+    """Print facts by name: as one JSON object, or one fact a row under these two columns."""
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(columns, list(facts.items()))
+
+
 def cell(value: Any) -> str:
     """A value as text in a table, without quotes around text and without control characters."""
     return visible(value if isinstance(value, str) else _text(plain(value)))

@@ -28,6 +28,7 @@ from tai_state.conflicts.retiring import retire_store
 from tai_state.conflicts.sync import SyncReport
 from tai_state.conflicts.sync import sync as sync_stores
 from tai_state.errors import GovernorNotFound, StoreNotFound
+from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
 
 _PROGRESS_EVERY = 1_000
@@ -171,7 +172,7 @@ def conflicts(
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
-        async with opened(store) as opened_store:
+        async with open_to_look(store, damage.report) as opened_store:
             found = await print_items(
                 conflicts_of(opened_store.core, governor, damage.report),
                 as_json=as_json,

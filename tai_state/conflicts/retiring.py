@@ -9,11 +9,12 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document, Put
 from tai_state.errors import Inconsistent, InvalidData, Rejected
+from tai_state.history.essentials import all_governors
 from tai_state.streams.changes import Change, Composed, Known, append_of
 from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Given
-from tai_state.streams.reading import list_all_states, list_governors
+from tai_state.streams.reading import list_all_states
 from tai_state.streams.retirements import RETIRE_ACTION, RetiredRecord, Retirement, retired_in
 from tai_state.streams.writing import Intent, draft
 from tai_state.values.checks import check_flag
@@ -92,16 +93,10 @@ async def retire_store(
     if not store_id or is_mark(store_id):
         raise InvalidData(f"{store_id!r} is not the id of a store: the clocks of states name those that changed them")
     checked = retired = 0
+    strange: list[Inconsistent] = []
     failed: list[tuple[str, str]] = []
-
-    def report(error: Inconsistent) -> None:
-        failed.append((error.path, error.what))
-
-    governors = (
-        [governor_id] if governor_id is not None else [each async for each in list_governors(core, report=report)]
-    )
-    for governor in governors:
-        async for state in list_all_states(core, governor, report=report):
+    for governor in await all_governors(core, strange) if governor_id is None else [governor_id]:
+        async for state in list_all_states(core, governor, report=strange.append):
             checked += 1
             if store_id not in state.causality:
                 continue
@@ -110,6 +105,7 @@ async def retire_store(
                 retired += dry_run or await _retired(core, stream, store_id, metadata)
             except (Inconsistent, Rejected) as error:
                 failed.append((stream.state, str(error)))
+    failed += [(error.path, error.what) for error in strange]
     return RetirementReport(checked=checked, retired=retired, failed=tuple(failed[:LISTED_MAX]))
 
 

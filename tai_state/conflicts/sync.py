@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import anyio
 import msgspec
@@ -27,11 +27,13 @@ from tai_state.errors import (
     TaiStateError,
     VersionConflict,
 )
+from tai_state.history.essentials import all_governors
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
+from tai_state.history.unfinished import unfinished_restores
 from tai_state.streams.changes import always, append_of
 from tai_state.streams.core import Core, HasCore, core_of
-from tai_state.streams.planning import Composition
+from tai_state.streams.planning import Composition, Draft
 from tai_state.values.checks import check_flag, check_long_work
 from tai_state.values.clocks import ClockOrder, compare
 from tai_state.values.ids import escape_id, stored_id
@@ -79,7 +81,7 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         sent: how many events the second store took over from the first.
         received: how many events the first store took over from the second.
         joined: how many states had been changed in both stores, and were joined.
-        conflicts: the first 1,000 of the joined states.
+        conflicts: the joins, the first 1,000; a state that others change meanwhile may be joined more than once.
         failed: the first 1,000 states that could not be synced: path and reason.
         resume: pass this to continue after an interruption; None when all is done.
     """
@@ -109,6 +111,7 @@ class _Done(NamedTuple):
     received: int = 0
     met: tuple[SyncConflict, ...] = ()
     failure: str = ""
+    refusals: int = 0
 
 
 async def sync(
@@ -171,7 +174,7 @@ async def sync(
     some: list[tuple[str, str]] = []
     async with aclosing(_places(one, other, governor_id, resume)) as places:
         async for place in places:
-            if isinstance(place, CorruptDocument):
+            if isinstance(place, Inconsistent):
                 failed = (*report.failed, (place.path, place.what))[:LISTED_MAX]
                 report = msgspec.structs.replace(report, failed=failed)
                 continue
@@ -256,6 +259,7 @@ class _Pair:
                 refusals += 1
                 continue
             done = _Done(done.sent + step.sent, done.received + step.received, done.met + step.met)
+            refusals += step.refusals
             if self._dry_run:
                 return done
         return done._replace(failure=f"other writers changed it {_REFUSALS_MAX} times during the sync")
@@ -267,7 +271,7 @@ class _Pair:
             return _Done(sent=count)
         if order is ClockOrder.BEFORE and (count := await self._take_over(there, here)) is not None:
             return _Done(received=count)
-        return _Done(met=(await self._join(here, there),))
+        return await self._join(here, there)
 
     async def _take_over(self, newer: Side, older: Side) -> int | None:
         """Append the newer side's next events to the older side; None if they do not continue its stream."""
@@ -278,22 +282,34 @@ class _Pair:
             return len(unseen.events)
         return await take_over(newer, older, unseen, self._persisters[newer.core])
 
-    async def _join(self, here: Side, there: Side) -> SyncConflict:
+    async def _join(self, here: Side, there: Side) -> _Done:
         """Write the event that joins both sides to each of them."""
         draft, data, resolution = await self._joiner.join(here, there)
+        refusals = 0
         if not self._dry_run:
-            for side in (here, there):
-                append = append_of(side.stream, side.version, (draft,))
-                await side.core.appender.append_one(append, always(Composition((draft,), data)))
+            # The sync that is the first to write it has joined them: every sync begins with the same side.
+            one, other = sorted((here, there), key=lambda side: side.core.store_id)
+            draft = msgspec.structs.replace(draft, call=one.core.settings.new_id())
+            await self._append(one, draft, data)
+            try:
+                await self._append(other, draft, data)
+            except VersionConflict:  # that side has changed, or has got the event already: the next step sees it
+                refusals = 1
             facts = {"path": here.stream.state, "discarded": len(resolution.discarded)}
             _logger.warning("both stores had changed a state; its two streams were joined", extra=facts)
-        return SyncConflict(
+        conflict = SyncConflict(
             governor_id=here.stream.governor_id,
             state_id=here.stream.state_id,
             event_id=draft.event_id,
             strategy=resolution.strategy,
             discarded=len(resolution.discarded),
         )
+        return _Done(met=(conflict,), refusals=refusals)
+
+    @staticmethod
+    async def _append(side: Side, draft: Draft, data: dict[str, Any] | None) -> None:
+        append = append_of(side.stream, side.version, (draft,))
+        await side.core.appender.append_one(append, always(Composition((draft,), data)))
 
 
 def _drift(here: Side, there: Side) -> str:
@@ -319,7 +335,7 @@ def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence
         same=report.same + sum(each == _Done() for each in done),
         sent=report.sent + sum(each.sent for each in done),
         received=report.received + sum(each.received for each in done),
-        joined=report.joined + len(met),
+        joined=report.joined + sum(bool(each.met) for each in done),
         conflicts=(*report.conflicts, *met)[:LISTED_MAX],
         failed=(*report.failed, *failures)[:LISTED_MAX],
         resume=places[-1],
@@ -328,13 +344,16 @@ def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence
 
 async def _places(
     first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None
-) -> AsyncGenerator[tuple[str, str] | CorruptDocument, None]:
+) -> AsyncGenerator[tuple[str, str] | Inconsistent, None]:
     """The governor and id of each state in either store; the error of a document whose path names none."""
-    async for governor in _governors(first, second, governor_id, resume):
-        found = _id_of(first.layout.governors, governor)
-        if isinstance(found, CorruptDocument):
-            yield found
-            continue
+    strange: list[Inconsistent] = []
+    governors = await _governors(first, second, governor_id, resume, strange)
+    for core in (first, second):
+        one = None if governor_id is None else core.layout.restore(governor_id)
+        strange += [each for each in await unfinished_restores(core) if one in (None, each.path)]
+    for error in strange:
+        yield error
+    for found in governors:
         async for state in _states(first, second, found, resume):
             state_id = _id_of(first.layout.states(found), state)
             yield state_id if isinstance(state_id, CorruptDocument) else (found, state_id)
@@ -347,16 +366,19 @@ def _id_of(collection: str, segment: str) -> str | CorruptDocument:
         return error
 
 
-def _governors(first: Core, second: Core, governor_id: str | None, resume: tuple[str, str] | None) -> Paged[str]:
-    """The escaped ids of the governors of both stores."""
+async def _governors(
+    first: Core,
+    second: Core,
+    governor_id: str | None,
+    resume: tuple[str, str] | None,
+    strange: list[Inconsistent],
+) -> list[str]:
+    """The ids of the governors of both stores, in order; ``strange`` receives documents whose id is not one."""
     if governor_id is not None:
-        return _merged(*(_only(core, escape_id(governor_id)) for core in (first, second)))
+        return [governor_id]
+    found = {each for core in (first, second) for each in await all_governors(core, strange)}
     start = "" if resume is None else escape_id(resume[0])
-    return _merged(*(core.engine.scan(Scan(core.layout.governors, start=start)) for core in (first, second)))
-
-
-def _only(core: Core, segment: str) -> Paged[Document]:
-    return core.engine.scan(Scan(core.layout.governors, start=segment, end=after(segment)))
+    return sorted((each for each in found if escape_id(each) >= start), key=escape_id)
 
 
 def _states(first: Core, second: Core, governor_id: str, resume: tuple[str, str] | None) -> Paged[str]:

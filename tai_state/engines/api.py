@@ -87,10 +87,16 @@ Write: TypeAlias = Put | Delete | Check
 
 
 class Shape(Generic[S]):
-    """The struct that the fields of one kind of document must fit, with its decoder."""
+    """The struct that the fields of one kind of document must fit, with its decoder.
 
-    def __init__(self, struct: type[S]) -> None:
+    Args:
+        struct: the struct.
+        advice: what to do about a damaged document of this kind, in the imperative.
+    """
+
+    def __init__(self, struct: type[S], advice: str = "run `tai-state verify`") -> None:
         self.struct = struct
+        self.advice = advice
         self.from_json: Callable[[bytes], S] = msgspec.json.Decoder(struct).decode
 
 
@@ -159,17 +165,18 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
         Raises:
             CorruptDocument: it is damaged, or a field is missing or has the wrong type; the message names the field,
-                not its value.
+                not its value, and says what to do.
         """
         try:
             content = self.content
             if type(content) is bytes:
                 return shape.from_json(content)
             if isinstance(content, Damage):
-                raise CorruptDocument(self.path, content.what)
+                raise CorruptDocument(self.path, f"{content.what}: {shape.advice}")
             return msgspec.convert(content, shape.struct)
         except NOT_JSON as error:
-            raise CorruptDocument(self.path, f"does not fit {shape.struct.__name__}: {error}") from None
+            what = f"does not fit {shape.struct.__name__}: {error}: {shape.advice}"
+            raise CorruptDocument(self.path, what) from None
 
     def _json(self) -> bytes:
         content = self.content
@@ -246,7 +253,8 @@ class Capabilities:
         durable: whether an acknowledged commit survives the end of the process and a loss of power.
         processes: whether several processes may use the store at once.
         shared_clock: whether all users of the store see the same clock in ``time_us``.
-        commit_order: whether the engine is :class:`~tai_state.engines.ordering.CommitOrdered`.
+        commit_order: whether the engine is :class:`~tai_state.engines.ordering.CommitOrdered`. Commits that check one
+            document are then no slower for it.
         max_ops_per_commit: how many writes one commit may have.
         max_bytes_per_commit: how many bytes of JSON one commit may write.
         max_document_bytes: how many bytes of JSON one document may have.

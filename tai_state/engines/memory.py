@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol, Self
 
 import anyio.lowlevel
@@ -176,6 +177,10 @@ class MemoryEngine:
         return Reading(tuple(self._documents.get(path) for path in paths), self._clock.now_us())
 
     def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        return Paged(limited(self._once(partial(self._scanned, scan)), scan.limit))
+
+    def _once(self, find: Callable[[], list[Document]]) -> Callable[[], Awaitable[Sequence[Document] | None]]:
+        """One page with all that is found when it is fetched."""
         is_fetched = False
 
         async def fetch() -> Sequence[Document] | None:
@@ -183,13 +188,17 @@ class MemoryEngine:
             await self._checkpoint()
             if is_fetched:
                 return None
-            found = self._scanned(scan)
+            found = find()
             is_fetched = True
-            return [each for each in found if is_chosen(each, scan.where)] if scan.where else found
+            return found
 
-        return Paged(limited(fetch, scan.limit))
+        return fetch
 
     def _scanned(self, scan: Scan) -> list[Document]:
+        found = self._ranged(scan)
+        return [each for each in found if is_chosen(each, scan.where)] if scan.where else found
+
+    def _ranged(self, scan: Scan) -> list[Document]:
         if not scan.by:
             return self._documents.ordered(scan.collection, scan.start, scan.end)
         chosen = [
@@ -204,18 +213,12 @@ class MemoryEngine:
     def changed(self, collection: str, after: int = 0, limit: int | None = None) -> Paged[Document]:
         """See :class:`~tai_state.engines.ordering.CommitOrdered`."""
         check_changed(collection, after, limit)
-        is_fetched = False
 
-        async def fetch() -> Sequence[Document] | None:
-            nonlocal is_fetched
-            await self._checkpoint()
-            if is_fetched:
-                return None
+        def find() -> list[Document]:
             found = [each for each in self._documents.ordered(collection, "", None) if each.revision > after]
-            is_fetched = True
             return sorted(found, key=lambda each: each.revision)
 
-        return Paged(whole_commits(fetch, limit))
+        return Paged(whole_commits(self._once(find), limit))
 
     async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
         encoded = {write.path: msgspec.json.encode(write.fields) for write in writes if isinstance(write, Put)}

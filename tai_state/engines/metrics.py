@@ -11,7 +11,8 @@ class Metrics(Observer):
     """Counts the changes of states: ``open_store(…, observer=Metrics())``. All counts only grow.
 
     A change is one call, such as ``save_state``; a whole transaction; or a batch of an import. If a transaction runs
-    again because its commit met a conflict, each commit is a change of its own. Changes of locks are not counted.
+    again because a read or its commit met a conflict, each run is a change of its own. Changes of locks are not
+    counted.
 
     Attributes:
         updates: how many changes were made, or found made by an earlier call with the same event ids.

@@ -48,11 +48,14 @@ class Attempted(msgspec.Struct, frozen=True, kw_only=True):
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """How a change ended: of states, of locks, or of anything else that the library writes.
 
+    A transaction that meets a conflict before its commit, at a read for example, is such an end, too.
+
     Attributes:
         kind: what it was a change of.
         paths: the paths of its documents.
         attempts: how many commits were sent for it; 0 if looking was enough.
-        seconds: the time from its first commit or look to its end.
+        seconds: the time from its first commit or look to its end; 0 for a transaction that met a conflict before
+            its commit.
         error: the name of the error class that it ended with; None: it succeeded.
     """
 

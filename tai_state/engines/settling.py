@@ -137,7 +137,7 @@ class _Course(Generic[R]):
             return Done(commit.accepted(await self._waist.commit(commit.writes)))
         except _FAILURES as failure:
             return self.failed(commit, failure, begun)
-        except TaiStateError as error:  # says nothing of an earlier copy
+        except Exception as error:  # noqa: BLE001 - says nothing of an earlier copy: raised, itself or as the cause
             return Failed(error)
 
     def failed(self, commit: Commit[R], failure: _Failure, begun: float) -> Verdict[R] | None:
@@ -170,7 +170,7 @@ class _Course(Generic[R]):
                 await self._pause()
             try:
                 look = await self._read(look, wanted)
-            except TaiStateError as error:
+            except Exception as error:  # noqa: BLE001 - RuntimeError, too: the engine may have been closed meanwhile
                 self._check_may_go_on(error)
                 is_again = True
                 continue
@@ -224,11 +224,12 @@ class _Course(Generic[R]):
         except Exception as error:  # noqa: BLE001 - raised in the end, itself or as the cause
             return Failed(error)
 
-    def _check_may_go_on(self, error: TaiStateError) -> None:
+    def _check_may_go_on(self, error: Exception) -> None:
         """Raise if no further look is possible; the outcome is then unknown if a commit may have been applied."""
         if self._failure is None and not self._is_open:
             raise error
-        if not error.is_transient or self._looks >= self._bounds.attempts_max or self._is_over:
+        is_transient = isinstance(error, TaiStateError) and error.is_transient
+        if not is_transient or self._looks >= self._bounds.attempts_max or self._is_over:
             raise self._unsettled() if self._is_open else self._failure or error from error
 
     def _given_up(self) -> R:

@@ -7,6 +7,7 @@ import msgspec
 from tai_state.engines.api import Document
 from tai_state.errors import CorruptDocument, Inconsistent, ReducerMissing
 from tai_state.history.folding import Folding, first_fold
+from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded
 from tai_state.streams.records import (
@@ -38,7 +39,7 @@ class Finding(msgspec.Struct, frozen=True):
     Attributes:
         path: the document.
         kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot``,
-            ``marker``, ``retired``, ``governor``, ``restore`` or ``time``.
+            ``marker``, ``retired``, ``governor``, ``store``, ``restore`` or ``time``.
         message: what is wrong with the document, in one sentence.
     """
 
@@ -156,7 +157,9 @@ class StreamCheck:
         elif self.is_outrun and not has_moved:
             wrong.append("its version is not that of its last event")
         for version in self._snapshots:
-            self.find(self.stream.snapshot(version), "snapshot", "is a snapshot of a version that has no event")
+            self.find(
+                self.stream.snapshot(version), "snapshot", f"is a snapshot of a version that has no event: {_RECOVER}"
+            )
         kind, what = self._lost or ("state", "; ".join(wrong))
         if what:
             self.find(self.stream.state, kind, f"{what}: {_RECOVER if self._is_mendable else _RESTORE}")
@@ -241,18 +244,18 @@ class StreamCheck:
 
     def _snapshot(self, event: EventRecord, document: Document | None) -> None:
         path = self.stream.snapshot(event.version)
+        as_of = self._as_of or event.as_of
+        self._kept_as_of = None
         if document is None:
-            self.find(path, "snapshot", "is missing although the state lists it")
-            self._kept_as_of = None
+            self.find(path, "snapshot", f"is missing although the state lists it: {_RECOVER}")
             return
         try:
             snapshot = document.decode(SNAPSHOT)
         except Inconsistent as error:
             self.find(path, "corrupt", error.what)
             return
-        as_of = self._as_of or event.as_of
         if not is_state_after(snapshot, event) or as_of not in ("", snapshot.as_of):
-            self.find(path, "snapshot", "is not the state at its version")
+            self.find(path, "snapshot", f"is not the state at its version: {_RECOVER}")
             return
         self._is_mendable = True
         self._as_of = self._kept_as_of = snapshot.as_of
@@ -265,7 +268,7 @@ def _to_restore(error: Inconsistent) -> str:
     """What is wrong with an event that cannot be read, with the advice that holds for events."""
     if not isinstance(error, CorruptDocument):
         return error.what
-    return f"{error.what.partition(': restore')[0].partition(': run')[0]}: {_RESTORE}"
+    return f"{fault(error)}: {_RESTORE}"
 
 
 def _differences(record: StateRecord, event: EventRecord, path: str) -> list[str]:

@@ -10,6 +10,7 @@ from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.unfinished import governors_of_restores
 from tai_state.streams.core import Core
+from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, GOVERNOR, MARKER, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
@@ -48,7 +49,7 @@ async def governor_problem(core: Core, governor_id: str) -> str | None:
             try:
                 document.decode(GOVERNOR)
             except Inconsistent as error:
-                return error.what.partition(": restore")[0]
+                return fault(error)
             return None
         if look == 0 and not await _has_documents(core, governor_id):
             return None
@@ -64,7 +65,7 @@ async def mend_governor(core: Core, governor_id: str) -> bool:
 
 
 async def without_marker(core: Core, events: Sequence[tuple[Stream, EventRecord]]) -> list[Put]:
-    """The writes that give each event with a caller's id the marker that it lacks, or that names another place."""
+    """The writes that give each event with a caller's id the marker that it lacks, or that is damaged or wrong."""
     lacking: list[Put] = []
     paths = [stream.marker(record.event_id) for stream, record in events]
     markers = (await core.engine.read(paths)).documents if paths else ()
@@ -82,22 +83,28 @@ async def without_marker(core: Core, events: Sequence[tuple[Stream, EventRecord]
 
 
 async def _is_unfit(core: Core, stream: Stream, event: EventRecord, marker: Document | None) -> bool:
-    """Whether the marker of an event's id is missing, or names a place where no event has that id."""
-    if marker is None:
+    """Whether the marker of an event's id is missing or damaged, or names a place where no event has that id."""
+    sound = _sound(marker)
+    if sound is None:
         return True
     try:
-        record = marker.decode(MARKER)
+        record = sound.decode(MARKER)
         if (record.state_id, record.version) == (stream.state_id, event.version):
             return False
         named = core.layout.stream(stream.governor_id, record.state_id).event(record.version)
         [document] = (await core.engine.read([named])).documents
         return document is None or document.decode(EVENT).event_id != event.event_id
-    except (Inconsistent, InvalidId):
-        return False  # a finding of the check of markers, or of the named stream
+    except InvalidId:
+        return True
+    except Inconsistent:
+        return False  # the event in that place is damaged, and may have had this id
 
 
-async def mend_markers(core: Core, governor_id: str) -> list[str]:
-    """Make the markers of a governor anew that are missing or name another place. Returns the paths of these."""
+async def mend_markers(core: Core, governor_id: str) -> tuple[list[str], list[Inconsistent]]:
+    """Make all missing, damaged or wrong markers of a governor anew, from its events.
+
+    Returns the paths of those that were mended, and what is wrong with those that no event can give back.
+    """
     mended: list[str] = []
     documents = core.engine.scan(Scan(core.layout.events(governor_id)))
     while page := await take(documents, MARKERS_AT_ONCE):
@@ -112,7 +119,19 @@ async def mend_markers(core: Core, governor_id: str) -> list[str]:
                 events.append((place.stream, record))
         lacking = await without_marker(core, events)
         mended += [put.path for put in lacking if await write_unless_moved(core.engine, [put], core.bounds)]
-    return mended
+    what = "is damaged, and no event that is left can give it back: restore a backup"
+    lost = [each.path async for each in core.engine.scan(Scan(core.layout.ids(governor_id))) if _sound(each) is None]
+    return mended, [CorruptDocument(path, what) for path in lost]
+
+
+def _sound(marker: Document | None) -> Document | None:
+    """A marker that is there and can be read."""
+    try:
+        if marker is not None:
+            marker.decode(MARKER)
+    except CorruptDocument:
+        return None
+    return marker
 
 
 async def _has_documents(core: Core, governor_id: str) -> bool:

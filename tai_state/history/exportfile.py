@@ -73,13 +73,23 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class TransferStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export or a restore moved."""
+    """What an export or a restore moved.
+
+    Attributes:
+        governor: the id of the governor.
+        states: how many states the file has.
+        events: how many events it has.
+        snapshots: how many kept snapshots it has.
+        markers: how many markers of callers' event ids it has.
+        kept: the paths of what the restore left out, to keep what others have made meanwhile; the first 1,000.
+    """
 
     governor: str
     states: int
     events: int
     snapshots: int
     markers: int
+    kept: tuple[str, ...] = ()
 
 
 class Problem(msgspec.Struct, frozen=True):

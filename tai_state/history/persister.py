@@ -29,7 +29,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition
 from tai_state.streams.reader import Folded
 from tai_state.streams.writing import Intent
-from tai_state.values.checks import check_callable, check_duration, check_long_work
+from tai_state.values.checks import check_callable, check_duration, check_flag, check_long_work
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, NewEvent
 from tai_state.values.expected import NO_STATE, Expected
@@ -292,17 +292,25 @@ class StateMachinePersister:
         await self._require(governor_id)
         return await Export(self._core).run(governor_id, file)
 
-    async def import_history(self, path: str | PathLike[str]) -> TransferStats:
+    async def import_history(self, path: str | PathLike[str], *, keep_changed: bool = False) -> TransferStats:
         """Restore an exported governor, with its digests, into a store that does not have it.
 
-        The whole file is checked first. If the restore is interrupted, run it again to go on from where it stopped.
+        The whole file is checked first. If the restore is interrupted, run it again to go on from where it stopped. A
+        state that was whole by then, and was changed since, keeps its changes.
+
+        Args:
+            path: the file.
+            keep_changed: if states were made in the governor before an interrupted restore went on, keep them as they
+                are and leave out those of the file; the result's ``kept`` names them.
 
         Raises:
-            GovernorExists: the governor already has states or events; nothing was written.
+            GovernorExists: the governor already has states or events, and nothing was written; or states were made in
+                it after the restore had begun: ``changed`` names them, and all others are restored.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
                 release can read.
         """
-        return await Restore(self._core).run(_file(path))
+        check_flag(keep_changed, "keep_changed")
+        return await Restore(self._core).run(_file(path), keep_changed=keep_changed)
 
     async def import_csv(
         self,

@@ -18,6 +18,7 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, StateNotFound
+from tai_state.history.dropping import drop_damaged_snapshots
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
@@ -25,6 +26,7 @@ from tai_state.history.retirements import mend_records
 from tai_state.history.survey import states_without_events, streams_with_events
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
+from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import (
     STATE,
@@ -55,8 +57,8 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         rebuilt: the paths of states that did not agree, and were rebuilt; also of governors, markers and records of
             retired stores that were missing or wrong, and were made anew.
         unchecked: the paths of states that need a reducer that was not given.
-        failed: the path and reason of each state that cannot be repaired, and of each document that belongs to no
-            state.
+        failed: the path and reason of each document because of which a state cannot be repaired, and of each that
+            belongs to no state.
         resume: pass it to go on after an interruption; None when all is done.
     """
 
@@ -123,6 +125,9 @@ class Recovery:
         resume: tuple[str, str] | None,
     ) -> RecoveryReport:
         """Recover all states of one governor, or of all."""
+        core = self._core
+        if await mend_store(core.engine, core.layout, core.bounds, core.store_id):
+            self._mended.append(core.layout.store)
         report = RecoveryReport(resume=resume)
         pending: list[Stream] = []
         async with aclosing(self._streams(governor_id, resume)) as streams:
@@ -322,6 +327,9 @@ class Recovery:
         async def one(stream: Stream) -> None:
             try:
                 outcomes[stream.state] = (await self.recover_one(stream)).is_rebuilt
+                if await drop_damaged_snapshots(self._core, stream):
+                    await self.recover_one(stream)  # what is counted since the newest snapshot may be wrong now
+                    outcomes[stream.state] = True
             except Exception as error:  # noqa: BLE001 - raised below, and in no group
                 outcomes[stream.state] = error
 
@@ -335,8 +343,8 @@ class Recovery:
         rebuilt = [path for path, outcome in in_order if outcome is True]
         unchecked = [path for path, outcome in in_order if isinstance(outcome, ReducerMissing)]
         failed = [
-            (path, outcome.what)
-            for path, outcome in in_order
+            (outcome.path, outcome.what)
+            for _, outcome in in_order
             if isinstance(outcome, Inconsistent) and not isinstance(outcome, ReducerMissing)
         ]
         return RecoveryReport(
@@ -367,7 +375,9 @@ class Recovery:
                 async with aclosing(find(self._core, governor, strange=self._strange)) as streams:
                     async for stream in streams:
                         yield stream
-            self._mended += await mend_markers(self._core, governor)
+            mended, lost = await mend_markers(self._core, governor)
+            self._mended += mended
+            self._strange += lost
             self._mended += await mend_records(self._core, governor, self._strange)
 
 

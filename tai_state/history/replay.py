@@ -11,12 +11,13 @@ import msgspec
 from tai_state.engines.api import Document
 from tai_state.engines.paging import Paged
 from tai_state.errors import EventSourcingError, InvalidData, NotRetained, StateNotFound
+from tai_state.history.extents import Extent, extent_of
 from tai_state.history.folding import Folding, Reducer, Reducers, first_fold
 from tai_state.history.searching import TimeSearch
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, Stored, floor_of, missing_event_error, stored_record
-from tai_state.streams.records import EventRecord, StateRecord
+from tai_state.streams.records import EventRecord
 from tai_state.streams.snapshots import kept_if_sound, where_kept
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_callable, check_whole
@@ -76,7 +77,7 @@ class Replay:
             check_whole(until, "until")
         if reducer is not None:
             check_callable(reducer, "reducer")
-        begun: tuple[StateRecord, Walk, Paged[JsonEvent]] | None = None
+        begun: tuple[Extent, Walk, Paged[JsonEvent]] | None = None
 
         async def fetch() -> Iterable[JsonEvent] | None:
             nonlocal begun
@@ -92,8 +93,8 @@ class Replay:
 
     async def _walk(
         self, stream: Stream, after: int, until: int | None, reducer: Reducer | None
-    ) -> tuple[StateRecord, Walk, Paged[JsonEvent]]:
-        """The record of a state, and a walk over its events, from the nearest base."""
+    ) -> tuple[Extent, Walk, Paged[JsonEvent]]:
+        """The extent of a stream, and a walk over its events, from the nearest base."""
         state, base = await self.begin(stream, after)
         before, reached = base.folded, base.version
         if base is BEGINNING and 0 < after == state.floor - 1:
@@ -110,8 +111,8 @@ class Replay:
         )
         return state, walk, walk.over(self._core.engine, until)
 
-    async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[StateRecord, Base]:
-        """The record of a state, and the newest sound base at or before a version (or a time, if none is given).
+    async def begin(self, stream: Stream, version: int | None, until: str | None = None) -> tuple[Extent, Base]:
+        """The extent of a stream, and the newest sound base at or before a version (or a time, if none is given).
 
         This takes one read if the event of that version carries the state, or if a snapshot is near that this process
         knows of. Otherwise it takes two to four, and more if many events before it left the state as it was.
@@ -123,9 +124,7 @@ class Replay:
         hinted = next(iter(_rounds(head.kept if head else (), version)), ())
         exact = [stream.event(version)] if version else []
         document, *others = await self._read([stream.state, *exact, *_places(stream, hinted)])
-        if document is None:
-            raise StateNotFound(stream.state)
-        record = self._core.checked(stream, document)
+        record = await extent_of(self._core, stream, document)
         if exact and (event := others.pop(0)) is not None:
             stored = stored_record(stream, event)
             folded = await self._shown(stream, stored.record, record.kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tai_state.errors import Inconsistent, StateNotFound
+from tai_state.history.extents import extent_of
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import floor_of, missing_event_error, stored_record
@@ -35,13 +36,11 @@ class TimeSearch:
             CorruptDocument: the event that decides is damaged.
             EventSourcingError: it is missing.
         """
-        found = await self._core.read_state(self._stream)
-        if found is None:
-            raise StateNotFound(self._stream.state)
-        record = found[1]
-        if record.as_of <= self._until:
-            return record.version
-        low, high, shows_low = record.floor - 1, record.version, False
+        [document] = (await self._core.engine.read([self._stream.state])).documents
+        extent = await extent_of(self._core, self._stream, document)
+        if extent.as_of is not None and extent.as_of <= self._until:
+            return extent.version
+        low, high, shows_low = extent.floor - 1, extent.version + (extent.as_of is None), False
         while high - low > 1:
             times, strange = await self._times(low, high)
             if not times:

@@ -9,6 +9,7 @@ state without its events.
 from __future__ import annotations
 
 import gzip
+import logging
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, nullcontext
@@ -20,7 +21,7 @@ from typing import IO, Any
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Moment, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Moment, Put, Scan, Write
 from tai_state.engines.batching import Batches, Weight
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite, write
@@ -43,10 +44,11 @@ from tai_state.history.exportfile import (
     check_export,
     lines_of,
 )
+from tai_state.history.restoring import Item, due, item_of
 from tai_state.history.unfinished import RESTORE, RestoreRecord, unfinished_restore
 from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
-from tai_state.streams.layout import Layout
+from tai_state.streams.layout import Layout, Stream
 from tai_state.streams.reader import missing_event_error
 from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
@@ -64,6 +66,10 @@ class Begun(Enum):
 """How far the restore of a file is when it is asked for."""
 
 _BUFFER_BYTES = 1024 * 1024
+_logger = logging.getLogger("tai_state.history")
+
+LISTED_MAX = 1_000
+"""How many changed documents are named."""
 
 
 class Export:
@@ -145,48 +151,67 @@ class Restore:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    async def run(self, path: Path) -> TransferStats:
+    async def run(self, path: Path, *, keep_changed: bool = False) -> TransferStats:
         """Restore a file. If interrupted, run it again with the same file to go on from where it stopped.
 
+        A state that was whole already, and went on since, stays as it is. So does what somebody made meanwhile in the
+        place of something in the file: all else is restored, and then it is named.
+
+        Args:
+            path: the file.
+            keep_changed: leave out what has been changed, and finish the restore.
+
         Raises:
-            GovernorExists: the governor already exists; nothing was written.
+            GovernorExists: the governor already exists, and nothing was written; or states were made in it after the
+                restore had begun: ``changed`` names them, and all others are restored.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
                 release can read; nothing was written.
         """
         header, stats = await anyio.to_thread.run_sync(check_export, path)
         begun = await self._begin(header)
         is_untouched = begun is Begun.NEW
+        changed: dict[str, Stream | None] = {}
         batches = self._batches(header.governor_id, path)
         while batch := await anyio.to_thread.run_sync(next, batches, None):
             try:
-                await (self._compare(batch) if begun is Begun.FINISHED else self._put(batch))
+                if begun is Begun.FINISHED:
+                    await self._compare(batch)
+                else:
+                    rest = [each for each in batch if each.stream is None or each.stream not in changed.values()]
+                    changed |= await self._put(rest, begun, is_first=is_untouched)
             except (GovernorExists, Rejected):
                 if is_untouched:
                     note = self._core.layout.restore(header.governor_id)
                     await write(self._core.engine, [Delete(note, ANYTHING)], self._core.bounds)
                 raise
             is_untouched = False
+        if changed and not keep_changed:
+            raise GovernorExists(next(iter(changed)), tuple(changed)[:LISTED_MAX])
         await self._end(header)
-        return stats
+        for each in changed:
+            _logger.warning("a restore left out what was changed meanwhile", extra={"path": each})
+        return msgspec.structs.replace(stats, kept=tuple(changed)[:LISTED_MAX])
 
-    def _batches(self, governor_id: str, path: Path) -> Iterator[list[Put]]:
+    def _batches(self, governor_id: str, path: Path) -> Iterator[list[Item]]:
         """The documents of a file, in batches that each fit into one commit."""
 
-        def weigh(document: tuple[Put, int]) -> Weight:
-            put, length = document
-            return Weight(1, len(put.path.encode()) + length)
+        def weigh(document: tuple[Item, int]) -> Weight:
+            item, length = document
+            return Weight(1, len(item.put.path.encode()) + length)
 
         for batch in Batches(self._core.engine.capabilities).split(self._documents(governor_id, path), weigh):
-            yield [put for put, _ in batch]
+            yield [item for item, _ in batch]
 
-    def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Put, int]]:
+    def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Item, int]]:
         """The documents of a file, each with the length of its line."""
+        layout = self._core.layout
         for line, length in lines_of(path):
             if line.kind == "end":
                 return
             # A governor document may already be there, with nothing under it, if a first write was refused.
             require = ANYTHING if line.kind == "governor" else ABSENT
-            yield Put(_path(self._core.layout, governor_id, line), line.fields, require), length
+            put = Put(_path(layout, governor_id, line), line.fields, require)
+            yield item_of(layout, governor_id, line, put), length
 
     async def _begin(self, header: Header) -> Begun:
         """Store a note that this restore is under way, unless the governor already exists."""
@@ -216,37 +241,48 @@ class Restore:
         note = self._core.layout.restore(header.governor_id)
         await write(self._core.engine, [Put(note, finished)], self._core.bounds)
 
-    async def _compare(self, batch: list[Put]) -> None:
+    async def _compare(self, batch: list[Item]) -> None:
         """Check that the documents of a batch are there, as they are in the file.
 
         Raises:
             GovernorExists: one is not.
         """
-        there = (await self._core.engine.read([put.path for put in batch])).documents
-        for put, document in zip(batch, there, strict=True):
-            if document is None or document.fields() != put.fields:
-                raise GovernorExists(put.path)
+        there = (await self._core.engine.read([item.put.path for item in batch])).documents
+        for item, document in zip(batch, there, strict=True):
+            if document is None or document.fields() != item.put.fields:
+                raise GovernorExists(item.put.path)
 
-    async def _put(self, batch: list[Put]) -> None:
-        """Write the documents of a batch that an earlier attempt has not written.
+    async def _put(self, batch: list[Item], begun: Begun, *, is_first: bool) -> dict[str, Stream | None]:
+        """Write the documents of a batch that are due.
+
+        Returns the paths of what others have changed, so that it was left out, each with its stream.
 
         Raises:
-            GovernorExists: a different document is already there; nothing of the batch was written.
+            GovernorExists: others have changed something of the first batch; nothing was written.
         """
 
-        def decide(look: Look) -> Verdict[None]:
-            left: list[Put] = []
-            for put in batch:
-                document = look.documents[put.path]
-                if document is None or put.require is ANYTHING:
-                    left.append(put)
-                elif document.fields() != put.fields:
-                    return Failed(GovernorExists(put.path))
-            # An earlier attempt wrote the rest.
-            return Commit(left, lambda _: None) if left else Done(None)
+        def decide(look: Look) -> Verdict[dict[str, Stream | None]]:
+            writes: list[Write] = []
+            changed: dict[str, Stream | None] = {}
+            for item in batch:
+                if item.stream is not None and item.stream in changed.values():
+                    continue
+                found = due(item, look.documents)
+                if not isinstance(found, bool):
+                    writes.append(found)
+                elif found and is_first:
+                    return Failed(GovernorExists(item.put.path))
+                elif found:
+                    changed[item.put.path] = None if item.kind == "marker" else item.stream
+            return Commit(writes, lambda _: changed) if writes else Done(changed)
 
-        rewrite = Rewrite([put.path for put in batch], decide)
-        await settle(self._core.engine, rewrite, self._core.bounds, Commit(batch, lambda _: None))
+        if not batch:
+            return {}
+        reads = list(dict.fromkeys([path for item in batch for path in item.reads]))
+        nothing: dict[str, Stream | None] = {}
+        # What nobody has begun can be written without a look.
+        blind = Commit([item.put for item in batch], lambda _: nothing) if begun is Begun.NEW else None
+        return await settle(self._core.engine, Rewrite(reads, decide), self._core.bounds, blind)
 
 
 def _export_error(layout: Layout, governor_id: str, line: Line, problem: Problem) -> TaiStateError:
@@ -260,7 +296,10 @@ def _export_error(layout: Layout, governor_id: str, line: Line, problem: Problem
 
 def _begun(note: Document, header: Header) -> Begun | None:
     """How far the restore of this file is, by the note of a restore; None if that is the note of another one."""
-    record = note.decode(RESTORE)
+    try:
+        record = note.decode(RESTORE)
+    except CorruptDocument:
+        return Begun.UNDER_WAY  # whatever the note said: what is whole stays, and the rest is written
     if record.export_id != header.export_id:
         return None
     return Begun.FINISHED if record.finished else Begun.UNDER_WAY

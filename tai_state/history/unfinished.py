@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tai_state.engines.api import Moment, Scan, Shape
+from tai_state.engines.api import Document, Moment, Scan, Shape
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
 
@@ -16,21 +16,33 @@ class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     finished: bool = False
 
 
-RESTORE = Shape(RestoreRecord)
+_AGAIN = "run `tai-state restore` again, with the same file"
+RESTORE = Shape(RestoreRecord, _AGAIN)
 
 
 async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = None) -> Inconsistent | None:
     """What to say of a governor whose restore is unfinished, or may be, now or at a moment; None if it is finished."""
     path = core.layout.restore(governor_id)
     [document] = (await (at or core.engine).read([path])).documents
+    return None if document is None else _unfinished(document)
+
+
+def _unfinished(note: Document) -> Inconsistent | None:
+    """What to say of a restore, by its note; None if it is finished."""
     try:
-        if document is None or document.decode(RESTORE).finished:
+        if note.decode(RESTORE).finished:
             return None
     except CorruptDocument:
-        what = "is damaged, so it does not say whether a restore of this governor is finished: restore a backup"
-        return CorruptDocument(path, what)
-    what = "says that a restore of this governor is unfinished: run `tai-state restore` again, with the same file"
-    return EventSourcingError(path, what)
+        what = f"is damaged, so it does not say whether a restore of this governor is finished: {_AGAIN}"
+        return CorruptDocument(note.path, what)
+    what = f"says that a restore of this governor is unfinished: {_AGAIN}"
+    return EventSourcingError(note.path, what)
+
+
+async def unfinished_restores(core: Core) -> list[Inconsistent]:
+    """What to say of each governor of this store whose restore is unfinished, or may be."""
+    found = [_unfinished(note) async for note in core.engine.scan(Scan(core.layout.restores))]
+    return [each for each in found if each is not None]
 
 
 async def governors_of_restores(core: Core) -> list[str]:

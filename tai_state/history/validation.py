@@ -14,7 +14,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, Document, Scan
 from tai_state.engines.paging import take
-from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
+from tai_state.errors import Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
@@ -22,6 +22,8 @@ from tai_state.history.retirements import record_problem
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.locks.damage import check_locks
 from tai_state.streams.core import Core
+from tai_state.streams.damage import fault
+from tai_state.streams.identity import store_problem
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
 from tai_state.streams.repeating import states_said
@@ -66,9 +68,11 @@ class Validation:
         self._findings: list[Finding] = []
         self._strange: list[Inconsistent] = []
         self._misplaced: set[str] = set()
+        self._is_partial = False  # whether a restore of the governor has still to write states, each after its events
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
         """Validate one governor, or all."""
+        await self._store()
         if governor_id is not None:
             governors = [governor_id]
         else:
@@ -79,10 +83,9 @@ class Validation:
                 self._find(error.path, "corrupt", error.what)
         for governor in governors:
             restore = await unfinished_restore(self._core, governor)
+            self._is_partial = restore is not None
             if restore is not None:
                 self._find(restore.path, "restore", restore.what)
-                if not isinstance(restore, CorruptDocument):
-                    continue
             for check in (self._governor, self._streams, self._all_states, self._snapshots, self._markers):
                 try:
                     await check(governor)
@@ -95,6 +98,11 @@ class Validation:
             unchecked=self._unchecked,
             findings=tuple(self._findings),
         )
+
+    async def _store(self) -> None:
+        """Check the document of the store itself."""
+        if (error := await store_problem(self._core.engine, self._core.layout)) is not None:
+            self._find(error.path, "store", error.what)
 
     async def _storage(self) -> None:
         """Check the storage below the documents: a damaged index could hide documents from all other checks."""
@@ -139,7 +147,7 @@ class Validation:
             record = None if document is None else document.decode(STATE)
             lost = ("state", "is missing though it has events")
         except Inconsistent as error:
-            record, lost = None, ("corrupt", error.what.partition(": restore")[0])
+            record, lost = None, ("corrupt", fault(error))
         if record is None or document is None:
             check = StreamCheck(stream, self._folding, None, await self._stored(stream), latest, lost)
             return check, None if document is None else document.revision
@@ -157,6 +165,8 @@ class Validation:
 
     async def _finish(self, check: StreamCheck, revision: int | None) -> None:
         """Report the findings of a check, once a second look has confirmed them."""
+        if self._is_partial and revision is None:
+            return
         await self._end(check, revision)
         findings = check.findings
         for _ in range(_LOOKS_MAX - 1):
@@ -221,6 +231,8 @@ class Validation:
             stream, version = place.stream, place.version
             state, snapshot = await self._read([stream.state, document.path])
             record = None if state is None else _intact(state)
+            if state is None and self._is_partial:
+                continue
             if snapshot is not None and (state is None or (record is not None and version not in record.kept)):
                 self._find(document.path, "snapshot", "is not listed by its state: run `tai-state recover`")
 
@@ -234,7 +246,7 @@ class Validation:
         for put in await without_marker(self._core, events):
             if put.require is not ABSENT:
                 self._misplaced.add(put.path)
-                continue
+                continue  # a damaged or wrong marker is a finding of the check of markers
             what = "is missing, so the call with this id would be applied again: run `tai-state recover`"
             self._find(put.path, "marker", what)
 
@@ -254,6 +266,8 @@ class Validation:
             if document.path in self._misplaced:
                 what = "does not name the event that has its id: run `tai-state recover`"
                 self._find(document.path, "marker", what)
+                continue
+            if state is None and self._is_partial:
                 continue
             if event is None:
                 # A missing event below the head is a finding of its stream's check.

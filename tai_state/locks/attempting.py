@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 import anyio
+import msgspec
 
 from tai_state.engines.api import ABSENT, At, Check, Committed, Delete, Put, Write
 from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, Waist, overtaken
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
-from tai_state.locks.common import Common
+from tai_state.locks.common import ATTEMPTS_MAX, Common
 from tai_state.locks.damage import nonce_of
 from tai_state.locks.judging import Outcome, judge_acquiring
 from tai_state.locks.lease import Claim, Tenure
@@ -26,6 +28,9 @@ _logger = logging.getLogger("tai_state.locks")
 _ANSWER_SECONDS_MIN = 1.0
 """How long a caller waits for an answer at least, also one who does not want to wait for the lock."""
 
+_NOBODY = ""
+"""A nonce that no tenure has."""
+
 _SECONDS_MIN = 0.01
 """The shortest pause between two looks at locks that are about to expire."""
 
@@ -35,7 +40,8 @@ class Attempt:
 
     The first commit assumes that all locks are free, without reading them. When a commit is refused or not answered,
     one look decides: if any lock has our nonce, we hold all of them, because one commit writes them all. The lease is
-    counted from the last moment at which the locks were certainly not ours yet.
+    counted from the last moment at which the locks were certainly not ours yet: a look that showed it, or the sending
+    of the first try that may have acquired them. If it is over before we know of it, we take our own locks over.
 
     Args:
         common: what all parts of the locks share.
@@ -44,6 +50,7 @@ class Attempt:
 
     Attributes:
         claim: as given.
+        begun: when it began, by the monotonic clock.
         standings: the locks as last seen; None where there was no lock.
         was_found: whether a look found the tenure; any of the tries may have acquired it.
         takeable_at: when all locks can be taken unless one is renewed or released, by the monotonic clock.
@@ -60,7 +67,10 @@ class Attempt:
         self.standings: Mapping[str, Standing | None] = {}
         self._common = common
         self._layout = common.core.layout
-        self._since = common.monotonic()
+        self.begun = self._since = common.monotonic()
+        self._until = inf if wait_seconds is None else self.begun + max(wait_seconds, _ANSWER_SECONDS_MIN)
+        self._over: int | None = None  # the fence of a tenure that was over before we knew of it
+        self._overs = 0
         self._is_open = False
         self.was_found: bool = False
         self.takeable_at: float = self._since
@@ -95,7 +105,8 @@ class Attempt:
         """Acquire all locks without waiting; None if any of them is held.
 
         Raises:
-            LockAcquisitionFailed: an answer was lost and the outcome could not be looked up.
+            LockAcquisitionFailed: an answer was lost and the outcome could not be looked up, or each answer took longer
+                than the lease lasts.
             StoreUnavailable, StoreTimeout: nothing was acquired.
         """
         return await self._settle(_Acquiring(self, is_single=False), self._commit())
@@ -132,6 +143,9 @@ class Attempt:
             return await self.look()
         # The locks of a waiter that is cancelled before it has left the line must be given back, too.
         self._is_open = tenure is not None or was_open or acquiring.may_arrive
+        while tenure is not None and tenure.remaining_seconds <= 0:
+            self._note_over(tenure.fence)
+            tenure = await settle(self._waist, acquiring, self._bounds, is_open=True)
         return tenure
 
     def judge(self, look: Look, *, is_single: bool) -> Verdict[Tenure | None]:
@@ -141,8 +155,13 @@ class Attempt:
         outcome = judge_acquiring(standings, self.claim.nonce)
         if outcome is Outcome.OURS:
             lock = next(each.lock for each in standings.values() if each and each.record.nonce == self.claim.nonce)
-            self.was_found = True
-            return Done(self._accepted(Committed(lock.revision, lock.updated_us), self._since))
+            tenure = self._tenure(Committed(lock.revision, lock.updated_us), self._since)
+            if tenure.fence != self._over and tenure.remaining_seconds > 0:
+                self.was_found = True
+                return Done(tenure)
+            self._note_over(tenure.fence)
+            standings = {resource: self._takeable(each) for resource, each in standings.items()}
+            outcome = judge_acquiring(standings, _NOBODY)
         self._since = look.asked
         self.standings = standings
         left = max((each.remaining_seconds for each in standings.values() if each is not None), default=0.0)
@@ -201,15 +220,29 @@ class Attempt:
 
     def _commit(self, also: Sequence[Write] = ()) -> Commit[Tenure | None]:
         sent = self._common.monotonic()
-        return Commit([*self._writes(), *also], lambda committed: self._accepted(committed, sent))
+        if not self._is_open:
+            self._since = sent
+        return Commit([*self._writes(), *also], lambda committed: self._tenure(committed, sent))
 
-    def _accepted(self, acquired: Committed, since: float) -> Tenure:
-        """The tenure; raises if it expired before the answer came."""
-        tenure = Tenure(self.claim, acquired, since, self._common.monotonic)
-        if tenure.remaining_seconds > 0:
-            return tenure
-        self.presume_free()
-        raise self.refusal(LockAcquisitionFailed)
+    def _tenure(self, acquired: Committed, since: float) -> Tenure:
+        return Tenure(self.claim, acquired, since, self._common.monotonic)
+
+    def _note_over(self, fence: int) -> None:
+        """Note that a tenure was over before we knew of it; raises if that goes on for too long."""
+        if fence == self._over:
+            return
+        self._over = fence
+        self._overs += 1
+        is_late = self._overs > 1 and self._common.monotonic() >= self._until
+        if is_late or self._overs >= ATTEMPTS_MAX:
+            self.presume_free()
+            raise self.refusal(LockAcquisitionFailed)
+
+    def _takeable(self, standing: Standing | None) -> Standing | None:
+        """A lock as it stands for us, who may take over our own."""
+        if standing is None or standing.record.nonce != self.claim.nonce:
+            return standing
+        return msgspec.structs.replace(standing, remaining_seconds=0.0)
 
 
 class _Acquiring:

@@ -14,6 +14,7 @@ from tai_state.engines.api import Committed, Document, Reading, Scan, Write
 from tai_state.engines.matters import Bounds, Waist
 from tai_state.engines.paging import Paged
 from tai_state.errors import StoreTimeout
+from tai_state.locks.precedence import Precedence
 from tai_state.locks.sighting import Sightings
 from tai_state.locks.statistics import LockWaiter
 from tai_state.streams.core import Core
@@ -43,6 +44,7 @@ class Common:
         sightings: reads documents and remembers how long they stood still.
         number: the greatest number of a place in a queue that this process knows of.
         waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
+        precedence: what this process knows of those who may have to go first.
     """
 
     def __init__(self, core: Core, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -63,6 +65,7 @@ class Common:
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.number: int = 0
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
+        self.precedence: Precedence = Precedence(monotonic)
 
     async def read(self, paths: Sequence[str]) -> Reading:
         """See :class:`~tai_state.engines.api.Engine`."""

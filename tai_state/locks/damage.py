@@ -9,19 +9,13 @@ import msgspec
 
 from tai_state.engines.api import ANYTHING, At, Document, Require, Scan, Shape
 from tai_state.errors import CorruptDocument, Inconsistent
-from tai_state.locks.records import BEAT, BREAK, LOCK, WAITER, WaiterRecord
+from tai_state.locks.records import BEAT, BREAK, CLEANUP, LOCK, WAITER, WaiterRecord
 from tai_state.streams.core import Core
-from tai_state.streams.damage import Report
+from tai_state.streams.damage import Report, fault
+from tai_state.streams.surveying import lock_collections
 from tai_state.values.ids import stored_id
 
 S = TypeVar("S", bound=msgspec.Struct)
-
-_CLEANUP = "`cleanup_expired_locks` removes it"
-_ADVICE: dict[Any, str] = {
-    BEAT: f"it counts as a renewal until the lock is renewed or ends; without a lock, {_CLEANUP}",
-    BREAK: f"{_CLEANUP} a day after it was written",
-    WAITER: f"it is passed over, and {_CLEANUP}",
-}
 
 _logger = logging.getLogger("tai_state.locks")
 
@@ -35,10 +29,10 @@ def decoded(document: Document, shape: Shape[S]) -> S:
     try:
         return document.decode(shape)
     except CorruptDocument as error:
-        what, advice = error.what.partition(": restore")[0].partition(": run")[0], _ADVICE.get(shape)
-        if advice is None:
-            advice = f"run `tai-state unlock {resource_of(document)!r}`, or call `break_lock`"
-        raise CorruptDocument(error.path, f"{what}: {advice}") from None
+        if shape is not LOCK:
+            raise
+        advice = f"run `tai-state unlock {resource_of(document)!r}`, or call `break_lock`"
+        raise CorruptDocument(error.path, f"{fault(error)}: {advice}") from None
 
 
 def resource_of(document: Document) -> str:
@@ -50,7 +44,7 @@ def resource_of(document: Document) -> str:
     try:
         return stored_id(document.path)
     except CorruptDocument as error:
-        raise CorruptDocument(error.path, f"{error.what}, so it belongs to no resource: {_CLEANUP}") from None
+        raise CorruptDocument(error.path, f"{error.what}, so it belongs to no resource: {CLEANUP}") from None
 
 
 def as_read(document: Document) -> Require:
@@ -83,13 +77,11 @@ def nonce_of(document: Document, shape: Shape[Any]) -> str | None:
 
 async def check_locks(core: Core, report: Report) -> None:
     """Report every damaged document that locks have written."""
-    engine, layout = core.engine, core.layout
-    locks = {document.id async for document in engine.scan(Scan(layout.locks))}
-    locks.update(await engine.missing(layout.locks))
+    layout = core.layout
     shapes: dict[str, Shape[Any]] = {layout.locks: LOCK, layout.lockbeats: BEAT, layout.lockbreaks: BREAK}
-    shapes |= {f"{layout.locks}/{each}/waiters": WAITER for each in sorted(locks)}
-    for collection, shape in shapes.items():
-        async for document in engine.scan(Scan(collection)):
+    for collection in await lock_collections(core):
+        shape = shapes.get(collection, WAITER)
+        async for document in core.engine.scan(Scan(collection)):
             try:
                 if shape is LOCK or shape is BEAT:
                     resource_of(document)

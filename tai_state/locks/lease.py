@@ -44,6 +44,7 @@ class Tenure:
     Attributes:
         claim: as given.
         fence: the revision of the acquiring commit.
+        begun: when that commit was sent.
         sign_us: when the last acknowledged commit that acquired or renewed it was made, by the engine's clock.
         since: when the last acknowledged commit that acquired or renewed it was sent.
         sent: when the last commit was sent that acquired it or may have renewed it.
@@ -59,6 +60,7 @@ class Tenure:
     def __init__(self, claim: Claim, acquired: Committed, since: float, monotonic: Callable[[], float]) -> None:
         self.claim = claim
         self.fence: int = acquired.revision
+        self.begun = since
         self.sign_us: int = acquired.time_us
         self.since: float = since
         self.sent: float = since

@@ -14,7 +14,7 @@ import anyio
 
 from tai_state.engines.observing import Waited, tell
 from tai_state.engines.paging import Paged
-from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld
+from tai_state.errors import InvalidData, InvalidId, LockAlreadyHeld, LockLost
 from tai_state.locks.attempting import Attempt
 from tai_state.locks.breaking import broken
 from tai_state.locks.cleaning import Cleanup
@@ -93,13 +93,17 @@ class LockManager:
         cancelled and raises ``LockLost``. An error of the block's own is raised as it is.
 
         Waiting needs no polling: waiters are woken when the lock is released, and try in the order in which they came.
-        A newcomer may still be faster. A waiter that holds other locks searches for deadlocks.
+        Nobody starves. A caller leaves the lock to those of its own manager who wait for it. A manager that acquires a
+        lock again and again, each time less than a second after its last release, looks once a second whether others
+        wait, and then takes its place behind them. So it keeps the lock for about a second at a stretch, or for one
+        tenure if that is longer. A caller that comes just when the lock is free may be faster than those who wait in
+        other processes. A waiter that holds other locks searches for deadlocks.
 
         Args:
             resource: any name.
             ttl_seconds: from the last renewal until others may take over.
-            wait_seconds: how long to wait; 0: do not wait; None: wait without limit. It also bounds the wait for each
-                answer of the engine, but not below a second.
+            wait_seconds: how long to wait; 0: do not wait, and leave the lock to those who do; None: wait without
+                limit. It also bounds the wait for each answer of the engine, but not below a second.
             holder: a name for people to read; by default the host name and process id. It gives no rights: two blocks
                 with the same holder exclude each other.
             holding: for the search for deadlocks, leases that cannot be released before this lock is acquired. Leases
@@ -107,7 +111,7 @@ class LockManager:
                 for this task, and those of :meth:`acquire_lock`.
 
         Raises:
-            LockAlreadyHeld: another caller holds it, and ``wait_seconds`` is 0.
+            LockAlreadyHeld: another caller holds it or goes first, and ``wait_seconds`` is 0.
             LockAcquisitionFailed: the lock could not be acquired in time.
             DeadlockDetected: holders of locks wait for each other in a circle, and this caller came last.
             LockLost: the lease ended before the block did.
@@ -157,13 +161,13 @@ class LockManager:
                 with block:
                     yield leases
         except BaseException as error:
-            loss = await self._keeper.end(tenure)
+            loss = await self._end(tenure)
             if loss is not None and isinstance(error, Exception):
                 error.add_note(str(loss))
             if anyio.get_current_task().id != task:
                 raise RuntimeError(_OTHER_TASK) from error
             raise
-        loss = await self._keeper.end(tenure)
+        loss = await self._end(tenure)
         if loss is not None:
             raise loss
 
@@ -219,6 +223,7 @@ class LockManager:
         """
         self._check_lease(lease)
         await self._keeper.release(lease.tenure)
+        self._common.precedence.released(lease.tenure)
 
     def list_locks(self) -> Paged[LockInfo]:
         """All locks, sorted by resource: those in force, and expired ones that no caller has taken over.
@@ -317,7 +322,7 @@ class LockManager:
         attempt = Attempt(self._common, claim, wait_seconds)
         place: Place | None = None
         try:
-            tenure = await attempt.at_once()
+            tenure = await (attempt.look() if await self._goes_behind(attempt) else attempt.at_once())
             if tenure is None and wait_seconds == 0:
                 raise attempt.refusal(LockAlreadyHeld)
             if tenure is None:
@@ -330,6 +335,20 @@ class LockManager:
             raise
         self._tenures.add(tenure)
         return tenure
+
+    async def _goes_behind(self, attempt: Attempt) -> bool:
+        """Whether others wait who have to go first."""
+        precedence, wants = self._common.precedence, attempt.claim.resources
+        if precedence.are_awaited(wants):
+            return True
+        return (
+            precedence.is_look_due(wants, attempt.begun) and await Place(self._common, attempt, (), inf).finds_others()
+        )
+
+    async def _end(self, tenure: Tenure) -> LockLost | None:
+        loss = await self._keeper.end(tenure)
+        self._common.precedence.released(tenure)
+        return loss
 
     async def _waited(self, place: Place, claim: Claim) -> Tenure:
         """Wait in line, and tell the store's observer how long it took."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -94,10 +94,13 @@ class WaiterRecord(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(str(error)) from None
 
 
+CLEANUP: Final = "`cleanup_expired_locks` removes it"
+"""What to do about a damaged document that nobody needs."""
+
 LOCK = Shape(LockRecord)
-BEAT = Shape(BeatRecord)
-BREAK = Shape(BreakRecord)
-WAITER = Shape(WaiterRecord)
+BEAT = Shape(BeatRecord, f"it counts as a renewal until the lock is renewed or ends; without a lock, {CLEANUP}")
+BREAK = Shape(BreakRecord, f"{CLEANUP} a day after it was written")
+WAITER = Shape(WaiterRecord, f"it is passed over, and {CLEANUP}")
 
 
 class LockInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,7 +95,15 @@ class Sightings:
         there = [document for document in look.documents.values() if document is not None]
         if self._shared_clock:
             return {each.path: Stillness(each, max(0, look.time_us - each.updated_us) / 1e6, True) for each in there}
-        return {each.path: self._sighted(each, look.asked, look.answered) for each in there}
+        return {each.path: self._still(each, look.asked, look.answered) for each in there}
+
+    def told(self, path: str, revision: int | None) -> None:
+        """Note what a watch has just told of a document, so that a later look knows how long it stood still."""
+        if revision is None or self._shared_clock:
+            return
+        before = self._sightings.get(path)
+        if before is None or before.revision < revision:
+            self._sighted(path, revision, self._monotonic())
 
     def standings(self, resources: Sequence[str], seen: Mapping[str, Stillness]) -> dict[str, Standing | None]:
         """The locks on these resources, from a look that includes their paths; None where there is no lock."""
@@ -134,15 +142,22 @@ class Sightings:
 
     def is_gone(self, seen: Stillness, ttl_seconds: float) -> bool:
         """Whether the writer of a document, due to rewrite it every ``ttl_seconds``, has failed to do so."""
-        return seen.still_seconds >= ttl_seconds * self._patience
+        return self.seconds_until_gone(seen, ttl_seconds) <= 0
 
-    def _sighted(self, document: Document, asked: float, answered: float) -> Stillness:
-        before = self._sightings.pop(document.path, None)
-        if before is None or before.revision != document.revision:
-            since = self._marks.since(document.revision, answered)
-            before = _Sighting(document.revision, since, before is not None)
-        self._sightings[document.path] = before
+    def seconds_until_gone(self, seen: Stillness, ttl_seconds: float) -> float:
+        """How long after the look the writer of a document may still rewrite it in time; 0: it has failed to do so."""
+        return max(0.0, ttl_seconds * self._patience - seen.still_seconds)
+
+    def _still(self, document: Document, asked: float, answered: float) -> Stillness:
+        sighting = self._sighted(document.path, document.revision, answered)
+        return Stillness(document, max(0.0, asked - sighting.since), sighting.has_moved)
+
+    def _sighted(self, path: str, revision: int, now: float) -> _Sighting:
+        before = self._sightings.pop(path, None)
+        if before is None or before.revision != revision:
+            before = _Sighting(revision, self._marks.since(revision, now), before is not None)
+        self._sightings[path] = before
         if len(self._sightings) > SIGHTINGS_MAX:
             _, oldest = self._sightings.popitem(last=False)
             self._marks.note(oldest.revision, oldest.since)
-        return Stillness(document, max(0.0, asked - before.since), before.has_moved)
+        return before

@@ -11,6 +11,7 @@ from tai_state.engines.observing import Observer
 from tai_state.errors import InvalidId, UnknownStore
 from tai_state.store.addresses import FORMS, Address
 from tai_state.store.store import StateStore
+from tai_state.streams.damage import Report
 from tai_state.streams.layout import Layout
 from tai_state.streams.policies import EveryEvents, OfOthers, SnapshotPolicy, check_policy
 from tai_state.streams.settings import Settings, SystemClock
@@ -81,6 +82,21 @@ def open_store(
         Layout(_text(root, "root") or address.root, _text(namespace, "namespace") or address.namespace),
         settings,
     )
+
+
+def open_to_look(url: str | None, report: Report) -> StateStore:
+    """A store at an address, to be read or recovered with its data as stored; it is not created.
+
+    It opens even if the store's own document is damaged or missing, which is reported.
+    """
+    address = Address.parse(url)
+    settings = Settings(
+        create=False,
+        snapshots=OfOthers(),
+        upcasting=Upcasting(None, {}),
+        unidentified=report,
+    )
+    return StateStore(address.engine(settings.clock, create=False), address.layout(), settings)
 
 
 def FirestoreStore(  # noqa: N802 - the original's name

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from tai_state.engines.api import Document, Engine
+from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.matters import Bounds
+from tai_state.engines.paging import take
 from tai_state.errors import GovernorNotFound, InvalidData, StateNotFound
 from tai_state.streams.appending import Appender
 from tai_state.streams.changes import Fence, Guard
@@ -129,9 +130,13 @@ class Core:
         Raises:
             GovernorNotFound: nothing was ever written under this governor.
         """
-        path = self.layout.governor(governor_id)
-        if (await self.engine.read([path])).documents == (None,):
-            raise GovernorNotFound(path)
+        layout, path = self.layout, self.layout.governor(governor_id)
+        if (await self.engine.read([path, layout.restore(governor_id)])).documents != (None, None):
+            return
+        for collection in (layout.states(governor_id), layout.events(governor_id)):  # its document may have been lost
+            if await take(self.engine.scan(Scan(collection, limit=1)), 1):
+                return
+        raise GovernorNotFound(path)
 
     async def read_state(self, stream: Stream) -> tuple[Document, StateRecord] | None:
         """Read a state's document and record, deleted or not, and check its hash; None if it was never written.
@@ -177,11 +182,11 @@ async def open_core(engine: Engine, layout: Layout, settings: Settings) -> Async
 
     Raises:
         StoreNotFound: there is no store, and the settings say not to create one.
-        CorruptDocument: the store was not found because its storage is damaged.
+        CorruptDocument: the store's storage, or its own document, is damaged; or that document is missing.
         IncompatibleFormat: a newer release wrote the store.
         StoreUnavailable, StoreTimeout: the engine cannot be reached.
     """
     bounds = Bounds(timeout_seconds=settings.timeout_seconds, jitter=settings.jitter, observer=settings.observer)
     async with engine:
-        store_id = await identify(engine, layout, bounds, create=settings.create)
+        store_id = await identify(engine, layout, bounds, create=settings.create, report=settings.unidentified)
         yield Core(engine, layout, settings, bounds, store_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
@@ -9,6 +10,14 @@ from tai_state.errors import Inconsistent
 
 Report: TypeAlias = Callable[[Inconsistent], None]
 """Called with what is wrong with a document. If it returns, the document is left out."""
+
+
+_ADVICE = re.compile(": (?:run|restore) ")
+
+
+def fault(error: Inconsistent) -> str:
+    """What is wrong with a document, without the advice at the end."""
+    return _ADVICE.split(error.what)[0]
 
 
 def raising(error: Inconsistent) -> NoReturn:

@@ -211,12 +211,27 @@ def follows(stream: Stream, page: Sequence[Document], reached: int | None) -> bo
 
 
 async def floor_of(engine: Engine, stream: Stream) -> int:
-    """The version below which events of the stream may have been cleaned up by now."""
+    """The version below which events of the stream may have been cleaned up by now; 1 if that is not known."""
     [document] = (await engine.read([stream.state])).documents
+    return floor_in(document) or 1
+
+
+def floor_in(document: Document | None) -> int | None:
+    """The version below which events may have been cleaned up, by the document of a state; None if it is not known."""
     try:
-        return 1 if document is None else document.decode(STATE).floor
+        return None if document is None else document.decode(STATE).floor
     except CorruptDocument:
-        return 1
+        return None
+
+
+def check_beginning(stream: Stream, version: int, floor: int | None, after: int = 0) -> None:
+    """Check the first event that there is after a version: those before it must have been cleaned up.
+
+    Raises:
+        EventSourcingError: they are missing.
+    """
+    if floor is not None and version > max(floor, after + 1):
+        raise missing_event_error(stream, max(floor, after + 1), floor)
 
 
 def stored_record(stream: Stream, document: Document, reached: int | None = None, floor: int = 1) -> Stored:
@@ -250,5 +265,5 @@ def check_place(
 def missing_event_error(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
     """The error for an event that is not there."""
     if version < floor:
-        return NotRetained(stream.event(version), "was cleaned up, and there is no snapshot of its state")
+        return NotRetained(stream.event(version), f"was cleaned up: the oldest version left is {floor}")
     return EventSourcingError(stream.event(version), "is missing: restore a backup")

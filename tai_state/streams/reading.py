@@ -18,8 +18,9 @@ from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Place, Stream
-from tai_state.streams.reader import Folded, follows
+from tai_state.streams.reader import Folded, check_beginning, follows, missing_event_error
 from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord, StateRecord
+from tai_state.streams.surveying import every_governor, floors_of
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
@@ -155,8 +156,8 @@ def _of_governor(core: Core, governor_id: str, items: Paged[T]) -> Paged[T]:
     return mapped(items, seen, end)
 
 
-def list_governors(core: Core, *, after: str | None = None, report: Report = raising) -> Paged[str]:
-    """The ids of all governors, in order; with ``after``, only those after that id.
+def list_governors(core: Core, *, after: str | None = None) -> Paged[str]:
+    """The ids of all governors that have a document, in order; with ``after``, only those after that id.
 
     Raises:
         CorruptDocument: a governor's own document is damaged, so its id may be, too.
@@ -164,13 +165,8 @@ def list_governors(core: Core, *, after: str | None = None, report: Report = rai
 
     def ids(page: Iterable[Document]) -> Iterator[str]:
         for document in page:
-            try:
-                document.decode(GOVERNOR)
-                governor_id = stored_id(document.path)
-            except CorruptDocument as error:
-                report(error)
-            else:
-                yield governor_id
+            document.decode(GOVERNOR)
+            yield stored_id(document.path)
 
     return mapped(core.engine.scan(Scan(core.layout.governors, start=_start(after))), ids)
 
@@ -278,8 +274,14 @@ def get_events(
     walk = Walk(core.reader, stream, after=after)
 
     async def end() -> None:
-        if walk.reached is None and await core.read_state(stream) is None:
+        if walk.reached is not None:
+            return
+        found = await core.read_state(stream)
+        if found is None:
             raise StateNotFound(stream.state)
+        version, floor = found[1].version, found[1].floor
+        if limit != 0 and max(floor, after + 1) <= min(version - 1, version if until is None else until):
+            raise missing_event_error(stream, max(floor, after + 1), floor)
 
     return walk.over(core.engine, until, limit, end)
 
@@ -293,12 +295,15 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
         EventSourcingError: an event is missing between two others.
     """
     walk: Walk | None = None
+    floors: dict[str, int | None] = {}
 
     def take(page: Iterable[Document]) -> Iterator[JsonEvent]:
         nonlocal walk
         for document in page:
             stream = _place(core, governor_id, document, "an event").stream
             if walk is None or walk.stream.segment != stream.segment:
+                if stream.segment in floors:
+                    check_beginning(stream, document.decode(EVENT).version, floors[stream.segment])
                 walk = Walk(core.reader, stream)
             yield from walk.events([document])
 
@@ -307,6 +312,8 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
     async def convert(page: Sequence[Document]) -> Iterator[JsonEvent]:
         if walk is not None and not follows(walk.stream, page, walk.reached):
             await walk.look_at_floor(core.engine)
+        floors.clear()
+        floors.update(await floors_of(core, governor_id, page, None if walk is None else walk.stream.segment))
         return take(page)
 
     return _of_governor(core, governor_id, converted(documents, convert))
@@ -327,7 +334,7 @@ def get_events_between(core: Core, governor_id: str, start: datetime, end: datet
 async def get_stats(core: Core, report: Report = raising) -> StoreStats:
     """Counts over the whole store; it reads every state."""
     governors = states = deleted = versions = max_version = snapshots = 0
-    async for governor_id in list_governors(core, report=report):
+    for governor_id in await every_governor(core, report):
         governors += 1
         async for record in _records(core, governor_id, report):
             states += not record.deleted

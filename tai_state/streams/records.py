@@ -188,11 +188,11 @@ class GovernorRecord(msgspec.Struct, frozen=True):
     labels: dict[str, str]
 
 
-STATE = Shape(StateRecord)
-EVENT = Shape(EventRecord)
-SNAPSHOT = Shape(SnapshotRecord)
-MARKER = Shape(MarkerRecord)
-GOVERNOR = Shape(GovernorRecord)
+STATE = Shape(StateRecord, "run `tai-state recover`, or else restore a backup")
+EVENT = Shape(EventRecord, "restore a backup")
+SNAPSHOT = Shape(SnapshotRecord, "run `tai-state recover`")
+MARKER = Shape(MarkerRecord, "run `tai-state recover`")
+GOVERNOR = Shape(GovernorRecord, "run `tai-state recover`")
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -140,12 +140,15 @@ def _recorded_at(change: Change, places: Mapping[str, int], taken: IdempotencyCo
 def _not_there(append: Append, first: int, version: int, taken: IdempotencyConflict, look: Look) -> Verdict[Results]:
     """The verdict on a missing event, one of those that, by a marker, were recorded from a version on."""
     state, path = look.documents[append.stream.state], append.stream.event(version)
-    head = 0 if state is None else state.decode(STATE).version
-    if head < first:
-        return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(path, "is missing: restore a backup"))
-    if head < version:
+    head, floor = 0, 1
+    if state is not None:
+        record = state.decode(STATE)
+        head, floor = record.version, record.floor
+    if first <= head < version:
         return Failed(taken)
-    return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
+    if version < floor:
+        return Failed(NotRetained(path, "the change was made, and its event was cleaned up since"))
+    return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(path, "is missing: restore a backup"))
 
 
 def _marker(append: Append, draft: Draft, look: Look) -> MarkerRecord | None:

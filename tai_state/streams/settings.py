@@ -11,6 +11,7 @@ from functools import partial
 from struct import Struct
 
 from tai_state.engines.observing import Observer
+from tai_state.streams.damage import Report, raising
 from tai_state.streams.policies import EveryEvents, SnapshotPolicy
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.metadata import ChangeMetadata
@@ -70,6 +71,8 @@ class Settings:
         clock: the clock for changes without a timestamp.
         new_id: makes event ids.
         jitter: returns a random number from 0 to 1, for pauses between attempts.
+        unidentified: called if the store's own document is damaged or missing. If it returns, the store is open all the
+            same, but only to be read and recovered: it has no id to write under.
         observer: is told of commits, outcomes and waits; None: no observer.
     """
 
@@ -83,6 +86,7 @@ class Settings:
     new_id: Callable[[], str] = new_id
     observer: Observer | None = None
     jitter: Callable[[], float] = random.random
+    unidentified: Report = raising
 
     @property
     def latest(self) -> str:

@@ -10,10 +10,19 @@ from tai_state.engines.api import Document, Engine, Scan
 from tai_state.engines.paging import Paged, converted
 from tai_state.errors import InvalidData
 from tai_state.streams.layout import Stream
-from tai_state.streams.reader import Folded, StreamReader, check_place, floor_of, follows, missing_event_error
+from tai_state.streams.reader import (
+    Folded,
+    StreamReader,
+    check_beginning,
+    check_place,
+    floor_in,
+    floor_of,
+    follows,
+    missing_event_error,
+)
 from tai_state.streams.records import EVENT, EventRecord, recorded
 from tai_state.values.events import JsonEvent, StateEvent
-from tai_state.values.ids import VERSION_DIGITS
+from tai_state.values.ids import VERSION_DIGITS, versioned
 from tai_state.values.json import decode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.times import from_us, parse_time
@@ -143,7 +152,14 @@ class Walk:
             if end is not None:
                 await end()
 
-        return converted(documents, partial(self.page, engine), at_end)
+        return converted(documents, partial(self._page_of_walk, engine), at_end)
+
+    async def _page_of_walk(self, engine: Engine, documents: Sequence[Document]) -> Iterator[JsonEvent]:
+        """As :meth:`page`; if the walk begins with a later event than it was to, those before it may be missing."""
+        if self.reached is None and documents and documents[0].id > versioned(self.stream.segment, self._after + 1):
+            [state] = (await engine.read([self.stream.state])).documents
+            check_beginning(self.stream, documents[0].decode(EVENT).version, floor_in(state), self._after)
+        return await self.page(engine, documents)
 
     async def page(self, engine: Engine, documents: Sequence[Document]) -> Iterator[JsonEvent]:
         """The events of one page of a scan, as :meth:`events`; it allows for a cleanup since the previous page."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
@@ -51,6 +52,23 @@ async def let_others_run(times: int) -> None:
     """Let every other task run a few steps."""
     for _ in range(times):
         await anyio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def written_together(engine: Engine) -> AsyncGenerator[tuple[list[str], anyio.Event], None]:
+    """The paths of documents that are written together again and again, and an event, set after the last time."""
+    paths = [f"c/{n:02}" for n in range(40)]
+    written = anyio.Event()
+
+    async def write() -> None:
+        for n in range(40):
+            await engine.commit([Put(path, {"n": n}) for path in paths])
+        written.set()
+
+    await engine.commit([Put(path, {"n": -1}) for path in paths])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        yield paths, written
 
 
 async def until(changes: AsyncIterator[DocumentChange], *wanted: DocumentChange) -> list[DocumentChange]:

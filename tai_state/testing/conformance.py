@@ -33,6 +33,7 @@ from tai_state.testing.commit_checks import (
 from tai_state.testing.lifecycle_checks import (
     check_closing_ends_watches,
     check_entered_twice,
+    check_nothing_begins_while_closing,
     check_outside_of_its_block,
 )
 from tai_state.testing.moment_checks import (
@@ -173,6 +174,7 @@ LIFECYCLE_CHECKS: Final[tuple[EngineCheck, ...]] = (
     check_entered_twice,
     check_closing_ends_watches,
     check_closing_ends_moments,
+    check_nothing_begins_while_closing,
 )
 """For every engine, before it is opened."""
 

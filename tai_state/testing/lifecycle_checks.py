@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 
@@ -79,3 +80,30 @@ async def check_closing_ends_watches(engine: Engine) -> None:
             for watch in watches:
                 await watch.__aexit__(None, None, None)
     assert ended == [True, True], "closing the engine did not end a watch"
+
+
+async def check_nothing_begins_while_closing(engine: Engine) -> None:
+    """From the moment when an engine begins to close, each verb raises RuntimeError, also one asked for before."""
+    await engine.__aenter__()
+    asked_before = engine.watch("c/a"), engine.moment()
+    with anyio.fail_after(HANG_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for n in range(20):  # so that there is something to wait for
+                tasks.start_soon(_commit, engine, f"c/{n}")
+            await let_others_run(1)
+            closing = anyio.Event()
+            tasks.start_soon(_close, engine, closing)
+            await closing.wait()
+            for begun in asked_before:
+                assert await raises(RuntimeError, begun.__aenter__()), "something begins while the engine closes"
+            await _is_refused(engine)
+
+
+async def _commit(engine: Engine, path: str) -> None:
+    with suppress(RuntimeError):  # the engine may be closed already
+        await engine.commit([Put(path, {})])
+
+
+async def _close(engine: Engine, closing: anyio.Event) -> None:
+    closing.set()
+    await engine.__aexit__(None, None, None)

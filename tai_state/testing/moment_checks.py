@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import anyio
-
 from tai_state.engines.api import Delete, Engine, Put, Scan, Where
-from tai_state.testing.checking import MANY, fill, ids_of, present, raises
+from tai_state.testing.checking import MANY, fill, ids_of, present, raises, written_together
 
 
 async def check_a_moment_stands_still(engine: Engine) -> None:
@@ -41,17 +39,7 @@ async def check_a_moment_of_many_pages(engine: Engine) -> None:
 
 async def check_a_moment_tears_no_commit(engine: Engine) -> None:
     """Documents that are always written together are the same in all reads and scans of a moment."""
-    paths = [f"c/{n:02}" for n in range(40)]
-    written = anyio.Event()
-
-    async def write() -> None:
-        for n in range(40):
-            await engine.commit([Put(path, {"n": n}) for path in paths])
-        written.set()
-
-    await engine.commit([Put(path, {"n": -1}) for path in paths])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(write)
+    async with written_together(engine) as (paths, written):
         while not written.is_set():
             async with engine.moment() as moment:
                 found = [document.revision async for document in moment.scan(Scan("c"))]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio
-
 from tai_state.engines.api import Delete, Engine, Fields, Put, Scan
-from tai_state.testing.checking import JSON_VALUES, exactly, present
+from tai_state.testing.checking import JSON_VALUES, exactly, present, written_together
 
 
 async def check_read_keeps_order_and_absence(engine: Engine) -> None:
@@ -32,17 +30,7 @@ async def check_read_sees_acknowledged_commits(engine: Engine) -> None:
 
 async def check_read_is_one_snapshot(engine: Engine) -> None:
     """Documents that are always written together are never read as of two different moments."""
-    paths = [f"c/{n:02}" for n in range(40)]
-    written = anyio.Event()
-
-    async def write() -> None:
-        for n in range(40):
-            await engine.commit([Put(path, {"n": n}) for path in paths])
-        written.set()
-
-    await engine.commit([Put(path, {"n": -1}) for path in paths])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(write)
+    async with written_together(engine) as (paths, written):
         while not written.is_set():
             seen = {document and document.revision for document in (await engine.read(paths)).documents}
             assert len(seen) == 1, f"one read saw the revisions {seen}"

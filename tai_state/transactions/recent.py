@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document
+from tai_state.engines.observing import Settled, tell
 from tai_state.errors import VersionConflict
 from tai_state.streams.changes import Appended, Guard, Known
 from tai_state.streams.core import Core
@@ -57,6 +58,15 @@ class SeenState(msgspec.Struct, frozen=True):
     def moved_error(self, path: str, document: Document | None) -> VersionConflict:
         """The error for a state that has changed since, given its document now."""
         return VersionConflict(path, self.version, 0 if document is None else document.decode(STATE).version)
+
+
+def met(core: Core, conflict: VersionConflict) -> VersionConflict:
+    """Tell the store's observer of a conflict that a transaction met before its commit; the conflict, to raise."""
+    observer = core.settings.observer
+    if observer is not None:
+        error = type(conflict).__name__
+        tell(observer.settled, Settled(kind="states", paths=(conflict.path,), attempts=0, seconds=0.0, error=error))
+    return conflict
 
 
 def seen_in(core: Core, stream: Stream, document: Document | None) -> SeenState:

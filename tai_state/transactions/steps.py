@@ -16,7 +16,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.writing import Keep, kept_unknown, unchanged
-from tai_state.transactions.recent import SeenState
+from tai_state.transactions.recent import SeenState, met
 from tai_state.values.expected import Expected, expectation, matches
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonState, StateSnapshot, with_data
@@ -83,9 +83,9 @@ class Written:
     """What a transaction will write to one state.
 
     Args:
+        core: the core of the store.
         stream: the state's paths.
         expected: what the first step expects; None: the version that was read, or any version if it was not read.
-        schema: the present schema of the application's data.
 
     Attributes:
         stream: as given.
@@ -95,12 +95,12 @@ class Written:
             all of the transaction.
     """
 
-    def __init__(self, stream: Stream, expected: Expected | None, schema: int) -> None:
+    def __init__(self, core: Core, stream: Stream, expected: Expected | None) -> None:
         self.stream = stream
         self.expected = expected
         self.steps: list[Step] = []
         self.unmet: VersionConflict | None = None
-        self._schema = schema
+        self._core = core
         self._base: Known | None = None
         self._composed: list[Composition] = []  # of the first steps, on that base: what is read anew goes on from there
 
@@ -131,7 +131,7 @@ class Written:
             return
         unmet = VersionConflict(self.stream.state, said if isinstance(said, int) else said.value, version)
         if at_once:
-            raise unmet
+            raise met(self._core, unmet)
         self.unmet = self.unmet or unmet
 
     def compose_as_expected(self, known: Known) -> Composition:
@@ -166,7 +166,10 @@ class Written:
             raise StateNotFound(self.stream.state)
         events = sum(len(composition.drafts) for composition in self._composed)
         head = msgspec.structs.replace(
-            known.head, version=known.head.version + events, schema=self._schema, deleted=data is None
+            known.head,
+            version=known.head.version + events,
+            schema=self._core.settings.upcasting.schema,
+            deleted=data is None,
         )
         return step.compose(Known(head, data))
 

@@ -19,7 +19,7 @@ from tai_state.streams.repeating import Results
 from tai_state.streams.turns import Held
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
-from tai_state.transactions.recent import RecentWrites, SeenState, seen_in
+from tai_state.transactions.recent import RecentWrites, SeenState, met, seen_in
 from tai_state.transactions.records import StateVersion
 from tai_state.transactions.steps import Step, Written, delete_step, log_step, overlaid, put_step, record_step
 from tai_state.values.digests import NO_STATE_TEXT
@@ -311,7 +311,7 @@ class Transaction:
         documents = (await self.core.engine.read([*new, *self._seen])).documents
         for (path, seen), document in zip(self._seen.items(), documents[len(new) :], strict=True):
             if seen.revision != (None if document is None else document.revision):
-                raise self._fail(seen.moved_error(path, document))
+                raise self._fail(met(self.core, seen.moved_error(path, document)))
         self._recalled = None
         for (path, stream), document in zip(new.items(), documents, strict=False):
             self._seen[path] = seen_in(self.core, stream, document)
@@ -352,7 +352,7 @@ class Transaction:
             raise InvalidData("two events of one transaction have the same event id")
         written = self._written.get(stream.state)
         if written is None:
-            written = Written(stream, expected, self.core.settings.upcasting.schema)
+            written = Written(self.core, stream, expected)
         elif expected is not None:
             self._check_left(written, expected, at_once=not (self._ids or ids))
         self._ids.update(ids)

@@ -131,7 +131,7 @@ def test_stats_with_sizes(program: Program) -> None:
     assert {name: sizes[name] for name in counts} == counts
     assert sizes.keys() - counts.keys() == {
         *("documents", "damaged", "total_bytes"),
-        *("state_bytes", "event_bytes", "snapshot_bytes", "marker_bytes"),
+        *("state_bytes", "event_bytes", "snapshot_bytes", "marker_bytes", "other_bytes"),
     }
     assert sizes["total_bytes"] > sizes["event_bytes"] > 0
     assert str(sizes["total_bytes"]) in program("stats", "--size").out

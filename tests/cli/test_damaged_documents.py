@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,7 @@ import pytest
 
 from tai_state import ANY, ChangeMetadata, EveryEvents, StoreUnavailable, open_store, sync
 from tai_state.cli.output import print_items
+from tai_state.history.cleanup import Cleanup
 
 from ..support.program import IMPORT, Inside, write_csv
 
@@ -78,8 +80,6 @@ def event(state: str, version: int) -> str:
         (EDITED, f"{STATES}/b", "", ["ls", "g1"], ["a", "c"]),
         ("id = 'b~'", f"{STATES}/b", f"{STATES}/b~", ["ls", "g1"], ["a", "c"]),
         ("id = '%FF'", f"{STATES}/b", f"{STATES}/%FF", ["ls", "g1"], ["a", "c"]),
-        ("id = '%FF'", "governors/g1", "governors/%FF", ["ls"], [{"governor": "g2", "states": 3}]),
-        ("id = 'g~'", "governors/g1", "governors/g~", ["ls"], [{"governor": "g2", "states": 3}]),
         (EDITED, f"{STATES}/b", "", ["conflicts", "g1"], ["a", "c"]),
         (EDITED, event("b", 2), "", ["conflicts", "g1"], ["a", "c"]),
         (EDITED, event("b", 1), "", ["history", "g1", "b"], [2, 3, 4, 5, 6]),
@@ -139,7 +139,7 @@ def test_cleanup_goes_on(inside: Inside) -> None:
         (EDITED, f"{STATES}/b", "g1 b", 6),
         ("id = 'b~'", f"{STATES}/b", f"{STATES}/b~", 5),
         ("id = '%FF'", f"{STATES}/b", f"{STATES}/%FF", 5),
-        ("id = '%FF'", "governors/g1", "governors/%FF", 3),
+        ("id = '%FF'", "governors/g1", "governors/%FF", 6),
     ],
 )
 def test_sync_goes_on(inside: Inside, change: str, path: str, named: str, states: int) -> None:
@@ -148,7 +148,8 @@ def test_sync_goes_on(inside: Inside, change: str, path: str, named: str, states
     ended = inside("sync", "sqlite:///tai-state.db", "sqlite:///new.db", "--json")
     report = json.loads(ended.out)
     assert (ended.code, report["checked"], [each for each, _ in report["failed"]]) == (4, states, [named])
-    assert json.loads(inside("stats", "--store", "sqlite:///new.db", "--json").out)["states"] == states - (states == 6)
+    there = json.loads(inside("stats", "--store", "sqlite:///new.db", "--json").out)["states"]
+    assert there == states - (named == "g1 b")
 
 
 @pytest.mark.parametrize(
@@ -230,3 +231,148 @@ def test_unlock_goes_on(inside: Inside, change: str, path: str, said: str) -> No
     assert (ended.code, ended.err, ended.out) == (0, "", said)
     assert inside("unlock", "r2", "--yes").code == 1
     assert inside("verify").code == (4 if path == "locks/r1" else 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "named"),
+    [
+        (EDITED, f"{STATES}/b", f"{STATES}/b"),
+        (EDITED, event("b", 1), event("b", 1)),
+        ("fields = '{'", "governors/g1", "governors/g1"),
+        ("id = 'g~'", "governors/g1", "governors/g~"),
+    ],
+)
+def test_stats_with_sizes_go_on(inside: Inside, change: str, path: str, named: str) -> None:
+    """A document whose size is not known is named once, and the command ends with 4."""
+    damage(inside.folder, change, path)
+    ended = inside("stats", "--size", "--json")
+    assert (ended.code, ended.err.count(f'"{named}"')) == (4, 1)
+    counts = json.loads(ended.out)
+    assert (counts["governors"], counts["damaged"]) == (2, 1)
+    assert counts["event_bytes"] > 0 < counts["state_bytes"]
+
+
+def _forget_governor(folder: Path) -> None:
+    connection = apsw.Connection(str(folder / "tai-state.db"))
+    connection.execute("DELETE FROM documents WHERE collection = 'governors' AND id = 'g1'")
+    assert connection.changes() == 1
+    connection.close()
+
+
+@pytest.mark.parametrize("command", [["ls"], ["stats"], ["stats", "--size"]], ids=" ".join)
+def test_a_governor_without_its_document_is_listed_and_named(inside: Inside, command: Sequence[str]) -> None:
+    """Its states count like all others."""
+    sound = inside(*command, "--json").json()
+    _forget_governor(inside.folder)
+    ended = inside(*command, "--json")
+    error = json.loads(ended.err)["error"]
+    assert (ended.code, error["path"], "tai-state recover" in error["message"]) == (4, "governors/g1", True)
+    found = json.loads(ended.out)
+    if "--size" not in command:
+        assert found == sound
+    else:
+        assert (found["states"], found["event_bytes"]) == (sound["states"], sound["event_bytes"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify", "g1"],
+        ["recover", "g1"],
+        ["ls", "g1"],
+        ["cleanup", "g1", "--yes"],
+        ["export", "g1", "out.jsonl"],
+        ["sync", "sqlite:///tai-state.db", "sqlite:///new.db", "--governor", "g1"],
+        ["sync", "sqlite:///tai-state.db", "sqlite:///new.db"],
+    ],
+    ids=" ".join,
+)
+def test_a_governor_without_its_document_is_found(inside: Inside, command: Sequence[str]) -> None:
+    """A command that names it works on its states."""
+    _forget_governor(inside.folder)
+    ended = inside(*command, "--json")
+    assert (ended.code, ended.err) == (4 if command[0] == "verify" else 0, "")
+    found = json.loads(ended.out)
+    if command[0] == "sync":
+        assert found["checked"] == (3 if "--governor" in command else 6)
+    if command[0] == "recover":
+        assert found["rebuilt"] == ["governors/g1"]
+    if command[0] == "verify":
+        assert [each["path"] for each in found["findings"]] == ["governors/g1"]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "missing"])
+@pytest.mark.parametrize(
+    "command",
+    [["show", "g1", "b", "--version", "3"], ["show", "g1", "b", "--at", "2999-01-01"], ["diff", "g1", "b", "2", "6"]],
+    ids=" ".join,
+)
+def test_the_past_is_shown_by_the_events_alone(inside: Inside, command: Sequence[str], *, gone: bool) -> None:
+    """Where a state's own document is damaged or missing, what its events say is shown."""
+    sound = inside(*command, "--json").json()
+    damage(inside.folder, "collection = 'elsewhere'" if gone else EDITED, f"{STATES}/b")
+    assert inside(*command, "--json").json() == sound
+
+
+def test_the_past_of_a_damaged_state_ends_where_its_events_end(inside: Inside) -> None:
+    """A version that there is not is not made up."""
+    damage(inside.folder, EDITED, f"{STATES}/b")
+    assert inside("show", "g1", "b", "--version", "7", "--json").error(1)["newest"] == 6
+    assert inside("show", "g1", "b", "--at", "2001-01-01", "--json").error(1)["type"] == "StateNotFound"
+    damage(inside.folder, EDITED, event("b", 2))
+    assert inside("show", "g1", "b", "--version", "2", "--json").error(4)["path"] == event("b", 2)
+
+
+def test_what_cannot_be_recovered_is_named_where_it_is_damaged(inside: Inside) -> None:
+    """Not at the state, and with advice other than to recover."""
+    damage(inside.folder, EDITED, f"{STATES}/b")
+    damage(inside.folder, EDITED, event("b", 6))
+    ended = inside("recover", "--json")
+    [(path, why)] = json.loads(ended.out)["failed"]
+    assert (ended.code, path, "restore a backup" in why, "tai-state recover" in why) == (4, event("b", 6), True, False)
+
+
+@pytest.mark.parametrize("command", [["show", "g1", "b"], ["ls", "g1"], ["stats"]], ids=" ".join)
+def test_a_damaged_state_is_to_be_recovered_first(inside: Inside, command: Sequence[str]) -> None:
+    """Only if its events cannot give it back, a backup is to be restored."""
+    damage(inside.folder, EDITED, f"{STATES}/b")
+    said = json.loads(inside(*command, "--json").err)["error"]["message"]
+    assert 0 < said.index("tai-state recover") < said.index("restore a backup")
+
+
+def test_a_damaged_marker_is_recovered(inside: Inside) -> None:
+    """A recovery makes it again from its event; where that is gone too, it says what is left to do."""
+
+    async def mark() -> None:
+        async with open_store(f"sqlite:///{inside.folder}/tai-state.db", metadata=WHO) as store:
+            for n in range(2):
+                await store.save_state("g2", f"m{n}", {"n": n}, event_id=f"id{n}")
+
+    anyio.run(mark)
+    damage(inside.folder, "fields = '{'", "governors/g2/ids/id0")
+    [finding] = json.loads(inside("verify", "--json").out)["findings"]
+    assert (finding["path"], "tai-state recover" in finding["message"]) == ("governors/g2/ids/id0", True)
+    assert inside("recover", "--json").json()["rebuilt"] == ["governors/g2/ids/id0"]
+    assert inside("verify", "--json").json()["consistent"]
+    damage(inside.folder, "fields = '{'", "governors/g2/ids/id1")
+    damage(inside.folder, "collection = 'elsewhere'", "governors/g2/events/m1~000000000001")
+    damage(inside.folder, "collection = 'elsewhere'", "governors/g2/states/m1")
+    ended = inside("recover", "--json")
+    [(path, why)] = json.loads(ended.out)["failed"]
+    assert (ended.code, path, "restore a backup" in why) == (4, "governors/g2/ids/id1", True)
+
+
+def test_a_version_that_was_cleaned_up_names_the_oldest_one_left(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By version and by time, in words that a person can go on from."""
+    monkeypatch.setattr("tai_state.history.cleanup.AGE_MIN", timedelta(0))
+    monkeypatch.setattr(Cleanup.__init__, "__defaults__", (timedelta(0),))
+    assert inside("cleanup", "g1", "--keep-days", "0", "--yes", "--json").json()["events_deleted"] > 0
+    oldest = inside("history", "g1", "b", "--json").json()[0]["version"]
+    assert oldest > 1
+    for when in (["--version", "1"], ["--at", "2026-01-01"]):
+        ended = inside("show", "g1", "b", *when, "--json")
+        said = json.loads(ended.err)["error"]["message"]
+        assert (ended.code, f"the oldest version left is {oldest}" in said) == (4, True), said
+    assert inside("show", "g1", "b", "--version", str(oldest), "--json").json()["version"] == oldest

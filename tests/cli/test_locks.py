@@ -87,7 +87,7 @@ def test_expiry_by_a_shared_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Where all users share a clock, it says what is left of a lease, and then that it is over."""
     clock = ManualClock()
     engine = MemoryEngine(clock)
-    monkeypatch.setattr(locking, "opened", lambda _: open_store(engine))
+    monkeypatch.setattr(locking, "open_to_look", lambda *_: open_store(engine))
     inside = Inside(tmp_path, monkeypatch, capsys)
 
     async def hold() -> None:

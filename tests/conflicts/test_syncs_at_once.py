@@ -45,3 +45,34 @@ async def test_two_syncs_at_once_copy_each_event_once(place: Place, places: Plac
         assert events == [each.event_id for each in await collected(source.get_events(GOVERNOR, "alice"))]
         assert (sum(each.sent for each in reports), len(events)) == (3 + later, 3 + later)
         assert (await StateMachinePersister(target).validate_consistency()).consistent
+
+
+@pytest.mark.parametrize("at", CALLS)
+@pytest.mark.parametrize("side", [0, 1], ids=["first", "second"])
+async def test_two_syncs_at_once_join_a_state_once(places: Places, side: int, at: int):
+    """A state that both stores have changed is joined by one of the two syncs, and is counted by that one."""
+    spots = [places.new(), places.new()]
+    engine = Overtaken(spots[side].engine())
+    async with (
+        spots[0].store() as one,
+        spots[1].store() as other,
+        spots[0].store(None if side else engine) as same_one,
+        spots[1].store(engine if side else None) as same_other,
+    ):
+        for store in (one, other):
+            await store.save_state(GOVERNOR, "alice", {"is_one": store is one}, METADATA)
+        reports = []
+
+        async def overtake() -> None:
+            reports.append(await sync(one, other))
+
+        engine.plan(at, overtake)
+        reports.append(await sync(same_one, same_other))
+        if len(reports) == 1:
+            assert engine.calls < at
+            return
+        assert sum(each.joined for each in reports) == 1
+        assert not any(each.failed for each in reports)
+        assert (await sync(one, other)).same == 1
+        for store in (one, other):
+            assert (await StateMachinePersister(store).validate_consistency()).consistent

@@ -29,6 +29,7 @@ REFUSED = CommitRefused("c/a")
 LOST = StoreTimeout("commit", "TEST", "the answer was lost", unknown=True)
 UNAVAILABLE = StoreUnavailable("commit", "TEST", "nothing was applied")
 CANNOT_LOOK = StoreUnavailable("read", "TEST", "no look")
+CLOSED = RuntimeError("the engine is not open")
 COMMITTED = Committed(7, 1_000)
 UNSETTLED = CommitOutcomeUnknown(("id",), ("c/a",))
 OUTRUN = StateNotFound("outrun")
@@ -497,6 +498,24 @@ def test_what_cannot_be_looked_up_is_unknown():
     script = Scripted([REFUSED], [], [damage])
     error = raised(script, commit())
     assert (error, error.__cause__, script.log) == (UNSETTLED, damage, ["commit a", "look"])
+
+
+@pytest.mark.parametrize("answer", [REFUSED, LOST], ids=["refused", "lost"])
+def test_who_is_closed_cannot_look(answer: TaiStateError):
+    """An engine that was closed after a commit says nothing of it; who has sent nothing gets the error itself."""
+    script = Scripted([answer], [], [CLOSED])
+    error = raised(script, commit())
+    assert (error, error.__cause__, script.log) == (UNSETTLED, CLOSED, ["commit a", "look"])
+    assert raised(Scripted(reads=[CLOSED])) is CLOSED
+    assert raised(Scripted(reads=[CLOSED]), is_open=True) is UNSETTLED
+
+
+def test_who_is_closed_before_the_next_try_leaves_it_unknown():
+    """An engine that was closed between a look and the next commit says nothing of an earlier copy."""
+    error = raised(Scripted([LOST, CLOSED], [commit()]), commit())
+    assert (error, error.__cause__) == (UNSETTLED, CLOSED)
+    assert raised(Scripted([REFUSED, CLOSED], [commit()]), commit()) is CLOSED
+    assert raised(Scripted([CLOSED]), commit()) is CLOSED
 
 
 def test_what_is_open_from_before_is_looked_after():

@@ -64,7 +64,7 @@ async def test_recover_goes_on_after_an_error_of_a_reducer(clock: ManualClock, c
         report = await StateMachinePersister(store, {"add": add_but}).recover(concurrency=concurrency)
         assert len(report.rebuilt) == len(STATES) - 1
         [(path, why)] = report.failed
-        assert path == f"governors/{GOVERNOR}/states/{BROKEN}"
+        assert path == f"governors/{GOVERNOR}/events/{BROKEN}~000000000001"
         assert "ZeroDivisionError" in why
 
 

@@ -19,9 +19,9 @@ from tai_state.locks.locking import LockManager
 from tai_state.locks.queueing import WAITER_TTL_SECONDS
 from tai_state.testing import AtCalls, Fault, FaultyEngine
 
-from ..support.faults import BeforeReads
+from ..support.faults import BeforeReads, NextCommit
 from ..support.locks import TTL, Time, asleep, expire, managed, paths, until
-from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, Place
+from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, Place, collected
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +100,57 @@ async def test_a_try_that_arrives_late(store: StateStore, other: StateStore, tim
     assert await paths(store.core.engine, "r") == ["locks/r"]
 
 
+async def test_a_short_lease_after_a_long_wait(store: StateStore, other: StateStore, time: Time):
+    """Who has waited for longer than its lease lasts, and misses the answer to its try, counts from that try."""
+    faulty = FaultyEngine(other.core.engine, AtCalls({}))
+    locks, theirs = managed(store, time), managed(other, time, faulty)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
+    got: list[Lease] = []
+
+    async def wait() -> None:
+        got.append(await theirs.acquire_lock("r", ttl_seconds=0.3))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await until(lambda: asleep(theirs))
+        time.advance(3)
+        await time.settle()
+        faulty.plan = NextCommit(Fault.LOST_AFTER)
+        await locks.release_lock(lease)
+        await until(lambda: got)
+    assert got[0].remaining_seconds == pytest.approx(0.3)
+    await store.save_state(GOVERNOR, "s", {}, METADATA, fence=got[0])
+
+
+@pytest.mark.parametrize("faults", [(Fault.LOST_AFTER,), (Fault.LOST_AFTER, Fault.LOST_BEFORE)], ids=str)
+@pytest.mark.parametrize("wait_seconds", [None, 0, 5])
+async def test_a_lease_that_is_over_before_it_is_known(
+    store: StateStore, time: Time, faults: Sequence[Fault], wait_seconds: float | None
+):
+    """It is acquired again, also where the answer to that is lost, too, and counts no longer than in the store."""
+
+    async def pass_by() -> None:
+        time.advance(0.4)
+
+    faulty: Any = FaultyEngine(store.core.engine, AtCalls({("commit", n): each for n, each in enumerate(faults, 1)}))
+    locks = managed(store, time, BeforeReads(faulty, pass_by))
+    lease = await locks.acquire_lock("r", ttl_seconds=0.3, wait_seconds=wait_seconds)
+    assert faulty.statistics().all_hit
+    [info] = await collected(locks.list_locks())
+    assert 0 < lease.remaining_seconds <= info.remaining_seconds
+    await store.save_state(GOVERNOR, "s", {}, METADATA, fence=lease)
+    await locks.release_lock(lease)
+    assert await paths(store.core.engine, "r") == []
+
+
+async def test_an_answer_that_comes_too_late_once(store: StateStore, time: Time):
+    """Where the lease is over when the answer comes, the lock is acquired again."""
+    locks = managed(store, time, Slow(store.core.engine, time, TTL, times=1))
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL, wait_seconds=TTL)
+    assert lease.remaining_seconds == TTL
+    await store.save_state(GOVERNOR, "s", {}, METADATA, fence=lease)
+
+
 async def test_a_lost_answer_to_releasing(store: StateStore, other: StateStore, time: Time):
     """Where the answer is lost and somebody has the lock before it is asked again, it was released all the same."""
     theirs = managed(other, time)
@@ -126,16 +177,19 @@ async def test_a_lost_answer_to_a_renewal(store: StateStore, time: Time, fault: 
 
 
 class Slow(AroundEngine):
-    """Answers commits late."""
+    """Answers commits late, all of them or so many."""
 
-    def __init__(self, engine: Engine, time: Time, seconds: float) -> None:
+    def __init__(self, engine: Engine, time: Time, seconds: float, times: int = 10**6) -> None:
         super().__init__(engine)
         self._time = time
         self._seconds = seconds
+        self._times = times
 
     async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
         committed = await self._engine.commit(writes)
-        self._time.advance(self._seconds)
+        if self._times:
+            self._times -= 1
+            self._time.advance(self._seconds)
         return committed
 
 

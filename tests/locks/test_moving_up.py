@@ -14,7 +14,7 @@ from tai_state import StateStore
 from tai_state.engines.api import Put, Scan
 from tai_state.engines.memory import MemoryEngine
 from tai_state.errors import DeadlockDetected, LockAcquisitionFailed
-from tai_state.locks.queueing import WAITER_TTL_SECONDS
+from tai_state.locks.queueing import BEAT_SECONDS, WAITER_TTL_SECONDS
 from tai_state.testing import ManualClock
 
 from ..support.locks import Time, managed, until
@@ -170,8 +170,8 @@ async def test_the_killed_in_line_cost_little():
         for n in range(3):
             await queue.join(str(n), "a")
         await queue.locks.release_lock(lease)
-        await queue.serve("0", seconds=WAITER_TTL_SECONDS / 3 + 1)
-        await queue.serve("1", "2", seconds=WAITER_TTL_SECONDS / 3 * 2 + 1)
+        await queue.serve("0", seconds=BEAT_SECONDS + 1)
+        await queue.serve("1", "2", seconds=BEAT_SECONDS * 2 + 1)
         await queue._time.pass_until(lambda: False, 4 * WAITER_TTL_SECONDS)
         lease = await queue.locks.acquire_lock("a", ttl_seconds=TTL)
         await queue.join("later", "a")

@@ -14,6 +14,7 @@ from tai_state import InvalidData, InvalidId, StateStore
 from tai_state.engines.api import Delete, Put, Write
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, LockLost
 from tai_state.locks.locking import LockManager
+from tai_state.locks.queueing import WAITER_TTL_SECONDS
 
 from ..support.locks import OVER, TTL, Time, asleep, expect, expire, managed, paths, until
 from ..support.stores import CountingEngine, Place, Places, collected, fields_at
@@ -85,7 +86,7 @@ async def test_held(store: StateStore, other: StateStore, time: Time):
             "holder": "ben",
             "holds": [],
             "wants": ["r"],
-            "ttl": 30.0,
+            "ttl": WAITER_TTL_SECONDS,
             "ticket": 0,
             "n": 0,
         }

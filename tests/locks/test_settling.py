@@ -56,7 +56,19 @@ ACQUIRING = (
         "Committed(lock.revision, ",
         "Committed(lock.revision + 1, ",
     ),
-    Mistake("what is over counts as acquired", attempting, "if tenure.remaining_seconds > 0:", "if True:"),
+    Mistake("a later sending does not count", attempting, "            self._since = sent\n", "            pass\n"),
+    Mistake("an earlier try that may arrive does not count", attempting, "if not self._is_open:", "if True:"),
+    Mistake("what is over counts as acquired", attempting, "and tenure.remaining_seconds > 0:", "and True:"),
+    Mistake("what was over counts again", attempting, "if tenure.fence != self._over and", "if"),
+    Mistake(
+        "our own lock is not to be had", attempting, "replace(standing, remaining_seconds=0.0)", "replace(standing)"
+    ),
+    Mistake(
+        "with ours, all are to be had",
+        attempting,
+        "if standing is None or standing.record.nonce != self.claim.nonce:",
+        "if standing is None:",
+    ),
     Mistake("they are to be had when the first of them is", attempting, "left = max((", "left = min(("),
     Mistake("a single try goes on", attempting, "Done(None) if is_single or outcome", "Done(None) if outcome"),
     Mistake(

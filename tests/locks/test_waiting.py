@@ -14,7 +14,7 @@ from tai_state import StateStore
 from tai_state.engines.api import DocumentChange, Engine, Put, Write
 from tai_state.errors import CommitRefused, LockAcquisitionFailed
 from tai_state.locks.lease import Lease
-from tai_state.locks.queueing import WAITER_TTL_SECONDS
+from tai_state.locks.queueing import BEAT_SECONDS, WAITER_TTL_SECONDS
 
 from ..support.locks import TTL, Time, asleep, expect, managed, paths, until
 from ..support.stores import AroundEngine, CountingEngine, fields_at
@@ -71,6 +71,41 @@ async def test_a_hint_that_never_comes(store: StateStore, other: StateStore, tim
         assert not got
         await locks.release_lock(lease)
         await time.pass_until(lambda: got, seconds=3)
+        assert got
+        tasks.cancel_scope.cancel()
+
+
+class Mute(AroundEngine):
+    """Its watches tell what is there when they begin, and nothing more."""
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncIterator[AsyncIterator[DocumentChange]]:  # noqa: D102
+        async with self._engine.watch(*targets) as changes:
+            first = [await anext(changes) for _ in targets]
+
+            async def told() -> AsyncIterator[DocumentChange]:
+                for change in first:
+                    yield change
+                await anyio.sleep_forever()
+
+            yield told()
+
+
+async def test_who_searches_for_deadlocks_looks_at_the_lock_as_well(store: StateStore, other: StateStore, time: Time):
+    """Who holds a lock while it waits, and so searches again and again, notices a release of which no watch told."""
+    locks, theirs = managed(store, time), managed(other, time, Mute(other.core.engine))
+    lease = await locks.acquire_lock("r", ttl_seconds=1_000)
+    own = await theirs.acquire_lock("own", ttl_seconds=1_000)
+    got: list[Lease] = []
+
+    async def wait() -> None:
+        got.append(await theirs.acquire_lock("r", ttl_seconds=TTL, holding=[own]))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await until(lambda: asleep(theirs))
+        await locks.release_lock(lease)
+        await time.pass_until(lambda: got, seconds=2 * BEAT_SECONDS)
         assert got
         tasks.cancel_scope.cancel()
 
@@ -168,7 +203,7 @@ async def test_who_waits_shows_life_and_keeps_its_place(store: StateStore, other
         [came] = (await store.core.engine.read([path])).documents
         assert came is not None
         for n in range(1, 4):
-            await time.pass_until(lambda: False, seconds=WAITER_TTL_SECONDS / 3 + 1)
+            await time.pass_until(lambda: False, seconds=BEAT_SECONDS + 1)
             record = await fields_at(store.core.engine, path)
             assert (record["n"] >= n, record["ticket"]) == (True, came.revision)
         tasks.cancel_scope.cancel()

@@ -15,7 +15,6 @@ UNDETECTABLE: dict[str, str] = {
     "lockbreak": "a note that is not there was not made: its holder takes the lock for one that it has given back",
     "waiter": "a waiter that is not there waits no longer; it looks after its own document",
     "restore": "without the note, a restore is one that is finished, as this one is",
-    "store": "a store without its own document is given a new id, as a copy that is written to should have",
 }
 """Kinds of which one can be removed without a trace, and why nothing that was written is lost by it."""
 

@@ -307,7 +307,7 @@ async def _documents(store: StateStore) -> list[str]:
         return sorted(engine._documents._documents)
     if isinstance(engine, FirestoreEngine):
         return await everything(engine)
-    connection = apsw.Connection(engine._path, flags=apsw.SQLITE_OPEN_READONLY)
+    connection = apsw.Connection(engine.path, flags=apsw.SQLITE_OPEN_READONLY)
     try:
         return sorted(path for (path,) in connection.execute("SELECT path FROM documents"))
     finally:

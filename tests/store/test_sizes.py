@@ -8,12 +8,14 @@ import msgspec
 import pytest
 
 from tai_state import EveryEvents
-from tai_state.engines.api import Damage, Document, Scan
+from tai_state.engines.api import Damage, Document, Put, Scan
 from tai_state.engines.paging import Paged, mapped
 
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, Place, fields_at
 
 pytestmark = pytest.mark.anyio
+
+WAITER = "0" * 16
 
 
 async def _filled(place: Place, **options: Any) -> None:
@@ -26,9 +28,12 @@ async def _filled(place: Place, **options: Any) -> None:
 
 
 async def test_sizes_are_those_of_the_documents(place: Place):
-    """The sizes of states, events, snapshots and markers are those of their JSON, and locks do not count."""
+    """The sizes of states, events, snapshots, markers and all others are those of their JSON."""
     await _filled(place)
+    record = "governors/bank/retired/alice"
+    locks = [f"locks/held/waiters/{WAITER}", "locks/held", "lockbeats/held"]
     async with place.store() as store:
+        await store.core.engine.commit([Put(path, {"it is": path}) for path in (*locks, record)])
         size = await store.get_size()
         paths = {
             "state_bytes": ["governors/bank/states/alice", "governors/plant/states/P-1"],
@@ -41,20 +46,22 @@ async def test_sizes_are_those_of_the_documents(place: Place):
                 "governors/plant/snapshots/P-1~000000000002",
             ],
             "marker_bytes": ["governors/bank/ids/mine"],
+            "other_bytes": ["governors/bank", "governors/plant", "meta/store", record, *locks],
         }
         expected = {
             name: sum([len(msgspec.json.encode(await fields_at(store.core.engine, path))) for path in each])
             for name, each in paths.items()
         }
     assert {name: getattr(size, name) for name in expected} == expected
-    assert (size.documents, size.total_bytes, size.damaged) == (9, sum(expected.values()), 0)
+    assert (size.documents, size.total_bytes, size.damaged) == (16, sum(expected.values()), 0)
     assert size.event_bytes > 1_000 + 2_000 + 500
 
 
-async def test_an_empty_store_takes_no_room(place: Place):
-    """A store without states has no documents of governors."""
+async def test_an_empty_store_takes_little_room(place: Place):
+    """A store without states has its own document only."""
     async with place.store() as store:
-        assert msgspec.structs.astuple(await store.get_size()) == (0, 0, 0, 0, 0, 0, 0)
+        own = len(msgspec.json.encode(await fields_at(store.core.engine, "meta/store")))
+        assert msgspec.structs.astuple(await store.get_size()) == (1, 0, 0, 0, 0, own, own, 0)
 
 
 class Damaged(AroundEngine):
@@ -75,5 +82,5 @@ async def test_damaged_documents_are_counted_and_the_others_are_measured(place: 
         sound = await store.get_size()
     async with place.store(Damaged(place.engine())) as store:  # type: ignore[arg-type]
         size = await store.get_size()
-    assert (size.documents, size.damaged, size.event_bytes) == (9, 4, 0)
+    assert (size.documents, size.damaged, size.event_bytes) == (12, 4, 0)
     assert size.total_bytes == sound.total_bytes - sound.event_bytes

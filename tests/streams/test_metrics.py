@@ -107,6 +107,68 @@ async def test_a_transaction_that_runs_again_counts_each_commit(place: Place):
     assert metrics.conflict_rate == 0.25
 
 
+async def test_a_conflict_at_a_read_of_a_transaction_is_counted(place: Place):
+    """A transaction that sees at its next read that a state has changed met a conflict; it may run again or not."""
+    metrics = Metrics()
+    async with place.store(observer=metrics) as store, place.store() as other:
+        for name in ("alice", "bob"):
+            await store.save_state(GOVERNOR, name, {"n": 0}, METADATA)
+        runs = count(1)
+
+        async def move(transaction: Transaction) -> None:
+            await transaction.get("alice")
+            if next(runs) == 1:
+                await other.log_event(GOVERNOR, "alice", "seen", METADATA)
+            transaction.put("bob", {"n": (await transaction.get("bob")).data["n"] + 1})
+
+        await store.transactions.execute_transaction(GOVERNOR, move, METADATA)
+        assert (metrics.updates, dict(metrics.errors), metrics.conflict_rate) == (3, {"VersionConflict": 1}, 0.25)
+        assert dict(metrics.retries) == {0: 4}
+
+        async def block() -> None:
+            async with store.transactions.transaction(METADATA, governor_id=GOVERNOR) as transaction:
+                await transaction.get("alice")
+                await other.log_event(GOVERNOR, "alice", "seen", METADATA)
+                await transaction.get("bob")
+
+        with pytest.raises(VersionConflict):
+            await block()
+    assert (metrics.updates, dict(metrics.errors)) == (3, {"VersionConflict": 2})
+
+
+async def test_a_conflict_with_what_came_from_memory_is_counted(place: Place):
+    """A transaction that took its state from memory, and finds at its end that it was out of date, met a conflict."""
+    metrics = Metrics()
+    async with place.store(observer=metrics) as store, place.store() as other:
+
+        async def look(transaction: Transaction) -> int:
+            found = await transaction.find("alice")
+            if found is None:
+                transaction.put("alice", {"n": 0})
+            return 0 if found is None else found.version
+
+        assert await store.transactions.execute_transaction(GOVERNOR, look, METADATA) == 0
+        await other.log_event(GOVERNOR, "alice", "seen", METADATA)
+        assert await store.transactions.execute_transaction(GOVERNOR, look, METADATA) == 2
+    assert (metrics.updates, dict(metrics.errors)) == (1, {"VersionConflict": 1})
+
+
+async def test_a_conflict_with_what_a_transaction_expects_is_counted(place: Place):
+    """A write whose own expected does not hold of what was read counts as a conflict, met once."""
+    metrics = Metrics()
+    async with place.store(observer=metrics) as store:
+        await store.save_state(GOVERNOR, "alice", {"n": 0}, METADATA)
+
+        async def block() -> None:
+            async with store.transactions.transaction(METADATA, governor_id=GOVERNOR) as transaction:
+                await transaction.get("alice")
+                transaction.put("alice", {"n": 1}, expected=7)
+
+        with pytest.raises(VersionConflict):
+            await block()
+    assert (metrics.updates, dict(metrics.errors)) == (1, {"VersionConflict": 1})
+
+
 async def test_tasks_that_take_turns_are_no_conflicts(place: Place):
     """Many tasks of one store that change one state by a function all count as updates."""
     metrics = Metrics()

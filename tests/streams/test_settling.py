@@ -389,7 +389,7 @@ IDS = (
         "if document is not None and document.decode(EVENT).event_id == append.drafts[0].event_id:",
         "if document is not None:",
     ),
-    Mistake("what is seen without its events was cleaned up", repeating, "    if head < first:\n", "    if False:\n"),
+    Mistake("what is missing was cleaned up", repeating, "    if version < floor:\n", "    if True:\n"),
     Mistake(
         "what is seen without its events is looked at without end",
         repeating,
@@ -402,8 +402,9 @@ IDS = (
         "return More() if look.looks < LOOKS_MAX else Failed(EventSourcingError(path,",
         "return More() if False else Failed(EventSourcingError(path,",
     ),
-    Mistake("an event that never was counts as cleaned up", repeating, "    if head < version:\n", "    if False:\n"),
-    Mistake("an event that was cleaned up never was", repeating, "    if head < version:\n", "    if True:\n"),
+    Mistake("an event that never was is missing", repeating, "    if first <= head < version:\n", "    if False:\n"),
+    Mistake("an event that was cleaned up never was", repeating, "    if first <= head < version:\n", "    if True:\n"),
+    Mistake("what was cleaned up is missing", repeating, "    if version < floor:\n", "    if False:\n"),
 )
 
 COPIES = (

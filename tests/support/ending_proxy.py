@@ -51,6 +51,11 @@ class EndingProxy(FaultProxy):
         self._endings: dict[str, deque[Ending | None]] = defaultdict(deque)
         self._listening: set[queue.SimpleQueue[Word]] = set()
 
+    @property
+    def listening(self) -> int:
+        """How many streams listen now."""
+        return len(self._listening)
+
     def end_next(self, method: str, code: str, *, messages: int = 0, passing: int = 0) -> None:
         """End the next call of a method with a status.
 

@@ -117,6 +117,11 @@ class World:
         state = msgspec.structs.replace(checked_state(self.documents[stream.state]), kept=(known.head.version,))
         self.commit([Put(stream.state, state), put_snapshot(stream, state)])
 
+    def clean(self, stream: Stream, until: int) -> None:
+        """Remove an event as a cleanup does, which first says up to where it may."""
+        state = checked_state(self.documents[stream.state])
+        self.commit([Put(stream.state, msgspec.structs.replace(state, floor=until + 1)), Delete(stream.event(until))])
+
     def set_back(self, stream: Stream, version: int) -> None:
         """Show a state as it was, beside events that are newer: a commit that is seen in part."""
         self.documents[stream.state] = self._states[stream.state, version]
@@ -367,6 +372,9 @@ class Case:
         if since == "others wrote":
             world.grow(stream, world.version(stream) + 2)
         elif since == "the first event was cleaned up":
+            world.grow(stream, world.version(stream) + 2)
+            world.clean(stream, BASE + 1)
+        elif since == "the first event was lost":
             world.grow(stream, world.version(stream) + 2)
             del world.documents[stream.event(BASE + 1)]
         elif since == "the markers were lost":

@@ -14,7 +14,7 @@ import msgspec
 from tai_state.engines.api import ABSENT, At, Check, Committed, Delete, Document, Reading, Write, split
 from tai_state.engines.matters import Commit, Done, Look
 from tai_state.engines.memory import MemoryEngine
-from tai_state.errors import CommitRefused, LockAcquisitionFailed, LockLost, StoreTimeout
+from tai_state.errors import CommitRefused, LockLost, StoreTimeout
 from tai_state.locks import attempting, judging, keeping
 from tai_state.locks.common import Common
 from tai_state.locks.lease import Claim, Tenure
@@ -149,17 +149,20 @@ class Case:
         attempt = self.parts.attempting.Attempt(self.common, CLAIM, None)
         seen = re.fullmatch(r"(\d+) s ago", self.cells["not ours"])
         assert seen is not None
-        self.seconds.now += 100.0
-        if self.cells["seen by"] == "a look":
+        if self.cells["seen by"] != "the sending":
+            self.seconds.now += 100.0
             there = {LAYOUT.lock("a"): _document(LAYOUT.lock("a"), LockRecord("ann", "n", TTL, ""), 3, NOW_US)}
             attempt.judge(Look(there, time_us=NOW_US, asked=self.seconds.now), is_single=True)
-            self.seconds.now += float(seen[1])
-        else:
-            self.seconds.now += float(seen[1]) - 100.0
-        try:
-            verdict = attempt.judge(self._look(), is_single=is_single)
-        except LockAcquisitionFailed as error:
-            return f"LockAcquisitionFailed, {_holder(error.holder)}"
+        if self.cells["seen by"] == "a later sending":
+            self.seconds.now += 50.0
+            attempt._commit()
+        if "known as over" in self.cells["a"]:
+            attempt._note_over(FENCE)
+        self.seconds.now += float(seen[1])
+        if self.cells["seen by"] == "a look, though sent later":
+            attempt._is_open = True
+            attempt._commit()
+        verdict = attempt.judge(self._look(), is_single=is_single)
         if isinstance(verdict, Commit):
             return f"tries {'; '.join(map(_taken, verdict.writes))}"
         assert isinstance(verdict, Done)

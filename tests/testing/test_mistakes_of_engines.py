@@ -44,13 +44,13 @@ BELOW = 'each[len(begin) :].partition("/")[0] for each, ids in self._ids.items()
 GET = "tuple(self._documents.get(path) for path in paths)"
 ENCODED = "Document(*split(write.path), encoded[write.path], revision, now)"
 BUDGET = "check_budget(sizes, len(writes), self.capabilities)"
-SCANNED = "found = self._scanned(scan)"
+SCANNED = "found = self._ranged(scan)"
 FETCH = """\
             nonlocal is_fetched
             await self._checkpoint()
             if is_fetched:
                 return None
-            found = self._scanned(scan)
+            found = find()
             is_fetched = True
 """
 TELL = "self._news[path] = revision"
@@ -175,7 +175,7 @@ MISTAKES = (
         scan_checks.check_scan_large_documents,
         "it ends with what fits into a message",
         SCANNED,
-        "found = [each for n, each in enumerate(self._scanned(scan)) if n * each.size < 2**21]",
+        "found = [each for n, each in enumerate(self._ranged(scan)) if n * each.size < 2**21]",
     ),
     Red(
         scan_checks.check_scan_while_written,
@@ -184,7 +184,7 @@ MISTAKES = (
         """\
             nonlocal is_fetched
             await self._checkpoint()
-            found = self._scanned(scan)[is_fetched : is_fetched + 100]
+            found = find()[is_fetched : is_fetched + 100]
             is_fetched += 100
             if not found:
                 return None
@@ -220,7 +220,7 @@ MISTAKES = (
                 return None
             is_fetched = True
             await self._checkpoint()
-            found = self._scanned(scan)
+            found = find()
 """,
     ),
     Red(
@@ -438,6 +438,12 @@ MISTAKES = (
         "a block inside the block is entered",
         "        if self._is_open:\n            raise RuntimeError(OPEN_ALREADY)\n",
         "",
+    ),
+    Red(
+        lifecycle_checks.check_nothing_begins_while_closing,
+        "it stays open for a while",
+        "            self._is_open = False\n",
+        "            for _ in range(9):\n                await self._checkpoint()\n            self._is_open = False\n",
     ),
     Red(
         moment_checks.check_a_moment_stands_still,

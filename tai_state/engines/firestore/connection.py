@@ -83,14 +83,15 @@ class Connection:
         self._is_closed = False
 
     async def aclose(self) -> None:
-        """Wait for the calls under way, then close everything; no call is tried again."""
+        """End the watches, wait for the calls under way, then close everything; no call is tried again."""
         self._is_closed = True
+        self._listener.close()
         try:
             if self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._listener.aclose()
+                await self._listener.wait_ended()
                 await self._queries.aclose()
                 await self._channels.aclose()
 
@@ -166,7 +167,9 @@ class Connection:
                 call = channel.commit(request, metadata=self._by_database, timeout=seconds)
                 sent.append(call)
                 response = await call
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_cancelled():
+                    raise
                 is_sent = driver.is_sent(channel.connection, error)
                 raise mapped_error(error, "commit", required=required_path, is_sent=is_sent) from error
         time_us = microseconds(response.commit_time)
@@ -286,5 +289,13 @@ def _translated(operation: str) -> Generator[None, None, None]:
     """Raise the driver's errors as errors of this library."""
     try:
         yield
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if _is_cancelled():
+            raise
         raise mapped_error(error, operation) from error
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels this task; the driver raises the same error if a connection is closed under a call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -67,6 +67,7 @@ _WITHOUT_CODE: Final = {
     "DefaultCredentialsError": Meaning(
         "there are no credentials: run `gcloud auth application-default login`", error=StoreUnusable
     ),
+    "CancelledError": Meaning("the store was closed during the call", unknown=True),
 }
 """The meaning of errors without a status code, by the name of their class."""
 _OTHER: Final = Meaning("the connection failed", unknown=True)
@@ -75,7 +76,7 @@ _OTHER: Final = Meaning("the connection failed", unknown=True)
 _DETAILS_MAX: Final = 300
 
 
-def code_of(error: Exception) -> str:
+def code_of(error: BaseException) -> str:
     """The name of an error's status code; if it has none, the name of its class."""
     code = getattr(error, "code", None)
     name = getattr(code(), "name", None) if callable(code) else None
@@ -83,7 +84,7 @@ def code_of(error: Exception) -> str:
 
 
 def mapped_error(
-    error: Exception, operation: str, *, required: str | None = None, is_sent: bool = True
+    error: BaseException, operation: str, *, required: str | None = None, is_sent: bool = True
 ) -> TaiStateError:
     """The error to raise for a driver's error.
 
@@ -122,12 +123,12 @@ def _made(meaning: Meaning, code: str, details: str, operation: str, *, is_unkno
     return InvalidData(f"{operation}: {what}")
 
 
-def _without_code(error: Exception) -> Meaning:
+def _without_code(error: BaseException) -> Meaning:
     names = [each.__name__ for each in type(error).__mro__]
     return next((_WITHOUT_CODE[name] for name in names if name in _WITHOUT_CODE), _OTHER)
 
 
-def _details(error: Exception) -> str:
+def _details(error: BaseException) -> str:
     """The server's message."""
     details = getattr(error, "details", None)
     return f"{details() if callable(details) else error}"

@@ -109,7 +109,7 @@ class FirestoreWatch(AsyncIterator[DocumentChange]):
 
 
 class Listener:
-    """Keeps the stream open while there is a watch.
+    """Keeps the stream open while there is a watch, and no longer.
 
     A broken stream is replaced, with growing pauses, while there is a watch, and so is a target that Firestore removed.
     Only an error that lasts ends watches: of a stream all of them, of a target its own.
@@ -126,9 +126,16 @@ class Listener:
         self._stop: asyncio.Event | None = None  # of the present task
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = 0  # streams in a row that ended before anything was read from them
+        self._is_closed = False
 
     def add(self, watch: FirestoreWatch) -> None:
-        """Start to report a watch's targets to it."""
+        """Start to report a watch's targets to it.
+
+        Raises:
+            RuntimeError: the engine is closed.
+        """
+        if self._is_closed:
+            raise RuntimeError(NOT_OPEN)
         for target in watch.watched.targets:
             self._ask(self._number(target, watch), self._requests)
         if self._stop is None and self._targets:
@@ -138,19 +145,18 @@ class Listener:
             task.add_done_callback(self._tasks.discard)
 
     async def remove(self, watch: FirestoreWatch) -> None:
-        """Stop reporting a watch's targets; when the last watch leaves, the stream ends."""
+        """Stop reporting a watch's targets; after the last watch, wait for the end of the stream."""
         self._forget(watch)
         if not self._targets:
-            await self.aclose()
+            await self.wait_ended()
 
-    async def aclose(self) -> None:
-        """End the stream, and with it all watches."""
+    def close(self) -> None:
+        """End all watches, and with them the stream; there will be no others."""
+        self._is_closed = True
         self._fail_all(RuntimeError(NOT_OPEN))
-        if self._stop is not None:
-            self._stop.set()
-            self._stop = None
-        if self._call is not None:
-            driver.break_off(self._call)
+
+    async def wait_ended(self) -> None:
+        """Wait until no stream is left."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -196,6 +202,11 @@ class Listener:
             del self._targets[target_id]
             if self._requests is not None and self._targets:
                 self._requests.put_nowait(watch_no_longer(self._names, target_id))
+        if not self._targets and self._stop is not None:
+            self._stop.set()
+            self._stop = None
+            if self._call is not None:
+                driver.break_off(self._call)
 
     async def _stream(self, channel: Channel, stop: asyncio.Event) -> None:
         """Run one stream from its first request to its end."""
@@ -255,7 +266,9 @@ class Listener:
     def _target_changed(self, change: Any) -> None:
         kind = change.target_change_type
         ids = list(change.target_ids) or list(self._targets)
-        for target_id in [each for each in ids if each in self._targets]:
+        for target_id in ids:
+            if target_id not in self._targets:  # no longer wanted, or its watch was ended by another of its targets
+                continue
             target, watch = self._targets[target_id]
             if kind in {_ADD, _RESET}:
                 target.begin()
@@ -268,8 +281,6 @@ class Listener:
 
     def _removed(self, target_id: int, cause: Any) -> None:
         """Firestore has removed a target: watch it again after a pause, unless the cause lasts."""
-        if target_id not in self._targets:  # its watch was ended by another of its targets
-            return
         target, watch = self._targets.pop(target_id)
         code = driver.STATUS_NAMES.get(cause.code, "UNKNOWN")
         _log.warning("a watch is interrupted: %s", code)

@@ -27,7 +27,7 @@ END
 """
 """The value of the column ``timestamp``, computed from the other columns of a row."""
 
-DAMAGED: Final = Damage("does not match its checksum: restore a backup, or run `tai-state recover`")
+DAMAGED: Final = Damage("does not match its checksum")
 
 
 def of_text(path: bytes, text: bytes) -> int:

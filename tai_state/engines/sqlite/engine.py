@@ -290,7 +290,7 @@ def _scan(do: Do, scan: Scan) -> Paged[Document]:
 
 
 def _opened(worker: Worker | None) -> Worker:
-    if worker is None:
+    if worker is None or worker.is_closing:
         raise RuntimeError(NOT_OPEN)
     return worker
 

@@ -219,6 +219,11 @@ class Worker:
         self._generation = forks.generation
         threading.Thread(target=self._run, name=f"tai-state sqlite {name}", daemon=True).start()
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether it accepts no more jobs."""
+        return self._is_closing
+
     async def do(self, request: Any) -> Any:
         """Have a request served. The request is skipped if its caller is cancelled before its turn, but not later."""
         if self._is_closing:

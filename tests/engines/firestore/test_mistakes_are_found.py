@@ -119,10 +119,10 @@ MISTAKES = (
     Red(
         watch_checks.check_watch_left_early,
         "leaving one watch ends the stream of all",
-        "        if not self._targets:\n            await self.aclose()",
-        "        await self.aclose()",
+        "        if not self._targets and self._stop is not None:",
+        "        if self._stop is not None:",
         listening,
-        says=RuntimeError,
+        says=TimeoutError,
     ),
     Red(
         lifecycle_checks.check_outside_of_its_block,
@@ -141,8 +141,8 @@ MISTAKES = (
     Red(
         lifecycle_checks.check_closing_ends_watches,
         "watches wait on",
-        "        self._fail_all(RuntimeError(NOT_OPEN))\n",
-        "",
+        "        self._forget(watch)\n        watch.fail(error)\n",
+        "        self._forget(watch)\n",
         listening,
         says=TimeoutError,
     ),

@@ -12,7 +12,7 @@ import pytest
 
 from tai_state.engines.api import DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
-from tai_state.errors import Unavailable
+from tai_state.errors import StoreUnusable, Unavailable
 
 from ...support.ending_proxy import EndingProxy
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tai_state.testing.emulator import Emulator
 
 pytest.importorskip("grpc")
+from tai_state.engines.firestore import listening
+
 pytestmark = pytest.mark.anyio
 
 HANG_SECONDS = 30
@@ -85,6 +87,26 @@ async def test_an_established_watch_goes_on_by_another_stream(engine: FirestoreE
             revision = await _changed(engine)
             while (await anext(changes)).revision != revision:
                 pass
+
+
+async def test_no_stream_is_opened_for_nobody(
+    engine: FirestoreEngine, proxy: EndingProxy, monkeypatch: pytest.MonkeyPatch
+):
+    """After a status that lasts has ended the only watch, no stream is opened until somebody watches again."""
+    monkeypatch.setattr(listening, "pause_seconds", lambda _: 0.0)
+    made = await engine.commit([Put("c/a", {})])
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a") as changes:
+            await anext(changes)
+            proxy.end_listening("PERMISSION_DENIED")
+            with pytest.raises(StoreUnusable):
+                await anext(changes)
+            for _ in range(20):  # a stream that is opened all the same is seen meanwhile
+                await engine.read(["c/a"])
+            assert proxy.statistics().calls["Listen"] == 1
+            async with engine.watch("c/a") as others:
+                assert await anext(others) == DocumentChange("c/a", made.revision)
+            assert proxy.statistics().calls["Listen"] == 2
 
 
 async def _changed(engine: FirestoreEngine) -> int:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tai_state import InvalidData, StoreUnusable
@@ -13,6 +14,7 @@ from tai_state.engines.api import DocumentChange, Put
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 
 from ...support.ending_proxy import EndingProxy
+from ...support.stores import collected
 
 if TYPE_CHECKING:
     from tai_state.testing.emulator import Emulator
@@ -120,6 +122,21 @@ async def test_a_removal_for_what_lasts_ends_one_watch(engine: FirestoreEngine, 
                 await anext(ended)
             made = await engine.commit([Put("c/b", {})])
             assert await anext(changes) == DocumentChange("c/b", made.revision)
+
+
+async def test_the_last_removal_for_what_lasts_ends_the_stream(engine: FirestoreEngine, proxy: EndingProxy):
+    """Once every target was removed for good, the stream ends, although the watches are not left yet."""
+    with anyio.fail_after(HANG_SECONDS):
+        async with engine.watch("c/a", "c") as ended, engine.watch("c/b") as other:
+            await anext(other)
+            proxy.say(_removal("PERMISSION_DENIED"))
+            for changes in (ended, other):
+                with pytest.raises(StoreUnusable):
+                    await collected(changes)
+            while proxy.listening:
+                await anyio.lowlevel.checkpoint()
+            async with engine.watch("c/b") as changes:
+                await anext(changes)
 
 
 async def test_a_removal_for_an_invalid_target_is_told_as_of_a_call(engine: FirestoreEngine, proxy: EndingProxy):

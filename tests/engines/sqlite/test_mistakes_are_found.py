@@ -308,6 +308,13 @@ MISTAKES = (
         says=TimeoutError,
     ),
     Red(
+        lifecycle_checks.check_nothing_begins_while_closing,
+        "until the threads have ended it is open",
+        "if worker is None or worker.is_closing:",
+        "if worker is None:",
+        engine,
+    ),
+    Red(
         moment_checks.check_a_moment_stands_still,
         "a moment begins with its first read",
         "BEGIN; SELECT count(*) FROM sqlite_schema",

@@ -1,0 +1,74 @@
+"""Finding documents whatever is damaged or missing above them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tai_state.engines.api import Document, Scan
+from tai_state.errors import CorruptDocument
+from tai_state.streams.core import Core
+from tai_state.streams.damage import Report
+from tai_state.streams.layout import Stream
+from tai_state.streams.reader import floor_in
+from tai_state.streams.records import GOVERNOR
+from tai_state.values.ids import stored_id
+
+
+async def every_governor(core: Core, report: Report) -> list[str]:
+    """The ids of all governors, in order; those whose own document is damaged or missing, too.
+
+    Args:
+        core: the store's core.
+        report: called with what is wrong with a governor's document. If that is its id, the governor is left out.
+    """
+    collection = core.layout.governors
+    found: dict[str, str] = {}
+
+    def add(segment: str) -> None:
+        try:
+            found[segment] = stored_id(f"{collection}/{segment}")
+        except CorruptDocument as error:
+            report(error)
+
+    async for document in core.engine.scan(Scan(collection)):
+        add(document.id)
+        try:
+            document.decode(GOVERNOR)
+        except CorruptDocument as error:
+            report(error)
+    for segment in await core.engine.missing(collection):
+        add(segment)
+        what = "is missing though there are documents below it: run `tai-state recover`"
+        report(CorruptDocument(f"{collection}/{segment}", what))
+    return [governor_id for _, governor_id in sorted(found.items())]
+
+
+async def lock_collections(core: Core) -> list[str]:
+    """The collections of what locks have written; those of waiters, too, whether or not their lock is held."""
+    layout, engine = core.layout, core.engine
+    locks = {document.id async for document in engine.scan(Scan(layout.locks))}
+    locks.update(await engine.missing(layout.locks))
+    waiters = [f"{layout.locks}/{each}/waiters" for each in sorted(locks)]
+    return [layout.locks, layout.lockbeats, layout.lockbreaks, *waiters]
+
+
+async def floors_of(
+    core: Core, governor_id: str, page: Sequence[Document], segment: str | None
+) -> dict[str, int | None]:
+    """The floors of the streams that begin in a page of events, and not with their first one; by segment.
+
+    Args:
+        core: the store's core.
+        governor_id: the governor.
+        page: the documents of events, in order.
+        segment: that of the stream to which the event before the page belongs; None: there is none.
+    """
+    late: dict[str, Stream] = {}
+    for document in page:
+        place = core.layout.placed(governor_id, document)
+        if place is not None and place.stream.segment != segment:
+            segment = place.stream.segment
+            if place.version > 1:
+                late[segment] = place.stream
+    documents = (await core.engine.read([each.state for each in late.values()])).documents if late else ()
+    return {each: floor_in(document) for each, document in zip(late, documents, strict=True)}
