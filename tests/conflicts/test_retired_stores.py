@@ -11,6 +11,7 @@ import pytest
 
 from tai_state import (
     ChangeMetadata,
+    CorruptDocument,
     EventualConsistency,
     FieldMerge,
     GovernorNotFound,
@@ -25,7 +26,7 @@ from tai_state import (
     retire_store,
     sync,
 )
-from tai_state.engines.api import ANYTHING, Delete
+from tai_state.engines.api import ANYTHING, Delete, Put
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 from tai_state.values.clocks import ClockOrder
 
@@ -397,6 +398,32 @@ async def test_a_record_that_is_lost_or_damaged(stores: list[StateStore]) -> Non
     [(path, why)] = (await sync(centre, third)).failed
     assert (path, "taken_out" in why) == (f"{GOVERNOR} x", True)
     assert (await persister.recover()).consistent
+    assert await joined(centre, third) == 0
+
+
+@pytest.mark.parametrize("is_needed", [True, False], ids=["needed", "stray"])
+@pytest.mark.parametrize("changes", [{"state_id": "y"}, {"taken_out": 3}], ids=["of another state", "damaged"])
+async def test_a_record_that_is_not_that_of_its_state(
+    stores: list[StateStore], tmp_path: Path, changes: dict[str, Any], *, is_needed: bool
+) -> None:
+    """It keeps an export away, so a check names it; a recovery makes it anew, or removes it where no state needs it."""
+    centre, visitor, third, _ = stores
+    await retire_store(centre, visitor.store_id)
+    engine, persister = centre.core.engine, StateMachinePersister(centre)
+    path = RECORD if is_needed else RECORD.replace("x", "z")
+    whole = await fields_at(engine, RECORD)
+    await engine.commit([Put(path, {**whole, **changes})])
+    with pytest.raises(CorruptDocument):
+        await persister.export_history(GOVERNOR, tmp_path / "centre.jsonl")
+    assert bool((await sync(centre, third, dry_run=True)).failed) == is_needed
+    [finding] = (await persister.validate_consistency()).findings
+    assert (finding.path, finding.kind) == (path, "retired")
+    assert "tai-state recover" in finding.message
+    report = await persister.recover()
+    assert (report.rebuilt, report.failed) == ((path,), ())
+    assert await fields_at(engine, RECORD) == whole
+    assert (await persister.validate_consistency()).consistent
+    await persister.export_history(GOVERNOR, tmp_path / "centre.jsonl")
     assert await joined(centre, third) == 0
 
 

@@ -108,8 +108,9 @@ async def asleep() -> AsyncIterator[StateStore]:
     """A store, the same each time, that knows of all that a store did which was retired later, and of nothing else."""
     clock = ManualClock(_START_US)
     async with _another(clock, _GONE_ID, "gone") as gone, _another(clock, _ASLEEP_ID, "asleep") as store:
-        for n in range(2):
-            await gone.save_state(CLUB, "iris", {"n": n, "of": "iris"}, expected=n)
+        for state_id in ("iris", "ivan"):
+            for n in range(2):
+                await gone.save_state(CLUB, state_id, {"n": n, "of": state_id}, expected=n)
         await sync(gone, store)
         yield store
 
@@ -206,7 +207,7 @@ async def _restored(store: StateStore, other: StateStore, folder: Path) -> None:
 
 
 async def _retired(store: StateStore) -> None:
-    """``iris``, in a governor of its own: the store that made it was retired."""
+    """``iris`` and ``ivan``, in a governor of their own: the store that made them was retired."""
     async with asleep() as other:
         await sync(store, other, governor_id=CLUB)
     await retire_store(store, _GONE_ID, governor_id=CLUB)
