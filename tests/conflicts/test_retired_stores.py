@@ -27,6 +27,7 @@ from tai_state import (
     sync,
 )
 from tai_state.engines.api import ANYTHING, Delete, Put
+from tai_state.engines.memory import MemoryDocuments
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 from tai_state.values.clocks import ClockOrder
 
@@ -232,6 +233,25 @@ async def test_what_is_on_record_is_in_an_export(stores: list[StateStore], clock
         assert await counted([new, third]) == [11] * 2
         assert not (await sync(new, visitor)).complete
         assert await joined(fourth, third) == 0
+
+
+async def test_an_export_is_not_restored_into_a_store_that_is_retired_in_it(
+    stores: list[StateStore], clock: ManualClock, tmp_path: Path
+) -> None:
+    """A retired store that was put back to a time before it had the governor would count from 1 again."""
+    centre, visitor, *_ = stores
+    await retire_store(centre, visitor.store_id)
+    path = tmp_path / "centre.jsonl"
+    await StateMachinePersister(centre).export_history(GOVERNOR, path)
+    documents = MemoryDocuments()
+    async with MemoryEngine(clock, documents) as engine:
+        await engine.commit([Put("meta/store", await fields_at(visitor.core.engine, "meta/store"))])
+    async with open_store(MemoryEngine(clock, documents), clock=clock) as again:
+        assert again.store_id == visitor.store_id
+        before = await dump(again.core.engine)
+        with pytest.raises(InvalidData, match="new store"):
+            await StateMachinePersister(again).import_history(path)
+        assert await dump(again.core.engine) == before
 
 
 async def test_a_deleted_state_is_retired_too(stores: list[StateStore]) -> None:
