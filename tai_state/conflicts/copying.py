@@ -26,8 +26,11 @@ _SIZE_BESIDE_RECORD: Final = 8_192
 """An event's marker, and the paths of both."""
 
 
-async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMachinePersister) -> int:
+async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMachinePersister) -> int | None:
     """Append the next events of the newer side to the older one, in one commit; how many this call appended.
+
+    None if the older side has an event with the id of the first of them: a call was made on both sides. An id stands
+    only once in a stream.
 
     Args:
         newer: the side to copy from.
@@ -43,6 +46,9 @@ async def take_over(newer: Side, older: Side, unseen: Unseen, persister: StateMa
     # An event that is given the state after it can be as large as two.
     events = _one_commit(unseen.events, older.core.engine.capabilities) if follows else unseen.events[:1]
     markers = await _markers(newer, older, events)
+    if not markers:
+        return None
+    events = events[: len(markers)]
     drafts = [_draft(event, newer, marker) for event, marker in zip(events, markers, strict=True)]
     if not follows:
         drafts[0] = await _carrying(events[0], newer, markers[0], persister)
@@ -67,16 +73,21 @@ def _weight_of(event: EventRecord) -> Weight:
 async def _markers(newer: Side, older: Side, events: list[EventRecord]) -> list[str | None]:
     """For each event, the content of its marker if a caller gave its id: the same call then finds it here too.
 
-    None where the older side has a marker for that id already; that one stays.
+    None where the older side has a marker for that id already; that one stays. The list ends before the first event
+    whose id the older side's stream has, as far as it was read.
     """
     there, here = [
         (await side.core.engine.read([side.stream.marker(event.event_id) for event in events])).documents
         for side in (newer, older)
     ]
-    return [
-        None if marker is None or taken is not None else marker.decode(MARKER).content
-        for marker, taken in zip(there, here, strict=True)
-    ]
+    markers: list[str | None] = []
+    for marker, taken in zip(there, here, strict=True):
+        if taken is not None:
+            place = taken.decode(MARKER)
+            if place.state_id == older.stream.state_id and place.version <= older.version:
+                break
+        markers.append(None if marker is None or taken is not None else marker.decode(MARKER).content)
+    return markers
 
 
 def _draft(event: EventRecord, newer: Side, marker: str | None) -> Draft:

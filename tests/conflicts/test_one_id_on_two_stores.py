@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tai_state import FieldMerge, IdempotencyConflict, StateStore, open_store, sync
+from tai_state import FieldMerge, IdempotencyConflict, StateMachinePersister, StateStore, open_store, sync
 
 from ..support.stores import METADATA
 
@@ -67,3 +67,24 @@ async def test_a_request_that_came_by_a_sync_is_known(stores: tuple[StateStore, 
     assert (await second.get_state("bank", "alice")).data == {"balance": 130}
     with pytest.raises(IdempotencyConflict):
         await second.update_state("bank", "alice", {}, METADATA, expected=2, event_id="payment 1")
+
+
+async def test_a_request_made_again_after_a_join_stands_once_in_each_stream(stores: tuple[StateStore, StateStore]):
+    """A join does not pass ids on, so the other store makes the request, too. A sync then joins the two once more."""
+    first, second = stores
+    await pay(first, "payment 1")
+    await pay(second, None)
+    async with open_store("memory://") as third:
+        await sync(first, third)
+        await sync(first, second, resolver=COUNTER)
+        await pay(second, "payment 1")
+        await pay(second, None)
+        for one, other in ((first, second), (third, second), (third, first), (first, second)):
+            report = await sync(one, other, resolver=COUNTER)
+            assert report.failed == ()
+        assert (report.same, report.checked) == (1, 1)
+        for store in (first, second, third):
+            ids = [event.event_id async for event in store.get_events("bank", "alice")]
+            assert len(ids) == len(set(ids))
+            assert (await StateMachinePersister(store).validate_consistency()).consistent
+            assert (await store.get_state("bank", "alice")).data == (await first.get_state("bank", "alice")).data
