@@ -59,6 +59,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         unchecked: the paths of states that need a reducer that was not given.
         failed: the path and reason of each document because of which a state cannot be repaired, and of each that
             belongs to no state.
+        new_store_id: the id that the store was given; None: it kept its own. Restart whatever has the store open.
         resume: pass it to go on after an interruption; None when all is done.
     """
 
@@ -67,6 +68,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
     rebuilt: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    new_store_id: str | None = None
     resume: tuple[str, str] | None = None
 
     @property
@@ -126,7 +128,7 @@ class Recovery:
     ) -> RecoveryReport:
         """Recover all states of one governor, or of all."""
         core = self._core
-        if await mend_store(core.engine, core.layout, core.bounds, core.store_id):
+        if (store_id := await mend_store(core.engine, core.layout, core.bounds, core.store_id)) is not None:
             self._mended.append(core.layout.store)
         report = RecoveryReport(resume=resume)
         pending: list[Stream] = []
@@ -144,6 +146,7 @@ class Recovery:
             report,
             rebuilt=(*report.rebuilt, *self._mended)[:LISTED_MAX],
             failed=(*report.failed, *strange)[:LISTED_MAX],
+            new_store_id=None if store_id == core.store_id else store_id,
             resume=None,
         )
 
