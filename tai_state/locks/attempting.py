@@ -67,7 +67,8 @@ class Attempt:
         self.standings: Mapping[str, Standing | None] = {}
         self._common = common
         self._layout = common.core.layout
-        self.begun = self._since = common.monotonic()
+        self.begun: float = common.monotonic()
+        self._since = self.begun
         self._until = inf if wait_seconds is None else self.begun + max(wait_seconds, _ANSWER_SECONDS_MIN)
         self._over: int | None = None  # the fence of a tenure that was over before we knew of it
         self._overs = 0

@@ -141,7 +141,7 @@ def test_the_unexpected_ends_with_70(inside: Inside, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise ZeroDivisionError("in the middle")
 
-    monkeypatch.setattr(inspecting, "print_json", fail)
+    monkeypatch.setattr(inspecting, "print_facts", fail)
     error = inside("stats", "--json").error(70)
     assert (error["type"], error["message"]) == (
         "ZeroDivisionError",
