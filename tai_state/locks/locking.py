@@ -115,6 +115,8 @@ class LockManager:
             LockAcquisitionFailed: the lock could not be acquired in time.
             DeadlockDetected: holders of locks wait for each other in a circle, and this caller came last.
             LockLost: the lease ended before the block did.
+            CommitTooLarge: the call has to wait, and this caller holds more locks than a place in line can name; the
+                ``limit`` says how many, with this one. Nothing was acquired.
             StoreUnavailable, StoreTimeout: the engine failed while acquiring; nothing is held.
             InvalidId, InvalidData: the resource, a time, the holder or a lease is not valid.
             RuntimeError: another task left the block than the one that entered it; the lock is released.
@@ -193,7 +195,7 @@ class LockManager:
             holding: as for :meth:`lock`.
 
         Raises:
-            LockAlreadyHeld, LockAcquisitionFailed, DeadlockDetected: as for :meth:`lock`.
+            LockAlreadyHeld, LockAcquisitionFailed, DeadlockDetected, CommitTooLarge: as for :meth:`lock`.
             StoreUnavailable, StoreTimeout, InvalidId, InvalidData: as for :meth:`lock`.
         """
         return self._lease(await self._acquire([resource], ttl_seconds, wait_seconds, holder, holding), resource)
@@ -216,8 +218,8 @@ class LockManager:
         still stands.
 
         Raises:
-            LockLost: the lock was broken; or the lease had ended, and another caller has taken the lock, which keeps
-                it, or may have had it. A second call raises the same error.
+            LockLost: the lock was broken, or its document edited; or the lease had ended, and another caller has taken
+                the lock, which keeps it, or may have had it. A second call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """

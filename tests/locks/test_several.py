@@ -127,10 +127,7 @@ class Narrow(AroundEngine):
 
 
 async def test_long_names_count(store: StateStore):
-    """The names of locks count towards what a commit can hold: each lock has three documents with its name.
-
-    Whoever may wait also has to name them all in each line.
-    """
+    """The names of locks count towards what a commit can hold, and whoever may wait names them all in each line."""
     store.core.engine = Narrow(store.core.engine)  # type: ignore[assignment]
     names = [f"{n}{'x' * 1_400}" for n in range(5)]
     for wait_seconds, limit in ((0, 4), (None, 3)):
