@@ -91,8 +91,8 @@ def recover(
                 print_table(["outcome", "path", "why"], rows)
             checked = _counted(report.checked, "state")
             print_line(f"{checked} checked, {report.sound:,} sound, {len(report.rebuilt):,} rebuilt")
-        if report.new_store_id is not None:
-            say(f"the store has a new id, {report.new_store_id}: restart every service that has it open")
+            if report.new_store_id is not None:
+                say(f"the store has a new id, {report.new_store_id}: restart every service that has it open")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)
 

@@ -28,13 +28,7 @@ from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import (
-    STATE,
-    StateRecord,
-    head_of,
-    state_after,
-    state_text,
-)
+from tai_state.streams.records import STATE, StateRecord, head_of, state_after, state_text
 from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import VERSION_MAX, escape_id
@@ -59,7 +53,8 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         unchecked: the paths of states that need a reducer that was not given.
         failed: the path and reason of each document because of which a state cannot be repaired, and of each that
             belongs to no state.
-        new_store_id: the id that the store was given; None: it kept its own. Restart whatever has the store open.
+        new_store_id: the id that the store was given, because its own document was damaged or missing; None if it kept
+            its id. Whatever still has the store open writes under the old id until it is started again.
         resume: pass it to go on after an interruption; None when all is done.
     """
 
