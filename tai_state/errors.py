@@ -8,6 +8,7 @@
     │   ├── GovernorNotFound       no such governor
     │   ├── StoreNotFound          no store at that address
     │   ├── LockNotFound           no lock to take away (command line only)
+    │   ├── StoreNotNamed          no store to retire (command line only)
     │   └── EmulatorNotFound       no Firestore emulator is installed here
     ├── Rejected                   refused before anything was sent
     │   ├── InvalidId              an id that cannot be stored
@@ -134,6 +135,14 @@ class LockNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"there is no lock to take away at {self.path!r}; `tai-state locks` lists those that there are"
+
+
+@dataclass(eq=False)
+class StoreNotNamed(NotFound):
+    """``tai-state retire`` found no state that a store with the id ``path`` had changed. What to do: check the id."""
+
+    def __str__(self) -> str:
+        return f"no clock of a state names a store {self.path!r}: `tai-state history --json` shows clocks"
 
 
 @dataclass(eq=False)

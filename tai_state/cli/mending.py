@@ -20,7 +20,7 @@ from tai_state.cli.common import (
     opened,
     run,
 )
-from tai_state.cli.output import Progress, plain, print_facts, print_json, print_line, print_table
+from tai_state.cli.output import Progress, plain, print_facts, print_json, print_line, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import Inconsistent
 from tai_state.history.persister import StateMachinePersister
@@ -91,6 +91,8 @@ def recover(
                 print_table(["outcome", "path", "why"], rows)
             checked = _counted(report.checked, "state")
             print_line(f"{checked} checked, {report.sound:,} sound, {len(report.rebuilt):,} rebuilt")
+            if report.new_store_id is not None:
+                say(f"the store has a new id, {report.new_store_id}: restart every service that has it open")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)
 

@@ -16,6 +16,8 @@ from tai_state.cli.common import (
     GovernorArgument,
     JsonOption,
     StoreOption,
+    YesOption,
+    confirm,
     opened,
     run,
 )
@@ -24,10 +26,10 @@ from tai_state.cli.reducers import load_reducers
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.recorded import RecordedConflict, conflicts_of
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased
-from tai_state.conflicts.retiring import retire_store
+from tai_state.conflicts.retiring import RetirementReport, is_retired, retire_store
 from tai_state.conflicts.sync import SyncReport
 from tai_state.conflicts.sync import sync as sync_stores
-from tai_state.errors import GovernorNotFound, StoreNotFound
+from tai_state.errors import GovernorNotFound, StoreNotFound, StoreNotNamed
 from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
 
@@ -143,13 +145,15 @@ def retire(
     store: StoreOption = None,
     governor: Annotated[str | None, typer.Option(metavar="GOVERNOR", help="Only this governor.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, but write nothing.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a store that is gone for good out of all clocks."""
+    """Take a store that is gone for good out of all clocks. What it writes from then on is not synced any more."""
+    confirm(f"Retire store {store_id!r}, so that what it writes from now on cannot be synced?", yes=yes or dry_run)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            report = await retire_store(opened_store, store_id, governor_id=governor, dry_run=dry_run)
+            report = await taken_out(opened_store, store_id, governor, dry_run=dry_run)
         if as_json:
             print_json({**plain(report), "complete": report.complete})
         else:
@@ -160,6 +164,19 @@ def retire(
             raise typer.Exit(INCONSISTENT)
 
     run(command)
+
+
+async def taken_out(store: StateStore, store_id: str, governor: str | None, *, dry_run: bool) -> RetirementReport:
+    """Retire a store.
+
+    Raises:
+        StoreNotNamed: no clock names it, and it was not retired before.
+    """
+    report = await retire_store(store, store_id, governor_id=governor, dry_run=dry_run)
+    is_idle = report.complete and not report.retired and not dry_run
+    if is_idle and not await is_retired(store.core, store_id, governor):
+        raise StoreNotNamed(store_id)
+    return report
 
 
 def conflicts(

@@ -19,6 +19,7 @@ from tai_state.errors import StateNotFound, VersionConflict
 from tai_state.streams import writing
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
+from tai_state.streams.retirements import check_clock
 from tai_state.streams.writing import Intent
 from tai_state.values.clocks import ClockOrder, VectorClock, merge
 from tai_state.values.metadata import ChangeMetadata
@@ -88,6 +89,7 @@ async def standing(core: Core, stream: Stream) -> Rival | None:
     if side.record is None:
         return None
     retired = await retired_for(core, stream, side.clock)
+    check_clock(stream, retired, side.clock)
     snapshot = core.state(stream, side.record, side.recorded_us)
     snapshot = msgspec.structs.replace(snapshot, causality=retired.whole(side.clock))
     return Rival(snapshot=snapshot, hlc=side.record.hlc, tip=side.tip)

@@ -15,7 +15,7 @@ from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.retirements import RetiredRecord, retired_in
+from tai_state.streams.retirements import RetiredRecord, check_clock, retired_in
 from tai_state.values.clocks import VectorClock
 from tai_state.values.retired import Retired, has_marks
 
@@ -30,18 +30,25 @@ async def retired_for(core: Core, stream: Stream, clock: VectorClock) -> Retired
 
 async def with_retired(here: Side, there: Side) -> tuple[Side, Side]:
     """Both sides, each with the retirements that the clocks of the two stand for."""
-    retired = Retired({})
-    for side in (here, there):
-        retired |= await retired_for(side.core, side.stream, side.clock)
-    return msgspec.structs.replace(here, retired=retired), msgspec.structs.replace(there, retired=retired)
+    kept, other = [await retired_for(side.core, side.stream, side.clock) for side in (here, there)]
+    retired = kept | other
+    return (
+        msgspec.structs.replace(here, retired=retired, kept=kept),
+        msgspec.structs.replace(there, retired=retired, kept=other),
+    )
 
 
 def refused(here: Side, there: Side) -> str:
     """Why two sides cannot be synced: the store of one of them was retired; empty if none was.
 
     Clocks no longer name it. If it took over such a clock, it would count its next change as one of its first.
+
+    Raises:
+        EventSourcingError: the clock of a side cannot be compared.
     """
     for side in (here, there):
+        if side.record is not None:
+            check_clock(side.stream, side.retired, side.record.causality)
         if side.core.store_id in side.retired.stores:
             new = "export it, restore that into a new store, and sync the new one"
             return f"store {side.core.store_id} was retired, and must not be synced any more: {new}"
@@ -60,5 +67,5 @@ async def keep(side: Side) -> None:
         require = ABSENT if document is None else At(document.revision)
         return Commit([Put(path, RetiredRecord(stream.state_id, (there | known).taken_out), require)], lambda _: None)
 
-    if known.taken_out:
+    if not known.taken_out.keys() <= side.kept.taken_out.keys():
         await settle(side.core.engine, Rewrite([path], decide, is_telling=False), side.core.bounds)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tai_state.engines.api import ABSENT, At, Document, Put
+from tai_state.engines.api import ABSENT, At, Document, Put, Scan
 from tai_state.errors import Inconsistent, InvalidData, Rejected
 from tai_state.history.essentials import all_governors
 from tai_state.streams.changes import Change, Composed, Known, append_of
@@ -15,7 +15,7 @@ from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Given
 from tai_state.streams.reading import list_all_states
-from tai_state.streams.retirements import RETIRE_ACTION, RetiredRecord, Retirement, retired_in
+from tai_state.streams.retirements import RETIRE_ACTION, RETIRED, RetiredRecord, Retirement, check_clock, retired_in
 from tai_state.streams.writing import Intent, draft
 from tai_state.values.checks import check_flag
 from tai_state.values.clocks import next_hybrid, tick
@@ -23,7 +23,7 @@ from tai_state.values.expected import ANY
 from tai_state.values.ids import escape_id
 from tai_state.values.json import encode
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
-from tai_state.values.retired import is_mark, mark_of
+from tai_state.values.retired import Retired, is_mark, mark_of
 
 LISTED_MAX: Final = 1_000
 """How many failures a report lists at most."""
@@ -109,6 +109,15 @@ async def retire_store(
     return RetirementReport(checked=checked, retired=retired, failed=tuple(failed[:LISTED_MAX]))
 
 
+async def is_retired(core: Core, store_id: str, governor_id: str | None) -> bool:
+    """Whether it is on record, for any state of one governor or of all, that a store was retired."""
+    for governor in await all_governors(core, []) if governor_id is None else [governor_id]:
+        async for document in core.engine.scan(Scan(core.layout.retired(governor))):
+            if store_id in Retired(document.decode(RETIRED).taken_out).stores:
+                return True
+    return False
+
+
 async def _retired(core: Core, stream: Stream, store_id: str, metadata: ChangeMetadata) -> bool:
     """Write the event that takes a store out of a state's clock; False if the clock no longer names it."""
     made = draft(core, stream, Intent(metadata, RETIRE_ACTION))
@@ -119,7 +128,9 @@ async def _retired(core: Core, stream: Stream, store_id: str, metadata: ChangeMe
         if store_id not in head.causality:
             return Composed((None,))
         counted = tick(head.causality, core.store_id)
-        retired, clock = retired_in(stream, document).with_retirement(mark, counted, store_id)
+        there = retired_in(stream, document)
+        check_clock(stream, there, head.causality)
+        retired, clock = there.with_retirement(mark, counted, store_id)
         given = Given(
             causality=clock,
             hlc=next_hybrid(head.hlc, now_us),

@@ -26,6 +26,7 @@ class Side(msgspec.Struct, frozen=True):
         last: the record of its last event; None if it was never written.
         recorded_us: the engine's update time of the state's document.
         retired: what is known of retired stores; see :mod:`tai_state.values.retired`.
+        kept: what of that the store was seen to have on record.
     """
 
     core: Core
@@ -34,6 +35,7 @@ class Side(msgspec.Struct, frozen=True):
     last: EventRecord | None
     recorded_us: int = 0
     retired: Retired = Retired({})
+    kept: Retired = Retired({})
 
     @classmethod
     async def read(cls, core: Core, stream: Stream) -> Self:

@@ -39,6 +39,7 @@ from tai_state.values.checks import check_flag, check_long_work
 from tai_state.values.clocks import ClockOrder, compare
 from tai_state.values.ids import escape_id, stored_id
 from tai_state.values.metadata import ChangeMetadata, check_metadata
+from tai_state.values.retired import has_marks
 
 _logger = logging.getLogger("tai_state.conflicts")
 
@@ -241,14 +242,17 @@ class _Pair:
         while refusals < _REFUSALS_MAX:
             here = await Side.read(self._first, self._first.layout.stream(governor_id, state_id))
             there = await Side.read(self._second, self._second.layout.stream(governor_id, state_id))
-            if here.is_equal(there):
+            is_equal = here.is_equal(there)
+            if is_equal and not has_marks(here.clock):
                 return done
             here, there = await with_retired(here, there)
-            if failure := refused(here, there) or drift(here, there):
+            if failure := refused(here, there) or ("" if is_equal else drift(here, there)):
                 return done._replace(failure=failure)
             if not self._dry_run:
                 await keep(here)
                 await keep(there)
+            if is_equal:
+                return done
             try:
                 step = await self._step(here, there)
             except VersionConflict:

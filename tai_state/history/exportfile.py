@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -21,6 +21,7 @@ from tai_state.streams.records import (
     state_text,
 )
 from tai_state.streams.retirements import RetiredRecord
+from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.ids import escape_id, unescape_id, versioned
 from tai_state.values.json import NOT_JSON
@@ -93,6 +94,9 @@ class TransferStats(msgspec.Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...] = ()
 
 
+_taken_out = msgspec.json.Decoder(Mapping[str, VectorClock]).decode
+
+
 class Problem(msgspec.Struct, frozen=True):
     """Why a line cannot be restored.
 
@@ -127,6 +131,7 @@ class ExportCheck:
         self._kept: tuple[int, ...] = ()
         self._ids: dict[str, str] = {}
         self._by_kind: dict[str, int] = {}
+        self._taken_out: dict[str, bytes] = {}
         self.lines: int = 0
         self.is_whole: bool = False
         self.retired: set[str] = set()
@@ -175,6 +180,7 @@ class ExportCheck:
             found = self._problem_of_order(line) if is_id else Problem("an id is not valid")
         elif isinstance(record, RetiredRecord):
             self.retired |= Retired(record.taken_out).stores
+            self._taken_out[line.id] = msgspec.json.encode(record.taken_out)
             is_place = line.id == escape_id(record.state_id)
             found = self._problem_of_order(line) if is_place else Problem("a record is not that of its state")
         elif self.lines or line.id != escape_id(self._governor_id):
@@ -224,6 +230,8 @@ class ExportCheck:
             return Problem("a state is not at the version of its last event", missing)
         if state_hash(state_text(record)) != record.state_hash or record.state_hash != last.state_hash:
             return Problem("a state does not match its hash")
+        if Retired(_taken_out(self._taken_out.pop(line.id, b"{}"))).lacking(record.causality):
+            return Problem("a state lacks the record of retirements that its clock stands for")
         return None if record.kept == self._kept else Problem("a state does not list the snapshots that are there")
 
 

@@ -28,13 +28,7 @@ from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import (
-    STATE,
-    StateRecord,
-    head_of,
-    state_after,
-    state_text,
-)
+from tai_state.streams.records import STATE, StateRecord, head_of, state_after, state_text
 from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import VERSION_MAX, escape_id
@@ -59,6 +53,8 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         unchecked: the paths of states that need a reducer that was not given.
         failed: the path and reason of each document because of which a state cannot be repaired, and of each that
             belongs to no state.
+        new_store_id: the id that the store was given, because its own document was damaged or missing; None if it kept
+            its id. Whatever still has the store open writes under the old id until it is started again.
         resume: pass it to go on after an interruption; None when all is done.
     """
 
@@ -67,6 +63,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
     rebuilt: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    new_store_id: str | None = None
     resume: tuple[str, str] | None = None
 
     @property
@@ -126,7 +123,7 @@ class Recovery:
     ) -> RecoveryReport:
         """Recover all states of one governor, or of all."""
         core = self._core
-        if await mend_store(core.engine, core.layout, core.bounds, core.store_id):
+        if (store_id := await mend_store(core.engine, core.layout, core.bounds, core.store_id)) is not None:
             self._mended.append(core.layout.store)
         report = RecoveryReport(resume=resume)
         pending: list[Stream] = []
@@ -144,6 +141,7 @@ class Recovery:
             report,
             rebuilt=(*report.rebuilt, *self._mended)[:LISTED_MAX],
             failed=(*report.failed, *strange)[:LISTED_MAX],
+            new_store_id=None if store_id == core.store_id else store_id,
             resume=None,
         )
 

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Final
 
 from tai_state.engines.api import ABSENT, At, Delete, Document, Put, Scan
 from tai_state.engines.rewriting import write_unless_moved
-from tai_state.errors import EventSourcingError, Inconsistent
+from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
-from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import STATE
-from tai_state.streams.retirements import RetiredRecord, retired_by, retired_in
+from tai_state.streams.retirements import RetiredRecord, check_clock, lack, retired_by, retired_in
 from tai_state.values.clocks import VectorClock
 from tai_state.values.retired import Retired, has_marks
 
+_ELSEWHERE: Final = "sync with a store that has them, or restore a backup"
 
-def record_problem(stream: Stream, document: Document | None, clock: VectorClock) -> str | None:
-    """What is wrong with the record of the retired stores that a clock of a state stands for; None if it is whole."""
+
+async def problem_of(core: Core, stream: Stream, document: Document | None, clock: VectorClock) -> Inconsistent | None:
+    """What is wrong with the record of the retired stores that the clock of a state stands for, or with that clock.
+
+    Args:
+        core: the core of the store.
+        stream: the state's paths.
+        document: the record.
+        clock: the state's clock, as it is stored.
+
+    Returns:
+        The error, with what mends it; None if nothing is wrong.
+    """
     try:
-        lacking = retired_in(stream, document).lacking(clock)
+        retired = retired_in(stream, document)
+        if lacking := retired.lacking(clock):
+            is_mendable = not (retired | await _said(core, stream)).lacking(clock)
+            advice = "run `tai-state recover`" if is_mendable else _ELSEWHERE
+            return EventSourcingError(stream.retired, f"{lack(len(lacking))}: {advice}")
+        check_clock(stream, retired, clock)
     except Inconsistent as error:
-        return fault(error)
-    return f"lacks {len(lacking)} of the retirements that the clock of its state stands for" if lacking else None
+        return error
+    return None
 
 
 async def mend_records(core: Core, governor_id: str, strange: list[Inconsistent]) -> list[str]:
@@ -47,15 +64,15 @@ async def mend_records(core: Core, governor_id: str, strange: list[Inconsistent]
             continue
         path = place.stream.retired
         [document] = (await core.engine.read([path])).documents
-        if record_problem(place.stream, document, clock) is None:
+        if await problem_of(core, place.stream, document, clock) is None:
             continue
         if await _completed(core, place.stream, document):
             mended.append(path)
         [document] = (await core.engine.read([path])).documents
-        if (what := record_problem(place.stream, document, clock)) is not None:
-            strange.append(EventSourcingError(path, f"{what}: restore a backup"))
+        if (error := await problem_of(core, place.stream, document, clock)) is not None:
+            strange.append(error)
     async for document in core.engine.scan(Scan(core.layout.retired(governor_id))):
-        is_sound = record_problem_of_place(core, governor_id, document) is None
+        is_sound = problem_of_place(core, governor_id, document) is None
         if is_sound or await _is_needed(core, governor_id, document):
             continue
         if await write_unless_moved(core.engine, [Delete(document.path, At(document.revision))], core.bounds):
@@ -63,10 +80,15 @@ async def mend_records(core: Core, governor_id: str, strange: list[Inconsistent]
     return mended
 
 
-def record_problem_of_place(core: Core, governor_id: str, document: Document) -> str | None:
+def problem_of_place(core: Core, governor_id: str, document: Document) -> Inconsistent | None:
     """What is wrong with a record, whatever its state's clock stands for; None if it is sound."""
-    place = core.layout.placed(governor_id, document)
-    return "is not the path of a record" if place is None else record_problem(place.stream, document, {})
+    if (place := core.layout.placed(governor_id, document)) is None:
+        return CorruptDocument(document.path, "is not the path of a record: run `tai-state recover`")
+    try:
+        retired_in(place.stream, document)
+    except Inconsistent as error:
+        return error
+    return None
 
 
 async def _is_needed(core: Core, governor_id: str, record: Document) -> bool:
@@ -81,15 +103,20 @@ async def _is_needed(core: Core, governor_id: str, record: Document) -> bool:
 async def _completed(core: Core, stream: Stream, document: Document | None) -> bool:
     """Write what is on record, and what the events say; False if that is nothing new, or somebody else was faster."""
     there: Retired | None = None
-    found: dict[str, VectorClock] = {}
     with suppress(Inconsistent):
         there = retired_in(stream, document)
-    with suppress(Inconsistent):  # the events up to a damaged one count
-        async for stored in core.reader.records(stream, 1):
-            found.update(retired_by(stored.record).taken_out)
-    known = Retired(found) if there is None else there | Retired(found)
+    known = (there or Retired({})) | await _said(core, stream)
     if there is not None and known.taken_out.keys() == there.taken_out.keys():
         return False
     require = ABSENT if document is None else At(document.revision)
     put = Put(stream.retired, RetiredRecord(stream.state_id, known.taken_out), require)
     return await write_unless_moved(core.engine, [put], core.bounds)
+
+
+async def _said(core: Core, stream: Stream) -> Retired:
+    """The retirements that are events of a stream, up to a damaged event."""
+    found: dict[str, VectorClock] = {}
+    with suppress(Inconsistent):
+        async for stored in core.reader.records(stream, 1):
+            found.update(retired_by(stored.record).taken_out)
+    return Retired(found)

@@ -18,7 +18,7 @@ from tai_state.errors import Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
-from tai_state.history.retirements import record_problem, record_problem_of_place
+from tai_state.history.retirements import problem_of, problem_of_place
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.locks.damage import check_locks
 from tai_state.streams.core import Core
@@ -221,16 +221,16 @@ class Validation:
         """Check that these states, whose clocks know of retirements, have all of these on record."""
         documents = await self._read([stream.retired for stream, _ in states])
         for (stream, state), document in zip(states, documents, strict=True):
-            if (what := record_problem(stream, document, state.causality)) is not None:
-                self._find(stream.retired, "retired", f"{what}: run `tai-state recover`")
+            if (error := await problem_of(self._core, stream, document, state.causality)) is not None:
+                self._find(error.path, "retired", error.what)
 
     async def _records(self, governor_id: str) -> None:
         """Check that every record of retired stores can be read, those that no clock needs included."""
         found = {each.path for each in self._findings}
         async for document in self._core.engine.scan(Scan(self._core.layout.retired(governor_id))):
-            what = record_problem_of_place(self._core, governor_id, document)
-            if what is not None and document.path not in found:
-                self._find(document.path, "retired", f"{what}: run `tai-state recover`")
+            error = problem_of_place(self._core, governor_id, document)
+            if error is not None and document.path not in found:
+                self._find(error.path, "retired", error.what)
 
     async def _has_events(self, stream: Stream) -> bool:
         """Whether a stream has any event, so that its own check has found what is missing."""

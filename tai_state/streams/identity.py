@@ -120,8 +120,8 @@ async def store_problem(engine: Engine, layout: Layout) -> CorruptDocument | Non
     return None
 
 
-async def mend_store(engine: Engine, layout: Layout, bounds: Bounds, store_id: str) -> bool:
-    """Make the document of an open store anew if it is missing or damaged. Returns whether that was needed.
+async def mend_store(engine: Engine, layout: Layout, bounds: Bounds, store_id: str) -> str | None:
+    """Make the document of an open store anew if it is missing or damaged. Returns the id that it then has, else None.
 
     Args:
         engine: the engine.
@@ -131,11 +131,12 @@ async def mend_store(engine: Engine, layout: Layout, bounds: Bounds, store_id: s
             count on in vector clocks beside those under the old id, as if another store had joined.
     """
     if await store_problem(engine, layout) is None:
-        return False
+        return None
     [document] = (await engine.read([layout.store])).documents
     record = StoreRecord(store_id, FORMAT) if store_id else _new()
     require = ABSENT if document is None else At(document.revision)
-    return await write_unless_moved(engine, [Put(layout.store, record, require)], bounds)
+    is_written = await write_unless_moved(engine, [Put(layout.store, record, require)], bounds)
+    return record.store_id if is_written else None
 
 
 def _new() -> StoreRecord:

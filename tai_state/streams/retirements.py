@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from tai_state.engines.api import Document, Shape
-from tai_state.errors import CorruptDocument
+from tai_state.errors import CorruptDocument, EventSourcingError
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import VectorClock
@@ -37,7 +37,7 @@ class Retirement(msgspec.Struct, frozen=True):
     taken_out: VectorClock
 
 
-RETIRED = Shape(RetiredRecord)
+RETIRED = Shape(RetiredRecord, advice="run `tai-state recover`")
 
 _decode = msgspec.json.Decoder(Retirement).decode
 
@@ -54,6 +54,24 @@ def retired_in(stream: Stream, document: Document | None) -> Retired:
     if record.state_id != stream.state_id:
         raise CorruptDocument(document.path, "holds the record of another state: run `tai-state recover`")
     return Retired(record.taken_out)
+
+
+def lack(count: int) -> str:
+    """What is wrong with a record that lacks so many of the retirements that its state needs."""
+    return f"lacks {count} of the retirements that the clock of its state stands for"
+
+
+def check_clock(stream: Stream, retired: Retired, clock: VectorClock) -> None:
+    """Check that a state's stored clock can be compared with others.
+
+    Raises:
+        EventSourcingError: what it stands for is not on record; or it shows that a retired store wrote after all.
+    """
+    if lacking := retired.lacking(clock):
+        raise EventSourcingError(stream.retired, f"{lack(len(lacking))}: run `tai-state verify`")
+    if late := retired.late(clock):
+        what = "was retired, and changed this state after that, which looks like a change before it"
+        raise EventSourcingError(stream.state, f"store {late[0]} {what}: write the data to a new state")
 
 
 def retired_by(event: EventRecord) -> Retired:

@@ -68,6 +68,14 @@ class Retired:
         """The marks that a clock stands for and that are not on record."""
         return {each for each in self.whole(clock) if is_mark(each)} - self.taken_out.keys()
 
+    def late(self, clock: VectorClock) -> list[str]:
+        """The stores that a stored clock names although its own marks stand for as much of them.
+
+        A stored clock is as short as it can be. So such a store was retired, took over the clock without its own entry,
+        and wrote after all: it counted from 1 again.
+        """
+        return sorted(clock.keys() - self.reduced(clock).keys()) if has_marks(clock) else []
+
     def with_retirement(self, mark: str, clock: VectorClock, store_id: str) -> tuple[Retired, VectorClock]:
         """One more retirement: the new record, and the clock with the mark, without the store and all earlier marks."""
         gone = {each: count for each, count in clock.items() if each == store_id or is_mark(each)}

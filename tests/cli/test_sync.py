@@ -79,16 +79,21 @@ def test_retire(program: Program):
     gone = json.loads(program("doctor", "--store", B, "--json").out)
     store_id = next(each["message"] for each in gone["checks"] if "its id is" in each["message"]).rpartition(" ")[2]
     dry = program("retire", store_id, "--store", A, "--dry-run", "--json")
-    done = program("retire", store_id, "--store", A, "--governor", "field", "--json")
+    asked = program("retire", store_id, "--store", A)
+    assert (asked.code, "pass --yes" in asked.err) == (2, True)
+    done = program("retire", store_id, "--store", A, "--governor", "field", "--yes", "--json")
     assert json.loads(done.out) == {"checked": 1, "retired": 1, "failed": [], "complete": True}
     assert dry.out == done.out
-    again = program("retire", store_id, "--store", A)
+    again = program("retire", store_id, "--store", A, "--yes")
     assert (again.code, again.out) == (0, "1 states checked, 0 of them named the store in their clock\n")
     refused = program("sync", A, B)
     assert refused.code == 4
     assert f"store {store_id} was retired" in refused.out
-    assert "cannot retire itself" in program("retire", store_id, "--store", B, "--json").error(2)["message"]
-    assert program("retire", store_id, "--store", A, "--governor", "nobody").code == 1
+    assert "cannot retire itself" in program("retire", store_id, "--store", B, "--yes", "--json").error(2)["message"]
+    assert program("retire", store_id, "--store", A, "--governor", "nobody", "--yes").code == 1
+    mistyped = program("retire", store_id[:-1], "--store", A, "--yes", "--json").error(1)
+    assert (mistyped["type"], mistyped["path"]) == ("StoreNotNamed", store_id[:-1])
+    assert program("retire", store_id[:-1], "--store", A, "--dry-run").code == 0
     assert program("verify", "--store", A).code == 0
 
 

@@ -119,9 +119,15 @@ def test_recover_mends_it(inside: Inside, kind: str, governor: Sequence[str]) ->
     [finding] = report["findings"]
     assert (finding["path"], finding["kind"], "tai-state recover" in finding["message"]) == (STORE, "store", True)
     assert "tai-state recover" in inside("doctor").out
-    assert inside("recover", *governor, "--json").json()["rebuilt"] == [STORE]
+    found = inside("recover", *governor, "--json").json()
+    assert found["rebuilt"] == [STORE]
+    assert f"its id is {found['new_store_id']}" in inside("doctor").out
     assert inside("verify", "--json").json()["consistent"]
-    assert inside("recover", *governor, "--json").json()["rebuilt"] == []
+    again = inside("recover", *governor, "--json").json()
+    assert (again["rebuilt"], again["new_store_id"]) == ([], None)
+    damage(inside.folder, "missing")
+    told = inside("recover", *governor)
+    assert (told.code, "the store has a new id, " in told.err, "restart" in told.err) == (0, True, True)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

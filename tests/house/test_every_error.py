@@ -31,6 +31,7 @@ from tai_state import (
     open_store,
 )
 from tai_state.cli.locking import taken_away
+from tai_state.cli.syncing import taken_out
 from tai_state.engines.api import PRESENT, Check, Committed, Delete, Write
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.memory import MemoryEngine
@@ -109,6 +110,12 @@ async def _store_not_found(folder: Path) -> None:
 async def _lock_not_found(_: Path) -> None:
     async with _with_bill() as store:
         await taken_away(store, "nightly")
+
+
+@raises(errors.StoreNotNamed)
+async def _store_not_named(_: Path) -> None:
+    async with _with_bill() as store:
+        await taken_out(store, "device-7", None, dry_run=False)
 
 
 @raises(errors.EmulatorNotFound)
