@@ -73,6 +73,24 @@ def joined_tips(event: EventRecord) -> list[str]:
     return [] if found is None else found.tips
 
 
-def counted(event: EventRecord, store_id: str) -> Counted:
-    """An event, and how it was counted in the stream of this store."""
-    return Counted(event.event_id, "" if joined_by(event) else event.origin or store_id, event.causality)
+def counter_of(event: EventRecord, before: EventRecord | None, store_id: str) -> str:
+    """The id of the store that counted an event.
+
+    A store that takes over an event names the store that counted it. Events that name none were counted here, or in the
+    store from whose export this one was made. Then one entry of the clock has grown.
+
+    Args:
+        event: the event.
+        before: the event before it; None if that is not known.
+        store_id: the id of the store from which it was read.
+    """
+    if event.origin is not None:
+        return event.origin
+    known = {} if before is None else before.causality
+    grown = [each for each, count in event.causality.items() if count > known.get(each, 0)]
+    return grown[0] if len(grown) == 1 else store_id
+
+
+def counted(event: EventRecord, before: EventRecord | None, store_id: str) -> Counted:
+    """An event, and how it was counted; see :func:`counter_of`."""
+    return Counted(event.event_id, "" if joined_by(event) else counter_of(event, before, store_id), event.causality)

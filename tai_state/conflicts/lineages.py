@@ -88,6 +88,7 @@ class Lineage:
         self._persister = persister
         self._records: list[EventRecord] = []
         self._seen: dict[int, VectorClock] = {}
+        self._stores: dict[int, str] = {}
         self._places: dict[Place, str] = {}
 
     @property
@@ -131,7 +132,10 @@ class Lineage:
         self.versions, self._places, self._seen = {}, {}, {}
         seen: VectorClock = {}
         whole = self.side.retired.whole
+        last: EventRecord | None = None
         for record in reversed(self._records):
+            self._stores[record.version] = counted(record, last, self.side.core.store_id).store
+            last = record
             for version in self._brought_in(record):
                 seen = merge(seen, version.seen)
                 self.versions.setdefault(version.key, version)
@@ -150,7 +154,7 @@ class Lineage:
             clock=record.causality,
             seen=self._seen[record.version],
             hlc=record.hlc,
-            store=counted(record, self.side.core.store_id).store,
+            store=self._stores[record.version],
             data=partial(self._data_after, record),
         )
 

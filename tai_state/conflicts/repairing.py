@@ -95,8 +95,10 @@ async def standing(core: Core, stream: Stream) -> Rival | None:
 
 async def recent_events(core: Core, stream: Stream, version: int) -> tuple[Counted, ...]:
     """The last events up to a version."""
-    records = core.reader.records(stream, max(1, version - RECENT_MAX + 1), version)
-    return tuple([counted(stored.record, core.store_id) async for stored in records])
+    first = version - RECENT_MAX + 1
+    records = [stored.record async for stored in core.reader.records(stream, max(1, first - 1), version)]
+    pairs = zip(records, [None, *records], strict=False)
+    return tuple([counted(event, before, core.store_id) for event, before in pairs if event.version >= first])
 
 
 async def repair(

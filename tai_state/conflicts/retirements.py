@@ -25,7 +25,7 @@ async def retired_for(core: Core, stream: Stream, clock: VectorClock) -> Retired
     if not has_marks(clock):
         return Retired({})
     [document] = (await core.engine.read([stream.retired])).documents
-    return retired_in(document)
+    return retired_in(stream, document)
 
 
 async def with_retired(here: Side, there: Side) -> tuple[Side, Side]:
@@ -50,15 +50,15 @@ def refused(here: Side, there: Side) -> str:
 
 async def keep(side: Side) -> None:
     """Put on record in the store of a side what is known of retired stores."""
-    path, state_id, known = side.stream.retired, side.stream.state_id, side.retired
+    stream, path, known = side.stream, side.stream.retired, side.retired
 
     def decide(look: Look) -> Verdict[None]:
         document = look.documents[path]
-        there = retired_in(document)
+        there = retired_in(stream, document)
         if known.taken_out.keys() <= there.taken_out.keys():
             return Done(None)
         require = ABSENT if document is None else At(document.revision)
-        return Commit([Put(path, RetiredRecord(state_id, (there | known).taken_out), require)], lambda _: None)
+        return Commit([Put(path, RetiredRecord(stream.state_id, (there | known).taken_out), require)], lambda _: None)
 
     if known.taken_out:
         await settle(side.core.engine, Rewrite([path], decide, is_telling=False), side.core.bounds)

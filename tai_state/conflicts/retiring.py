@@ -119,7 +119,7 @@ async def _retired(core: Core, stream: Stream, store_id: str, metadata: ChangeMe
         if store_id not in head.causality:
             return Composed((None,))
         counted = tick(head.causality, core.store_id)
-        retired, clock = retired_in(document).with_retirement(mark, counted, store_id)
+        retired, clock = retired_in(stream, document).with_retirement(mark, counted, store_id)
         given = Given(
             causality=clock,
             hlc=next_hybrid(head.hlc, now_us),

@@ -6,7 +6,7 @@ from typing import Self
 
 import msgspec
 
-from tai_state.conflicts.joins import joined_tips
+from tai_state.conflicts.joins import counter_of, joined_tips
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
@@ -103,18 +103,21 @@ class Side(msgspec.Struct, frozen=True):
         clock, known = self.clock, other.clock
         first = max(1, self.version - (sum(clock.values()) - sum(common(clock, known).values())))
         before: EventRecord | None = None
+        last: EventRecord | None = None
         events: list[EventRecord] = []
         is_apart = False
         async for stored in self.core.reader.records(self.stream, first, self.version):
             order = compare(self.retired.whole(stored.record.causality), known)
             if order is ClockOrder.AFTER:
-                events.append(stored.record)
+                origin = counter_of(stored.record, last, self.core.store_id)
+                events.append(msgspec.structs.replace(stored.record, origin=origin))
                 if len(events) >= limit:
                     break
             elif order is ClockOrder.CONCURRENT:
                 is_apart = True
             else:
                 before = stored.record
+            last = stored.record
         return Unseen(before, events, is_apart)
 
     def rival(self, other: Side) -> Rival:
@@ -139,7 +142,7 @@ class Unseen(msgspec.Struct, frozen=True):
 
     Attributes:
         before: the last event that the other store knows of; None if it was not read, or if there is none.
-        events: the first events that know of everything in the other store, oldest first.
+        events: the first events that know of everything in the other store, oldest first, each with its ``origin``.
         is_apart: whether concurrent events were read between ``before`` and these.
     """
 

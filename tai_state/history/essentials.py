@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tai_state.engines.api import ABSENT, ANYTHING, At, Document, Put, Scan
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
-from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.unfinished import governors_of_restores
 from tai_state.streams.core import Core
 from tai_state.streams.damage import fault
@@ -65,23 +65,43 @@ async def mend_governor(core: Core, governor_id: str) -> bool:
 
 
 async def without_marker(core: Core, events: Sequence[tuple[Stream, EventRecord]]) -> list[Put]:
-    """The writes that give each event with a caller's id the marker that it lacks, or that is damaged."""
+    """The writes that give each event with a caller's id the marker that it lacks, or that is damaged or wrong."""
     lacking: list[Put] = []
     paths = [stream.marker(record.event_id) for stream, record in events]
     markers = (await core.engine.read(paths)).documents if paths else ()
-    for (stream, record), found in zip(events, map(_sound, markers), strict=True):
-        if found is not None or record.content is None:
+    for (stream, record), found in zip(events, markers, strict=True):
+        if record.content is None or not await _is_unfit(core, stream, record, found):
             continue
         path = stream.marker(record.event_id)
         event, marker = (await core.engine.read([stream.event(record.version), path])).documents
-        if event is not None and _sound(marker) is None and states_said(record.content, record):
+        if event is None or not states_said(record.content, record):
+            continue
+        if await _is_unfit(core, stream, record, marker):
             require = ABSENT if marker is None else At(marker.revision)
             lacking.append(Put(path, MarkerRecord(stream.state_id, record.version, record.content), require))
     return lacking
 
 
+async def _is_unfit(core: Core, stream: Stream, event: EventRecord, marker: Document | None) -> bool:
+    """Whether the marker of an event's id is missing or damaged, or names a place where no event has that id."""
+    sound = _sound(marker)
+    if sound is None:
+        return True
+    try:
+        record = sound.decode(MARKER)
+        if (record.state_id, record.version) == (stream.state_id, event.version):
+            return False
+        named = core.layout.stream(stream.governor_id, record.state_id).event(record.version)
+        [document] = (await core.engine.read([named])).documents
+        return document is None or document.decode(EVENT).event_id != event.event_id
+    except InvalidId:
+        return True
+    except Inconsistent:
+        return False  # the event in that place is damaged, and may have had this id
+
+
 async def mend_markers(core: Core, governor_id: str) -> tuple[list[str], list[Inconsistent]]:
-    """Make all missing or damaged markers of a governor anew, from its events.
+    """Make all missing, damaged or wrong markers of a governor anew, from its events.
 
     Returns the paths of those that were mended, and what is wrong with those that no event can give back.
     """

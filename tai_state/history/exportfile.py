@@ -24,6 +24,7 @@ from tai_state.streams.retirements import RetiredRecord
 from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.ids import escape_id, unescape_id, versioned
 from tai_state.values.json import NOT_JSON
+from tai_state.values.retired import Retired
 
 FORMAT = 3
 """Exports of format 1 and 2 have no digest of their own; a restore accepts them without it."""
@@ -109,9 +110,16 @@ class ExportCheck:
 
     Args:
         header: the first line of the export.
+
+    Attributes:
+        header: as given.
+        lines: how many documents there were so far.
+        is_whole: whether the last line was there.
+        retired: the ids of the stores that were retired.
     """
 
     def __init__(self, header: Header) -> None:
+        self.header: Header = header
         self._governor_id = header.governor_id
         self._needs_digest = header.tai_state_export >= _DIGEST_SINCE
         self._first: EventRecord | None = None
@@ -121,6 +129,7 @@ class ExportCheck:
         self._by_kind: dict[str, int] = {}
         self.lines: int = 0
         self.is_whole: bool = False
+        self.retired: set[str] = set()
 
     def problem(self, line: Line, digest: str = "") -> Problem | None:
         """The problem with the next line; None if it has none. The last line says what the digest up to it must be."""
@@ -165,6 +174,7 @@ class ExportCheck:
             is_id = escape_id(unescape_id(line.id)) == line.id
             found = self._problem_of_order(line) if is_id else Problem("an id is not valid")
         elif isinstance(record, RetiredRecord):
+            self.retired |= Retired(record.taken_out).stores
             is_place = line.id == escape_id(record.state_id)
             found = self._problem_of_order(line) if is_place else Problem("a record is not that of its state")
         elif self.lines or line.id != escape_id(self._governor_id):
@@ -232,8 +242,8 @@ def lines_of(path: Path) -> Iterator[tuple[Line, int]]:
             yield msgspec.json.decode(text, type=Line), len(text)
 
 
-def check_export(path: Path) -> tuple[Header, TransferStats]:
-    """Read the whole file and check each line of it, before anything is written."""
+def check_export(path: Path) -> ExportCheck:
+    """Read the whole file and check each line of it, before anything is written. Returns the check."""
     try:
         with opened(path) as file:
             return _checked(path, file)
@@ -243,7 +253,7 @@ def check_export(path: Path) -> tuple[Header, TransferStats]:
         raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _checked(path: Path, file: IO[bytes]) -> tuple[Header, TransferStats]:
+def _checked(path: Path, file: IO[bytes]) -> ExportCheck:
     first = file.readline()
     try:
         header = msgspec.json.decode(first, type=Header)
@@ -266,4 +276,4 @@ def _checked(path: Path, file: IO[bytes]) -> tuple[Header, TransferStats]:
         digest.update(text)
     if not check.is_whole:
         raise CorruptDocument(str(path), "is cut off: its last line is missing")
-    return header, check.stats()
+    return check

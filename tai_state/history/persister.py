@@ -307,7 +307,7 @@ class StateMachinePersister:
             GovernorExists: the governor already has states or events, and nothing was written; or states were made in
                 it after the restore had begun: ``changed`` names them, and all others are restored.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
-                release can read.
+                release can read; or this store was retired in it. Nothing was written.
         """
         check_flag(keep_changed, "keep_changed")
         return await Restore(self._core).run(_file(path), keep_changed=keep_changed)

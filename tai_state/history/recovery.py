@@ -55,7 +55,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
         checked: how many states were checked.
         sound: how many states agreed with their streams.
         rebuilt: the paths of states that did not agree, and were rebuilt; also of governors, markers and records of
-            retired stores that were missing, and were made anew.
+            retired stores that were missing or wrong, and were made anew.
         unchecked: the paths of states that need a reducer that was not given.
         failed: the path and reason of each document because of which a state cannot be repaired, and of each that
             belongs to no state.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from tai_state.engines.api import ABSENT, At, Document, Put, Scan
+from tai_state.engines.api import ABSENT, At, Delete, Document, Put, Scan
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
+from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import STATE
 from tai_state.streams.retirements import RetiredRecord, retired_by, retired_in
@@ -15,17 +16,17 @@ from tai_state.values.clocks import VectorClock
 from tai_state.values.retired import Retired, has_marks
 
 
-def record_problem(document: Document | None, clock: VectorClock) -> str | None:
-    """What is wrong with the record of the retired stores that a state's clock stands for; None if it is whole."""
+def record_problem(stream: Stream, document: Document | None, clock: VectorClock) -> str | None:
+    """What is wrong with the record of the retired stores that a clock of a state stands for; None if it is whole."""
     try:
-        lacking = retired_in(document).lacking(clock)
+        lacking = retired_in(stream, document).lacking(clock)
     except Inconsistent as error:
-        return error.what.partition(": restore")[0]
+        return fault(error)
     return f"lacks {len(lacking)} of the retirements that the clock of its state stands for" if lacking else None
 
 
 async def mend_records(core: Core, governor_id: str, strange: list[Inconsistent]) -> list[str]:
-    """Complete the records of a governor's states from the events by which stores were retired.
+    """Complete the records of a governor's states from the events by which stores were retired; remove damaged others.
 
     Args:
         core: the core of the store.
@@ -33,7 +34,7 @@ async def mend_records(core: Core, governor_id: str, strange: list[Inconsistent]
         strange: a list that receives what is wrong with each record that still lacks something.
 
     Returns:
-        The paths of the records that were completed.
+        The paths of the records that were completed or removed.
     """
     mended: list[str] = []
     async for state in core.engine.scan(Scan(core.layout.states(governor_id))):
@@ -46,14 +47,35 @@ async def mend_records(core: Core, governor_id: str, strange: list[Inconsistent]
             continue
         path = place.stream.retired
         [document] = (await core.engine.read([path])).documents
-        if record_problem(document, clock) is None:
+        if record_problem(place.stream, document, clock) is None:
             continue
         if await _completed(core, place.stream, document):
             mended.append(path)
         [document] = (await core.engine.read([path])).documents
-        if (what := record_problem(document, clock)) is not None:
+        if (what := record_problem(place.stream, document, clock)) is not None:
             strange.append(EventSourcingError(path, f"{what}: restore a backup"))
+    async for document in core.engine.scan(Scan(core.layout.retired(governor_id))):
+        is_sound = record_problem_of_place(core, governor_id, document) is None
+        if is_sound or await _is_needed(core, governor_id, document):
+            continue
+        if await write_unless_moved(core.engine, [Delete(document.path, At(document.revision))], core.bounds):
+            mended.append(document.path)
     return mended
+
+
+def record_problem_of_place(core: Core, governor_id: str, document: Document) -> str | None:
+    """What is wrong with a record, whatever its state's clock stands for; None if it is sound."""
+    place = core.layout.placed(governor_id, document)
+    return "is not the path of a record" if place is None else record_problem(place.stream, document, {})
+
+
+async def _is_needed(core: Core, governor_id: str, record: Document) -> bool:
+    """Whether a clock may stand for what is on record in the place of this document."""
+    [state] = (await core.engine.read([f"{core.layout.states(governor_id)}/{record.id}"])).documents
+    try:
+        return state is not None and has_marks(state.decode(STATE).causality)
+    except Inconsistent:
+        return True
 
 
 async def _completed(core: Core, stream: Stream, document: Document | None) -> bool:
@@ -61,7 +83,7 @@ async def _completed(core: Core, stream: Stream, document: Document | None) -> b
     there: Retired | None = None
     found: dict[str, VectorClock] = {}
     with suppress(Inconsistent):
-        there = retired_in(document)
+        there = retired_in(stream, document)
     with suppress(Inconsistent):  # the events up to a damaged one count
         async for stored in core.reader.records(stream, 1):
             found.update(retired_by(stored.record).taken_out)

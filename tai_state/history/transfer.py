@@ -29,6 +29,7 @@ from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
     GovernorExists,
+    InvalidData,
     Rejected,
     TaiStateError,
 )
@@ -165,9 +166,13 @@ class Restore:
             GovernorExists: the governor already exists, and nothing was written; or states were made in it after the
                 restore had begun: ``changed`` names them, and all others are restored.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
-                release can read; nothing was written.
+                release can read; or this store was retired in it; nothing was written.
         """
-        header, stats = await anyio.to_thread.run_sync(check_export, path)
+        check = await anyio.to_thread.run_sync(check_export, path)
+        header, stats = check.header, check.stats()
+        if (store_id := self._core.store_id) in check.retired:
+            what = "its next changes would be taken for its first ones: restore the file into a new store"
+            raise InvalidData(f"store {store_id} was retired in {path}, and {what}")
         begun = await self._begin(header)
         is_untouched = begun is Begun.NEW
         changed: dict[str, Stream | None] = {}

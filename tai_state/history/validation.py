@@ -18,7 +18,7 @@ from tai_state.errors import Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
 from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
-from tai_state.history.retirements import record_problem
+from tai_state.history.retirements import record_problem, record_problem_of_place
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.locks.damage import check_locks
 from tai_state.streams.core import Core
@@ -67,6 +67,7 @@ class Validation:
         self._states = self._events = self._unchecked = 0
         self._findings: list[Finding] = []
         self._strange: list[Inconsistent] = []
+        self._misplaced: set[str] = set()
         self._is_partial = False  # whether a restore of the governor has still to write states, each after its events
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
@@ -85,7 +86,14 @@ class Validation:
             self._is_partial = restore is not None
             if restore is not None:
                 self._find(restore.path, "restore", restore.what)
-            for check in (self._governor, self._streams, self._all_states, self._snapshots, self._markers):
+            for check in (
+                self._governor,
+                self._streams,
+                self._all_states,
+                self._records,
+                self._snapshots,
+                self._markers,
+            ):
                 try:
                     await check(governor)
                 except Inconsistent as error:
@@ -213,8 +221,16 @@ class Validation:
         """Check that these states, whose clocks know of retirements, have all of these on record."""
         documents = await self._read([stream.retired for stream, _ in states])
         for (stream, state), document in zip(states, documents, strict=True):
-            if (what := record_problem(document, state.causality)) is not None:
+            if (what := record_problem(stream, document, state.causality)) is not None:
                 self._find(stream.retired, "retired", f"{what}: run `tai-state recover`")
+
+    async def _records(self, governor_id: str) -> None:
+        """Check that every record of retired stores can be read, those that no clock needs included."""
+        found = {each.path for each in self._findings}
+        async for document in self._core.engine.scan(Scan(self._core.layout.retired(governor_id))):
+            what = record_problem_of_place(self._core, governor_id, document)
+            if what is not None and document.path not in found:
+                self._find(document.path, "retired", f"{what}: run `tai-state recover`")
 
     async def _has_events(self, stream: Stream) -> bool:
         """Whether a stream has any event, so that its own check has found what is missing."""
@@ -241,10 +257,11 @@ class Validation:
             self._find(self._core.layout.governor(governor_id), "governor", f"{what}: run `tai-state recover`")
 
     async def _marked(self, events: Sequence[tuple[Stream, EventRecord]]) -> None:
-        """Check that these events, whose ids callers gave, have their markers."""
+        """Check that these events, whose ids callers gave, have their markers, and note the markers of other places."""
         for put in await without_marker(self._core, events):
             if put.require is not ABSENT:
-                continue  # a damaged marker is a finding of the check of markers
+                self._misplaced.add(put.path)
+                continue  # a damaged or wrong marker is a finding of the check of markers
             what = "is missing, so the call with this id would be applied again: run `tai-state recover`"
             self._find(put.path, "marker", what)
 
@@ -261,6 +278,10 @@ class Validation:
             except Inconsistent as error:
                 self._find(document.path, "corrupt", error.what)
                 continue
+            if document.path in self._misplaced:
+                what = "does not name the event that has its id: run `tai-state recover`"
+                self._find(document.path, "marker", what)
+                continue
             if state is None and self._is_partial:
                 continue
             if event is None:
@@ -276,7 +297,8 @@ class Validation:
                 said = record.event_id == unescape_id(document.id) and bool(states_said(marker.content, record))
                 fits = said or not is_genuine
             if not fits:
-                self._find(document.path, "marker", "names an event that is missing, or that is not its own")
+                what = "names an event that is missing, or that is not its own: restore a backup"
+                self._find(document.path, "marker", what)
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._core.engine.read(paths)).documents if paths else ()

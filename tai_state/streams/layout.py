@@ -62,7 +62,7 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """What a document's path names: a stream, and the version of an event or a kept snapshot (0 for a state)."""
+    """What a document's path names: a stream, and the version of an event or a kept snapshot (else 0)."""
 
     stream: Stream
     version: int
@@ -92,9 +92,9 @@ class Layout:
         return f"{self.governors}/{escape_id(governor_id, 'governor_id')}"
 
     def placed(self, governor_id: str, document: Document) -> Place | None:
-        """What the path of a state, an event or a kept snapshot names; None if it is not a valid path."""
+        """What the path of a document of a stream names, markers excepted; None if it is not a valid path."""
         try:
-            segment, version = (document.id, 0) if _is_state(document) else split_versioned(document.id)
+            segment, version = (document.id, 0) if _is_of_a_state(document) else split_versioned(document.id)
             stream = self.stream(governor_id, unescape_id(segment))
         except (ValueError, CorruptDocument, InvalidId):
             return None
@@ -167,5 +167,5 @@ class Layout:
         )
 
 
-def _is_state(document: Document) -> bool:
-    return document.collection.endswith("/states")
+def _is_of_a_state(document: Document) -> bool:
+    return document.collection.endswith(("/states", "/retired"))

@@ -8,6 +8,8 @@ from typing import Final
 import msgspec
 
 from tai_state.engines.api import Document, Shape
+from tai_state.errors import CorruptDocument
+from tai_state.streams.layout import Stream
 from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import VectorClock
 from tai_state.values.json import NOT_JSON
@@ -40,13 +42,18 @@ RETIRED = Shape(RetiredRecord)
 _decode = msgspec.json.Decoder(Retirement).decode
 
 
-def retired_in(document: Document | None) -> Retired:
+def retired_in(stream: Stream, document: Document | None) -> Retired:
     """The retirements on record in a document; none if there is no document.
 
     Raises:
-        CorruptDocument: it cannot be decoded.
+        CorruptDocument: it cannot be decoded, or is that of another state.
     """
-    return Retired({} if document is None else document.decode(RETIRED).taken_out)
+    if document is None:
+        return Retired({})
+    record = document.decode(RETIRED)
+    if record.state_id != stream.state_id:
+        raise CorruptDocument(document.path, "holds the record of another state: run `tai-state recover`")
+    return Retired(record.taken_out)
 
 
 def retired_by(event: EventRecord) -> Retired:

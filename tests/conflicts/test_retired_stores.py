@@ -11,6 +11,7 @@ import pytest
 
 from tai_state import (
     ChangeMetadata,
+    CorruptDocument,
     EventualConsistency,
     FieldMerge,
     GovernorNotFound,
@@ -25,7 +26,8 @@ from tai_state import (
     retire_store,
     sync,
 )
-from tai_state.engines.api import ANYTHING, Delete
+from tai_state.engines.api import ANYTHING, Delete, Put
+from tai_state.engines.memory import MemoryDocuments
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 from tai_state.values.clocks import ClockOrder
 
@@ -233,6 +235,25 @@ async def test_what_is_on_record_is_in_an_export(stores: list[StateStore], clock
         assert await joined(fourth, third) == 0
 
 
+async def test_an_export_is_not_restored_into_a_store_that_is_retired_in_it(
+    stores: list[StateStore], clock: ManualClock, tmp_path: Path
+) -> None:
+    """A retired store that was put back to a time before it had the governor would count from 1 again."""
+    centre, visitor, *_ = stores
+    await retire_store(centre, visitor.store_id)
+    path = tmp_path / "centre.jsonl"
+    await StateMachinePersister(centre).export_history(GOVERNOR, path)
+    documents = MemoryDocuments()
+    async with MemoryEngine(clock, documents) as engine:
+        await engine.commit([Put("meta/store", await fields_at(visitor.core.engine, "meta/store"))])
+    async with open_store(MemoryEngine(clock, documents), clock=clock) as again:
+        assert again.store_id == visitor.store_id
+        before = await dump(again.core.engine)
+        with pytest.raises(InvalidData, match="new store"):
+            await StateMachinePersister(again).import_history(path)
+        assert await dump(again.core.engine) == before
+
+
 async def test_a_deleted_state_is_retired_too(stores: list[StateStore]) -> None:
     """The document of a deleted state stays, and its clock with it."""
     centre, visitor, third, _ = stores
@@ -397,6 +418,32 @@ async def test_a_record_that_is_lost_or_damaged(stores: list[StateStore]) -> Non
     [(path, why)] = (await sync(centre, third)).failed
     assert (path, "taken_out" in why) == (f"{GOVERNOR} x", True)
     assert (await persister.recover()).consistent
+    assert await joined(centre, third) == 0
+
+
+@pytest.mark.parametrize("is_needed", [True, False], ids=["needed", "stray"])
+@pytest.mark.parametrize("changes", [{"state_id": "y"}, {"taken_out": 3}], ids=["of another state", "damaged"])
+async def test_a_record_that_is_not_that_of_its_state(
+    stores: list[StateStore], tmp_path: Path, changes: dict[str, Any], *, is_needed: bool
+) -> None:
+    """It keeps an export away, so a check names it; a recovery makes it anew, or removes it where no state needs it."""
+    centre, visitor, third, _ = stores
+    await retire_store(centre, visitor.store_id)
+    engine, persister = centre.core.engine, StateMachinePersister(centre)
+    path = RECORD if is_needed else RECORD.replace("x", "z")
+    whole = await fields_at(engine, RECORD)
+    await engine.commit([Put(path, {**whole, **changes})])
+    with pytest.raises(CorruptDocument):
+        await persister.export_history(GOVERNOR, tmp_path / "centre.jsonl")
+    assert bool((await sync(centre, third, dry_run=True)).failed) == is_needed
+    [finding] = (await persister.validate_consistency()).findings
+    assert (finding.path, finding.kind) == (path, "retired")
+    assert "tai-state recover" in finding.message
+    report = await persister.recover()
+    assert (report.rebuilt, report.failed) == ((path,), ())
+    assert await fields_at(engine, RECORD) == whole
+    assert (await persister.validate_consistency()).consistent
+    await persister.export_history(GOVERNOR, tmp_path / "centre.jsonl")
     assert await joined(centre, third) == 0
 
 

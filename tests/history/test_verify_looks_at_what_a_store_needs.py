@@ -25,7 +25,7 @@ from tai_state import (
 from tai_state.engines.api import Delete
 from tai_state.testing import AtCalls, FaultyEngine, ManualClock, MemoryEngine
 
-from ..support.stores import GOVERNOR, METADATA, SQLITE, collected, edit
+from ..support.stores import GOVERNOR, METADATA, SQLITE, collected, edit, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +113,38 @@ async def test_a_call_whose_marker_was_removed_is_not_applied_again() -> None:
             "id-2",
             "id-3",
         ]
+
+
+async def test_a_marker_that_names_a_place_that_was_cleaned_up_is_found_and_mended() -> None:
+    """There is no event in that place to compare it with; but the event that has the marker's id is another one."""
+    marker = "governors/bank/ids/id-1"
+    clock = ManualClock(step_us=1)
+    async with open_store(MemoryEngine(clock), clock=clock, snapshots=EveryEvents(2)) as store:
+        for n in range(4):
+            await store.save_state(GOVERNOR, "dave", {"n": n}, METADATA, expected=n)
+        clock.advance_us(2 * 86_400_000_000)
+        await store.save_state(GOVERNOR, "dave", {"n": 4}, METADATA, expected=4)
+        assert (await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=timedelta(days=1))).events_deleted
+        await fill(store)
+        whole = await fields_at(store.core.engine, marker)
+        await edit(store.core.engine, marker, state_id="dave")
+        [found] = (await verify(store)).findings
+        assert (found.path, found.kind) == (marker, "marker")
+        assert "tai-state recover" in found.message
+        assert (await StateMachinePersister(store).recover()).rebuilt == (marker,)
+        assert await fields_at(store.core.engine, marker) == whole
+        assert (await verify(store)).consistent
+        assert (await call(store, 1)).version == 1
+
+
+async def test_a_marker_that_names_another_event_is_one_finding() -> None:
+    """Both the event that has the id and the one that is named show it; it is said once, and mended."""
+    async with without() as store:
+        marker = "governors/bank/ids/id-1"
+        await edit(store.core.engine, marker, version=2)
+        assert paths(await verify(store)) == [marker]
+        assert (await StateMachinePersister(store).recover()).rebuilt == (marker,)
+        assert (await verify(store)).consistent
 
 
 async def test_an_event_id_that_stands_twice_is_found() -> None:

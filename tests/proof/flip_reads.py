@@ -10,15 +10,17 @@ from typing import Any
 
 import anyio
 import msgspec
-from flip_store import GOVERNOR, REDUCERS, SAME_CALLS, SHOP, STATES
+from flip_store import CLUB, GOVERNOR, REDUCERS, SAME_CALLS, SHOP, STATES, asleep
 
 from tai_state import (
     ChangeMetadata,
+    CorruptDocument,
     EventualConsistency,
     StateMachinePersister,
     StateStore,
     Transaction,
     recorded_conflicts,
+    sync,
 )
 from tai_state.engines.ordering import commit_ordered
 from tai_state.locks.records import LockInfo
@@ -41,7 +43,7 @@ NOT_READS: dict[str, str] = {
             "LockManager.lock", "LockManager.lock_all", "LockManager.release_lock", "LockManager.renew_lock",
             "Transaction.delete", "Transaction.log", "Transaction.put", "Transaction.record", "Transaction.commit",
             "Transaction.confirm", "Transaction.end", "Transaction.leave", "TransactionManager.acquire_lock",
-            "TransactionManager.release_lock", "EventualConsistency.read_repair", "sync",
+            "TransactionManager.release_lock", "EventualConsistency.read_repair", "retire_store",
         ),
         "changes the store; what it reads first is what the reads read",
     ),
@@ -134,6 +136,16 @@ async def _loaded(store: StateStore, state_id: str) -> Any:
     return msgspec.structs.replace(snapshot, recorded_at=_FROM)
 
 
+async def _compared(store: StateStore) -> Any:
+    """What a sync with a store would do that knows nothing of a retirement."""
+    async with asleep() as other:
+        report = await sync(store, other, governor_id=CLUB, dry_run=True)
+    for _, why in report.failed:
+        if why.startswith("'governors/"):
+            raise CorruptDocument(*why[1:].split("': ", 1))
+    return report
+
+
 def _persister(store: StateStore) -> StateMachinePersister:
     return StateMachinePersister(store, REDUCERS)
 
@@ -182,6 +194,7 @@ READS: dict[str, Read] = {
     "StateHandle.history": lambda store: _all(store.state(GOVERNOR, "alice").history()),
     "StateHandle.watch": lambda store: _watched(store.state(GOVERNOR, "hal").watch()),
     "StateMachinePersister.export_history": lambda store: _exported(store, GOVERNOR),
+    "StateMachinePersister.export_history with a retired store": lambda store: _exported(store, CLUB),
     "TransactionManager.execute_transaction": lambda store: _in_transaction(store, GOVERNOR),
     "TransactionManager.read_write_transaction": _decided,
     "Transaction.get": _transacted,
@@ -191,6 +204,7 @@ READS: dict[str, Read] = {
     "LockManager.detect_deadlocks": lambda store: store.locks.detect_deadlocks(),
     "EventualConsistency.read": lambda store: EventualConsistency(store).read(GOVERNOR, "erin"),
     "recorded_conflicts": lambda store: _all(recorded_conflicts(store, GOVERNOR)),
+    "sync, a dry run": _compared,
     "CommitOrdered.changed": _in_order,
 }
 """Reads that change nothing, by the method of the public interface and by what is asked of it."""

@@ -21,6 +21,7 @@ from tai_state import (
     StateMachinePersister,
     StateStore,
     Transaction,
+    retire_store,
     sync,
 )
 from tai_state.engines.api import Engine, Put
@@ -31,11 +32,11 @@ from tai_state.streams.layout import Layout
 from tai_state.streams.settings import Settings
 from tai_state.testing import ManualClock
 
-GOVERNOR, SHOP = "bank", "shop"
+GOVERNOR, SHOP, CLUB = "bank", "shop", "club"
 STATES = ("alice", "bob", "carol", "dave", "erin", "frank", "gina", "hal")
 ME = ChangeMetadata("tester", "a test", {"ticket": 7, "place": {"floor": 2.5}}, trace={"request": "r-1"})
 _DAY_US = 24 * 3_600 * 1_000_000
-_STORE_ID, _OTHER_ID = "00000000000000aa", "00000000000000bb"
+_STORE_ID, _OTHER_ID, _GONE_ID, _ASLEEP_ID = [f"00000000000000{each}" for each in ("aa", "bb", "cc", "dd")]
 _START_US = 1_790_000_000_000_000
 
 
@@ -75,12 +76,13 @@ async def fill(engine: Engine, clock: ManualClock, folder: Path) -> None:
         folder: for an export of another store, which is restored into this one.
     """
     await engine.commit([Put(Layout().store, msgspec.to_builtins(StoreRecord(_STORE_ID, 2)))])
-    async with _opened(engine, clock, "made") as store, _other(clock) as other:
+    async with _opened(engine, clock, "made") as store, _another(clock, _OTHER_ID, "others") as other:
         await _cleaned(store, clock)
         await _written(store)
         await _joined(store, other)
         await _repaired(store, other)
         await _restored(store, other, folder)
+        await _retired(store)
         await _of_another_time(store, clock)
         await _locked(store)
 
@@ -93,12 +95,24 @@ async def _opened(engine: Engine, clock: ManualClock, ids: str) -> AsyncIterator
 
 
 @asynccontextmanager
-async def _other(clock: ManualClock) -> AsyncIterator[StateStore]:
-    """A second store, to be synced with."""
+async def _another(clock: ManualClock, store_id: str, ids: str) -> AsyncIterator[StateStore]:
+    """Another store, to be synced with."""
     async with MemoryEngine(clock) as engine:
-        await engine.commit([Put(Layout().store, msgspec.to_builtins(StoreRecord(_OTHER_ID, 2)))])
-        async with _opened(engine, clock, "others") as store:
+        await engine.commit([Put(Layout().store, msgspec.to_builtins(StoreRecord(store_id, 2)))])
+        async with _opened(engine, clock, ids) as store:
             yield store
+
+
+@asynccontextmanager
+async def asleep() -> AsyncIterator[StateStore]:
+    """A store, the same each time, that knows of all that a store did which was retired later, and of nothing else."""
+    clock = ManualClock(_START_US)
+    async with _another(clock, _GONE_ID, "gone") as gone, _another(clock, _ASLEEP_ID, "asleep") as store:
+        for state_id in ("iris", "ivan"):
+            for n in range(2):
+                await gone.save_state(CLUB, state_id, {"n": n, "of": state_id}, expected=n)
+        await sync(gone, store)
+        yield store
 
 
 class AlreadyOpen:
@@ -190,6 +204,13 @@ async def _restored(store: StateStore, other: StateStore, folder: Path) -> None:
         await other.save_state(SHOP, "x", {"n": n, "of": "x"}, expected=n, event_id=f"x-{n}")
     await StateMachinePersister(other).export_history(SHOP, folder / "shop.jsonl")
     await StateMachinePersister(store).import_history(folder / "shop.jsonl")
+
+
+async def _retired(store: StateStore) -> None:
+    """``iris`` and ``ivan``, in a governor of their own: the store that made them was retired."""
+    async with asleep() as other:
+        await sync(store, other, governor_id=CLUB)
+    await retire_store(store, _GONE_ID, governor_id=CLUB)
 
 
 async def _of_another_time(store: StateStore, clock: ManualClock) -> None:

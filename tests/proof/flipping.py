@@ -17,7 +17,7 @@ from tai_state.engines.api import Document, Shape, split
 from tai_state.engines.memory import MemoryDocuments
 from tai_state.history import unfinished
 from tai_state.locks import records as lock_records
-from tai_state.streams import identity, records
+from tai_state.streams import identity, records, retirements
 
 Value: TypeAlias = Any
 
@@ -27,6 +27,7 @@ SHAPES: dict[str, Shape[Any]] = {
     "event": records.EVENT,
     "snapshot": records.SNAPSHOT,
     "marker": records.MARKER,
+    "retired": retirements.RETIRED,
     "store": identity.STORE,
     "restore": unfinished.RESTORE,
     "lock": lock_records.LOCK,
@@ -39,9 +40,9 @@ SHAPES: dict[str, Shape[Any]] = {
 _COLLECTIONS = {
     "governors": "governor", "states": "state", "events": "event", "snapshots": "snapshot", "ids": "marker",
     "locks": "lock", "lockbeats": "lockbeat", "lockbreaks": "lockbreak", "waiters": "waiter", "meta": "store",
-    "restores": "restore",
+    "restores": "restore", "retired": "retired",
 }  # fmt: skip
-_OPEN = {"data", "causality", "context", "labels", "others"}
+_OPEN = {"data", "causality", "context", "labels", "others", "taken_out"}
 """Fields whose keys the application or the store names: what is below them counts as one field."""
 
 _BITS_OF_TEXT = 12

@@ -30,9 +30,10 @@ async def _filled(place: Place, **options: Any) -> None:
 async def test_sizes_are_those_of_the_documents(place: Place):
     """The sizes of states, events, snapshots, markers and all others are those of their JSON."""
     await _filled(place)
+    record = "governors/bank/retired/alice"
     locks = [f"locks/held/waiters/{WAITER}", "locks/held", "lockbeats/held"]
     async with place.store() as store:
-        await store.core.engine.commit([Put(path, {"a lock's": path}) for path in locks])
+        await store.core.engine.commit([Put(path, {"it is": path}) for path in (*locks, record)])
         size = await store.get_size()
         paths = {
             "state_bytes": ["governors/bank/states/alice", "governors/plant/states/P-1"],
@@ -45,14 +46,14 @@ async def test_sizes_are_those_of_the_documents(place: Place):
                 "governors/plant/snapshots/P-1~000000000002",
             ],
             "marker_bytes": ["governors/bank/ids/mine"],
-            "other_bytes": ["governors/bank", "governors/plant", "meta/store", *locks],
+            "other_bytes": ["governors/bank", "governors/plant", "meta/store", record, *locks],
         }
         expected = {
             name: sum([len(msgspec.json.encode(await fields_at(store.core.engine, path))) for path in each])
             for name, each in paths.items()
         }
     assert {name: getattr(size, name) for name in expected} == expected
-    assert (size.documents, size.total_bytes, size.damaged) == (15, sum(expected.values()), 0)
+    assert (size.documents, size.total_bytes, size.damaged) == (16, sum(expected.values()), 0)
     assert size.event_bytes > 1_000 + 2_000 + 500
 
 

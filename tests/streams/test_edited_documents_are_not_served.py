@@ -16,6 +16,8 @@ from typing import Any
 
 import apsw
 import pytest
+from anyio import Path as AsyncPath
+from anyio import TemporaryDirectory
 
 from tai_state import (
     ANY,
@@ -26,8 +28,10 @@ from tai_state import (
     StateStore,
     TaiStateError,
     open_store,
+    retire_store,
+    sync,
 )
-from tai_state.testing import ManualClock
+from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.program import Inside
 from ..support.stores import GOVERNOR, METADATA, SQLITE, collected
@@ -43,6 +47,7 @@ EVENT, SNAPSHOT, STATE = (
     ALICE.format("states"),
 )
 MARKER = "governors/bank/ids/alice-2"
+RETIRED = "governors/club/retired/ivy"
 
 Read = Callable[[StateStore], Awaitable[Any]]
 
@@ -60,7 +65,10 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[StateStore]:
-    """Two states of three versions each, a snapshot kept of the second, every event with an id of the caller's."""
+    """Two states of three versions each, a snapshot kept of the second, every event with an id of the caller's.
+
+    In another governor, the clock of a state stands for a store that was retired.
+    """
     clock = ManualClock()
     engine = SQLITE.make(tmp_path, clock)
     async with open_store(engine, clock=clock, snapshots=EveryEvents(2), indexed=["n"]) as store:
@@ -80,6 +88,11 @@ async def fill(store: StateStore) -> None:
     for state_id in ("alice", "bob"):
         for n in range(1, 4):
             await write(store, state_id, n)
+    clock = ManualClock()
+    async with open_store(MemoryEngine(clock), clock=clock) as gone:
+        await gone.save_state("club", "ivy", {"n": 1}, METADATA)
+        await sync(store, gone)
+        assert (await retire_store(store, gone.store_id)).retired == 1
 
 
 async def write(store: StateStore, state_id: str, n: int) -> Any:
@@ -94,6 +107,23 @@ async def first_watched(store: StateStore) -> Any:
     """The state as a watch shows it first."""
     async with store.watch(GOVERNOR, "alice") as states:
         return await anext(states)
+
+
+async def exported(store: StateStore) -> list[str]:
+    """The lines of an export of the other governor, without those that differ each time."""
+    async with TemporaryDirectory() as folder:
+        path = Path(folder) / "export.jsonl"
+        await persister(store).export_history("club", path)
+        return (await AsyncPath(path).read_text()).splitlines()[1:-1]
+
+
+async def compared(store: StateStore) -> Any:
+    """What a sync of the other governor with an empty store would do."""
+    async with open_store("memory://") as other:
+        report = await sync(store, other, governor_id="club", dry_run=True)
+    if report.failed:
+        raise CorruptDocument(RETIRED, report.failed[0][1])
+    return report
 
 
 def persister(store: StateStore) -> StateMachinePersister:
@@ -119,12 +149,14 @@ READS = [
     case("snapshot", "at_a_later_version", lambda store: store.state(GOVERNOR, "alice").at(3)),
     case("snapshot", "at_a_time", lambda store: store.state(GOVERNOR, "alice").at(UNTIL)),
     case("marker", "the_same_call_again", lambda store: write(store, "alice", 2)),
+    case("retired", "export", exported),
+    case("retired", "sync", compared),
 ]
 QUERIES = [
     case("event", "get_events_between", lambda store: collected(store.get_events_between(GOVERNOR, TIME, UNTIL))),
     case("state", "find_states", lambda store: collected(store.find_states(GOVERNOR, {"n": [3, 4]}))),
 ]
-PATHS = {"event": EVENT, "state": STATE, "snapshot": SNAPSHOT, "marker": MARKER}
+PATHS = {"event": EVENT, "state": STATE, "snapshot": SNAPSHOT, "marker": MARKER, "retired": RETIRED}
 
 
 def leaves(fields: dict[str, Any], *parents: str) -> Iterator[tuple[str, ...]]:

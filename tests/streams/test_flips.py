@@ -161,7 +161,8 @@ MISTAKES = [
         'as_of = self._as_of or ""', "memory", "snapshot: as_of",
     ),
     mistake(
-        "a missing marker is no finding", essentials, "if found is not None or record.content is None:", "if True:",
+        "a missing marker is no finding", essentials,
+        "if sound is None:\n        return True\n", "if sound is None:\n        return False\n",
         "memory", "marker: document",
     ),
     mistake(

@@ -27,6 +27,7 @@ PATHS = {
     "state": "governors/bank/states/alice",
     "snapshot": "governors/bank/snapshots/alice~000000000004",
     "marker": "governors/bank/ids/alice-2",
+    "retired": "governors/club/retired/iris",
     "governor": "governors/bank",
     "waiter": "locks/printer/waiters/ben",
     "lockbeat": "lockbeats/printer",
