@@ -20,14 +20,26 @@ from tai_state.store.store import StateStore
 _COLUMNS = ("resource", "holder", "fence", "acquired_at", "last_sign_at", "ttl", "remaining", "expired")
 
 
-def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List the locks that are held or have expired. Expiry is shown only if all users of the store share a clock."""
+def locks(
+    *,
+    cleanup: Annotated[
+        bool,
+        typer.Option(
+            "--cleanup", help="First remove what nobody needs: expired locks, what killed processes left, damage."
+        ),
+    ] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the locks that are held or have expired. Expiry is known only if all users of the store share a clock."""
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
         async with open_to_look(store, damage.report) as opened_store:
             core = opened_store.core
             is_known = core.engine.capabilities.shared_clock
+            if cleanup:
+                await LockManager(opened_store).cleanup_expired_locks()
             found = await print_items(
                 listed(core, Sightings(core.engine, core.layout, anyio.current_time), damage.report),
                 as_json=as_json,
@@ -39,6 +51,8 @@ def locks(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
             if found and not is_known:
                 say("the users of this store do not share a clock: a lock has expired if its last_sign_at has not")
                 say("changed for 1.1 times its ttl")
+                if cleanup:
+                    say("--cleanup could not tell that; `tai-state unlock RESOURCE` removes such a lock")
             if not (found or damage):
                 say("no locks")
         damage.end()

@@ -11,6 +11,7 @@ import anyio
 import msgspec
 
 from tai_state.conflicts.copying import EVENTS_MAX, take_over
+from tai_state.conflicts.drift import drift
 from tai_state.conflicts.joining import Joiner
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, check_resolver
 from tai_state.conflicts.retirements import keep, refused, with_retired
@@ -43,11 +44,6 @@ _logger = logging.getLogger("tai_state.conflicts")
 
 LISTED_MAX: Final = 1_000
 """How many conflicts, and how many failures, a report lists at most."""
-
-_HOUR_US: Final = 3_600_000_000
-
-DRIFT_MAX_US: Final = 24 * _HOUR_US
-"""How far a hybrid clock that a store takes over can be ahead of its own clock: a day."""
 
 _REFUSALS_MAX: Final = 16
 _BY_SYNC: Final = ChangeMetadata("sync", "two stores were changed apart from one another")
@@ -248,7 +244,7 @@ class _Pair:
             if here.is_equal(there):
                 return done
             here, there = await with_retired(here, there)
-            if failure := refused(here, there) or _drift(here, there):
+            if failure := refused(here, there) or drift(here, there):
                 return done._replace(failure=failure)
             if not self._dry_run:
                 await keep(here)
@@ -310,21 +306,6 @@ class _Pair:
     async def _append(side: Side, draft: Draft, data: dict[str, Any] | None) -> None:
         append = append_of(side.stream, side.version, (draft,))
         await side.core.appender.append_one(append, always(Composition((draft,), data)))
-
-
-def _drift(here: Side, there: Side) -> str:
-    """What is wrong if one side would give the other a hybrid clock that is far ahead of the other's own clock.
-
-    It would decide against all later changes, in every store that it reaches.
-    """
-    order = compare(here.clock, there.clock)
-    gives = [(here, there)] if order is ClockOrder.AFTER else [(there, here)] if order is ClockOrder.BEFORE else []
-    for giver, taker in gives or [(here, there), (there, here)]:
-        now_us = taker.core.settings.clock.now_us()
-        if giver.ahead_us(now_us) > DRIFT_MAX_US >= taker.ahead_us(now_us):
-            hours = giver.ahead_us(now_us) // _HOUR_US
-            return f"its hybrid clock is {hours} hours ahead of the clock of store {taker.core.store_id}: one was wrong"
-    return ""
 
 
 def _added(report: SyncReport, places: Sequence[tuple[str, str]], done: Sequence[_Done]) -> SyncReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -14,9 +14,9 @@ from tai_state.engines.api import ABSENT, At, Check, Committed, Delete, Put, Wri
 from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, Waist, overtaken
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
-from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
+from tai_state.errors import CorruptDocument, LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
 from tai_state.locks.common import ATTEMPTS_MAX, Common
-from tai_state.locks.damage import nonce_of
+from tai_state.locks.damage import as_read, nonce_of
 from tai_state.locks.judging import Outcome, judge_acquiring
 from tai_state.locks.lease import Claim, Tenure
 from tai_state.locks.records import LOCK, LockRecord
@@ -67,7 +67,8 @@ class Attempt:
         self.standings: Mapping[str, Standing | None] = {}
         self._common = common
         self._layout = common.core.layout
-        self.begun = self._since = common.monotonic()
+        self.begun: float = common.monotonic()
+        self._since = self.begun
         self._until = inf if wait_seconds is None else self.begun + max(wait_seconds, _ANSWER_SECONDS_MIN)
         self._over: int | None = None  # the fence of a tenure that was over before we knew of it
         self._overs = 0
@@ -134,7 +135,7 @@ class Attempt:
     async def _settle(self, acquiring: _Acquiring, first: Commit[Tenure | None] | None) -> Tenure | None:
         was_open, self._is_open = self._is_open, self._is_open or first is not None
         try:
-            tenure = await settle(self._waist, acquiring, self._bounds, first, is_open=was_open)
+            tenure = await self._settled(acquiring, first, is_open=was_open)
         except Unavailable:
             # This try applied nothing, but an earlier one may have.
             self._is_open = was_open
@@ -145,8 +146,18 @@ class Attempt:
         self._is_open = tenure is not None or was_open or acquiring.may_arrive
         while tenure is not None and tenure.remaining_seconds <= 0:
             self._note_over(tenure.fence)
-            tenure = await settle(self._waist, acquiring, self._bounds, is_open=True)
+            tenure = await self._settled(acquiring, None, is_open=True)
         return tenure
+
+    async def _settled(
+        self, acquiring: _Acquiring, first: Commit[Tenure | None] | None, *, is_open: bool
+    ) -> Tenure | None:
+        try:
+            return await settle(self._waist, acquiring, self._bounds, first, is_open=is_open)
+        except LockAcquisitionFailed as error:
+            if isinstance(error.__cause__, CorruptDocument):  # trying again does not help, and its advice does
+                raise error.__cause__ from None
+            raise
 
     def judge(self, look: Look, *, is_single: bool) -> Verdict[Tenure | None]:
         """Judge a look, and say what to do next."""
@@ -172,24 +183,35 @@ class Attempt:
         """Give back whatever was acquired after all. What fails until the store's timeout expires by itself.
 
         Args:
-            also: other writes to make first.
+            also: other writes to make after that, or if it fails.
         """
         paths = [self._layout.lock(each) for each in self.claim.resources]
 
         def decide(look: Look) -> Verdict[None]:
             there = [each for each in look.documents.values() if each is not None]
-            ours = [Delete(each.path, At(each.revision)) for each in there if nonce_of(each, LOCK) == self.claim.nonce]
+            nonces = {each.path: nonce_of(each, LOCK) for each in there}
+            fences = {each.revision for each in there if nonces[each.path] == self.claim.nonce}
+            ours = [
+                Delete(each.path, At(each.revision))
+                for each in there
+                if each.revision in fences and nonces[each.path] in (None, self.claim.nonce)
+            ]
             return Commit(ours, lambda _: None) if ours else Done(None)
 
         bounds = self._common.insisting
+        steps: list[Callable[[], Awaitable[object]]] = []
+        if self._is_open:
+            steps.append(lambda: settle(self._common, Rewrite(paths, decide), bounds, is_open=True))
+        if also:
+            steps.append(lambda: write(self._common, also, bounds))
         with anyio.move_on_after(bounds.timeout_seconds) as scope:
-            try:
-                if also:
-                    await write(self._common, also, bounds)
-                if self._is_open:
-                    await settle(self._common, Rewrite(paths, decide), bounds, is_open=True)
-            except TaiStateError as error:
-                _logger.warning("could not clean up after acquiring a lock; it expires by itself", extra=error.fields())
+            for step in steps:
+                try:
+                    await step()
+                except TaiStateError as error:
+                    _logger.warning(
+                        "could not clean up after acquiring a lock; it expires by itself", extra=error.fields()
+                    )
         if scope.cancelled_caught:
             _logger.warning("could not clean up in time after acquiring a lock; it expires by itself")
 
@@ -214,7 +236,7 @@ class Attempt:
                 writes.append(Put(path, record, ABSENT))
                 continue
             beat, lockbeat = standing.beat, self._layout.lockbeat(resource)
-            unmoved = Check(lockbeat, ABSENT) if beat is None else Delete(lockbeat, At(beat.revision))
+            unmoved = Check(lockbeat, ABSENT) if beat is None else Delete(lockbeat, as_read(beat))
             writes += [Put(path, record, At(standing.lock.revision)), unmoved]
         return writes
 

@@ -17,7 +17,8 @@ from tai_state.locks.sighting import Stillness
 _PAGE = 100
 
 _NOTE_SECONDS = 86_400.0
-"""For how long a damaged note of a broken lock is left, because it does not say how long it counts."""
+"""For how long a damaged note of a broken lock is left, because it does not say how long it counts. This goes by the
+clocks of those who wrote it and who clean up: nothing is taken from anybody with it, and a day is long."""
 
 _WAITER_SECONDS = 0.0
 """The same of a damaged waiter: one that is alive writes its document again."""
@@ -34,6 +35,7 @@ class Cleanup:
         self._common = common
         self._engine = common.core.engine
         self._layout = common.core.layout
+        self._clock = common.core.settings.clock
 
     async def run(self) -> int:
         """Remove all that nobody needs any more; returns how many locks were removed."""
@@ -91,11 +93,11 @@ class Cleanup:
         while page := await take(documents, _PAGE):
             for each in (await self._common.sightings.read([document.path for document in page])).values():
                 try:
-                    seconds = decoded(each.document, shape).ttl
+                    is_gone = self._common.sightings.is_gone(each, decoded(each.document, shape).ttl)
                 except CorruptDocument as error:
                     skipped(error)
-                    seconds = damaged_seconds
-                if self._common.sightings.is_gone(each, seconds):
+                    is_gone = abs(self._clock.now_us() - each.document.updated_us) >= damaged_seconds * 1e6
+                if is_gone:
                     await self._remove([Delete(each.document.path, as_read(each.document))])
 
     async def _remove(self, writes: Sequence[Write]) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from tai_state.engines.api import Document
+from tai_state.locks.damage import nonce_of
+from tai_state.locks.records import LOCK
 from tai_state.locks.sighting import Standing
 
 
@@ -33,22 +36,22 @@ def judge_acquiring(standings: Mapping[str, Standing | None], nonce: str) -> Out
     return Outcome.FREE if all(each.remaining_seconds <= 0 for each in there) else Outcome.HELD
 
 
-def judge_keeping(standings: Mapping[str, Standing | None], fence: int) -> tuple[Outcome, str | None]:
+def judge_keeping(locks: Mapping[str, Document | None], fence: int) -> tuple[Outcome, str | None]:
     """Judge locks that were acquired together: UNMOVED, GONE or TAKEN; for the last two, also which resource.
 
-    A revision that a lock has left never comes back.
+    A revision that a lock has left never comes back. What a document says does not count: it may be damaged.
     """
-    for resource, standing in standings.items():
-        if standing is None:
+    for resource, lock in locks.items():
+        if lock is None:
             return Outcome.GONE, resource
-        if standing.lock.revision != fence:
+        if lock.revision != fence:
             return Outcome.TAKEN, resource
     return Outcome.UNMOVED, None
 
 
 def judge_returning(
-    standings: Mapping[str, Standing | None],
-    fence: int,
+    locks: Mapping[str, Document | None],
+    nonce: str,
     *,
     is_broken: bool,
     was_held: bool,
@@ -57,8 +60,8 @@ def judge_returning(
 ) -> bool:
     """Judge locks that are not all as they were acquired: whether we have returned them, and not lost them.
 
-    We have lost them if one of them was broken, or if one of them is still ours: our deletion removes all or none.
-    Otherwise we have returned them in two cases:
+    We have lost them if one of them was broken, or if one of them is still ours, or so damaged that it may be ours: our
+    deletion removes all or none. Otherwise we have returned them in two cases:
 
     - The answer to a deletion of ours was lost, and it is the likeliest cause: nobody has them now, or our lease was in
       force when we sent it.
@@ -70,16 +73,16 @@ def judge_returning(
     taken them over, and may have released them since: no document tells of it. The note of a break may be gone, too.
 
     Args:
-        standings: how the locks stand.
-        fence: the revision at which they were acquired.
+        locks: the documents of the locks.
+        nonce: identifies our tenure.
         is_broken: whether there is a note that one of them was broken.
         was_held: whether the lease was in force by our clock when a deletion was first sent that may have been applied.
         was_unanswered: whether the answer to one of the deletions was lost.
         is_early: whether the look was made before our lease ended, by the engine's clock; None: there is none that all
             share.
     """
-    there = [each for each in standings.values() if each is not None]
-    if is_broken or any(each.lock.revision == fence for each in there):
+    there = [each for each in locks.values() if each is not None]
+    if is_broken or any(nonce_of(each, LOCK) in (None, nonce) for each in there):
         return False
     if was_unanswered and (was_held or not there):
         return True

@@ -9,16 +9,15 @@ from functools import partial
 
 import anyio
 
-from tai_state.engines.api import ANYTHING, At, Check, Delete, Put, Write
+from tai_state.engines.api import ANYTHING, At, Check, Delete, Document, Put, Write
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict, Waist
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
-from tai_state.errors import LockLost, StoreTimeout, TaiStateError
+from tai_state.errors import CorruptDocument, LockLost, StoreTimeout, TaiStateError
 from tai_state.locks.common import Common, to_its_end
-from tai_state.locks.judging import Outcome, judge_keeping, judge_returning
+from tai_state.locks.judging import judge_keeping, judge_returning
 from tai_state.locks.lease import Tenure
 from tai_state.locks.records import BeatRecord
-from tai_state.locks.sighting import Standing
 
 _logger = logging.getLogger("tai_state.locks")
 
@@ -76,7 +75,7 @@ class Keeper:
             return Commit(self._renewal(tenure), lambda committed: tenure.renewed(committed, sent))
 
         def decide(look: Look) -> Verdict[None]:
-            loss = _loss_error(self._standings(tenure, look), tenure.fence)
+            loss = self._loss_error(tenure, look)
             return renewal() if loss is None else Failed(loss)
 
         what = "it is unknown whether the lease was renewed; renew it again"
@@ -120,19 +119,19 @@ class Keeper:
         def decide(look: Look) -> Verdict[None]:
             nonlocal is_broken
             is_broken = look.documents[note] is not None
-            standings = self._standings(tenure, look)
-            loss = None if tenure.refusal is not None else _loss_error(standings, tenure.fence)
+            locks = self._locks(tenure, look)
+            loss = None if tenure.refusal is not None else self._loss_error(tenure, look)
             was_unanswered = before is not None or look.was_unanswered
             if loss is not None and not judge_returning(
-                standings,
-                tenure.fence,
+                locks,
+                tenure.claim.nonce,
                 is_broken=is_broken,
                 was_held=was_held,
                 was_unanswered=was_unanswered,
                 is_early=look.time_us < tenure.ends_us if self._has_shared_clock else None,
             ):
                 tenure.refusal = tenure.lost = loss
-            ours = [each for each, standing in standings.items() if standing and standing.lock.revision == tenure.fence]
+            ours = [each for each, lock in locks.items() if lock and lock.revision == tenure.fence]
             return Commit(self._return(tenure, ours), lambda _: None) if ours else Done(None)
 
         what = "it is unknown whether the lock was released; release it again, or let it expire"
@@ -192,9 +191,22 @@ class Keeper:
     def _paths(self, tenure: Tenure) -> list[str]:
         return self._common.sightings.paths(tenure.claim.resources)
 
-    def _standings(self, tenure: Tenure, look: Look) -> Mapping[str, Standing | None]:
+    def _locks(self, tenure: Tenure, look: Look) -> Mapping[str, Document | None]:
+        return {each: look.documents[self._layout.lock(each)] for each in tenure.claim.resources}
+
+    def _loss_error(self, tenure: Tenure, look: Look) -> LockLost | None:
+        """The error for the first lock that we no longer hold; None if all stand as they were acquired."""
+        _, resource = judge_keeping(self._locks(tenure, look), tenure.fence)
+        if resource is None:
+            return None
         sightings = self._common.sightings
-        return sightings.standings(tenure.claim.resources, sightings.seen(look))
+        try:
+            standing = sightings.standing(resource, sightings.seen(look))
+        except CorruptDocument:
+            standing = None
+        if standing is None:
+            return LockLost(resource)
+        return LockLost(resource, standing.record.holder, standing.remaining_seconds)
 
     def _renewal(self, tenure: Tenure) -> list[Write]:
         beat = BeatRecord(tenure.claim.nonce, tenure.beats)
@@ -204,14 +216,3 @@ class Keeper:
     def _return(self, tenure: Tenure, resources: Sequence[str]) -> list[Write]:
         beats = [Delete(self._layout.lockbeat(each), ANYTHING) for each in resources] if tenure.beats else []
         return [*(Delete(self._layout.lock(each), At(tenure.fence)) for each in resources), *beats]
-
-
-def _loss_error(standings: Mapping[str, Standing | None], fence: int) -> LockLost | None:
-    """The error for the first lock that we no longer hold; None if all stand as they were acquired."""
-    outcome, resource = judge_keeping(standings, fence)
-    if outcome is Outcome.UNMOVED or resource is None:
-        return None
-    standing = standings[resource]
-    if standing is None:
-        return LockLost(resource)
-    return LockLost(resource, standing.record.holder, standing.remaining_seconds)

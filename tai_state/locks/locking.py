@@ -20,7 +20,7 @@ from tai_state.locks.breaking import broken
 from tai_state.locks.cleaning import Cleanup
 from tai_state.locks.common import Common, alongside, to_its_end
 from tai_state.locks.deadlocks import DeadlockSearch
-from tai_state.locks.fitting import check_fit
+from tai_state.locks.fitting import check_fit, check_place
 from tai_state.locks.keeping import Keeper
 from tai_state.locks.lease import Claim, Lease, Tenure, entered_leases, locks_of, note_entered
 from tai_state.locks.listing import listed
@@ -115,6 +115,8 @@ class LockManager:
             LockAcquisitionFailed: the lock could not be acquired in time.
             DeadlockDetected: holders of locks wait for each other in a circle, and this caller came last.
             LockLost: the lease ended before the block did.
+            CommitTooLarge: the call has to wait, and this caller holds more locks than a place in line can name; the
+                ``limit`` says how many, with this one. Nothing was acquired.
             StoreUnavailable, StoreTimeout: the engine failed while acquiring; nothing is held.
             InvalidId, InvalidData: the resource, a time, the holder or a lease is not valid.
             RuntimeError: another task left the block than the one that entered it; the lock is released.
@@ -140,10 +142,10 @@ class LockManager:
         is lost, the block ends as if all were, and the others are released. Everything else is as for :meth:`lock`.
 
         Raises:
-            CommitTooLarge: they do not all fit into one commit of the engine, three writes for each; its ``limit`` says
-                how many do. Nothing was sent.
-            CommitTooLarge, DocumentTooLarge: the call has to wait, and its places in line do not fit into a commit:
-                there is one for each lock, and each names them all. Nothing was acquired.
+            CommitTooLarge: they do not all fit into one commit of the engine; its ``limit`` says how many do. Nothing
+                was sent. Each lock takes three writes, and, unless ``wait_seconds`` is 0, there must be room to wait:
+                each has a place in line, which names them all. If the call has to wait, these places also name all
+                locks that the caller holds, and the error, which then comes before it waits, counts those, too.
             Otherwise as :meth:`lock`.
         """
         resources = check_items(resources, _no_resources_error)
@@ -193,7 +195,7 @@ class LockManager:
             holding: as for :meth:`lock`.
 
         Raises:
-            LockAlreadyHeld, LockAcquisitionFailed, DeadlockDetected: as for :meth:`lock`.
+            LockAlreadyHeld, LockAcquisitionFailed, DeadlockDetected, CommitTooLarge: as for :meth:`lock`.
             StoreUnavailable, StoreTimeout, InvalidId, InvalidData: as for :meth:`lock`.
         """
         return self._lease(await self._acquire([resource], ttl_seconds, wait_seconds, holder, holding), resource)
@@ -216,8 +218,8 @@ class LockManager:
         still stands.
 
         Raises:
-            LockLost: the lock was broken; or the lease had ended, and another caller has taken the lock, which keeps
-                it, or may have had it. A second call raises the same error.
+            LockLost: the lock was broken, or its document edited; or the lease had ended, and another caller has taken
+                the lock, which keeps it, or may have had it. A second call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -317,7 +319,8 @@ class LockManager:
             holder or f"{socket.gethostname()}:{os.getpid()}",
             ttl_seconds,
         )
-        check_fit(claim, self._core.layout, self._core.engine.capabilities)
+        layout, capabilities = self._core.layout, self._core.engine.capabilities
+        check_fit(claim, layout, capabilities, may_wait=wait_seconds != 0)
         deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
         attempt = Attempt(self._common, claim, wait_seconds)
         place: Place | None = None
@@ -327,6 +330,7 @@ class LockManager:
                 raise attempt.refusal(LockAlreadyHeld)
             if tenure is None:
                 holds = locks_of([*entered_leases(), *holding], self._core.store_id)
+                check_place(claim, holds, layout, capabilities)
                 place = Place(self._common, attempt, holds, deadline)
                 tenure = await self._waited(place, claim)
         except BaseException:

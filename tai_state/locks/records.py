@@ -94,13 +94,16 @@ class WaiterRecord(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(str(error)) from None
 
 
-CLEANUP: Final = "`cleanup_expired_locks` removes it"
+CLEANUP: Final = "run `tai-state locks --cleanup`, or call `cleanup_expired_locks`"
 """What to do about a damaged document that nobody needs."""
 
 LOCK = Shape(LockRecord)
-BEAT = Shape(BeatRecord, f"it counts as a renewal until the lock is renewed or ends; without a lock, {CLEANUP}")
-BREAK = Shape(BreakRecord, f"{CLEANUP} a day after it was written")
-WAITER = Shape(WaiterRecord, f"it is passed over, and {CLEANUP}")
+BEAT = Shape(
+    BeatRecord,
+    f"it counts as a renewal until the lock is renewed, or ends, as by `tai-state unlock`; without a lock, {CLEANUP}",
+)
+BREAK = Shape(BreakRecord, f"it still tells the holder; a day after it was written, {CLEANUP}")
+WAITER = Shape(WaiterRecord, f"it is passed over; to remove it, {CLEANUP}")
 
 
 class LockInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -138,10 +138,10 @@ def test_errors_for_people(there: Program) -> None:
 def test_the_unexpected_ends_with_70(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no command foresees is said in one line and ends with 70."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("in the middle")
 
-    monkeypatch.setattr(inspecting, "print_json", fail)
+    monkeypatch.setattr(inspecting, "print_facts", fail)
     error = inside("stats", "--json").error(70)
     assert (error["type"], error["message"]) == (
         "ZeroDivisionError",

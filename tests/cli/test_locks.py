@@ -81,6 +81,10 @@ def test_expiry_is_told_only_where_it_is_known(program: Program):
     listed = program("locks", "--store", STORE)
     assert listed.out.splitlines()[1].endswith("  60.0  unknown    unknown")
     assert "do not share a clock" in listed.err
+    assert "--cleanup" not in listed.err
+    cleaned = program("locks", "--cleanup", "--store", STORE)
+    assert (cleaned.code, cleaned.out) == (0, listed.out)
+    assert "`tai-state unlock RESOURCE` removes such a lock" in cleaned.err
 
 
 def test_expiry_by_a_shared_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -98,7 +102,9 @@ def test_expiry_by_a_shared_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     clock.advance_us(1_100_000)
     [found] = inside("locks", "--json").json()
     assert (found["remaining"], found["expired"]) == (2.2, False)
+    assert len(inside("locks", "--cleanup", "--json").json()) == 1
     clock.advance_us(3_000_000)
     [found] = inside("locks", "--json").json()
     assert (found["remaining"], found["expired"]) == (0.0, True)
     assert inside("locks").err == ""
+    assert inside("locks", "--cleanup", "--json").json() == []

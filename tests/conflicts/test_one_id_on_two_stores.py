@@ -70,7 +70,7 @@ async def test_a_request_that_came_by_a_sync_is_known(stores: tuple[StateStore, 
 
 
 async def test_a_request_made_again_after_a_join_stands_once_in_each_stream(stores: tuple[StateStore, StateStore]):
-    """A join does not pass ids on, so the other store makes the request, too. A sync then joins the two once more."""
+    """A join passes no ids on, so the other store makes the request, too, and the next sync joins the two once more."""
     first, second = stores
     await pay(first, "payment 1")
     await pay(second, None)

@@ -9,8 +9,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import LockStatistics, StateStore
-from tai_state.engines.api import Engine, Write
+from tai_state import LockStatistics, StateStore, StoreTimeout, StoreUnavailable
+from tai_state.engines.api import Delete, Engine, Put, Write
 from tai_state.locks.lease import Lease
 from tai_state.testing import AtCalls, Fault, FaultyEngine
 
@@ -155,3 +155,30 @@ async def test_cancelled_while_a_lock_changes_hands(memory_places: Places, momen
             for lease in taken:
                 await theirs.release_lock(lease)
             assert await paths(store.core.engine, "r") == []
+
+
+async def test_a_lock_is_given_back_though_the_line_cannot_be_left(store: StateStore, other: StateStore, time: Time):
+    """A waiter's first commit arrives late and acquires the lock, and then the engine fails when it leaves the line."""
+    late: list[Put] = []
+
+    class Stuck(AroundEngine):
+        async def commit(self, writes: Sequence[Write]) -> Any:
+            if not late:
+                late.extend(each for each in writes if isinstance(each, Put))
+                raise StoreTimeout("commit", "TEST", unknown=True)
+            if all(isinstance(each, Delete) and "/waiters/" in each.path for each in writes):
+                raise StoreUnavailable("commit", "TEST")
+            return await self._engine.commit(writes)
+
+    locks, theirs = managed(store, time), managed(other, time, Stuck(other.core.engine))
+    await locks.acquire_lock("r", ttl_seconds=60)
+
+    async def wait() -> None:
+        with pytest.raises(StoreUnavailable):
+            await theirs.acquire_lock("r", ttl_seconds=60)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await until(lambda: asleep(theirs))
+        await store.core.engine.commit([Put("locks/r", late[0].fields)])  # released, and acquired before anybody looks
+    assert await paths(store.core.engine) == []

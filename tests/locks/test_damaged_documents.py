@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import anyio
+import apsw
 import pytest
 
 from tai_state import (
     CorruptDocument,
-    LockAcquisitionFailed,
     LockAlreadyHeld,
     LockInfo,
     LockLost,
     StateMachinePersister,
     StateStore,
     StoreTimeout,
+    open_store,
 )
-from tai_state.engines.api import Committed, Put, Scan, Write
+from tai_state.engines.api import Committed, Damage, Document, Put, Reading, Scan, Write
 from tai_state.locks.locking import LockManager
 
 from ..support.locks import OVER, TTL, Time, asleep, expire, managed, paths, until
+from ..support.program import Inside
 from ..support.stores import AroundEngine, collected, edit, fields_at
 
 pytestmark = pytest.mark.anyio
 
 LOCK = {"holder": "ann", "nonce": "n", "ttl": TTL, "acquired_at": ""}
 WAITER = {"holder": "ben", "holds": [], "wants": ["m"], "ttl": TTL, "ticket": 0, "n": 1}
+DAMAGE = Damage("cannot be read")
 HELD = {"resource": "a", "nonce": "n"}
 
 DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,6 +121,40 @@ async def test_a_damaged_document_is_found_and_can_be_removed(
         time.advance(2 * 86_400)
     assert (await verify()).findings == ()
     assert lease.is_held, "what is sound is left"
+
+
+@EACH
+def test_the_advice_of_verify_leads_out_of_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    fields: dict[str, Any],
+):
+    """Whoever follows it by hand, also on SQLite, where one look tells nothing, has a store without a finding."""
+    address = f"sqlite:///{tmp_path}/tai-state.db"
+
+    async def fill() -> None:
+        async with open_store(address) as store:
+            await store.locks.acquire_lock("z", ttl_seconds=60)
+            await store.core.engine.commit([Put(path, fields)])
+
+    anyio.run(fill)
+    inside = Inside(tmp_path, monkeypatch, capsys)
+    found = inside("verify", "--store", address)
+    assert (found.code, found.out.count(path)) == (4, 1)
+    commands = re.findall(r"`tai-state ([^`]+)`", found.out)
+    assert commands
+    if "a day after" in found.out:
+        with closing(apsw.Connection(str(tmp_path / "tai-state.db"))) as connection:
+            connection.execute("UPDATE documents SET updated_us = updated_us - 86400000000 WHERE id = 'n'")
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        if name == "unlock":
+            inside(name, *(arguments or ["z"]), "--yes", "--store", address)
+        else:
+            assert inside(name, *arguments, "--store", address).code == 0
+    assert inside("verify", "--store", address).code == 0
 
 
 async def _damaged(locks: LockManager, store: StateStore) -> str:
@@ -228,7 +269,73 @@ async def test_a_damaged_lock_keeps_no_other_from_being_given_back(store: StateS
             return committed
 
     store.core.engine = Damaging(engine)  # type: ignore[assignment]
-    with pytest.raises(LockAcquisitionFailed):
+    with pytest.raises(CorruptDocument, match="tai-state unlock 'b'"):
         async with locks.lock_all(["a", "b", "c"], ttl_seconds=60):
             pass
     assert await paths(engine) == ["locks/b"]
+
+
+class Unreadable(AroundEngine):
+    """Reads what one document says, and perhaps its revision, as of a row that is damaged."""
+
+    def __init__(self, engine: Any, path: str, revision: int | None = None) -> None:
+        super().__init__(engine)
+        self._path = path
+        self._revision = revision
+
+    async def read(self, paths: Sequence[str]) -> Reading:  # noqa: D102
+        reading = await self._engine.read(paths)
+        return Reading(tuple(each and self._damaged(each) for each in reading.documents), reading.time_us)
+
+    def _damaged(self, document: Document) -> Document:
+        if document.path != self._path:
+            return document
+        revision = document.revision if self._revision is None else self._revision
+        return Document(document.collection, document.id, DAMAGE, revision, document.updated_us)
+
+
+@pytest.mark.parametrize("renewals", [0, 1])
+async def test_of_several_locks_those_that_are_ours_are_released(store: StateStore, time: Time, renewals: int):
+    """One that was edited is lost, and its block says so; one that cannot be read is still the holder's."""
+    engine = store.core.engine
+    locks = managed(store, time, Unreadable(engine, "locks/b"))
+
+    async def hold() -> None:
+        async with locks.lock_all(["a", "b", "c"], ttl_seconds=60) as leases:
+            await locks.renew_lock(leases[0])
+            await edit(engine, "locks/a", ttl=None)
+            for _ in range(renewals):
+                with pytest.raises(LockLost):
+                    await locks.renew_lock(leases[0])
+
+    with pytest.raises(LockLost) as lost:
+        await hold()
+    assert lost.value.resource == "a"
+    assert await paths(engine) == ["locks/a", "lockbeats/a"]
+
+
+async def test_an_edited_lock_is_lost(store: StateStore, time: Time):
+    """Its holder is told so at the release, also if what was edited can still be read."""
+    locks = managed(store, time)
+    for changes in ({"ttl": None}, {"holder": "ben"}):
+        lease = await locks.acquire_lock("r", ttl_seconds=60)
+        await edit(store.core.engine, "locks/r", **changes)
+        for _ in range(2):
+            with pytest.raises(LockLost):
+                await locks.release_lock(lease)
+        assert await paths(store.core.engine) == ["locks/r"]
+        await locks.break_lock("r")
+
+
+async def test_a_lock_is_taken_over_although_the_revision_of_a_renewal_is_damaged(
+    store: StateStore, other: StateStore, time: Time
+):
+    """Damage can hide the revision, too: what is beside a lock whose time has passed is removed all the same."""
+    locks = managed(store, time)
+    await locks.renew_lock(await locks.acquire_lock("r", ttl_seconds=TTL))
+    theirs = managed(other, time, Unreadable(other.core.engine, "lockbeats/r", revision=0))
+    with pytest.raises(CorruptDocument):
+        await collected(theirs.list_locks())
+    time.advance(OVER)
+    await theirs.acquire_lock("r", wait_seconds=0)
+    assert await paths(store.core.engine) == ["locks/r"]

@@ -104,15 +104,21 @@ ACQUIRING = (
     Mistake(
         "a renewal is overlooked where there was one",
         attempting,
-        "else Delete(lockbeat, At(beat.revision))",
+        "else Delete(lockbeat, as_read(beat))",
         "else Check(lockbeat, ABSENT)",
     ),
 )
 
 KEEPING = (
     Mistake("a lock that is gone stands", judging, "            return Outcome.GONE, resource", "            continue"),
-    Mistake("a lock that was taken stands", judging, "if standing.lock.revision != fence:", "if False:"),
-    Mistake("a lock that stands was taken", judging, "if standing.lock.revision != fence:", "if True:"),
+    Mistake("a lock that was taken stands", judging, "if lock.revision != fence:", "if False:"),
+    Mistake("a lock that stands was taken", judging, "if lock.revision != fence:", "if True:"),
+    Mistake(
+        "it must be read who has the lock",
+        keeping,
+        "        except CorruptDocument:\n            standing = None\n",
+        "        except CorruptDocument:\n            raise\n",
+    ),
     Mistake(
         "the first lock tells of all",
         judging,
@@ -168,6 +174,8 @@ RETURNING = (
     Mistake("what is gone or taken was lost", judging, "    return is_early", "    return False"),
     Mistake("only what is gone was returned", judging, "    return is_early", "    return is_early and not there"),
     Mistake("one lock that is ours no more is enough", judging, "if is_broken or any(", "if is_broken or all("),
+    Mistake("what is damaged is not ours", judging, "in (None, nonce) for", "== nonce for"),
+    Mistake("what was edited is not ours", judging, "in (None, nonce) for", "is None for"),
     Mistake("a note of a break is overlooked", judging, "if is_broken or any(", "if any("),
     Mistake(
         "a note of a break is not read", keeping, "is_broken = look.documents[note] is not None", "is_broken = False"

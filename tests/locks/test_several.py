@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from tai_state import StateStore
-from tai_state.engines.api import Capabilities
+from tai_state.engines.api import Capabilities, Scan
 from tai_state.errors import CommitTooLarge, LockAlreadyHeld, LockLost
 from tai_state.locks.locking import LockManager
 from tai_state.testing import ManualClock
 
 from ..support.locks import TTL, Time, asleep, expire, managed, paths, until
 from ..support.small_engine import OPERATIONS, SmallEngine
-from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine
+from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, collected
 
 pytestmark = pytest.mark.anyio
 
@@ -126,12 +127,58 @@ class Narrow(AroundEngine):
 
 
 async def test_long_names_count(store: StateStore):
-    """The names of locks count towards what a commit can hold: each lock has three documents with its name."""
+    """The names of locks count towards what a commit can hold, and whoever may wait names them all in each line."""
     store.core.engine = Narrow(store.core.engine)  # type: ignore[assignment]
     names = [f"{n}{'x' * 1_400}" for n in range(5)]
+    for wait_seconds, limit in ((0, 4), (None, 3)):
+        with pytest.raises(CommitTooLarge) as refused:
+            async with store.locks.lock_all(names, wait_seconds=wait_seconds):
+                pass
+        assert (refused.value.what, refused.value.size, refused.value.limit) == ("locks", 5, limit)
+        async with store.locks.lock_all(names[:limit], wait_seconds=wait_seconds) as leases:
+            await store.locks.renew_lock(leases[0])
+
+
+async def test_what_may_wait_has_room_to_wait_and_to_stay_in_line(store: StateStore, other: StateStore, time: Time):
+    """More locks than could be waited for are refused before anything is sent; those that fit are waited for."""
+    engine = CountingEngine(SmallEngine(store.core.engine))
+    store.core.engine, other.core.engine = engine, SmallEngine(other.core.engine)  # type: ignore[assignment]
+    locks, theirs = managed(store, time), managed(other, time)
+    names = [f"{n:02}{'x' * 1_400}" for n in range(len(MANY))]
     with pytest.raises(CommitTooLarge) as refused:
-        async with store.locks.lock_all(names):
+        async with locks.lock_all(names):
             pass
-    assert (refused.value.size, refused.value.limit) == (5, 4)
-    async with store.locks.lock_all(names[:4]) as leases:
-        await store.locks.renew_lock(leases[0])
+    assert (refused.value.what, refused.value.size) == ("locks", len(names))
+    assert engine.counts.calls == 0
+    fitting = names[: refused.value.limit]
+    taken: list[int] = []
+
+    async def wait() -> None:
+        async with theirs.lock_all(fitting) as leases:
+            taken.append(len(leases))
+
+    async with anyio.create_task_group() as tasks, locks.lock(names[0]):
+        tasks.start_soon(wait)
+        await until(lambda: asleep(theirs))
+        line = f"locks/{names[0]}/waiters"
+        await time.pass_until(lambda: False, seconds=12)  # longer than a sign of life takes
+        [place] = await collected(store.core.engine.scan(Scan(line)))
+        assert place.fields()["n"] > 0
+        tasks.start_soon(time.pass_until, lambda: taken)
+    assert taken == [len(fitting)]
+
+
+async def test_what_a_waiter_holds_has_room_in_its_place(store: StateStore, other: StateStore, time: Time):
+    """Its place in line also names what it holds: a waiter that holds too much is told so before it waits."""
+    engine = store.core.engine
+    locks, theirs = managed(store, time, Narrow(engine)), managed(other, time)
+    await theirs.acquire_lock("r", ttl_seconds=TTL)
+    holding = [await locks.acquire_lock(f"{n}{'x' * 1_400}", ttl_seconds=60) for n in range(15)]
+    with pytest.raises(CommitTooLarge) as refused:
+        await locks.acquire_lock("r", holding=holding)
+    assert (refused.value.what, refused.value.size, refused.value.limit) == ("locks", 16, 14)
+    assert await paths(engine, "r") == await paths(engine)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(locks.acquire_lock, "r", holding=holding[:13]))
+        await until(lambda: asleep(locks))
+        await locks.break_lock("r")

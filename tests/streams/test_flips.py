@@ -186,7 +186,7 @@ def failures_of(proof, engine: str, fields: tuple[str, ...]) -> list[str]:
 
     async def make() -> Any:
         return await flips.flipped(
-            flips.Task(engine, 1, range(200)),
+            flips.Task(engine, 1, range(600)),
             only=lambda each: f"{each.kind}: {each.field} {each.what}".startswith(fields),
             failures_max=1,
         )

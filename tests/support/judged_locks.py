@@ -99,7 +99,7 @@ class Case:
         settings = Settings(clock=ManualClock(NOW_US), timeout_seconds=5.0, jitter=lambda: 0.0)
         core: Any = SimpleNamespace(engine=self.engine, layout=LAYOUT, settings=settings)
         self.common = Common(core, self.seconds, self.seconds.sleep)
-        self.standings = self.common.sightings.standings(CLAIM.resources, self.common.sightings.seen(self._look()))
+        self.seen = self.common.sightings.seen(self._look())
 
     def answer(self, name: str) -> str:
         """One answer, in words."""
@@ -124,13 +124,17 @@ class Case:
             yield _document(LAYOUT.lockbreak(CLAIM.nonce), BreakRecord(name, TTL), FENCE + 1, NOW_US)
         if whose == "broken":
             return
-        nonce = CLAIM.nonce if whose in ("ours", "as acquired") else f"{whose} nonce"
+        if whose == "damaged":
+            yield Document(*split(LAYOUT.lock(name)), b"{}", FENCE if "unmoved" in rest else FENCE + 1, NOW_US)
+            return
+        nonce = CLAIM.nonce if whose in ("ours", "as acquired", "edited") else f"{whose} nonce"
         left = next((float(found[1]) for each in rest if (found := re.match(r"(\d+) s left", each))), 0.0)
         sign_us = NOW_US - round((TTL - left) * 1e6)
         beat = next((each for each in rest if "renewed" in each), "")
         made_us = sign_us - 5_000_000 if beat == "renewed" else sign_us
         record = LockRecord(whose.removesuffix("'s"), nonce, TTL, "")
-        yield _document(LAYOUT.lock(name), record, FENCE if nonce == CLAIM.nonce else FENCE + 1, made_us)
+        is_as_acquired = nonce == CLAIM.nonce and whose != "edited"
+        yield _document(LAYOUT.lock(name), record, FENCE if is_as_acquired else FENCE + 1, made_us)
         if beat:
             is_own = beat in ("renewed", "renewed as sent")
             yield _document(LAYOUT.lockbeat(name), BeatRecord(nonce if is_own else "an older nonce", 1), 5, sign_us)
@@ -143,7 +147,8 @@ class Case:
     # Acquiring -----------------------------------------------------------------------------------------------------
 
     def _acquiring(self) -> str:
-        return self.parts.judging.judge_acquiring(self.standings, CLAIM.nonce).value
+        standings = self.common.sightings.standings(CLAIM.resources, self.seen)
+        return self.parts.judging.judge_acquiring(standings, CLAIM.nonce).value
 
     def _tried(self, *, is_single: bool) -> str:
         attempt = self.parts.attempting.Attempt(self.common, CLAIM, None)
@@ -174,7 +179,8 @@ class Case:
     # Keeping -------------------------------------------------------------------------------------------------------
 
     def _keeping(self) -> str:
-        outcome, resource = self.parts.judging.judge_keeping(self.standings, FENCE)
+        locks = {name: self.documents.get(LAYOUT.lock(name)) for name in CLAIM.resources}
+        outcome, resource = self.parts.judging.judge_keeping(locks, FENCE)
         return outcome.value if resource is None else f"{outcome.value}: {resource}"
 
     def _tenure(self) -> Tenure:

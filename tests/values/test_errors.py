@@ -55,6 +55,7 @@ _SAMPLES: dict[str, Any] = {
     "holder": "worker 7",
     "remaining": 1.5,
     "cycle": ("a", "b"),
+    "changed": ("governors/g/states/s",),
 }
 
 _CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TaiStateError)]
