@@ -301,6 +301,9 @@ class IdempotencyConflict(Conflict):
 class GovernorExists(Conflict):
     """The governor to be restored already exists. What to do: restore it into another store, or under another root.
 
+    If a restore of another file was interrupted, ``is_unfinished`` is true. What to do: restore that file again; if it
+    is lost, restore this one with ``keep_changed``.
+
     If the restore was interrupted before, and others made states in the governor meanwhile, ``changed`` has the paths
     of what was not restored because of them; everything else is. What to do: restore with ``keep_changed``
     (``--keep-changed``), which leaves what is there as it is. To get the file's side too, restore the file into another
@@ -309,8 +312,14 @@ class GovernorExists(Conflict):
 
     path: str
     changed: tuple[str, ...] = ()
+    is_unfinished: bool = False
 
     def __str__(self) -> str:
+        if self.is_unfinished:
+            return (
+                f"{self.path!r} says that a restore of another file is unfinished: restore that file again; if it is"
+                " lost, restore this one with --keep-changed, which goes on from what is there"
+            )
         if self.changed:
             others = f" and {len(self.changed) - 1} others were" if len(self.changed) > 1 else " was"
             return (

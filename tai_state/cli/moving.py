@@ -26,7 +26,7 @@ from tai_state.cli.common import (
 from tai_state.cli.output import Progress, plain, print_facts, print_json
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.history.csvfile import Columns, CsvFile
-from tai_state.history.exportfile import check_export
+from tai_state.history.exportfile import TransferStats, check_export
 from tai_state.history.importing import CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.wholefile import whole_file
@@ -93,7 +93,7 @@ def export(
             _check_no_log(file)
             with _written_by_name(file):
                 stats = await StateMachinePersister(opened_store).export_history(governor, file)
-        print_facts(plain(stats), as_json=as_json, columns=("what", "value"))
+        _print(stats, as_json=as_json)
 
     run(command)
 
@@ -102,7 +102,8 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `tai-state export` wrote.")],
     *,
     keep_changed: Annotated[
-        bool, typer.Option("--keep-changed", help="After an interrupted restore: keep states that were made meanwhile.")
+        bool,
+        typer.Option("--keep-changed", help="After an interrupted restore, also of another file: keep what is there."),
     ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -114,10 +115,14 @@ def restore(
     async def command() -> None:
         async with opened(store, create=True) as opened_store:
             stats = await StateMachinePersister(opened_store).import_history(file, keep_changed=keep_changed)
-        facts = {name: value for name, value in plain(stats).items() if value != []}  # what it kept: mostly nothing
-        print_facts(facts, as_json=as_json, columns=("what", "value"))
+        _print(stats, as_json=as_json)
 
     run(command)
+
+
+def _print(stats: TransferStats, *, as_json: bool) -> None:
+    facts = {name: value for name, value in plain(stats).items() if value != []}  # what was kept: mostly nothing
+    print_facts(facts, as_json=as_json, columns=("what", "value"))
 
 
 def backup(

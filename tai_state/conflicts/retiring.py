@@ -10,6 +10,7 @@ import msgspec
 from tai_state.engines.api import ABSENT, At, Document, Put, Scan
 from tai_state.errors import Inconsistent, InvalidData, Rejected
 from tai_state.history.essentials import all_governors
+from tai_state.history.unfinished import unfinished_restores
 from tai_state.streams.changes import Change, Composed, Known, append_of
 from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.layout import Stream
@@ -37,7 +38,7 @@ class RetirementReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         checked: how many states were looked at.
         retired: how many of them had a clock that named the store, and no longer do.
-        failed: the first 1,000 states that could not be changed: path and reason.
+        failed: the first 1,000 states that could not be changed, and restores that are unfinished: path and reason.
     """
 
     checked: int = 0
@@ -46,7 +47,7 @@ class RetirementReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Whether no clock of a state names the store any longer."""
+        """Whether no clock of a state names the store any longer, nor will one once a restore is finished."""
         return not self.failed
 
 
@@ -93,7 +94,7 @@ async def retire_store(
     if not store_id or is_mark(store_id):
         raise InvalidData(f"{store_id!r} is not the id of a store: the clocks of states name those that changed them")
     checked = retired = 0
-    strange: list[Inconsistent] = []
+    strange = await unfinished_restores(core, governor_id)
     failed: list[tuple[str, str]] = []
     for governor in await all_governors(core, strange) if governor_id is None else [governor_id]:
         async for state in list_all_states(core, governor, report=strange.append):

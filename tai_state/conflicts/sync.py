@@ -334,8 +334,7 @@ async def _places(
     strange: list[Inconsistent] = []
     governors = await _governors(first, second, governor_id, resume, strange)
     for core in (first, second):
-        one = None if governor_id is None else core.layout.restore(governor_id)
-        strange += [each for each in await unfinished_restores(core) if one in (None, each.path)]
+        strange += await unfinished_restores(core, governor_id)
     for error in strange:
         yield error
     for found in governors:

@@ -1,15 +1,15 @@
-"""Dropping kept snapshots that are damaged."""
+"""Dropping kept snapshots that are damaged, and those that no state lists."""
 
 from __future__ import annotations
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Delete, Document, Put, Write
+from tai_state.engines.api import ANYTHING, At, Check, Delete, Document, Put, Scan, Write
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import Inconsistent
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EVENT, SNAPSHOT
+from tai_state.streams.records import EVENT, SNAPSHOT, STATE
 from tai_state.streams.snapshots import is_state_after, where_kept
 
 
@@ -37,6 +37,28 @@ async def drop_damaged_snapshots(core: Core, stream: Stream) -> bool:
     writes += [Delete(stream.snapshot(version), ANYTHING) for version in damaged]
     core.appender.heads.drop(stream.state)
     return await write_unless_moved(core.engine, writes, core.bounds)
+
+
+async def drop_unlisted_snapshots(core: Core, governor_id: str) -> None:
+    """Drop the snapshots that the state of their stream does not list.
+
+    One whose state is damaged or missing stays, and so does one whose event is.
+    """
+    async for found in core.engine.scan(Scan(core.layout.snapshots(governor_id))):
+        place = core.layout.placed(governor_id, found)
+        if place is None:
+            continue
+        paths = [place.stream.state, place.stream.event(place.version), found.path]
+        state, event, snapshot = (await core.engine.read(paths)).documents
+        if state is None or event is None or snapshot is None or not _is_sound(place.stream, event):
+            continue
+        try:
+            if place.version in state.decode(STATE).kept:
+                continue
+        except Inconsistent:
+            continue
+        writes: list[Write] = [Check(state.path, At(state.revision)), Delete(snapshot.path, At(snapshot.revision))]
+        await write_unless_moved(core.engine, writes, core.bounds)
 
 
 def _is_sound(stream: Stream, event: Document) -> bool:

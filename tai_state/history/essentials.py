@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Document, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Document, Put, Scan
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
@@ -14,7 +14,7 @@ from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, GOVERNOR, MARKER, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
-from tai_state.values.ids import stored_id
+from tai_state.values.ids import stored_id, unescape_id
 from tai_state.values.times import format_us
 
 MARKERS_AT_ONCE = 100
@@ -122,6 +122,31 @@ async def mend_markers(core: Core, governor_id: str) -> tuple[list[str], list[In
     what = "is damaged, and no event that is left can give it back: restore a backup"
     lost = [each.path async for each in core.engine.scan(Scan(core.layout.ids(governor_id))) if _sound(each) is None]
     return mended, [CorruptDocument(path, what) for path in lost]
+
+
+async def drop_stray_markers(core: Core, governor_id: str) -> None:
+    """Remove the markers of ids that no event has. Ids whose events a cleanup has dropped keep theirs."""
+    documents = core.engine.scan(Scan(core.layout.ids(governor_id)))
+    while page := await take(documents, MARKERS_AT_ONCE):
+        for marker in page:
+            if await _is_stray(core, governor_id, marker):
+                await write_unless_moved(core.engine, [Delete(marker.path, At(marker.revision))], core.bounds)
+
+
+async def _is_stray(core: Core, governor_id: str, marker: Document) -> bool:
+    """Whether the place that a marker names has an event with another id, or is after the end of its stream."""
+    try:
+        record = marker.decode(MARKER)
+        stream = core.layout.stream(governor_id, record.state_id)
+        [event] = (await core.engine.read([stream.event(record.version)])).documents
+        if event is not None:
+            found = event.decode(EVENT)
+            return found.event_id != unescape_id(marker.id) and found.is_genuine(governor_id)
+    except (Inconsistent, InvalidId):
+        return False
+    start, end = stream.range(1)
+    first = await take(core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
+    return not first or first[0].path < stream.event(record.version)
 
 
 def _sound(marker: Document | None) -> Document | None:

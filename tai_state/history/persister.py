@@ -301,11 +301,13 @@ class StateMachinePersister:
         Args:
             path: the file.
             keep_changed: if states were made in the governor before an interrupted restore went on, keep them as they
-                are and leave out those of the file; the result's ``kept`` names them.
+                are and leave out those of the file; the result's ``kept`` names them. If a restore of another file of
+                the same governor is unfinished, go on from what it has written.
 
         Raises:
-            GovernorExists: the governor already has states or events, and nothing was written; or states were made in
-                it after the restore had begun: ``changed`` names them, and all others are restored.
+            GovernorExists: the governor already has states or events, or a restore of another file is unfinished, and
+                nothing was written; or states were made in it after the restore had begun: ``changed`` names them, and
+                all others are restored.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
                 release can read; or this store was retired in it. Nothing was written.
         """

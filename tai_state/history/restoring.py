@@ -1,7 +1,9 @@
 """What a restore has to write of its file, given what an earlier attempt and others have written. Pure.
 
 A restore writes a state's document after all other documents of that state. So where the state is not there, what there
-is of its stream is the restore's own; where it is there, it is whole, or somebody else made it, and it stays as it is.
+is of its stream is the restore's own, and it is made as it is in the file. Only sound events of another history are not
+touched: they may be all that is left of a state whose document was lost. Where the state is there, it is whole, or
+somebody else made it, and it stays as it is.
 """
 
 from __future__ import annotations
@@ -11,21 +13,14 @@ from typing import Any
 
 import msgspec
 
-from tai_state.engines.api import At, Delete, Document, Put, Shape, Write
+from tai_state.engines.api import At, Document, Put, Write
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.history.exportfile import Kind, Line
 from tai_state.streams.layout import Layout, Stream
-from tai_state.streams.records import EVENT, MARKER, SNAPSHOT, STATE
-from tai_state.streams.retirements import RETIRED
+from tai_state.streams.records import EVENT, MARKER, EventRecord, MarkerRecord
+from tai_state.streams.retirements import RetiredRecord, retired_in
 from tai_state.values.ids import split_versioned, unescape_id
-
-_SHAPES: Mapping[Kind, Shape[Any]] = {
-    "event": EVENT,
-    "snapshot": SNAPSHOT,
-    "state": STATE,
-    "marker": MARKER,
-    "retired": RETIRED,
-}
+from tai_state.values.retired import Retired
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -35,19 +30,19 @@ class Item(msgspec.Struct, frozen=True):
         kind: of the document.
         put: writes the document if it is not there.
         stream: the stream to which it belongs; None for a governor.
-        event: the path of the event that a state or a marker is about; empty for other documents.
+        events: the path of the event that a state or a marker is about; for a state also the path of the next one.
     """
 
     kind: Kind
     put: Put
     stream: Stream | None = None
-    event: str = ""
+    events: tuple[str, ...] = ()
 
     @property
     def reads(self) -> list[str]:
         """The paths of the documents that decide whether it is written."""
         state = [] if self.stream is None else [self.stream.state]
-        return [self.put.path, *state, *([self.event] if self.event else [])]
+        return [self.put.path, *state, *self.events]
 
 
 def item_of(layout: Layout, governor_id: str, line: Line, put: Put) -> Item:
@@ -56,42 +51,82 @@ def item_of(layout: Layout, governor_id: str, line: Line, put: Put) -> Item:
         return Item(line.kind, put)
     if line.kind in ("state", "marker"):
         state_id = unescape_id(line.id) if line.kind == "state" else line.fields["state_id"]
-        stream = layout.stream(governor_id, state_id)
-        return Item(line.kind, put, stream, stream.event(line.fields["version"]))
+        stream, version = layout.stream(governor_id, state_id), line.fields["version"]
+        events = [stream.event(version), *([stream.event(version + 1)] if line.kind == "state" else [])]
+        return Item(line.kind, put, stream, tuple(events))
     segment = line.id if line.kind == "retired" else split_versioned(line.id)[0]
     return Item(line.kind, put, layout.stream(governor_id, unescape_id(segment)))
 
 
-def due(item: Item, documents: Mapping[str, Document | None]) -> Write | bool:
-    """The write that an item needs; else whether what is there was changed, so that the file's document is left out."""
+def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | None:
+    """The write that an item needs; or the path of what others have made instead of it, which stays as it is.
+
+    If that is a state, the whole stream is left out.
+    """
     put, stream = item.put, item.stream
-    there = documents[put.path]
     if stream is None:
         return put
-    is_whole = documents[stream.state] is not None
-    if (
-        is_whole
-        and item.kind == "marker"
-        and not _has_id(documents[item.event], unescape_id(put.path.rpartition("/")[2]))
-    ):
-        # It is about the file's history of a state that has another one here.
-        return Delete(put.path, At(there.revision)) if there is not None and _is_as_in(there, put) else False
-    if is_whole and item.kind != "marker":
-        return item.kind == "state" and not _is_last(documents[item.event], put)
+    there, state = documents[put.path], documents[stream.state]
+    if item.kind == "marker":
+        return _due_marker(put, there, documents[item.events[0]], is_whole=state is not None)
+    if state is not None:
+        return stream.state if item.kind == "state" and not _is_last(documents[item.events[0]], put) else None
+    if item.kind == "state":
+        return put if documents[item.events[1]] is None else stream.state
     if there is None:
         return put
+    if item.kind == "event" and _is_of_another_history(stream, there, put):
+        return stream.state
+    fields = _merged(stream, there, put) if item.kind == "retired" else put.fields
+    return None if _fields(there) == fields else Put(put.path, fields, At(there.revision))
+
+
+def _due_marker(put: Put, there: Document | None, event: Document | None, *, is_whole: bool) -> Write | str | None:
+    """As :func:`due`, for a marker: of what is there, and the event and the state that the file's marker is about."""
+    if is_whole and not _has_id(event, unescape_id(put.path.rpartition("/")[2])):
+        return None  # it is about the file's history of a state that has another one here
+    if there is None:
+        return put
+    if _fields(there) == put.fields:
+        return None
     try:
-        there.decode(_SHAPES[item.kind])
+        record = there.decode(MARKER)
     except CorruptDocument:
         return Put(put.path, put.fields, At(there.revision))
-    return not _is_as_in(there, put)
+    is_own = not is_whole and _place(record) == _place(msgspec.convert(put.fields, MarkerRecord))
+    return Put(put.path, put.fields, At(there.revision)) if is_own else put.path
 
 
-def _is_as_in(document: Document, put: Put) -> bool:
+def _merged(stream: Stream, there: Document, put: Put) -> Any:
+    """The fields of a record of retired stores: what the file says, and what is there. Such a record only grows."""
+    record = msgspec.convert(put.fields, RetiredRecord)
     try:
-        return document.fields() == put.fields
+        known = retired_in(stream, there) | Retired(record.taken_out)
     except CorruptDocument:
+        return put.fields
+    return msgspec.to_builtins(RetiredRecord(record.state_id, known.taken_out))
+
+
+def _is_of_another_history(stream: Stream, there: Document, put: Put) -> bool:
+    """Whether an event is sound, and is not the one that the file has in its place."""
+    try:
+        event = there.decode(EVENT)
+    except Inconsistent:
         return False
+    ours = msgspec.convert(put.fields, EventRecord)
+    return _place(event) == _place(ours) and event.digest != ours.digest and event.is_genuine(stream.governor_id)
+
+
+def _place(record: EventRecord | MarkerRecord) -> tuple[str, int]:
+    return record.state_id, record.version
+
+
+def _fields(document: Document) -> Any:
+    """The fields of a document; None if it is damaged."""
+    try:
+        return document.fields()
+    except CorruptDocument:
+        return None
 
 
 def _has_id(document: Document | None, event_id: str) -> bool:

@@ -21,10 +21,10 @@ from typing import IO, Any
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, Delete, Document, Moment, Put, Scan, Write
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Document, Moment, Put, Scan, Write
 from tai_state.engines.batching import Batches, Weight
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
-from tai_state.engines.rewriting import Rewrite, write
+from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
@@ -33,6 +33,8 @@ from tai_state.errors import (
     Rejected,
     TaiStateError,
 )
+from tai_state.history.dropping import drop_unlisted_snapshots
+from tai_state.history.essentials import drop_stray_markers
 from tai_state.history.exportfile import (
     FORMAT,
     End,
@@ -49,7 +51,7 @@ from tai_state.history.restoring import Item, due, item_of
 from tai_state.history.unfinished import RESTORE, RestoreRecord, unfinished_restore
 from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
-from tai_state.streams.layout import Layout, Stream
+from tai_state.streams.layout import Layout
 from tai_state.streams.reader import missing_event_error
 from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
@@ -160,11 +162,13 @@ class Restore:
 
         Args:
             path: the file.
-            keep_changed: leave out what has been changed, and finish the restore.
+            keep_changed: leave out what has been changed, and finish the restore. If a restore of another file of the
+                same governor is unfinished, go on from what it has written.
 
         Raises:
-            GovernorExists: the governor already exists, and nothing was written; or states were made in it after the
-                restore had begun: ``changed`` names them, and all others are restored.
+            GovernorExists: the governor already exists, or a restore of another file is unfinished, and nothing was
+                written; or states were made in it after the restore had begun: ``changed`` names them, and all others
+                are restored.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
                 release can read; or this store was retired in it; nothing was written.
         """
@@ -173,23 +177,25 @@ class Restore:
         if (store_id := self._core.store_id) in check.retired:
             what = "its next changes would be taken for its first ones: restore the file into a new store"
             raise InvalidData(f"store {store_id} was retired in {path}, and {what}")
-        begun = await self._begin(header)
+        begun = await self._begin(header, keep_changed=keep_changed)
         is_untouched = begun is Begun.NEW
-        changed: dict[str, Stream | None] = {}
+        changed: dict[str, None] = {}
         batches = self._batches(header.governor_id, path)
         while batch := await anyio.to_thread.run_sync(next, batches, None):
             try:
                 if begun is Begun.FINISHED:
                     await self._compare(batch)
                 else:
-                    rest = [each for each in batch if each.stream is None or each.stream not in changed.values()]
+                    rest = [each for each in batch if each.stream is None or each.stream.state not in changed]
                     changed |= await self._put(rest, begun, is_first=is_untouched)
             except (GovernorExists, Rejected):
                 if is_untouched:
-                    note = self._core.layout.restore(header.governor_id)
-                    await write(self._core.engine, [Delete(note, ANYTHING)], self._core.bounds)
+                    await self._forget(header)
                 raise
             is_untouched = False
+        if changed or begun is Begun.UNDER_WAY:
+            await drop_stray_markers(self._core, header.governor_id)
+            await drop_unlisted_snapshots(self._core, header.governor_id)
         if changed and not keep_changed:
             raise GovernorExists(next(iter(changed)), tuple(changed)[:LISTED_MAX])
         await self._end(header)
@@ -218,7 +224,7 @@ class Restore:
             put = Put(_path(layout, governor_id, line), line.fields, require)
             yield item_of(layout, governor_id, line, put), length
 
-    async def _begin(self, header: Header) -> Begun:
+    async def _begin(self, header: Header, *, keep_changed: bool) -> Begun:
         """Store a note that this restore is under way, unless the governor already exists."""
         engine, layout = self._core.engine, self._core.layout
         note = layout.restore(header.governor_id)
@@ -226,9 +232,10 @@ class Restore:
         begun = None if document is None else _begun(document, header)
         if begun is not None:
             return begun
-        for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
-            async for found in engine.scan(Scan(collection, limit=1)):
-                raise GovernorExists(found.path)
+        if document is None or document.decode(RESTORE).finished:
+            for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
+                async for found in engine.scan(Scan(collection, limit=1)):
+                    raise GovernorExists(found.path)
         ours = RestoreRecord(header.export_id)
 
         def decide(look: Look) -> Verdict[Begun]:
@@ -236,15 +243,47 @@ class Restore:
             if there is None:
                 return Commit([Put(note, ours, ABSENT)], lambda _: Begun.NEW)
             begun = _begun(there, header)
-            return Failed(GovernorExists(note)) if begun is None else Done(begun)
+            if begun is not None:
+                return Done(begun)
+            if there.decode(RESTORE).finished:
+                return Failed(GovernorExists(note))
+            if not keep_changed:
+                return Failed(GovernorExists(note, is_unfinished=True))
+            return Commit([Put(note, ours, At(there.revision))], lambda _: Begun.UNDER_WAY)
 
         return await settle(engine, Rewrite([note], decide), self._core.bounds)
 
     async def _end(self, header: Header) -> None:
-        """Note that the restore is finished. The note stays, so a caller that did not get this answer may ask again."""
+        """Note that the restore is finished. The note stays, so a caller that did not get this answer may ask again.
+
+        Raises:
+            GovernorExists: a restore of another file has gone on from this one meanwhile.
+        """
         finished = RestoreRecord(header.export_id, finished=True)
         note = self._core.layout.restore(header.governor_id)
-        await write(self._core.engine, [Put(note, finished)], self._core.bounds)
+
+        def decide(look: Look) -> Verdict[None]:
+            there = look.documents[note]
+            begun = None if there is None else _begun(there, header)
+            if there is not None and begun is None:
+                return Failed(GovernorExists(note, is_unfinished=not there.decode(RESTORE).finished))
+            if begun is Begun.FINISHED:
+                return Done(None)
+            return Commit([Put(note, finished, ABSENT if there is None else At(there.revision))], lambda _: None)
+
+        await settle(self._core.engine, Rewrite([note], decide), self._core.bounds)
+
+    async def _forget(self, header: Header) -> None:
+        """Remove the note, unless a restore of another file has made it its own meanwhile."""
+        note = self._core.layout.restore(header.governor_id)
+
+        def decide(look: Look) -> Verdict[None]:
+            there = look.documents[note]
+            if there is None or _begun(there, header) is not Begun.UNDER_WAY:
+                return Done(None)
+            return Commit([Delete(note, At(there.revision))], lambda _: None)
+
+        await settle(self._core.engine, Rewrite([note], decide), self._core.bounds)
 
     async def _compare(self, batch: list[Item]) -> None:
         """Check that the documents of a batch are there, as they are in the file.
@@ -257,34 +296,34 @@ class Restore:
             if document is None or document.fields() != item.put.fields:
                 raise GovernorExists(item.put.path)
 
-    async def _put(self, batch: list[Item], begun: Begun, *, is_first: bool) -> dict[str, Stream | None]:
+    async def _put(self, batch: list[Item], begun: Begun, *, is_first: bool) -> dict[str, None]:
         """Write the documents of a batch that are due.
 
-        Returns the paths of what others have changed, so that it was left out, each with its stream.
+        Returns the paths of what others have changed, so that it was left out.
 
         Raises:
             GovernorExists: others have changed something of the first batch; nothing was written.
         """
 
-        def decide(look: Look) -> Verdict[dict[str, Stream | None]]:
+        def decide(look: Look) -> Verdict[dict[str, None]]:
             writes: list[Write] = []
-            changed: dict[str, Stream | None] = {}
+            changed: dict[str, None] = {}
             for item in batch:
-                if item.stream is not None and item.stream in changed.values():
+                if item.stream is not None and item.stream.state in changed:
                     continue
                 found = due(item, look.documents)
-                if not isinstance(found, bool):
+                if isinstance(found, str):
+                    changed[found] = None
+                elif found is not None:
                     writes.append(found)
-                elif found and is_first:
-                    return Failed(GovernorExists(item.put.path))
-                elif found:
-                    changed[item.put.path] = None if item.kind == "marker" else item.stream
+            if changed and is_first:
+                return Failed(GovernorExists(next(iter(changed))))
             return Commit(writes, lambda _: changed) if writes else Done(changed)
 
         if not batch:
             return {}
         reads = list(dict.fromkeys([path for item in batch for path in item.reads]))
-        nothing: dict[str, Stream | None] = {}
+        nothing: dict[str, None] = {}
         # What nobody has begun can be written without a look.
         blind = Commit([item.put for item in batch], lambda _: nothing) if begun is Begun.NEW else None
         return await settle(self._core.engine, Rewrite(reads, decide), self._core.bounds, blind)

@@ -16,7 +16,7 @@ class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     finished: bool = False
 
 
-_AGAIN = "run `tai-state restore` again, with the same file"
+_AGAIN = "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed"
 RESTORE = Shape(RestoreRecord, _AGAIN)
 
 
@@ -39,8 +39,11 @@ def _unfinished(note: Document) -> Inconsistent | None:
     return EventSourcingError(note.path, what)
 
 
-async def unfinished_restores(core: Core) -> list[Inconsistent]:
-    """What to say of each governor of this store whose restore is unfinished, or may be."""
+async def unfinished_restores(core: Core, governor_id: str | None = None) -> list[Inconsistent]:
+    """What to say of each governor of this store, or of one, whose restore is unfinished, or may be."""
+    if governor_id is not None:
+        one = await unfinished_restore(core, governor_id)
+        return [] if one is None else [one]
     found = [_unfinished(note) async for note in core.engine.scan(Scan(core.layout.restores))]
     return [each for each in found if each is not None]
 

@@ -88,6 +88,34 @@ def test_verify_counts_what_it_checked(inside: Inside) -> None:
     assert (ended.code, ended.out.splitlines()[-1]) == (4, "1 state, 3 events: 1 finding")
 
 
+def test_what_was_moved_is_shown_alike(inside: Inside) -> None:
+    """An export and a restore print the same rows; where nothing was kept, there is none about it."""
+    rows = inside("export", "whole", "whole.jsonl").out.splitlines()
+    assert [row.split()[0] for row in rows] == ["what", "governor", "states", "events", "snapshots", "markers"]
+    assert inside("restore", "whole.jsonl", "--store", "sqlite:///new.db").out.splitlines() == rows
+
+
+def test_a_retirement_names_it(inside: Inside) -> None:
+    """States that are still to be restored may name the store, so the retirement is not complete."""
+    ended = inside("retire", "gone", "--json")
+    report = json.loads(ended.out)
+    assert (ended.code, [path for path, _ in report["failed"]], report["complete"]) == (4, [NOTE], False)
+    assert inside("retire", "gone", "--governor", "whole").code == 0
+
+
+def test_another_file_leads_out(inside: Inside) -> None:
+    """The file is lost: the error for another one says so, and the choice that it names is the way out."""
+    other = ["--store", "sqlite:///other.db"]
+    assert inside("export", "half", "newer.jsonl", *other).code == 0
+    (inside.folder / "half.jsonl").unlink()
+    error = inside("restore", "newer.jsonl", "--json").error(3)
+    assert (error["path"], error["is_unfinished"], "--keep-changed" in error["message"]) == (NOTE, True, True)
+    assert "--keep-changed" in inside("verify").out
+    assert inside("restore", "newer.jsonl", "--keep-changed").code == 0
+    assert inside("verify", "--json").json()["consistent"]
+    assert inside("show", "half", "b", "--json").json()["version"] == 3
+
+
 def test_a_choice_leads_out(inside: Inside) -> None:
     """A service made the missing state anew: restore names it, and with --keep-changed all is done."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ from tai_state import (
     StoreUnavailable,
     sync,
 )
-from tai_state.engines.api import Capabilities, Delete, Engine, Put, Write
+from tai_state.engines.api import Delete, Engine, Put
 from tai_state.engines.memory import MemoryEngine
 from tai_state.testing import ManualClock
 
-from ..support.stores import GOVERNOR, METADATA, AroundEngine, dump, edit, make_store
+from ..support.stores import GOVERNOR, METADATA, Killed, dump, edit, make_store
 
 pytestmark = pytest.mark.anyio
 
@@ -36,27 +34,6 @@ FILE = "backup.jsonl"
 def anyio_backend() -> str:
     """One event loop will do: all of it is decided above the engines."""
     return "asyncio"
-
-
-class Killed(AroundEngine):
-    """Takes few writes in a commit, and fails after one that ends with a document of this path."""
-
-    def __init__(self, engine: Engine, last: str) -> None:
-        super().__init__(engine)
-        self._last = last
-        self._is_over = False
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """The engine's, but that each document is a commit of its own."""
-        return replace(self._engine.capabilities, max_ops_per_commit=1)
-
-    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
-        if self._is_over:
-            raise StoreUnavailable("commit", "TEST")
-        committed = await self._engine.commit(writes)
-        self._is_over = any(isinstance(each, Put) and each.path.endswith(self._last) for each in writes)
-        return committed
 
 
 async def _export(folder: Path, **options: Any) -> dict[str, Any]:
@@ -163,6 +140,77 @@ async def test_what_was_damaged_in_between_is_written_again(tmp_path: Path, cloc
         await engine.commit([Put(f"governors/{GOVERNOR}/ids/c3", {"no": "marker"})])
         await StateMachinePersister(store).import_history(tmp_path / FILE)
         assert await dump(engine) == there
+
+
+@pytest.mark.parametrize(
+    ("last", "path", "fields"),
+    [
+        ("events/b~000000000003", "events/b~000000000002", {"action": "edited"}),
+        ("events/b~000000000003", "events/b~000000000002", {"as_of": "2020-01-01T00:00:00.000000Z"}),
+        ("events/b~000000000003", "events/b~000000000002", {"state_id": "a"}),
+        ("snapshots/b~000000000004", "snapshots/b~000000000004", {"state": "{}"}),
+        ("events/b~000000000003", "ids/b1", {"content": "0" * 64}),
+    ],
+)
+async def test_what_was_edited_in_between_is_written_again(
+    tmp_path: Path, clock: ManualClock, last: str, path: str, fields: dict[str, Any]
+):
+    """So it is if it can still be read: the rest of its state is not left out because of it."""
+    there = await _export(tmp_path)
+    engine = await _half(tmp_path, clock, last)
+    async with _store(engine, clock) as store:
+        await edit(engine, f"governors/{GOVERNOR}/{path}", **fields)
+        assert (await StateMachinePersister(store).import_history(tmp_path / FILE)).kept == ()
+        assert await dump(engine) == there
+
+
+async def test_a_marker_that_names_another_place_is_named(tmp_path: Path, clock: ManualClock):
+    """An id may stand for another change by now: nothing else is left out, and a recovery mends what is wrong."""
+    there = await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "events/b~000000000003")
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        await edit(engine, f"governors/{GOVERNOR}/ids/c1", version=4)
+        restored = await persister.import_history(tmp_path / FILE, keep_changed=True)
+        assert restored.kept == (f"governors/{GOVERNOR}/ids/c1",)
+        assert [each.kind for each in (await persister.validate_consistency()).findings] == ["marker"]
+        await persister.recover()
+        assert await dump(engine) == there
+
+
+async def test_sound_events_of_a_state_that_was_lost_are_not_overwritten(tmp_path: Path, clock: ManualClock):
+    """A service made the state, and its document was lost: the state is named, and a recovery brings back its own."""
+    await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "ids/b0")
+    path = f"governors/{GOVERNOR}/states/b"
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        for n in ("new", "newer"):
+            await store.save_state(GOVERNOR, "b", {"n": n}, METADATA, expected=ANY)
+        await engine.commit([Delete(path)])
+        with pytest.raises(GovernorExists) as caught:
+            await persister.import_history(tmp_path / FILE)
+        assert caught.value.changed == (path,)
+        assert (await persister.import_history(tmp_path / FILE, keep_changed=True)).kept == (path,)
+        assert not (await persister.validate_consistency()).consistent
+        assert path in (await persister.recover()).rebuilt
+        assert (await persister.validate_consistency()).findings == ()
+        assert (await store.get_state(GOVERNOR, "b")).data == {"n": "newer"}
+
+
+async def test_a_state_that_moved_on_and_was_lost_is_not_set_back(tmp_path: Path, clock: ManualClock):
+    """Its events go on after the file's: a recovery brings it back as it was."""
+    await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "states/b")
+    path = f"governors/{GOVERNOR}/states/b"
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        await store.save_state(GOVERNOR, "b", {"n": "newer"}, METADATA, expected=ANY)
+        await engine.commit([Delete(path)])
+        assert (await persister.import_history(tmp_path / FILE, keep_changed=True)).kept == (path,)
+        assert (await persister.recover()).rebuilt == (path,)
+        assert (await persister.validate_consistency()).findings == ()
+        assert (await store.get_state(GOVERNOR, "b")).data == {"n": "newer"}
 
 
 async def test_a_damaged_state_is_left_to_recovery(tmp_path: Path, clock: ManualClock):

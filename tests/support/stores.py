@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from shutil import copytree
@@ -14,8 +14,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 import msgspec
 
-from tai_state import ChangeMetadata, StateStore
-from tai_state.engines.api import Committed, Delete, Document, Engine, Moment, Put, Reading, Scan, Write
+from tai_state import ChangeMetadata, StateStore, StoreUnavailable
+from tai_state.engines.api import Capabilities, Committed, Delete, Document, Engine, Moment, Put, Reading, Scan, Write
 from tai_state.engines.memory import MemoryEngine
 from tai_state.engines.paging import Paged, mapped
 from tai_state.engines.sqlite.engine import SqliteEngine
@@ -128,6 +128,27 @@ class AroundEngine:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._engine.__aexit__(*exc)
+
+
+class Killed(AroundEngine):
+    """Takes few writes in a commit, and fails after one that ends with a document of this path."""
+
+    def __init__(self, engine: Engine, last: str) -> None:
+        super().__init__(engine)
+        self._last = last
+        self._is_over = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The engine's, but that each document is a commit of its own."""
+        return replace(self._engine.capabilities, max_ops_per_commit=1)
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if self._is_over:
+            raise StoreUnavailable("commit", "TEST")
+        committed = await self._engine.commit(writes)
+        self._is_over = any(isinstance(each, Put) and each.path.endswith(self._last) for each in writes)
+        return committed
 
 
 class Opened(AroundEngine):
