@@ -321,7 +321,7 @@ class GovernorExists(Conflict):
                 " lost, restore this one with --keep-changed, which goes on from what is there"
             )
         if self.changed:
-            others = f" and {len(self.changed) - 1} others were" if len(self.changed) > 1 else " was"
+            others = f" and {count} other{'s' * (count > 1)} were" if (count := len(self.changed) - 1) else " was"
             return (
                 f"{self.path!r}{others} changed since the restore began; all else is restored: restore the file again"
                 " with --keep-changed to keep what is there, or restore it into another store and sync the two"
