@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tai_state.conflicts.lineages import Lineage, Version, is_within
+from tai_state.conflicts.lineages import Lineage, Version, doubled_in, is_within
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.resolvers import Causal, Resolver
 from tai_state.conflicts.rivals import Rival
@@ -45,11 +45,11 @@ class Bases:
             if not lineage.is_whole:
                 await lineage.read_more()
         while True:
+            await self._tell_apart()
             apart = [
                 lineage
                 for lineage, other in pairs
-                if not lineage.is_whole
-                and not (lineage.oldest and _is_seen(lineage.oldest, other, _strange(lineage, other)))
+                if not lineage.is_whole and not (lineage.oldest and _is_seen(lineage.oldest, other))
             ]
             if not apart:
                 return
@@ -59,16 +59,23 @@ class Bases:
     def is_seen(self, lineage: Lineage) -> bool:
         """Whether the other side has seen a side's present version."""
         other = self._there if lineage is self._here else self._here
-        return lineage.head is None or _is_seen(lineage.head, other, _strange(lineage, other))
+        return lineage.head is None or _is_seen(lineage.head, other)
 
     def unseen(self, lineage: Lineage) -> list[Version]:
         """The versions of one side that the other side has not seen."""
         other = self._there if lineage is self._here else self._here
-        strange = _strange(lineage, other)
-        return [each for each in lineage.versions.values() if not _is_seen(each, other, strange)]
+        return [each for each in lineage.versions.values() if not _is_seen(each, other)]
 
     async def base(self) -> Version | None:
         """The version that includes all that both sides have seen; None if they have nothing in common."""
+        while True:
+            version = await self._base()
+            if not await self._tell_apart():
+                return version
+
+    async def _base(self) -> Version | None:
+        """The base, by what was told apart so far; a merge may read on."""
+        self._merges = 0
         version = await self._merged(_newest(self._shared()))
         if version is None:
             return None
@@ -77,13 +84,32 @@ class Bases:
             version = await self._merge(version, request, before)
         return version
 
+    async def _tell_apart(self) -> bool:
+        """Tell events apart that were counted alike, before and after a store was restored from a backup.
+
+        Which of them a version includes, whole streams show.
+
+        Returns:
+            Whether there are more of them than before.
+        """
+        sides = (self._here, self._there)
+        is_new = False
+        while doubled := doubled_in([*self._here.versions.values(), *self._there.versions.values()]):
+            told = [each.tell_apart(doubled) for each in sides]
+            if not any(told):
+                break
+            is_new = True
+            for lineage in sides:
+                while not lineage.is_whole:
+                    await lineage.read_more()
+        return is_new
+
     def _shared(self) -> list[Version]:
         """The versions that both sides have seen, as far as the streams were read."""
         shared: dict[object, Version] = {}
         for lineage, other in ((self._here, self._there), (self._there, self._here)):
-            strange = _strange(lineage, other)
             for key, version in lineage.versions.items():
-                if _is_seen(version, other, strange):
+                if _is_seen(version, other):
                     shared.setdefault(key, version)
         return list(shared.values())
 
@@ -134,17 +160,9 @@ class Bases:
         )
 
 
-def _strange(lineage: Lineage, other: Lineage) -> list[Version]:
-    """The versions in whose place the other side has another event: one of the stores was restored from a backup."""
-    versions = lineage.versions.items()
-    return [each for key, each in versions if key not in other.versions and other.takes_place_of(each)]
-
-
-def _is_seen(version: Version, other: Lineage, strange: list[Version]) -> bool:
-    """Whether a side has seen a version: it names the version, or its clock includes it and nothing speaks against."""
-    if version.key in other.versions:
-        return True
-    return is_within(version.seen, other.seen) and not any(is_within(each.clock, version.seen) for each in strange)
+def _is_seen(version: Version, other: Lineage) -> bool:
+    """Whether a side has seen a version: it names the version, or includes all that the version does."""
+    return version.key in other.versions or is_within(version.seen, other.seen)
 
 
 def _newest(versions: Iterable[Version]) -> list[Version]:

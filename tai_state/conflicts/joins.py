@@ -27,7 +27,8 @@ class Earlier(msgspec.Struct, frozen=True, omit_defaults=True):
         hlc: the hybrid clock of its event.
         store: the id of the store that counted the event in its clock; empty for an event that joins two streams.
         patch: leads from the state after the join to this version's data (RFC 6902); None: the state was deleted.
-        seen: all that the version includes, if read repairs brought in more than its clock shows.
+        seen: all that the version includes, if its clock does not show it: because read repairs brought in more, or
+            because a store was restored from a backup and counted two events alike.
     """
 
     event_id: str = msgspec.field(name="id")

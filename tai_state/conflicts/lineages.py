@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -31,6 +31,9 @@ NAMED_MAX: Final = 256
 _EVENTS_FIRST: Final = 8
 """How many events are read at first; each further time twice as many."""
 
+_SIGN: Final = "="
+"""The first character of the entry of an event in what a version includes. No id of a store begins with it."""
+
 Key: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
 """The id of an event and its clock: one request can have been made in two stores under one id."""
 
@@ -44,7 +47,7 @@ class Version(msgspec.Struct, frozen=True):
         event_id: the id of its event.
         clock: the vector clock of its event.
         seen: all that it includes: its clock with all that it stands for, and those of versions that read repairs
-            brought in.
+            brought in; and one entry for each included event that shares its place with another one.
         hlc: the hybrid clock of its event.
         store: the id of the store that counted the event in its clock; empty for an event that joins two streams.
         data: reads the state's data in the present schema; None: deleted.
@@ -68,6 +71,20 @@ class Version(msgspec.Struct, frozen=True):
         return places_of(Counted(self.event_id, self.store, self.clock))
 
 
+class Doubled(NamedTuple):
+    """An event that shares its place with others, since a store was restored from a backup and counted anew.
+
+    Attributes:
+        clock: its vector clock.
+        hlc: its hybrid clock.
+        rivals: the ids of the others.
+    """
+
+    clock: VectorClock
+    hlc: int
+    rivals: frozenset[str]
+
+
 class Lineage:
     """The versions that one side knows of, read from its newest event backwards.
 
@@ -89,7 +106,7 @@ class Lineage:
         self._records: list[EventRecord] = []
         self._seen: dict[int, VectorClock] = {}
         self._stores: dict[int, str] = {}
-        self._places: dict[Place, str] = {}
+        self._doubled: dict[str, Doubled] = {}
 
     @property
     def head(self) -> Version | None:
@@ -123,13 +140,17 @@ class Lineage:
         while not self.is_whole and not (self.oldest and is_within(self.oldest.seen, clock)):
             await self.read_more()
 
-    def takes_place_of(self, version: Version) -> bool:
-        """Whether another event stands here where that version's event would have to."""
-        return any(self._places.get(place, version.event_id) != version.event_id for place in version.places)
+    def tell_apart(self, doubled: dict[str, Doubled]) -> bool:
+        """From now on, tell these events apart, by event id, in all that versions include; whether that is new."""
+        if doubled == self._doubled:
+            return False
+        self._doubled = doubled
+        self._arrange()
+        return True
 
     def _arrange(self) -> None:
         """Find the versions in what was read; each event includes what the one before it does."""
-        self.versions, self._places, self._seen = {}, {}, {}
+        self.versions, self._seen = {}, {}
         seen: VectorClock = {}
         whole = self.side.retired.whole
         last: EventRecord | None = None
@@ -141,12 +162,29 @@ class Lineage:
                 self.versions.setdefault(version.key, version)
             if (note := note_of(record)) is not None:
                 seen = merge(seen, whole(note.clock))
-            self._seen[record.version] = seen = merge(seen, whole(record.causality))
+            seen = self._told_apart(merge(seen, whole(record.causality)), record.event_id, record.hlc)
+            self._seen[record.version] = seen
             own = self._version(record)
             self.versions[own.key] = own
-        for version in self.versions.values():
-            for place in version.places:
-                self._places.setdefault(place, version.event_id)
+
+    def _told_apart(self, seen: VectorClock, event_id: str, hlc: int) -> VectorClock:
+        """What a version includes, with an entry for each event in it that shares its place with another one.
+
+        Where no entry of the place is on record, the version includes those of the events that the side has. If the
+        side has none of them, as after a cleanup, only the clock speaks: it includes all of them.
+        """
+        whole, doubled = self.side.retired.whole, self._doubled
+        told = {each for each in doubled if each == event_id or _entry_of(each) in seen}
+        here = {event for event, _ in self.versions} if doubled else set[str]()
+        found = {
+            each
+            for each, one in doubled.items()
+            if not one.rivals & told
+            and one.hlc < hlc
+            and is_within(whole(one.clock), seen)
+            and (each in here or not one.rivals & here)
+        }
+        return merge(seen, {_entry_of(each): 1 for each in told | found})
 
     def _version(self, record: EventRecord) -> Version:
         return Version(
@@ -160,10 +198,16 @@ class Lineage:
 
     def _brought_in(self, record: EventRecord) -> Iterable[Version]:
         joined = joined_by(record)
-        for each in joined.versions if joined else ():
-            seen = self.side.retired.whole(each.seen or each.clock)
+        for each in sorted(joined.versions, key=lambda one: one.hlc) if joined else ():
+            recorded = self._without_others(each.seen or each.clock)
+            seen = self._told_apart(self.side.retired.whole(recorded), each.event_id, each.hlc)
             data = partial(self._data_earlier, record, each)
             yield Version(each.event_id, each.clock, seen, each.hlc, each.store, data)
+
+    def _without_others(self, seen: VectorClock) -> VectorClock:
+        """What a version includes, without the entries of events that need not be told apart on these two sides."""
+        entries = {_entry_of(each) for each in self._doubled}
+        return {each: count for each, count in seen.items() if not each.startswith(_SIGN) or each in entries}
 
     async def _data_after(self, record: EventRecord) -> Data:
         side = self.side
@@ -216,6 +260,26 @@ async def earlier_versions(versions: Iterable[Version], data: Data, retired: Ret
     return named
 
 
+def doubled_in(versions: Iterable[Version]) -> dict[str, Doubled]:
+    """The events of these versions that share a place, by id."""
+    by_place: dict[Place, dict[str, Version]] = {}
+    for version in versions:
+        for place in version.places:
+            by_place.setdefault(place, {}).setdefault(version.event_id, version)
+    found: dict[str, Doubled] = {}
+    for group in by_place.values():
+        for event_id, version in group.items() if len(group) > 1 else ():
+            rivals = frozenset(group.keys() - {event_id})
+            if event_id in found:
+                rivals |= found[event_id].rivals
+            found[event_id] = Doubled(version.clock, version.hlc, rivals)
+    return found
+
+
 def is_within(clock: VectorClock, other: VectorClock) -> bool:
     """Whether all that one clock counts is in the other one."""
     return compare(clock, other) in {ClockOrder.BEFORE, ClockOrder.SAME}
+
+
+def _entry_of(event_id: str) -> str:
+    return _SIGN + event_id
