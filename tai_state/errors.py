@@ -128,10 +128,7 @@ class StoreNotFound(NotFound):
 
 @dataclass(eq=False)
 class LockNotFound(NotFound):
-    """``tai-state unlock`` found no lock to take away, or whoever held it gave it back meanwhile.
-
-    ``LockManager.break_lock`` returns ``None`` then. What to do: check the spelling, or list the locks.
-    """
+    """``tai-state unlock`` found no lock to take away. What to do: check the spelling, or list the locks."""
 
     def __str__(self) -> str:
         return f"there is no lock to take away at {self.path!r}; `tai-state locks` lists those that there are"
@@ -301,13 +298,10 @@ class IdempotencyConflict(Conflict):
 class GovernorExists(Conflict):
     """The governor to be restored already exists. What to do: restore it into another store, or under another root.
 
-    If a restore of another file was interrupted, ``is_unfinished`` is true. What to do: restore that file again; if it
-    is lost, restore this one with ``keep_changed``.
-
-    If the restore was interrupted before, and others made states in the governor meanwhile, ``changed`` has the paths
-    of what was not restored because of them; everything else is. What to do: restore with ``keep_changed``
-    (``--keep-changed``), which leaves what is there as it is. To get the file's side too, restore the file into another
-    store, and ``sync`` the two.
+    ``is_unfinished``: a restore of another file was interrupted. Restore that file again; if it is lost, restore this
+    one with ``keep_changed`` (``--keep-changed``). ``changed``: the restore had been interrupted, and these paths could
+    not be restored, because others changed them since; all else is. Restore with ``keep_changed`` to leave them as they
+    are. To get the file's side too, restore the file into another store, and ``sync`` the two.
     """
 
     path: str
@@ -316,10 +310,8 @@ class GovernorExists(Conflict):
 
     def __str__(self) -> str:
         if self.is_unfinished:
-            return (
-                f"{self.path!r} says that a restore of another file is unfinished: restore that file again; if it is"
-                " lost, restore this one with --keep-changed, which goes on from what is there"
-            )
+            what = "says that a restore of another file is unfinished: restore that file again"
+            return f"{self.path!r} {what}; if it is lost, restore this one with --keep-changed, which goes on from here"
         if self.changed:
             others = f" and {count} other{'s' * (count > 1)} were" if (count := len(self.changed) - 1) else " was"
             return (

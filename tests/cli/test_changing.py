@@ -28,6 +28,7 @@ def test_recover(program: Program) -> None:
         rebuilt=["governors/bank/states/alice"],
         unchecked=[],
         failed=[],
+        new_store_id=None,
         resume=None,
         consistent=True,
     )

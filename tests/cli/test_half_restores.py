@@ -97,10 +97,10 @@ def test_what_was_moved_is_shown_alike(inside: Inside) -> None:
 
 def test_a_retirement_names_it(inside: Inside) -> None:
     """States that are still to be restored may name the store, so the retirement is not complete."""
-    ended = inside("retire", "gone", "--json")
+    ended = inside("retire", "gone", "--yes", "--json")
     report = json.loads(ended.out)
     assert (ended.code, [path for path, _ in report["failed"]], report["complete"]) == (4, [NOTE], False)
-    assert inside("retire", "gone", "--governor", "whole").code == 0
+    assert inside("retire", "gone", "--governor", "whole", "--dry-run").code == 0
 
 
 def test_another_file_leads_out(inside: Inside) -> None:

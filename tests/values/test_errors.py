@@ -56,6 +56,7 @@ _SAMPLES: dict[str, Any] = {
     "remaining": 1.5,
     "cycle": ("a", "b"),
     "changed": ("governors/g/states/s",),
+    "is_unfinished": False,
 }
 
 _CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TaiStateError)]
