@@ -127,12 +127,12 @@ class Lineage:
         """Read some earlier events."""
         top = self._records[-1].version - 1 if self._records else self.side.version
         size = min(max(_EVENTS_FIRST, len(self._records)), EVENTS_MAX - len(self._records))
-        first = max(1, top - size + 1)
+        first = max(self.side.floor, top - size + 1)
         if top >= first:
             records = self.side.core.reader.records(self.side.stream, first, top)
             self._records += [stored.record async for stored in records][::-1]
         reached = self._records[-1].version if self._records else 1
-        self.is_whole = reached != first or first == 1 or len(self._records) >= EVENTS_MAX
+        self.is_whole = reached != first or first == self.side.floor or len(self._records) >= EVENTS_MAX
         self._arrange()
 
     async def read_back_to(self, clock: VectorClock) -> None:

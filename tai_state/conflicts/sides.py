@@ -62,6 +62,11 @@ class Side(msgspec.Struct, frozen=True):
         return {} if self.record is None else self.retired.whole(self.record.causality)
 
     @property
+    def floor(self) -> int:
+        """Below this version, a cleanup may have left some events; they are not read."""
+        return 1 if self.record is None else self.record.floor
+
+    @property
     def version(self) -> int:
         """The length of the state's stream."""
         return 0 if self.record is None else self.record.version
@@ -103,7 +108,7 @@ class Side(msgspec.Struct, frozen=True):
         side, and more, than the clocks differ by, and the rest of the stream need not be read.
         """
         clock, known = self.clock, other.clock
-        first = max(1, self.version - (sum(clock.values()) - sum(common(clock, known).values())))
+        first = max(self.floor, self.version - (sum(clock.values()) - sum(common(clock, known).values())))
         before: EventRecord | None = None
         last: EventRecord | None = None
         events: list[EventRecord] = []
