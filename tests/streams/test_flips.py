@@ -65,7 +65,7 @@ def test_all_kinds_and_fields_are_flipped(proof, tmp_path: Path) -> None:
     shapes = {
         (path.relative_to(PACKAGE).as_posix(), name)
         for path in PACKAGE.rglob("*.py")
-        for name in re.findall(r"^[A-Z]+ = Shape\((\w+)[,)]", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"^[A-Z]+ = Shape\(\s*(\w+)[,)]", path.read_text(), re.MULTILINE)
     }
     known = {each.struct.__name__ for each in flipping.SHAPES.values()}
     assert {name for _, name in shapes} == known, "add a shape to SHAPES of flipping.py, and a document to fill()"
