@@ -14,7 +14,8 @@ from tai_state.streams.damage import fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, GOVERNOR, MARKER, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
-from tai_state.values.ids import stored_id, unescape_id
+from tai_state.streams.surveying import governor_ids
+from tai_state.values.ids import unescape_id
 from tai_state.values.times import format_us
 
 MARKERS_AT_ONCE = 100
@@ -31,13 +32,7 @@ async def all_governors(core: Core, strange: list[Inconsistent]) -> list[str]:
     segments = {document.id async for document in core.engine.scan(Scan(core.layout.governors))}
     segments.update(await core.engine.missing(core.layout.governors))
     segments.update(await governors_of_restores(core))
-    found: list[str] = []
-    for segment in sorted(segments):
-        try:
-            found.append(stored_id(f"{core.layout.governors}/{segment}"))
-        except CorruptDocument as error:
-            strange.append(error)
-    return found
+    return governor_ids(core, segments, strange.append)
 
 
 async def governor_problem(core: Core, governor_id: str) -> str | None:

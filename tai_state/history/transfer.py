@@ -66,8 +66,6 @@ class Begun(Enum):
     FINISHED = "finished"
 
 
-"""How far the restore of a file is when it is asked for."""
-
 _BUFFER_BYTES = 1024 * 1024
 _logger = logging.getLogger("tai_state.history")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tai_state.engines.api import Document, Scan
 from tai_state.errors import CorruptDocument
@@ -22,25 +22,29 @@ async def every_governor(core: Core, report: Report) -> list[str]:
         report: called with what is wrong with a governor's document. If that is its id, the governor is left out.
     """
     collection = core.layout.governors
-    found: dict[str, str] = {}
-
-    def add(segment: str) -> None:
-        try:
-            found[segment] = stored_id(f"{collection}/{segment}")
-        except CorruptDocument as error:
-            report(error)
-
+    segments: set[str] = set()
     async for document in core.engine.scan(Scan(collection)):
-        add(document.id)
+        segments.add(document.id)
         try:
             document.decode(GOVERNOR)
         except CorruptDocument as error:
             report(error)
     for segment in await core.engine.missing(collection):
-        add(segment)
+        segments.add(segment)
         what = "is missing though there are documents below it: run `tai-state recover`"
         report(CorruptDocument(f"{collection}/{segment}", what))
-    return [governor_id for _, governor_id in sorted(found.items())]
+    return governor_ids(core, segments, report)
+
+
+def governor_ids(core: Core, segments: Iterable[str], report: Report) -> list[str]:
+    """The ids of governors, in order, by their escaped ids; one that no governor can have is reported, and left out."""
+    found: list[str] = []
+    for segment in sorted(segments):
+        try:
+            found.append(stored_id(f"{core.layout.governors}/{segment}"))
+        except CorruptDocument as error:
+            report(error)
+    return found
 
 
 async def lock_collections(core: Core) -> list[str]:
