@@ -25,12 +25,6 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """The clock of all stores of a test."""
-    return ManualClock(step_us=1_000)
-
-
-@pytest.fixture
 async def others(clock: ManualClock) -> AsyncIterator[list[StateStore]]:
     """Three empty stores."""
     async with (

@@ -29,12 +29,6 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """The clock of all stores of a test."""
-    return ManualClock(step_us=1_000)
-
-
-@pytest.fixture
 async def stores(clock: ManualClock) -> AsyncIterator[list[StateStore]]:
     """A centre, and two visitors that have changed its states."""
     async with (

@@ -49,12 +49,6 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """The clock of all stores of a test."""
-    return ManualClock(step_us=1_000)
-
-
-@pytest.fixture
 async def stores(clock: ManualClock) -> AsyncIterator[list[StateStore]]:
     """Four stores with one state, which the second one has changed after the first."""
     async with AsyncExitStack() as stack:

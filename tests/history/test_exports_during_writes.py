@@ -94,7 +94,6 @@ async def test_exports_beside_a_writer(engine_under_test: EngineUnderTest, place
     if engine_under_test.tears:
         pytest.skip("the emulator shows a commit document by document")
     totals: list[int] = []
-    rounds: set[int] = set()
     engine = InSmallPages(place.engine(), lambda *_: anyio.lowlevel.checkpoint())
     async with place.store() as writer, place.store(engine) as other:
         for account in ACCOUNTS:
@@ -102,11 +101,11 @@ async def test_exports_beside_a_writer(engine_under_test: EngineUnderTest, place
         moved = count()
 
         async def move_on() -> None:
-            while len(totals) < EXPORTS:
-                await anyio.lowlevel.checkpoint()
-                for _ in range(MOVES if len(rounds) <= len(totals) else 0):
+            for done in range(EXPORTS):
+                for _ in range(MOVES):
                     await writer.transact(partial(move, writer, next(moved)), METADATA)
-                rounds.add(len(totals))
+                while len(totals) == done:
+                    await anyio.lowlevel.checkpoint()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(move_on)

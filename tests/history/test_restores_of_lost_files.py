@@ -63,6 +63,18 @@ async def _half(folder: Path, clock: ManualClock, last: str | None) -> Engine:
     return engine
 
 
+async def _goes_on(engine: Engine, clock: ManualClock, folder: Path, source: StateStore) -> None:
+    """The other file, a recovery and a sync with its source bring a half-restored governor up to date."""
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        await persister.import_history(folder / OTHER, keep_changed=True)
+        await persister.recover()
+        assert (await persister.validate_consistency()).findings == ()
+        assert (await sync(source, store)).complete
+        for state in STATES:
+            assert (await store.get_state(GOVERNOR, state)).data == {"n": VERSIONS - 1}
+
+
 @pytest.mark.parametrize("last", PLACES)
 async def test_the_unfinished_restore_is_named(
     origin: StateStore, tmp_path: Path, clock: ManualClock, last: str | None
@@ -114,15 +126,7 @@ async def test_an_older_export_sets_nothing_back(tmp_path: Path, clock: ManualCl
             for n in range(1, VERSIONS):
                 await origin.save_state(GOVERNOR, state, {"n": n}, METADATA, expected=ANY, event_id=f"{state}{n}")
         await exports.export_history(GOVERNOR, tmp_path / LOST)
-        engine = await _half(tmp_path, clock, last)
-        async with _store(engine, clock) as store:
-            persister = StateMachinePersister(store)
-            await persister.import_history(tmp_path / OTHER, keep_changed=True)
-            await persister.recover()
-            assert (await persister.validate_consistency()).findings == ()
-            assert (await sync(origin, store)).complete
-            for state in STATES:
-                assert (await store.get_state(GOVERNOR, state)).data == {"n": VERSIONS - 1}
+        await _goes_on(await _half(tmp_path, clock, last), clock, tmp_path, origin)
 
 
 @pytest.mark.parametrize("last", PLACES)
@@ -133,15 +137,7 @@ async def test_an_export_of_another_store_goes_on(
     async with _store(MemoryEngine(clock), clock) as twin:
         await sync(origin, twin)
         await StateMachinePersister(twin).export_history(GOVERNOR, tmp_path / OTHER)
-        engine = await _half(tmp_path, clock, last)
-        async with _store(engine, clock) as store:
-            persister = StateMachinePersister(store)
-            await persister.import_history(tmp_path / OTHER, keep_changed=True)
-            await persister.recover()
-            assert (await persister.validate_consistency()).findings == ()
-            assert (await sync(twin, store)).complete
-            for state in STATES:
-                assert (await store.get_state(GOVERNOR, state)).data == {"n": VERSIONS - 1}
+        await _goes_on(await _half(tmp_path, clock, last), clock, tmp_path, twin)
 
 
 async def test_the_restore_that_was_overtaken_does_not_call_itself_finished(
