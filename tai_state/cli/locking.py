@@ -90,7 +90,9 @@ def unlock(
         if as_json:
             print_json({"resource": resource, "holder": taken.holder or None})
         else:
-            print_line(f"{resource}: taken away from {taken.holder or 'whoever held it: its document was damaged'}")
+            print_line(
+                f"{resource}: taken away from {taken.holder or 'its holder, whom the damaged document does not name'}"
+            )
 
     run(command)
 

@@ -17,8 +17,8 @@ from tai_state.streams.settings import new_id
 async def broken(common: Common, resource: str) -> LockInfo | None:
     """Remove the lock that is there now, damaged or not. See :meth:`LockManager.break_lock`.
 
-    The note of the break names this call. So if the answer is lost, the call knows its own break from another's. There
-    is no note for the holder of a damaged lock: its nonce is not known.
+    The note of the break names this call. So if the answer is lost, the call knows its own break from another's. The
+    holder of a damaged lock gets no note, because its nonce cannot be read.
     """
     lock, beat = common.sightings.paths([resource])
     seen = await common.sightings.read([lock, beat])

@@ -77,7 +77,7 @@ def _takeable(claim: Claim, layout: Layout, capabilities: Capabilities) -> int:
 def _waitable(claim: Claim, holds: Sequence[HeldLock], layout: Layout, capabilities: Capabilities) -> int:
     """How many locks fit into the places in line of a waiter: one for each that it wants, each of which names all.
 
-    Each place counts as large as it may become, so that whoever has entered a line can also stay in it.
+    Each place counts with the largest size that it can reach. So a waiter that has entered a line can stay in it.
     """
     bare = WaiterRecord(holder=claim.holder, holds=(), wants=(), ttl=WAITER_TTL_SECONDS, ticket=_WIDEST, n=_WIDEST)
     document, ids, places, fitting = len(msgspec.json.encode(bare)), 0, 0, 0

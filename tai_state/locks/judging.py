@@ -65,9 +65,9 @@ def judge_returning(
 
     - The answer to a deletion of ours was lost, and it is the likeliest cause: nobody has them now, or our lease was in
       force when we sent it.
-    - The refusal answers a second copy of our deletion: no other caller can have taken them over, because the look was
-      made before our lease ended. The engine's clock tells, and whoever has them now came after us. Where the users of
-      a store share no clock, ours tells only if nobody has them now: it may have stood still.
+    - The refusal answers a second copy of our deletion. We know that if the look was made before our lease ended by the
+      engine's clock: until then no other caller could take them over, so a caller that has them now came after us.
+      Where the users of a store share no clock, ours shows it only if nobody has them now: it may have stood still.
 
     What cannot be told counts as lost, so that no loss is hidden. After our lease has ended, another caller may have
     taken them over, and may have released them since: no document tells of it. The note of a break may be gone, too.

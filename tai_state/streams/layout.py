@@ -92,7 +92,7 @@ class Layout:
         return f"{self.governors}/{escape_id(governor_id, 'governor_id')}"
 
     def placed(self, governor_id: str, document: Document) -> Place | None:
-        """What the path of a document of a stream names, markers excepted; None if it is not a valid path."""
+        """What the path of a document of a stream names, markers excepted; None if no such document has that path."""
         try:
             segment, version = (document.id, 0) if _is_of_a_state(document) else split_versioned(document.id)
             stream = self.stream(governor_id, unescape_id(segment))

@@ -206,7 +206,7 @@ def test_verify_and_recover_go_on_past_a_document_in_a_wrong_place(inside: Insid
     assert (recovered.code, recovered.err, found["checked"] >= 5) == (0 if found["consistent"] else 4, "", True)
 
 
-DAMAGED_LOCK = "r2: taken away from whoever held it: its document was damaged\n"
+DAMAGED_LOCK = "r2: taken away from its holder, whom the damaged document does not name\n"
 
 
 @pytest.mark.parametrize(
