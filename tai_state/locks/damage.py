@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Document, Require, Scan, Shape
+from tai_state.engines.api import ANYTHING, At, Damage, Document, Require, Scan, Shape
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.locks.records import BEAT, BREAK, CLEANUP, LOCK, WAITER, WaiterRecord
 from tai_state.streams.core import Core
@@ -29,7 +29,7 @@ def decoded(document: Document, shape: Shape[S]) -> S:
     try:
         return document.decode(shape)
     except CorruptDocument as error:
-        if shape is not LOCK:
+        if shape is not LOCK and not is_nameless(document):
             raise
         advice = f"run `tai-state unlock {resource_of(document)!r}`, or call `break_lock`"
         raise CorruptDocument(error.path, f"{fault(error)}: {advice}") from None
@@ -42,9 +42,16 @@ def resource_of(document: Document) -> str:
         CorruptDocument: no resource has this name; the error says what to do about it.
     """
     try:
+        if isinstance(document.content, Damage) and document.content.is_nameless:
+            raise CorruptDocument(document.path, document.content.what)
         return stored_id(document.path)
     except CorruptDocument as error:
         raise CorruptDocument(error.path, f"{error.what}, so it belongs to no resource: {CLEANUP}") from None
+
+
+def is_nameless(document: Document) -> bool:
+    """Whether its name is so damaged that no read finds it."""
+    return isinstance(document.content, Damage) and document.content.is_nameless
 
 
 def as_read(document: Document) -> Require:

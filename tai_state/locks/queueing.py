@@ -56,7 +56,8 @@ LEFT_TURNS = 10
 TURNS_MAX = 40
 """The most turns that a waiter for many resources lets pass."""
 
-_NUMBERS = 10**12
+_DIGITS = 12
+_NUMBERS = 10**_DIGITS
 
 SEARCH_SECONDS = 1.0
 """When a waiter first searches for deadlocks; the pauses between its searches double from there."""
@@ -165,12 +166,25 @@ class Place:
         """
         is_first = True
         for line in self._ahead.lines:
-            async for document in self._engine.scan(Scan(line, limit=1)):
-                self._common.number = max(self._common.number, _number(document.id))
+            newest = await self._newest_number(line)
+            if newest is not None:
+                self._common.number = max(self._common.number, newest)
                 is_first = False
         self._common.number += 1
-        self._owner = f"{_NUMBERS - self._common.number:012}-{self._attempt.claim.nonce}"
+        self._owner = f"{_NUMBERS - self._common.number:0{_DIGITS}}-{self._attempt.claim.nonce}"
         return not is_first
+
+    async def _newest_number(self, line: str) -> int | None:
+        """The number of the newest waiter whose name is not damaged; None: nobody is in line."""
+        found: int | None = None
+        for limit in (1, None):
+            async for document in self._engine.scan(Scan(line, limit=limit)):
+                found = _number(document.id)
+                if found:
+                    return found
+            if found is None:
+                break
+        return found
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._ahead.lines]
@@ -369,6 +383,6 @@ class Place:
 
 
 def _number(place: str) -> int:
-    """The number in the id of a waiter's document; 0 if it has none."""
-    digits, _, _ = place.partition("-")
-    return _NUMBERS - int(digits) if digits.isdecimal() and len(digits) == len(str(_NUMBERS)) - 1 else 0
+    """The number in the id of a waiter's document, also if the rest is damaged; 0 if it has none."""
+    digits = place[:_DIGITS]
+    return _NUMBERS - int(digits) if digits.isdecimal() and len(digits) == _DIGITS else 0
