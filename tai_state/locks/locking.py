@@ -153,13 +153,8 @@ class LockManager:
         leases = tuple(self._lease(tenure, each) for each in resources)
         block, task = anyio.CancelScope(), note_entered(leases)
 
-        async def keep() -> None:
-            await self._keeper.keep(tenure)
-            if tenure.lost is not None:
-                block.cancel()
-
         try:
-            async with alongside(keep):
+            async with alongside(partial(self._keeper.keep, tenure, block)):
                 with block:
                     yield leases
         except BaseException as error:
