@@ -103,7 +103,9 @@ class LockManager:
             resource: any name.
             ttl_seconds: from the last renewal until others may take over.
             wait_seconds: how long to wait; 0: do not wait, and leave the lock to those who do; None: wait without
-                limit. It also bounds the wait for each answer of the engine, but not below a second.
+                limit. It also bounds the wait for each answer of the engine, but not below a second. If one is
+                missing, the call raises after it has tried to give back what it may have acquired, and to leave the
+                line, for the store's ``timeout_seconds`` at most.
             holder: a name for people to read; by default the host name and process id. It gives no rights: two blocks
                 with the same holder exclude each other.
             holding: for the search for deadlocks, leases that cannot be released before this lock is acquired. Leases
@@ -326,7 +328,7 @@ class LockManager:
             if tenure is None:
                 holds = locks_of([*entered_leases(), *holding], self._core.store_id)
                 check_place(claim, holds, layout, capabilities)
-                place = Place(self._common, attempt, holds, deadline)
+                place = Place(attempt.common, attempt, holds, deadline)
                 tenure = await self._waited(place, claim)
         except BaseException:
             if place is not None or attempt.is_open:
@@ -341,7 +343,8 @@ class LockManager:
         if precedence.are_awaited(wants):
             return True
         return (
-            precedence.is_look_due(wants, attempt.begun) and await Place(self._common, attempt, (), inf).finds_others()
+            precedence.is_look_due(wants, attempt.begun)
+            and await Place(attempt.common, attempt, (), inf).finds_others()
         )
 
     async def _end(self, tenure: Tenure) -> LockLost | None:

@@ -31,9 +31,13 @@ class Precedence:
 
     Args:
         monotonic: a clock in seconds that never goes back.
+
+    Attributes:
+        number: the greatest number of a place in line that this process knows of.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.number: int = 0
         self._monotonic = monotonic
         self._waiting: Counter[tuple[str, ...]] = Counter()
         self._streaks: dict[str, _Streak] = {}  # of the last second, in the order of their releases

@@ -77,7 +77,6 @@ class Place:
 
     def __init__(self, common: Common, attempt: Attempt, holds: tuple[HeldLock, ...], deadline: float) -> None:
         self._common = common
-        self._engine = common.core.engine
         self._attempt = attempt
         self._deadline = deadline
         self._owner = ""
@@ -168,17 +167,17 @@ class Place:
         for line in self._ahead.lines:
             newest = await self._newest_number(line)
             if newest is not None:
-                self._common.number = max(self._common.number, newest)
+                self._common.precedence.number = max(self._common.precedence.number, newest)
                 is_first = False
-        self._common.number += 1
-        self._owner = f"{_NUMBERS - self._common.number:0{_DIGITS}}-{self._attempt.claim.nonce}"
+        self._common.precedence.number += 1
+        self._owner = f"{_NUMBERS - self._common.precedence.number:0{_DIGITS}}-{self._attempt.claim.nonce}"
         return not is_first
 
     async def _newest_number(self, line: str) -> int | None:
         """The number of the newest waiter whose name is not damaged; None: nobody is in line."""
         found: int | None = None
         for limit in (1, None):
-            async for document in self._engine.scan(Scan(line, limit=limit)):
+            async for document in self._common.scan(Scan(line, limit=limit)):
                 found = _number(document.id)
                 if found:
                     return found
@@ -220,7 +219,7 @@ class Place:
             self._is_far = bool(self._ahead.behind)
             self._has_moved = False
             self._revisions.clear()
-            async with self._engine.watch(*self._targets) as changes, alongside(partial(self._listen, changes)):
+            async with self._common.watch(*self._targets) as changes, alongside(partial(self._listen, changes)):
                 tenure = await (self._wait_behind() if self._is_far else self._wait_for_turn())
             if tenure is not None:
                 return tenure
@@ -372,7 +371,7 @@ class Place:
         return True
 
     async def _search(self) -> None:
-        if not self._engine.capabilities.shared_clock:
+        if not self._common.core.engine.capabilities.shared_clock:
             await self._beat()  # without a shared clock, others see life only in a change between two of their looks
         search = DeadlockSearch(self._common)
         circle = await search.circle_to_leave(self._owner, [each.resource for each in self._record.holds])

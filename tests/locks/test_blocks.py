@@ -84,7 +84,7 @@ async def test_a_lease_that_ends_ends_the_block_whatever_a_renewal_does(store: S
     cancelled_beside: list[int] = []
 
     async def hold() -> None:
-        with pytest.raises(LockLost):
+        with pytest.raises(LockLost):  # noqa: PT012 - it comes out of the block
             async with locks.lock("r", ttl_seconds=TTL):
                 try:
                     await anyio.sleep_forever()
