@@ -152,7 +152,8 @@ class Attempt:
         try:
             return await settle(self.common, acquiring, self.common.few, first, is_open=is_open)
         except LockAcquisitionFailed as error:
-            if isinstance(error.__cause__, CorruptDocument):  # trying again does not help, and its advice does
+            # Trying again does not help where a document is damaged or the store was closed, and what they say does.
+            if isinstance(error.__cause__, CorruptDocument | RuntimeError):
                 raise error.__cause__ from None
             raise
 

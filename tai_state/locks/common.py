@@ -46,6 +46,7 @@ class Common:
         sightings: reads documents and remembers how long they stood still.
         waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
         precedence: what this process knows of those who may have to go first.
+        limited: the engine for one who waits for each answer only so long; None: it waits as long as the engine does.
     """
 
     def __init__(self, core: Core, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -66,11 +67,11 @@ class Common:
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
         self.precedence: Precedence = Precedence(monotonic)
-        self._within: _Within | None = None
+        self.limited: _Within | None = None
 
     @property
     def _engine(self) -> Engine | _Within:
-        return self.core.engine if self._within is None else self._within
+        return self.core.engine if self.limited is None else self.limited
 
     async def read(self, paths: Sequence[str]) -> Reading:
         """See :class:`~tai_state.engines.api.Engine`."""
@@ -94,7 +95,7 @@ class Common:
         What is known of others is shared.
         """
         found = copy(self)
-        found._within = within = _Within(self.core.engine, seconds)
+        found.limited = within = _Within(self.core.engine, seconds)
         found.sightings = self.sightings.through(within)
         timeout_seconds = min(seconds, self.bounds.timeout_seconds)
         found.bounds = replace(self.bounds, timeout_seconds=timeout_seconds)

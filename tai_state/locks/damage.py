@@ -13,6 +13,7 @@ from tai_state.locks.records import BEAT, BREAK, CLEANUP, LOCK, WAITER, WaiterRe
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, fault
 from tai_state.streams.surveying import lock_collections
+from tai_state.values.commands import command
 from tai_state.values.ids import stored_id
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -29,9 +30,13 @@ def decoded(document: Document, shape: Shape[S]) -> S:
     try:
         return document.decode(shape)
     except CorruptDocument as error:
-        if shape is not LOCK and not is_nameless(document):
+        if shape is not LOCK and shape is not BEAT and not is_nameless(document):
             raise
-        advice = f"run `tai-state unlock {resource_of(document)!r}`, or call `break_lock`"
+        unlock = command("unlock", resource_of(document))
+        if shape is LOCK:
+            advice = f"run {unlock}, or call `break_lock`"
+        else:
+            advice = f"it counts as a renewal until the lock is renewed, or ends, as by {unlock}; without a lock, {CLEANUP}"
         raise CorruptDocument(error.path, f"{fault(error)}: {advice}") from None
 
 

@@ -30,7 +30,7 @@ from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.settings import new_id
 from tai_state.values.checks import check_callable, check_items, check_seconds
-from tai_state.values.ids import escape_id
+from tai_state.values.ids import ID_BYTES_MAX, escape_id
 from tai_state.values.metadata import check_text
 
 _OTHER_TASK = (
@@ -93,7 +93,8 @@ class LockManager:
         cancelled and raises ``LockLost``. An error of the block's own is raised as it is.
 
         Waiting needs no polling: waiters are woken when the lock is released, and try in the order in which they came.
-        Nobody starves. A caller leaves the lock to those of its own manager who wait for it. A manager that acquires a
+        Nobody starves who waits for one lock. A caller leaves the lock to those of its own manager who wait for it, unless
+        they also want others that it does not want. A manager that acquires a
         lock again and again, each time less than a second after its last release, looks once a second whether others
         wait, and then takes its place behind them. So it keeps the lock for about a second at a stretch, or for one
         tenure if that is longer. A caller that comes just when the lock is free may be faster than those who wait in
@@ -106,8 +107,8 @@ class LockManager:
                 limit. It also bounds the wait for each answer of the engine, but not below a second. If one is
                 missing, the call raises after it has tried to give back what it may have acquired, and to leave the
                 line, for the store's ``timeout_seconds`` at most.
-            holder: a name for people to read; by default the host name and process id. It gives no rights: two blocks
-                with the same holder exclude each other.
+            holder: a name for people to read, of at most 1,480 bytes; by default the host name and process id. It
+                gives no rights: two blocks with the same holder exclude each other.
             holding: for the search for deadlocks, leases that cannot be released before this lock is acquired. Leases
                 of the blocks that this task is in are included by themselves. Name the leases of a block that waits
                 for this task, and those of :meth:`acquire_lock`.
@@ -142,6 +143,10 @@ class LockManager:
 
         The block gets a lease for each resource, in the order given, all with the same fencing number. If one of them
         is lost, the block ends as if all were, and the others are released. Everything else is as for :meth:`lock`.
+
+        It waits until all are free at the same moment. Callers who want only some of them do not leave these to it. So
+        while such callers always hold one of them, it waits without end: let all callers take the same locks together,
+        or one by one, in the same order.
 
         Raises:
             CommitTooLarge: they do not all fit into one commit of the engine; its ``limit`` says how many do. Nothing
@@ -225,7 +230,9 @@ class LockManager:
         self._common.precedence.released(lease.tenure)
 
     def list_locks(self) -> Paged[LockInfo]:
-        """All locks, sorted by resource: those in force, and expired ones that no caller has taken over.
+        """All locks: those in force, and expired ones that no caller has taken over.
+
+        They are sorted by the escaped name of the resource, in which ``/`` is ``%2F``, for example.
 
         A damaged document hides no other lock: it is raised as ``CorruptDocument`` after the last one, and the error
         says what to do about it.
@@ -300,11 +307,13 @@ class LockManager:
     ) -> Tenure:
         if not resources:
             raise _no_resources_error()
-        if not 0 < check_seconds(ttl_seconds, "a lock's ttl_seconds") < inf:
+        ttl_seconds = check_seconds(ttl_seconds, "a lock's ttl_seconds")
+        if not 0 < ttl_seconds < inf:
             raise InvalidData("a lock's ttl_seconds must be more than 0, and finite")
         if wait_seconds is not None:
-            check_seconds(wait_seconds, "a lock's wait_seconds")
-        check_text(holder, "a lock's holder")
+            wait_seconds = check_seconds(wait_seconds, "a lock's wait_seconds")
+        if len(check_text(holder, "a lock's holder").encode()) > ID_BYTES_MAX:
+            raise InvalidData(f"a lock's holder must have at most {ID_BYTES_MAX:,} bytes")
         holding = check_items(holding, _no_leases_error)
         if not all(isinstance(each, Lease) for each in holding):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise _no_leases_error()

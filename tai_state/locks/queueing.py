@@ -3,10 +3,11 @@
 The id of a waiter's document begins with a number that falls: so the newest waiter comes first in a scan, and those
 right ahead of a waiter follow it. A waiter with few ahead watches the locks that it wants. The others watch the few
 right ahead of them, and none of them looks at a lock that changes hands. So each waiter costs the same, however long
-the line is.
+the line is, if all want the same.
 
 A waiter stays behind another one only if it wants all that the other one wants: whatever holds up the one ahead then
-holds up both. So standing in line makes no deadlock that holding and wanting do not make.
+holds up both. So standing in line makes no deadlock that holding and wanting do not make. The price: waiters for sets
+that overlap all watch the locks, and a waiter for several locks may starve beside those who take them one by one.
 
 Those ahead may be dead. A waiter removes them once they have been silent for too long. Until then it goes by what it
 knows: if it cannot know that one of those ahead is alive, or if it has found a free lock that they did not take, it is

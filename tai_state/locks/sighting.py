@@ -77,10 +77,13 @@ class Sightings:
         engine: the store's engine.
         layout: the paths of the lock documents.
         monotonic: a clock in seconds that never goes back.
+
+    Attributes:
+        engine: as given.
     """
 
     def __init__(self, engine: Engine, layout: Layout, monotonic: Callable[[], float]) -> None:
-        self._engine: _Reads = engine
+        self.engine: _Reads = engine
         self._layout = layout
         self._monotonic = monotonic
         self._shared_clock = engine.capabilities.shared_clock
@@ -91,13 +94,13 @@ class Sightings:
     def through(self, engine: _Reads) -> Sightings:
         """The same, which reads through another engine."""
         found = copy(self)
-        found._engine = engine
+        found.engine = engine
         return found
 
     async def read(self, paths: Sequence[str]) -> dict[str, Stillness]:
         """Read documents at one moment; those that do not exist are left out."""
         asked = self._monotonic()
-        reading = await self._engine.read(paths)
+        reading = await self.engine.read(paths)
         documents = dict(zip(paths, reading.documents, strict=True))
         return self.seen(Look(documents, time_us=reading.time_us, asked=asked, answered=self._monotonic()))
 

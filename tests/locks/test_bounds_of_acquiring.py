@@ -128,6 +128,35 @@ async def test_wait_bounds_the_wait_for_each_answer(
             assert await paths(engine, "r") == ["locks/r"]
 
 
+class Closing(AroundEngine):
+    """Is closed once a commit was refused, or an answer was lost."""
+
+    is_closed = False
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        if self.is_closed:
+            raise RuntimeError("the store is not open")
+        return await self._engine.read(paths)
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        try:
+            return await self._engine.commit(writes)
+        finally:
+            self.is_closed = True
+
+
+async def test_a_store_that_is_closed_meanwhile_is_said_to_be_that(clock: ManualClock):
+    """Whoever wants a lock as the store closes is not told that time was short."""
+    engine = MemoryEngine(clock)
+    closing = Closing(engine)
+    async with make_store(closing, clock) as store, make_store(Opened(engine), clock) as other:
+        await other.locks.acquire_lock("r", ttl_seconds=600)
+        for wait_seconds in (0, 5, None):
+            closing.is_closed = False
+            with pytest.raises(RuntimeError, match="is not open"):
+                await store.locks.acquire_lock("r", wait_seconds=wait_seconds)
+
+
 @pytest.fixture
 def proxy(firestore_emulator: Emulator) -> Iterator[FaultProxy]:
     """A proxy before the emulator."""
