@@ -381,10 +381,8 @@ async def _with_states_before(core: Core, governor_id: str, page: Sequence[Docum
             previous = befores.get(path)
             before = Folded() if previous is None else await core.reader.shown(stream, previous)
         record = document.decode(EVENT)
-        now = before.then(record)
-        if now.text is None and not before.state_hash:
-            now = await core.reader.shown_by_others(stream, record) or now
-        states[document.path] = now
+        first = None if before.state_hash else await core.reader.shown_by_others(stream, record)
+        now = states[document.path] = first or before.then(record)
         events.append(core.reader.event(stream, record, document.updated_us, before, now))
     return events
 

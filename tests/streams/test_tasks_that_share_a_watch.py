@@ -119,15 +119,13 @@ async def test_leaving_the_block_ends_every_step(place: Place):
             await anext(states)
         failures.append(str(raised.value))
 
-    async with place.store() as store, anyio.create_task_group() as tasks:
+    async with place.store() as store:
         await store.save_state(GOVERNOR, "a", {"n": 0}, METADATA)
-        async with store.watch(GOVERNOR, "a") as states:
-            await anext(states)
-            for _ in range(3):
-                started = anyio.Event()
-                tasks.start_soon(step, states, started)
-                await started.wait()
         with anyio.fail_after(10):
-            while len(failures) < 3:
-                await anyio.sleep(0.001)
+            async with anyio.create_task_group() as tasks, store.watch(GOVERNOR, "a") as states:
+                await anext(states)
+                for _ in range(3):
+                    started = anyio.Event()
+                    tasks.start_soon(step, states, started)
+                    await started.wait()
     assert len(failures) == 3
