@@ -17,7 +17,7 @@ class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _AGAIN = "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed"
-RESTORE = Shape(RestoreRecord, _AGAIN)
+RESTORE = Shape(RestoreRecord, _AGAIN, is_small=True)
 
 
 async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = None) -> Inconsistent | None:
