@@ -14,7 +14,7 @@ from typing_extensions import TypeForm
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
 from tai_state.history.persister import StateMachinePersister
-from tai_state.history.recovery import RecoveryReport
+from tai_state.history.reporting import RecoveryReport
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
 from tai_state.store.handle import StateHandle

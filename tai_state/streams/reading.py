@@ -13,10 +13,10 @@ from tai_state.engines.api import Document, Scan, Where
 from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
-from tai_state.errors import CorruptDocument, Inconsistent, InvalidData, InvalidId, StateNotFound, UnindexedField
+from tai_state.errors import Inconsistent, InvalidData, InvalidId, StateNotFound, UnindexedField
 from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
-from tai_state.streams.damage import Report, raising
+from tai_state.streams.damage import Report, misplaced, raising
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, check_beginning, follows, missing_event_error
 from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord, StateRecord
@@ -360,7 +360,7 @@ def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place
     """
     place = core.layout.placed(governor_id, document)
     if place is None:
-        raise CorruptDocument(document.path, f"is not a place of {kind}")
+        raise misplaced(document.path, kind)
     return place
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tai_state.engines.api import Document, Scan
 from tai_state.errors import CorruptDocument
 from tai_state.streams.core import Core
-from tai_state.streams.damage import Report
+from tai_state.streams.damage import Report, misplaced
 from tai_state.streams.layout import Stream
 from tai_state.streams.reader import Folded, floor_in
 from tai_state.streams.records import EVENT, GOVERNOR
@@ -41,10 +41,11 @@ def governor_ids(core: Core, segments: Iterable[str], report: Report) -> list[st
     """The ids of governors, in order, by their escaped ids; one that no governor can have is reported, and left out."""
     found: list[str] = []
     for segment in sorted(segments):
+        path = f"{core.layout.governors}/{segment}"
         try:
-            found.append(stored_id(f"{core.layout.governors}/{segment}"))
-        except CorruptDocument as error:
-            report(error)
+            found.append(stored_id(path))
+        except CorruptDocument:
+            report(misplaced(path, "a governor"))
     return found
 
 
