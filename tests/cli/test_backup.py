@@ -16,7 +16,7 @@ import pytest
 from tai_state import StateMachinePersister, open_store
 
 from ..support.processes import started
-from ..support.program import IMPORT, Program, interrupt, make_rows, write_csv
+from ..support.program import IMPORT, Inside, Program, interrupt, make_rows, write_csv
 from ..support.sqlite import connected, names_in
 from ..support.stores import GOVERNOR, METADATA, collected
 
@@ -186,15 +186,57 @@ def test_what_is_no_store_does_not_replace_a_backup(program: Program) -> None:
         assert {path.name: path.read_bytes() for path in program.folder.iterdir() if path.is_file()} == before
 
 
-def test_a_damaged_store_is_not_backed_up(program: Program) -> None:
-    """A damaged file does not take the place of the last good backup."""
-    assert program("backup", "copy.db").code == 0
-    before = (program.folder / "copy.db").read_bytes()
+DAMAGE = {
+    "an index": "UPDATE documents SET timestamp = 'x' WHERE timestamp IS NOT NULL",
+    "the store's own document": "UPDATE documents SET fields = '{' WHERE collection = 'meta'",
+    "no store's own document": "DELETE FROM documents WHERE collection = 'meta'",
+    "the counter": "DELETE FROM counter",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_store_is_copied_and_replaces_nothing(program: Program, kind: str) -> None:
+    """The damage is named, and the copy has it; but it does not take the place of the last good backup."""
+    assert program("backup", "good.db").code == 0
+    good = (program.folder / "good.db").read_bytes()
     with closing(apsw.Connection(str(program.folder / "tai-state.db"))) as connection:
-        connection.execute("UPDATE documents SET timestamp = 'x' WHERE timestamp IS NOT NULL")
-    assert program("backup", "copy.db", "--yes", "--json").error(4)["type"] == "CorruptDocument"
-    assert (program.folder / "copy.db").read_bytes() == before
+        connection.execute(DAMAGE[kind])
+    error = program("backup", "good.db", "--yes", "--json").error(4)
+    assert (error["type"], "name another file" in error["message"]) == ("CorruptDocument", True)
+    assert (program.folder / "good.db").read_bytes() == good
     assert not list(program.folder.glob("*.partial*"))
+    copied = program("backup", "copy.db", "--json")
+    assert (copied.code, json.loads(copied.err.splitlines()[0])["error"]["path"]) == (4, error["path"])
+    assert json.loads(copied.out)["bytes"] == (program.folder / "copy.db").stat().st_size
+    found, there = (program("verify", "--store", f"sqlite:///{name}.db").out for name in ("copy", "tai-state"))
+    assert found.replace("copy.db", "tai-state.db") == there
+
+
+def test_a_file_with_garbage_in_it_is_copied(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever page is hit, as long as the file's header says whose it is."""
+    inside = Inside(tmp_path, monkeypatch, capsys)
+    file, size = program.folder / "tai-state.db", 4096
+    sound = file.read_bytes()
+    for begin in range(size, len(sound), 2 * size):
+        garbage = sound[:begin] + bytes(range(256)) * (size // 256) + sound[begin + size :]
+        file.write_bytes(garbage)
+        copied = inside("backup", "copy.db", "--json")
+        assert (copied.code, json.loads(copied.err)["error"]["type"]) == (4, "CorruptDocument"), begin
+        assert json.loads(copied.out)["bytes"] == len(sound)
+        copy = (tmp_path / "copy.db").read_bytes()
+        assert copy[size:] == garbage[size:]
+        assert not list(tmp_path.glob("copy.db?*"))
+        (tmp_path / "copy.db").unlink()
+
+
+def test_a_damaged_backup_says_what_it_could_not_count(program: Program) -> None:
+    """For people, a number that the damage hides is unknown."""
+    file, size = program.folder / "tai-state.db", 4096
+    sound = file.read_bytes()
+    file.write_bytes(sound[:size] + bytes(len(sound) - size))
+    assert "unknown" in program("backup", "copy.db").out
 
 
 async def change_all(url: str, expected: int) -> None:
