@@ -349,7 +349,7 @@ class TransactionFailed(Conflict):
     backoff_seconds: ClassVar[float] = 0.05
 
     def __str__(self) -> str:
-        return f"other writers were faster {self.attempts} times: {self.cause}"
+        return f"other writers were faster at every attempt (of {self.attempts}): {self.cause}"
 
 
 @dataclass(eq=False)

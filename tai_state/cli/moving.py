@@ -157,14 +157,14 @@ def backup(
                 if not as_json:
                     line.show(f"{pages:,} of {counted(of_pages, 'page')} copied")
 
-            async with _looked_at(store) as found:
+            async with _looked_at(store) as damaged:
                 _check_no_log(file)
                 async with whole_file(file) as partial:
                     # Who may not read the store may not read the copy either.
                     mode = stat.S_IMODE(os.stat(engine.path).st_mode)  # noqa: PTH116
                     partial.touch(mode | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
                     copied = await engine.backup(str(partial), progress)
-                    found += copied.damage
+                    found = [*damaged, *copied.damage]
                     if found and file.exists():
                         found[0].add_note("; to keep a copy of the damaged store, name another file")
                         raise found[0]
@@ -191,7 +191,7 @@ async def _looked_at(store: str | None) -> AsyncGenerator[list[Inconsistent]]:
 
 
 def _check_target(file: Path, look: Callable[[], Coroutine[Any, Any, None]], *, yes: bool) -> None:
-    """Raise ``UsageError`` if a file cannot be written; if it exists, look whether there is what will replace it, and ask."""
+    """Raise ``UsageError`` if a file cannot be written. If it exists, look for what is to replace it, and ask."""
     if str(file) == "-":
         raise UsageError("'-' does not mean stdout here: name a file")
     if file.exists():

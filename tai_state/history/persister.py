@@ -18,8 +18,9 @@ from tai_state.history.exportfile import TransferStats
 from tai_state.history.folding import Reducer, Reducers, check_reducers
 from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
 from tai_state.history.recording import drafts_of, fold_drafts
-from tai_state.history.recovery import Recovery, RecoveryProgress, RecoveryReport
+from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
+from tai_state.history.reporting import RecoveryProgress, RecoveryReport
 from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
 from tai_state.streams import writing

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -22,6 +22,7 @@ from tai_state.history.dropping import drop_damaged_snapshots
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
+from tai_state.history.reporting import RecoveryProgress, RecoveryReport
 from tai_state.history.retirements import mend_records
 from tai_state.history.survey import states_without_events, streams_with_events
 from tai_state.history.unfinished import unfinished_restore
@@ -36,46 +37,7 @@ from tai_state.values.json import decode
 
 _logger = logging.getLogger("tai_state.history")
 
-LISTED_MAX = 1_000
-"""How many paths of each kind a report lists."""
-
 _ATTEMPTS_MAX = 16
-
-
-class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recovery found and did. It lists the first 1,000 paths of each kind.
-
-    Attributes:
-        checked: how many states were checked.
-        sound: how many states agreed with their streams.
-        rebuilt: the paths of states that did not agree, and were rebuilt; also of governors, markers and records of
-            retired stores that were missing or wrong, and were made anew.
-        unchecked: the paths of states that need a reducer that was not given.
-        failed: the path and reason of each document because of which a state cannot be repaired, and of each that
-            belongs to no state.
-        new_store_id: the id that the store was given, because its own document was damaged or missing; None if it kept
-            its id. Whatever still has the store open writes under the old id until it is started again.
-        resume: pass it to go on after an interruption; None when all is done.
-    """
-
-    checked: int = 0
-    sound: int = 0
-    rebuilt: tuple[str, ...] = ()
-    unchecked: tuple[str, ...] = ()
-    failed: tuple[tuple[str, str], ...] = ()
-    new_store_id: str | None = None
-    resume: tuple[str, str] | None = None
-
-    @property
-    def consistent(self) -> bool:
-        """Whether every state now agrees with its stream, as far back as its newest sound snapshot.
-
-        Only :meth:`StateMachinePersister.validate_consistency` checks older events.
-        """
-        return not self.unchecked and not self.failed
-
-
-RecoveryProgress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
 
 
 class Recovered(NamedTuple):
@@ -138,9 +100,7 @@ class Recovery:
         report = await self._recover_some(pending, report)
         strange = [(error.path, error.what) for error in self._strange]
         return msgspec.structs.replace(
-            report,
-            rebuilt=(*report.rebuilt, *self._mended)[:LISTED_MAX],
-            failed=(*report.failed, *strange)[:LISTED_MAX],
+            report.with_more(self._mended, [], strange),
             new_store_id=None if store_id == core.store_id else store_id,
             resume=None,
         )
@@ -345,12 +305,10 @@ class Recovery:
             for _, outcome in in_order
             if isinstance(outcome, Inconsistent) and not isinstance(outcome, ReducerMissing)
         ]
-        return RecoveryReport(
+        return msgspec.structs.replace(
+            report.with_more(rebuilt, unchecked, failed),
             checked=report.checked + len(streams),
             sound=report.sound + sum(outcome is False for outcome in outcomes.values()),
-            rebuilt=(*report.rebuilt, *rebuilt)[:LISTED_MAX],
-            unchecked=(*report.unchecked, *unchecked)[:LISTED_MAX],
-            failed=(*report.failed, *failed)[:LISTED_MAX],
             resume=(streams[-1].governor_id, streams[-1].state_id) if streams else report.resume,
         )
 

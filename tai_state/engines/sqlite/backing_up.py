@@ -54,8 +54,7 @@ async def back_up(path: str, target: str, progress: Callable[[int, int], None], 
     except apsw.Error as error:
         raise mapped_error(error, "backup", target) from error
     finally:
-        for log in ("wal", "shm"):  # both empty: they stay if the copy is too damaged to be opened
-            Path(f"{target}-{log}").unlink(missing_ok=True)
+        _remove_log(target)
 
 
 async def _copy(connect: Callable[[], apsw.Connection], target: str, progress: Callable[[int, int], None]) -> None:
@@ -69,6 +68,12 @@ async def _copy(connect: Callable[[], apsw.Connection], target: str, progress: C
             while not backup.done:
                 await anyio.to_thread.run_sync(backup.step, _STEP_PAGES)
                 progress(backup.page_count - backup.remaining, backup.page_count)
+
+
+def _remove_log(target: str) -> None:
+    """Remove what was opened beside a copy, all of it empty: it stays if the copy is too damaged to be opened."""
+    for log in ("wal", "shm"):
+        Path(f"{target}-{log}").unlink(missing_ok=True)
 
 
 def _count(connect: Callable[[], apsw.Connection]) -> int | None:

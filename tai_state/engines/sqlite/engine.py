@@ -33,6 +33,7 @@ from tai_state.engines.sqlite.backing_up import Backup, back_up
 from tai_state.engines.sqlite.checksums import ROW, documents
 from tai_state.engines.sqlite.integrity import damage_of
 from tai_state.engines.sqlite.openfile import OpenFile
+from tai_state.engines.sqlite.place import check_lock
 from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.reader import Reader, missing, page, select, stand_still, standing_still
 from tai_state.engines.sqlite.schema import connect, order_by_revision
@@ -214,6 +215,16 @@ class SqliteEngine:
         """Run SQLite's integrity check, and check the column ``timestamp``, on a separate connection."""
         _opened(self._reader)
         return await anyio.to_thread.run_sync(damage_of, self._file.connect, self.path)
+
+    async def check_lock(self) -> None:
+        """Check whether the lock that every commit takes can be taken, as long as a commit waits for it.
+
+        Raises:
+            StoreTimeout: another process has it all the time.
+            StoreUnavailable: the file cannot be written.
+        """
+        _opened(self._reader)
+        await anyio.to_thread.run_sync(check_lock, self._file.connect, self.path)
 
     async def backup(self, target: str, progress: Callable[[int, int], None]) -> Backup:
         """Copy the whole file, as it is at one moment, while others go on writing. The engine need not be open.

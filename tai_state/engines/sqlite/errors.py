@@ -30,7 +30,7 @@ UNUSABLE: Final = {
     "SQLITE_NOLFS": "the file system cannot hold a file of this size",
 }
 TIMEOUT: Final = {
-    "SQLITE_BUSY": "another process holds the file: try again",
+    "SQLITE_BUSY": "another process has had the file locked for too long: find it with `lsof`, and end or restart it",
     "SQLITE_LOCKED": "another connection holds the table: try again",
     "SQLITE_PROTOCOL": "could not acquire the file's lock: try again",
 }

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from tai_state.engines.sqlite.disk import FULL
-from tai_state.engines.sqlite.errors import UNAVAILABLE
+import apsw
+
+from tai_state.engines.sqlite.disk import FULL, reading
+from tai_state.engines.sqlite.errors import UNAVAILABLE, mapped_error
 from tai_state.engines.sqlite.schema import LOG_BYTES
 from tai_state.errors import StoreUnavailable, StoreUnusable
 
@@ -34,6 +38,24 @@ def check_rights(path: str) -> None:
         if error.errno not in FULL:
             what = f"this account may not write in the folder {file.parent}, where SQLite makes the -wal"
             raise StoreUnusable("write", _name(error), f"{what}: give it the right to") from error
+
+
+def check_lock(connect: Callable[[], apsw.Connection], path: str) -> None:
+    """Take the lock that every commit takes, and give it back.
+
+    Args:
+        connect: opens a connection to the file.
+        path: the path to name.
+
+    Raises:
+        StoreTimeout: another process has it, for as long as a commit waits.
+        StoreUnavailable: the file cannot be written.
+    """
+    try:
+        with closing(connect()) as connection, reading(connection):
+            connection.execute("BEGIN IMMEDIATE; ROLLBACK")
+    except apsw.Error as error:
+        raise mapped_error(error, "write", path) from error
 
 
 def room(path: str) -> tuple[int, int]:

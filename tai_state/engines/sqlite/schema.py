@@ -123,13 +123,13 @@ def connect_to_copy(path: str, busy_timeout_ms: int) -> apsw.Connection:
     """
     try:
         return connect(path, create=False, busy_timeout_ms=busy_timeout_ms)
-    except (CorruptDocument, apsw.CorruptError) as damage:
+    except (CorruptDocument, apsw.CorruptError):
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         leave_log(connection)
         with _closed_on_error(connection):
             connection.set_busy_timeout(busy_timeout_ms)
             if connection.pragma("application_id") != APPLICATION_ID:
-                raise damage
+                raise
         return connection
 
 
