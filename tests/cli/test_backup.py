@@ -126,6 +126,20 @@ def test_a_file_is_replaced_only_when_told_to(program: Program) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["backup", "copy.db", "--store", "sqlite:///missing.db"], "StoreNotFound"),
+        (["export", "bank", "copy.db", "--store", "sqlite:///missing.db"], "StoreNotFound"),
+        (["export", "nobody", "copy.db"], "GovernorNotFound"),
+    ],
+)
+def test_nobody_is_asked_to_replace_a_file_by_nothing(program: Program, arguments: list[str], kind: str) -> None:
+    """Whether there is something to write is looked at before the question, which is a usage error here."""
+    (program.folder / "copy.db").write_text("precious")
+    assert program(*arguments, "--json").error(1)["type"] == kind
+
+
+@pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (["nowhere/copy.db"], "cannot be written"),
