@@ -155,7 +155,7 @@ def retire(
     async def look() -> None:
         async with opened(store) as opened_store:
             report = await retire_store(opened_store, store_id, governor_id=governor, dry_run=True)
-            await _check_named(opened_store, store_id, governor, report)
+            await check_named(opened_store, store_id, governor, report)
 
     if not (yes or dry_run):
         run(look)
@@ -165,7 +165,7 @@ def retire(
         async with opened(store) as opened_store:
             report = await retire_store(opened_store, store_id, governor_id=governor, dry_run=dry_run)
             if not dry_run:
-                await _check_named(opened_store, store_id, governor, report)
+                await check_named(opened_store, store_id, governor, report)
         if as_json:
             print_json({**plain(report), "complete": report.complete})
         else:
@@ -179,7 +179,7 @@ def retire(
     run(command)
 
 
-async def _check_named(store: StateStore, store_id: str, governor: str | None, report: RetirementReport) -> None:
+async def check_named(store: StateStore, store_id: str, governor: str | None, report: RetirementReport) -> None:
     """Raise ``StoreNotNamed`` if no clock names a store, and it was not retired before."""
     if report.complete and not report.retired and not await is_retired(store.core, store_id, governor):
         raise StoreNotNamed(store_id)
