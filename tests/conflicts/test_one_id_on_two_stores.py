@@ -88,3 +88,18 @@ async def test_a_request_made_again_after_a_join_stands_once_in_each_stream(stor
             assert len(ids) == len(set(ids))
             assert (await StateMachinePersister(store).validate_consistency()).consistent
             assert (await store.get_state("bank", "alice")).data == (await first.get_state("bank", "alice")).data
+
+
+async def test_a_request_made_on_both_sides_of_two_joins_counts_once(stores: tuple[StateStore, StateStore]) -> None:
+    """Two joins each have it once, and so does what they have in common: their own join keeps it."""
+    first, second = stores
+    async with open_store("memory://") as third, open_store("memory://") as fourth:
+        for one, other in ((first, third), (second, fourth)):
+            await pay(one, "payment 1")
+            await sync(one, other)
+        for store in (first, fourth):
+            await pay(store, None)
+        for one, other in ((first, second), (third, fourth), (first, third)):
+            assert (await sync(one, other, resolver=COUNTER)).joined == 1
+        for store in (first, third):
+            assert (await store.get_state("bank", "alice")).data == {"balance": 190}
