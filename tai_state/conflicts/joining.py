@@ -112,7 +112,8 @@ class Joiner:
             lineage.check_clocks()
         if not bases.is_seen(old) or (start := new.first_after(old.head)) is None:
             return None
-        unseen = await newer.unseen(older, EVENTS_MAX, start)
+        if start != unseen.events[0].version:
+            unseen = await newer.unseen(older, EVENTS_MAX, start)
         first = unseen.events[0]
         if _is_own(old, new) and older.hlc >= first.hlc:
             return None

@@ -6,7 +6,7 @@ from typing import Self
 
 import msgspec
 
-from tai_state.conflicts.joins import counter_of, joined_tips
+from tai_state.conflicts.joins import counter_of, joined_by
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
@@ -106,7 +106,8 @@ class Side(msgspec.Struct, frozen=True):
         """The first events of this side that know of everything on the other side, and more.
 
         Along a stream, each event's clock is greater by at least one. So no more events know of everything on the other
-        side, and more, than the clocks differ by, and the rest of the stream need not be read.
+        side, and more, than the clocks differ by, and the rest of the stream need not be read. Only joins of events
+        that were counted alike can share a clock. Then fewer are read, and do not go on from the other side.
 
         Args:
             other: the other side.
@@ -172,10 +173,14 @@ class Unseen(msgspec.Struct, frozen=True):
         """Whether the events continue the stream in the other store.
 
         They do if the event before them is the last one there, or if the first of them joined that one to this stream.
-        Clocks alone do not show it: a store restored from a backup uses the same counts again for new changes.
+        Clocks alone do not show it: a store restored from a backup uses the same counts again for new changes. Nor do
+        ids alone: one request can have been made in two stores under one id.
         """
         if older.record is None or not self.events:
             return True
-        if not self.is_apart and self.before is not None and self.before.event_id == older.tip:
+        tip = older.tip, older.record.causality
+        if not self.is_apart and self.before is not None and (self.before.event_id, self.before.causality) == tip:
             return True
-        return older.tip in joined_tips(self.events[0])
+        joined = joined_by(self.events[0])
+        named = () if joined is None or older.tip not in joined.tips else joined.versions
+        return any((each.event_id, each.clock) == tip for each in named)
