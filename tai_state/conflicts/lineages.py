@@ -97,12 +97,14 @@ class Lineage:
         side: as given.
         versions: what was found so far, by key.
         is_whole: whether there is nothing more to read.
+        told: the ids of events that joins in what was read told apart.
     """
 
     def __init__(self, side: Side, persister: StateMachinePersister) -> None:
         self.side: Side = side
         self.versions: dict[Key, Version] = {}
         self.is_whole: bool = side.record is None
+        self.told: set[str] = set()
         self._persister = persister
         self._records: list[EventRecord] = []
         self._seen: dict[int, VectorClock] = {}
@@ -227,6 +229,7 @@ class Lineage:
     def _brought_in(self, record: EventRecord) -> Iterable[Version]:
         joined = joined_by(record)
         for each in sorted(joined.versions, key=lambda one: one.hlc) if joined else ():
+            self.told |= {entry.removeprefix(_SIGN) for entry in each.seen or () if entry.startswith(_SIGN)}
             recorded = self._without_others(each.seen or each.clock)
             seen = self._told_apart(self.side.retired.whole(recorded), each.event_id, each.hlc)
             data = partial(self._data_earlier, record, each)
