@@ -214,7 +214,7 @@ class Area(BaseModel):
 
 def test_a_validator_that_raises_whatever_it_likes_is_a_misfit():
     """Data at which a model's own code fails does not fit the model: the error is the library's, and names the path."""
-    with pytest.raises(SerializationError, match="a path.*KeyError") as raised:
+    with pytest.raises(SerializationError, match=r"a path.*KeyError") as raised:
         codec_of(Area).from_json({"size": {"depth": 3}}, "a path")
     assert isinstance(raised.value.__cause__, KeyError)
     with pytest.raises(InvalidData, match="KeyError"):
