@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Damage, Document, Require, Scan, Shape
+from tai_state.engines.api import Damage, Document, Scan, Shape
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.locks.records import BEAT, BREAK, CLEANUP, LOCK, WAITER, WaiterRecord
 from tai_state.streams.core import Core
@@ -36,7 +36,8 @@ def decoded(document: Document, shape: Shape[S]) -> S:
         if shape is LOCK:
             advice = f"run {unlock}, or call `break_lock`"
         else:
-            advice = f"it counts as a renewal until the lock is renewed, or ends, as by {unlock}; without a lock, {CLEANUP}"
+            meanwhile = "it counts as a renewal until the lock is renewed, or ends, as by"
+            advice = f"{meanwhile} {unlock}; without a lock, {CLEANUP}"
         raise CorruptDocument(error.path, f"{fault(error)}: {advice}") from None
 
 
@@ -57,11 +58,6 @@ def resource_of(document: Document) -> str:
 def is_nameless(document: Document) -> bool:
     """Whether its name is so damaged that no read finds it."""
     return isinstance(document.content, Damage) and document.content.is_nameless
-
-
-def as_read(document: Document) -> Require:
-    """What to require for the removal of a document that may be damaged: damage can hide its revision, too."""
-    return At(document.revision) if document.revision else ANYTHING
 
 
 def skipped(error: Inconsistent) -> None:

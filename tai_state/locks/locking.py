@@ -93,11 +93,10 @@ class LockManager:
         cancelled and raises ``LockLost``. An error of the block's own is raised as it is.
 
         Waiting needs no polling: waiters are woken when the lock is released, and try in the order in which they came.
-        Nobody starves who waits for one lock. A caller leaves the lock to those of its own manager who wait for it, unless
-        they also want others that it does not want. A manager that acquires a
-        lock again and again, each time less than a second after its last release, looks once a second whether others
-        wait, and then takes its place behind them. So it keeps the lock for about a second at a stretch, or for one
-        tenure if that is longer. A caller that comes just when the lock is free may be faster than those who wait in
+        Nobody starves who waits for one lock. A caller leaves the lock to those of its own manager who wait for it,
+        unless they also want others that it does not want. A manager that acquires a lock again and again, each time
+        less than a second after its last release, looks once a second whether others wait, and then takes its place
+        behind them. So it keeps the lock for about a second at a stretch, or for one tenure if that is longer. A caller that comes just when the lock is free may be faster than those who wait in
         other processes. A waiter that holds other locks searches for deadlocks.
 
         Args:
@@ -206,7 +205,7 @@ class LockManager:
         """Renew a lease and all leases acquired together with it; their ``ttl_seconds`` start again.
 
         Raises:
-            LockLost: the lease is over or was released; it cannot be renewed any more.
+            LockLost: the lease has expired or was released; it cannot be renewed any more.
             StoreUnavailable, StoreTimeout: it is not known to be renewed; call again while it is in force.
             InvalidData: it is not a lease of this store.
         """
@@ -216,12 +215,12 @@ class LockManager:
     async def release_lock(self, lease: Lease) -> None:
         """Release a lease and all leases acquired together with it. Once they are released, this does nothing.
 
-        If one of them was lost, the others are released all the same. A lease that has ended is released if its lock
+        If one of them was lost, the others are released all the same. A lease that has expired is released if its lock
         still stands.
 
         Raises:
-            LockLost: the lock was broken, or its document edited; or the lease had ended, and another caller has taken
-                the lock, which keeps it, or may have had it. A second call raises the same error.
+            LockLost: the lock was broken, or its document edited; or the lease had expired, and another caller has
+                taken the lock, which keeps it, or may have had it. A second call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -262,13 +261,13 @@ class LockManager:
         not one that acquires it meanwhile.
 
         It also removes a lock whose document is damaged. Of that one, the holder is given as ``""`` and
-        ``ttl_seconds`` as 0, and if the holder is alive, it finds out from its next renewal, but perhaps not from the
-        release.
+        ``ttl_seconds`` as 0. If the holder is alive, it finds out as that of a sound lock does; from the release only
+        if it has renewed the lock, or if its document can still be read in part.
 
         Returns:
             The lock that this call removed. None if there was none, or if another call removed it, or its holder
             did. None, too, if the answer was lost and nothing tells any more who removed it: the holder had noticed
-            the break and removed the note of it, or the lock was damaged.
+            the break and removed the note of it, or there was none.
 
         Raises:
             CommitOutcomeUnknown: no answer came in time; list the locks to see whether it is gone.
@@ -305,26 +304,12 @@ class LockManager:
         holder: str,
         holding: Sequence[Lease],
     ) -> Tenure:
-        if not resources:
-            raise _no_resources_error()
-        ttl_seconds = check_seconds(ttl_seconds, "a lock's ttl_seconds")
-        if not 0 < ttl_seconds < inf:
-            raise InvalidData("a lock's ttl_seconds must be more than 0, and finite")
+        claim = _claim(resources, ttl_seconds, holder)
         if wait_seconds is not None:
             wait_seconds = check_seconds(wait_seconds, "a lock's wait_seconds")
-        if len(check_text(holder, "a lock's holder").encode()) > ID_BYTES_MAX:
-            raise InvalidData(f"a lock's holder must have at most {ID_BYTES_MAX:,} bytes")
         holding = check_items(holding, _no_leases_error)
         if not all(isinstance(each, Lease) for each in holding):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise _no_leases_error()
-        for each in resources:
-            escape_id(each, "resource")
-        claim = Claim(
-            tuple(sorted(set(resources), key=escape_id)),
-            new_id(),
-            holder or f"{socket.gethostname()}:{os.getpid()}",
-            ttl_seconds,
-        )
         layout, capabilities = self._core.layout, self._core.engine.capabilities
         check_fit(claim, layout, capabilities, may_wait=wait_seconds != 0)
         deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
@@ -384,6 +369,21 @@ class LockManager:
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
+
+
+def _claim(resources: Sequence[str], ttl_seconds: float, holder: str) -> Claim:
+    """What a caller asks for, checked."""
+    if not resources:
+        raise _no_resources_error()
+    for each in resources:
+        escape_id(each, "resource")
+    ttl_seconds = check_seconds(ttl_seconds, "a lock's ttl_seconds")
+    if not 0 < ttl_seconds < inf:
+        raise InvalidData("a lock's ttl_seconds must be more than 0, and finite")
+    if len(check_text(holder, "a lock's holder").encode()) > ID_BYTES_MAX:
+        raise InvalidData(f"a lock's holder must have at most {ID_BYTES_MAX:,} bytes")
+    names = tuple(sorted(set(resources), key=escape_id))
+    return Claim(names, new_id(), holder or f"{socket.gethostname()}:{os.getpid()}", ttl_seconds)
 
 
 def _no_leases_error() -> InvalidData:

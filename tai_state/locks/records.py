@@ -100,7 +100,7 @@ CLEANUP: Final = "run `tai-state locks --cleanup`, or call `cleanup_expired_lock
 
 LOCK = Shape(LockRecord)
 BEAT = Shape(BeatRecord, CLEANUP)
-BREAK = Shape(BreakRecord, f"it still tells the holder; a day after it was written, {CLEANUP}")
+BREAK = Shape(BreakRecord, f"it still tells the holder; a day after it was written, {CLEANUP}", is_small=True)
 WAITER = Shape(WaiterRecord, f"it is passed over; to remove it, {CLEANUP}")
 
 
