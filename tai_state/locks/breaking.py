@@ -23,7 +23,8 @@ async def broken(common: Common, resource: str) -> LockInfo | None:
     """Remove the lock that is there now, damaged or not. See :meth:`LockManager.break_lock`.
 
     The note of the break names this call. So if the answer is lost, the call knows its own break from another's, also
-    if another lock of the same tenure is broken meanwhile. There is none if nothing tells any more which tenure held the lock.
+    if another lock of the same tenure is broken meanwhile. There is none if nothing tells any more which tenure held
+    the lock.
     """
     lock, beat = common.sightings.paths([resource])
     seen = await common.sightings.read([lock, beat])

@@ -96,8 +96,9 @@ class LockManager:
         Nobody starves who waits for one lock. A caller leaves the lock to those of its own manager who wait for it,
         unless they also want others that it does not want. A manager that acquires a lock again and again, each time
         less than a second after its last release, looks once a second whether others wait, and then takes its place
-        behind them. So it keeps the lock for about a second at a stretch, or for one tenure if that is longer. A caller that comes just when the lock is free may be faster than those who wait in
-        other processes. A waiter that holds other locks searches for deadlocks.
+        behind them. So it keeps the lock for about a second at a stretch, or for one tenure if that is longer. A caller
+        that comes just when the lock is free may be faster than those who wait in other processes. A waiter that holds
+        other locks searches for deadlocks.
 
         Args:
             resource: any name.

@@ -50,7 +50,7 @@ fields=excluded.fields,timestamp=excluded.timestamp"""
 _COUNTER = "SELECT revision, token FROM counter WHERE id = 1"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
-_DELETE_NAMELESS = f"{_DELETE[:-1]}CAST(? AS TEXT) AND revision = ?"
+_DELETE_NAMELESS = "DELETE FROM documents WHERE collection = ? AND id = CAST(? AS TEXT) AND revision = ?"
 _UNWRITTEN: Final = frozenset({apsw.SQLITE_FULL, apsw.SQLITE_IOERR_WRITE})
 """What a COMMIT that cannot write its end ends with."""
 
