@@ -518,7 +518,7 @@ class _Opened:
         self.core = core
         self.history = StateMachinePersister(core)
         self.locks = LockManager(core)
-        self.transactions = TransactionManager(core)
+        self.transactions = TransactionManager(core, locks=self.locks)
 
 
 def _as_it_is(state: JsonState) -> JsonState:

@@ -30,7 +30,7 @@ WITHIN = {
     "engines/firestore/": "as other engines, in tests/engines/firestore and by the examination of tai_state.testing",
     "streams/salvaging.py": "printed by a command, which ends with the first error",
     "cli/inspecting.py": "printed by a command, which ends with the first error",
-    "locks/common.py Common.scan": "LockManager.list_locks",
+    "locks/common.py": "Engine.scan, Engine.watch, for one who waits in line",
     "locks/listing.py": "LockManager.list_locks",
     "conflicts/recorded.py conflicts_of": "recorded_conflicts",
     "conflicts/sync.py": "sync, as work that iterates",
