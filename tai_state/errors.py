@@ -16,6 +16,7 @@
     │   ├── DocumentTooLarge       one document over the engine's limit
     │   ├── CommitTooLarge         one commit over the engine's limit
     │   ├── UnindexedField         a query on a field the store does not index
+    │   ├── InvalidDefinition      a machine's definition contradicts itself
     │   └── UnknownStore           an address or option that this installation does not know
     ├── Conflict                   another writer was first; nothing was written
     │   ├── VersionConflict        the state is not at the expected version
@@ -31,6 +32,10 @@
     │   ├── LockLost               the lease has ended
     │   ├── DeadlockDetected       lock holders wait for each other in a circle
     │   └── CommitRefused          a precondition failed (engines only)
+    ├── TransitionRefused          a machine must not take a step; nothing was written
+    │   ├── InvalidTransition      its rules do not allow the step
+    │   ├── PreconditionFailed     an obligation of the step is not proven
+    │   └── InvariantViolation     an invariant would not hold after the step
     ├── CommitOutcomeUnknown       the commit may or may not have happened
     ├── Inconsistent               the stored data contradicts itself
     │   ├── EventSourcingError     stream and state disagree
@@ -212,6 +217,20 @@ class CommitTooLarge(Rejected):
 
     def __str__(self) -> str:
         return f"a commit of {self.size:,} {self.what} is over the limit of {self.limit:,}: write less at once"
+
+
+@dataclass(eq=False)
+class InvalidDefinition(Rejected):
+    """The definition of a machine, named by ``path``, contradicts itself or has a part that can never be used.
+
+    What to do: see ``what``.
+    """
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"the definition {self.path!r} is not valid: {self.what}"
 
 
 @dataclass(eq=False)
@@ -486,6 +505,53 @@ class CommitRefused(Conflict):
 
     def __str__(self) -> str:
         return f"the precondition on {self.path!r} did not hold"
+
+
+@dataclass(eq=False)
+class TransitionRefused(TaiStateError):
+    """A machine must not take a step, by its definition. Nothing was written.
+
+    ``machine`` is the name of its definition, or the path of its state; ``from_state`` and ``to_state`` are the names
+    of the states. ``rule`` names what refuses the step, and ``allowed`` the states that rules lead to from here. What
+    to do: look at the machine's state, and ask for a step that it allows.
+    """
+
+    machine: str
+    from_state: str
+    to_state: str
+    rule: str
+    reason: str
+    allowed: tuple[str, ...]
+    exit_code: ClassVar[int] = 3
+
+    def __str__(self) -> str:
+        to_state = f" to {self.to_state}" if self.to_state else ""
+        rule = f" (rule {self.rule!r})" if self.rule else ""
+        allowed = ", ".join(self.allowed) or "nothing"
+        return f"{self.machine}: {self.verb} from {self.from_state}{to_state}: {self.reason}{rule}; allowed: {allowed}"
+
+    verb: ClassVar[str] = "no step"
+
+
+@dataclass(eq=False)
+class InvalidTransition(TransitionRefused):
+    """The rules of a machine do not allow the step, or one of them forbids it."""
+
+    verb: ClassVar[str] = "invalid transition"
+
+
+@dataclass(eq=False)
+class PreconditionFailed(TransitionRefused):
+    """The rules of a machine allow the step, but what must be proven before it is not."""
+
+    verb: ClassVar[str] = "precondition failed for the step"
+
+
+@dataclass(eq=False)
+class InvariantViolation(TransitionRefused):
+    """The rules of a machine allow the step, but an invariant would not hold after it."""
+
+    verb: ClassVar[str] = "invariant broken by the step"
 
 
 @dataclass(eq=False)

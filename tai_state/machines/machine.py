@@ -1,0 +1,263 @@
+"""A machine in memory: judged by its definition, with a bounded history. Nothing of it is stored."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+from tai_state.errors import PreconditionFailed
+from tai_state.machines.checks import NO_FACTS, check_payload, check_start, check_state
+from tai_state.machines.contexts import C, P, Present
+from tai_state.machines.definition import Definition
+from tai_state.machines.events import MachineEvent
+from tai_state.machines.judging import Refusal, Step, StepKind, Verdict, judge_event, judge_force, judge_step
+from tai_state.machines.records import TransitionRecord
+from tai_state.machines.states import MachineState, S
+from tai_state.machines.triggers import Command, Event, Trigger, check_trigger
+from tai_state.values.checks import whole_option
+from tai_state.values.metadata import check_text
+
+T = TypeVar("T", bound=MachineState)
+
+_log = logging.getLogger(__name__)
+
+
+class MachineClock(Protocol):
+    """The times of a machine in memory. Tests pass their own."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since an unknown moment; never goes back."""
+        ...
+
+    def now(self) -> datetime:
+        """The time in UTC."""
+        ...
+
+
+class SystemClock:
+    """The clock of this computer."""
+
+    monotonic_ns = staticmethod(time.monotonic_ns)
+
+    now = staticmethod(partial(datetime.now, UTC))
+
+
+class StateMachine(Generic[S, C]):
+    """A machine in memory. It lasts as long as its process; ``store.machine`` gives one that survives.
+
+    Threads may share it: steps are taken one after the other.
+
+    Args:
+        definition: what decides on its steps.
+        initial: the state in which it begins; by default, that of the definition.
+        context: its data beside the state, if its definition has a model for it.
+        clock: the source of its times.
+        history_limit: how many records it keeps.
+
+    Attributes:
+        definition: as given.
+
+    Raises:
+        InvalidData: a machine of this definition does not begin in this state.
+    """
+
+    @overload
+    def __init__(
+        self: StateMachine[T, None],
+        definition: Definition[T, None],
+        *,
+        initial: T | None = None,
+        clock: MachineClock | None = None,
+        history_limit: int = 100,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        definition: Definition[S, C],
+        *,
+        context: C,
+        initial: S | None = None,
+        clock: MachineClock | None = None,
+        history_limit: int = 100,
+    ) -> None: ...
+    def __init__(
+        self,
+        definition: Definition[Any, Any],
+        *,
+        context: Any = None,
+        initial: Any = None,
+        clock: MachineClock | None = None,
+        history_limit: int = 100,
+    ) -> None:
+        self.definition: Definition[S, C] = definition
+        self._clock: MachineClock = clock or SystemClock()
+        self._present: Present[S, C] = check_start(
+            definition, definition.initial if initial is None else initial, context
+        )
+        self._history = deque[TransitionRecord[S]](maxlen=whole_option(history_limit, "history_limit", 1))
+        self._lock = threading.Lock()
+        self._next_id = 0
+        self._has_advanced = False
+        step = Step(self._present, self._present, Event("Initialization"), StepKind.INITIALIZE, None)
+        self._entered_ns = self._clock.monotonic_ns()
+        self._record(step, self._entered_ns)
+
+    def __repr__(self) -> str:
+        return f"<StateMachine {self.definition.name!r} in {self.current_state}, epoch {self.epoch}>"
+
+    @property
+    def current_state(self) -> S:
+        """The state that it is in."""
+        return self._present.state
+
+    @property
+    def context(self) -> C:
+        """Its data beside the state."""
+        return self._present.context
+
+    @property
+    def epoch(self) -> int:
+        """How often it took a step that begins a new epoch."""
+        return self._present.epoch
+
+    @property
+    def transition_history(self) -> tuple[TransitionRecord[S], ...]:
+        """What is kept of its newest steps, oldest first. The first record of a machine is its initialization."""
+        return tuple(self._history)
+
+    def time_in_current_state(self) -> timedelta:
+        """How long it has been in its state. A step to the same state begins anew."""
+        return timedelta(microseconds=(self._clock.monotonic_ns() - self._entered_ns) / 1000)
+
+    def can_transition_to(self, new_state: S, *, metadata: Mapping[str, str] = NO_FACTS) -> Verdict[S, C]:
+        """Whether it may take a step: a :class:`Step`, which is true, or a :class:`Refusal`, which is false.
+
+        Args:
+            new_state: the state that is asked for.
+            metadata: facts for guards and obligations.
+
+        Raises:
+            InvalidData: it is not a state of the definition.
+        """
+        return judge_step(self.definition, self._present, new_state, _ASKED, metadata)
+
+    def transition_to(
+        self,
+        new_state: S,
+        trigger: Trigger,
+        *,
+        metadata: Mapping[str, str] = NO_FACTS,
+        update: Callable[[C], C] | None = None,
+    ) -> TransitionRecord[S]:
+        """Take a step.
+
+        Args:
+            new_state: the state that is asked for.
+            trigger: what causes the step.
+            metadata: facts for guards and obligations.
+            update: gives the machine's data after the step, if the rule gives none.
+
+        Raises:
+            InvalidTransition: the rules do not allow the step.
+            PreconditionFailed: an obligation is not proven.
+            InvariantViolation: an invariant would not hold after it.
+            InvalidData: it is not a state of the definition, or not a trigger.
+        """
+        check_trigger(trigger)
+        with self._lock:
+            began = self._clock.monotonic_ns()
+            return self._taken(judge_step(self.definition, self._present, new_state, trigger, metadata, update), began)
+
+    def fire(
+        self, event: MachineEvent[P], payload: P, *, metadata: Mapping[str, str] = NO_FACTS
+    ) -> TransitionRecord[S]:
+        """Take the step that an event leads to: by the first rule for it whose guard holds.
+
+        Args:
+            event: the event.
+            payload: what it brings; None if it brings nothing.
+            metadata: facts for guards and obligations.
+
+        Raises:
+            InvalidTransition: no rule takes the event in this state. Otherwise as ``transition_to``.
+        """
+        check_payload(event, payload)
+        with self._lock:
+            began = self._clock.monotonic_ns()
+            return self._taken(judge_event(self.definition, self._present, event.name, payload, metadata), began)
+
+    def force_state(self, new_state: S, reason: str) -> TransitionRecord[S]:
+        """Put the machine into a state against all rules, for recovery. It is recorded, and logged as a warning.
+
+        No rule, obligation or invariant prevents it; a terminal state does not, either. The record names the
+        invariants that it breaks.
+
+        Args:
+            new_state: the state.
+            reason: why.
+
+        Raises:
+            InvalidData: it is not a state of the definition.
+        """
+        check_state(self.definition, new_state)
+        check_text(reason, "reason")
+        with self._lock:
+            began = self._clock.monotonic_ns()
+            return self._taken(judge_force(self.definition, self._present, new_state, reason), began)
+
+    def increment_epoch(self) -> int:
+        """The epoch that the last step began.
+
+        Rules say which steps begin an epoch; the step itself advances it.
+
+        Raises:
+            PreconditionFailed: the last step did not begin one.
+        """
+        if not self._has_advanced:
+            state, allowed = str(self.current_state), self.definition.allowed(self.current_state)
+            reason = "the last step did not begin an epoch; a rule with advances_epoch does"
+            raise PreconditionFailed(self.definition.name, state, state, "", reason, allowed)
+        return self.epoch
+
+    def _taken(self, verdict: Verdict[S, C], began_ns: int) -> TransitionRecord[S]:
+        """Take a step, or raise what refuses it."""
+        name = self.definition.name
+        if isinstance(verdict, Refusal):
+            error = verdict.to_error(name)
+            _log.warning("%s", error, extra={"machine": name})
+            raise error
+        self._present = verdict.after
+        self._has_advanced = verdict.after.epoch > verdict.before.epoch
+        record = self._record(verdict, began_ns)
+        if record.kind is StepKind.FORCE:
+            _log.warning("%s: forced %s", name, record, extra={"machine": name})
+        elif _log.isEnabledFor(logging.INFO):
+            _log.info("%s: %s", name, record, extra={"machine": name})
+        return record
+
+    def _record(self, step: Step[S, C], began_ns: int) -> TransitionRecord[S]:
+        self._entered_ns = self._clock.monotonic_ns()
+        record = TransitionRecord(
+            id=self._next_id,
+            from_state=step.before.state,
+            to_state=step.after.state,
+            trigger=step.trigger,
+            timestamp_ns=self._entered_ns,
+            wall_time=self._clock.now(),
+            epoch=step.before.epoch,
+            duration_us=(self._entered_ns - began_ns) // 1000,
+            kind=step.kind,
+            violations=step.violations,
+        )
+        self._next_id += 1
+        self._history.append(record)
+        return record
+
+
+_ASKED = Command("can_transition_to")
