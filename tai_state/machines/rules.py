@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeAlias, cast, overload
+from typing import Any, Final, Generic, TypeAlias, overload
 
 import msgspec
 
@@ -210,7 +210,7 @@ def _keys(states: Any) -> tuple[Any, ...] | None:
     """The keys of one state or several; None for any."""
     if isinstance(states, AnyState):
         return None
-    return tuple(cast("Sequence[Any]", states)) if isinstance(states, Sequence) else (states,)
+    return tuple(states) if isinstance(states, Sequence) else (states,)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
 def _joined(keys: tuple[Any, ...] | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tai_state.errors import InvalidDefinition
 from tai_state.machines.rules import Rule
@@ -25,8 +25,7 @@ def keys_of(name: str, states: Any) -> tuple[Any, ...]:
         InvalidDefinition: they are not states, none, too many, or two have one name.
     """
     is_enum = isinstance(states, type) and issubclass(states, ComponentState)
-    is_several = is_enum or isinstance(states, Sequence)
-    keys = tuple(cast("Sequence[Any]", states)) if is_several else (states,)
+    keys: tuple[Any, ...] = tuple(states) if is_enum or isinstance(states, Sequence) else (states,)  # pyright: ignore
     if not is_enum:
         for key in keys:
             if not (isinstance(key, type) and issubclass(key, DataState)):
