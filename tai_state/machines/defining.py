@@ -13,7 +13,7 @@ from tai_state.machines.obligations import ProofObligation
 from tai_state.machines.outline import deciding_hash, outline_of
 from tai_state.machines.rules import Rule
 from tai_state.machines.soundness import check_names, check_reach, check_rules, check_states_named, keys_of
-from tai_state.machines.states import S, StateKey, key_of
+from tai_state.machines.states import S, StateKey, key_of, name_of
 from tai_state.machines.tables import tables_of
 from tai_state.values.ids import VERSION_MAX
 
@@ -116,6 +116,7 @@ def define(
         outline=outline,
         hash=deciding_hash(outline),
         tables=tables,
+        keys={name_of(key): key for key in keys},
     )
 
 

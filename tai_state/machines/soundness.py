@@ -25,7 +25,7 @@ def keys_of(name: str, states: Any) -> tuple[Any, ...]:
         InvalidDefinition: they are not states, none, too many, or two have one name.
     """
     is_enum = isinstance(states, type) and issubclass(states, ComponentState)
-    keys: tuple[Any, ...] = tuple(states) if is_enum or isinstance(states, Sequence) else (states,)  # pyright: ignore
+    keys: tuple[Any, ...] = tuple(states) if is_enum or isinstance(states, Sequence) else (states,)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType, reportArgumentType]
     if not is_enum:
         for key in keys:
             if not (isinstance(key, type) and issubclass(key, DataState)):

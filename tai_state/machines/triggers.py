@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -79,3 +79,15 @@ def check_trigger(trigger: object) -> None:
     """
     if type(trigger) not in TRIGGERS:
         raise InvalidData(f"trigger must be one of {', '.join(each.__name__ for each in TRIGGERS)}, not {trigger!r}")
+
+
+def trigger_of(data: object) -> Trigger | None:
+    """The trigger that an event carries; None if it carries none that this release knows."""
+    try:
+        found: Trigger = msgspec.convert(data, _TRIGGER)
+    except msgspec.ValidationError:
+        return None
+    return found
+
+
+_TRIGGER: Any = Trigger
