@@ -16,9 +16,18 @@ from tai_state.machines.checks import NO_FACTS, check_payload, check_start, chec
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
 from tai_state.machines.events import MachineEvent
-from tai_state.machines.judging import Refusal, Step, StepKind, Verdict, judge_event, judge_force, judge_step
+from tai_state.machines.judging import (
+    Refusal,
+    Step,
+    StepKind,
+    Verdict,
+    judge_event,
+    judge_force,
+    judge_step,
+    judge_time_out,
+)
 from tai_state.machines.records import TransitionRecord
-from tai_state.machines.states import MachineState, S
+from tai_state.machines.states import MachineState, S, key_of
 from tai_state.machines.triggers import Command, Event, Trigger, check_trigger
 from tai_state.values.checks import whole_option
 from tai_state.values.metadata import check_text
@@ -102,6 +111,7 @@ class StateMachine(Generic[S, C]):
         )
         self._history = deque[TransitionRecord[S]](maxlen=whole_option(history_limit, "history_limit", 1))
         self._lock = threading.Lock()
+        self._log_fields: dict[str, object] = {"machine": definition.name}
         self._next_id = 0
         self._has_advanced = False
         step = Step(self._present, self._present, Event("Initialization"), StepKind.INITIALIZE, None)
@@ -192,6 +202,23 @@ class StateMachine(Generic[S, C]):
             began = self._clock.monotonic_ns()
             return self._taken(judge_event(self.definition, self._present, event.name, payload, metadata), began)
 
+    def run_timer(self) -> TransitionRecord[S] | None:
+        """Take the step of its state's time-out, if the time is over. A machine in memory does so only when asked.
+
+        Returns:
+            what became of it; None if the state has no time-out, or its time is not over.
+
+        Raises:
+            PreconditionFailed: an obligation is not proven.
+            InvariantViolation: an invariant would not hold after it.
+        """
+        with self._lock:
+            began = self._clock.monotonic_ns()
+            rule = self.definition.tables.timeouts.get(key_of(self._present.state))
+            if rule is None or rule.timeout_ms is None or began - self._entered_ns < rule.timeout_ms * 1_000_000:
+                return None
+            return self._taken(judge_time_out(self.definition, self._present), began)
+
     def force_state(self, new_state: S, reason: str) -> TransitionRecord[S]:
         """Put the machine into a state against all rules, for recovery. It is recorded, and logged as a warning.
 
@@ -230,15 +257,15 @@ class StateMachine(Generic[S, C]):
         name = self.definition.name
         if isinstance(verdict, Refusal):
             error = verdict.to_error(name)
-            _log.warning("%s", error, extra={"machine": name})
+            _log.warning("%s", error, extra=self._log_fields)
             raise error
         self._present = verdict.after
         self._has_advanced = verdict.after.epoch > verdict.before.epoch
         record = self._record(verdict, began_ns)
         if record.kind is StepKind.FORCE:
-            _log.warning("%s: forced %s", name, record, extra={"machine": name})
+            _log.warning("%s: forced %s", name, record, extra=self._log_fields)
         elif _log.isEnabledFor(logging.INFO):
-            _log.info("%s: %s", name, record, extra={"machine": name})
+            _log.info("%s: %s", name, record, extra=self._log_fields)
         return record
 
     def _record(self, step: Step[S, C], began_ns: int) -> TransitionRecord[S]:

@@ -55,7 +55,9 @@ def test_a_state_without_a_time_out_stays() -> None:
 def test_a_time_out_keeps_invariants() -> None:
     """A time-out's step that would break an invariant is refused like any other."""
     never = Invariant("stays_lit", "Once lit, it stays so", Severity.High, lambda present: present.state is Lamp.On)
-    lamp = StateMachine(define("lamp", Lamp, initial=Lamp.On, rules=RULES, invariants=[never]), clock=(clock := HandClock()))
+    lamp = StateMachine(
+        define("lamp", Lamp, initial=Lamp.On, rules=RULES, invariants=[never]), clock=(clock := HandClock())
+    )
     clock.advance(2)
     with pytest.raises(InvariantViolation):
         lamp.run_timer()

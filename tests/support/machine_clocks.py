@@ -19,17 +19,21 @@ class HandClock:
         self._numbers = count()
 
     def monotonic_ns(self) -> int:
+        """Nanoseconds since the clock was made."""
         return self._ns
 
     def now(self) -> datetime:
+        """The time in UTC; at first, a morning of January."""
         return self._began + timedelta(microseconds=self._ns // 1000)
 
     async def sleep(self, seconds: float) -> None:
+        """Wait until the clock has been moved that far."""
         woken = anyio.Event()
         heappush(self._sleeping, (self._ns + round(seconds * 10**9), next(self._numbers), woken))
         await woken.wait()
 
     def advance(self, seconds: float) -> None:
+        """Move the clock, and wake those whose time has come."""
         self._ns += round(seconds * 10**9)
         while self._sleeping and self._sleeping[0][0] <= self._ns:
             heappop(self._sleeping)[2].set()

@@ -121,9 +121,7 @@ SYSTEM: Final = define(
     initial=SystemState.Uninitialized,
     rules=[
         allow(SystemState.Uninitialized, SystemState.Bootstrapping, on=SystemEvents.bootstrap),
-        allow(
-            SystemState.Bootstrapping, SystemState.Ready, on=SystemEvents.quorum_established, guard=_has_quorum
-        ),
+        allow(SystemState.Bootstrapping, SystemState.Ready, on=SystemEvents.quorum_established, guard=_has_quorum),
         allow(SystemState.Ready, SystemState.Computing, on=SystemEvents.begin_inference, guard=_is_idle),
         allow(SystemState.Computing, SystemState.Committing, on=SystemEvents.all_phases_complete),
         allow(SystemState.Computing, SystemState.Degraded, on=SystemEvents.failure_detected),

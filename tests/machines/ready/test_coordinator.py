@@ -33,6 +33,7 @@ GO = Command("test")
 
 
 def rule_named(name: str) -> Rule[CoordinatorState, None]:
+    """One of the eight rules."""
     [rule] = [each for each in CoordinatorTransitionRules().rules if each.name == name]
     return rule
 
