@@ -1,6 +1,6 @@
 """What holds across the machines of a system: pure functions of what is seen of it.
 
-Corrections of the seed's project, whose documents have the names, the severities and the table of states that fit:
+Corrections of Butterfly, whose documents have the names, the severities and the table of states that fit:
 
 - No coordinator is not several: there a missing one is reported as such, with a count of 0.
 - A quorum is asked for while the system is operational. There it is asked for before there are nodes.
@@ -324,7 +324,7 @@ SYSTEM_INVARIANTS: Final = (
         "WorkerCoordinator", "A worker follows a coordinator that has not failed", Severity.High, _coordinators_fit
     ),
 )
-"""What is to hold across a system, by the names that the seed's project gives where it has one."""
+"""What is to hold across a system, by the names that Butterfly gives where it has one."""
 
 
 def coherence(view: SystemView) -> float:

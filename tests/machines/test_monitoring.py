@@ -243,7 +243,7 @@ async def hangs(*_: object) -> None:
 async def test_a_remedy_that_fails_is_tried_again(
     remedy: Callable[..., Awaitable[None]], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A remedy that raises, or does not end within the limit, is counted and logged, and the next look tries it again."""
+    """A remedy that raises, or exceeds the limit, is counted and logged, and the next look tries it again."""
     clock = HandClock()
     monitor = InvariantMonitor(Seen(LOST), interval=10, distance=1, limit=5, clock=clock, remedy=remedy)
     async with running(monitor):

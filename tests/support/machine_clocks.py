@@ -29,7 +29,10 @@ class HandClock:
     async def sleep(self, seconds: float) -> None:
         """Wait until the clock has been moved that far."""
         woken = anyio.Event()
-        heappush(self._sleeping, (self._ns + round(seconds * 10**9), next(self._numbers), woken))
+        if seconds > 0:
+            heappush(self._sleeping, (self._ns + round(seconds * 10**9), next(self._numbers), woken))
+        else:
+            woken.set()
         await woken.wait()
 
     def advance(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
 """Ready-made machines of a cluster that infers: each is a definition, with its states and events.
 
-The states and their descriptions, the coordinator's rules and the request's are the seed's, the edges beyond them those
-of its project's design document. What is corrected, each module says.
+They are Butterfly's. Its specification has states and descriptions, the coordinator's rules and the request's; its
+design document has the edges beyond them. Each module says what it corrects.
 """
 
 from tai_state.machines.ready.connection import CONNECTION as CONNECTION

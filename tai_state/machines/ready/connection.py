@@ -1,8 +1,9 @@
 """A connection between two nodes.
 
-Corrections of the seed, which names connections and leaves their states to its project's design document: a connection
-can be closed in every state, and Terminated is final. There only a suspected one ends, and whether it is opened again
-is left open: here a new connection begins at Connecting.
+Corrections of Butterfly, whose design document has the states and edges:
+
+- A connection can be closed in every state. There only a suspected one ends.
+- Terminated is final, and a new connection begins at Connecting. There that is left open.
 """
 
 from __future__ import annotations

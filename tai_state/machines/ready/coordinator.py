@@ -1,6 +1,6 @@
-"""The coordinator of a cluster, with the seed's eight rules.
+"""The coordinator of a cluster, with Butterfly's eight rules.
 
-Corrections of the seed:
+Corrections of Butterfly:
 
 - A step needs one of the rules. There it needs all of them, so that no step at all is allowed.
 - Failed is terminal, and has a way in: ``AnyToFailed``, from every state that is not terminal. There it has none, and
@@ -24,7 +24,7 @@ from tai_state.machines.triggers import Command
 
 
 class CoordinatorState(ComponentState, component_type="Coordinator"):
-    """The state of a coordinator; the seed calls it NodeState."""
+    """The state of a coordinator; in Butterfly, NodeState."""
 
     Initializing = described("Loading configuration and preparing")
     Ready = described("Monitoring cluster, ready for work", accepts_new_work=True)
@@ -37,7 +37,7 @@ class CoordinatorState(ComponentState, component_type="Coordinator"):
 
 
 class CoordinatorTransitionRules:
-    """The seed's rules of a coordinator, by their names there.
+    """Butterfly's rules of a coordinator, by their names there.
 
     Attributes:
         rules: the eight rules; :data:`COORDINATOR` has one more, to Failed.

@@ -1,6 +1,6 @@
 """A partition of a model: some of its layers, as a worker loads them.
 
-Corrections of the seed, which names partitions and leaves their states to its project's design document:
+Corrections of Butterfly, whose design document has the states and edges:
 
 - A download or a validation that fails leads back to Unloaded. There no step follows from it.
 - A partition in use is never evicted: the step is forbidden. There a sentence says so.

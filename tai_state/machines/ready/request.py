@@ -1,12 +1,12 @@
 """An inference request.
 
-Corrections of the seed:
+Corrections of Butterfly:
 
 - Completed, Failed and Cancelled are final. There a completed request can still fail, and a cancelled one, too.
 - ``can_transition_to`` answers by the rules. There it always says yes.
 - A refusal gives the reason of the rule that is missing. There it says "Transition not allowed", whatever the step.
 - Each record has its number and its times. There they are all 0.
-- The time-outs, which only its project's design document has, lead to Failed. There no target is named; that of
+- The time-outs, which only its design document has, lead to Failed. There no target is named; that of
   Executing depends on the model, so there is none here.
 """
 

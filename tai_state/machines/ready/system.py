@@ -1,9 +1,10 @@
 """The system: a whole cluster as one machine, and the phases of its work.
 
-Corrections of the seed, which has the states and no edges: the edges, the events and the forbidden steps are those of
-its project's design document. There an event that lacks what it stands on took its step all the same; here
-:attr:`SystemEvents.quorum_established`, :attr:`SystemEvents.begin_inference` and :attr:`SystemEvents.result_committed`
-bring the numbers, and a guard compares them.
+Corrections of Butterfly, whose specification has the states, and whose design document has the edges in a table:
+
+- What an event stands on is checked: :attr:`SystemEvents.quorum_established`, :attr:`SystemEvents.begin_inference` and
+  :attr:`SystemEvents.result_committed` bring the numbers, and a guard compares them. There no code does.
+- Forbidden steps are refused with their reasons. There a table has them.
 """
 
 from __future__ import annotations

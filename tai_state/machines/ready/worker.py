@@ -1,6 +1,6 @@
 """A worker of a cluster.
 
-Corrections of the seed, which names workers and leaves their states to its project's design document:
+Corrections of Butterfly, whose design document has the states and edges:
 
 - A failure is confirmed by a quorum of nodes that suspect the worker. There suspected nodes were counted.
 - A suspected worker that proves to be alive joins again. There the proof is named, and no step follows from it.

@@ -1,4 +1,4 @@
-"""The coordinator: the seed's rules, its example, and what is corrected of it."""
+"""The coordinator: Butterfly's rules, its example, and what is corrected of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tai_state.machines.ready import (
 
 S = CoordinatorState
 
-SEED_RULES = [
+BUTTERFLY_RULES = [
     ("InitializingToReady", S.Initializing, S.Ready, "Can only transition to Ready from Initializing"),
     ("ReadyToComputing", S.Ready, S.Computing, "Can only start computing from Ready state"),
     ("ComputingToAggregating", S.Computing, S.Aggregating, "Must finish computing before aggregating"),
@@ -27,7 +27,7 @@ SEED_RULES = [
     ("DegradedToRecovering", S.Degraded, S.Recovering, "Can only start recovery from Degraded state"),
     ("RecoveringToReady", S.Recovering, S.Ready, "Must finish recovery before returning to Ready"),
 ]
-"""Name, states before and after, and reason; as the seed has them, in its order."""
+"""Name, states before and after, and reason; as Butterfly has them, in its order."""
 
 GO = Command("test")
 
@@ -38,18 +38,18 @@ def rule_named(name: str) -> Rule[CoordinatorState, None]:
     return rule
 
 
-def test_the_eight_rules_have_the_seeds_names_and_order() -> None:
-    """The rules are those of the seed, and the definition has them and one more, to Failed."""
+def test_the_eight_rules_have_butterflys_names_and_order() -> None:
+    """The rules are those of Butterfly, and the definition has them and one more, to Failed."""
     names = [rule.name for rule in CoordinatorTransitionRules().rules]
-    assert names == [name for name, *_ in SEED_RULES]
+    assert names == [name for name, *_ in BUTTERFLY_RULES]
     assert [rule.name for rule in COORDINATOR.rules] == [*names, "AnyToFailed"]
 
 
-@pytest.mark.parametrize(("name", "source", "target", "reason"), SEED_RULES)
+@pytest.mark.parametrize(("name", "source", "target", "reason"), BUTTERFLY_RULES)
 def test_a_rule_answers_for_each_pair_of_states(
     name: str, source: CoordinatorState | None, target: CoordinatorState, reason: str | None
 ) -> None:
-    """A rule is valid for its own step alone, and says the seed's reason for every other one."""
+    """A rule is valid for its own step alone, and says Butterfly's reason for every other one."""
     rule = rule_named(name)
     for before in S:
         for after in S:
@@ -111,7 +111,7 @@ def test_every_state_fails_and_failed_is_final(state: CoordinatorState) -> None:
         assert verdict.reason == "Failed is final, and no step leaves it"
 
 
-def test_the_seeds_example_runs_with_the_step_that_its_rules_demand() -> None:
+def test_butterflys_example_runs_with_the_step_that_its_rules_demand() -> None:
     """A request goes through computing and aggregating, is refused at Ready, and ends there after Committing."""
     machine = CoordinatorStateMachine("node-1", S.Initializing)
     machine.transition_to(S.Ready, Event("Configuration loaded"))

@@ -82,7 +82,7 @@ STATES = {
         Cancelled  | FoT- | Cancelled
     """,
 }
-"""Flags: F failure, O operational, T terminal, W accepts new work. Descriptions where the seed has one."""
+"""Flags: F failure, O operational, T terminal, W accepts new work. Descriptions where Butterfly has one."""
 
 EDGES = {
     "System": """
@@ -242,7 +242,7 @@ def forced(definition: Definition[Any, None], state: Any) -> StateMachine[Any, N
 
 @KINDS
 def test_states_have_names_flags_and_descriptions(kind: str) -> None:
-    """Each state has the flags of the table, its description where the seed has one, and one of its own elsewhere."""
+    """Each state has the flags of the table, its description where Butterfly has one, and one of its own elsewhere."""
     rows = [[cell.strip() for cell in line.split("|")] for line in lines_of(STATES[kind])]
     assert [state.name for state in MACHINES[kind].states] == [name for name, *_ in rows]
     for state, (_, flags, description) in zip(MACHINES[kind].states, rows, strict=True):
