@@ -14,11 +14,8 @@ from tai_state.machines.definition import Definition
 from tai_state.machines.envelope import MachineRecord, read_envelope, unseal
 from tai_state.machines.invariants import Violation
 from tai_state.machines.states import S
-from tai_state.machines.triggers import Trigger, trigger_of
+from tai_state.machines.triggers import Trigger, trigger_in
 from tai_state.values.events import JsonEvent
-
-TRIGGER = "trigger"
-"""What caused a step, in the payload of its event."""
 
 
 class MachineEventRecord(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
@@ -71,7 +68,6 @@ def machine_events(definition: Definition[S, C], events: Iterable[JsonEvent]) ->
     """
     for event in events:
         before, after = machine_in(event.from_state), machine_in(event.to_state)
-        payload: Any = event.payload
         yield MachineEventRecord(
             version=event.version,
             event_id=event.event_id,
@@ -79,7 +75,7 @@ def machine_events(definition: Definition[S, C], events: Iterable[JsonEvent]) ->
             from_state=None if before is None else before.state,
             to_state=None if after is None else after.state,
             state=_state_in(definition, event),
-            trigger=trigger_of(payload[TRIGGER]) if type(payload) is dict and TRIGGER in payload else None,
+            trigger=trigger_in(event.payload),
             epoch=0 if before is None else before.epoch,
             definition=None if after is None else after.definition,
             changed_by=event.metadata.changed_by,

@@ -3,54 +3,40 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Generic, TypeAlias
+from typing import Any, Generic
 
 import msgspec
 
 from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import ConcurrentModification, TaiStateError, TransitionRefused, VersionConflict
-from tai_state.machines.checks import check_payload, check_start, check_state
+from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning
+from tai_state.machines.checks import check_start, check_state
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
-from tai_state.machines.envelope import seal, unseal
+from tai_state.machines.envelope import unseal
 from tai_state.machines.events import MachineEvent
-from tai_state.machines.history import TRIGGER, MachineEventRecord, machine_events
-from tai_state.machines.judging import Refusal, Step, StepKind, Verdict, judge_event, judge_force, judge_step
+from tai_state.machines.history import MachineEventRecord, machine_events
+from tai_state.machines.judging import Step, StepKind, Verdict, judge_step
 from tai_state.machines.snapshots import MachineSnapshot, machine_snapshot
 from tai_state.machines.states import S, key_of, name_of
-from tai_state.machines.triggers import Command, Event, Trigger, check_trigger
-from tai_state.streams import reading, writing
+from tai_state.machines.triggers import Command, Trigger
+from tai_state.streams import reading
 from tai_state.streams.changes import Fence, Known, always, append_of, separately
 from tai_state.streams.codec import codec_of
-from tai_state.streams.core import Core, HasCore
+from tai_state.streams.core import HasCore
 from tai_state.streams.layout import Stream
-from tai_state.streams.planning import Composition, Draft
-from tai_state.streams.repeating import COMPUTED
-from tai_state.streams.writing import Intent
-from tai_state.values.checks import check_callable
+from tai_state.streams.typed import TypedState
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
-from tai_state.values.json import normalise_object
-from tai_state.values.metadata import ChangeMetadata, check_text
+from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot
 
 _log = logging.getLogger("tai_state.machines")
 
-Judge: TypeAlias = Callable[[Present[S, C]], Verdict[S, C]]
-"""Judges a step of a machine as it stands."""
 
-TO = "to"
-"""The name of the state that was asked for, in the payload of its event; missing where an event chose it."""
-VALUES = "values"
-"""What that state was asked to carry, in the payload of its event."""
-BROUGHT = "payload"
-"""What a fired event brought, in the payload of the event that records it."""
-
-
-class PersistentMachine(Generic[S, C]):
+class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
     """A handle on one stored machine. Made by ``store.machine``, which reads nothing.
 
     A step is judged on the version that was last seen, and judged again on the present one if another writer was
@@ -60,23 +46,12 @@ class PersistentMachine(Generic[S, C]):
     def __init__(
         self, store: HasCore, stream: Stream, definition: Definition[S, C], metadata: ChangeMetadata | None = None
     ) -> None:
+        super().__init__(store, stream, codec_of(None), metadata)
         self.definition: Definition[S, C] = definition
-        self.stream: Stream = stream
-        self.metadata: ChangeMetadata | None = metadata
-        self._store = store
         self._read: tuple[str, dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
         return f"<PersistentMachine {self.stream.state!r} as {self.definition.name!r}>"
-
-    @property
-    def core(self) -> Core:
-        """The opened core of its store, for the library's own use; not part of the public interface.
-
-        Raises:
-            RuntimeError: the store is not open.
-        """
-        return self._store.core
 
     async def get(self) -> MachineSnapshot[S, C]:
         """The machine as it is now.
@@ -118,20 +93,15 @@ class PersistentMachine(Generic[S, C]):
             InvalidData: a machine of this definition does not begin so.
             Otherwise as ``StateStore.save_state``.
         """
-        core, definition = self.core, self.definition
+        core, definition, stream = self.core, self.definition, self.stream
         given: Any = context
         present = check_start(definition, definition.initial if initial is None else initial, given)
-        payload = {TRIGGER: msgspec.to_builtins(_BEGINNING), **_asked(present.state)}
-        data = seal(definition, present, core.settings.clock.now_us())
-        intent = self._intent(StepKind.INITIALIZE, metadata, _BEGINNING, event_id, timestamp, payload)
-        text, copy = normalise_object(data, "the machine")
-        made = msgspec.structs.replace(
-            writing.draft(core, self.stream, intent, state=COMPUTED), state=text, carries_state=True
-        )
-        append = append_of(self.stream, expected, (made,))
-        appended = await core.appender.append_one(append, always(Composition((made,), copy)), core.guards(fence))
-        snapshot = self._noted(core.snapshot(self.stream, appended.state, appended.recorded_us))
-        _log.info("%s begins in %s", self.stream.state, snapshot.state, extra=self._ids(snapshot.version))
+        composition = beginning(core, stream, definition, present, self._saying(metadata, event_id, timestamp))
+        append = append_of(stream, expected, composition.drafts)
+        appended = await core.appender.append_one(append, always(composition), core.guards(fence))
+        snapshot = self._noted(core.snapshot(stream, appended.state, appended.recorded_us))
+        if not appended.is_repeated:
+            _log.info("%s: begins in %s", stream.state, snapshot.state, extra=self._ids(snapshot.version))
         return snapshot
 
     async def can_transition_to(self, new_state: S, metadata: ChangeMetadata | None = None) -> Verdict[S, C]:
@@ -186,18 +156,8 @@ class PersistentMachine(Generic[S, C]):
             InvalidData: it is not a state of the definition, or not a trigger.
             Otherwise as :meth:`get` and ``StateStore.save_state``.
         """
-        check_state(self.definition, new_state)
-        check_trigger(trigger)
-        if update is not None:
-            check_callable(update, "update")
-        payload = {TRIGGER: msgspec.to_builtins(trigger), **_asked(new_state)}
-        intent = self._intent(StepKind.TRANSITION, metadata, trigger, event_id, timestamp, payload)
-        facts = intent.metadata.context
-
-        def judge(present: Present[S, C]) -> Verdict[S, C]:
-            return judge_step(self.definition, present, new_state, trigger, facts, update)
-
-        return await self._step(judge, intent, expected, fence, name_of(key_of(new_state)))
+        saying = self._saying(metadata, event_id, timestamp)
+        return await self._take(asked_step(self.definition, new_state, trigger, update, saying), expected, fence)
 
     async def fire(
         self,
@@ -224,18 +184,8 @@ class PersistentMachine(Generic[S, C]):
         Raises:
             InvalidTransition: no rule takes the event in this state. Otherwise as :meth:`transition_to`.
         """
-        check_payload(event, payload)
-        trigger = Event(event.name)
-        said: dict[str, Any] = {TRIGGER: msgspec.to_builtins(trigger)}
-        if not event.is_bare:
-            said[BROUGHT] = codec_of(event.payload).to_json(payload)
-        intent = self._intent(StepKind.TRANSITION, metadata, trigger, event_id, timestamp, said)
-        facts = intent.metadata.context
-
-        def judge(present: Present[S, C]) -> Verdict[S, C]:
-            return judge_event(self.definition, present, event.name, payload, facts)
-
-        return await self._step(judge, intent, expected, fence, "")
+        saying = self._saying(metadata, event_id, timestamp)
+        return await self._take(asked_event(self.definition, event, payload, saying), expected, fence)
 
     async def force_state(
         self,
@@ -266,17 +216,8 @@ class PersistentMachine(Generic[S, C]):
             InvalidData: it is not a state of the definition.
             Otherwise as :meth:`transition_to`.
         """
-        check_state(self.definition, new_state)
-        check_text(reason, "reason")
-        trigger = Command(reason)
-        who = msgspec.structs.replace(self.core.who(metadata, self.metadata), reason=reason)
-        payload = {TRIGGER: msgspec.to_builtins(trigger), **_asked(new_state)}
-        intent = self._intent(StepKind.FORCE, who, trigger, event_id, timestamp, payload)
-
-        def judge(present: Present[S, C]) -> Verdict[S, C]:
-            return judge_force(self.definition, present, new_state, reason)
-
-        return await self._step(judge, intent, expected, fence, name_of(key_of(new_state)))
+        saying = Saying(self.core.who(metadata, self.metadata), False, event_id, timestamp)
+        return await self._take(asked_force(self.definition, new_state, reason, saying), expected, fence)
 
     def history(
         self, *, after: int = 0, until: int | None = None, limit: int | None = None, newest_first: bool = False
@@ -290,27 +231,24 @@ class PersistentMachine(Generic[S, C]):
         )
         return mapped(events, lambda page: machine_events(self.definition, page))
 
-    async def _step(
-        self, judge: Judge[S, C], intent: Intent, expected: Expected, fence: Fence | None, to_state: str
-    ) -> MachineSnapshot[S, C]:
+    async def _take(self, asked: Asked[S, C], expected: Expected, fence: Fence | None) -> MachineSnapshot[S, C]:
         """Take a step: judge it, and append its event to the version that it was judged on."""
         core, stream = self.core, self.stream
-        made = writing.draft(core, stream, intent, state=COMPUTED)
-        attempt = Attempt(core, stream, self.definition, judge, made)
+        attempt = Attempt(core, stream, self.definition, asked)
         seen = self._remembered()
         if seen is not None and not attempt.judged(seen):
             seen = None  # a refusal that rests on memory alone would be a guess
-        append = append_of(stream, expected, (made,), needs_state=True, must_live=True, seen=seen)
+        append = append_of(stream, expected, (attempt.made,), needs_state=True, must_live=True, seen=seen)
         try:
             appended = await core.appender.append_one(append, separately(attempt.compose), core.guards(fence))
         except VersionConflict as conflict:
-            raise self._overtaken(conflict, to_state) from conflict
+            raise self._overtaken(conflict, asked.to_state) from conflict
         except TransitionRefused as refused:
             _log.warning("%s", refused, extra=self._ids(None))
             raise
         snapshot = self._noted(core.snapshot(stream, appended.state, appended.recorded_us))
         if attempt.step is not None and not appended.is_repeated:
-            self._tell(attempt.step, snapshot, intent)
+            self._tell(attempt.step, snapshot, asked.intent.metadata.reason)
         return snapshot
 
     def _remembered(self) -> Known | None:
@@ -336,88 +274,31 @@ class PersistentMachine(Generic[S, C]):
         self._read = (head.digest, state.data) if head is not None and head.version == state.version else None
         return snapshot
 
-    def _intent(
-        self,
-        kind: StepKind,
-        metadata: ChangeMetadata | None,
-        trigger: Trigger,
-        event_id: str | None,
-        timestamp: datetime | None,
-        payload: dict[str, Any],
-    ) -> Intent:
-        """The facts about a step. Its trigger is its reason, unless the caller gave one with the step."""
+    def _saying(self, metadata: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None) -> Saying:
+        """What a caller says of a step."""
         who = self.core.who(metadata, self.metadata)
-        if metadata is None or not metadata.reason:
-            who = msgspec.structs.replace(who, reason=str(trigger))
-        return Intent(who, kind.value, event_id, timestamp, payload)
+        return Saying(who, metadata is not None and bool(metadata.reason), event_id, timestamp)
 
-    def _tell(self, step: Step[S, C], snapshot: MachineSnapshot[S, C], intent: Intent) -> None:
+    def _tell(self, step: Step[S, C], snapshot: MachineSnapshot[S, C], reason: str) -> None:
         """Log a step that was taken."""
         level = logging.WARNING if step.kind is StepKind.FORCE else logging.INFO
         if _log.isEnabledFor(level):
-            verb, reason = step.kind.value, intent.metadata.reason
             text = "%s: %s from %s to %s (%s)"
             extra = self._ids(snapshot.version)
-            _log.log(level, text, self.stream.state, verb, step.before.state, step.after.state, reason, extra=extra)
+            _log.log(
+                level,
+                text,
+                self.stream.state,
+                step.kind.value,
+                step.before.state,
+                step.after.state,
+                reason,
+                extra=extra,
+            )
 
     def _ids(self, version: int | None) -> dict[str, Any]:
         """The ids of the machine, as fields of a log record."""
         return {"governor_id": self.stream.governor_id, "state_id": self.stream.state_id, "version": version}
 
 
-class Attempt(Generic[S, C]):
-    """Composes the event of one step, as often as it is judged.
-
-    Attributes:
-        step: the step as it was judged last; None if it was not judged, because an earlier call took it.
-    """
-
-    def __init__(
-        self, core: Core, stream: Stream, definition: Definition[S, C], judge: Judge[S, C], made: Draft
-    ) -> None:
-        self.step: Step[S, C] | None = None
-        self._core = core
-        self._stream = stream
-        self._definition = definition
-        self._judge = judge
-        self._made = made
-        self._now_us = core.settings.clock.now_us()
-        self._took_us = 0
-        self._verdict: tuple[dict[str, Any] | None, Verdict[S, C]] | None = None
-
-    def judged(self, known: Known) -> Verdict[S, C]:
-        """The verdict on the step, on what is known of the machine."""
-        if self._verdict is not None and self._verdict[0] is known.data:
-            return self._verdict[1]
-        path = self._stream.state
-        opened = unseal(self._definition, writing.present_data(self._core, self._stream, known), path)
-        began = time.perf_counter_ns()
-        verdict = self._judge(opened.present)
-        self._took_us = (time.perf_counter_ns() - began) // 1000
-        self._verdict = known.data, verdict
-        return verdict
-
-    def compose(self, known: Known) -> Composition:
-        """The event of the step on what is known of the machine, and its state after that.
-
-        Raises:
-            TransitionRefused: the machine must not take the step.
-        """
-        verdict = self.judged(known)
-        if isinstance(verdict, Refusal):
-            raise verdict.to_error(self._stream.state)
-        self.step = verdict
-        sealed = seal(self._definition, verdict.after, self._now_us, self._took_us, verdict.violations)
-        text, data = normalise_object(sealed, "the machine")
-        return Composition((msgspec.structs.replace(self._made, state=text, carries_state=True),), data)
-
-
-def _asked(state: Any) -> dict[str, Any]:
-    """A state that a caller asked for, in the payload of an event."""
-    key = key_of(state)
-    values = {} if key is state else codec_of(key).to_json(state)
-    return {TO: name_of(key), VALUES: values} if values else {TO: name_of(key)}
-
-
-_BEGINNING = Event("Initialization")
 _ASKING = Command("can_transition_to")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -81,13 +81,13 @@ def check_trigger(trigger: object) -> None:
         raise InvalidData(f"trigger must be one of {', '.join(each.__name__ for each in TRIGGERS)}, not {trigger!r}")
 
 
-def trigger_of(data: object) -> Trigger | None:
-    """The trigger that an event carries; None if it carries none that this release knows."""
+class _Payload(msgspec.Struct, frozen=True):
+    trigger: Trigger
+
+
+def trigger_in(payload: object) -> Trigger | None:
+    """The trigger in the payload of an event; None if it carries none that this release knows."""
     try:
-        found: Trigger = msgspec.convert(data, _TRIGGER)
+        return msgspec.convert(payload, _Payload).trigger
     except msgspec.ValidationError:
         return None
-    return found
-
-
-_TRIGGER: Any = Trigger
