@@ -9,6 +9,7 @@ from tai_state.machines.contexts import TransitionContext as TransitionContext
 from tai_state.machines.defining import define as define
 from tai_state.machines.definition import Definition as Definition
 from tai_state.machines.events import MachineEvent as MachineEvent
+from tai_state.machines.history import MachineEventRecord as MachineEventRecord
 from tai_state.machines.invariants import CustomViolation as CustomViolation
 from tai_state.machines.invariants import EpochSkew as EpochSkew
 from tai_state.machines.invariants import IncompleteAssignment as IncompleteAssignment
@@ -29,6 +30,7 @@ from tai_state.machines.monitoring import InvariantMonitor as InvariantMonitor
 from tai_state.machines.monitoring import MonitorClock as MonitorClock
 from tai_state.machines.monitoring import MonitorCounters as MonitorCounters
 from tai_state.machines.obligations import ProofObligation as ProofObligation
+from tai_state.machines.persistent import PersistentMachine as PersistentMachine
 from tai_state.machines.records import TransitionRecord as TransitionRecord
 from tai_state.machines.rules import ANY_STATE as ANY_STATE
 from tai_state.machines.rules import AnyState as AnyState
@@ -37,6 +39,7 @@ from tai_state.machines.rules import Rule as Rule
 from tai_state.machines.rules import allow as allow
 from tai_state.machines.rules import forbid as forbid
 from tai_state.machines.rules import time_out as time_out
+from tai_state.machines.snapshots import MachineSnapshot as MachineSnapshot
 from tai_state.machines.states import ComponentState as ComponentState
 from tai_state.machines.states import DataState as DataState
 from tai_state.machines.states import MachineState as MachineState
