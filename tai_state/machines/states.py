@@ -45,6 +45,8 @@ def described(
         terminal: whether no step leaves it.
         accepts_new_work: whether new work may be given to the component.
     """
+    if type(description) is not str:
+        raise TypeError(f"description must be text, not {description!r}")
     works = not failure if operational is None else operational
     return StateFacts(description, failure, works, terminal, accepts_new_work)
 
@@ -184,6 +186,11 @@ class DataState(MachineState, BaseModel):
         """The kind of component that this is a state of: the name of the base that its states share."""
         family = [each for each in type(self).__mro__ if issubclass(each, DataState)]
         return family[max(len(family) - 2, 0)].__name__
+
+
+def is_key(key: object) -> bool:
+    """Whether something is the key of a state."""
+    return isinstance(key, ComponentState) or (isinstance(key, type) and issubclass(key, DataState))
 
 
 def key_of(state: Any) -> Any:
