@@ -35,7 +35,8 @@
     ├── TransitionRefused          a machine must not take a step; nothing was written
     │   ├── InvalidTransition      its rules do not allow the step
     │   ├── PreconditionFailed     an obligation of the step is not proven
-    │   └── InvariantViolation     an invariant would not hold after the step
+    │   ├── InvariantViolation     an invariant would not hold after the step
+    │   └── ConcurrentModification the machine is not at the version that its caller expected
     ├── CommitOutcomeUnknown       the commit may or may not have happened
     ├── Inconsistent               the stored data contradicts itself
     │   ├── EventSourcingError     stream and state disagree
@@ -43,7 +44,8 @@
     │   ├── NotRetained            the history asked for was cleaned up
     │   ├── CorruptDocument        a stored document is damaged
     │   ├── IncompatibleFormat     written by another program or a newer release
-    │   └── SerializationError     stored data does not fit the type asked for
+    │   ├── SerializationError     stored data does not fit the type asked for
+    │   └── UnknownMachineState    a stored machine is in a state that its definition does not know
     └── Unavailable                the engine cannot do it now
         ├── StoreUnavailable       unreachable, disk full, disk error
         │   └── StoreUnusable      fails until something changes: no such folder, no permission
@@ -555,6 +557,17 @@ class InvariantViolation(TransitionRefused):
 
 
 @dataclass(eq=False)
+class ConcurrentModification(TransitionRefused):
+    """The machine is not at the version that its caller expected; ``actual`` is the version that it is at.
+
+    Raised only where the caller gave ``expected``. What to do: read the machine, and decide anew.
+    """
+
+    actual: int
+    verb: ClassVar[str] = "another writer was faster than the step"
+
+
+@dataclass(eq=False)
 class CommitOutcomeUnknown(TaiStateError):
     """The engine did not answer in time, so the change may or may not be stored.
 
@@ -621,6 +634,18 @@ class IncompatibleFormat(Inconsistent):
 @dataclass(eq=False)
 class SerializationError(Inconsistent):
     """The stored data is intact but does not fit the type asked for. What to do: add an upcast."""
+
+
+@dataclass(eq=False)
+class UnknownMachineState(Inconsistent):
+    """A stored machine is of another definition, or in a state that its definition does not know.
+
+    What to do: open it with the definition that wrote it, or migrate it: `tai-state machines migrate`.
+    """
+
+    state: str
+    stored: str
+    known: str
 
 
 @dataclass(eq=False)

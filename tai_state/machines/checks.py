@@ -16,6 +16,16 @@ NO_FACTS: Final[Mapping[str, str]] = MappingProxyType({})
 """No facts for guards and obligations."""
 
 
+def check_definition(definition: object) -> None:
+    """Check that something is a definition.
+
+    Raises:
+        InvalidData: it is not.
+    """
+    if not isinstance(definition, Definition):
+        raise InvalidData(f"definition must be what define() returns, not {definition!r}")
+
+
 def check_state(definition: Definition[Any, Any], state: object) -> None:
     """Check that something is a state of a definition, with its data.
 

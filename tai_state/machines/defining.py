@@ -22,7 +22,7 @@ from tai_state.machines.soundness import (
     check_texts,
     keys_of,
 )
-from tai_state.machines.states import S, StateKey, key_of
+from tai_state.machines.states import S, StateKey, key_of, name_of
 from tai_state.machines.tables import tables_of
 from tai_state.values.ids import VERSION_MAX
 
@@ -128,6 +128,7 @@ def define(
         outline=outline,
         hash=deciding_hash(outline),
         tables=tables,
+        keys={name_of(key): key for key in keys},
     )
 
 

@@ -35,6 +35,7 @@ class Definition(Generic[S, C]):
         outline: all of this as a JSON object, functions by their names.
         hash: tells definitions apart by what they allow: two that differ in descriptions and reasons alone share it.
         tables: the rules as tables; not part of the public interface.
+        keys: the states without their data, by their names.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Definition(Generic[S, C]):
     outline: Outline
     hash: str
     tables: Tables
+    keys: dict[str, Any]
 
     def __repr__(self) -> str:
         return f"<Definition {self.name!r} version {self.version}, {len(self.states)} states, hash {self.hash}>"

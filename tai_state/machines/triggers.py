@@ -79,3 +79,15 @@ def check_trigger(trigger: object) -> None:
     """
     if type(trigger) not in TRIGGERS:
         raise InvalidData(f"trigger must be one of {', '.join(each.__name__ for each in TRIGGERS)}, not {trigger!r}")
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    trigger: Trigger
+
+
+def trigger_in(payload: object) -> Trigger | None:
+    """The trigger in the payload of an event; None if it carries none that this release knows."""
+    try:
+        return msgspec.convert(payload, _Payload).trigger
+    except msgspec.ValidationError:
+        return None
