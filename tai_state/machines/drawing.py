@@ -6,6 +6,7 @@ nothing is left, and long texts are cut.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from unicodedata import east_asian_width
@@ -21,6 +22,9 @@ TEXT_MAX: Final = 120
 _NO_RULE: Final = "by no rule"
 _PLAIN: Final = frozenset(" .,_()[]/+-=?!'")
 """Besides letters and digits, what means nothing in Mermaid's texts."""
+
+_DIRECTION: Final = re.compile("d(?=irection)", re.IGNORECASE)
+"""Where this word stands before "LR", Mermaid takes the whole line for a setting."""
 
 _MERMAID_CLASSES: Final = {
     "failure": "stroke:#b00020,color:#b00020",
@@ -210,7 +214,8 @@ def _shown(text: str) -> str:
 
 def _mermaid(text: str) -> str:
     """A text for Mermaid: what could mean something there is a numeric entity."""
-    return "".join(each if each.isalnum() or each in _PLAIN else f"#{ord(each)};" for each in _shown(text))
+    escaped = "".join(each if each.isalnum() or each in _PLAIN else f"#{ord(each)};" for each in _shown(text))
+    return _DIRECTION.sub(lambda found: f"#{ord(found[0])};", escaped)
 
 
 def _dot(text: str) -> str:

@@ -13,7 +13,7 @@ from tai_state.machines.invariants import Invariant, Severity
 from tai_state.machines.obligations import ProofObligation
 from tai_state.machines.outline import Outline
 from tai_state.machines.rules import Rule
-from tai_state.machines.states import ComponentState, DataState, StateFacts, facts_of, is_key, name_of
+from tai_state.machines.states import OWN_NAMES, ComponentState, DataState, StateFacts, facts_of, is_key, name_of
 from tai_state.machines.tables import Tables, pairs_of
 from tai_state.values.json import NOT_JSON, to_bytes
 
@@ -41,6 +41,10 @@ def keys_of(name: str, states: Any) -> tuple[Any, ...]:
                 )
             if not isinstance(getattr(key, "facts", None), StateFacts):
                 raise InvalidDefinition(name, f"the state {key.__name__} does not say what it is: facts = described(…)")
+            if hidden := sorted(OWN_NAMES & key.model_fields.keys()):
+                raise InvalidDefinition(
+                    name, f"the field {hidden[0]!r} of {key.__name__} has a name that every state has"
+                )
     if not 1 <= len(keys) <= STATES_MAX:
         raise InvalidDefinition(name, f"a definition has 1 to {STATES_MAX} states, and this one has {len(keys)}")
     _check_unique(name, "states", map(name_of, keys))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -186,6 +186,12 @@ class DataState(MachineState, BaseModel):
         """The kind of component that this is a state of: the name of the base that its states share."""
         family = [each for each in type(self).__mro__ if issubclass(each, DataState)]
         return family[max(len(family) - 2, 0)].__name__
+
+
+OWN_NAMES: Final = frozenset(
+    name for base in (MachineState, DataState) for name, member in vars(base).items() if isinstance(member, property)
+)
+"""What every state has, so that a field of this name could not be read."""
 
 
 def is_key(key: object) -> bool:
