@@ -97,11 +97,11 @@ def define(
     if type(version) is not int or not 1 <= version <= VERSION_MAX:
         raise InvalidDefinition(name, f"version must be a whole number from 1 up, not {version!r}")
     keys = keys_of(name, states)
+    if isinstance(initial, type):
+        raise InvalidDefinition(name, f"initial must be a state with its data, not the class {initial.__name__}")
     all_starts = tuple(dict.fromkeys((key_of(initial), *starts)))
     for each, where in ((all_starts, "initial or starts"), (dead_ends, "dead_ends"), (unreached, "unreached")):
         check_states_named(name, keys, each, where)
-    if isinstance(initial, type):
-        raise InvalidDefinition(name, f"initial must be a state with its data, not the class {initial.__name__}")
     _check_kinds(
         name, rules=(rules, Rule), obligations=(obligations, ProofObligation), invariants=(invariants, Invariant)
     )

@@ -13,7 +13,7 @@ from threading import RLock
 from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from tai_state.errors import PreconditionFailed
-from tai_state.machines.checks import NO_FACTS, check_payload, check_start, check_state
+from tai_state.machines.checks import NO_FACTS, check_definition, check_payload, check_start, check_state
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
 from tai_state.machines.events import MachineEvent
@@ -96,6 +96,7 @@ class StateMachine(Generic[S, C]):
         clock: MachineClock | None = None,
         history_limit: int = 100,
     ) -> None:
+        check_definition(definition)
         self.definition: Definition[S, C] = definition
         clock = SystemClock() if clock is None else clock
         self._monotonic_ns, self._now = clock.monotonic_ns, clock.now
