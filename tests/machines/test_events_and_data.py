@@ -173,6 +173,19 @@ def test_a_bare_event_may_also_be_asked_for_by_its_target():
     assert seen == [(None, "Command: go"), (None, "Event: skip")] * 2
 
 
+def test_an_update_for_a_bare_event_sees_its_payload_however_the_step_is_taken():
+    """The data after a step by a bare event is the same, whether the event was fired or the step asked for."""
+    rules = [
+        allow(Open, Closed, on=CLOSE, update=lambda step: Order(payments=(0 if step.payload is None else 1,))),
+        allow(Open, Paid),
+        allow(Paid, Closed),
+    ]
+    asked, fired = (StateMachine(_order(*rules), context=Order()) for _ in range(2))
+    asked.transition_to(Closed(), GO)
+    fired.fire(CLOSE, None)
+    assert asked.context == fired.context == Order(payments=(0,))
+
+
 def test_obligations_see_the_payload_too():
     """An obligation that asks for more than the step sees what the event brought."""
     small = ProofObligation[OrderState, Order]("small", lambda step: getattr(step, "payload", None) is None)
