@@ -8,6 +8,11 @@ from tai_state.machines.contexts import Present as Present
 from tai_state.machines.contexts import TransitionContext as TransitionContext
 from tai_state.machines.defining import define as define
 from tai_state.machines.definition import Definition as Definition
+from tai_state.machines.diffing import DefinitionDifference as DefinitionDifference
+from tai_state.machines.diffing import PartDifference as PartDifference
+from tai_state.machines.drawing import to_dot as to_dot
+from tai_state.machines.drawing import to_mermaid as to_mermaid
+from tai_state.machines.drawing import to_table as to_table
 from tai_state.machines.events import MachineEvent as MachineEvent
 from tai_state.machines.history import MachineEventRecord as MachineEventRecord
 from tai_state.machines.invariants import CustomViolation as CustomViolation

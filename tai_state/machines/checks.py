@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, is_typeddict
 
 from tai_state.errors import InvalidData
 from tai_state.machines.contexts import C, Present
@@ -50,6 +50,9 @@ def check_start(definition: Definition[S, C], state: S, context: C) -> Present[S
     if (definition.context is None) is not (context is None):
         needs = "no context" if definition.context is None else f"a context, a {definition.context.__name__}"
         raise InvalidData(f"a machine {definition.name!r} needs {needs}")
+    model: Any = definition.context
+    if isinstance(model, type) and not is_typeddict(model) and not isinstance(context, model):
+        raise InvalidData(f"the context of a machine {definition.name!r} is a {model.__name__}, not {context!r}")
     return Present(state, context)
 
 

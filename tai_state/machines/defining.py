@@ -12,7 +12,16 @@ from tai_state.machines.invariants import Invariant
 from tai_state.machines.obligations import ProofObligation
 from tai_state.machines.outline import deciding_hash, outline_of
 from tai_state.machines.rules import Rule
-from tai_state.machines.soundness import check_names, check_reach, check_rules, check_states_named, keys_of
+from tai_state.machines.soundness import (
+    check_events,
+    check_functions,
+    check_names,
+    check_reach,
+    check_rules,
+    check_states_named,
+    check_texts,
+    keys_of,
+)
 from tai_state.machines.states import S, StateKey, key_of, name_of
 from tai_state.machines.tables import tables_of
 from tai_state.values.ids import VERSION_MAX
@@ -88,19 +97,22 @@ def define(
     if type(version) is not int or not 1 <= version <= VERSION_MAX:
         raise InvalidDefinition(name, f"version must be a whole number from 1 up, not {version!r}")
     keys = keys_of(name, states)
+    if isinstance(initial, type):
+        raise InvalidDefinition(name, f"initial must be a state with its data, not the class {initial.__name__}")
     all_starts = tuple(dict.fromkeys((key_of(initial), *starts)))
     for each, where in ((all_starts, "initial or starts"), (dead_ends, "dead_ends"), (unreached, "unreached")):
         check_states_named(name, keys, each, where)
-    if isinstance(initial, type):
-        raise InvalidDefinition(name, f"initial must be a state with its data, not the class {initial.__name__}")
     _check_kinds(
         name, rules=(rules, Rule), obligations=(obligations, ProofObligation), invariants=(invariants, Invariant)
     )
     check_names(name, rules, obligations, invariants)
+    check_functions(name, rules, obligations, invariants)
+    check_events(name, rules)
     check_rules(name, keys, rules, context)
     tables = tables_of(keys, rules)
     check_reach(name, tables, all_starts, dead_ends, unreached)
     outline = outline_of(name, version, keys, all_starts, rules, context, obligations, invariants)
+    check_texts(name, outline)
     return Definition(
         name=name,
         version=version,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from tai_state.errors import InvalidData
 from tai_state.machines.contexts import C
+from tai_state.machines.diffing import DefinitionDifference, difference_of
 from tai_state.machines.invariants import Invariant
 from tai_state.machines.obligations import ProofObligation
 from tai_state.machines.outline import Outline
@@ -70,3 +72,13 @@ class Definition(Generic[S, C]):
     def knows(self, state: object) -> bool:
         """Whether something is a state of this definition."""
         return key_of(state) in self.tables.exits
+
+    def diff(self, other: Definition[Any, Any]) -> DefinitionDifference:
+        """What changes from this definition to another one.
+
+        Raises:
+            InvalidData: it is not a definition.
+        """
+        if not isinstance(other, Definition):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidData(f"a definition can be compared with another one, not with {other!r}")
+        return difference_of(self.outline, other.outline)

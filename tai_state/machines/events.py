@@ -6,7 +6,6 @@ from types import NoneType
 from typing import Any, Generic, overload
 
 from tai_state.machines.contexts import P
-from tai_state.values.checks import instance_option
 
 
 class MachineEvent(Generic[P]):
@@ -26,7 +25,10 @@ class MachineEvent(Generic[P]):
     @overload
     def __init__(self, name: str, payload: type[P]) -> None: ...
     def __init__(self, name: str, payload: Any = NoneType) -> None:
-        instance_option(name, str, "name", "the name of an event")
+        if type(name) is not str or not name:
+            raise TypeError(f"name must be a text that is not empty, not {name!r}")
+        if not isinstance(payload, type):
+            raise TypeError(f"payload must be a class, not {payload!r}")
         self.name: str = name
         self.payload: type[P] = payload
 

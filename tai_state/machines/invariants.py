@@ -126,9 +126,12 @@ class Invariant(msgspec.Struct, Generic[S, C], frozen=True):
         An invariant that raises does not hold.
         """
         try:
-            found = self.check(present)
+            found: object = self.check(present)
         except Exception as error:  # noqa: BLE001 - whatever it raises, the invariant is not shown to hold
             return CustomViolation(self.name, f"{type(error).__name__}: {error}")
         if found is True:
             return None
-        return CustomViolation(self.name, self.description) if found is False else found
+        if isinstance(found, Violation):
+            return found
+        what = self.description if found is False else f"it answered {found!r}, neither True nor False nor a violation"
+        return CustomViolation(self.name, what)

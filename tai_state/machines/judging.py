@@ -6,19 +6,20 @@ invariant kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, Generic, TypeAlias
+from itertools import starmap
+from typing import Any, Final, Generic, TypeAlias
 
 import msgspec
 
-from tai_state.errors import InvalidTransition, InvariantViolation, PreconditionFailed, TaiStateError
+from tai_state.errors import InvalidData, InvalidTransition, InvariantViolation, PreconditionFailed, TaiStateError
 from tai_state.machines.checks import check_state
 from tai_state.machines.contexts import C, EventContext, Present, TransitionContext
 from tai_state.machines.definition import Definition
 from tai_state.machines.invariants import Violation
-from tai_state.machines.rules import Proof, Rule
-from tai_state.machines.states import S, facts_of, key_of, name_of
+from tai_state.machines.rules import Rule
+from tai_state.machines.states import ComponentState, S, facts_of, key_of, name_of
 from tai_state.machines.triggers import Command, Event, Timeout, Trigger
 
 
@@ -88,7 +89,9 @@ class Refusal(msgspec.Struct, frozen=True):
 Verdict: TypeAlias = Step[S, C] | Refusal
 """Either the step, or why it must not be taken."""
 
-_Failed: TypeAlias = tuple[str | None, Exception | None]
+_BY_RULE: Final = StepKind.TRANSITION  # a name of its own: Python 3.11 looks members of an enum up slowly
+
+_Why: TypeAlias = tuple[str | None, Exception | None]
 """Why something is not proven, as far as it says, and what it raised."""
 
 _Edge: TypeAlias = tuple[TransitionContext[S, C], Rule[S, C]]
@@ -117,14 +120,17 @@ def judge_step(
         InvalidData: it is not a state of the definition.
     """
     state = present.state
-    rules = definition.tables.steps.get((key_of(state), key_of(to_state)))
+    source = state if isinstance(state, ComponentState) else type(state)
+    target = to_state if isinstance(to_state, ComponentState) else type(to_state)
+    rules = definition.tables.steps.get((source, target))
     if rules is None:
         check_state(definition, to_state)
         return _no_rule(definition, present, key_of(to_state))
     context = TransitionContext(state, to_state, present.epoch, present.context, trigger, metadata)
-    if rules[0].guard is None:
-        return _settled(definition, present, context, rules[0], update)
-    return _judged(definition, present, [(context, rule) for rule in rules], update)
+    rule = rules[0]
+    if rule.guard is None and rule.event is None:
+        return _settled(definition, present, context, rule, update)
+    return _judged(definition, present, ((_with_payload(context, rule, None), rule) for rule in rules), update)
 
 
 def judge_event(
@@ -138,32 +144,27 @@ def judge_event(
         name: the name of the event.
         payload: what it brings.
         metadata: the caller's facts for guards and obligations.
+
+    Raises:
+        InvalidData: the definition knows the event with another payload.
     """
     edges = definition.tables.events.get((key_of(present.state), name))
     if edges is None:
         taking = dict.fromkeys(source for source, event in definition.tables.events if event == name)
         where = f"; it is taken in {', '.join(map(name_of, taking))}" if taking else ""
         return _invalid(definition, present, "", "", f"no rule takes the event {name!r} in this state{where}")
-    trigger, state = Event(name), present.state
-    return _judged(
-        definition,
-        present,
-        [
-            (
-                EventContext(
-                    state,
-                    _entered(target, rule, payload),
-                    present.epoch,
-                    present.context,
-                    trigger,
-                    metadata,
-                    payload=payload,
-                ),
-                rule,
-            )
-            for target, rule in edges
-        ],
-    )
+    event: Any = edges[0][1].event
+    if not isinstance(payload, event.payload):
+        what = f"{type(payload).__name__}, and the machine {definition.name!r} expects {event.payload.__name__}"
+        raise InvalidData(f"the event {name!r} brings {what}")
+    trigger = Event(name)
+
+    def seen(target: Any, rule: Rule[S, C]) -> _Edge[S, C]:
+        entered = _entered(target, rule, payload)
+        context = TransitionContext(present.state, entered, present.epoch, present.context, trigger, metadata)
+        return _with_payload(context, rule, payload), rule
+
+    return _judged(definition, present, starmap(seen, edges))
 
 
 def judge_time_out(definition: Definition[S, C], present: Present[S, C]) -> Verdict[S, C]:
@@ -174,7 +175,7 @@ def judge_time_out(definition: Definition[S, C], present: Present[S, C]) -> Verd
     to_state = _entered(rule.targets[0], rule, None)
     trigger = Timeout(rule.timeout_ms)
     context = TransitionContext(present.state, to_state, present.epoch, present.context, trigger)
-    return _judged(definition, present, [(context, rule)])
+    return _settled(definition, present, context, rule, None)
 
 
 def judge_force(definition: Definition[S, C], present: Present[S, C], to_state: S, reason: str) -> Step[S, C]:
@@ -188,13 +189,13 @@ def judge_force(definition: Definition[S, C], present: Present[S, C], to_state: 
 def _judged(
     definition: Definition[S, C],
     present: Present[S, C],
-    edges: Sequence[_Edge[S, C]],
+    edges: Iterable[_Edge[S, C]],
     update: Callable[[C], C] | None = None,
 ) -> Verdict[S, C]:
     """Judge a step by the first of several rules whose guard holds."""
     first: Refusal | None = None
     for context, rule in edges:
-        failed = None if rule.guard is None else _unproven(rule.guard, context)
+        failed = _not_by(definition, context, rule)
         if failed is None:
             return _settled(definition, present, context, rule, update)
         if first is None:
@@ -203,6 +204,22 @@ def _judged(
             first = _invalid(definition, present, to_state, rule.name, reason or rule.refusal, cause)
     assert first is not None  # noqa: S101 - tables have no entry without a rule
     return first
+
+
+def _not_by(
+    definition: Definition[Any, Any], context: TransitionContext[Any, Any], rule: Rule[Any, Any]
+) -> _Why | None:
+    """Why a rule does not allow a step; None if it does."""
+    pair = key_of(context.from_state), key_of(context.to_state)
+    if rule.enter is not None and (pair in definition.tables.forbidden or not rule.covers(*pair)):
+        return f"it gave the state {name_of(pair[1])}, to which it does not lead", None
+    if rule.guard is None:
+        return None
+    try:
+        answer: Any = rule.guard(context)
+    except Exception as error:  # noqa: BLE001 - whatever it raises, the rule does not apply
+        answer = error
+    return None if answer is True else _why(answer)
 
 
 def _settled(
@@ -214,9 +231,12 @@ def _settled(
 ) -> Verdict[S, C]:
     """Judge a step that a rule allows by the obligations and the invariants."""
     for obligation in definition.obligations:
-        failed = _unproven(obligation.verify, context)
-        if failed is not None:
-            what, (reason, cause) = obligation.description, failed
+        try:
+            answer: Any = obligation.verify(context)
+        except Exception as error:  # noqa: BLE001 - whatever it raises, nothing is proven
+            answer = error
+        if answer is not True:
+            what, (reason, cause) = obligation.description, _why(answer)
             return _refused(PreconditionFailed, definition, context, what, reason or f"not proven: {what}", cause)
     data = present.context
     if rule.update is not None:
@@ -228,20 +248,31 @@ def _settled(
         violation = invariant.violation(after)
         if violation is not None:
             return _refused(InvariantViolation, definition, context, invariant.name, str(violation))
-    return Step(present, after, context.trigger, StepKind.TRANSITION, rule)
+    return Step(present, after, context.trigger, _BY_RULE, rule)
 
 
-def _unproven(function: Callable[[Any], Proof], context: TransitionContext[Any, Any]) -> _Failed | None:
-    """Ask a guard or an obligation. None if it holds, else why it does not, as far as it says, and what it raised."""
-    try:
-        answer: Any = function(context)
-    except Exception as error:  # noqa: BLE001 - whatever it raises, nothing is proven
-        return f"{type(error).__name__}: {error}", error
-    if answer is True:
-        return None
+def _why(answer: object) -> _Why:
+    """Why something is not proven, by the answer of a guard or an obligation, or by what it raised."""
+    if isinstance(answer, Exception):
+        return f"{type(answer).__name__}: {answer}", answer
     if answer is False:
         return None, None
     return answer if isinstance(answer, str) else f"it answered {answer!r}, neither True nor False nor a reason", None
+
+
+def _with_payload(context: TransitionContext[S, C], rule: Rule[S, C], payload: Any) -> TransitionContext[S, C]:
+    """A step as the functions of a rule see it: with a payload if the rule is for an event."""
+    if rule.event is None:
+        return context
+    return EventContext(
+        context.from_state,
+        context.to_state,
+        context.epoch,
+        context.context,
+        context.trigger,
+        context.metadata,
+        payload=payload,
+    )
 
 
 def _entered(target: Any, rule: Rule[Any, Any], payload: Any) -> Any:

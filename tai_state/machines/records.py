@@ -13,7 +13,7 @@ from tai_state.machines.states import S
 from tai_state.machines.triggers import Trigger
 
 
-class TransitionRecord(msgspec.Struct, Generic[S], frozen=True, kw_only=True, gc=False):
+class TransitionRecord(msgspec.Struct, Generic[S], frozen=True, gc=False):
     """A step that a machine took. Its text is one line of a log.
 
     Attributes:

@@ -9,7 +9,7 @@ import msgspec
 
 from tai_state.machines.contexts import C, EventContext, P, TransitionContext
 from tai_state.machines.events import MachineEvent
-from tai_state.machines.states import S, StateKey, facts_of, key_of, name_of
+from tai_state.machines.states import S, StateKey, facts_of, is_key, key_of, name_of
 from tai_state.values.checks import seconds_option
 
 Proof: TypeAlias = bool | str
@@ -148,7 +148,7 @@ def allow(  # noqa: D417 - the signatures above name what `more` holds
         advances_epoch: whether the step begins a new epoch.
         effects: the names of effects that the step has. They stand in the machine's state until they are done.
     """
-    return _rule(_keys(source), _keys(target), **more)
+    return _rule(_keys(source), _named_keys(target), **more)
 
 
 def _rule(sources: Any, targets: Any, *, name: Any = None, on: Any = None, effects: Any = (), **more: Any) -> Any:
@@ -185,7 +185,7 @@ def forbid(
         name=name or f"No{_joined(sources)}To{_joined(targets)}",
         sources=sources,
         targets=targets,
-        unless_from=tuple(unless_from),
+        unless_from=_named_keys(unless_from) if unless_from else (),
         is_forbidding=True,
         reason=reason,
     )
@@ -200,7 +200,7 @@ def time_out(source: StateKey[S], target: StateKey[S], *, seconds: float, name: 
         seconds: the time from entering the state.
         name: the name of the rule; by default made of the names of the states.
     """
-    sources, targets = _keys(source), _keys(target)
+    sources, targets = _named_keys((source,)), _named_keys((target,))
     return Rule(
         name=name or f"{_joined(sources)}To{_joined(targets)} in time",
         sources=sources,
@@ -210,10 +210,24 @@ def time_out(source: StateKey[S], target: StateKey[S], *, seconds: float, name: 
 
 
 def _keys(states: Any) -> tuple[Any, ...] | None:
-    """The keys of one state or several; None for any."""
-    if isinstance(states, AnyState):
-        return None
-    return tuple(states) if isinstance(states, Sequence) else (states,)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    """The keys of one state or several; None for any.
+
+    Raises:
+        TypeError: they are not states, or something is not given by its class.
+        ValueError: there is none.
+    """
+    return None if isinstance(states, AnyState) else _named_keys(states)
+
+
+def _named_keys(states: Any) -> tuple[Any, ...]:
+    """The same, without any."""
+    keys: tuple[Any, ...] = tuple(dict.fromkeys(states if isinstance(states, Sequence) else (states,)))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if not keys:
+        raise ValueError("a rule must name at least one state")
+    for key in keys:
+        if not is_key(key):
+            raise TypeError(f"a rule names members of an enum of states, or classes of states with data, not {key!r}")
+    return keys
 
 
 def _joined(keys: tuple[Any, ...] | None) -> str:

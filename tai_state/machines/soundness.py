@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any, Final
 
+import msgspec
+
 from tai_state.errors import InvalidDefinition
+from tai_state.machines.invariants import Invariant, Severity
+from tai_state.machines.obligations import ProofObligation
+from tai_state.machines.outline import Outline
 from tai_state.machines.rules import Rule
-from tai_state.machines.states import ComponentState, DataState, StateFacts, facts_of, name_of
+from tai_state.machines.states import OWN_NAMES, ComponentState, DataState, StateFacts, facts_of, is_key, name_of
 from tai_state.machines.tables import Tables, pairs_of
+from tai_state.values.json import NOT_JSON, to_bytes
 
 STATES_MAX: Final = 1_000
 """How many states a definition may have: tables, diagrams and pages are made of pairs of them."""
@@ -25,15 +32,19 @@ def keys_of(name: str, states: Any) -> tuple[Any, ...]:
         InvalidDefinition: they are not states, none, too many, or two have one name.
     """
     is_enum = isinstance(states, type) and issubclass(states, ComponentState)
-    keys: tuple[Any, ...] = tuple(states) if is_enum or isinstance(states, Sequence) else (states,)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType, reportArgumentType]
+    keys: tuple[Any, ...] = tuple(states) if is_enum or isinstance(states, Sequence) else (states,)  # pyright: ignore[reportArgumentType, reportUnknownArgumentType, reportUnknownVariableType]
     if not is_enum:
         for key in keys:
-            if not (isinstance(key, type) and issubclass(key, DataState)):
+            if not is_key(key) or isinstance(key, ComponentState):
                 raise InvalidDefinition(
                     name, f"states must be an enum of ComponentState, or classes of DataState: {key!r}"
                 )
             if not isinstance(getattr(key, "facts", None), StateFacts):
                 raise InvalidDefinition(name, f"the state {key.__name__} does not say what it is: facts = described(…)")
+            if hidden := sorted(OWN_NAMES & key.model_fields.keys()):
+                raise InvalidDefinition(
+                    name, f"the field {hidden[0]!r} of {key.__name__} has a name that every state has"
+                )
     if not 1 <= len(keys) <= STATES_MAX:
         raise InvalidDefinition(name, f"a definition has 1 to {STATES_MAX} states, and this one has {len(keys)}")
     _check_unique(name, "states", map(name_of, keys))
@@ -49,6 +60,57 @@ def check_names(name: str, rules: Sequence[Any], obligations: Sequence[Any], inv
     _check_unique(name, "rules", (each.name for each in rules))
     _check_unique(name, "obligations", (each.description for each in obligations))
     _check_unique(name, "invariants", (each.name for each in invariants))
+
+
+def check_functions(
+    name: str,
+    rules: Sequence[Rule[Any, Any]],
+    obligations: Sequence[ProofObligation[Any, Any]],
+    invariants: Sequence[Invariant[Any, Any]],
+) -> None:
+    """Check that what is to be called can be called and answers at once, and that severities are some.
+
+    Raises:
+        InvalidDefinition: it cannot, or it is asynchronous.
+    """
+    functions: list[tuple[str, object]] = []
+    for rule in rules:
+        used = {"guard": rule.guard, "update": rule.update, "enter": rule.enter}
+        functions += [
+            (f"the {what} of the rule {rule.name!r}", each) for what, each in used.items() if each is not None
+        ]
+    functions += [(f"the obligation {each.description!r}", each.verify) for each in obligations]
+    functions += [(f"the invariant {each.name!r}", each.check) for each in invariants]
+    for what, function in functions:
+        if not callable(function) or iscoroutinefunction(function):
+            raise InvalidDefinition(name, f"{what} must be a plain function, not {function!r}")
+    for each in invariants:
+        if not isinstance(each.severity, Severity):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidDefinition(name, f"the severity of the invariant {each.name!r} must be a Severity")
+
+
+def check_texts(name: str, outline: Outline) -> None:
+    """Check that an outline can be stored, and read again.
+
+    Raises:
+        InvalidDefinition: a text in it is none, or not valid Unicode.
+    """
+    try:
+        msgspec.json.decode(to_bytes(outline), type=Outline)
+    except (TypeError, *NOT_JSON, UnicodeEncodeError) as error:
+        raise InvalidDefinition(repr(name), f"a name, a description or a reason is no text: {error}") from None
+
+
+def check_events(name: str, rules: Sequence[Rule[Any, Any]]) -> None:
+    """Check that an event is one thing throughout a definition.
+
+    Raises:
+        InvalidDefinition: two events share a name and bring different payloads.
+    """
+    payloads: dict[str, object] = {}
+    for event in (rule.event for rule in rules if rule.event is not None):
+        if payloads.setdefault(event.name, event.payload) is not event.payload:
+            raise InvalidDefinition(name, f"two events are named {event.name!r}, with different payloads")
 
 
 def check_states_named(name: str, states: Sequence[Any], named: Iterable[Any], where: str) -> None:
@@ -101,6 +163,8 @@ def _check_allowing(
         source, target = map(name_of, forbidden[0])
         other = forbids[forbidden[0]].name
         raise InvalidDefinition(name, f"{rule.name!r} allows {source} to {target}, and {other!r} forbids it")
+    if rule.enter is not None and rule.event is None:
+        raise InvalidDefinition(name, f"the rule {rule.name!r} has `enter`, and no event whose payload it would take")
     if rule.update is not None and context is None:
         raise InvalidDefinition(name, f"the rule {rule.name!r} updates a context, and the definition names none")
     if rule.timeout_ms is not None or (rule.event is not None and rule.enter is None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,6 +45,8 @@ def described(
         terminal: whether no step leaves it.
         accepts_new_work: whether new work may be given to the component.
     """
+    if type(description) is not str:
+        raise TypeError(f"description must be text, not {description!r}")
     works = not failure if operational is None else operational
     return StateFacts(description, failure, works, terminal, accepts_new_work)
 
@@ -184,6 +186,17 @@ class DataState(MachineState, BaseModel):
         """The kind of component that this is a state of: the name of the base that its states share."""
         family = [each for each in type(self).__mro__ if issubclass(each, DataState)]
         return family[max(len(family) - 2, 0)].__name__
+
+
+OWN_NAMES: Final = frozenset(
+    name for base in (MachineState, DataState) for name, member in vars(base).items() if isinstance(member, property)
+)
+"""What every state has, so that a field of this name could not be read."""
+
+
+def is_key(key: object) -> bool:
+    """Whether something is the key of a state."""
+    return isinstance(key, ComponentState) or (isinstance(key, type) and issubclass(key, DataState))
 
 
 def key_of(state: Any) -> Any:
