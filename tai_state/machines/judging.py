@@ -295,10 +295,23 @@ def _no_rule(definition: Definition[Any, Any], present: Present[Any, Any], targe
         [rule, *_] = here
         by = "a timer" if rule.event is None else f"the event {rule.event.name!r}"
         return _invalid(definition, present, to_state, rule.name, f"only {by} leads there")
-    for rule in definition.rules:
-        if not rule.is_forbidding and target in (rule.targets or ()):
-            return _invalid(definition, present, to_state, rule.name, rule.refusal)
-    return _invalid(definition, present, to_state, "", "no rule leads there")
+    nearest = _nearest(definition, source, target)
+    if nearest is None:
+        return _invalid(definition, present, to_state, "", "no rule leads there")
+    return _invalid(definition, present, to_state, nearest.name, nearest.refusal)
+
+
+def _nearest(definition: Definition[Any, Any], source: Any, target: Any) -> Rule[Any, Any] | None:
+    """Of the rules that lead to a state, the one that the machine can use after the fewest steps; else the first."""
+    leading = [rule for rule in definition.rules if not rule.is_forbidding and target in (rule.targets or ())]
+    seen, ahead = {source}, [source] if len(leading) > 1 else []
+    while ahead:
+        for rule in leading:
+            if any(rule.covers(key, target) for key in ahead):
+                return rule
+        ahead = list(dict.fromkeys(key for near in ahead for key in definition.tables.exits[near] if key not in seen))
+        seen.update(ahead)
+    return leading[0] if leading else None
 
 
 def _invalid(

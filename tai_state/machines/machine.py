@@ -17,9 +17,17 @@ from tai_state.machines.checks import NO_FACTS, check_definition, check_payload,
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
 from tai_state.machines.events import MachineEvent
-from tai_state.machines.judging import Step, StepKind, Verdict, judge_event, judge_force, judge_step
+from tai_state.machines.judging import (
+    Step,
+    StepKind,
+    Verdict,
+    judge_event,
+    judge_force,
+    judge_step,
+    judge_time_out,
+)
 from tai_state.machines.records import TransitionRecord
-from tai_state.machines.states import MachineState, S
+from tai_state.machines.states import MachineState, S, key_of
 from tai_state.machines.triggers import TRIGGERS, Command, Event, Trigger, check_trigger
 from tai_state.values.checks import whole_option
 from tai_state.values.metadata import check_text
@@ -98,13 +106,14 @@ class StateMachine(Generic[S, C]):
     ) -> None:
         check_definition(definition)
         self.definition: Definition[S, C] = definition
-        clock = SystemClock() if clock is None else clock
-        self._monotonic_ns, self._now = clock.monotonic_ns, clock.now
+        self._clock: MachineClock = SystemClock() if clock is None else clock
+        self._monotonic_ns, self._now = self._clock.monotonic_ns, self._clock.now
         self._present: Present[S, C] = check_start(
             definition, definition.initial if initial is None else initial, context
         )
         self._history = deque[TransitionRecord[S]](maxlen=whole_option(history_limit, "history_limit", 1))
         self._lock = RLock()
+        self._log_fields: dict[str, object] = {"machine": definition.name}
         self._next_id = 0
         began = self._monotonic_ns()
         self._taken(Step(self._present, self._present, Event("Initialization"), StepKind.INITIALIZE, None), began)
@@ -198,6 +207,23 @@ class StateMachine(Generic[S, C]):
             began = self._monotonic_ns()
             return self._taken(judge_event(self.definition, self._present, event.name, payload, metadata), began)
 
+    def run_timer(self) -> TransitionRecord[S] | None:
+        """Take the step of its state's time-out, if the time is over. A machine in memory does so only when asked.
+
+        Returns:
+            what became of it; None if the state has no time-out, or its time is not over.
+
+        Raises:
+            PreconditionFailed: an obligation is not proven.
+            InvariantViolation: an invariant would not hold after it.
+        """
+        with self._lock:
+            began = self._monotonic_ns()
+            rule = self.definition.tables.timeouts.get(key_of(self._present.state))
+            if rule is None or rule.timeout_ms is None or began - self._entered_ns < rule.timeout_ms * 1_000_000:
+                return None
+            return self._taken(judge_time_out(self.definition, self._present), began)
+
     def force_state(self, new_state: S, reason: str) -> TransitionRecord[S]:
         """Put the machine into a state against all rules, for recovery. It is recorded, and logged as a warning.
 
@@ -236,7 +262,7 @@ class StateMachine(Generic[S, C]):
         if not isinstance(verdict, Step):
             name = self.definition.name
             error = verdict.to_error(name)
-            _log.warning("%s", error, extra={"machine": name})
+            _log.warning("%s", error, extra=self._log_fields)
             raise error
         before, after = verdict.before, verdict.after
         if before is not self._present:
@@ -259,9 +285,9 @@ class StateMachine(Generic[S, C]):
         self._next_id = number + 1
         self._history.append(record)
         if verdict.kind is _FORCED:
-            _log.warning("%s: forced %s", self.definition.name, record, extra={"machine": self.definition.name})
-        elif _log.isEnabledFor(INFO):
-            _log.info("%s: %s", self.definition.name, record, extra={"machine": self.definition.name})
+            _log.warning("%s: forced %s", self.definition.name, record, extra=self._log_fields)
+        elif verdict.rule is not None and _log.isEnabledFor(INFO):
+            _log.info("%s: %s", self.definition.name, record, extra=self._log_fields)
         return record
 
 

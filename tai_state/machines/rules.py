@@ -9,7 +9,7 @@ import msgspec
 
 from tai_state.machines.contexts import C, EventContext, P, TransitionContext
 from tai_state.machines.events import MachineEvent
-from tai_state.machines.states import S, StateKey, is_key, key_of, name_of
+from tai_state.machines.states import S, StateKey, facts_of, is_key, key_of, name_of
 from tai_state.values.checks import seconds_option
 
 Proof: TypeAlias = bool | str
@@ -75,7 +75,10 @@ class Rule(msgspec.Struct, Generic[S, C], frozen=True, kw_only=True):
 
     def covers(self, source: Any, target: Any) -> bool:
         """Whether the rule says something of a step between two states, given by their keys."""
-        leads_from = self.sources is None or source in self.sources
+        if self.sources is None:
+            leads_from = self.is_forbidding or not facts_of(source).is_terminal
+        else:
+            leads_from = source in self.sources
         leads_to = self.targets is None or target in self.targets
         return leads_from and leads_to and source not in self.unless_from
 

@@ -31,7 +31,7 @@ TEXTS: dict[str, tuple[Any, Node, type[TransitionRefused], str]] = {
         NODE,
         Node.Ready,
         InvalidTransition,
-        "invalid transition from Ready to Ready: Transition rule 'CommittingToReady' failed (rule 'CommittingToReady')",
+        "invalid transition from Ready to Ready: Transition rule 'DegradedToReady' failed (rule 'DegradedToReady')",
     ),
     "an obligation": (
         node(obligations=[QUORUM]),

@@ -211,7 +211,6 @@ def test_steps_are_logged():
         logger.setLevel(logging.NOTSET)
     time, why = "[12:00:05.000]", "skips the commitment (rule 'NoComputingToReady')"
     assert [(each.levelname, each.getMessage()) for each in heard] == [
-        ("INFO", f"node: {time} Ready → Ready (Event: Initialization) [0µs]"),
         ("INFO", f"node: {time} Ready → Computing (Command: go) [0µs]"),
         (
             "WARNING",
