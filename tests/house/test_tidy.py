@@ -32,7 +32,10 @@ ROOMS = (
 
 PURE = ("values/", "machines/")
 """Where the same call gives the same result, except in the shells."""
-SHELLS = {"machines/machine.py", "machines/asking.py", "machines/persistent.py"}
+SHELLS = {
+    *("machines/machine.py", "machines/asking.py", "machines/persistent.py", "machines/monitoring.py"),
+    *("machines/ready/coordinator.py", "machines/ready/request.py"),
+}
 """The files of pure rooms that take the time, log, or wait for a store; the others do not know them."""
 IMPURE = {"asyncio", "random", "time", "uuid", "logging", "os", "sys", "socket", "threading", "anyio", "trio", "apsw"}
 

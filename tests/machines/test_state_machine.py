@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -236,10 +237,15 @@ def test_threads_take_one_step_after_the_other():
                 machine.transition_history  # noqa: B018
 
     threads = [threading.Thread(target=work) for _ in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that a step that is not alone is overtaken
+    try:
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    finally:
+        sys.setswitchinterval(interval)
     history = machine.transition_history
     assert sorted(taken) == [*range(1, len(taken) + 1)]
     assert [each.id for each in history] == [*range(len(taken) + 1)]
