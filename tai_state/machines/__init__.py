@@ -14,6 +14,7 @@ from tai_state.machines.drawing import to_dot as to_dot
 from tai_state.machines.drawing import to_mermaid as to_mermaid
 from tai_state.machines.drawing import to_table as to_table
 from tai_state.machines.events import MachineEvent as MachineEvent
+from tai_state.machines.history import MachineEventRecord as MachineEventRecord
 from tai_state.machines.invariants import CustomViolation as CustomViolation
 from tai_state.machines.invariants import EpochSkew as EpochSkew
 from tai_state.machines.invariants import IncompleteAssignment as IncompleteAssignment
@@ -34,6 +35,7 @@ from tai_state.machines.monitoring import InvariantMonitor as InvariantMonitor
 from tai_state.machines.monitoring import MonitorClock as MonitorClock
 from tai_state.machines.monitoring import MonitorCounters as MonitorCounters
 from tai_state.machines.obligations import ProofObligation as ProofObligation
+from tai_state.machines.persistent import PersistentMachine as PersistentMachine
 from tai_state.machines.records import TransitionRecord as TransitionRecord
 from tai_state.machines.rules import ANY_STATE as ANY_STATE
 from tai_state.machines.rules import AnyState as AnyState
@@ -42,6 +44,7 @@ from tai_state.machines.rules import Rule as Rule
 from tai_state.machines.rules import allow as allow
 from tai_state.machines.rules import forbid as forbid
 from tai_state.machines.rules import time_out as time_out
+from tai_state.machines.snapshots import MachineSnapshot as MachineSnapshot
 from tai_state.machines.states import ComponentState as ComponentState
 from tai_state.machines.states import DataState as DataState
 from tai_state.machines.states import MachineState as MachineState

@@ -46,7 +46,7 @@ ANSWERS = ("errors.py", "testing/", "engines/memory.py", "engines/sqlite/", "eng
 """Where refusals and lost answers come from, or are made on purpose."""
 
 LINES_MAX = 400
-LINES_MAX_OF = {"errors.py": 600, "store/store.py": 600}
+LINES_MAX_OF = {"errors.py": 700, "store/store.py": 600}
 """The tree of errors is read as a whole, and so are the methods of a store."""
 FUNCTION_LINES_MAX = 60
 

@@ -75,4 +75,4 @@ class InferenceRequestStateMachine(StateMachine[RequestState, None]):
 
     def total_time(self) -> timedelta:
         """How long ago the request was made."""
-        return timedelta(microseconds=(self._clock.monotonic_ns() - self._made_ns) / 1000)
+        return timedelta(microseconds=(self._monotonic_ns() - self._made_ns) / 1000)
