@@ -32,7 +32,7 @@ def check_state(definition: Definition[Any, Any], state: object) -> None:
     Raises:
         InvalidData: it is not.
     """
-    if isinstance(state, type) or not definition.knows(state):
+    if not definition.knows(state):
         names = ", ".join(map(name_of, definition.states))
         raise InvalidData(f"{state!r} is not a state of the machine {definition.name!r}, whose states are {names}")
 

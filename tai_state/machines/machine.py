@@ -106,8 +106,8 @@ class StateMachine(Generic[S, C]):
     ) -> None:
         check_definition(definition)
         self.definition: Definition[S, C] = definition
-        clock = SystemClock() if clock is None else clock
-        self._monotonic_ns, self._now = clock.monotonic_ns, clock.now
+        self._clock: MachineClock = SystemClock() if clock is None else clock
+        self._monotonic_ns, self._now = self._clock.monotonic_ns, self._clock.now
         self._present: Present[S, C] = check_start(
             definition, definition.initial if initial is None else initial, context
         )
@@ -286,7 +286,7 @@ class StateMachine(Generic[S, C]):
         self._history.append(record)
         if verdict.kind is _FORCED:
             _log.warning("%s: forced %s", self.definition.name, record, extra=self._log_fields)
-        elif _log.isEnabledFor(INFO):
+        elif verdict.rule is not None and _log.isEnabledFor(INFO):
             _log.info("%s: %s", self.definition.name, record, extra=self._log_fields)
         return record
 

@@ -216,6 +216,7 @@ def test_definitions_are_equal_if_they_say_the_same():
     assert not one.knows(Lamp.Ready)
     assert ORDER.knows(Open())
     assert not ORDER.knows(Open)
+    assert one.allowed(Lamp.Ready) == ()  # type: ignore[arg-type]
     assert ORDER.allowed(Open()) == ("Paid", "Closed")
 
 
