@@ -28,6 +28,7 @@ from tai_state.machines.invariants import Violation as Violation
 from tai_state.machines.judging import Refusal as Refusal
 from tai_state.machines.judging import Step as Step
 from tai_state.machines.judging import StepKind as StepKind
+from tai_state.machines.judging import Verdict as Verdict
 from tai_state.machines.machine import MachineClock as MachineClock
 from tai_state.machines.machine import StateMachine as StateMachine
 from tai_state.machines.monitoring import Alert as Alert
@@ -35,12 +36,16 @@ from tai_state.machines.monitoring import InvariantMonitor as InvariantMonitor
 from tai_state.machines.monitoring import MonitorClock as MonitorClock
 from tai_state.machines.monitoring import MonitorCounters as MonitorCounters
 from tai_state.machines.obligations import ProofObligation as ProofObligation
+from tai_state.machines.outline import Outline as Outline
+from tai_state.machines.outline import RuleOutline as RuleOutline
+from tai_state.machines.outline import StateOutline as StateOutline
 from tai_state.machines.persistent import PersistentMachine as PersistentMachine
 from tai_state.machines.records import TransitionRecord as TransitionRecord
 from tai_state.machines.rules import ANY_STATE as ANY_STATE
 from tai_state.machines.rules import AnyState as AnyState
 from tai_state.machines.rules import Proof as Proof
 from tai_state.machines.rules import Rule as Rule
+from tai_state.machines.rules import States as States
 from tai_state.machines.rules import allow as allow
 from tai_state.machines.rules import forbid as forbid
 from tai_state.machines.rules import time_out as time_out
@@ -49,6 +54,7 @@ from tai_state.machines.states import ComponentState as ComponentState
 from tai_state.machines.states import DataState as DataState
 from tai_state.machines.states import MachineState as MachineState
 from tai_state.machines.states import StateFacts as StateFacts
+from tai_state.machines.states import StateKey as StateKey
 from tai_state.machines.states import described as described
 from tai_state.machines.system_invariants import SYSTEM_INVARIANTS as SYSTEM_INVARIANTS
 from tai_state.machines.system_invariants import Finding as Finding

@@ -127,7 +127,7 @@ def define(
         unreached=tuple(unreached),
         outline=outline,
         hash=deciding_hash(outline),
-        tables=tables,
+        _tables=tables,
         keys={name_of(key): key for key in keys},
     )
 

@@ -36,7 +36,6 @@ class Definition(Generic[S, C]):
         unreached: states that no rule leads to, on purpose.
         outline: all of this as a JSON object, functions by their names.
         hash: tells definitions apart by what they allow: two that differ in descriptions and reasons alone share it.
-        tables: the rules as tables; not part of the public interface.
         keys: the states without their data, by their names.
     """
 
@@ -53,8 +52,13 @@ class Definition(Generic[S, C]):
     unreached: tuple[Any, ...]
     outline: Outline
     hash: str
-    tables: Tables
+    _tables: Tables
     keys: dict[str, Any]
+
+    @property
+    def tables(self) -> Tables:
+        """The rules as tables, for the library's own use; not part of the public interface."""
+        return self._tables
 
     def __repr__(self) -> str:
         return f"<Definition {self.name!r} version {self.version}, {len(self.states)} states, hash {self.hash}>"
@@ -67,11 +71,11 @@ class Definition(Generic[S, C]):
 
     def allowed(self, state: S) -> tuple[str, ...]:
         """The names of the states that rules lead to from a state. Guards, obligations and invariants are not asked."""
-        return tuple(map(name_of, self.tables.exits.get(key_of(state), ())))
+        return tuple(map(name_of, self._tables.exits.get(key_of(state), ())))
 
     def knows(self, state: object) -> bool:
         """Whether something is a state of this definition."""
-        return key_of(state) in self.tables.exits
+        return key_of(state) in self._tables.exits
 
     def diff(self, other: Definition[Any, Any]) -> DefinitionDifference:
         """What changes from this definition to another one.

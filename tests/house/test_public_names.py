@@ -15,11 +15,12 @@ import pytest
 import tai_state
 from tai_state import TaiStateError, machines
 from tai_state.engines import api
+from tai_state.machines import ready
 
 ERRORS = [each for each in vars(tai_state).values() if isinstance(each, type) and issubclass(each, TaiStateError)]
 
-PUBLIC = (tai_state, machines)
-"""The modules whose names are public: the root, and that of machines, whose names would collide with everybody's."""
+PUBLIC = (tai_state, machines, ready)
+"""The modules whose names are public: the root, and those of machines, whose names would collide with everybody's."""
 
 
 def _public(module: ModuleType) -> dict[str, Any]:
