@@ -34,7 +34,7 @@ from tai_state.values.metadata import check_text
 
 T = TypeVar("T", bound=MachineState)
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("tai_state.machines")
 
 
 class MachineClock(Protocol):

@@ -28,7 +28,7 @@ from tai_state.values.checks import seconds_option, whole_option
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("tai_state.machines")
 
 _LEVELS: Final = {
     Severity.Info: logging.INFO,
