@@ -117,14 +117,16 @@ def asked_event(definition: Definition[S, C], event: MachineEvent[P], payload: P
 
 
 def asked_force(definition: Definition[S, C], new_state: S, reason: str, saying: Saying) -> Asked[S, C]:
-    """A forced step.
+    """A forced step; its reason takes the place of any other.
 
     Raises:
         InvalidData: it is not a state of the definition, or the reason is no text.
     """
     check_state(definition, new_state)
     check_text(reason, "reason")
-    intent = saying.intent(StepKind.FORCE, Command(reason), state_said(new_state))
+    who = msgspec.structs.replace(saying.who, reason=reason)
+    forcing = msgspec.structs.replace(saying, who=who, is_reasoned=True)
+    intent = forcing.intent(StepKind.FORCE, Command(reason), state_said(new_state))
 
     def judge(present: Present[S, C]) -> Verdict[S, C]:
         return judge_force(definition, present, new_state, reason)

@@ -108,7 +108,7 @@ def seal(
     if key is not present.state and (values := codec_of(key).to_json(present.state)):
         machine["values"] = values
     if violations:
-        machine["violations"] = msgspec.to_builtins(violations)
+        machine["violations"] = msgspec.to_builtins([*violations])
     rule = definition.tables.timeouts.get(key)
     if rule is not None and rule.timeout_ms is not None:
         machine["due"] = format_us(entered_us + rule.timeout_ms * 1000)

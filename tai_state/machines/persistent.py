@@ -216,7 +216,7 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
             InvalidData: it is not a state of the definition.
             Otherwise as :meth:`transition_to`.
         """
-        saying = Saying(self.core.who(metadata, self.metadata), False, event_id, timestamp)
+        saying = self._saying(metadata, event_id, timestamp)
         return await self._take(asked_force(self.definition, new_state, reason, saying), expected, fence)
 
     def history(

@@ -125,20 +125,12 @@ class MachineInTransaction(Generic[S, C]):
         timestamp: datetime | None = None,
     ) -> None:
         """Put the machine into a state at the end; see ``PersistentMachine.force_state``."""
-        saying = self._saying(metadata, event_id, timestamp, is_forced=True)
+        saying = self._saying(metadata, event_id, timestamp)
         self._add(asked_force(self._machine.definition, new_state, reason, saying))
 
-    def _saying(
-        self,
-        metadata: ChangeMetadata | None,
-        event_id: str | None,
-        timestamp: datetime | None,
-        *,
-        is_forced: bool = False,
-    ) -> Saying:
+    def _saying(self, metadata: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None) -> Saying:
         who = self._transaction.who(self._machine, metadata)
-        is_reasoned = metadata is not None and bool(metadata.reason) and not is_forced
-        return Saying(who, is_reasoned, event_id, timestamp)
+        return Saying(who, metadata is not None and bool(metadata.reason), event_id, timestamp)
 
     def _add(self, asked: Asked[S, C]) -> None:
         machine, transaction = self._machine, self._transaction
