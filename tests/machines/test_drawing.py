@@ -254,6 +254,13 @@ def test_hostile_texts_do_not_break_a_table():
     assert all(each.isprintable() for each in lines)
 
 
+def test_long_texts_are_cut():
+    """Of a long text its beginning is shown, and that it goes on."""
+    for shown in (to_table(_hostile()), to_dot(_hostile()), to_mermaid(_hostile()).replace("#8230;", "…")):
+        assert "x" * 119 + "…" in shown
+        assert "x" * 120 not in shown
+
+
 def test_wide_letters_count_twice_in_a_table():
     """The columns stay straight in a terminal, where some letters take two places."""
     states: Any = ComponentState("Wide", {each: described(each) for each in ("日本", "abcd")})  # type: ignore[arg-type]
