@@ -26,7 +26,7 @@ from tai_state.machines import (
     to_table,
 )
 
-from ..support.machine_kit import ORDER, Closed, Node, Open, Paid
+from ..support.machine_kit import ORDER, Closed, Node, Open, Paid, node
 
 
 class Job(ComponentState):
@@ -151,6 +151,13 @@ def test_a_table():
         )
     )
     assert plain.splitlines()[0].split() == ["from", "to", "may", "rule"]
+
+
+def test_what_is_forbidden_is_not_drawn_as_allowed():
+    """A step that a broad rule allows and another one forbids is shown as forbidden alone."""
+    rules = [allow(ANY_STATE, Node.Committing, name="any"), forbid(Node.Degraded, Node.Committing, "recover first")]
+    lines = [line.split()[:3] for line in to_table(node(rules)).splitlines()]
+    assert [line for line in lines if line[:2] == ["Degraded", "Committing"]] == [["Degraded", "Committing", "no"]]
 
 
 def test_what_is_forbidden_can_be_left_out():
