@@ -26,7 +26,7 @@ from tai_state.machines import (
     to_table,
 )
 
-from ..support.machine_kit import ORDER, Closed, Node, Open, Paid
+from ..support.machine_kit import ORDER, Closed, Node, Open, Paid, node
 
 
 class Job(ComponentState):
@@ -153,6 +153,13 @@ def test_a_table():
     assert plain.splitlines()[0].split() == ["from", "to", "may", "rule"]
 
 
+def test_what_is_forbidden_is_not_drawn_as_allowed():
+    """A step that a broad rule allows and another one forbids is shown as forbidden alone."""
+    rules = [allow(ANY_STATE, Node.Committing, name="any"), forbid(Node.Degraded, Node.Committing, "recover first")]
+    lines = [line.split()[:3] for line in to_table(node(rules)).splitlines()]
+    assert [line for line in lines if line[:2] == ["Degraded", "Committing"]] == [["Degraded", "Committing", "no"]]
+
+
 def test_what_is_forbidden_can_be_left_out():
     """Without forbidden steps neither notes nor dashed edges are drawn."""
     assert "note" not in to_mermaid(JOB, show_forbidden=False)
@@ -252,6 +259,13 @@ def test_hostile_texts_do_not_break_a_table():
     rules = definition.rules
     assert len(lines) == 2 + len(rules)
     assert all(each.isprintable() for each in lines)
+
+
+def test_long_texts_are_cut():
+    """Of a long text its beginning is shown, and that it goes on."""
+    for shown in (to_table(_hostile()), to_dot(_hostile()), to_mermaid(_hostile()).replace("#8230;", "…")):
+        assert "x" * 119 + "…" in shown
+        assert "x" * 120 not in shown
 
 
 def test_wide_letters_count_twice_in_a_table():
