@@ -18,6 +18,7 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, StateNotFound
+from tai_state.history.cleaned import mend_notes, put_note
 from tai_state.history.dropping import drop_damaged_snapshots
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
@@ -213,6 +214,7 @@ class Recovery:
             Put(stream.state, after, as_seen),
             Check(stream.event(after.version), PRESENT),
             Check(stream.event(after.version + 1), ABSENT),
+            *([put_note(stream)] if after.floor > 1 else []),
         ]
         unsound = await self._few(Check(stream.state, as_seen), map(stream.snapshot, rebuilt.unsound), writes)
         if unsound is None:
@@ -377,6 +379,7 @@ class Recovery:
             self._mended += mended
             self._strange += lost
             self._mended += await mend_records(self._core, governor, self._strange)
+            self._mended += await mend_notes(self._core, governor)
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:

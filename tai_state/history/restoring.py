@@ -15,6 +15,7 @@ import msgspec
 
 from tai_state.engines.api import At, Document, Put, Write
 from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.history.cleaned import put_note
 from tai_state.history.exportfile import Kind, Line
 from tai_state.streams.layout import Layout, Stream
 from tai_state.streams.records import EVENT, MARKER, EventRecord, MarkerRecord
@@ -31,12 +32,14 @@ class Item(msgspec.Struct, frozen=True):
         put: writes the document if it is not there.
         stream: the stream to which it belongs; None for a governor.
         events: the path of the event that a state or a marker is about; for a state also the path of the next one.
+        beside: what is written with it: the note of a stream whose first event this is, though it is not event 1.
     """
 
     kind: Kind
     put: Put
     stream: Stream | None = None
     events: tuple[str, ...] = ()
+    beside: tuple[Put, ...] = ()
 
     @property
     def reads(self) -> list[str]:
@@ -44,9 +47,22 @@ class Item(msgspec.Struct, frozen=True):
         state = [] if self.stream is None else [self.stream.state]
         return [self.put.path, *state, *self.events]
 
+    @property
+    def writes(self) -> list[Write]:
+        """What it writes where nothing is."""
+        return [self.put, *self.beside]
 
-def item_of(layout: Layout, governor_id: str, line: Line, put: Put) -> Item:
-    """The place of a line."""
+
+def item_of(layout: Layout, governor_id: str, line: Line, put: Put, *, is_late: bool) -> Item:
+    """The place of a line.
+
+    Args:
+        layout: the paths of the store.
+        governor_id: the governor.
+        line: the line.
+        put: writes its document.
+        is_late: whether it is the first event of a stream in the file, and not event 1.
+    """
     if line.kind == "governor":
         return Item(line.kind, put)
     if line.kind in ("state", "marker"):
@@ -55,7 +71,8 @@ def item_of(layout: Layout, governor_id: str, line: Line, put: Put) -> Item:
         events = [stream.event(version), *([stream.event(version + 1)] if line.kind == "state" else [])]
         return Item(line.kind, put, stream, tuple(events))
     segment = line.id if line.kind == "retired" else split_versioned(line.id)[0]
-    return Item(line.kind, put, layout.stream(governor_id, unescape_id(segment)))
+    stream = layout.stream(governor_id, unescape_id(segment))
+    return Item(line.kind, put, stream, beside=(put_note(stream),) if is_late else ())
 
 
 def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | None:

@@ -206,7 +206,7 @@ class Restore:
 
         def weigh(document: tuple[Item, int]) -> Weight:
             item, length = document
-            return Weight(1, len(item.put.path.encode()) + length)
+            return Weight(len(item.writes), sum(len(each.path.encode()) for each in item.writes) + length)
 
         for batch in Batches(self._core.engine.capabilities).split(self._documents(governor_id, path), weigh):
             yield [item for item, _ in batch]
@@ -214,13 +214,16 @@ class Restore:
     def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Item, int]]:
         """The documents of a file, each with the length of its line."""
         layout = self._core.layout
+        before = ""
         for line, length in lines_of(path):
             if line.kind == "end":
                 return
             # A governor document may already be there, with nothing under it, if a first write was refused.
             require = ANYTHING if line.kind == "governor" else ABSENT
             put = Put(_path(layout, governor_id, line), line.fields, require)
-            yield item_of(layout, governor_id, line, put), length
+            is_late = line.kind == "event" and before != "event" and line.fields["version"] > 1
+            yield item_of(layout, governor_id, line, put, is_late=is_late), length
+            before = line.kind
 
     async def _begin(self, header: Header, *, keep_changed: bool) -> Begun:
         """Store a note that this restore is under way, unless the governor already exists."""
@@ -313,7 +316,7 @@ class Restore:
                 if isinstance(found, str):
                     changed[found] = None
                 elif found is not None:
-                    writes.append(found)
+                    writes += [found, *item.beside]
             if changed and is_first:
                 return Failed(GovernorExists(next(iter(changed))))
             return Commit(writes, lambda _: changed) if writes else Done(changed)
@@ -323,7 +326,8 @@ class Restore:
         reads = list(dict.fromkeys([path for item in batch for path in item.reads]))
         nothing: dict[str, None] = {}
         # What nobody has begun can be written without a look.
-        blind = Commit([item.put for item in batch], lambda _: nothing) if begun is Begun.NEW else None
+        puts = [put for item in batch for put in item.writes]
+        blind = Commit(puts, lambda _: nothing) if begun is Begun.NEW else None
         return await settle(self._core.engine, Rewrite(reads, decide), self._core.bounds, blind)
 
 

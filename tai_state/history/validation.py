@@ -16,6 +16,7 @@ from tai_state.engines.api import ABSENT, Document, Scan
 from tai_state.engines.paging import take
 from tai_state.errors import Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
+from tai_state.history.cleaned import problem_of_note, without_note
 from tai_state.history.essentials import all_governors, governor_problem, without_marker
 from tai_state.history.replay import Replay
 from tai_state.history.retirements import problem_of, problem_of_place
@@ -91,6 +92,7 @@ class Validation:
                 self._streams,
                 self._all_states,
                 self._records,
+                self._notes,
                 self._snapshots,
                 self._markers,
             ):
@@ -210,6 +212,8 @@ class Validation:
             records = [(self._place(governor_id, document, "a state"), _intact(document)) for document in page]
             present = [(place.stream, record) for place, record in records if place is not None and record is not None]
             await self._retired([(stream, record) for stream, record in present if has_marks(record.causality)])
+            for error in await without_note(self._core, present):
+                self._find(error.path, "cleaned", error.what)
             events = await self._read([stream.event(record.version) for stream, record in present])
             for (stream, record), event in zip(present, events, strict=True):
                 if event is None and not await self._has_events(stream):
@@ -231,6 +235,12 @@ class Validation:
             error = problem_of_place(self._core, governor_id, document)
             if error is not None and document.path not in found:
                 self._find(error.path, "retired", error.what)
+
+    async def _notes(self, governor_id: str) -> None:
+        """Check that every note of a cleanup is about a stream that is there."""
+        async for note in self._core.engine.scan(Scan(self._core.layout.cleaned(governor_id))):
+            if (problem := await problem_of_note(self._core, governor_id, note)) is not None:
+                self._find(problem[0].path, "cleaned", problem[0].what)
 
     async def _has_events(self, stream: Stream) -> bool:
         """Whether a stream has any event, so that its own check has found what is missing."""
