@@ -24,7 +24,7 @@ from tai_state.cli.output import Progress, plain, print_facts, print_json, print
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import Inconsistent
 from tai_state.history.persister import StateMachinePersister
-from tai_state.history.recovery import RecoveryReport
+from tai_state.history.reporting import RecoveryReport
 from tai_state.store.opening import open_to_look
 
 GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="The governor's id; by default, all.")]
@@ -64,12 +64,21 @@ def recover(
     governor: GovernorOption = None,
     *,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="How many states to check at a time.")] = 16,
+    end_restore: Annotated[
+        bool,
+        typer.Option("--end-restore", help="First end a killed restore of GOVERNOR, of which no export is left."),
+    ] = False,
+    yes: YesOption = False,
     reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make every state agree with its events. Rebuilds what is missing or wrong; can be run again at any time."""
     reducers = load_reducers(reducers_name)
+    if end_restore:
+        if governor is None:
+            raise UsageError("--end-restore needs the GOVERNOR whose restore is to be ended")
+        confirm(f"Give up all of {governor!r} that its killed restore has not written?", yes=yes)
 
     async def command() -> None:
         with Progress() as line:
@@ -80,7 +89,9 @@ def recover(
 
             async with open_to_look(store, _named_in_the_report) as opened_store:
                 persister = StateMachinePersister(opened_store, reducers)
-                report = await persister.recover(governor, concurrency=concurrency, progress=progress)
+                report = await persister.recover(
+                    governor, concurrency=concurrency, progress=progress, end_restore=end_restore
+                )
         if as_json:
             print_json({**plain(report), "consistent": report.consistent})
         else:

@@ -33,6 +33,12 @@ _FAR_AHEAD = (
 )
 
 
+_TWICE = (
+    "has the event id of an earlier event: one change was made twice; undo the second one by a change of its own,"
+    " for it stays, and so does this finding"
+)
+
+
 class Finding(msgspec.Struct, frozen=True):
     """An inconsistency in the stored data.
 
@@ -223,7 +229,7 @@ class StreamCheck:
         if record.content is not None and not states_said(record.content, record):
             return "marker", f"its content is not the digest of what its caller asked for: {_RESTORE}"
         if (id_hash := hash(record.event_id)) in self._ids:
-            self.find(path, "marker", "has the event id of an earlier event: one change was made twice")
+            self.find(path, "marker", _TWICE)
         self._ids.add(id_hash)
         return self._fold(record)
 

@@ -11,11 +11,12 @@ from typing import Final
 
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Put, Scan, Shape, Write
+from tai_state.engines.api import ABSENT, ANYTHING, Check, Delete, Document, Put, Scan, Shape, Write
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
+from tai_state.streams.damage import as_read
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import STATE, StateRecord
 
@@ -29,7 +30,7 @@ class CleanedRecord(msgspec.Struct, frozen=True):
     state_id: str
 
 
-CLEANED: Final = Shape(CleanedRecord, _RECOVER)
+CLEANED = Shape(CleanedRecord, _RECOVER)
 
 
 def put_note(stream: Stream) -> Put:
@@ -52,7 +53,7 @@ async def without_note(core: Core, states: Iterable[tuple[Stream, StateRecord]])
 
 async def problem_of_note(core: Core, governor_id: str, note: Document) -> tuple[Inconsistent, list[Write]] | None:
     """What is wrong with a note, and the writes that mend it; None if it is sound."""
-    found = At(note.revision)
+    found = as_read(note)
     place = core.layout.placed(governor_id, note)
     if place is None:
         return CorruptDocument(note.path, f"is not the path of a note: {_RECOVER}"), [Delete(note.path, found)]

@@ -18,7 +18,7 @@ from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.history.cleaned import put_note
 from tai_state.history.exportfile import Kind, Line
 from tai_state.streams.layout import Layout, Stream
-from tai_state.streams.records import EVENT, MARKER, EventRecord, MarkerRecord
+from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord
 from tai_state.streams.retirements import RetiredRecord, retired_in
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.retired import Retired
@@ -87,7 +87,8 @@ def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | N
     if item.kind == "marker":
         return _due_marker(put, there, documents[item.events[0]], is_whole=state is not None)
     if state is not None:
-        return stream.state if item.kind == "state" and not _is_last(documents[item.events[0]], put) else None
+        is_theirs = item.kind == "state" and not _goes_on(state, documents[item.events[0]], put)
+        return stream.state if is_theirs else None
     if item.kind == "state":
         return put if documents[item.events[1]] is None else stream.state
     if there is None:
@@ -154,10 +155,18 @@ def _has_id(document: Document | None, event_id: str) -> bool:
         return False
 
 
-def _is_last(document: Document | None, put: Put) -> bool:
-    """Whether an event is the last one of a state in the file; its digest covers all events before it."""
+def _goes_on(state: Document, event: Document | None, put: Put) -> bool:
+    """Whether a state is the one of the file, or a later one: the file's last event is there, and it is not before it.
+
+    The digest of that event covers all events before it. A state that is damaged may be any.
+    """
     fields = put.fields if isinstance(put.fields, dict) else {}
     try:
-        return document is not None and document.decode(EVENT).digest == fields.get("digest")
+        if event is None or event.decode(EVENT).digest != fields.get("digest"):
+            return False
     except Inconsistent:
         return False
+    try:
+        return state.decode(STATE).version >= fields["version"]
+    except Inconsistent:
+        return True

@@ -258,13 +258,13 @@ class LockManager:
         not one that acquires it meanwhile.
 
         It also removes a lock whose document is damaged. Of that one, the holder is given as ``""`` and
-        ``ttl_seconds`` as 0, and if the holder is alive, it finds out from its next renewal, but perhaps not from the
-        release.
+        ``ttl_seconds`` as 0. If the holder is alive, it finds out as that of a sound lock does; from the release only
+        if it has renewed the lock, or if its document can still be read in part.
 
         Returns:
             The lock that this call removed. None if there was none, or if another call removed it, or its holder
             did. None, too, if the answer was lost and nothing tells any more who removed it: the holder had noticed
-            the break and removed the note of it, or the lock was damaged.
+            the break and removed the note of it, or there was none.
 
         Raises:
             CommitOutcomeUnknown: no answer came in time; list the locks to see whether it is gone.

@@ -14,7 +14,7 @@ from typing_extensions import TypeForm
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
 from tai_state.history.persister import StateMachinePersister
-from tai_state.history.recovery import RecoveryReport
+from tai_state.history.reporting import RecoveryReport
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
 from tai_state.store.handle import StateHandle
@@ -277,6 +277,7 @@ class StateStore:
             IdempotencyConflict: the id is used by a different change: of another state, with another action, by
                 another user, or for another reason.
             NotRetained: the change was recorded, but its event has been cleaned up.
+            ReducerMissing: the change was recorded, and only a reducer makes the state after it.
         """
         return await writing.result_of(
             self.core, self._layout.stream(governor_id, state_id), event_id, action, self.core.who(metadata)

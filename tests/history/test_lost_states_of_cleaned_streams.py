@@ -15,6 +15,7 @@ from tai_state import (
     Columns,
     EventSourcingError,
     EveryEvents,
+    GovernorExists,
     NewEvent,
     StateMachinePersister,
     StateStore,
@@ -22,12 +23,12 @@ from tai_state import (
     Transaction,
     sync,
 )
-from tai_state.engines.api import Delete
+from tai_state.engines.api import Delete, Put
 from tai_state.engines.memory import MemoryEngine
 
 from ..support.histories import ALICE, HOUR, grow
 from ..support.operations import REDUCERS
-from ..support.stores import GOVERNOR, METADATA, Killed, Place, dump, edit, make_store
+from ..support.stores import GOVERNOR, METADATA, Killed, Place, dump, edit, fields_at, make_store
 
 pytestmark = pytest.mark.anyio
 
@@ -165,6 +166,29 @@ async def test_a_half_restored_stream_is_not_begun_again(place: Place, tmp_path:
         assert (await persister.import_history(file)).kept == ()
         assert await dump(store.core.engine) == whole
         assert (await persister.validate_consistency()).consistent
+
+
+async def test_a_state_of_another_history_is_named_beside_the_events_of_the_file(place: Place, tmp_path: Path):
+    """A restore was killed before a state; an older one that stands there instead is told, not taken for the file's."""
+    file = tmp_path / "bank.jsonl"
+    async with opened(place) as store:
+        await grow(store, 1)
+        older = await fields_at(store.core.engine, ALICE)
+    async with make_store(MemoryEngine(place.clock), place.clock) as store:
+        await grow(store, 4)
+        await StateMachinePersister(store).export_history(GOVERNOR, file)
+    engine = MemoryEngine(place.clock)
+    async with make_store(Killed(engine, "events/alice~000000000004"), place.clock) as store:
+        with pytest.raises(StoreUnavailable):
+            await StateMachinePersister(store).import_history(file)
+    async with make_store(engine.beside(), place.clock) as store:
+        await store.core.engine.commit([Put(ALICE, older)])
+        persister = StateMachinePersister(store)
+        with pytest.raises(GovernorExists) as exists:
+            await persister.import_history(file)
+        assert exists.value.changed == (ALICE,)
+        assert (await persister.import_history(file, keep_changed=True)).kept == (ALICE,)
+        assert await fields_at(store.core.engine, ALICE) == older
 
 
 async def test_rows_that_were_cleaned_up_are_not_imported_again(place: Place, tmp_path: Path):
