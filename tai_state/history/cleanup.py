@@ -59,7 +59,7 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
         snapshots_deleted: how many kept snapshots were removed.
         bytes_deleted: the size of the removed events, as JSON text.
         skipped: how many states were skipped, each with a warning: other writers kept changing them (run it again),
-            they are damaged (run ``verify``), or their document has no room for the note of a cleanup.
+            they are damaged or lost (run ``verify``), or their document has no room for the note of a cleanup.
         failed: the path and reason of each state and governor that another cleanup would skip too; the first 1,000.
     """
 
@@ -165,6 +165,8 @@ class Cleanup:
         reading = await self._core.engine.read([stream.state])
         [document] = reading.documents
         if document is None:
+            if isinstance(error := await self._core.reader.absence_error(stream), Inconsistent):
+                raise error
             return CleanupStats()
         record = document.decode(STATE)
         try:

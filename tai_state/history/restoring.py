@@ -167,6 +167,6 @@ def _goes_on(state: Document, event: Document | None, put: Put) -> bool:
     except Inconsistent:
         return False
     try:
-        return state.decode(STATE).version >= fields["version"]
+        return bool(state.decode(STATE).version >= fields["version"])
     except Inconsistent:
         return True

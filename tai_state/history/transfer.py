@@ -48,12 +48,13 @@ from tai_state.history.exportfile import (
     lines_of,
 )
 from tai_state.history.restoring import Item, due, item_of
+from tai_state.history.survey import lost_states
 from tai_state.history.unfinished import RESTORE, RestoreRecord, is_finished, unfinished_restore
 from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
 from tai_state.streams.damage import misplaced
 from tai_state.streams.layout import Layout
-from tai_state.streams.reader import missing_event_error
+from tai_state.streams.reader import lost_state_error, missing_event_error
 from tai_state.streams.records import STATE
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
@@ -97,6 +98,9 @@ class Export:
         async with self._core.engine.moment() as moment, whole_file(path) as partial:
             if error := await unfinished_restore(self._core, governor_id, moment):
                 raise error
+            async with aclosing(lost_states(self._core, governor_id, moment)) as lost:
+                async for stream in lost:
+                    raise lost_state_error(stream)
             return await self._write(moment, governor_id, partial, is_compressed=path.suffix == ".gz")
 
     async def _write(self, moment: Moment, governor_id: str, partial: Path, *, is_compressed: bool) -> TransferStats:
@@ -133,7 +137,7 @@ class Export:
             if place is None:
                 raise misplaced(state.path, "a state")
             stream = place.stream
-            start, end = stream.range(1, record.version)
+            start, end = stream.range(1)
             async for event in moment.scan(Scan(stream.events, start=start, end=end)):
                 yield _line("event", event)
             kept = [stream.snapshot(version) for version in record.kept]

@@ -17,7 +17,7 @@ from ..support.tables import check, mismatches, rows
 TABLE = Path(__file__).parent / "settling.txt"
 
 READS = (
-    Mistake("our place is not read", judging, "each.stream.event(each.before.version + 1)]", "each.stream.state]"),
+    Mistake("our place is not read", judging, "_place_before(each), *_places(each)]", "_place_before(each)]"),
     Mistake("the event before our place is not read", judging, "[_place_before(each), ", "["),
     Mistake(
         "the place that an expected version names is not read",
