@@ -70,6 +70,7 @@ class Validation:
         self._findings: list[Finding] = []
         self._strange: list[Inconsistent] = []
         self._mendable: set[str] = set()  # markers that recovering makes anew
+        self._stateless: set[str] = set()  # states that are gone, though markers name their events
         self._is_partial = False  # whether a restore of the governor has still to write states, each after its events
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
@@ -300,10 +301,14 @@ class Validation:
         state, event = await self._read([stream.state, stream.event(marker.version)])
         if state is None and self._is_partial:
             return None
-        if event is None:
-            # A missing event below the head is a finding of its stream's check.
+        if event is None and state is None:
+            # A stream without a state is a finding of its check; of one that is gone, the first marker stands for all.
+            fits = stream.state in self._stateless or await self._has_events(stream)
+            self._stateless.add(stream.state)
+        elif event is None:
+            # A damaged state and a missing event below the head are findings of their stream's check.
             intact = None if state is None else _intact(state)
-            fits = intact is not None and 1 <= marker.version <= intact.version
+            fits = intact is None or 1 <= marker.version <= intact.version
         else:
             try:
                 record = event.decode(EVENT)

@@ -21,7 +21,7 @@ from tai_state import (
 from tai_state.engines.api import Delete, Put
 
 from ..support.histories import HOUR, grow
-from ..support.stores import GOVERNOR, METADATA, Place, fields_at
+from ..support.stores import GOVERNOR, METADATA, Place, dump, edit, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +81,40 @@ async def test_an_export_of_a_state_that_is_set_back_is_refused(place: Place, tm
         assert not list_of(tmp_path)
         await persister.recover(GOVERNOR)
         assert (await persister.export_history(GOVERNOR, tmp_path / "bank.jsonl")).events == 6
+
+
+async def with_ids(place: Place) -> None:
+    """A cleaned state all of whose events had ids of the caller's."""
+    async with opened(place) as store:
+        for n in range(12):
+            await store.save_state(GOVERNOR, "a", {"n": n}, METADATA, expected=n, event_id=f"a-{n}")
+        place.clock.advance_us(100 * HOUR)
+        assert (await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=KEEP)).events_deleted == 9
+
+
+@pytest.mark.parametrize("damage", ["lost", "damaged"])
+async def test_one_damaged_state_is_one_finding(place: Place, damage: str):
+    """The ids whose events were cleaned up are no findings of their own where a state is lost or damaged."""
+    await with_ids(place)
+    async with opened(place) as store:
+        if damage == "lost":
+            await store.core.engine.commit([Delete(f"{STATES}/a")])
+        else:
+            await edit(store.core.engine, f"{STATES}/a", version="none")
+        persister = StateMachinePersister(store)
+        assert [each.path for each in (await persister.validate_consistency()).findings] == [f"{STATES}/a"]
+        await persister.recover()
+        assert (await persister.validate_consistency()).consistent
+
+
+async def test_the_ids_of_a_stream_that_is_gone_are_one_finding(place: Place):
+    """Where nothing is left of a stream but the markers of its ids, one of them is named for all."""
+    await with_ids(place)
+    async with opened(place) as store:
+        gone = [path for path in await dump(store.core.engine) if "/ids/" not in path and path != "governors/bank"]
+        await store.core.engine.commit([Delete(path) for path in gone])
+        found = (await StateMachinePersister(store).validate_consistency()).findings
+        assert [each.path for each in found] == ["governors/bank/ids/a-0"]
 
 
 Names = Callable[[StateStore], Awaitable[list[str]]]
