@@ -33,6 +33,7 @@ from tai_state.errors import (
     Rejected,
     TaiStateError,
 )
+from tai_state.history.begun import joining
 from tai_state.history.dropping import drop_stray, stray_snapshots
 from tai_state.history.essentials import drop_stray_markers
 from tai_state.history.exportfile import (
@@ -189,7 +190,7 @@ class Restore:
                 if begun is Begun.FINISHED:
                     await self._compare(batch)
                 else:
-                    rest = [each for each in batch if each.stream is None or each.stream.state not in changed]
+                    rest = await joining(self._core, batch, changed, is_under_way=begun is Begun.UNDER_WAY)
                     changed |= await self._put(rest, begun, is_first=is_untouched)
             except (GovernorExists, Rejected):
                 if is_untouched:
