@@ -75,6 +75,20 @@ def item_of(layout: Layout, governor_id: str, line: Line, put: Put, *, is_late: 
     return Item(line.kind, put, stream, beside=(put_note(stream),) if is_late else ())
 
 
+def path_of(layout: Layout, governor_id: str, line: Line) -> str:
+    """The path of the document of a line."""
+    if line.kind == "governor":
+        return layout.governor(governor_id)
+    collections = {
+        "marker": layout.ids,
+        "retired": layout.retired,
+        "event": layout.events,
+        "snapshot": layout.snapshots,
+        "state": layout.states,
+    }
+    return f"{collections[line.kind](governor_id)}/{line.id}"
+
+
 def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | None:
     """The write that an item needs; or the path of what others have made instead of it, which stays as it is.
 
