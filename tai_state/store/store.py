@@ -349,11 +349,15 @@ class StateStore:
         return await reading.get_state(self.core, self._layout.stream(governor_id, state_id))
 
     async def exists(self, governor_id: str, state_id: str) -> bool:
-        """Whether a state exists and is not deleted."""
+        """Whether a state exists and is not deleted.
+
+        Only the state's document is read: if that is lost, this says False, while :meth:`get_state` and a first write
+        raise ``EventSourcingError``.
+        """
         return await reading.exists(self.core, self._layout.stream(governor_id, state_id))
 
     async def batch_get_states(self, governor_id: str, ids: Sequence[str]) -> dict[str, JsonSnapshot | None]:
-        """Several states as of one moment, in one read; None for each that does not exist.
+        """Several states as of one moment, in one read; None for each that does not exist, or whose document is lost.
 
         Raises:
             InvalidId: an id cannot be stored, or ``ids`` is not a collection of ids, such as a single str.

@@ -37,7 +37,7 @@ WITHIN = {
     "history/dropping.py": "verify, recover and restore, as work that iterates",
     "history/recovery.py": "recover, as work that iterates",
     "history/survey.py": "verify and recover, as work that iterates",
-    "history/transfer.py": "export, as work that iterates",
+    "history/exporting.py": "export, as work that iterates",
     "testing/faults.py": "an engine of tests",
 }
 """What is not called by users, and what it is a part of: what goes wrong in it goes wrong in that."""
