@@ -12,7 +12,7 @@ from tai_state.errors import InvalidData, StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
 from tai_state.streams import writing
-from tai_state.streams.changes import Append, Change, Fence, Guard, append_of, separately
+from tai_state.streams.changes import Append, Change, Fence, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.repeating import Results
@@ -252,7 +252,8 @@ class Transaction:
             await self.confirm()
         appends = tuple([self._part(each) for each in self._written.values()])
         compose = separately(*[each.compose_as_expected for each in self._written.values()])
-        guards = (*self._guards(), *self.core.guards(fence))
+        only_read = [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
+        guards = (*only_read, *self.core.guards(fence))
         done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         versions: list[StateVersion] = []
         for written, appended in zip(self._written.values(), done, strict=True):
@@ -323,12 +324,12 @@ class Transaction:
             self._recent.doubt(self._recalled)
         return conflict
 
-    def _is_of_a_read(self, conflict: VersionConflict) -> bool:
-        """Whether a conflict is about a state that was read, and not about the caller's own ``expected``."""
-        written = self._written.get(conflict.path)
-        if written is None:
-            return True
-        return written.unmet is not conflict and (conflict.path in self._seen or written.expected is None)
+    def _is_of_a_read(self, error: VersionConflict | StateNotFound) -> bool:
+        """Whether an error is about a state that has moved since it was read, and not the transaction's own."""
+        if any(each.refusal is error for each in self._written.values()):
+            return False
+        written = self._written.get(error.path)
+        return written is None or written.expected is None or (error.path in self._seen and written.unmet is None)
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as read, with the transaction's own writes applied."""
@@ -354,18 +355,21 @@ class Transaction:
         if written is None:
             written = Written(self.core, stream, expected)
         elif expected is not None:
-            self._check_left(written, expected, at_once=not (self._ids or ids))
+            self._check_left(written, expected, has_ids=bool(self._ids or ids))
         self._ids.update(ids)
         written.steps.append(step)
         self._written[stream.state] = written
 
-    def _check_left(self, written: Written, expected: Expected, *, at_once: bool) -> None:
-        """Check that the writes so far leave a state as a further write expects it."""
+    def _check_left(self, written: Written, expected: Expected, *, has_ids: bool) -> None:
+        """Check that the writes so far leave a state as a further write expects it, unless an id may be known."""
         seen = self._seen.get(written.stream.state)
         if seen is None:
             raise InvalidData("a second write of a state can have expected only after a read of that state")
         is_deleted = written.compose(seen.known).data is None
-        written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
+        unmet = written.unmet_by(expected, seen.version + len(written.drafts), deleted=is_deleted)
+        if unmet is not None and not has_ids:
+            raise met(self.core, unmet)
+        written.unmet_later = written.unmet_later or unmet
 
     async def _append(self, change: Change) -> Results:
         try:
@@ -376,25 +380,22 @@ class Transaction:
             raise
         except StateNotFound as error:
             seen = self._seen.get(error.path)
-            if seen is None or seen.revision is None or seen.is_deleted:
+            if seen is None or seen.revision is None or seen.is_deleted or not self._is_of_a_read(error):
                 raise
             raise self._fail(seen.moved_error(error.path, None)) from error  # it was read, and was removed since
 
     def _part(self, written: Written) -> Append:
-        stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
-        expected = ANY if written.expected is None else written.expected
+        seen, first = self._seen.get(written.stream.state), written.steps[0]
+        expected, known = ANY if written.expected is None else written.expected, None
         if seen is not None:
-            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._ids)
-            expected = seen.version
+            written.unmet = written.unmet_by(expected, seen.version, deleted=seen.is_deleted)
+            if written.unmet is None:  # otherwise the commit is refused, with the events that the caller had not seen
+                expected, known = seen.version, seen.known
         return append_of(
-            stream,
+            written.stream,
             expected,
             written.drafts,
             needs_state=first.needs_state and seen is None and expected not in (NO_STATE, 0),
             must_live=first.must_live,
-            seen=None if seen is None else seen.known,
+            seen=known,
         )
-
-    def _guards(self) -> list[Guard]:
-        """The checks of the states that were only read."""
-        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
