@@ -172,7 +172,7 @@ class Change(msgspec.Struct, frozen=True):
         compose: composes the whole change.
         guards: the guards that must hold too.
         documents: the paths of other documents that compose uses.
-        is_in_turn: whether the caller already holds the turns of the states.
+        is_in_turn: whether the caller already holds turns of states; it then waits for no other state's.
     """
 
     appends: tuple[Append, ...]

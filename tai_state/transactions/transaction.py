@@ -252,9 +252,9 @@ class Transaction:
             await self.confirm()
         appends = tuple([self._part(each) for each in self._written.values()])
         compose = separately(*[each.compose_as_expected for each in self._written.values()])
-        only_read = [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
-        guards = (*only_read, *self.core.guards(fence))
-        done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
+        checks = [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
+        guards, is_in_turn = (*checks, *self.core.guards(fence)), self._is_in_turn or self._turn is not None
+        done = await self._append(Change(appends, compose, guards, is_in_turn=is_in_turn))
         versions: list[StateVersion] = []
         for written, appended in zip(self._written.values(), done, strict=True):
             if appended is not None:
@@ -296,7 +296,7 @@ class Transaction:
             if not new:
                 return
             if not (self._seen or self._is_in_turn) and self.core.turns.are_taken(new):
-                # Whoever has the turn runs again. Only who holds no other turn may wait for one here.
+                # Whoever has the turn runs again. Only who holds no other turn may wait, or two wait for each other.
                 self._turn = self.core.turns.of(new)
                 await self._turn.__aenter__()
             if self._recent is not None and not self._seen and len(new) == 1:
@@ -391,11 +391,7 @@ class Transaction:
             written.unmet = written.unmet_by(expected, seen.version, deleted=seen.is_deleted)
             if written.unmet is None:  # otherwise the commit is refused, with the events that the caller had not seen
                 expected, known = seen.version, seen.known
+        needs_state = first.needs_state and seen is None and expected not in (NO_STATE, 0)
         return append_of(
-            written.stream,
-            expected,
-            written.drafts,
-            needs_state=first.needs_state and seen is None and expected not in (NO_STATE, 0),
-            must_live=first.must_live,
-            seen=known,
+            written.stream, expected, written.drafts, needs_state=needs_state, must_live=first.must_live, seen=known
         )
