@@ -181,6 +181,12 @@ class Change(msgspec.Struct, frozen=True):
     documents: tuple[str, ...] = ()
     is_in_turn: bool = False
 
+    @property
+    def guards_itself(self) -> bool:
+        """Whether a guard is of a document that the change itself writes, or that another guard is of."""
+        paths = [*(append.stream.state for append in self.appends), *(guard.path for guard in self.guards)]
+        return len(set(paths)) < len(paths)
+
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
     """What a change recorded on one stream.
