@@ -86,8 +86,8 @@ from tai_state.history.importing import Acknowledged as Acknowledged
 from tai_state.history.importing import ImportStats as ImportStats
 from tai_state.history.persister import LoadedState as LoadedState
 from tai_state.history.persister import StateMachinePersister as StateMachinePersister
-from tai_state.history.recovery import RecoveryProgress as RecoveryProgress
-from tai_state.history.recovery import RecoveryReport as RecoveryReport
+from tai_state.history.reporting import RecoveryProgress as RecoveryProgress
+from tai_state.history.reporting import RecoveryReport as RecoveryReport
 from tai_state.history.validation import ConsistencyReport as ConsistencyReport
 from tai_state.locks.lease import Lease as Lease
 from tai_state.locks.locking import LockManager as LockManager

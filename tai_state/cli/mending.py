@@ -24,8 +24,9 @@ from tai_state.cli.output import Progress, plain, print_facts, print_json, print
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import Inconsistent
 from tai_state.history.persister import StateMachinePersister
-from tai_state.history.recovery import RecoveryReport
+from tai_state.history.reporting import RecoveryReport
 from tai_state.store.opening import open_to_look
+from tai_state.values.counting import counted
 
 GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="The governor's id; by default, all.")]
 
@@ -50,10 +51,10 @@ def verify(
         else:
             if report.findings:
                 print_table(["kind", "path", "message"], [[f.kind, f.path, f.message] for f in report.findings])
-            outcome = "consistent" if report.consistent else _counted(len(report.findings), "finding")
+            outcome = "consistent" if report.consistent else counted(len(report.findings), "finding")
             if report.unchecked:
-                outcome += f", {_counted(report.unchecked, 'state')} unchecked (pass the reducers with --app)"
-            print_line(f"{_counted(report.states, 'state')}, {_counted(report.events, 'event')}: {outcome}")
+                outcome += f", {counted(report.unchecked, 'state')} unchecked (pass the reducers with --app)"
+            print_line(f"{counted(report.states, 'state')}, {counted(report.events, 'event')}: {outcome}")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)
 
@@ -64,23 +65,34 @@ def recover(
     governor: GovernorOption = None,
     *,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="How many states to check at a time.")] = 16,
+    end_restore: Annotated[
+        bool,
+        typer.Option("--end-restore", help="First end a killed restore of GOVERNOR, of which no export is left."),
+    ] = False,
+    yes: YesOption = False,
     reducers_name: AppOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make every state agree with its events. Rebuilds what is missing or wrong; can be run again at any time."""
     reducers = load_reducers(reducers_name)
+    if end_restore:
+        if governor is None:
+            raise UsageError("--end-restore needs the GOVERNOR whose restore is to be ended")
+        confirm(f"Give up all of {governor!r} that its killed restore has not written?", yes=yes)
 
     async def command() -> None:
         with Progress() as line:
 
             async def progress(report: RecoveryReport) -> None:
                 if not as_json and report.checked % _PROGRESS_EVERY < concurrency:
-                    line.show(f"{report.checked:,} states checked, {len(report.rebuilt):,} rebuilt")
+                    line.show(f"{counted(report.checked, 'state')} checked, {report.rebuilt_count:,} rebuilt")
 
             async with open_to_look(store, _named_in_the_report) as opened_store:
                 persister = StateMachinePersister(opened_store, reducers)
-                report = await persister.recover(governor, concurrency=concurrency, progress=progress)
+                report = await persister.recover(
+                    governor, concurrency=concurrency, progress=progress, end_restore=end_restore
+                )
         if as_json:
             print_json({**plain(report), "consistent": report.consistent})
         else:
@@ -89,8 +101,9 @@ def recover(
             rows += [["failed", path, why] for path, why in report.failed]
             if rows:
                 print_table(["outcome", "path", "why"], rows)
-            checked = _counted(report.checked, "state")
-            print_line(f"{checked} checked, {report.sound:,} sound, {len(report.rebuilt):,} rebuilt")
+            checked = f"{counted(report.checked, 'state')} checked, {report.sound:,} sound"
+            left = f"{report.unchecked_count:,} unchecked, {report.failed_count:,} failed"
+            print_line(f"{checked}, {report.rebuilt_count:,} rebuilt, {left}")
             if report.new_store_id is not None:
                 say(f"the store has a new id, {report.new_store_id}: restart every service that has it open")
         if not report.consistent:
@@ -155,10 +168,6 @@ def cleanup(
             raise typer.Exit(INCONSISTENT)
 
     run(command)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _named_in_the_report(_: Inconsistent) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from tai_state.engines.paging import Paged
 from tai_state.errors import CommitTooLarge, CorruptDocument, DocumentTooLarge
-from tai_state.values.json import NOT_JSON
+from tai_state.values.json import NOT_JSON, all_text
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -92,12 +92,14 @@ class Shape(Generic[S]):
     Args:
         struct: the struct.
         advice: what to do about a damaged document of this kind, in the imperative.
+        is_small: also see damage in the name of a field that may be absent, for documents that nothing else covers.
     """
 
-    def __init__(self, struct: type[S], advice: str = "run `tai-state verify`") -> None:
+    def __init__(self, struct: type[S], advice: str = "run `tai-state verify`", *, is_small: bool = False) -> None:
         self.struct = struct
         self.advice = advice
-        self.from_json: Callable[[bytes], S] = msgspec.json.Decoder(struct).decode
+        decode = msgspec.json.Decoder(struct).decode
+        self.from_json: Callable[[bytes], S] = all_text(decode) if is_small else decode
 
 
 def split(path: str) -> tuple[str, str]:

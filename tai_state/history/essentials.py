@@ -10,12 +10,12 @@ from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.unfinished import governors_of_restores
 from tai_state.streams.core import Core
-from tai_state.streams.damage import fault
+from tai_state.streams.damage import as_read, fault
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, GOVERNOR, MARKER, EventRecord, GovernorRecord, MarkerRecord
 from tai_state.streams.repeating import states_said
 from tai_state.streams.surveying import governor_ids
-from tai_state.values.ids import unescape_id
+from tai_state.values.ids import stored_id, unescape_id
 from tai_state.values.times import format_us
 
 MARKERS_AT_ONCE = 100
@@ -27,11 +27,11 @@ async def all_governors(core: Core, strange: list[Inconsistent]) -> list[str]:
 
     Args:
         core: the core of the store.
-        strange: a list that receives documents whose id cannot be that of a governor.
+        strange: a list that receives documents whose id cannot be that of a governor, and notes of their restores.
     """
     segments = {document.id async for document in core.engine.scan(Scan(core.layout.governors))}
     segments.update(await core.engine.missing(core.layout.governors))
-    segments.update(await governors_of_restores(core))
+    segments.update(await governors_of_restores(core, strange.append))
     return governor_ids(core, segments, strange.append)
 
 
@@ -96,7 +96,7 @@ async def _is_unfit(core: Core, stream: Stream, event: EventRecord, marker: Docu
 
 
 async def mend_markers(core: Core, governor_id: str) -> tuple[list[str], list[Inconsistent]]:
-    """Make all missing, damaged or wrong markers of a governor anew, from its events.
+    """Make all missing, damaged or wrong markers of a governor anew, from its events; remove those that no id leads to.
 
     Returns the paths of those that were mended, and what is wrong with those that no event can give back.
     """
@@ -115,8 +115,23 @@ async def mend_markers(core: Core, governor_id: str) -> tuple[list[str], list[In
         lacking = await without_marker(core, events)
         mended += [put.path for put in lacking if await write_unless_moved(core.engine, [put], core.bounds)]
     what = "is damaged, and no event that is left can give it back: restore a backup"
-    lost = [each.path async for each in core.engine.scan(Scan(core.layout.ids(governor_id))) if _sound(each) is None]
-    return mended, [CorruptDocument(path, what) for path in lost]
+    lost: list[Inconsistent] = []
+    async for marker in core.engine.scan(Scan(core.layout.ids(governor_id))):
+        if not is_marker(marker):
+            if await write_unless_moved(core.engine, [Delete(marker.path, as_read(marker))], core.bounds):
+                mended.append(marker.path)
+        elif _sound(marker) is None:
+            lost.append(CorruptDocument(marker.path, what))
+    return mended, lost
+
+
+def is_marker(document: Document) -> bool:
+    """Whether a document among the markers of a governor has the path of one."""
+    try:
+        stored_id(document.path)
+    except CorruptDocument:
+        return False
+    return True
 
 
 async def drop_stray_markers(core: Core, governor_id: str) -> None:

@@ -31,6 +31,8 @@ randomness."""
 Reducers: TypeAlias = Mapping[str, Reducer]
 """Reducers by the action of the events that they fold. Events of other actions leave the state as it was."""
 
+_ANOTHER = "pass the reducer that made the recorded one, or restore a backup"
+
 
 def check_reducers(reducers: Reducers | None) -> Reducers:
     """Check the reducers of an application, and return them.
@@ -90,12 +92,12 @@ class Folding:
         try:
             text, _ = fold(reducer, data, stream, _blank(event))
         except Exception as error:
-            what = f"the reducer of {record.action!r} failed with {type(error).__name__}"
+            what = f"the reducer of {record.action!r} failed with {type(error).__name__}: {_ANOTHER}"
             raise EventSourcingError(path, what) from error
         now = Folded(text, self._upcasting.schema, record.state_hash)
         same_shape = before.schema == record.schema and self._upcasting.is_current(record.schema)
         if same_shape and state_hash(text) != record.state_hash:
-            what = f"the reducer of {record.action!r} returned another state than the recorded one"
+            what = f"the reducer of {record.action!r} returned another state than the recorded one: {_ANOTHER}"
             raise EventSourcingError(path, what)
         return now
 

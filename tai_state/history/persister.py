@@ -18,8 +18,9 @@ from tai_state.history.exportfile import TransferStats
 from tai_state.history.folding import Reducer, Reducers, check_reducers
 from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
 from tai_state.history.recording import drafts_of, fold_drafts
-from tai_state.history.recovery import Recovery, RecoveryProgress, RecoveryReport
+from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
+from tai_state.history.reporting import RecoveryProgress, RecoveryReport
 from tai_state.history.transfer import Export, Restore
 from tai_state.history.validation import ConsistencyReport, Validation
 from tai_state.streams import writing
@@ -225,6 +226,7 @@ class StateMachinePersister:
         concurrency: int = 8,
         progress: RecoveryProgress | None = None,
         resume: tuple[str, str] | None = None,
+        end_restore: bool = False,
     ) -> RecoveryReport:
         """Make every state agree with its stream: rebuild the states that are missing or wrong.
 
@@ -233,15 +235,22 @@ class StateMachinePersister:
             concurrency: how many states to recover at a time.
             progress: called with the report so far, after every ``concurrency`` states.
             resume: ``report.resume`` of an interrupted recovery, to go on from there.
+            end_restore: if a restore of this governor was interrupted, take what it has written for all there is. For
+                a restore whose file is lost, where there is no other export either: what has not been restored is
+                given up. A state that was only begun becomes what its events lead to.
 
         Raises:
-            InvalidData: an argument is not valid.
+            InvalidData: an argument is not valid, or a restore is to be ended and no governor is named.
             GovernorNotFound: nothing was ever written under this governor.
         """
         check_long_work(concurrency, progress, resume)
+        check_flag(end_restore, "end_restore")
+        if end_restore and governor_id is None:
+            raise InvalidData("end_restore needs the governor whose restore is to be ended")
         await self._require(governor_id)
         begun = self._core.bounds.monotonic()
-        report = await Recovery(self._core, self._replay).recover(governor_id, concurrency, progress, resume)
+        recovery = Recovery(self._core, self._replay)
+        report = await recovery.recover(governor_id, concurrency, progress, resume, ends_restore=end_restore)
         self._tell_recovery(report.checked, begun)
         return report
 

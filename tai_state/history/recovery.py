@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -18,10 +18,12 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, StateNotFound
-from tai_state.history.dropping import drop_damaged_snapshots
+from tai_state.history.dropping import drop_damaged_snapshots, drop_stray, stray_snapshots
+from tai_state.history.ending import end_restore
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
+from tai_state.history.reporting import RecoveryProgress, RecoveryReport
 from tai_state.history.retirements import mend_records
 from tai_state.history.survey import states_without_events, streams_with_events
 from tai_state.history.unfinished import unfinished_restore
@@ -36,46 +38,7 @@ from tai_state.values.json import decode
 
 _logger = logging.getLogger("tai_state.history")
 
-LISTED_MAX = 1_000
-"""How many paths of each kind a report lists."""
-
 _ATTEMPTS_MAX = 16
-
-
-class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recovery found and did. It lists the first 1,000 paths of each kind.
-
-    Attributes:
-        checked: how many states were checked.
-        sound: how many states agreed with their streams.
-        rebuilt: the paths of states that did not agree, and were rebuilt; also of governors, markers and records of
-            retired stores that were missing or wrong, and were made anew.
-        unchecked: the paths of states that need a reducer that was not given.
-        failed: the path and reason of each document because of which a state cannot be repaired, and of each that
-            belongs to no state.
-        new_store_id: the id that the store was given, because its own document was damaged or missing; None if it kept
-            its id. Whatever still has the store open writes under the old id until it is started again.
-        resume: pass it to go on after an interruption; None when all is done.
-    """
-
-    checked: int = 0
-    sound: int = 0
-    rebuilt: tuple[str, ...] = ()
-    unchecked: tuple[str, ...] = ()
-    failed: tuple[tuple[str, str], ...] = ()
-    new_store_id: str | None = None
-    resume: tuple[str, str] | None = None
-
-    @property
-    def consistent(self) -> bool:
-        """Whether every state now agrees with its stream, as far back as its newest sound snapshot.
-
-        Only :meth:`StateMachinePersister.validate_consistency` checks older events.
-        """
-        return not self.unchecked and not self.failed
-
-
-RecoveryProgress: TypeAlias = Callable[[RecoveryReport], Awaitable[None]]
 
 
 class Recovered(NamedTuple):
@@ -113,6 +76,7 @@ class Recovery:
         self._replay = replay
         self._strange: list[Inconsistent] = []
         self._mended: list[str] = []
+        self._governors: list[str] = []
 
     async def recover(
         self,
@@ -120,11 +84,15 @@ class Recovery:
         concurrency: int,
         progress: RecoveryProgress | None,
         resume: tuple[str, str] | None,
+        *,
+        ends_restore: bool = False,
     ) -> RecoveryReport:
-        """Recover all states of one governor, or of all."""
+        """Recover all states of one governor, or of all; if asked to, end an unfinished restore of that one first."""
         core = self._core
         if (store_id := await mend_store(core.engine, core.layout, core.bounds, core.store_id)) is not None:
             self._mended.append(core.layout.store)
+        if governor_id is not None and ends_restore:
+            await end_restore(core, governor_id)
         report = RecoveryReport(resume=resume)
         pending: list[Stream] = []
         async with aclosing(self._streams(governor_id, resume)) as streams:
@@ -136,11 +104,11 @@ class Recovery:
                     if progress is not None:
                         await progress(report)
         report = await self._recover_some(pending, report)
+        for governor in self._governors:
+            await self._drop_strays(governor)
         strange = [(error.path, error.what) for error in self._strange]
         return msgspec.structs.replace(
-            report,
-            rebuilt=(*report.rebuilt, *self._mended)[:LISTED_MAX],
-            failed=(*report.failed, *strange)[:LISTED_MAX],
+            report.with_more(self._mended, [], strange),
             new_store_id=None if store_id == core.store_id else store_id,
             resume=None,
         )
@@ -183,7 +151,9 @@ class Recovery:
         return now is not None and now.revision != document.revision
 
     async def _by_its_own_list(self, stream: Stream, record: StateRecord) -> _Rebuilt | None:
-        """The state at its version, built on the snapshots that its document lists; None if that list proves wrong."""
+        """The state at its version, built on what its document says of its stream; None if that proves wrong."""
+        if record.floor > record.version:
+            return None
         try:
             rebuilt = await self._rebuild(stream, record.kept, record.floor, record.version)
         except ReducerMissing:
@@ -345,12 +315,10 @@ class Recovery:
             for _, outcome in in_order
             if isinstance(outcome, Inconsistent) and not isinstance(outcome, ReducerMissing)
         ]
-        return RecoveryReport(
+        return msgspec.structs.replace(
+            report.with_more(rebuilt, unchecked, failed),
             checked=report.checked + len(streams),
             sound=report.sound + sum(outcome is False for outcome in outcomes.values()),
-            rebuilt=(*report.rebuilt, *rebuilt)[:LISTED_MAX],
-            unchecked=(*report.unchecked, *unchecked)[:LISTED_MAX],
-            failed=(*report.failed, *failed)[:LISTED_MAX],
             resume=(streams[-1].governor_id, streams[-1].state_id) if streams else report.resume,
         )
 
@@ -368,6 +336,7 @@ class Recovery:
                 continue
             if await mend_governor(self._core, governor):
                 self._mended.append(self._core.layout.governor(governor))
+            self._governors.append(governor)
             begin = resume[1] if resume is not None and governor == resume[0] else None
             for find in (partial(streams_with_events, after=begin), states_without_events):
                 async with aclosing(find(self._core, governor, strange=self._strange)) as streams:
@@ -377,6 +346,18 @@ class Recovery:
             self._mended += mended
             self._strange += lost
             self._mended += await mend_records(self._core, governor, self._strange)
+
+    async def _drop_strays(self, governor_id: str) -> None:
+        """Drop the snapshots that no state lists, once it is sure that their states list the right ones."""
+        async with aclosing(stray_snapshots(self._core, governor_id)) as strays:
+            async for stray in strays:
+                try:
+                    if stray.stream is not None:
+                        await self.recover_one(stray.stream)
+                except Inconsistent:
+                    continue  # the report names the state already
+                if await drop_stray(self._core, stray):
+                    self._mended.append(stray.snapshot.path)
 
 
 def _agree(record: StateRecord, rebuilt: StateRecord) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 
 from tai_state.engines.api import Scan
 from tai_state.engines.paging import take
-from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.errors import Inconsistent
 from tai_state.streams.core import Core
+from tai_state.streams.damage import misplaced
 from tai_state.streams.layout import Stream
 from tai_state.values.ids import VERSION_MAX, versioned
 
@@ -32,7 +33,7 @@ async def streams_with_events(
         place = core.layout.placed(governor_id, found[0])
         if place is None:
             if strange is not None and len(strange) < STRANGE_MAX:
-                strange.append(CorruptDocument(found[0].path, "is not a place of an event"))
+                strange.append(misplaced(found[0].path, "an event"))
             start = found[0].id + "\x00"
             continue
         yield place.stream
@@ -53,7 +54,7 @@ async def states_without_events(
         place = core.layout.placed(governor_id, document)
         if place is None:
             if len(strange) < STRANGE_MAX:
-                strange.append(CorruptDocument(document.path, "is not a place of a state"))
+                strange.append(misplaced(document.path, "a state"))
             continue
         start, end = place.stream.range(1)
         if not await take(core.engine.scan(Scan(place.stream.events, start=start, end=end, limit=1)), 1):

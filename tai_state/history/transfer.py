@@ -11,29 +11,30 @@ from __future__ import annotations
 import gzip
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, nullcontext
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Document, Moment, Put, Scan, Write
+from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Document, Moment, Put, Scan, Shape, Write
 from tai_state.engines.batching import Batches, Weight
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
+    EventSourcingError,
     GovernorExists,
     InvalidData,
     Rejected,
     TaiStateError,
 )
-from tai_state.history.dropping import drop_unlisted_snapshots
+from tai_state.history.dropping import drop_stray, stray_snapshots
 from tai_state.history.essentials import drop_stray_markers
 from tai_state.history.exportfile import (
     FORMAT,
@@ -48,12 +49,13 @@ from tai_state.history.exportfile import (
     lines_of,
 )
 from tai_state.history.restoring import Item, due, item_of
-from tai_state.history.unfinished import RESTORE, RestoreRecord, unfinished_restore
+from tai_state.history.unfinished import RESTORE, RestoreRecord, is_finished, unfinished_restore
 from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
+from tai_state.streams.damage import misplaced
 from tai_state.streams.layout import Layout
-from tai_state.streams.reader import missing_event_error
-from tai_state.streams.records import STATE
+from tai_state.streams.records import GOVERNOR, MARKER, SNAPSHOT, STATE
+from tai_state.streams.retirements import RETIRED
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 
@@ -68,6 +70,18 @@ class Begun(Enum):
 
 _BUFFER_BYTES = 1024 * 1024
 _logger = logging.getLogger("tai_state.history")
+
+_SHAPES: Final[Mapping[str, Shape[Any]]] = {
+    "governor": GOVERNOR,
+    "marker": MARKER,
+    "retired": RETIRED,
+    "snapshot": SNAPSHOT,
+    "state": STATE,
+}
+_EVENTS: Final = (
+    "restore a backup, or copy all that is sound to another store with `tai-state sync`, and export it there;"
+    " `tai-state verify` names all of the damage"
+)
 
 LISTED_MAX = 1_000
 """How many changed documents are named."""
@@ -130,7 +144,7 @@ class Export:
         async for state in moment.scan(Scan(layout.states(governor_id))):
             place, record = layout.placed(governor_id, state), state.decode(STATE)
             if place is None:
-                raise CorruptDocument(state.path, "is not the path of a state")
+                raise misplaced(state.path, "a state")
             stream = place.stream
             start, end = stream.range(1, record.version)
             async for event in moment.scan(Scan(stream.events, start=start, end=end)):
@@ -193,7 +207,9 @@ class Restore:
             is_untouched = False
         if changed or begun is Begun.UNDER_WAY:
             await drop_stray_markers(self._core, header.governor_id)
-            await drop_unlisted_snapshots(self._core, header.governor_id)
+            async with aclosing(stray_snapshots(self._core, header.governor_id)) as strays:
+                async for stray in strays:
+                    await drop_stray(self._core, stray)
         if changed and not keep_changed:
             raise GovernorExists(next(iter(changed)), tuple(changed)[:LISTED_MAX])
         await self._end(header)
@@ -224,16 +240,14 @@ class Restore:
 
     async def _begin(self, header: Header, *, keep_changed: bool) -> Begun:
         """Store a note that this restore is under way, unless the governor already exists."""
-        engine, layout = self._core.engine, self._core.layout
-        note = layout.restore(header.governor_id)
+        engine, note = self._core.engine, self._core.layout.restore(header.governor_id)
         [document] = (await engine.read([note])).documents
         begun = None if document is None else _begun(document, header)
         if begun is not None:
             return begun
-        if document is None or document.decode(RESTORE).finished:
-            for collection in (layout.states(header.governor_id), layout.events(header.governor_id)):
-                async for found in engine.scan(Scan(collection, limit=1)):
-                    raise GovernorExists(found.path)
+        if document is None or is_finished(document):
+            await self._check_empty(header.governor_id)
+        seen = None if document is None else document.revision
         ours = RestoreRecord(header.export_id)
 
         def decide(look: Look) -> Verdict[Begun]:
@@ -243,13 +257,25 @@ class Restore:
             begun = _begun(there, header)
             if begun is not None:
                 return Done(begun)
-            if there.decode(RESTORE).finished:
+            if is_finished(there) and there.revision != seen:
                 return Failed(GovernorExists(note))
-            if not keep_changed:
+            if not is_finished(there) and not keep_changed:
                 return Failed(GovernorExists(note, is_unfinished=True))
-            return Commit([Put(note, ours, At(there.revision))], lambda _: Begun.UNDER_WAY)
+            begun = Begun.NEW if is_finished(there) else Begun.UNDER_WAY
+            return Commit([Put(note, ours, At(there.revision))], lambda _: begun)
 
         return await settle(engine, Rewrite([note], decide), self._core.bounds)
+
+    async def _check_empty(self, governor_id: str) -> None:
+        """Check that a governor has neither states nor events.
+
+        Raises:
+            GovernorExists: it has.
+        """
+        layout = self._core.layout
+        for collection in (layout.states(governor_id), layout.events(governor_id)):
+            async for found in self._core.engine.scan(Scan(collection, limit=1)):
+                raise GovernorExists(found.path)
 
     async def _end(self, header: Header) -> None:
         """Note that the restore is finished. The note stays, so a caller that did not get this answer may ask again.
@@ -264,7 +290,7 @@ class Restore:
             there = look.documents[note]
             begun = None if there is None else _begun(there, header)
             if there is not None and begun is None:
-                return Failed(GovernorExists(note, is_unfinished=not there.decode(RESTORE).finished))
+                return Failed(GovernorExists(note, is_unfinished=not is_finished(there)))
             if begun is Begun.FINISHED:
                 return Done(None)
             return Commit([Put(note, finished, ABSENT if there is None else At(there.revision))], lambda _: None)
@@ -331,9 +357,14 @@ def _export_error(layout: Layout, governor_id: str, line: Line, problem: Problem
     """The error for a line that cannot be exported."""
     if problem.missing is not None:
         segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
-        return missing_event_error(layout.stream(governor_id, unescape_id(segment)), problem.missing, floor=1)
-    command = "recover" if line.kind == "state" else "verify"
-    return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: run `tai-state {command}`")
+        path = layout.stream(governor_id, unescape_id(segment)).event(problem.missing)
+        return EventSourcingError(path, f"is missing: {_advice('event')}")
+    return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: {_advice(line.kind)}")
+
+
+def _advice(kind: Kind) -> str:
+    """What to do about a damaged document of this kind, so that the governor can be exported."""
+    return _SHAPES[kind].advice if kind in _SHAPES else _EVENTS
 
 
 def _begun(note: Document, header: Header) -> Begun | None:
@@ -348,7 +379,10 @@ def _begun(note: Document, header: Header) -> Begun | None:
 
 
 def _line(kind: Kind, document: Document) -> Line:
-    return Line(kind, document.id, document.fields())
+    try:
+        return Line(kind, document.id, document.fields())
+    except CorruptDocument as error:
+        raise CorruptDocument(error.path, f"{error.what}: {_advice(kind)}") from None
 
 
 def _path(layout: Layout, governor_id: str, line: Line) -> str:

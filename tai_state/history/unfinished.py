@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import msgspec
 
 from tai_state.engines.api import Document, Moment, Scan, Shape
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
+from tai_state.streams.damage import Report, misplaced
+from tai_state.values.ids import stored_id
 
 
 class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -16,8 +20,7 @@ class RestoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     finished: bool = False
 
 
-_AGAIN = "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed"
-RESTORE = Shape(RestoreRecord, _AGAIN)
+RESTORE = Shape(RestoreRecord, is_small=True)
 
 
 async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = None) -> Inconsistent | None:
@@ -27,16 +30,32 @@ async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = N
     return None if document is None else _unfinished(document)
 
 
+def is_finished(note: Document) -> bool:
+    """Whether a note says that its restore is finished; one that is damaged does not say so."""
+    try:
+        return note.decode(RESTORE).finished
+    except CorruptDocument:
+        return False
+
+
 def _unfinished(note: Document) -> Inconsistent | None:
     """What to say of a restore, by its note; None if it is finished."""
+    if is_finished(note):
+        return None
     try:
-        if note.decode(RESTORE).finished:
-            return None
+        governor = quote(stored_id(note.path))
     except CorruptDocument:
-        what = f"is damaged, so it does not say whether a restore of this governor is finished: {_AGAIN}"
+        return misplaced(note.path, "a note of a restore")
+    again = (
+        "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed;"
+        f" if there is none either, run `tai-state recover {governor} --end-restore`"
+    )
+    try:
+        note.decode(RESTORE)
+    except CorruptDocument:
+        what = f"is damaged, so it does not say whether a restore of this governor is finished: {again}"
         return CorruptDocument(note.path, what)
-    what = f"says that a restore of this governor is unfinished: {_AGAIN}"
-    return EventSourcingError(note.path, what)
+    return EventSourcingError(note.path, f"says that a restore of this governor is unfinished: {again}")
 
 
 async def unfinished_restores(core: Core, governor_id: str | None = None) -> list[Inconsistent]:
@@ -48,6 +67,18 @@ async def unfinished_restores(core: Core, governor_id: str | None = None) -> lis
     return [each for each in found if each is not None]
 
 
-async def governors_of_restores(core: Core) -> list[str]:
-    """The escaped ids of the governors of which a restore was ever begun in this store, finished ones included."""
-    return [each.id async for each in core.engine.scan(Scan(core.layout.restores))]
+async def governors_of_restores(core: Core, report: Report) -> list[str]:
+    """The escaped ids of the governors of which a restore was ever begun in this store, finished ones included.
+
+    Args:
+        core: the core of the store.
+        report: called with what is wrong with a note that is that of no governor.
+    """
+    found: list[str] = []
+    async for note in core.engine.scan(Scan(core.layout.restores)):
+        try:
+            stored_id(note.path)
+            found.append(note.id)
+        except CorruptDocument:
+            report(misplaced(note.path, "a note of a restore"))
+    return found

@@ -9,26 +9,29 @@ its state was set back to match; and that a whole stream was rewritten with reco
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
 from tai_state.engines.api import ABSENT, Document, Scan
 from tai_state.engines.paging import take
-from tai_state.errors import Inconsistent, InvalidId
+from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
-from tai_state.history.essentials import all_governors, governor_problem, without_marker
+from tai_state.history.dropping import stray_snapshots
+from tai_state.history.essentials import all_governors, governor_problem, is_marker, without_marker
 from tai_state.history.replay import Replay
 from tai_state.history.retirements import problem_of, problem_of_place
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.locks.damage import check_locks
 from tai_state.streams.core import Core
-from tai_state.streams.damage import fault
+from tai_state.streams.damage import fault, misplaced
 from tai_state.streams.identity import store_problem
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
 from tai_state.streams.repeating import states_said
+from tai_state.streams.retirements import retired_in
 from tai_state.values.ids import unescape_id
-from tai_state.values.retired import has_marks
+from tai_state.values.retired import Retired, has_marks
 
 FINDINGS_MAX = 1_000
 _PAGE = 100
@@ -67,7 +70,7 @@ class Validation:
         self._states = self._events = self._unchecked = 0
         self._findings: list[Finding] = []
         self._strange: list[Inconsistent] = []
-        self._misplaced: set[str] = set()
+        self._mendable: set[str] = set()  # markers that recovering makes anew
         self._is_partial = False  # whether a restore of the governor has still to write states, each after its events
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
@@ -143,7 +146,8 @@ class Validation:
         """The stream and version that a document's path names; None, and a finding, if it names none."""
         place = self._core.layout.placed(governor_id, document)
         if place is None:
-            self._find(document.path, "corrupt", f"is not the path of {kind}")
+            error = misplaced(document.path, kind)
+            self._find(error.path, "corrupt", error.what)
         return place
 
     async def _start(self, stream: Stream) -> tuple[StreamCheck, int | None]:
@@ -156,12 +160,15 @@ class Validation:
         except Inconsistent as error:
             record, lost = None, ("corrupt", fault(error))
         if record is None or document is None:
-            check = StreamCheck(stream, self._folding, None, await self._stored(stream), latest, lost)
+            check = StreamCheck(stream, self._folding, None, await self._stored(stream), latest, Retired({}), lost)
             return check, None if document is None else document.revision
-        paths = [stream.snapshot(each) for each in record.kept]
-        snapshots = (await self._core.engine.read(paths)).documents if paths else ()
-        by_version = dict(zip(record.kept, snapshots, strict=True))
-        return StreamCheck(stream, self._folding, record, by_version, latest), document.revision
+        retired = [stream.retired] if has_marks(record.causality) else []
+        documents = await self._read([*retired, *(stream.snapshot(each) for each in record.kept)])
+        by_version = dict(zip(record.kept, documents[len(retired) :], strict=True))
+        known = Retired({})
+        with suppress(Inconsistent):  # a finding of the check of states
+            known = retired_in(stream, documents[0] if retired else None)
+        return StreamCheck(stream, self._folding, record, by_version, latest, known), document.revision
 
     async def _stored(self, stream: Stream) -> dict[int, Document | None]:
         """The snapshots of a stream that are stored, by version."""
@@ -221,7 +228,8 @@ class Validation:
         """Check that these states, whose clocks know of retirements, have all of these on record."""
         documents = await self._read([stream.retired for stream, _ in states])
         for (stream, state), document in zip(states, documents, strict=True):
-            if (error := await problem_of(self._core, stream, document, state.causality)) is not None:
+            error = await problem_of(self._core, stream, document, state.causality)
+            if error is not None and (error.path, "retired") not in {(each.path, each.kind) for each in self._findings}:
                 self._find(error.path, "retired", error.what)
 
     async def _records(self, governor_id: str) -> None:
@@ -239,17 +247,10 @@ class Validation:
 
     async def _snapshots(self, governor_id: str) -> None:
         """Check that every snapshot is one that its state lists."""
-        async for document in self._core.engine.scan(Scan(self._core.layout.snapshots(governor_id))):
-            place = self._place(governor_id, document, "a snapshot")
-            if place is None:
-                continue
-            stream, version = place.stream, place.version
-            state, snapshot = await self._read([stream.state, document.path])
-            record = None if state is None else _intact(state)
-            if state is None and self._is_partial:
-                continue
-            if snapshot is not None and (state is None or (record is not None and version not in record.kept)):
-                self._find(document.path, "snapshot", "is not listed by its state: run `tai-state recover`")
+        async for stray in stray_snapshots(self._core, governor_id):
+            may_come = self._is_partial and stray.is_needed and stray.state is None
+            if not may_come:
+                self._find(stray.snapshot.path, "snapshot", stray.problem)
 
     async def _governor(self, governor_id: str) -> None:
         """Check the governor's own document."""
@@ -257,10 +258,10 @@ class Validation:
             self._find(self._core.layout.governor(governor_id), "governor", f"{what}: run `tai-state recover`")
 
     async def _marked(self, events: Sequence[tuple[Stream, EventRecord]]) -> None:
-        """Check that these events, whose ids callers gave, have their markers, and note the markers of other places."""
+        """Check that these events, whose ids callers gave, have their markers, and note those that are not theirs."""
         for put in await without_marker(self._core, events):
             if put.require is not ABSENT:
-                self._misplaced.add(put.path)
+                self._mendable.add(put.path)
                 continue  # a damaged or wrong marker is a finding of the check of markers
             what = "is missing, so the call with this id would be applied again: run `tai-state recover`"
             self._find(put.path, "marker", what)
@@ -268,37 +269,46 @@ class Validation:
     async def _markers(self, governor_id: str) -> None:
         """Check that every id marker names the event that has its id and its content."""
         async for document in self._core.engine.scan(Scan(self._core.layout.ids(governor_id))):
+            is_mendable = document.path in self._mendable or not is_marker(document)
+            advice = "run `tai-state recover`" if is_mendable else "restore a backup"
             try:
-                marker = document.decode(MARKER)
-                stream = self._core.layout.stream(governor_id, marker.state_id)
-                state, event = await self._read([stream.state, stream.event(marker.version)])
-            except InvalidId:
-                self._find(document.path, "corrupt", "names a state id that is not valid")
-                continue
+                what, kind = await self._problem_of_marker(governor_id, document), "marker"
             except Inconsistent as error:
-                self._find(document.path, "corrupt", error.what)
-                continue
-            if document.path in self._misplaced:
-                what = "does not name the event that has its id: run `tai-state recover`"
-                self._find(document.path, "marker", what)
-                continue
-            if state is None and self._is_partial:
-                continue
-            if event is None:
-                # A missing event below the head is a finding of its stream's check.
-                intact = None if state is None else _intact(state)
-                fits = intact is not None and 1 <= marker.version <= intact.version
-            else:
-                try:
-                    record = event.decode(EVENT)
-                except Inconsistent:
-                    continue  # a finding of its stream's check
-                is_genuine = record.is_genuine(governor_id)
-                said = record.event_id == unescape_id(document.id) and bool(states_said(marker.content, record))
-                fits = said or not is_genuine
-            if not fits:
-                what = "names an event that is missing, or that is not its own: restore a backup"
-                self._find(document.path, "marker", what)
+                what, kind = fault(error), "corrupt"
+            if what is not None:
+                self._find(document.path, kind, f"{what}: {advice}")
+
+    async def _problem_of_marker(self, governor_id: str, document: Document) -> str | None:
+        """What is wrong with a marker; None if nothing is.
+
+        Raises:
+            CorruptDocument: it is damaged.
+        """
+        if not is_marker(document):
+            raise CorruptDocument(document.path, "is not the path of a marker")
+        marker = document.decode(MARKER)
+        try:
+            stream = self._core.layout.stream(governor_id, marker.state_id)
+        except InvalidId:
+            raise CorruptDocument(document.path, "names a state id that is not valid") from None
+        if document.path in self._mendable:
+            return "does not name the event that has its id"
+        state, event = await self._read([stream.state, stream.event(marker.version)])
+        if state is None and self._is_partial:
+            return None
+        if event is None:
+            # A missing event below the head is a finding of its stream's check.
+            intact = None if state is None else _intact(state)
+            fits = intact is not None and 1 <= marker.version <= intact.version
+        else:
+            try:
+                record = event.decode(EVENT)
+            except Inconsistent:
+                return None  # a finding of its stream's check
+            is_genuine = record.is_genuine(governor_id)
+            said = record.event_id == unescape_id(document.id) and bool(states_said(marker.content, record))
+            fits = said or not is_genuine
+        return None if fits else "names an event that is missing, or that is not its own"
 
     async def _read(self, paths: Sequence[str]) -> tuple[Document | None, ...]:
         return (await self._core.engine.read(paths)).documents if paths else ()

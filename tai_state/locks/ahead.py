@@ -10,8 +10,9 @@ from tai_state.engines.api import Delete, Document, Scan, after, split
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import TaiStateError
 from tai_state.locks.common import Common
-from tai_state.locks.damage import as_read, sound_waiter
+from tai_state.locks.damage import sound_waiter
 from tai_state.locks.records import WaiterRecord
+from tai_state.streams.damage import as_read
 
 _logger = logging.getLogger("tai_state.locks")
 

@@ -16,11 +16,12 @@ from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import CorruptDocument, LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
 from tai_state.locks.common import ATTEMPTS_MAX, Common
-from tai_state.locks.damage import as_read, nonce_of
+from tai_state.locks.damage import nonce_of
 from tai_state.locks.judging import Outcome, judge_acquiring
 from tai_state.locks.lease import Claim, Tenure
 from tai_state.locks.records import LOCK, LockRecord
 from tai_state.locks.sighting import Standing
+from tai_state.streams.damage import as_read
 from tai_state.values.times import format_us
 
 _logger = logging.getLogger("tai_state.locks")

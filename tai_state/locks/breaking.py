@@ -6,19 +6,24 @@ from tai_state.engines.api import Delete, Document, Put, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
-from tai_state.errors import CorruptDocument
+from tai_state.errors import CorruptDocument, InvalidId
 from tai_state.locks.common import Common
-from tai_state.locks.damage import as_read
+from tai_state.locks.damage import nonce_of
 from tai_state.locks.listing import damaged_info, info_of
-from tai_state.locks.records import BREAK, BreakRecord, LockInfo
+from tai_state.locks.records import BEAT, BREAK, BreakRecord, LockInfo
+from tai_state.streams.damage import as_read
 from tai_state.streams.settings import new_id
+from tai_state.values.ids import escape_id
+
+_DAMAGED_SECONDS = 86_400.0
+"""For how long the note of a damaged lock counts: nothing says how long its holder could go on working."""
 
 
 async def broken(common: Common, resource: str) -> LockInfo | None:
     """Remove the lock that is there now, damaged or not. See :meth:`LockManager.break_lock`.
 
-    The note of the break names this call. So if the answer is lost, the call knows its own break from another's. The
-    holder of a damaged lock gets no note, because its nonce cannot be read.
+    The note of the break names this call. So if the answer is lost, the call knows its own break from another's. There
+    is none if nothing tells any more which tenure held the lock.
     """
     lock, beat = common.sightings.paths([resource])
     seen = await common.sightings.read([lock, beat])
@@ -31,11 +36,13 @@ async def broken(common: Common, resource: str) -> LockInfo | None:
     except CorruptDocument:
         standing = None
     if standing is None:
-        info = damaged_info(resource, document)
+        info, ttl = damaged_info(resource, document), _DAMAGED_SECONDS
+        nonce = _nonce_left(document, seen[beat].document if beat in seen else None)
     else:
-        info = info_of(resource, standing)
-        note = common.core.layout.lockbreak(standing.record.nonce)
-        writes.append(Put(note, BreakRecord(resource, standing.record.ttl, call)))
+        info, ttl, nonce = info_of(resource, standing), standing.record.ttl, standing.record.nonce
+    if _is_name(nonce):
+        note = common.core.layout.lockbreak(nonce)
+        writes.append(Put(note, BreakRecord(resource, ttl, call)))
     commit: Commit[LockInfo | None] = Commit(writes, lambda _: info)
 
     def decide(look: Look) -> Verdict[LockInfo | None]:
@@ -46,6 +53,26 @@ async def broken(common: Common, resource: str) -> LockInfo | None:
     return await settle(
         common, Rewrite([each.path for each in writes], decide, is_telling=False), common.bounds, commit
     )
+
+
+def _nonce_left(lock: Document, beat: Document | None) -> str:
+    """The nonce of the tenure that holds a damaged lock, by its renewals or by what is left of the lock; else empty."""
+    renewed = None if beat is None else nonce_of(beat, BEAT)
+    if renewed is not None:
+        return renewed
+    try:
+        nonce = lock.fields().get("nonce")
+    except CorruptDocument:
+        return ""
+    return nonce if isinstance(nonce, str) else ""
+
+
+def _is_name(nonce: str) -> bool:
+    """Whether a document can have this nonce for its name: a damaged one may be anything."""
+    try:
+        return escape_id(nonce) == nonce
+    except InvalidId:
+        return False
 
 
 def _is_by(call: str, note: Document | None) -> bool:

@@ -10,9 +10,10 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument
 from tai_state.locks.common import Common
-from tai_state.locks.damage import as_read, decoded, resource_of, skipped
+from tai_state.locks.damage import decoded, resource_of, skipped
 from tai_state.locks.records import BREAK, WAITER
 from tai_state.locks.sighting import Stillness
+from tai_state.streams.damage import as_read
 
 _PAGE = 100
 

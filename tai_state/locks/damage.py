@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import ANYTHING, At, Document, Require, Scan, Shape
+from tai_state.engines.api import Document, Scan, Shape
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.locks.records import BEAT, BREAK, CLEANUP, LOCK, WAITER, WaiterRecord
 from tai_state.streams.core import Core
@@ -45,11 +45,6 @@ def resource_of(document: Document) -> str:
         return stored_id(document.path)
     except CorruptDocument as error:
         raise CorruptDocument(error.path, f"{error.what}, so it belongs to no resource: {CLEANUP}") from None
-
-
-def as_read(document: Document) -> Require:
-    """What to require for the removal of a document that may be damaged: damage can hide its revision, too."""
-    return At(document.revision) if document.revision else ANYTHING
 
 
 def skipped(error: Inconsistent) -> None:

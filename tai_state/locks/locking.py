@@ -204,7 +204,7 @@ class LockManager:
         """Renew a lease and all leases acquired together with it; their ``ttl_seconds`` start again.
 
         Raises:
-            LockLost: the lease is over or was released; it cannot be renewed any more.
+            LockLost: the lease has expired or was released; it cannot be renewed any more.
             StoreUnavailable, StoreTimeout: it is not known to be renewed; call again while it is in force.
             InvalidData: it is not a lease of this store.
         """
@@ -214,12 +214,12 @@ class LockManager:
     async def release_lock(self, lease: Lease) -> None:
         """Release a lease and all leases acquired together with it. Once they are released, this does nothing.
 
-        If one of them was lost, the others are released all the same. A lease that has ended is released if its lock
+        If one of them was lost, the others are released all the same. A lease that has expired is released if its lock
         still stands.
 
         Raises:
-            LockLost: the lock was broken, or its document edited; or the lease had ended, and another caller has taken
-                the lock, which keeps it, or may have had it. A second call raises the same error.
+            LockLost: the lock was broken, or its document edited; or the lease had expired, and another caller has
+                taken the lock, which keeps it, or may have had it. A second call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """
@@ -258,13 +258,13 @@ class LockManager:
         not one that acquires it meanwhile.
 
         It also removes a lock whose document is damaged. Of that one, the holder is given as ``""`` and
-        ``ttl_seconds`` as 0, and if the holder is alive, it finds out from its next renewal, but perhaps not from the
-        release.
+        ``ttl_seconds`` as 0. If the holder is alive, it finds out as that of a sound lock does; from the release only
+        if it has renewed the lock, or if its document can still be read in part.
 
         Returns:
             The lock that this call removed. None if there was none, or if another call removed it, or its holder
             did. None, too, if the answer was lost and nothing tells any more who removed it: the holder had noticed
-            the break and removed the note of it, or the lock was damaged.
+            the break and removed the note of it, or there was none.
 
         Raises:
             CommitOutcomeUnknown: no answer came in time; list the locks to see whether it is gone.

@@ -102,7 +102,7 @@ BEAT = Shape(
     BeatRecord,
     f"it counts as a renewal until the lock is renewed, or ends, as by `tai-state unlock`; without a lock, {CLEANUP}",
 )
-BREAK = Shape(BreakRecord, f"it still tells the holder; a day after it was written, {CLEANUP}")
+BREAK = Shape(BreakRecord, f"it still tells the holder; a day after it was written, {CLEANUP}", is_small=True)
 WAITER = Shape(WaiterRecord, f"it is passed over; to remove it, {CLEANUP}")
 
 

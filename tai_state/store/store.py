@@ -14,7 +14,7 @@ from typing_extensions import TypeForm
 from tai_state.engines.api import Engine
 from tai_state.engines.paging import Paged
 from tai_state.history.persister import StateMachinePersister
-from tai_state.history.recovery import RecoveryReport
+from tai_state.history.reporting import RecoveryReport
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
 from tai_state.store.handle import StateHandle
@@ -31,6 +31,7 @@ from tai_state.streams.writing import Intent
 from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
 from tai_state.values.checks import check_flag
+from tai_state.values.counting import counted
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata, check_default
@@ -58,7 +59,7 @@ class StateStore:
         where = f"{self._engine}, below {folder}" if folder else str(self._engine)
         if self._opened is None:
             return f"<{type(self).__name__} {where}, closed>"
-        return f"<{type(self).__name__} {where}, open, {len(self.core.appender.heads)} heads>"
+        return f"<{type(self).__name__} {where}, open, {counted(len(self.core.appender.heads), 'head')}>"
 
     async def __aenter__(self) -> Self:
         if self._opening is not None:
@@ -277,6 +278,7 @@ class StateStore:
             IdempotencyConflict: the id is used by a different change: of another state, with another action, by
                 another user, or for another reason.
             NotRetained: the change was recorded, but its event has been cleaned up.
+            ReducerMissing: the change was recorded, and only a reducer makes the state after it.
         """
         return await writing.result_of(
             self.core, self._layout.stream(governor_id, state_id), event_id, action, self.core.who(metadata)

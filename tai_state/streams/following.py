@@ -73,7 +73,7 @@ class _States(AsyncIterator[T], Generic[T]):
     """The states that a watch reports, read in batches.
 
     A step that is cancelled, or whose read fails, loses nothing. A state that is damaged makes its own step raise an
-    error; later steps continue with the other states.
+    error; later steps continue with the other states. Several tasks may step: one of them looks at a time.
     """
 
     def __init__(
@@ -87,28 +87,33 @@ class _States(AsyncIterator[T], Generic[T]):
         self._failure: Exception | None = None
         self._read: deque[Document] = deque()
         self._shown: dict[str, int] = {}
+        self._looking = anyio.Lock(fast_acquire=True)
+        self._waiting: anyio.CancelScope | None = None
         self._is_over = False
 
     def end(self) -> None:
-        """Make every later step raise ``RuntimeError``."""
+        """Make every step raise ``RuntimeError``, also the one that waits now."""
         self._is_over = True
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     def __repr__(self) -> str:
         at_hand = len(self._read) + len(self._told)
         return f"<watched states of {self._governor_id!r}, {len(self._shown)} shown, {at_hand} at hand>"
 
     async def __anext__(self) -> T:
-        if self._is_over:
-            raise RuntimeError("the watch is over: use it inside its `async with` block")
-        while True:
-            while self._read:
-                document = self._read.popleft()
-                stream = self._stream(document.path)
-                record = self._core.checked(stream, document)
-                if record.version > self._shown.get(stream.state_id, 0):
-                    self._shown[stream.state_id] = record.version
-                    return self._convert(self._core.state(stream, record, document.updated_us))
-            await self._look()
+        async with self._looking:
+            while not self._is_over:
+                while self._read:
+                    document = self._read.popleft()
+                    stream = self._stream(document.path)
+                    record = self._core.checked(stream, document)
+                    if record.version > self._shown.get(stream.state_id, 0):
+                        self._shown[stream.state_id] = record.version
+                        return self._convert(self._core.state(stream, record, document.updated_us))
+                with anyio.CancelScope() as self._waiting:
+                    await self._look()
+        raise RuntimeError("the watch is over: use it inside its `async with` block")
 
     async def _look(self) -> None:
         """Wait for a change, and read the states of all changes that are at hand."""

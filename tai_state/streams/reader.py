@@ -130,6 +130,12 @@ class StreamReader:
             return Folded(None, record.schema, record.state_hash)
         return Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
 
+    async def shown_by_others(self, stream: Stream, first: EventRecord) -> Folded | None:
+        """The state after the first event that is read of a stream; None if it shows it itself."""
+        if first.to_state is not None or first.version == 1:
+            return None
+        return await self.shown(stream, first)
+
     async def absence_error(self, stream: Stream) -> StateNotFound | EventSourcingError:
         """The error for a state without a document: it was never written, or only its events are left.
 

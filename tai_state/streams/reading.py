@@ -13,14 +13,14 @@ from tai_state.engines.api import Document, Scan, Where
 from tai_state.engines.api import after as right_after
 from tai_state.engines.filtering import passes
 from tai_state.engines.paging import Paged, chained, converted, mapped, resized
-from tai_state.errors import CorruptDocument, Inconsistent, InvalidData, InvalidId, StateNotFound, UnindexedField
+from tai_state.errors import Inconsistent, InvalidData, InvalidId, StateNotFound, UnindexedField
 from tai_state.streams.backwards import Backwards
 from tai_state.streams.core import Core
-from tai_state.streams.damage import Report, raising
+from tai_state.streams.damage import Report, misplaced, raising
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.reader import Folded, check_beginning, follows, missing_event_error
 from tai_state.streams.records import EVENT, GOVERNOR, STATE, EventRecord, StateRecord
-from tai_state.streams.surveying import every_governor, floors_of
+from tai_state.streams.surveying import Beginning, beginnings_of, every_governor
 from tai_state.streams.walking import Walk
 from tai_state.values.checks import check_flag, check_items, check_whole
 from tai_state.values.events import JsonEvent
@@ -295,16 +295,16 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
         EventSourcingError: an event is missing between two others.
     """
     walk: Walk | None = None
-    floors: dict[str, int | None] = {}
+    beginnings: dict[str, Beginning] = {}
 
     def take(page: Iterable[Document]) -> Iterator[JsonEvent]:
         nonlocal walk
         for document in page:
             stream = _place(core, governor_id, document, "an event").stream
             if walk is None or walk.stream.segment != stream.segment:
-                if stream.segment in floors:
-                    check_beginning(stream, document.decode(EVENT).version, floors[stream.segment])
-                walk = Walk(core.reader, stream)
+                floor, shown = beginnings.get(stream.segment, (1, None))
+                check_beginning(stream, document.decode(EVENT).version, floor)
+                walk = Walk(core.reader, stream, first=shown)
             yield from walk.events([document])
 
     documents = core.engine.scan(Scan(core.layout.events(governor_id)))
@@ -312,8 +312,8 @@ def get_all_events(core: Core, governor_id: str) -> Paged[JsonEvent]:
     async def convert(page: Sequence[Document]) -> Iterator[JsonEvent]:
         if walk is not None and not follows(walk.stream, page, walk.reached):
             await walk.look_at_floor(core.engine)
-        floors.clear()
-        floors.update(await floors_of(core, governor_id, page, None if walk is None else walk.stream.segment))
+        beginnings.clear()
+        beginnings.update(await beginnings_of(core, governor_id, page, None if walk is None else walk.stream.segment))
         return take(page)
 
     return _of_governor(core, governor_id, converted(documents, convert))
@@ -360,7 +360,7 @@ def _place(core: Core, governor_id: str, document: Document, kind: str) -> Place
     """
     place = core.layout.placed(governor_id, document)
     if place is None:
-        raise CorruptDocument(document.path, f"is not a place of {kind}")
+        raise misplaced(document.path, kind)
     return place
 
 
@@ -381,7 +381,8 @@ async def _with_states_before(core: Core, governor_id: str, page: Sequence[Docum
             previous = befores.get(path)
             before = Folded() if previous is None else await core.reader.shown(stream, previous)
         record = document.decode(EVENT)
-        now = states[document.path] = before.then(record)
+        first = None if before.state_hash else await core.reader.shown_by_others(stream, record)
+        now = states[document.path] = first or before.then(record)
         events.append(core.reader.event(stream, record, document.updated_us, before, now))
     return events
 

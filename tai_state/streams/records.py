@@ -191,7 +191,7 @@ class GovernorRecord(msgspec.Struct, frozen=True):
 STATE = Shape(StateRecord, "run `tai-state recover`, or else restore a backup")
 EVENT = Shape(EventRecord, "restore a backup")
 SNAPSHOT = Shape(SnapshotRecord, "run `tai-state recover`")
-MARKER = Shape(MarkerRecord, "run `tai-state recover`")
+MARKER = Shape(MarkerRecord, "run `tai-state recover`, or else restore a backup", is_small=True)
 GOVERNOR = Shape(GovernorRecord, "run `tai-state recover`")
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from tai_state.engines.api import Document, Scan
 from tai_state.errors import CorruptDocument
 from tai_state.streams.core import Core
-from tai_state.streams.damage import Report
+from tai_state.streams.damage import Report, misplaced
 from tai_state.streams.layout import Stream
-from tai_state.streams.reader import floor_in
-from tai_state.streams.records import GOVERNOR
+from tai_state.streams.reader import Folded, floor_in
+from tai_state.streams.records import EVENT, GOVERNOR
 from tai_state.values.ids import stored_id
 
 
@@ -40,10 +41,11 @@ def governor_ids(core: Core, segments: Iterable[str], report: Report) -> list[st
     """The ids of governors, in order, by their escaped ids; one that no governor can have is reported, and left out."""
     found: list[str] = []
     for segment in sorted(segments):
+        path = f"{core.layout.governors}/{segment}"
         try:
-            found.append(stored_id(f"{core.layout.governors}/{segment}"))
-        except CorruptDocument as error:
-            report(error)
+            found.append(stored_id(path))
+        except CorruptDocument:
+            report(misplaced(path, "a governor"))
     return found
 
 
@@ -56,10 +58,22 @@ async def lock_collections(core: Core) -> list[str]:
     return [layout.locks, layout.lockbeats, layout.lockbreaks, *waiters]
 
 
-async def floors_of(
+class Beginning(NamedTuple):
+    """Where a stream begins that has lost its first events.
+
+    Attributes:
+        floor: the version below which events may have been cleaned up; None if it is not known.
+        shown: the state after the first event that is left, if that does not carry it itself.
+    """
+
+    floor: int | None
+    shown: Folded | None
+
+
+async def beginnings_of(
     core: Core, governor_id: str, page: Sequence[Document], segment: str | None
-) -> dict[str, int | None]:
-    """The floors of the streams that begin in a page of events, and not with their first one; by segment.
+) -> dict[str, Beginning]:
+    """The streams that begin in a page of events, and not with their first one; by segment.
 
     Args:
         core: the store's core.
@@ -67,12 +81,15 @@ async def floors_of(
         page: the documents of events, in order.
         segment: that of the stream to which the event before the page belongs; None: there is none.
     """
-    late: dict[str, Stream] = {}
+    late: dict[str, tuple[Stream, Document]] = {}
     for document in page:
         place = core.layout.placed(governor_id, document)
         if place is not None and place.stream.segment != segment:
             segment = place.stream.segment
             if place.version > 1:
-                late[segment] = place.stream
-    documents = (await core.engine.read([each.state for each in late.values()])).documents if late else ()
-    return {each: floor_in(document) for each, document in zip(late, documents, strict=True)}
+                late[segment] = place.stream, document
+    states = (await core.engine.read([stream.state for stream, _ in late.values()])).documents if late else ()
+    found: dict[str, Beginning] = {}
+    for (each, (stream, document)), state in zip(late.items(), states, strict=True):
+        found[each] = Beginning(floor_in(state), await core.reader.shown_by_others(stream, document.decode(EVENT)))
+    return found

@@ -46,6 +46,7 @@ class Walk:
         reached: the version of that state; None if the first event may be a later one.
         floor: the version below which events may have been cleaned up.
         fold: folds the events that do not carry their state; without it, their states are None.
+        first: the state after the first event, if that does not carry it; a walk by pages finds it itself.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Walk:
         reached: int | None = None,
         floor: int = 1,
         fold: Fold | None = None,
+        first: Folded | None = None,
     ) -> None:
         self.reached: int | None = reached
         self._streams = streams
@@ -66,6 +68,10 @@ class Walk:
         self.floor: int = floor
         self._before = before or Folded()
         self._fold = fold
+        self._first: Folded | None = first
+        self._limit: int | None = None
+        self._last: str | None = None
+        self._is_begun = False
 
     def events(self, page: Iterable[Document]) -> Iterator[JsonEvent]:
         """The events of the next documents, each with the states before and after it.
@@ -88,8 +94,8 @@ class Walk:
                 now = Folded(text, record.schema, record.state_hash)
             else:
                 now = before.then(record)
-                if now.text is None and self._fold is not None:
-                    now = self._fold(before, stream, record)
+                if now.text is None:
+                    now = self._otherwise(before, record, now)
             if document.updated_us != recorded_us:
                 recorded_us, recorded_at = document.updated_us, recorded(document.updated_us, document.path)
             if version <= self._after:
@@ -125,6 +131,12 @@ class Walk:
             before = now
         self._before, self.reached = before, reached
 
+    def _otherwise(self, before: Folded, record: EventRecord, now: Folded) -> Folded:
+        """The state after an event that neither carries it nor leaves that before it as it was."""
+        if self._first is not None and self._first.state_hash == now.state_hash:
+            return self._first
+        return now if self._fold is None else self._fold(before, self.stream, record)
+
     def over(
         self,
         engine: Engine,
@@ -141,6 +153,7 @@ class Walk:
             end: called after the last event; may raise.
         """
         first, last = self.stream.range(max(self._after, 1) if self.reached is None else self.reached + 1, until)
+        self._limit = limit
         count = None if limit is None else limit + (self._after > 0)
         documents = engine.scan(Scan(self.stream.events, start=first, end=last, limit=count))
 
@@ -159,16 +172,29 @@ class Walk:
         if self.reached is None and documents and documents[0].id > versioned(self.stream.segment, self._after + 1):
             [state] = (await engine.read([self.stream.state])).documents
             check_beginning(self.stream, documents[0].decode(EVENT).version, floor_in(state), self._after)
+        if not self._is_begun and documents:
+            await self._begin(documents[0].decode(EVENT))
+        if self._last is not None and documents and documents[-1].id > self._last:
+            documents = documents[:-1]  # the scan made room for the event before the first one, which was not there
         return await self.page(engine, documents)
 
     async def page(self, engine: Engine, documents: Sequence[Document]) -> Iterator[JsonEvent]:
         """The events of one page of a scan, as :meth:`events`; it allows for a cleanup since the previous page."""
-        if self.reached is None and self._after and documents:
-            # What the first event left as it was is shown by an earlier one. It is not yielded itself.
-            self._before = await self._streams.shown(self.stream, documents[0].decode(EVENT))
+        if not self._is_begun and documents:
+            await self._begin(documents[0].decode(EVENT))
         if not follows(self.stream, documents, self.reached):
             await self.look_at_floor(engine)
         return self.events(documents)
+
+    async def _begin(self, first: EventRecord) -> None:
+        """Find the state that the first event leaves, which it may not carry itself; an earlier one shows it."""
+        if self.reached is None and self._after == first.version:
+            self._before = await self._streams.shown(self.stream, first)
+        elif self._before.text is None:
+            self._first = await self._streams.shown_by_others(self.stream, first)
+        if self._limit is not None:
+            self._last = versioned(self.stream.segment, max(first.version, self._after + 1) + self._limit - 1)
+        self._is_begun = True
 
     async def look_at_floor(self, engine: Engine) -> None:
         """Read again below which version events may have been cleaned up."""

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from tai_state.errors import IdempotencyConflict, InvalidData, NotRetained
+from tai_state.errors import IdempotencyConflict, InvalidData, NotRetained, ReducerMissing
 from tai_state.streams.changes import Appended, Fence, Known, always, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
@@ -167,9 +167,15 @@ async def result_of(
         raise NotRetained(stream.event(marker.version), "the change was made, and its event was cleaned up since")
     record = stored.record
     differs = different(record, action, metadata.changed_by, metadata.reason, context)
-    if differs or record.to_state is None:
-        raise IdempotencyConflict(event_id, stream.state, differs or ("data",))
-    return core.state(stream, state_after(record, stream.event(record.version)), stored.recorded_us)
+    if differs:
+        raise IdempotencyConflict(event_id, stream.state, differs)
+    if record.to_state is not None:
+        return core.state(stream, state_after(record, stream.event(record.version)), stored.recorded_us)
+    shown = await core.reader.shown(stream, record)
+    if shown.text is None:
+        what = "the change was made; the state after it takes a reducer: read it with `get_state_at`"
+        raise ReducerMissing(stream.event(record.version), what)
+    return core.reader.state_at(stream, stored, shown)
 
 
 def event_of(core: Core, stream: Stream, appended: Appended, before: Folded) -> JsonEvent:

@@ -75,7 +75,7 @@ class _MockDocuments:
         content: bytes | Damage
         try:
             content = msgspec.json.encode(fields)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             content = Damage(f"is not a JSON object: {error}")
         return Document(*split(path), content, own.revision, own.updated_us)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from tai_state.errors import InvalidData
+
+T = TypeVar("T")
 
 DEPTH_MAX = 200
 """How many levels deep data may be nested."""
@@ -32,6 +34,16 @@ decode: Callable[[str | bytes], Any] = _decoder.decode
 
 NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding a text raises that is not JSON, or is nested deeper than the decoder goes."""
+
+
+def all_text(from_json: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """A decoder that refuses all that is not UTF-8. By itself it passes over fields that it does not know unread."""
+
+    def decode_text(content: bytes) -> T:
+        content.decode()
+        return from_json(content)
+
+    return decode_text
 
 
 to_bytes: Callable[[Any], bytes] = _encoder.encode

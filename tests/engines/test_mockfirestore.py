@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from mockfirestore import MockFirestore
 
@@ -116,11 +118,14 @@ async def test_a_change_made_with_the_mock_is_seen(client: MockFirestore):
         [document] = (await engine.read(["c/a"])).documents
         assert document is not None
         assert document.fields() == {"n": 2}
-        client.document("c/a").update({"n": object()})
-        [damaged] = (await engine.read(["c/a"])).documents
-        assert damaged is not None
-        with pytest.raises(CorruptDocument):
-            damaged.fields()
+        endless: list[Any] = []
+        endless.append(endless)
+        for no_json in (object(), endless):
+            client.document("c/a").update({"n": no_json})
+            [damaged] = (await engine.read(["c/a"])).documents
+            assert damaged is not None
+            with pytest.raises(CorruptDocument):
+                damaged.fields()
 
 
 def test_what_is_no_mock_is_refused():

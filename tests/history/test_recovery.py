@@ -19,6 +19,7 @@ from tai_state import (
 )
 from tai_state.engines.api import ANYTHING, Delete, Put
 from tai_state.errors import Unavailable
+from tai_state.history import reporting
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 
 from ..support.histories import ALICE, add, event_path, grow, snapshot_path
@@ -43,11 +44,28 @@ async def test_recovery_rebuilds_what_was_lost(place: Place, persister: StateMac
     await store.core.engine.commit([Delete(paths[3], ANYTHING)])
     assert not (await persister.validate_consistency()).consistent
     report = await persister.recover(concurrency=2)
-    assert report == RecoveryReport(checked=5, sound=1, rebuilt=tuple(paths))
+    assert report == RecoveryReport(checked=5, sound=1, rebuilt=tuple(paths), rebuilt_count=4)
     assert report.consistent
     assert await dump(store.core.engine) == before
     assert await persister.recover() == RecoveryReport(checked=5, sound=5)
     assert (await store.save_state(GOVERNOR, "alice", {}, METADATA, expected=7)).version == 8
+
+
+async def test_a_recovery_counts_more_than_it_lists(
+    persister: StateMachinePersister, store: StateStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Of each kind, what the report has no room for is counted all the same."""
+    monkeypatch.setattr(reporting, "LISTED_MAX", 2)
+    lost, hurt = [f"lost {n}" for n in range(3)], [f"hurt {n}" for n in range(4)]
+    for state_id in (*lost, *hurt):
+        await store.save_state(GOVERNOR, state_id, {}, METADATA)
+        stream = store.core.layout.stream(GOVERNOR, state_id)
+        await store.core.engine.commit([Delete(stream.state, ANYTHING)])
+        if state_id in hurt:
+            await edit(store.core.engine, stream.event(1), action="other")
+    report = await persister.recover()
+    assert (report.checked, report.sound, report.rebuilt_count, report.failed_count) == (7, 0, 3, 4)
+    assert (len(report.rebuilt), len(report.failed), report.consistent) == (2, 2, False)
 
 
 @pytest.mark.parametrize("is_behind", [True, False], ids=["behind", "ahead"])
@@ -113,15 +131,17 @@ async def test_recovery_reports_an_event_that_it_cannot_mend(place: Place):
     "place_of_none", ["events/aaa", "events/%FF~000000000001", "states/%FF", "snapshots/alice~00000000001x"]
 )
 async def test_recovery_goes_on_after_what_stands_in_no_place(store: StateStore, place_of_none: str):
-    """A document that belongs to no state is reported, and the states are recovered all the same."""
+    """A document that belongs to no state is reported, or removed if it is a snapshot; the states are recovered."""
     await grow(store, 2)
     path = f"governors/bank/{place_of_none}"
     await store.core.engine.commit([Put(path, {"x": 1}), Delete(ALICE, ANYTHING)])
+    is_removed = "snapshots" in path
     report = await StateMachinePersister(store).recover(GOVERNOR)
-    assert report.rebuilt == (ALICE,)
-    assert [each for each, _ in report.failed] == ([] if "snapshots" in path else [path])
+    assert report.rebuilt == ((ALICE, path) if is_removed else (ALICE,))
+    left = [] if is_removed else [path]
+    assert [each for each, _ in report.failed] == left
     paths = [each.path for each in (await StateMachinePersister(store).validate_consistency(GOVERNOR)).findings]
-    assert paths == [path]
+    assert paths == left
 
 
 async def test_recovery_reports_progress_and_resumes(store: StateStore, persister: StateMachinePersister):

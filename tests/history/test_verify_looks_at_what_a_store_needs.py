@@ -25,6 +25,7 @@ from tai_state import (
 from tai_state.engines.api import Delete
 from tai_state.testing import AtCalls, FaultyEngine, ManualClock, MemoryEngine
 
+from ..support.sqlite import flip_a_bit_in_an_index
 from ..support.stores import GOVERNOR, METADATA, SQLITE, collected, edit, fields_at
 
 pytestmark = pytest.mark.anyio
@@ -244,24 +245,13 @@ async def test_a_wrapped_engine_checks_its_storage(tmp_path: Path) -> None:
     clock = ManualClock(step_us=1)
     async with open_store(SQLITE.make(tmp_path, clock), clock=clock) as store:
         await fill(store)
-    _flip_a_bit_in_an_index(tmp_path / "store.db")
+    flip_a_bit_in_an_index(tmp_path / "store.db")
     found = []
     for engine in (SQLITE.make(tmp_path, clock), FaultyEngine(SQLITE.make(tmp_path, clock), AtCalls({}))):
         async with open_store(engine, clock=clock) as store:
             found.append(paths(await verify(store)))
     assert found[0]
     assert found[1] == found[0]
-
-
-def _flip_a_bit_in_an_index(file: Path) -> None:
-    """Damage an index so that no read of the documents used here sees it."""
-    connection = apsw.Connection(str(file))
-    [(page,)] = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'documents_by_timestamp'")
-    connection.pragma("wal_checkpoint", "TRUNCATE")
-    connection.close()
-    data = bytearray(file.read_bytes())
-    data[data.index(b"governors/bank/events", (page - 1) * 4096)] ^= 1
-    file.write_bytes(data)
 
 
 async def comparisons(monkeypatch: pytest.MonkeyPatch, count: int) -> int:

@@ -34,6 +34,7 @@ WITHIN = {
     "locks/listing.py": "LockManager.list_locks",
     "conflicts/recorded.py conflicts_of": "recorded_conflicts",
     "conflicts/sync.py": "sync, as work that iterates",
+    "history/dropping.py": "verify, recover and restore, as work that iterates",
     "history/recovery.py": "recover, as work that iterates",
     "history/survey.py": "verify and recover, as work that iterates",
     "history/transfer.py": "export, as work that iterates",

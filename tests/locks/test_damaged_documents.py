@@ -213,12 +213,58 @@ async def test_a_damaged_lock_names_the_way_out_of_it(store: StateStore, time: T
     broken = await locks.break_lock("my job")
     assert broken is not None
     assert (broken.resource, broken.holder, broken.ttl_seconds) == ("my job", "", 0.0)
-    assert await collected(store.core.engine.scan(Scan("lockbreaks"))) == []
     assert await locks.break_lock("my job") is None
     with pytest.raises(LockLost):
         await locks.renew_lock(lease)
     async with locks.lock("my job", wait_seconds=0):
         pass
+
+
+@pytest.mark.parametrize("is_taken", [False, True], ids=["broken", "taken and returned"])
+@pytest.mark.parametrize("what", ["a field", "all of it"])
+async def test_the_holder_of_a_damaged_lock_that_was_broken_is_told(
+    store: StateStore, other: StateStore, time: Time, what: str, *, is_taken: bool
+):
+    """Its release finds the note, as that of a sound lock does: the lock's document names it, or its renewals do."""
+    locks = managed(store, time)
+    theirs = managed(other, time, Unreadable(other.core.engine, "locks/r") if what == "all of it" else None)
+    lease = await locks.acquire_lock("r", ttl_seconds=60)
+    if what == "a field":
+        await edit(store.core.engine, "locks/r", ttl=None)
+    else:
+        await locks.renew_lock(lease)
+    assert isinstance(await theirs.break_lock("r"), LockInfo)
+    if is_taken:
+        await theirs.release_lock(await managed(other, time).acquire_lock("r", wait_seconds=0))
+    for _ in range(2):
+        with pytest.raises(LockLost):
+            await locks.release_lock(lease)
+    assert await paths(store.core.engine) == []
+    assert await collected(store.core.engine.scan(Scan("lockbreaks"))) == []
+
+
+@pytest.mark.parametrize("nonce", ["", "..", "a/b", "x" * 2_000, 7, None])
+async def test_a_damaged_lock_is_broken_whatever_its_holder_is_called(store: StateStore, time: Time, nonce: Any):
+    """A name that no tenure has leads to no note, and keeps no lock from being broken."""
+    locks = managed(store, time)
+    await locks.acquire_lock("r", ttl_seconds=60)
+    await edit(store.core.engine, "locks/r", nonce=nonce)
+    assert isinstance(await locks.break_lock("r"), LockInfo)
+    assert await paths(store.core.engine) == []
+    assert await collected(store.core.engine.scan(Scan("lockbreaks"))) == []
+
+
+async def test_the_note_of_a_damaged_lock_is_removed_after_a_day(store: StateStore, time: Time):
+    """Nobody may be there to find it, and nothing says for how long its holder may have worked."""
+    locks = managed(store, time)
+    await locks.acquire_lock("r", ttl_seconds=60)
+    await edit(store.core.engine, "locks/r", ttl=None)
+    await locks.break_lock("r")
+    assert len(await collected(store.core.engine.scan(Scan("lockbreaks")))) == 1
+    await locks.cleanup_expired_locks()
+    time.advance(1.2 * 86_400)
+    await locks.cleanup_expired_locks()
+    assert await collected(store.core.engine.scan(Scan("lockbreaks"))) == []
 
 
 async def test_a_waiter_is_removed_at_once_if_it_is_damaged(store: StateStore, time: Time):

@@ -141,7 +141,8 @@ MISTAKES = [
         "governors are listed unread", reading, "    document.decode(GOVERNOR)\n", "", "sqlite", "governor: document",
     ),
     mistake(
-        "a damaged note of a restore ends all", unfinished, "except CorruptDocument:", "except ZeroDivisionError:",
+        "a damaged note of a restore ends all", unfinished,
+        "except CorruptDocument:\n        return False", "except ZeroDivisionError:\n        return False",
         "memory", "restore: finished",
     ),
     mistake(

@@ -104,3 +104,14 @@ def statements_seen() -> Iterator[list[tuple[str, Any]]]:
 
     with hooked(lambda connection: setattr(connection, "exec_trace", trace)):
         yield seen
+
+
+def flip_a_bit_in_an_index(file: Path) -> None:
+    """Damage an index so that no read of the documents used here sees it."""
+    connection = apsw.Connection(str(file))
+    [(page,)] = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'documents_by_timestamp'")
+    connection.pragma("wal_checkpoint", "TRUNCATE")
+    connection.close()
+    data = bytearray(file.read_bytes())
+    data[data.index(b"governors/bank/events", (page - 1) * 4096)] ^= 1
+    file.write_bytes(data)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from tai_state.engines.api import Fields
+from tai_state.values.json import NOT_JSON
 
 SEAL: Final = "_w"
 """The key of the seal, a number beside the document's own fields; see ``seals.py``."""
@@ -185,7 +186,7 @@ def _with_odd_keys(fields: Fields) -> Fields:
 def _from_text(text: Any) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, TypeError):
+    except (*NOT_JSON, TypeError):
         return _refuse("a text that is not JSON")
 
 

@@ -182,7 +182,7 @@ def document(path: str, message: Any) -> Document:
         sealed = message.fields[SEAL].integer_value if SEAL in message.fields else 0
         if not fits(sealed, path, msgspec.json.encode(content, order="sorted")):
             content = Damage("was edited: it does not match its checksum")
-    except NotJson as error:
+    except (NotJson, RecursionError) as error:
         content = Damage(str(error))
     updated = microseconds(message.update_time)
     return Document(*split(path), content, updated, updated)

@@ -60,6 +60,11 @@ EDITS: dict[str, Callable[[Any], object]] = {
     ),
     "a field removed": lambda fields: fields.pop("n"),
     "a field added": lambda fields: setattr(fields["more"], "boolean_value", True),
+    "a text nested without end": lambda fields: (
+        setattr(fields["data"].map_value.fields["deep"].map_value.fields["_json"], "string_value", "[" * 100_000),
+        fields["data"].map_value.fields["deep"].map_value.fields.pop("list"),
+    ),
+    "a name nested without end": lambda fields: setattr(fields["_keys"], "string_value", '{"a":' * 100_000),
     "the checksum": lambda fields: setattr(fields["_w"], "integer_value", fields["_w"].integer_value ^ 1),
     "the random part": lambda fields: setattr(fields["_w"], "integer_value", fields["_w"].integer_value ^ 1 << 40),
 }
