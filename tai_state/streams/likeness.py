@@ -37,10 +37,10 @@ def agree(one: Any, other: Any, again: Any) -> bool:
         other: the second value.
         again: the second value, as it was read again.
     """
-    if isinstance(one, dict) and isinstance(other, dict) and isinstance(again, dict):
+    if type(one) is type(other) is type(again) is dict:
         return one.keys() == other.keys() and all(agree(each, other[key], again.get(key)) for key, each in one.items())
-    if isinstance(one, list) and isinstance(other, list) and isinstance(again, list):
-        return len(one) == len(other) and (all(map(agree, one, other, again)) if len(other) == len(again) else True)
+    if type(one) is type(other) is type(again) is list:
+        return len(one) == len(other) and (len(other) != len(again) or all(map(agree, one, other, again)))
     return bool(one == other or other != again)
 
 
