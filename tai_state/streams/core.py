@@ -118,12 +118,17 @@ class Core:
         """
         if fence is None:
             return ()
-        store_id, guarded = getattr(fence, "store_id", None), getattr(fence, "guard", None)
-        if type(store_id) is not str or guarded is None:
+        store_id: object = getattr(fence, "store_id", None)
+        if type(store_id) is not str:
             raise InvalidData(f"fence must be a lease, not {type(fence).__name__}")
         if store_id != self.store_id:
             raise InvalidData("the lease given as fence belongs to another store")
-        guard: object = guarded()
+        try:
+            guard: object = fence.guard()
+        except AttributeError:
+            if hasattr(fence, "guard"):
+                raise
+            raise InvalidData(f"fence must be a lease, not {type(fence).__name__}") from None
         if not isinstance(guard, Guard):
             raise InvalidData(f"the guard of a fence must be a Guard, not {type(guard).__name__}")
         return (guard,)

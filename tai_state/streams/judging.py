@@ -151,7 +151,7 @@ class Judge:
                 return each
             known.append(each)
         if before is None:
-            commit = self.planned(known, look.documents)
+            commit = self.planned(known, look.documents, self._author)
         else:
             commit = self._again(before, look) or self.planned(known, look.documents, before.author)
         nothing: Results = [None] * len(known)

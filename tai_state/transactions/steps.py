@@ -91,9 +91,9 @@ class Written:
         stream: as given.
         expected: as given.
         steps: the steps, in order.
-        unmet: the error if the first step expects something else than what was read.
-        unmet_later: the same for the first later step with such an error; it counts unless an earlier call recorded all
-            of the transaction.
+        unmet: the error for a step whose expectation is not met; it counts unless an earlier call recorded all of the
+            transaction.
+        is_wrong: whether the first step expects something else than what was read.
         refusal: what composing for the commit raised: an error of the transaction's own, not of what others did.
     """
 
@@ -102,7 +102,7 @@ class Written:
         self.expected = expected
         self.steps: list[Step] = []
         self.unmet: VersionConflict | StateNotFound | None = None
-        self.unmet_later: VersionConflict | StateNotFound | None = None
+        self.is_wrong: bool = False
         self.refusal: Exception | None = None
         self._core = core
         self._base: Known | None = None
@@ -139,8 +139,8 @@ class Written:
             VersionConflict, StateNotFound: a step does not.
         """
         try:
-            if (unmet := self.unmet or self.unmet_later) is not None:
-                raise unmet
+            if self.unmet is not None:
+                raise self.unmet
             return self.compose(known)
         except Exception as error:
             self.refusal = error

@@ -253,8 +253,8 @@ class Transaction:
         appends = tuple([self._part(each) for each in self._written.values()])
         compose = separately(*[each.compose_as_expected for each in self._written.values()])
         checks = [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
-        guards, is_in_turn = (*checks, *self.core.guards(fence)), self._is_in_turn or self._turn is not None
-        done = await self._append(Change(appends, compose, guards, is_in_turn=is_in_turn))
+        guards = (*checks, *self.core.guards(fence))
+        done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         versions: list[StateVersion] = []
         for written, appended in zip(self._written.values(), done, strict=True):
             if appended is not None:
@@ -299,6 +299,7 @@ class Transaction:
                 # Whoever has the turn runs again. Only who holds no other turn may wait, or two wait for each other.
                 self._turn = self.core.turns.of(new)
                 await self._turn.__aenter__()
+                self._is_in_turn = True
             if self._recent is not None and not self._seen and len(new) == 1:
                 seen = self._recent.recall(path := next(iter(new)))
                 if seen is not None:
@@ -329,7 +330,7 @@ class Transaction:
         if any(each.refusal is error for each in self._written.values()):
             return False
         written = self._written.get(error.path)
-        return written is None or written.expected is None or (error.path in self._seen and written.unmet is None)
+        return written is None or written.expected is None or (error.path in self._seen and not written.is_wrong)
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as read, with the transaction's own writes applied."""
@@ -369,7 +370,7 @@ class Transaction:
         unmet = written.unmet_by(expected, seen.version + len(written.drafts), deleted=is_deleted)
         if unmet is not None and not has_ids:
             raise met(self.core, unmet)
-        written.unmet_later = written.unmet_later or unmet
+        written.unmet = written.unmet or unmet
 
     async def _append(self, change: Change) -> Results:
         try:
@@ -385,12 +386,14 @@ class Transaction:
             raise self._fail(seen.moved_error(error.path, None)) from error  # it was read, and was removed since
 
     def _part(self, written: Written) -> Append:
-        seen, first = self._seen.get(written.stream.state), written.steps[0]
-        expected, known = ANY if written.expected is None else written.expected, None
+        seen, first, said = self._seen.get(written.stream.state), written.steps[0], written.expected
+        expected, known = ANY if said is None else said, None
         if seen is not None:
-            written.unmet = written.unmet_by(expected, seen.version, deleted=seen.is_deleted)
-            if written.unmet is None:  # otherwise the commit is refused, with the events that the caller had not seen
+            unmet = None if said is None else written.unmet_by(said, seen.version, deleted=seen.is_deleted)
+            if unmet is None:
                 expected, known = seen.version, seen.known
+            else:  # the commit is refused, with the events that the caller had not seen
+                written.unmet, written.is_wrong = unmet, True
         needs_state = first.needs_state and seen is None and expected not in (NO_STATE, 0)
         return append_of(
             written.stream, expected, written.drafts, needs_state=needs_state, must_live=first.must_live, seen=known
