@@ -129,7 +129,7 @@ class Core:
             if hasattr(fence, "guard"):
                 raise
             raise InvalidData(f"fence must be a lease, not {type(fence).__name__}") from None
-        if not isinstance(guard, Guard):
+        if not isinstance(guard, Guard):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise InvalidData(f"the guard of a fence must be a Guard, not {type(guard).__name__}")
         return (guard,)
 
