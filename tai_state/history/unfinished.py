@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 import msgspec
 
 from tai_state.engines.api import Document, Moment, Scan, Shape
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, misplaced
+from tai_state.values.commands import command
 from tai_state.values.ids import stored_id
 
 
@@ -43,12 +42,12 @@ def _unfinished(note: Document) -> Inconsistent | None:
     if is_finished(note):
         return None
     try:
-        governor = quote(stored_id(note.path))
+        end = command("recover", stored_id(note.path), "--end-restore")
     except CorruptDocument:
         return misplaced(note.path, "a note of a restore")
     again = (
         "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed;"
-        f" if there is none either, run `tai-state recover {governor} --end-restore`"
+        f" if there is none either, run {end}"
     )
     try:
         note.decode(RESTORE)

@@ -148,7 +148,7 @@ class StreamReader:
                 state, _ = (await self._engine.read([stream.state, event.path])).documents
                 if state is not None:
                     return StateNotFound(stream.state)
-            return EventSourcingError(stream.state, "is missing though it has events: run `tai-state verify`")
+            return lost_state_error(stream)
         return StateNotFound(stream.state)
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
@@ -266,6 +266,11 @@ def check_place(
         raise CorruptDocument(document.path, "holds an event of another place")
     if reached is not None and record.version != reached + 1:
         raise missing_event_error(stream, reached + 1, floor)
+
+
+def lost_state_error(stream: Stream) -> EventSourcingError:
+    """The error for a state that has events and no document."""
+    return EventSourcingError(stream.state, "is missing though it has events: run `tai-state verify`")
 
 
 def missing_event_error(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:
