@@ -83,6 +83,7 @@ WRONG: dict[str, list[Any]] = {
     "version_or_time": [None, True, 0, -1, 1.5, "1", nan, 10**30, datetime(2026, 1, 1)],  # noqa: DTZ001
     "newest_first": ["no", 1, None],
     "keep_changed": ["no", 1, None],
+    "end_restore": ["no", 1, None],
     "deleted": ["no", 1, None],
     "where": [5, None, [], "f", {"other": 1}, {"f": {"on": True}}, {"f": nan}, {"f": [[1]]}, {"f": {1}}],
     "concurrency": [*NUMBERS, 0, None],
