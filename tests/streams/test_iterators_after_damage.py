@@ -45,6 +45,7 @@ DAMAGED = {
     "StateStore.get_events_between": "events/s4~000000000001",
     "StateStore.get_events": "events/s0~000000000005",
     "StateHandle.history": "events/s0~000000000005",
+    "PersistentMachine.history": "events/s0~000000000005",
     "StateMachinePersister.replay": "events/s0~000000000005",
 }
 
