@@ -227,7 +227,7 @@ async def test_a_damaged_state_is_left_to_recovery(tmp_path: Path, clock: Manual
 
 @pytest.mark.parametrize("is_whole", [False, True])
 async def test_a_damaged_note_is_written_again_by_a_restore(tmp_path: Path, clock: ManualClock, *, is_whole: bool):
-    """Whether or not the restore was finished, running it again with its file leads out."""
+    """Whether or not the restore was finished, its file leads out, if one says that it is its file."""
     there = await _export(tmp_path)
     engine = await _half(tmp_path, clock, "states/b")
     note = f"meta/store/restores/{GOVERNOR}"
@@ -236,12 +236,41 @@ async def test_a_damaged_note_is_written_again_by_a_restore(tmp_path: Path, cloc
         if is_whole:
             await persister.import_history(tmp_path / FILE)
         await edit(engine, note, export_id=7)
+        before = await dump(engine)
         [finding] = (await persister.validate_consistency()).findings
         assert (finding.path, "`tai-state restore`" in finding.message) == (note, True)
-        with pytest.raises(CorruptDocument):
-            await persister.export_history(GOVERNOR, tmp_path / "part.jsonl")
-        await persister.import_history(tmp_path / FILE)
+        for refused in (
+            persister.export_history(GOVERNOR, tmp_path / "part.jsonl"),
+            persister.import_history(tmp_path / FILE),
+        ):
+            with pytest.raises(CorruptDocument, match="--keep-changed"):
+                await refused
+        assert await dump(engine) == before
+        assert (await persister.import_history(tmp_path / FILE, keep_changed=True)).kept == ()
         assert (await persister.validate_consistency()).consistent
+        assert await dump(engine) == there
+
+
+async def test_a_damaged_note_lets_no_foreign_file_in(tmp_path: Path, clock: ManualClock):
+    """The restore was finished long ago, and its note was damaged: the governor can be made whole without any file."""
+    there = await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "states/b")
+    note = f"meta/store/restores/{GOVERNOR}"
+    async with _store(engine, clock) as store, make_store(MemoryEngine(clock), clock) as foreign:
+        persister = StateMachinePersister(store)
+        await persister.import_history(tmp_path / FILE)
+        for state in ("b", "x"):
+            await foreign.save_state(GOVERNOR, state, {"n": "foreign"}, METADATA)
+        await StateMachinePersister(foreign).export_history(GOVERNOR, tmp_path / "foreign.jsonl")
+        await engine.commit([Put(note, {"no": "note"})])
+        with pytest.raises(CorruptDocument):
+            await persister.import_history(tmp_path / "foreign.jsonl")
+        assert await dump(engine) == there
+        [finding] = (await persister.validate_consistency()).findings
+        assert f"`tai-state recover {GOVERNOR} --end-restore`" in finding.message
+        assert (await persister.recover(GOVERNOR, end_restore=True)).consistent
+        with pytest.raises(GovernorExists):
+            await persister.import_history(tmp_path / "foreign.jsonl")
         assert await dump(engine) == there
 
 
