@@ -348,7 +348,8 @@ class StateMachinePersister:
         """
         if acknowledged is not None:
             check_callable(acknowledged, "acknowledged")
-        return await CsvImport(self._core, CsvFile(_file(path), governor_id, columns)).run(acknowledged)
+        with CsvFile(_file(path), governor_id, columns) as file:
+            return await CsvImport(self._core, file).run(acknowledged)
 
     def _tell_recovery(self, states: int, begun: float) -> None:
         observer = self._core.settings.observer

@@ -46,8 +46,10 @@ from tai_state.history.exportfile import (
     TransferStats,
     check_export,
     lines_of,
+    opened_export,
 )
 from tai_state.history.restoring import Item, due, item_of
+from tai_state.history.samefile import SameFile
 from tai_state.history.unfinished import RestoreRecord, unfinished_restore
 from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
@@ -161,15 +163,19 @@ class Restore:
                 are restored; or another restore went on from this one, which writes no more.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
                 release can read; or this store was retired in it; or the note of an earlier restore is damaged.
-                Nothing was written.
+                Nothing was written, unless somebody wrote into the file meanwhile.
         """
-        check = await anyio.to_thread.run_sync(check_export, path)
+        with await anyio.to_thread.run_sync(opened_export, path) as file:
+            return await self._restore(file, keep_changed=keep_changed)
+
+    async def _restore(self, file: SameFile, *, keep_changed: bool) -> TransferStats:
+        check = await anyio.to_thread.run_sync(check_export, file)
         header, stats = check.header, check.stats()
         if (store_id := self._core.store_id) in check.retired:
             what = "its next changes would be taken for its first ones: restore the file into a new store"
-            raise InvalidData(f"store {store_id} was retired in {path}, and {what}")
+            raise InvalidData(f"store {store_id} was retired in {file.path}, and {what}")
         held = await claim(self._core, header.governor_id, header.export_id, keep_changed=keep_changed)
-        batches = self._batches(header.governor_id, path, held)
+        batches = self._batches(header.governor_id, file, held)
         if held.begun is Begun.FINISHED:
             await self._compare(batches)
             return stats
@@ -186,7 +192,7 @@ class Restore:
             _logger.warning("a restore left out what was changed meanwhile", extra={"path": each})
         return msgspec.structs.replace(stats, kept=tuple(changed)[:LISTED_MAX])
 
-    def _batches(self, governor_id: str, path: Path, held: Claim) -> Iterator[list[Item]]:
+    def _batches(self, governor_id: str, file: SameFile, held: Claim) -> Iterator[list[Item]]:
         """The documents of a file, in batches that each fit into one commit beside what that requires."""
 
         def weigh(document: tuple[Item, int]) -> Weight:
@@ -194,14 +200,14 @@ class Restore:
             return Weight(1, len(item.put.path.encode()) + length)
 
         for batch in Batches(self._core.engine.capabilities).split(
-            self._documents(governor_id, path), weigh, weight_of(held.check)
+            self._documents(governor_id, file), weigh, weight_of(held.check)
         ):
             yield [item for item, _ in batch]
 
-    def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Item, int]]:
+    def _documents(self, governor_id: str, file: SameFile) -> Iterator[tuple[Item, int]]:
         """The documents of a file, each with the length of its line."""
         layout = self._core.layout
-        for line, length in lines_of(path):
+        for line, length in lines_of(file):
             if line.kind == "end":
                 return
             # A governor document may already be there, with nothing under it, if a first write was refused.
@@ -229,16 +235,18 @@ class Restore:
         """
         is_first = held.begun is Begun.NEW
         changed: dict[str, None] = {}
-        while batch := await anyio.to_thread.run_sync(next, batches, None):
-            rest = [each for each in batch if each.stream is None or each.stream.state not in changed]
+        while True:
             try:
+                batch = await anyio.to_thread.run_sync(next, batches, None)
+                if batch is None:
+                    return changed
+                rest = [each for each in batch if each.stream is None or each.stream.state not in changed]
                 changed |= await self._put(rest, held, is_first=is_first)
             except (GovernorExists, Rejected):
                 if is_first:
                     await withdraw(self._core, held)
                 raise
             is_first = False
-        return changed
 
     async def _put(self, batch: list[Item], held: Claim, *, is_first: bool) -> dict[str, None]:
         """Write the documents of a batch that are due.
