@@ -353,7 +353,7 @@ class TransactionFailed(Conflict):
     backoff_seconds: ClassVar[float] = 0.05
 
     def __str__(self) -> str:
-        return f"other writers were faster {self.attempts} times: {self.cause}"
+        return f"other writers were faster at every attempt (of {self.attempts}): {self.cause}"
 
 
 @dataclass(eq=False)
@@ -406,7 +406,7 @@ class LockAlreadyHeld(Conflict):
     """Another holder has the lock, or others wait for it, and the caller does not wait (``wait_seconds=0``).
 
     ``remaining`` is the seconds left unless the holder renews, or None if that is not known. ``holder`` is None if
-    nobody held the lock when last seen. A lock whose time is over is taken over and does not raise this error. What to
+    nobody held the lock when last seen. A lock that has expired is taken over and does not raise this error. What to
     do: wait for the lock, or try later.
     """
 
@@ -444,7 +444,7 @@ class LockAcquisitionFailed(Conflict):
 
 @dataclass(eq=False)
 class LockLost(Conflict):
-    """The lease has ended: it was not renewed in time, it was released, or another holder took the lock over.
+    """The lease has ended: it expired, it was released, or another holder took the lock over.
 
     ``holder`` has the lock now, for ``remaining`` seconds unless it renews; both are None if that is not known. Raised
     by a write with a fence, it means that nothing was written. Raised by a ``lock`` block or by a release, it means

@@ -18,6 +18,7 @@ from tai_state.cli.common import INCONSISTENT, JsonOption
 from tai_state.cli.output import print_json, print_line, say
 from tai_state.history.persister import StateMachinePersister
 from tai_state.store.opening import open_store
+from tai_state.values.counting import counted
 
 ACKNOWLEDGED_BEFORE_KILL = 1_000
 _GOVERNOR = "pumps"
@@ -34,7 +35,8 @@ def demo(*, as_json: JsonOption = False) -> None:
         versions = _write_and_kill(url)
         acknowledged = sum(versions.values())
         if not as_json:
-            say(f"{acknowledged:,} changes to {len(versions)} machines were acknowledged, then the writer was killed")
+            made = f"{counted(acknowledged, 'change')} to {counted(len(versions), 'machine')}"
+            say(f"the writer was killed after {made} had been acknowledged")
         recovered, consistent = anyio.run(_recover, url, versions)
     consistent = consistent and recovered == acknowledged
     seconds = round(time.monotonic() - started, 3)

@@ -19,10 +19,19 @@ from tai_state.engines.api import PRESENT, Check, Scan, Where
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.engines.sqlite.place import check_rights, room
-from tai_state.errors import InvalidData, StoreNotFound, StoreUnavailable, StoreUnusable, TaiStateError, UnknownStore
+from tai_state.errors import (
+    Inconsistent,
+    InvalidData,
+    StoreNotFound,
+    StoreUnavailable,
+    StoreUnusable,
+    TaiStateError,
+    UnknownStore,
+)
 from tai_state.history.unfinished import unfinished_restores
 from tai_state.store.addresses import Address
 from tai_state.streams.settings import SystemClock
+from tai_state.values.counting import counted
 
 Status: TypeAlias = Literal["ok", "warning", "failed"]
 
@@ -31,6 +40,8 @@ _DRIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "firestore": ("google-cloud-firestore", "grpcio", "protobuf"),
 }
 _MIB: Final = 1024 * 1024
+_DAMAGE_MAX: Final = 3
+"""How much of the damage of a file is named."""
 _SKEW_SECONDS_MAX: Final = 10.0
 """Tokens fail at five minutes. Long before that, timestamps from two machines no longer show the order of changes."""
 _CREDENTIALS: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "DefaultCredentialsError", "RefreshError"})
@@ -84,6 +95,8 @@ class Examination:
                 if self._name == "firestore":
                     await self._try("permissions", self._permissions)
                     await self._try("indexes", self._indexes)
+                if isinstance(self._engine, SqliteEngine):
+                    await self._file(self._engine)
         except TaiStateError as error:
             self._fail(_part(error), error)
         else:
@@ -162,12 +175,30 @@ class Examination:
             return "the emulator needs none, so this says nothing about a database at Google"
         return f"events can be found by time, and states by {', '.join(fields) or 'id only (no field is indexed)'}"
 
+    async def _file(self, engine: SqliteEngine) -> None:
+        """Check that no process keeps an SQLite file locked, and have SQLite look for damage in all of it."""
+
+        async def lock() -> str:
+            await engine.check_lock()
+            return "no other process keeps the file locked"
+
+        if self.exit_code == 0:  # else this account may not write, or the disk is full
+            await self._try("lock", lock)
+        damage = await engine.self_check()
+        for error in damage[:_DAMAGE_MAX]:
+            self._fail("file", error)
+        if len(damage) > _DAMAGE_MAX:
+            more = counted(len(damage) - _DAMAGE_MAX, "finding")
+            self._find("file", "failed", f"{more} more: `tai-state verify` names them")
+        if not damage:
+            self._find("file", "ok", "SQLite finds no damage in the file")
+
     async def _stored(self) -> str:
         if not self._engine.capabilities.durable:
             return f"a store on {self._name!r} starts empty and ends with its process"
         async with opened(self._url) as store:
             for restore in await unfinished_restores(store.core):
-                self._find("restore", "warning", str(restore))
+                self._fail("restore", restore)
             return f"the store exists; its id is {store.store_id}"
 
 
@@ -176,6 +207,8 @@ def _part(error: TaiStateError) -> str:
     code = str(error.fields().get("code", ""))
     if isinstance(error, StoreNotFound | UnknownStore):
         return "store"
+    if isinstance(error, Inconsistent):
+        return "file"
     if code in _CREDENTIALS:
         return "credentials"
     return "database" if code in _DATABASE or isinstance(error, InvalidData) else "reachable"
@@ -211,8 +244,8 @@ def _version(package: str) -> str:
 def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Check whether a store can be used, and say what to do.
 
-    Checks versions, permissions, room on the disk, reachability, credentials, database, clock, indexes and the store
-    itself.
+    Checks versions, permissions, room on the disk, reachability, credentials, database, clock, indexes, locks and
+    damage of an SQLite file, all of which it reads, and the store itself.
     """
 
     async def command() -> None:
@@ -224,7 +257,9 @@ def doctor(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
         else:
             rows = [[each.check, each.status, each.message] for each in examination.checks]
             print_table(["check", "status", "message"], rows)
-            print_line("all checks passed" if healthy else "see the failed checks above")
+            warned = any(each.status == "warning" for each in examination.checks)
+            passed = "no check failed, but see the warnings above" if warned else "all checks passed"
+            print_line(passed if healthy else "see the failed checks above")
         if not healthy:
             raise typer.Exit(examination.exit_code)
 

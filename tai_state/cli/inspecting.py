@@ -22,11 +22,14 @@ from tai_state.cli.common import (
 from tai_state.cli.output import cell, plain, print_facts, print_items, print_json, print_table, say
 from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
+from tai_state.history.extents import extent_of
 from tai_state.history.folding import Reducers
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.unfinished import unfinished_restore, unfinished_restores
 from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
+from tai_state.streams.core import Core
+from tai_state.streams.layout import Stream
 from tai_state.streams.reading import count_states, get_stats, list_states
 from tai_state.streams.salvaging import sound_events
 from tai_state.streams.sizes import get_size
@@ -111,22 +114,22 @@ def history(
     *,
     after: Annotated[int, typer.Option(min=0, help="Show only events after this version.")] = 0,
     limit: Annotated[int | None, typer.Option(min=0, help="Show at most this many events.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Show only the last events, at most this many.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the events of a state, oldest first."""
+    if last is not None and (after or limit is not None):
+        raise UsageError("give --last, or --after and --limit, not both")
 
     async def command() -> None:
         damage = Damage(as_json=as_json)
         async with open_to_look(store, damage.report) as opened_store:
+            core = opened_store.core
+            stream = core.layout.stream(governor, state)
+            begin = after if last is None else await _before_last(core, stream, last)
             found = await print_items(
-                sound_events(
-                    opened_store.core,
-                    opened_store.core.layout.stream(governor, state),
-                    damage.report,
-                    after=after,
-                    limit=limit,
-                ),
+                sound_events(core, stream, damage.report, after=begin, limit=limit),
                 as_json=as_json,
                 fields=_event_fields,
                 columns=["version", "timestamp", "action", "by", "change"],
@@ -137,6 +140,12 @@ def history(
         damage.end()
 
     run(command)
+
+
+async def _before_last(core: Core, stream: Stream, last: int) -> int:
+    """The version after which the last events of a state begin: one read, unless the state's document is damaged."""
+    [document] = (await core.engine.read([stream.state])).documents
+    return max(0, (await extent_of(core, stream, document)).version - last)
 
 
 def diff(
@@ -236,7 +245,7 @@ def _state_fields(state: JsonState) -> dict[str, Any]:
 
 
 def _event_fields(event: JsonEvent) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(event)
+    fields = plain(event)
     fields["metadata"] = _metadata_fields(event.metadata)
     return {"id" if name == "event_id" else name: value for name, value in fields.items()}
 

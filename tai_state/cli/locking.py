@@ -82,6 +82,15 @@ def unlock(
     as_json: JsonOption = False,
 ) -> None:
     """Take a lock away from its holder. The holder's fenced writes are refused from then on."""
+
+    async def look() -> None:
+        async with opened(store) as opened_store:
+            core = opened_store.core
+            if (await core.engine.read([core.layout.lock(resource)])).documents == (None,):
+                raise LockNotFound(core.layout.lock(resource))
+
+    if not yes:
+        run(look)
     confirm(f"Take the lock on {resource!r} away from its holder, which may still be working?", yes=yes)
 
     async def command() -> None:

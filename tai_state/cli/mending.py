@@ -26,6 +26,7 @@ from tai_state.errors import Inconsistent
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.reporting import RecoveryReport
 from tai_state.store.opening import open_to_look
+from tai_state.values.counting import counted
 
 GovernorOption = Annotated[str | None, typer.Argument(metavar="GOVERNOR", help="The governor's id; by default, all.")]
 
@@ -50,10 +51,10 @@ def verify(
         else:
             if report.findings:
                 print_table(["kind", "path", "message"], [[f.kind, f.path, f.message] for f in report.findings])
-            outcome = "consistent" if report.consistent else _counted(len(report.findings), "finding")
+            outcome = "consistent" if report.consistent else counted(len(report.findings), "finding")
             if report.unchecked:
-                outcome += f", {_counted(report.unchecked, 'state')} unchecked (pass the reducers with --app)"
-            print_line(f"{_counted(report.states, 'state')}, {_counted(report.events, 'event')}: {outcome}")
+                outcome += f", {counted(report.unchecked, 'state')} unchecked (pass the reducers with --app)"
+            print_line(f"{counted(report.states, 'state')}, {counted(report.events, 'event')}: {outcome}")
         if not report.consistent:
             raise typer.Exit(INCONSISTENT)
 
@@ -85,7 +86,7 @@ def recover(
 
             async def progress(report: RecoveryReport) -> None:
                 if not as_json and report.checked % _PROGRESS_EVERY < concurrency:
-                    line.show(f"{report.checked:,} states checked, {len(report.rebuilt):,} rebuilt")
+                    line.show(f"{counted(report.checked, 'state')} checked, {report.rebuilt_count:,} rebuilt")
 
             async with open_to_look(store, _named_in_the_report) as opened_store:
                 persister = StateMachinePersister(opened_store, reducers)
@@ -100,8 +101,9 @@ def recover(
             rows += [["failed", path, why] for path, why in report.failed]
             if rows:
                 print_table(["outcome", "path", "why"], rows)
-            checked = _counted(report.checked, "state")
-            print_line(f"{checked} checked, {report.sound:,} sound, {len(report.rebuilt):,} rebuilt")
+            checked = f"{counted(report.checked, 'state')} checked, {report.sound:,} sound"
+            left = f"{report.unchecked_count:,} unchecked, {report.failed_count:,} failed"
+            print_line(f"{checked}, {report.rebuilt_count:,} rebuilt, {left}")
             if report.new_store_id is not None:
                 say(f"the store has a new id, {report.new_store_id}: restart every service that has it open")
         if not report.consistent:
@@ -166,10 +168,6 @@ def cleanup(
             raise typer.Exit(INCONSISTENT)
 
     run(command)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _named_in_the_report(_: Inconsistent) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,14 +26,16 @@ from tai_state.cli.common import (
 )
 from tai_state.cli.output import Progress, plain, print_facts, print_json
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import TransferStats, check_export, opened_export
 from tai_state.history.importing import CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.wholefile import whole_file
 from tai_state.store.addresses import Address
-from tai_state.store.opening import open_store
+from tai_state.store.opening import open_to_look
 from tai_state.streams.settings import SystemClock
+from tai_state.values.counting import counted
 
 
 def import_(
@@ -64,7 +66,7 @@ def import_(
                 if as_json:
                     print_json({"acknowledged": stats.events, "skipped": stats.skipped})
                 else:
-                    line.show(f"{stats.events:,} events recorded, {stats.skipped:,} already there")
+                    line.show(f"{counted(stats.events, 'event')} recorded, {stats.skipped:,} already there")
 
             async with opened(store, create=True) as target:
                 stats = await CsvImport(target.core, rows, damage.report).run(acknowledged)
@@ -87,7 +89,12 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the whole history of a governor to a file. Digests are included."""
-    _check_target(file, yes=yes)
+
+    async def look() -> None:
+        async with opened(store) as opened_store:
+            await opened_store.core.require_governor(governor)
+
+    _check_target(file, look, yes=yes)
 
     async def command() -> None:
         async with opened(store) as opened_store:
@@ -135,37 +142,64 @@ def backup(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a whole SQLite store to a file, while others write to it. The file opens as a store."""
-    _check_target(file, yes=yes)
-    address = Address.parse(store)
-    engine = address.engine(SystemClock(), create=False)
+    engine = Address.parse(store).engine(SystemClock(), create=False)
     if not isinstance(engine, SqliteEngine):
         raise UsageError(f"{engine} is not a file: back it up as its documentation says, or export its governors")
+
+    async def look() -> None:
+        async with _looked_at(store):
+            pass
+
+    _check_target(file, look, yes=yes)
 
     async def command() -> None:
         with Progress() as line, _written_by_name(file):
 
-            def copied(pages: int, of_pages: int) -> None:
+            def progress(pages: int, of_pages: int) -> None:
                 if not as_json:
-                    line.show(f"{pages:,} of {of_pages:,} pages copied")
+                    line.show(f"{pages:,} of {counted(of_pages, 'page')} copied")
 
-            async with open_store(engine, root=address.root, namespace=address.namespace, schema=None, create=False):
+            async with _looked_at(store) as damaged:
                 _check_no_log(file)
                 async with whole_file(file) as partial:
                     # Who may not read the store may not read the copy either.
                     mode = stat.S_IMODE(os.stat(engine.path).st_mode)  # noqa: PTH116
                     partial.touch(mode | stat.S_IRUSR | stat.S_IWUSR, exist_ok=False)
-                    documents = await engine.backup(str(partial), copied)
+                    copied = await engine.backup(str(partial), progress)
+                    found = [*damaged, *copied.damage]
+                    if found and file.exists():
+                        found[0].add_note("; to keep a copy of the damaged store, name another file")
+                        raise found[0]
+        documents = "unknown" if copied.documents is None and not as_json else copied.documents
         print_facts({"documents": documents, "bytes": file.stat().st_size}, as_json=as_json)
+        damage = Damage(as_json=as_json)
+        for each in found:
+            damage.report(each)
+        damage.end()
 
     run(command)
 
 
-def _check_target(file: Path, *, yes: bool) -> None:
-    """Raise ``UsageError`` if a file cannot be written; ask if it exists."""
+@asynccontextmanager
+async def _looked_at(store: str | None) -> AsyncGenerator[list[Inconsistent]]:
+    """A store that is open during the block, unless it is too damaged for that; and what is damaged."""
+    found: list[Inconsistent] = []
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(open_to_look(store, found.append))
+        except CorruptDocument as error:
+            found.append(error)
+        yield found
+
+
+def _check_target(file: Path, look: Callable[[], Coroutine[Any, Any, None]], *, yes: bool) -> None:
+    """Raise ``UsageError`` if a file cannot be written. If it exists, look for what is to replace it, and ask."""
     if str(file) == "-":
         raise UsageError("'-' does not mean stdout here: name a file")
     if file.exists():
         check_file(file)
+        if not yes:
+            run(look)
         confirm(f"{str(file)!r} exists. Replace it?", yes=yes)
 
 

@@ -34,17 +34,20 @@ _PROGRESS_SECONDS = 10.0
 _ALIGNED_MAX = 80
 """In piped output, a longer cell pushes the next ones aside instead of widening its whole column."""
 
+_NAMES = {"governor_id": "governor"}
+"""What fields are called here, where that is not their name in the library."""
+
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 """Characters that JSON does not escape and a terminal may act on: more control characters, changes of direction."""
 
 
 def plain(value: Any) -> Any:
-    """A value of this library as plain JSON, with times as text."""
+    """A value of this library as plain JSON, with times as text; a governor's id is called ``governor``."""
     if isinstance(value, datetime):
         return format_time(value)
     if isinstance(value, msgspec.Struct):
         names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
-        return {encoded: plain(getattr(value, name)) for name, encoded in names}
+        return {_NAMES.get(encoded, encoded): plain(getattr(value, name)) for name, encoded in names}
     if isinstance(value, Mapping):
         items: Any = value.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         return {str(key): plain(each) for key, each in items}

@@ -32,6 +32,7 @@ from tai_state.conflicts.sync import sync as sync_stores
 from tai_state.errors import GovernorNotFound, StoreNotFound, StoreNotNamed
 from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
+from tai_state.values.counting import counted
 
 _PROGRESS_EVERY = 1_000
 _CONCURRENCY = 16
@@ -73,7 +74,8 @@ def sync(
 
             async def progress(report: SyncReport) -> None:
                 if not as_json and report.checked % _PROGRESS_EVERY < _CONCURRENCY:
-                    line.show(f"{report.checked:,} states checked, {report.sent + report.received:,} events copied")
+                    copied = counted(report.sent + report.received, "event")
+                    line.show(f"{counted(report.checked, 'state')} checked, {copied} copied")
 
             async with opened(first) as one:
                 is_there = await _has(one, governor)
@@ -130,13 +132,13 @@ def _print(report: SyncReport) -> None:
     rows += [["failed", path, why] for path, why in report.failed]
     if rows:
         print_table(["outcome", "state", "why"], rows)
-    moved = f"{report.sent:,} events from A to B, {report.received:,} from B to A"
-    print_line(f"{report.checked:,} states checked, {report.same:,} in sync: {moved}, {report.joined:,} joined")
+    moved = f"{counted(report.sent, 'event')} from A to B, {report.received:,} from B to A"
+    checked = counted(report.checked, "state")
+    print_line(f"{checked} checked, {report.same:,} in sync: {moved}, {report.joined:,} joined")
 
 
 def _dropped(count: int) -> str:
-    what = "1 change" if count == 1 else f"{count:,} changes"
-    return f"changed on both sides; {what} dropped and recorded" if count else "changed on both sides"
+    return "changed on both sides" + (f"; {counted(count, 'change')} dropped and recorded" if count else "")
 
 
 def retire(
@@ -149,34 +151,38 @@ def retire(
     as_json: JsonOption = False,
 ) -> None:
     """Take a store that is gone for good out of all clocks. What it writes from then on is not synced any more."""
+
+    async def look() -> None:
+        async with opened(store) as opened_store:
+            report = await retire_store(opened_store, store_id, governor_id=governor, dry_run=True)
+            await check_named(opened_store, store_id, governor, report)
+
+    if not (yes or dry_run):
+        run(look)
     confirm(f"Retire store {store_id!r}, so that what it writes from now on cannot be synced?", yes=yes or dry_run)
 
     async def command() -> None:
         async with opened(store) as opened_store:
-            report = await taken_out(opened_store, store_id, governor, dry_run=dry_run)
+            report = await retire_store(opened_store, store_id, governor_id=governor, dry_run=dry_run)
+            if not dry_run:
+                await check_named(opened_store, store_id, governor, report)
         if as_json:
             print_json({**plain(report), "complete": report.complete})
         else:
             if report.failed:
                 print_table(["state", "why"], [list(each) for each in report.failed])
-            print_line(f"{report.checked:,} states checked, {report.retired:,} of them named the store in their clock")
+            checked = counted(report.checked, "state")
+            print_line(f"{checked} checked, {report.retired:,} of which named the store in the clock")
         if not report.complete:
             raise typer.Exit(INCONSISTENT)
 
     run(command)
 
 
-async def taken_out(store: StateStore, store_id: str, governor: str | None, *, dry_run: bool) -> RetirementReport:
-    """Retire a store.
-
-    Raises:
-        StoreNotNamed: no clock names it, and it was not retired before.
-    """
-    report = await retire_store(store, store_id, governor_id=governor, dry_run=dry_run)
-    is_idle = report.complete and not report.retired and not dry_run
-    if is_idle and not await is_retired(store.core, store_id, governor):
+async def check_named(store: StateStore, store_id: str, governor: str | None, report: RetirementReport) -> None:
+    """Raise ``StoreNotNamed`` if no clock names a store, and it was not retired before."""
+    if report.complete and not report.retired and not await is_retired(store.core, store_id, governor):
         raise StoreNotNamed(store_id)
-    return report
 
 
 def conflicts(

@@ -12,7 +12,7 @@ from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.resolvers import Causal, Resolver
 from tai_state.conflicts.rivals import Rival
 from tai_state.streams.layout import Stream
-from tai_state.values.clocks import common, merge
+from tai_state.values.clocks import VectorClock, common, merge
 from tai_state.values.states import JsonSnapshot, StateSnapshot, with_data
 
 MERGES_MAX: Final = 256
@@ -76,27 +76,24 @@ class Bases:
     async def _base(self) -> Version | None:
         """The base, by what was told apart so far; a merge may read on."""
         self._merges = 0
-        version = await self._merged(_newest(self._shared()))
-        if version is None:
-            return None
-        for request in self._requests():
-            before = await self._merged(_newest(self._before(request)))
-            version = await self._merge(version, request, before)
-        return version
+        return await self._with_requests(self._shared(), self._here.seen, self._there.seen)
 
     async def _tell_apart(self) -> bool:
         """Tell events apart that were counted alike, before and after a store was restored from a backup.
 
-        Which of them a version includes, whole streams show.
+        Which of them a version includes, whole streams show. They are also read if a join told an event from another
+        one that was not read.
 
         Returns:
             Whether there are more of them than before.
         """
         sides = (self._here, self._there)
         is_new = False
-        while doubled := doubled_in([*self._here.versions.values(), *self._there.versions.values()]):
+        while True:
+            doubled = doubled_in([*self._here.versions.values(), *self._there.versions.values()])
             told = [each.tell_apart(doubled) for each in sides]
-            if not any(told):
+            is_partial = not all(each.is_whole for each in sides)
+            if not any(told) and not (is_partial and any(each.told - doubled.keys() for each in sides)):
                 break
             is_new = True
             for lineage in sides:
@@ -113,18 +110,39 @@ class Bases:
                     shared.setdefault(key, version)
         return list(shared.values())
 
-    def _requests(self) -> list[Version]:
-        """The changes that were requested on both sides under one event id: they count once."""
-        ours, theirs = (
-            {each.event_id: each for each in self.unseen(side) if each.store} for side in (self._here, self._there)
-        )
-        both = [min(ours[each], theirs[each], key=lambda one: one.key) for each in ours.keys() & theirs.keys()]
-        return sorted(both, key=lambda each: (each.hlc, each.key))
+    async def _with_requests(self, shared: Iterable[Version], one: VectorClock, other: VectorClock) -> Version | None:
+        """One version that includes these, which are in both clocks, and what was requested in both under one id."""
+        version = await self._merged(_newest(shared))
+        if version is None:
+            return None
+        for request in self._requests(one, other):
+            before = await self._merged(_newest(self._before(request)))
+            version = await self._merge(version, request, before)
+        return version
+
+    def _requests(self, one: VectorClock, other: VectorClock) -> list[Version]:
+        """The changes that two clocks include and that were requested apart under one event id: they count once.
+
+        If both include the same event of a request, it is in what they have in common.
+        """
+        by_id: dict[str, list[Version]] = {}
+        for each in self._every():
+            if each.store:
+                by_id.setdefault(each.event_id, []).append(each)
+        found: list[Version] = []
+        for group in by_id.values():
+            places = {(is_within(each.seen, one), is_within(each.seen, other)) for each in group if len(group) > 1}
+            if {(True, False), (False, True)} <= places and (True, True) not in places:
+                apart = [each for each in group if is_within(each.seen, one) or is_within(each.seen, other)]
+                found.append(min(apart, key=lambda each: each.key))
+        return sorted(found, key=lambda each: (each.hlc, each.key))
 
     def _before(self, version: Version) -> list[Version]:
         """The versions that a version includes, without itself."""
-        every = {**self._here.versions, **self._there.versions}.values()
-        return [each for each in every if is_within(each.seen, version.seen) and each.seen != version.seen]
+        return [each for each in self._every() if is_within(each.seen, version.seen) and each.seen != version.seen]
+
+    def _every(self) -> Iterable[Version]:
+        return {**self._here.versions, **self._there.versions}.values()
 
     async def _merged(self, versions: list[Version]) -> Version | None:
         """One version that includes all of these; None for none."""
@@ -138,7 +156,8 @@ class Bases:
             parted = common(whole.seen, other.seen)
             for lineage in (self._here, self._there):
                 await lineage.read_back_to(parted)
-            base = await self._merged(_newest(each for each in self._shared() if is_within(each.seen, parted)))
+            shared = [each for each in self._shared() if is_within(each.seen, parted)]
+            base = await self._with_requests(shared, whole.seen, other.seen)
             whole = await self._merge(whole, other, base)
         return whole
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from tai_state.conflicts.bases import Bases
+from tai_state.conflicts.copying import EVENTS_MAX
 from tai_state.conflicts.joins import JOIN_ACTION, Earlier, Joined, joined_by
 from tai_state.conflicts.lineages import Data, Lineage, Version, earlier_versions, is_within
 from tai_state.conflicts.resolutions import Resolution
@@ -68,6 +69,8 @@ class Joiner:
         bases = Bases(ours, theirs, self._resolver)
         await bases.read()
         resolution = await self._resolve(bases, ours, theirs)
+        for lineage in (ours, theirs):
+            lineage.check_clocks()
         tips = sorted((here.tip, there.tip))
         event_id = str(uuid5(_NAMES, encode([stream.governor_id, stream.state_id, *tips])))
         text = NO_STATE_TEXT if resolution.data is None else encode(resolution.data)
@@ -97,25 +100,31 @@ class Joiner:
     async def continuing(self, newer: Side, older: Side, unseen: Unseen) -> Unseen | None:
         """What the older side takes over from the newer one; None if the newer one has not seen its last event.
 
-        The first event to take over may have joined other events to the older side's, of which that side gets none. It
-        then also names their versions.
+        Whatever the clocks say, it begins with the first event that knows of the older side's last one. That event may
+        have joined other events to the older side's, of which that side gets none. It then also names their versions.
         """
         if not unseen.events or unseen.goes_on_from(older):
             return unseen if unseen.events else None
         new, old = self._lineage(newer), self._lineage(older)
         bases = Bases(new, old, self._resolver)
         await bases.read()
+        for lineage in (new, old):
+            lineage.check_clocks()
+        if not bases.is_seen(old) or (start := new.first_after(old.head)) is None:
+            return None
+        if start != unseen.events[0].version:
+            unseen = await newer.unseen(older, EVENTS_MAX, start)
         first = unseen.events[0]
-        if not bases.is_seen(old) or (_is_own(old, new) and older.hlc >= first.hlc):
+        if _is_own(old, new) and older.hlc >= first.hlc:
             return None
         if (joined := joined_by(first)) is None:
             return unseen
         named = {(each.event_id, tuple(sorted(each.clock.items()))) for each in joined.versions}
-        known = newer.retired.whole(first.causality)
+        known = new.seen_by(first)
         missing = [
             each
             for each in bases.unseen(new)
-            if each.key not in named and each.event_id != first.event_id and is_within(each.clock, known)
+            if each.key not in named and each.event_id != first.event_id and is_within(each.seen, known)
         ]
         data: Data = None if first.to_state is None else decode(first.to_state)
         joined = await _with_versions(joined, missing, data, (newer, older))

@@ -68,12 +68,6 @@ def joined_by(event: EventRecord) -> Joined | None:
         return None
 
 
-def joined_tips(event: EventRecord) -> list[str]:
-    """The ids of the last events that an event joined."""
-    found = joined_by(event)
-    return [] if found is None else found.tips
-
-
 def counter_of(event: EventRecord, before: EventRecord | None, store_id: str) -> str:
     """The id of the store that counted an event.
 

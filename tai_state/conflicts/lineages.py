@@ -16,6 +16,7 @@ from tai_state.errors import EventSourcingError, Inconsistent
 from tai_state.history.persister import StateMachinePersister
 from tai_state.streams.reader import Folded
 from tai_state.streams.records import EventRecord
+from tai_state.streams.retirements import check_clock
 from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge
 from tai_state.values.digests import NO_STATE_HASH
 from tai_state.values.json import decode, encode
@@ -96,16 +97,19 @@ class Lineage:
         side: as given.
         versions: what was found so far, by key.
         is_whole: whether there is nothing more to read.
+        told: the ids of events that joins in what was read told apart.
     """
 
     def __init__(self, side: Side, persister: StateMachinePersister) -> None:
         self.side: Side = side
         self.versions: dict[Key, Version] = {}
         self.is_whole: bool = side.record is None
+        self.told: set[str] = set()
         self._persister = persister
         self._records: list[EventRecord] = []
         self._seen: dict[int, VectorClock] = {}
         self._stores: dict[int, str] = {}
+        self._since: dict[Key, int] = {}
         self._doubled: dict[str, Doubled] = {}
 
     @property
@@ -123,6 +127,21 @@ class Lineage:
         """All that the side includes."""
         return self.head.seen if self.head else {}
 
+    def seen_by(self, event: EventRecord) -> VectorClock:
+        """All that an event includes that was read."""
+        return self._seen[event.version]
+
+    def first_after(self, version: Version | None) -> int | None:
+        """The version of the first event that includes this one, and more; None if none does, as far as was read."""
+        if version is None:
+            return None
+        since = self._since.get(version.key)
+        for number, seen in sorted(self._seen.items()):
+            is_after = is_within(version.seen, seen) if since is None else number >= since
+            if is_after and not is_within(seen, version.seen):
+                return number
+        return None
+
     async def read_more(self) -> None:
         """Read some earlier events."""
         top = self._records[-1].version - 1 if self._records else self.side.version
@@ -134,6 +153,15 @@ class Lineage:
         reached = self._records[-1].version if self._records else 1
         self.is_whole = reached != first or first == self.side.floor or len(self._records) >= EVENTS_MAX
         self._arrange()
+
+    def check_clocks(self) -> None:
+        """Check that the clocks of what was read tell the truth.
+
+        Raises:
+            EventSourcingError: one of them cannot be compared.
+        """
+        for record in self._records:
+            check_clock(self.side.stream, self.side.retired, record.causality)
 
     async def read_back_to(self, clock: VectorClock) -> None:
         """Read back to an event that the owner of this clock has seen."""
@@ -150,7 +178,7 @@ class Lineage:
 
     def _arrange(self) -> None:
         """Find the versions in what was read; each event includes what the one before it does."""
-        self.versions, self._seen = {}, {}
+        self.versions, self._seen, self._since = {}, {}, {}
         seen: VectorClock = {}
         whole = self.side.retired.whole
         last: EventRecord | None = None
@@ -160,12 +188,14 @@ class Lineage:
             for version in self._brought_in(record):
                 seen = merge(seen, version.seen)
                 self.versions.setdefault(version.key, version)
+                self._since.setdefault(version.key, record.version)
             if (note := note_of(record)) is not None:
                 seen = merge(seen, whole(note.clock))
             seen = self._told_apart(merge(seen, whole(record.causality)), record.event_id, record.hlc)
             self._seen[record.version] = seen
             own = self._version(record)
             self.versions[own.key] = own
+            self._since.setdefault(own.key, record.version)
 
     def _told_apart(self, seen: VectorClock, event_id: str, hlc: int) -> VectorClock:
         """What a version includes, with an entry for each event in it that shares its place with another one.
@@ -199,6 +229,7 @@ class Lineage:
     def _brought_in(self, record: EventRecord) -> Iterable[Version]:
         joined = joined_by(record)
         for each in sorted(joined.versions, key=lambda one: one.hlc) if joined else ():
+            self.told |= {entry.removeprefix(_SIGN) for entry in each.seen or () if entry.startswith(_SIGN)}
             recorded = self._without_others(each.seen or each.clock)
             seen = self._told_apart(self.side.retired.whole(recorded), each.event_id, each.hlc)
             data = partial(self._data_earlier, record, each)

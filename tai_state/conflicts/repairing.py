@@ -96,9 +96,16 @@ async def standing(core: Core, stream: Stream) -> Rival | None:
 
 
 async def recent_events(core: Core, stream: Stream, version: int) -> tuple[Counted, ...]:
-    """The last events up to a version."""
+    """The last events up to a version.
+
+    Raises:
+        EventSourcingError: the clock of one of them cannot be compared.
+    """
     first = version - RECENT_MAX + 1
     records = [stored.record async for stored in core.reader.records(stream, max(1, first - 1), version)]
+    retired = await retired_for(core, stream, records[-1].causality if records else {})
+    for record in records:
+        check_clock(stream, retired, record.causality)
     pairs = zip(records, [None, *records], strict=False)
     return tuple([counted(event, before, core.store_id) for event, before in pairs if event.version >= first])
 

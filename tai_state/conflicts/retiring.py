@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from tai_state.conflicts.retirements import retired_for
 from tai_state.engines.api import ABSENT, At, Document, Put, Scan
 from tai_state.errors import Inconsistent, InvalidData, Rejected
 from tai_state.history.essentials import all_governors
@@ -19,7 +20,7 @@ from tai_state.streams.reading import list_all_states
 from tai_state.streams.retirements import RETIRE_ACTION, RETIRED, RetiredRecord, Retirement, check_clock, retired_in
 from tai_state.streams.writing import Intent, draft
 from tai_state.values.checks import check_flag
-from tai_state.values.clocks import next_hybrid, tick
+from tai_state.values.clocks import VectorClock, next_hybrid, tick
 from tai_state.values.expected import ANY
 from tai_state.values.ids import escape_id
 from tai_state.values.json import encode
@@ -103,6 +104,7 @@ async def retire_store(
                 continue
             stream = core.layout.stream(state.governor_id, state.state_id)
             try:
+                await _check_events(core, stream, store_id, state.causality)
                 retired += dry_run or await _retired(core, stream, store_id, metadata)
             except (Inconsistent, Rejected) as error:
                 failed.append((stream.state, str(error)))
@@ -117,6 +119,18 @@ async def is_retired(core: Core, store_id: str, governor_id: str | None) -> bool
             if store_id in Retired(document.decode(RETIRED).taken_out).stores:
                 return True
     return False
+
+
+async def _check_events(core: Core, stream: Stream, store_id: str, clock: VectorClock) -> None:
+    """Check, if a store was retired before, that it has not written after that: a new mark would hide it.
+
+    Raises:
+        EventSourcingError: it has.
+    """
+    retired = await retired_for(core, stream, clock)
+    if store_id in retired.stores:
+        async for stored in core.reader.records(stream, 1):
+            check_clock(stream, retired, stored.record.causality)
 
 
 async def _retired(core: Core, stream: Stream, store_id: str, metadata: ChangeMetadata) -> bool:

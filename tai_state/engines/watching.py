@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 import anyio
 
 from tai_state.engines.api import DocumentChange
+from tai_state.values.counting import counted
 
 _LISTED_MAX = 3
 """Targets that a watch names when it is shown."""
@@ -48,7 +49,7 @@ class Watch(AsyncIterator[DocumentChange]):
 
     def __repr__(self) -> str:
         ended = "" if self._error is None else f", ended by {type(self._error).__name__}"
-        return f"<{type(self).__name__} of {listed(self.targets)}, {len(self._news)} changes at hand{ended}>"
+        return f"<{type(self).__name__} of {listed(self.targets)}, {counted(len(self._news), 'change')} at hand{ended}>"
 
     def tell(self, path: str, revision: int | None) -> None:
         """Report that a document is now at a revision; None: absent."""

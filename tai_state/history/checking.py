@@ -22,9 +22,11 @@ from tai_state.streams.records import (
     state_text,
 )
 from tai_state.streams.repeating import states_said
+from tai_state.streams.retirements import lateness
 from tai_state.streams.snapshots import is_state_after
 from tai_state.values.digests import GENESIS, state_hash
 from tai_state.values.json import encode
+from tai_state.values.retired import Retired
 from tai_state.values.times import is_far_ahead
 
 _FAR_AHEAD = (
@@ -67,6 +69,7 @@ class StreamCheck:
         state: the record of the state; None if it is missing or damaged.
         snapshots: the documents of the snapshots that the state lists, by version; None for a missing one.
         latest: the latest time that a caller may give now, as text.
+        retired: what is on record about the retired stores of the state.
         lost: what is wrong with the state's document if there is no record of it: the kind of the finding, and what.
     """
 
@@ -77,6 +80,7 @@ class StreamCheck:
         state: StateRecord | None,
         snapshots: dict[int, Document | None],
         latest: str,
+        retired: Retired,
         lost: tuple[str, str] | None = None,
     ) -> None:
         self.stream = stream
@@ -87,6 +91,7 @@ class StreamCheck:
         self._state = state
         self._snapshots = snapshots
         self._latest = latest
+        self._retired = retired
         self._lost = lost
         self._reached = self._begins_at = 0
         self._last: EventRecord | None = None
@@ -123,6 +128,9 @@ class StreamCheck:
         self._unkept_bytes += record.unkept_bytes
         if record.timestamp > self._latest and is_far_ahead(record.timestamp, document.updated_us):
             self.find(document.path, "time", _FAR_AHEAD)
+        late = lateness(self.stream, self._retired, record.causality)
+        if late is not None and not any(each.kind == "retired" for each in self.findings):
+            self.find(late.path, "retired", late.what)
         self._last = record
         if version in self._snapshots:
             self._snapshot(record, self._snapshots.pop(version))

@@ -23,7 +23,7 @@ from tai_state.history.ending import end_restore
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
-from tai_state.history.reporting import LISTED_MAX, RecoveryProgress, RecoveryReport
+from tai_state.history.reporting import RecoveryProgress, RecoveryReport
 from tai_state.history.retirements import mend_records
 from tai_state.history.survey import states_without_events, streams_with_events
 from tai_state.history.unfinished import no_restore, unfinished_restore
@@ -108,9 +108,7 @@ class Recovery:
             await self._drop_strays(governor)
         strange = [(error.path, error.what) for error in self._strange]
         return msgspec.structs.replace(
-            report,
-            rebuilt=(*report.rebuilt, *self._mended)[:LISTED_MAX],
-            failed=(*report.failed, *strange)[:LISTED_MAX],
+            report.with_more(self._mended, [], strange),
             new_store_id=None if store_id == core.store_id else store_id,
             resume=None,
         )
@@ -322,12 +320,10 @@ class Recovery:
             for _, outcome in in_order
             if isinstance(outcome, Inconsistent) and not isinstance(outcome, ReducerMissing)
         ]
-        return RecoveryReport(
+        return msgspec.structs.replace(
+            report.with_more(rebuilt, unchecked, failed),
             checked=report.checked + len(streams),
             sound=report.sound + sum(outcome is False for outcome in outcomes.values()),
-            rebuilt=(*report.rebuilt, *rebuilt)[:LISTED_MAX],
-            unchecked=(*report.unchecked, *unchecked)[:LISTED_MAX],
-            failed=(*report.failed, *failed)[:LISTED_MAX],
             resume=(streams[-1].governor_id, streams[-1].state_id) if streams else report.resume,
         )
 

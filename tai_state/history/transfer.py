@@ -11,22 +11,23 @@ from __future__ import annotations
 import gzip
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, nullcontext
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, Document, Moment, Put, Scan, Write
+from tai_state.engines.api import ABSENT, ANYTHING, Document, Moment, Put, Scan, Shape, Write
 from tai_state.engines.batching import Batches, Weight, weight_of
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import (
     CorruptDocument,
+    EventSourcingError,
     GovernorExists,
     InvalidData,
     Rejected,
@@ -55,13 +56,25 @@ from tai_state.history.wholefile import whole_file
 from tai_state.streams.core import Core
 from tai_state.streams.damage import misplaced
 from tai_state.streams.layout import Layout
-from tai_state.streams.reader import missing_event_error
-from tai_state.streams.records import STATE
+from tai_state.streams.records import GOVERNOR, MARKER, SNAPSHOT, STATE
+from tai_state.streams.retirements import RETIRED
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.times import format_us
 
 _BUFFER_BYTES = 1024 * 1024
 _logger = logging.getLogger("tai_state.history")
+
+_SHAPES: Final[Mapping[str, Shape[Any]]] = {
+    "governor": GOVERNOR,
+    "marker": MARKER,
+    "retired": RETIRED,
+    "snapshot": SNAPSHOT,
+    "state": STATE,
+}
+_EVENTS: Final = (
+    "restore a backup, or copy all that is sound to another store with `tai-state sync`, and export it there;"
+    " `tai-state verify` names all of the damage"
+)
 
 LISTED_MAX = 1_000
 """How many changed documents are named."""
@@ -288,13 +301,21 @@ def _export_error(layout: Layout, governor_id: str, line: Line, problem: Problem
     """The error for a line that cannot be exported."""
     if problem.missing is not None:
         segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
-        return missing_event_error(layout.stream(governor_id, unescape_id(segment)), problem.missing, floor=1)
-    command = "recover" if line.kind == "state" else "verify"
-    return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: run `tai-state {command}`")
+        path = layout.stream(governor_id, unescape_id(segment)).event(problem.missing)
+        return EventSourcingError(path, f"is missing: {_advice('event')}")
+    return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: {_advice(line.kind)}")
+
+
+def _advice(kind: Kind) -> str:
+    """What to do about a damaged document of this kind, so that the governor can be exported."""
+    return _SHAPES[kind].advice if kind in _SHAPES else _EVENTS
 
 
 def _line(kind: Kind, document: Document) -> Line:
-    return Line(kind, document.id, document.fields())
+    try:
+        return Line(kind, document.id, document.fields())
+    except CorruptDocument as error:
+        raise CorruptDocument(error.path, f"{error.what}: {_advice(kind)}") from None
 
 
 def _path(layout: Layout, governor_id: str, line: Line) -> str:

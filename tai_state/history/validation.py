@@ -9,6 +9,7 @@ its state was set back to match; and that a whole stream was rewritten with reco
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -28,8 +29,9 @@ from tai_state.streams.identity import store_problem
 from tai_state.streams.layout import Place, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, StateRecord
 from tai_state.streams.repeating import states_said
+from tai_state.streams.retirements import retired_in
 from tai_state.values.ids import unescape_id
-from tai_state.values.retired import has_marks
+from tai_state.values.retired import Retired, has_marks
 
 FINDINGS_MAX = 1_000
 _PAGE = 100
@@ -158,12 +160,15 @@ class Validation:
         except Inconsistent as error:
             record, lost = None, ("corrupt", fault(error))
         if record is None or document is None:
-            check = StreamCheck(stream, self._folding, None, await self._stored(stream), latest, lost)
+            check = StreamCheck(stream, self._folding, None, await self._stored(stream), latest, Retired({}), lost)
             return check, None if document is None else document.revision
-        paths = [stream.snapshot(each) for each in record.kept]
-        snapshots = (await self._core.engine.read(paths)).documents if paths else ()
-        by_version = dict(zip(record.kept, snapshots, strict=True))
-        return StreamCheck(stream, self._folding, record, by_version, latest), document.revision
+        retired = [stream.retired] if has_marks(record.causality) else []
+        documents = await self._read([*retired, *(stream.snapshot(each) for each in record.kept)])
+        by_version = dict(zip(record.kept, documents[len(retired) :], strict=True))
+        known = Retired({})
+        with suppress(Inconsistent):  # a finding of the check of states
+            known = retired_in(stream, documents[0] if retired else None)
+        return StreamCheck(stream, self._folding, record, by_version, latest, known), document.revision
 
     async def _stored(self, stream: Stream) -> dict[int, Document | None]:
         """The snapshots of a stream that are stored, by version."""
@@ -223,7 +228,8 @@ class Validation:
         """Check that these states, whose clocks know of retirements, have all of these on record."""
         documents = await self._read([stream.retired for stream, _ in states])
         for (stream, state), document in zip(states, documents, strict=True):
-            if (error := await problem_of(self._core, stream, document, state.causality)) is not None:
+            error = await problem_of(self._core, stream, document, state.causality)
+            if error is not None and (error.path, "retired") not in {(each.path, each.kind) for each in self._findings}:
                 self._find(error.path, "retired", error.what)
 
     async def _records(self, governor_id: str) -> None:

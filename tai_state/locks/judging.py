@@ -65,11 +65,11 @@ def judge_returning(
 
     - The answer to a deletion of ours was lost, and it is the likeliest cause: nobody has them now, or our lease was in
       force when we sent it.
-    - The refusal answers a second copy of our deletion. We know that if the look was made before our lease ended by the
-      engine's clock: until then no other caller could take them over, so a caller that has them now came after us.
+    - The refusal answers a second copy of our deletion. We know that if the look was made before our lease expired by
+      the engine's clock: until then no other caller could take them over, so a caller that has them now came after us.
       Where the users of a store share no clock, ours shows it only if nobody has them now: it may have stood still.
 
-    What cannot be told counts as lost, so that no loss is hidden. After our lease has ended, another caller may have
+    What cannot be told counts as lost, so that no loss is hidden. After our lease has expired, another caller may have
     taken them over, and may have released them since: no document tells of it. The note of a break may be gone, too.
 
     Args:
@@ -78,8 +78,8 @@ def judge_returning(
         is_broken: whether there is a note that one of them was broken.
         was_held: whether the lease was in force by our clock when a deletion was first sent that may have been applied.
         was_unanswered: whether the answer to one of the deletions was lost.
-        is_early: whether the look was made before our lease ended, by the engine's clock; None: there is none that all
-            share.
+        is_early: whether the look was made before our lease expired, by the engine's clock; None: there is none that
+            all share.
     """
     there = [each for each in locks.values() if each is not None]
     if is_broken or any(nonce_of(each, LOCK) in (None, nonce) for each in there):

@@ -52,7 +52,7 @@ class Keeper:
         self.lose_if_over(tenure)
 
     def lose_if_over(self, tenure: Tenure) -> None:
-        """Mark a tenure as lost if its time has passed; that is final."""
+        """Mark a tenure as lost if it has expired; that is final."""
         if tenure.remaining_seconds <= 0 and not tenure.is_given_up and tenure.lost is None:
             tenure.lost = LockLost(tenure.claim.resources[0])
             _logger.warning("a lease was not renewed in time", extra=tenure.lost.fields())
@@ -91,7 +91,7 @@ class Keeper:
             self.renewals -= 1
 
     async def release(self, tenure: Tenure) -> None:
-        """Release all locks of a tenure, even after its time has passed; once it is released, this does nothing.
+        """Release all locks of a tenure, even after it has expired; once it is released, this does nothing.
 
         If one of several locks is lost, the others are released all the same.
 

@@ -204,7 +204,7 @@ class LockManager:
         """Renew a lease and all leases acquired together with it; their ``ttl_seconds`` start again.
 
         Raises:
-            LockLost: the lease is over or was released; it cannot be renewed any more.
+            LockLost: the lease has expired or was released; it cannot be renewed any more.
             StoreUnavailable, StoreTimeout: it is not known to be renewed; call again while it is in force.
             InvalidData: it is not a lease of this store.
         """
@@ -214,12 +214,12 @@ class LockManager:
     async def release_lock(self, lease: Lease) -> None:
         """Release a lease and all leases acquired together with it. Once they are released, this does nothing.
 
-        If one of them was lost, the others are released all the same. A lease that has ended is released if its lock
+        If one of them was lost, the others are released all the same. A lease that has expired is released if its lock
         still stands.
 
         Raises:
-            LockLost: the lock was broken, or its document edited; or the lease had ended, and another caller has taken
-                the lock, which keeps it, or may have had it. A second call raises the same error.
+            LockLost: the lock was broken, or its document edited; or the lease had expired, and another caller has
+                taken the lock, which keeps it, or may have had it. A second call raises the same error.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidData: it is not a lease of this store.
         """

@@ -31,6 +31,7 @@ from tai_state.streams.writing import Intent
 from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
 from tai_state.values.checks import check_flag
+from tai_state.values.counting import counted
 from tai_state.values.events import JsonEvent
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
 from tai_state.values.metadata import ChangeMetadata, check_default
@@ -58,7 +59,7 @@ class StateStore:
         where = f"{self._engine}, below {folder}" if folder else str(self._engine)
         if self._opened is None:
             return f"<{type(self).__name__} {where}, closed>"
-        return f"<{type(self).__name__} {where}, open, {len(self.core.appender.heads)} heads>"
+        return f"<{type(self).__name__} {where}, open, {counted(len(self.core.appender.heads), 'head')}>"
 
     async def __aenter__(self) -> Self:
         if self._opening is not None:

@@ -7,9 +7,9 @@ from typing import Any, Generic, TypeVar, cast, get_args
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from tai_state.errors import InvalidData, SerializationError
-from tai_state.streams.carrying import Place, has_all, with_unknown, without
-from tai_state.streams.likeness import alike
+from tai_state.errors import InvalidData, SerializationError, TaiStateError
+from tai_state.streams.carrying import Reader, has_all, with_unknown
+from tai_state.streams.likeness import agree, alike
 from tai_state.values.json import to_bytes
 
 D = TypeVar("D")
@@ -58,8 +58,10 @@ class Codec(Generic[D]):
         self._adapter: TypeAdapter[D] | None
         try:
             self._adapter = model if model is None or isinstance(model, TypeAdapter) else TypeAdapter(model)
-        except PydanticUserError as error:
-            raise InvalidData(f"{self.name} is not a model that pydantic can use") from error
+            if self._adapter is not None and not self._adapter.pydantic_complete:
+                self._adapter.rebuild()
+        except (PydanticUserError, NameError) as error:
+            raise InvalidData(f"{self.name} is not a model that pydantic can use: {error}") from error
 
     @property
     def is_plain(self) -> bool:
@@ -83,6 +85,10 @@ class Codec(Generic[D]):
             raise InvalidData(f"the value would not read back: it does not fit its model at {_places(error)}") from None
         except ValueError:
             raise InvalidData(self._misfit(value)) from None
+        except TaiStateError:
+            raise
+        except Exception as error:
+            raise InvalidData(f"the value would not read back: its model raised {type(error).__name__}") from error
         if not is_same:
             raise InvalidData("the value would read back as a different one: its model loses a part of it as JSON")
         return cast("dict[str, Any]", data)
@@ -101,18 +107,41 @@ class Codec(Generic[D]):
             read = self.from_json(before, path)
         except SerializationError:
             return data
-
-        def is_unknown(place: Place) -> bool:
-            try:
-                return alike(self.from_json(without(before, place), path), read)
-            except SerializationError:
-                return False
-
-        known = self._adapter.dump_python(read, mode="json", by_alias=True, round_trip=True, warnings=False)
-        whole: dict[str, Any] = with_unknown(before, known, data, is_unknown)
+        known = self._dump(read)
+        whole: dict[str, Any] = with_unknown(before, known, data, self._reader(before, read, known, path))
         if not alike(self.from_json(whole, path), self.from_json(data, path)):
             raise InvalidData("the value would read back as a different one with the fields that its model ignores")
         return whole
+
+    def _reader(self, before: dict[str, Any], read: D, known: Any, path: str) -> Reader:
+        """What the model makes of a state, and of the same state changed a little.
+
+        A model that makes a new id or time for a field that is not stored reads a state differently each time. Then the
+        readings are compared by what the model writes, but for these fields.
+        """
+        again = self._dump(self.from_json(before, path))
+        is_steady = alike(again, known)
+
+        def is_alike(data: dict[str, Any]) -> bool:
+            try:
+                other = self.from_json(data, path)
+            except SerializationError:
+                return False
+            return alike(other, read) if is_steady else agree(self._dump(other), known, again)
+
+        def rewritten(data: dict[str, Any]) -> Any:
+            try:
+                return self._dump(self.from_json(data, path))
+            except SerializationError:
+                return None
+
+        return Reader(is_alike, rewritten)
+
+    def _dump(self, value: D) -> Any:
+        """What the model writes of a value that it has read."""
+        if self._adapter is None:
+            return value
+        return self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings=False)
 
     def _misfit(self, value: Any) -> str:
         """Why a value is not one of the model; it names classes and fields, never values."""
@@ -136,6 +165,11 @@ class Codec(Generic[D]):
             return self._adapter.validate_json(to_bytes(data), by_name=True)
         except ValidationError as error:
             raise SerializationError(path, f"does not fit the model at {_places(error)}") from None
+        except TaiStateError:
+            raise
+        except Exception as error:
+            what = f"does not fit the model, whose own code raised {type(error).__name__}"
+            raise SerializationError(path, what) from error
 
 
 def _places(error: ValidationError) -> str:

@@ -29,6 +29,21 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other) or _are_alike_inside(one, other)  # pyright: ignore[reportUnknownArgumentType]
 
 
+def agree(one: Any, other: Any, again: Any) -> bool:
+    """Whether two JSON values are the same wherever the second one and a further reading of it are.
+
+    Args:
+        one: the first value.
+        other: the second value.
+        again: the second value, as it was read again.
+    """
+    if type(one) is type(other) is type(again) is dict:
+        return one.keys() == other.keys() and all(agree(each, other[key], again.get(key)) for key, each in one.items())
+    if type(one) is type(other) is type(again) is list:
+        return len(one) == len(other) and (len(other) != len(again) or all(map(agree, one, other, again)))
+    return bool(one == other or other != again)
+
+
 def _are_alike_by_key(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
     return one.keys() == other.keys() and all(alike(each, other[key]) for key, each in one.items())
 

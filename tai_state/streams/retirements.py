@@ -13,7 +13,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import VectorClock
 from tai_state.values.json import NOT_JSON
-from tai_state.values.retired import Retired, mark_of
+from tai_state.values.retired import Retired, has_marks, mark_of
 
 RETIRE_ACTION: Final = "retire"
 """The action of an event by which a store was retired."""
@@ -62,16 +62,25 @@ def lack(count: int) -> str:
 
 
 def check_clock(stream: Stream, retired: Retired, clock: VectorClock) -> None:
-    """Check that a state's stored clock can be compared with others.
+    """Check that the stored clock of a state or an event can be compared with others.
 
     Raises:
         EventSourcingError: what it stands for is not on record; or it shows that a retired store wrote after all.
     """
+    if not has_marks(clock):
+        return
     if lacking := retired.lacking(clock):
         raise EventSourcingError(stream.retired, f"{lack(len(lacking))}: run `tai-state verify`")
-    if late := retired.late(clock):
-        what = "was retired, and changed this state after that, which looks like a change before it"
-        raise EventSourcingError(stream.state, f"store {late[0]} {what}: write the data to a new state")
+    if (error := lateness(stream, retired, clock)) is not None:
+        raise error
+
+
+def lateness(stream: Stream, retired: Retired, clock: VectorClock) -> EventSourcingError | None:
+    """The error if the stored clock of a state or an event shows that a retired store wrote after all."""
+    if not (late := retired.late(clock)):
+        return None
+    what = "was retired, and changed this state after that, which looks like a change before it"
+    return EventSourcingError(stream.state, f"store {late[0]} {what}: write the data to a new state")
 
 
 def retired_by(event: EventRecord) -> Retired:

@@ -114,7 +114,7 @@ class TransactionManager:
                 was written.
             CommitOutcomeUnknown: either everything was written or nothing. It is not retried. To be able to check, let
                 the function write a state named after the request, and return early if it finds that state.
-            LockLost: the lease given as fence is over; nothing was written.
+            LockLost: the lease given as fence has ended; nothing was written.
             VersionConflict: a write's own ``expected`` does not hold; nothing was written, and it is not retried.
             TypeError: the function is not async.
             InvalidId, InvalidData: another argument is not valid; the function did not run.
@@ -245,11 +245,11 @@ class TransactionManager:
     async def release_lock(self, resource: str, token: str) -> None:
         """Release a lock that this manager acquired, by the ``token`` of its lease.
 
-        The token can be used until the lock is known to be released, or its time has passed.
+        The token can be used until the lock is known to be released, or it has expired.
 
         Raises:
-            LockLost: this manager has no such lease: it is over, it was released, or the token is of another lock. Or
-                as :meth:`LockManager.release_lock`.
+            LockLost: this manager has no such lease: it has expired, it was released, or the token is of another lock.
+                Or as :meth:`LockManager.release_lock`.
             StoreUnavailable, StoreTimeout: it is not known to be released; call again, or let it expire.
             InvalidId, InvalidData: an argument is not valid.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -16,7 +17,7 @@ import pytest
 from tai_state import StateMachinePersister, open_store
 
 from ..support.processes import started
-from ..support.program import IMPORT, Program, interrupt, make_rows, write_csv
+from ..support.program import IMPORT, SCRIPT, Inside, Program, interrupt, make_rows, write_csv
 from ..support.sqlite import connected, names_in
 from ..support.stores import GOVERNOR, METADATA, collected
 
@@ -91,17 +92,34 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path):
 
 
 def test_a_backup_is_put_back(program: Program) -> None:
-    """What was changed since is gone, and the store is as it was and consistent."""
+    """By the steps of the page, word for word: what was changed since is in the old files, and all else as it was."""
     before = program("ls", "--json").json()
-    assert program("backup", "copy.db").code == 0
+    assert program("backup", "backup.db").code == 0
     write_csv(program.folder / "log.csv", make_rows(5))
     assert program("import", "log.csv", "--governor", "since", *IMPORT).code == 0
-    assert program("ls", "--json").json() != before
-    for path in program.folder.glob("tai-state.db*"):
-        path.unlink()
-    (program.folder / "copy.db").rename(program.folder / "tai-state.db")
+    after = program("ls", "--json").json()
+    assert after != before
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    section = page.partition("### Put a backup back\n")[2].partition("\n### ")[0]
+    [steps] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    path = f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"
+    for log in ("wal", "shm"):
+        (program.folder / f"tai-state.db-{log}").write_bytes(b"of the old file")
+    steps = steps.replace("tai-state verify", "tai-state verify bank")  # one governor of this store needs reducers
+    done = subprocess.run(
+        ["sh", "-ec", steps],
+        cwd=program.folder,
+        env={**program.environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "2 states, 7 events: consistent\n" * 2), done
     assert program("ls", "--json").json() == before
-    assert program("verify", "bank", "--json").json()["consistent"]
+    assert names_in(program.folder / "replaced") == ["tai-state.db", "tai-state.db-shm", "tai-state.db-wal"]
+    for log in ("wal", "shm"):
+        (program.folder / "replaced" / f"tai-state.db-{log}").unlink()
+    assert program("ls", "--json", "--store", "sqlite:///replaced/tai-state.db").json() == after
 
 
 def test_a_backup_is_no_more_open_than_its_store(program: Program) -> None:
@@ -123,6 +141,20 @@ def test_a_file_is_replaced_only_when_told_to(program: Program) -> None:
     assert program("backup", "copy.db", "--yes").code == 0
     assert program("ls", "--store", "sqlite:///copy.db", "--json").json() == program("ls", "--json").json()
     assert not list(program.folder.glob("*.partial*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["backup", "copy.db", "--store", "sqlite:///missing.db"], "StoreNotFound"),
+        (["export", "bank", "copy.db", "--store", "sqlite:///missing.db"], "StoreNotFound"),
+        (["export", "nobody", "copy.db"], "GovernorNotFound"),
+    ],
+)
+def test_nobody_is_asked_to_replace_a_file_by_nothing(program: Program, arguments: list[str], kind: str) -> None:
+    """Whether there is something to write is looked at before the question, which is a usage error here."""
+    (program.folder / "copy.db").write_text("precious")
+    assert program(*arguments, "--json").error(1)["type"] == kind
 
 
 @pytest.mark.parametrize(
@@ -186,15 +218,57 @@ def test_what_is_no_store_does_not_replace_a_backup(program: Program) -> None:
         assert {path.name: path.read_bytes() for path in program.folder.iterdir() if path.is_file()} == before
 
 
-def test_a_damaged_store_is_not_backed_up(program: Program) -> None:
-    """A damaged file does not take the place of the last good backup."""
-    assert program("backup", "copy.db").code == 0
-    before = (program.folder / "copy.db").read_bytes()
+DAMAGE = {
+    "an index": "UPDATE documents SET timestamp = 'x' WHERE timestamp IS NOT NULL",
+    "the store's own document": "UPDATE documents SET fields = '{' WHERE collection = 'meta'",
+    "no store's own document": "DELETE FROM documents WHERE collection = 'meta'",
+    "the counter": "DELETE FROM counter",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_store_is_copied_and_replaces_nothing(program: Program, kind: str) -> None:
+    """The damage is named, and the copy has it; but it does not take the place of the last good backup."""
+    assert program("backup", "good.db").code == 0
+    good = (program.folder / "good.db").read_bytes()
     with closing(apsw.Connection(str(program.folder / "tai-state.db"))) as connection:
-        connection.execute("UPDATE documents SET timestamp = 'x' WHERE timestamp IS NOT NULL")
-    assert program("backup", "copy.db", "--yes", "--json").error(4)["type"] == "CorruptDocument"
-    assert (program.folder / "copy.db").read_bytes() == before
+        connection.execute(DAMAGE[kind])
+    error = program("backup", "good.db", "--yes", "--json").error(4)
+    assert (error["type"], "name another file" in error["message"]) == ("CorruptDocument", True)
+    assert (program.folder / "good.db").read_bytes() == good
     assert not list(program.folder.glob("*.partial*"))
+    copied = program("backup", "copy.db", "--json")
+    assert (copied.code, json.loads(copied.err.splitlines()[0])["error"]["path"]) == (4, error["path"])
+    assert json.loads(copied.out)["bytes"] == (program.folder / "copy.db").stat().st_size
+    found, there = (program("verify", "--store", f"sqlite:///{name}.db").out for name in ("copy", "tai-state"))
+    assert found.replace("copy.db", "tai-state.db") == there
+
+
+def test_a_file_with_garbage_in_it_is_copied(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever page is hit, as long as the file's header says whose it is."""
+    inside = Inside(tmp_path, monkeypatch, capsys)
+    file, size = program.folder / "tai-state.db", 4096
+    sound = file.read_bytes()
+    for begin in range(size, len(sound), 2 * size):
+        garbage = sound[:begin] + bytes(range(256)) * (size // 256) + sound[begin + size :]
+        file.write_bytes(garbage)
+        copied = inside("backup", "copy.db", "--json")
+        assert (copied.code, json.loads(copied.err)["error"]["type"]) == (4, "CorruptDocument"), begin
+        assert json.loads(copied.out)["bytes"] == len(sound)
+        copy = (tmp_path / "copy.db").read_bytes()
+        assert copy[size:] == garbage[size:]
+        assert not list(tmp_path.glob("copy.db?*"))
+        (tmp_path / "copy.db").unlink()
+
+
+def test_a_damaged_backup_says_what_it_could_not_count(program: Program) -> None:
+    """For people, a number that the damage hides is unknown."""
+    file, size = program.folder / "tai-state.db", 4096
+    sound = file.read_bytes()
+    file.write_bytes(sound[:size] + bytes(len(sound) - size))
+    assert "unknown" in program("backup", "copy.db").out
 
 
 async def change_all(url: str, expected: int) -> None:

@@ -28,11 +28,14 @@ def test_recover(program: Program) -> None:
         rebuilt=["governors/bank/states/alice"],
         unchecked=[],
         failed=[],
+        rebuilt_count=1,
+        unchecked_count=0,
+        failed_count=0,
         new_store_id=None,
         resume=None,
         consistent=True,
     )
-    assert program("recover", "bank").out == "2 states checked, 2 sound, 0 rebuilt\n"
+    assert program("recover", "bank").out == "2 states checked, 2 sound, 0 rebuilt, 0 unchecked, 0 failed\n"
     assert program("show", "bank", "alice", "--json").json()["data"] == {"balance": 40, "tags": []}
 
 
@@ -40,7 +43,9 @@ def test_recover_ends_with_4_where_it_could_not(program: Program) -> None:
     """``recover`` names the states that it could not check."""
     ended = program("recover", "--json")
     assert (ended.code, ended.err) == (4, "")
-    assert json.loads(ended.out)["unchecked"] == ["governors/sums/states/s"]
+    report = json.loads(ended.out)
+    assert (report["unchecked"], report["unchecked_count"]) == (["governors/sums/states/s"], 1)
+    assert program("recover", "sums").out.endswith("1 state checked, 0 sound, 0 rebuilt, 1 unchecked, 0 failed\n")
 
 
 def test_export_and_restore(program: Program) -> None:

@@ -330,6 +330,39 @@ def test_what_cannot_be_recovered_is_named_where_it_is_damaged(inside: Inside) -
     ended = inside("recover", "--json")
     [(path, why)] = json.loads(ended.out)["failed"]
     assert (ended.code, path, "restore a backup" in why, "tai-state recover" in why) == (4, event("b", 6), True, False)
+    assert json.loads(ended.out)["failed_count"] == 1
+    assert inside("recover").out.splitlines()[-1] == "6 states checked, 5 sound, 0 rebuilt, 0 unchecked, 1 failed"
+
+
+@pytest.mark.parametrize("change", [EDITED, "collection = 'elsewhere'"], ids=["damaged", "missing"])
+def test_an_export_says_what_leads_out(inside: Inside, change: str) -> None:
+    """An event that is damaged or missing stops it; its advice, taken word for word, exports all that is sound."""
+    damage(inside.folder, change, event("b", 2))
+    error = inside("export", "g1", "g1.jsonl", "--json").error(4)
+    assert (error["path"], "restore a backup" in error["message"]) == (event("b", 2), True)
+    assert all(f"`tai-state {each}`" in error["message"] for each in ("sync", "verify"))
+    here, there = "sqlite:///tai-state.db", "sqlite:///sound.db"
+    synced = inside("sync", here, there, "--json")
+    assert (synced.code, [path for path, _ in json.loads(synced.out)["failed"]]) == (4, ["g1 b"])
+    assert inside("export", "g1", "g1.jsonl", "--store", there, "--json").json()["states"] == 2
+
+
+@pytest.mark.parametrize("path", [f"{STATES}/b", "governors/g1", "governors/g1/snapshots/b~000000000002"])
+def test_an_export_says_to_recover_what_can_be_recovered(inside: Inside, path: str) -> None:
+    """What follows from the events stops it no longer after that."""
+    damage(inside.folder, "fields = '{'", path)
+    error = inside("export", "g1", "g1.jsonl", "--json").error(4)
+    assert (error["path"], "run `tai-state recover`" in error["message"]) == (path, True)
+    assert inside("recover", "g1").code == 0
+    assert inside("export", "g1", "g1.jsonl").code == 0
+
+
+@pytest.mark.parametrize("path", [f"{STATES}/b", event("b", 2)], ids=["state", "event"])
+def test_the_last_events_of_a_damaged_state(inside: Inside, path: str) -> None:
+    """What is sound of the last versions is shown."""
+    damage(inside.folder, EDITED, path)
+    ended = inside("history", "g1", "b", "--last", "5", "--json")
+    assert [each["version"] for each in json.loads(ended.out)] == [2, 3, 4, 5, 6][path == event("b", 2) :]
 
 
 @pytest.mark.parametrize("command", [["show", "g1", "b"], ["ls", "g1"], ["stats"]], ids=" ".join)

@@ -68,7 +68,7 @@ def test_a_sound_file_is_healthy(program: Program):
     before = file.read_bytes()
     report = program("doctor", "--json").json()
     assert report["healthy"] is True
-    assert _checks(report) == dict.fromkeys([*ALL, "permissions", "disk"], "ok")
+    assert _checks(report) == dict.fromkeys([*ALL, "permissions", "disk", "lock", "file"], "ok")
     assert program("doctor").out.endswith("all checks passed\n")
     assert file.read_bytes() == before
 

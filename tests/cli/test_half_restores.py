@@ -77,9 +77,12 @@ def test_a_list_of_another_governor_does_not_name_it(inside: Inside) -> None:
 
 
 def test_the_doctor_names_it(inside: Inside) -> None:
-    """As a warning: the store can be used."""
-    checks = inside("doctor", "--json").json()["checks"]
-    assert [NOTE in each["message"] for each in checks if each["status"] == "warning"] == [True]
+    """As a failure, with what to do, and the exit code of the other commands."""
+    ended = inside("doctor", "--json")
+    [failed] = [each for each in json.loads(ended.out)["checks"] if each["status"] != "ok"]
+    assert (ended.code, failed["check"], failed["status"], NOTE in failed["message"]) == (4, "restore", "failed", True)
+    assert "`tai-state restore`" in failed["message"]
+    assert "all checks passed" not in inside("doctor").out
 
 
 def test_verify_counts_what_it_checked(inside: Inside) -> None:

@@ -37,8 +37,9 @@ def test_without_locks(program: Program):
     listed = program("locks", "--store", STORE)
     assert (listed.code, listed.out, listed.err) == (0, "", "no locks\n")
     assert program("locks", "--store", STORE, "--json").json() == []
-    error = program("unlock", "nightly", "--yes", "--store", STORE, "--json").error(1)
-    assert (error["type"], error["path"]) == ("LockNotFound", "locks/nightly")
+    for yes in ([], ["--yes"]):  # it looks before it asks
+        error = program("unlock", "nightly", *yes, "--store", STORE, "--json").error(1)
+        assert (error["type"], error["path"]) == ("LockNotFound", "locks/nightly")
     unlocked = program("unlock", "nightly", "--yes", "--store", STORE)
     assert (unlocked.code, unlocked.out, "tai-state locks" in unlocked.err) == (1, "", True)
     assert program("locks", "--store", "sqlite:///none.db").code == 1

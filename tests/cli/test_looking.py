@@ -93,7 +93,7 @@ def test_history(there: Program) -> None:
     assert [event["version"] for event in events] == [2, 3]
     fits(
         events[0],
-        governor_id="bank",
+        governor="bank",
         state_id="alice",
         version=2,
         id=...,
@@ -112,6 +112,27 @@ def test_history(there: Program) -> None:
         '1        2026-03-01T06:00:00.000000Z  step 0  ana  balance=0, tags=["new"]',
         "2        2026-03-01T07:00:00.000000Z  step 1  ana  balance=10",
     ]
+
+
+def test_the_last_events(inside: Inside) -> None:
+    """``--last`` shows as many as there are, oldest first, and goes with no other bound."""
+
+    def versions(*arguments: str) -> list[int]:
+        return [event["version"] for event in inside("history", "bank", "alice", *arguments, "--json").json()]
+
+    assert versions("--last", "2") == [4, 5]
+    assert versions("--last", "5") == versions("--last", "99") == [1, 2, 3, 4, 5]
+    assert inside("history", "bank", "carol", "--last", "1", "--json").error(1)["type"] == "StateNotFound"
+    for other in (["--after", "1"], ["--limit", "1"]):
+        said = inside("history", "bank", "alice", "--last", "2", *other, "--json").error(2)["message"]
+        assert "--last" in said
+
+
+def test_a_governor_has_one_name(inside: Inside) -> None:
+    """Whatever is shown of one."""
+    shown = [inside("show", "bank", "alice", "--json").json(), *inside("history", "bank", "alice", "--json").json()]
+    assert {each["governor"] for each in shown} == {"bank"}
+    assert not any("governor_id" in each for each in shown)
 
 
 def test_history_of_nothing(inside: Inside) -> None:

@@ -60,13 +60,13 @@ def test_sync(program: Program):
     assert report == {
         "checked": 1, "same": 0, "sent": 0, "received": 0, "joined": 1, "failed": [], "resume": None, "complete": True
     }  # fmt: skip
-    assert (met["governor_id"], met["state_id"], met["strategy"], met["discarded"]) == (
+    assert (met["governor"], met["state_id"], met["strategy"], met["discarded"]) == (
         "field", "pump", "last_write_wins", 2
     )  # fmt: skip
     again = program("sync", A, B)
     assert (again.code, again.out) == (
         0,
-        "1 states checked, 1 in sync: 0 events from A to B, 0 from B to A, 0 joined\n",
+        "1 state checked, 1 in sync: 0 events from A to B, 0 from B to A, 0 joined\n",
     )
     for store in (A, B):
         assert program("verify", "--store", store).code == 0
@@ -85,12 +85,14 @@ def test_retire(program: Program):
     assert json.loads(done.out) == {"checked": 1, "retired": 1, "failed": [], "complete": True}
     assert dry.out == done.out
     again = program("retire", store_id, "--store", A, "--yes")
-    assert (again.code, again.out) == (0, "1 states checked, 0 of them named the store in their clock\n")
+    assert (again.code, again.out) == (0, "1 state checked, 0 of which named the store in the clock\n")
     refused = program("sync", A, B)
     assert refused.code == 4
     assert f"store {store_id} was retired" in refused.out
     assert "cannot retire itself" in program("retire", store_id, "--store", B, "--yes", "--json").error(2)["message"]
     assert program("retire", store_id, "--store", A, "--governor", "nobody", "--yes").code == 1
+    unasked = program("retire", store_id[:-1], "--store", A, "--json").error(1)
+    assert (unasked["type"], unasked["path"]) == ("StoreNotNamed", store_id[:-1])
     mistyped = program("retire", store_id[:-1], "--store", A, "--yes", "--json").error(1)
     assert (mistyped["type"], mistyped["path"]) == ("StoreNotNamed", store_id[:-1])
     assert program("retire", store_id[:-1], "--store", A, "--dry-run").code == 0
@@ -104,7 +106,7 @@ def test_how_conflicts_are_resolved(program: Program):
     assert "1 change dropped and recorded" in done.out
     [conflict] = json.loads(program("conflicts", "field", "--store", B, "--json").out)
     assert list(conflict) == [
-        "governor_id", "state_id", "version", "event_id", "timestamp", "strategies", "heads", "discarded"
+        "governor", "state_id", "version", "event_id", "timestamp", "strategies", "heads", "discarded"
     ]  # fmt: skip
     [dropped] = conflict["discarded"]
     state = json.loads(program("show", "field", "pump", "--store", A, "--json").out)

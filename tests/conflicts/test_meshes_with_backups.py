@@ -1,4 +1,4 @@
-"""Meshes of stores in which a backup is put back: whatever is counted anew, all that was done is exact."""
+"""Meshes of stores in which backups are put back: whatever is counted anew, all that was done is exact."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from .test_meshes import FIELDS, RULE, STORES, add, filled
 
 pytestmark = pytest.mark.anyio
 
-STEPS = 15
+STEPS = 30
 """How much happens in a mesh."""
+
+BACKUPS = 3
+"""How many backups are put back in a mesh."""
 
 RUNS = 200 if os.environ.get("TAI_STATE_PROOF") == "1" else 60
 """Meshes that live by chance."""
@@ -131,11 +134,11 @@ class Mesh:
         return self.chance.sample([each for each in range(len(self.stores)) if each != index], number)
 
     async def live(self) -> None:
-        """Some time in this mesh, with a backup put back at some moment."""
-        due = self.chance.randrange(STEPS)
+        """Some time in this mesh, with backups put back at some moments."""
+        due = set(self.chance.sample(range(STEPS), BACKUPS))
         for step in range(STEPS):
             index = self.chance.randrange(len(self.stores))
-            if step == due:
+            if step in due:
                 await self.put_back(index)
             elif self.chance.random() < 0.5:
                 await self.change(index)
@@ -165,7 +168,7 @@ def copied(engine: MemoryEngine, clock: ManualClock) -> MemoryEngine:
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
-async def test_a_mesh_with_a_backup_put_back_is_exact(seed: int) -> None:
+async def test_a_mesh_with_backups_put_back_is_exact(seed: int) -> None:
     """A store that counts its events anew loses none and counts none twice, whoever is joined with whom."""
     clock = ManualClock(step_us=1_000)
     async with AsyncExitStack() as stack:
@@ -202,3 +205,65 @@ async def test_two_events_with_one_count_are_both_in_the_base() -> None:
             assert (await sync(one, other, resolver=rule)).joined == 1
         for store, total in ((c, 152), (f, 152), (e, 24)):
             assert (await store.get_state(GOVERNOR, "x")).data == {"n": total}
+
+
+async def test_a_store_that_was_put_back_takes_over_nothing_that_does_not_know_of_its_change() -> None:
+    """Its earlier change has a later count: in its stream it would seem to follow the new one, and be a wrong base."""
+    clock = ManualClock(step_us=1_000)
+    rule = FieldMerge({"n": "counter"})
+    async with AsyncExitStack() as stack:
+        engine = MemoryEngine(clock)
+        d, c, e, f = [
+            await stack.enter_async_context(opened(each, clock))
+            for each in (engine, *(MemoryEngine(clock) for _ in range(3)))
+        ]
+        await d.save_state(GOVERNOR, "x", {"n": 0}, METADATA)
+        for other in (c, e, f):
+            await sync(d, other)
+        await add(c, 1)
+        backup = copied(engine, clock)
+        await add(d, 2)
+        await add(d, 4)
+        for other in (e, c):
+            await sync(d, other, resolver=rule)
+        d = await stack.enter_async_context(opened(backup, clock))
+        await add(d, 8)
+        for one, other in ((d, f), (f, e)):
+            await sync(one, other, resolver=rule)
+        report = await sync(e, d, resolver=rule)
+        assert (report.sent, report.joined) == (1, 0), "it takes over the event that joined its earlier changes"
+        await sync(d, c, resolver=rule)
+        for store, total in ((c, 15), (d, 15), (e, 14)):
+            assert (await store.get_state(GOVERNOR, "x")).data == {"n": total}
+
+
+async def test_two_joins_with_one_clock_are_two_joins() -> None:
+    """They know of different changes with one count; so the store that has the lesser one takes over the other, too."""
+    clock = ManualClock(step_us=1_000)
+    rule = FieldMerge({"n": "counter"})
+    async with AsyncExitStack() as stack:
+        engine = MemoryEngine(clock)
+        d, c, e, f = [
+            await stack.enter_async_context(opened(each, clock))
+            for each in (engine, *(MemoryEngine(clock) for _ in range(3)))
+        ]
+        await d.save_state(GOVERNOR, "x", {"n": 0}, METADATA)
+        for other in (c, e, f):
+            await sync(d, other)
+        await add(c, 1)
+        await sync(c, e)
+        backup = copied(engine, clock)
+        await add(d, 2)
+        await sync(d, c, resolver=rule)
+        d = await stack.enter_async_context(opened(backup, clock))
+        for step in (4, 8):
+            await add(d, step)
+        for one, other in ((d, f), (d, e), (c, f)):
+            await sync(one, other, resolver=rule)
+        assert (await e.get_state(GOVERNOR, "x")).causality == (await c.get_state(GOVERNOR, "x")).causality
+        await add(c, 16)
+        report = await sync(e, c, resolver=rule)
+        assert (report.received, report.joined) == (2, 0)
+        await sync(f, e, resolver=rule)
+        for store in (c, e, f):
+            assert (await store.get_state(GOVERNOR, "x")).data == {"n": 31}

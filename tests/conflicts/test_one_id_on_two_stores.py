@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tai_state import FieldMerge, IdempotencyConflict, StateMachinePersister, StateStore, open_store, sync
+from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.stores import METADATA
+from .test_meshes_with_backups import copied, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,3 +90,38 @@ async def test_a_request_made_again_after_a_join_stands_once_in_each_stream(stor
             assert len(ids) == len(set(ids))
             assert (await StateMachinePersister(store).validate_consistency()).consistent
             assert (await store.get_state("bank", "alice")).data == (await first.get_state("bank", "alice")).data
+
+
+async def test_a_request_made_on_both_sides_of_two_joins_counts_once(stores: tuple[StateStore, StateStore]) -> None:
+    """Two joins each have it once, and so does what they have in common: their own join keeps it."""
+    first, second = stores
+    async with open_store("memory://") as third, open_store("memory://") as fourth:
+        for one, other in ((first, third), (second, fourth)):
+            await pay(one, "payment 1")
+            await sync(one, other)
+        for store in (first, fourth):
+            await pay(store, None)
+        for one, other in ((first, second), (third, fourth), (first, third)):
+            assert (await sync(one, other, resolver=COUNTER)).joined == 1
+        for store in (first, third):
+            assert (await store.get_state("bank", "alice")).data == {"balance": 190}
+
+
+async def test_a_request_made_again_after_a_backup_was_put_back_is_not_the_one_that_was_joined() -> None:
+    """The id of the last event is that of an event that a join knows of; but what came before it is not."""
+    clock = ManualClock(step_us=1_000)
+    engine = MemoryEngine(clock)
+    async with opened(engine, clock) as first, opened(MemoryEngine(clock), clock) as second:
+        await first.save_state("bank", "alice", {"balance": 100}, METADATA)
+        await sync(first, second)
+        await pay(second, "payment 1")
+        backup = copied(engine, clock)
+        for _ in range(2):
+            await pay(first, None)
+        await sync(first, second, resolver=COUNTER)
+        async with opened(backup, clock) as again:
+            await pay(again, None)
+            await pay(again, "payment 1")
+            await sync(again, second, resolver=COUNTER)
+            for store in (again, second):
+                assert (await store.get_state("bank", "alice")).data == {"balance": 220}

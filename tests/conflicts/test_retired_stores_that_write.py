@@ -130,6 +130,36 @@ async def test_a_change_that_looks_like_an_earlier_one_is_named(stores: Stores) 
     assert (await centre.get_state(GOVERNOR, "x")).data == {"n": 2, "gone": 1}
 
 
+async def test_changes_that_look_like_earlier_ones_are_named_whatever_follows_them(stores: Stores) -> None:
+    """The retired store writes more than its mark covers, so that the last clock tells nothing: the events do."""
+    late, device, centre, other, _ = stores
+    for _ in range(3):
+        await add(late, 10)
+    assert (await fields_at(device.core.engine, STATE))["causality"][late.store_id] == 3
+    for one, two in ((device, centre), (centre, device), (device, other)):
+        [(path, why)] = (await sync(one, two, resolver=RULE)).failed
+        assert (path, "was retired" in why, "write the data to a new state" in why) == (f"{GOVERNOR} x", True, True)
+    for store in (centre, other):
+        assert (await store.get_state(GOVERNOR, "x")).data == {"n": 2, "gone": 1}
+    [(path, why)] = (await retire_store(device, late.store_id)).failed
+    assert (path, "write the data to a new state" in why) == (STATE, True)
+    with pytest.raises(EventSourcingError, match="was retired"):
+        await EventualConsistency(device).read(GOVERNOR, "x")
+    [(path, found)] = await findings(device)
+    assert (path, "write the data to a new state" in found) == (STATE, True)
+
+
+async def test_a_change_that_looks_like_an_earlier_one_is_named_after_a_rival_of_it(stores: Stores) -> None:
+    """A join would take it for seen: also there, the events tell."""
+    late, device, centre, *_ = stores
+    for _ in range(3):
+        await add(late, 10)
+    await add(centre, 100)
+    [(_, why)] = (await sync(device, centre, resolver=RULE)).failed
+    assert "was retired" in why
+    assert (await centre.get_state(GOVERNOR, "x")).data == {"n": 102, "gone": 1}
+
+
 async def test_a_state_whose_record_no_store_has_is_not_synced(stores: Stores) -> None:
     """It would spread; and a check names what leads on, which a sync with a sound store then does."""
     _, device, centre, other, _ = stores

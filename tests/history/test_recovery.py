@@ -19,6 +19,7 @@ from tai_state import (
 )
 from tai_state.engines.api import ANYTHING, Delete, Put
 from tai_state.errors import Unavailable
+from tai_state.history import reporting
 from tai_state.testing.faults import AtCalls, Fault, FaultyEngine
 
 from ..support.histories import ALICE, add, event_path, grow, snapshot_path
@@ -43,11 +44,28 @@ async def test_recovery_rebuilds_what_was_lost(place: Place, persister: StateMac
     await store.core.engine.commit([Delete(paths[3], ANYTHING)])
     assert not (await persister.validate_consistency()).consistent
     report = await persister.recover(concurrency=2)
-    assert report == RecoveryReport(checked=5, sound=1, rebuilt=tuple(paths))
+    assert report == RecoveryReport(checked=5, sound=1, rebuilt=tuple(paths), rebuilt_count=4)
     assert report.consistent
     assert await dump(store.core.engine) == before
     assert await persister.recover() == RecoveryReport(checked=5, sound=5)
     assert (await store.save_state(GOVERNOR, "alice", {}, METADATA, expected=7)).version == 8
+
+
+async def test_a_recovery_counts_more_than_it_lists(
+    persister: StateMachinePersister, store: StateStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Of each kind, what the report has no room for is counted all the same."""
+    monkeypatch.setattr(reporting, "LISTED_MAX", 2)
+    lost, hurt = [f"lost {n}" for n in range(3)], [f"hurt {n}" for n in range(4)]
+    for state_id in (*lost, *hurt):
+        await store.save_state(GOVERNOR, state_id, {}, METADATA)
+        stream = store.core.layout.stream(GOVERNOR, state_id)
+        await store.core.engine.commit([Delete(stream.state, ANYTHING)])
+        if state_id in hurt:
+            await edit(store.core.engine, stream.event(1), action="other")
+    report = await persister.recover()
+    assert (report.checked, report.sound, report.rebuilt_count, report.failed_count) == (7, 0, 3, 4)
+    assert (len(report.rebuilt), len(report.failed), report.consistent) == (2, 2, False)
 
 
 @pytest.mark.parametrize("is_behind", [True, False], ids=["behind", "ahead"])

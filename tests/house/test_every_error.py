@@ -29,9 +29,10 @@ from tai_state import (
     Transaction,
     errors,
     open_store,
+    retire_store,
 )
 from tai_state.cli.locking import taken_away
-from tai_state.cli.syncing import taken_out
+from tai_state.cli.syncing import check_named
 from tai_state.engines.api import PRESENT, Check, Committed, Delete, Write
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.memory import MemoryEngine
@@ -115,7 +116,7 @@ async def _lock_not_found(_: Path) -> None:
 @raises(errors.StoreNotNamed)
 async def _store_not_named(_: Path) -> None:
     async with _with_bill() as store:
-        await taken_out(store, "device-7", None, dry_run=False)
+        await check_named(store, "device-7", None, await retire_store(store, "device-7", dry_run=True))
 
 
 @raises(errors.EmulatorNotFound)

@@ -148,7 +148,7 @@ class Site:
         target = self.path.with_name("backup.db")
         target.unlink(missing_ok=True)
         async with self.engine() as engine:
-            await engine.backup(str(target), lambda *_: None)
+            assert not (await engine.backup(str(target), lambda *_: None)).damage
         self.backup = copy.deepcopy(self.ledger)
 
     async def put_back(self) -> None:

@@ -25,6 +25,7 @@ from tai_state.engines.firestore.retrying import pause_seconds
 from tai_state.engines.firestore.watching import Target, Watched
 from tai_state.engines.watching import listed
 from tai_state.errors import StoreTimeout, TaiStateError
+from tai_state.values.counting import counted
 
 _log = logging.getLogger("tai_state")
 
@@ -57,7 +58,8 @@ class FirestoreWatch(AsyncIterator[DocumentChange]):
 
     def __repr__(self) -> str:
         ended = "" if self._error is None else f", ended by {type(self._error).__name__}"
-        return f"<{type(self).__name__} of {listed(self.watched.paths)}, {self.watched.waiting} changes at hand{ended}>"
+        waiting = counted(self.watched.waiting, "change")
+        return f"<{type(self).__name__} of {listed(self.watched.paths)}, {waiting} at hand{ended}>"
 
     def wake(self) -> None:
         """Wake the user's step, because a change was reported."""

@@ -1,4 +1,7 @@
-"""Whether the disk could not read a file: SQLite reports such a failure as if the file were damaged."""
+"""What the disk did where SQLite reports something else.
+
+A read that fails is reported as if the file were damaged, and a disk that is full often as one that fails.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import apsw
 
 _FAILURES: Final = frozenset({errno.EIO, errno.ENXIO, errno.ERANGE})
 """What the system answers to a read that SQLite then reports as ``SQLITE_CORRUPT``."""
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system answers if the disk, or the account's share of it, has no room."""
 
 
 class _Methods(Structure):
@@ -30,28 +36,35 @@ class _File(Structure):
     _fields_ = (("methods", POINTER(_Methods)),)
 
 
-def unread(error: BaseException, connection: apsw.Connection | None) -> apsw.Error | None:
-    """The error to raise for one that came because the disk failed; None if it came for another reason.
+def failure_of(error: BaseException, connection: apsw.Connection | None) -> apsw.Error | None:
+    """The error to raise for one that came because the disk failed or is full; None if it came for another reason.
 
     SQLite remembers a failure of the disk for as long as a connection is open: close the connection after it.
     """
-    if connection is None or not isinstance(error, (apsw.CorruptError, apsw.IOError)) or not has_failed(connection):
+    if connection is None or not isinstance(error, (apsw.CorruptError, apsw.IOError, apsw.CantOpenError)):
         return None
-    if isinstance(error, apsw.IOError):
-        return error
-    failure: Any = apsw.exception_for(apsw.SQLITE_IOERR_READ)
+    if not isinstance(error, apsw.CorruptError) and connection.system_errno in FULL:
+        return _because(error, apsw.SQLITE_FULL)
+    if isinstance(error, apsw.CantOpenError) or not has_failed(connection):
+        return None
+    return error if isinstance(error, apsw.IOError) else _because(error, apsw.SQLITE_IOERR_READ)
+
+
+def _because(error: BaseException, code: int) -> apsw.Error:
+    """The error of this code, caused by another one."""
+    failure: Any = apsw.exception_for(code)
     failure.__cause__ = error
     return cast("apsw.Error", failure)
 
 
 @contextmanager
 def reading(connection: apsw.Connection) -> Generator[None]:
-    """Raise what :func:`unread` returns. The connection is closed after it."""
+    """Raise what :func:`failure_of` returns. The connection is closed after it."""
     try:
         yield
-    except apsw.CorruptError as error:
-        failure = unread(error, connection)
-        if failure is None:
+    except apsw.Error as error:
+        failure = failure_of(error, connection)
+        if failure is None or failure is error:
             raise
         raise failure from error
 

@@ -29,11 +29,11 @@ from tai_state.engines.api import (
 from tai_state.engines.filtering import is_chosen
 from tai_state.engines.ordering import check_changed, is_of_events, whole_commits
 from tai_state.engines.paging import Paged, limited
-from tai_state.engines.sqlite.backing_up import back_up, count_of
+from tai_state.engines.sqlite.backing_up import Backup, back_up
 from tai_state.engines.sqlite.checksums import ROW, documents
-from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.integrity import damage_of
 from tai_state.engines.sqlite.openfile import OpenFile
+from tai_state.engines.sqlite.place import check_lock
 from tai_state.engines.sqlite.preparing import prepare
 from tai_state.engines.sqlite.reader import Reader, missing, page, select, stand_still, standing_still
 from tai_state.engines.sqlite.schema import connect, order_by_revision
@@ -216,25 +216,24 @@ class SqliteEngine:
         _opened(self._reader)
         return await anyio.to_thread.run_sync(damage_of, self._file.connect, self.path)
 
-    async def backup(self, target: str, progress: Callable[[int, int], None]) -> int:
-        """Copy the whole file, as it is at one moment, while others go on writing. Returns the number of documents.
+    async def check_lock(self) -> None:
+        """Check whether the lock that every commit takes can be taken, as long as a commit waits for it.
+
+        Raises:
+            StoreTimeout: another process has it all the time.
+            StoreUnavailable: the file cannot be written.
+        """
+        _opened(self._reader)
+        await anyio.to_thread.run_sync(check_lock, self._file.connect, self.path)
+
+    async def backup(self, target: str, progress: Callable[[int, int], None]) -> Backup:
+        """Copy the whole file, as it is at one moment, while others go on writing. The engine need not be open.
 
         Args:
             target: the path of the copy; there must be no file.
             progress: called now and then with the number of pages copied, and the number of all pages.
-
-        Raises:
-            CorruptDocument: the file is damaged, and so is the copy.
         """
-        _opened(self._reader)
-        try:
-            await back_up(self._file.connect, target, progress)
-            copied = partial(connect, target, create=False, busy_timeout_ms=_BUSY_TIMEOUT_MS)
-            for damage in await anyio.to_thread.run_sync(damage_of, copied, self.path):
-                raise damage
-            return await anyio.to_thread.run_sync(count_of, copied)
-        except apsw.Error as error:
-            raise mapped_error(error, "backup", target) from error
+        return await back_up(self.path, target, progress, _BUSY_TIMEOUT_MS)
 
     async def missing(self, collection: str) -> Sequence[str]:  # noqa: D102
         found: list[str] = await self._read(partial(missing, collection))

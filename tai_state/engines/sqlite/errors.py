@@ -1,4 +1,4 @@
-"""The meaning of SQLite's errors: one table, by SQLite's primary result code; some extended codes say more."""
+"""The meaning of SQLite's errors: one table, by SQLite's primary result code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNUSABLE: Final = {
     "SQLITE_NOLFS": "the file system cannot hold a file of this size",
 }
 TIMEOUT: Final = {
-    "SQLITE_BUSY": "another process holds the file: try again",
+    "SQLITE_BUSY": "another process has had the file locked for too long: find it with `lsof`, and end or restart it",
     "SQLITE_LOCKED": "another connection holds the table: try again",
     "SQLITE_PROTOCOL": "could not acquire the file's lock: try again",
 }
@@ -44,9 +44,6 @@ CORRUPT: Final = {
     "SQLITE_CONSTRAINT": "the tables hold invalid data",
     "SQLITE_ERROR": "the tables are not as expected",
 }
-_EXTENDED: Final = {apsw.SQLITE_IOERR_SHMSIZE: UNAVAILABLE["SQLITE_FULL"]}
-"""What extended codes mean, where it is not what their primary code means."""
-
 MISUSE: Final = frozenset({"SQLITE_INTERNAL", "SQLITE_NOTFOUND", "SQLITE_EMPTY", "SQLITE_MISUSE", "SQLITE_RANGE"})
 """Codes that only a mistake in this package can cause. They are not mapped, so that the original error is seen."""
 
@@ -64,8 +61,7 @@ def mapped_error(error: apsw.Error, operation: str, path: str, *, unknown: bool 
     code = None if result is None else apsw.mapping_result_codes.get(result & 0xFF)
     found: TaiStateError
     if code in UNAVAILABLE:
-        what = _EXTENDED.get(getattr(error, "extendedresult", 0), UNAVAILABLE[code])
-        found = StoreUnavailable(operation, code, f"{what} ({path})", unknown)
+        found = StoreUnavailable(operation, code, f"{UNAVAILABLE[code]} ({path})", unknown)
     elif code in UNUSABLE:
         found = StoreUnusable(operation, code, f"{UNUSABLE[code]} ({path})", unknown)
     elif code in TIMEOUT:

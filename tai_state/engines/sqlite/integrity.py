@@ -36,7 +36,7 @@ def damage_of(connect: Callable[[], apsw.Connection], path: str) -> list[Corrupt
             if has_failed(connection):  # the check names what it could not read as if it were damaged
                 raise apsw.exception_for(apsw.SQLITE_IOERR_READ)
     except CorruptDocument as error:
-        return [error]
+        return [CorruptDocument(path, error.what)]
     except apsw.Error as error:
         failure = mapped_error(error, "read", path)
         if not isinstance(failure, CorruptDocument):

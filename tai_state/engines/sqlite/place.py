@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from tai_state.engines.sqlite.errors import UNAVAILABLE
+import apsw
+
+from tai_state.engines.sqlite.disk import FULL, reading
+from tai_state.engines.sqlite.errors import UNAVAILABLE, mapped_error
 from tai_state.engines.sqlite.schema import LOG_BYTES
 from tai_state.errors import StoreUnavailable, StoreUnusable
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TRIAL_BYTES: Final = 64 * 1024
 
 
@@ -31,9 +35,27 @@ def check_rights(path: str) -> None:
     try:
         _write(file.parent, 0)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             what = f"this account may not write in the folder {file.parent}, where SQLite makes the -wal"
             raise StoreUnusable("write", _name(error), f"{what}: give it the right to") from error
+
+
+def check_lock(connect: Callable[[], apsw.Connection], path: str) -> None:
+    """Take the lock that every commit takes, and give it back.
+
+    Args:
+        connect: opens a connection to the file.
+        path: the path to name.
+
+    Raises:
+        StoreTimeout: another process has it, for as long as a commit waits.
+        StoreUnavailable: the file cannot be written.
+    """
+    try:
+        with closing(connect()) as connection, reading(connection):
+            connection.execute("BEGIN IMMEDIATE; ROLLBACK")
+    except apsw.Error as error:
+        raise mapped_error(error, "write", path) from error
 
 
 def room(path: str) -> tuple[int, int]:
@@ -46,7 +68,7 @@ def room(path: str) -> tuple[int, int]:
     try:
         _write(file.parent, _TRIAL_BYTES)
     except OSError as error:
-        what = UNAVAILABLE["SQLITE_FULL" if error.errno in _FULL else "SQLITE_IOERR"]
+        what = UNAVAILABLE["SQLITE_FULL" if error.errno in FULL else "SQLITE_IOERR"]
         raise StoreUnavailable("write", _name(error), f"{what} ({path})") from error
     disk = os.statvfs(file.parent)
     return disk.f_bavail * disk.f_frsize, file.stat().st_size + LOG_BYTES

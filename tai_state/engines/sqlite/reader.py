@@ -11,7 +11,7 @@ import apsw
 
 from tai_state.engines.api import Document, split
 from tai_state.engines.sqlite.checksums import ROW, ROW_OF_ANY, documents
-from tai_state.engines.sqlite.disk import unread
+from tai_state.engines.sqlite.disk import failure_of
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.worker import Job
@@ -58,7 +58,7 @@ class Reader:
                 if self._file.is_still:
                     self._file.check("read")
             except apsw.Error as error:
-                failure = unread(error, self._connection)
+                failure = failure_of(error, self._connection)
                 if failure is not None:
                     self.close()
                 job.error = mapped_error(failure or error, "read", self._file.path)

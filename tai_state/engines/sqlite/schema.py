@@ -115,6 +115,24 @@ def connect_to_read(path: str, busy_timeout_ms: int) -> apsw.Connection:
     return connection
 
 
+def connect_to_copy(path: str, busy_timeout_ms: int) -> apsw.Connection:
+    """Open a file to copy it: its tables may be damaged, but its header must say that it is a file of this library.
+
+    Raises:
+        StoreNotFound, IncompatibleFormat, CorruptDocument, StoreUnusable, apsw.Error: as :func:`connect`.
+    """
+    try:
+        return connect(path, create=False, busy_timeout_ms=busy_timeout_ms)
+    except (CorruptDocument, apsw.CorruptError):
+        connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        leave_log(connection)
+        with _closed_on_error(connection):
+            connection.set_busy_timeout(busy_timeout_ms)
+            if connection.pragma("application_id") != APPLICATION_ID:
+                raise
+        return connection
+
+
 @contextmanager
 def _closed_on_error(connection: apsw.Connection) -> Generator[None]:
     """Close a connection that could not be set up, and raise the true error."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from tai_state.engines.sqlite.disk import unread
+from tai_state.engines.sqlite.disk import failure_of
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.reader import at_one_moment
@@ -127,7 +127,7 @@ class Watcher:
     def _as_watch_error(self, error: Exception) -> Exception:
         if not isinstance(error, apsw.Error):
             return error
-        failure = unread(error, self._connection)
+        failure = failure_of(error, self._connection)
         if failure is not None:
             self.close()
         return mapped_error(failure or error, "watch", self._file.path)

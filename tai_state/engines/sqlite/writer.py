@@ -21,7 +21,7 @@ import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, holds
 from tai_state.engines.sqlite.checksums import of_row, stamp
-from tai_state.engines.sqlite.disk import unread
+from tai_state.engines.sqlite.disk import failure_of
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
 from tai_state.engines.sqlite.preparing import Prepared
@@ -50,6 +50,8 @@ fields=excluded.fields,timestamp=excluded.timestamp"""
 _COUNTER = "SELECT revision, token FROM counter WHERE id = 1"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
+_UNWRITTEN: Final = frozenset({apsw.SQLITE_FULL, apsw.SQLITE_IOERR_WRITE})
+"""What a COMMIT that cannot write its end ends with."""
 
 
 Counter: TypeAlias = tuple[int, int]
@@ -116,14 +118,14 @@ class Writer:
             return
         try:
             connection.execute("COMMIT")
-        except apsw.FullError as error:
-            # The end of the transaction found no room in the log. Without its end, it does not count.
-            self._roll_back(connection)
-            self._not_applied(jobs, error)
-            return
         except apsw.Error as error:
             true = self._true(error)
-            applied = self._is_applied(transaction)
+            if isinstance(true, apsw.FullError) and getattr(error, "extendedresult", 0) in _UNWRITTEN:
+                # The end of the transaction found no room in the log. Without its end, it does not count.
+                self._roll_back(connection)
+                applied: bool | None = False
+            else:
+                applied = self._is_applied(transaction)
             if not applied:
                 self._not_applied(jobs, true, unknown=applied is None)
                 return
@@ -219,7 +221,7 @@ class Writer:
 
     def _true(self, error: Exception) -> Exception:
         """The error to tell. A connection whose disk failed is given up."""
-        failure = unread(error, self._connection)
+        failure = failure_of(error, self._connection)
         if failure is None:
             return error
         self._abandon()

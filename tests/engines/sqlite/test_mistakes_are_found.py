@@ -339,8 +339,8 @@ MISTAKES = (
     Red(
         reopen_checks.check_commits_survive_closing,
         "what was committed is taken back",
-        '            connection.execute("COMMIT")\n        except apsw.FullError',
-        '            connection.execute("ROLLBACK")\n        except apsw.FullError',
+        '            connection.execute("COMMIT")\n        except apsw.Error',
+        '            connection.execute("ROLLBACK")\n        except apsw.Error',
         writer,
     ),
     Red(

@@ -32,11 +32,11 @@ import asyncio
 from tai_state import ChangeMetadata, TaiStateError, open_store
 
 async def main():
-    async with open_store("sqlite:///store.db", timeout_seconds=1.0) as store:
-        try:
+    try:
+        async with open_store("sqlite:///store.db", timeout_seconds=1.0) as store:
             await store.save_state("bank", "y", {}, ChangeMetadata("tester", "a test"))
-        except TaiStateError as error:
-            print(type(error).__name__, getattr(error, "code", ""), "full" in str(error))
+    except TaiStateError as error:
+        print(type(error).__name__, getattr(error, "code", ""), "full" in str(error))
 
 asyncio.run(main())
 """
@@ -65,8 +65,8 @@ async def make_small_store(folder: Path) -> None:
         await fill(store, 0, 1, 10)
 
 
-def traced(folder: Path, *plan: str) -> subprocess.CompletedProcess[str]:
-    """Change the store in a process whose calls go wrong as planned; skips where nobody may trace."""
+def traced(folder: Path, *plan: str, file: str = "store.db-wal") -> subprocess.CompletedProcess[str]:
+    """Change the store in a process whose calls about a file go wrong as planned; skips where nobody may trace."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
@@ -77,7 +77,7 @@ def traced(folder: Path, *plan: str) -> subprocess.CompletedProcess[str]:
         "-o",
         os.devnull,
         "-P",
-        str(folder / "store.db-wal"),
+        str(folder / file),
         *plan,
         sys.executable,
         "-c",
@@ -89,11 +89,30 @@ def traced(folder: Path, *plan: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    """A change that finds no room on the disk is ``StoreUnavailable`` with SQLite's code, and says why."""
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
+@pytest.mark.parametrize(
+    ("call", "file"),
+    [
+        ("pwrite64", "store.db-wal"),
+        ("openat", "store.db-wal"),
+        ("pwrite64", "store.db-shm"),
+        ("openat", "store.db-shm"),
+        ("ftruncate", "store.db-shm"),
+    ],
+)
+def test_a_full_disk_is_named(tmp_path: Path, call: str, file: str, error: str) -> None:
+    """Whatever finds no room, and whatever SQLite makes of that, a change is ``StoreUnavailable`` and says why."""
     anyio.run(make_small_store, tmp_path)
-    done = traced(tmp_path, "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=1+")
+    done = traced(tmp_path, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when=1+", file=file)
     assert done.stdout == "StoreUnavailable SQLITE_FULL True\n", done.stderr
+
+
+def test_a_disk_that_fails_is_not_called_full(tmp_path: Path) -> None:
+    """Of the same calls, another error of the system is the disk's failure."""
+    anyio.run(make_small_store, tmp_path)
+    plan = ("-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EIO:when=1+")
+    done = traced(tmp_path, *plan, file="store.db-shm")
+    assert done.stdout == "StoreUnavailable SQLITE_IOERR False\n", done.stderr
 
 
 @pytest.fixture(params=[(0o444, 0o555), (0o644, 0o555), (0o444, 0o755)], ids=["both", "folder", "file"])
