@@ -178,7 +178,7 @@ class ExportCheck:
             found = self._problem_of_state(line, record) or self._problem_of_order(line)
             self._first, self._last, self._kept = None, None, ()
         elif isinstance(record, MarkerRecord):
-            is_id = escape_id(unescape_id(line.id)) == line.id
+            is_id = escape_id(unescape_id(line.id)) == line.id and bool(escape_id(record.state_id))
             found = self._problem_of_order(line) if is_id else Problem("an id is not valid")
         elif isinstance(record, RetiredRecord):
             self.retired |= Retired(record.taken_out).stores
