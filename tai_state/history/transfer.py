@@ -49,7 +49,7 @@ from tai_state.history.exportfile import (
     lines_of,
     opened_export,
 )
-from tai_state.history.restoring import Item, due, item_of
+from tai_state.history.restoring import Due, Item, due, due_at_last, item_of
 from tai_state.history.samefile import SameFile
 from tai_state.history.unfinished import RestoreRecord, unfinished_restore
 from tai_state.history.wholefile import whole_file
@@ -193,6 +193,8 @@ class Restore:
             await self._compare(batches)
             return stats
         changed = await self._write(batches, held)
+        if held.begun is Begun.UNDER_WAY:
+            changed |= await self._put_markers_back(header.governor_id, file, held, changed)
         if changed or held.begun is Begun.UNDER_WAY:
             await drop_stray_markers(self._core, header.governor_id, held.check)
             async with aclosing(stray_snapshots(self._core, header.governor_id)) as strays:
@@ -261,7 +263,26 @@ class Restore:
                 raise
             is_first = False
 
-    async def _put(self, batch: list[Item], held: Claim, *, is_first: bool) -> dict[str, None]:
+    async def _put_markers_back(
+        self, governor_id: str, file: SameFile, held: Claim, changed: Mapping[str, None]
+    ) -> dict[str, None]:
+        """Write the markers that whole states lack, except of those whose history is not that of the file.
+
+        Returns the paths of ids that stand for something else by now.
+        """
+        others: dict[str, None] = {}
+        batches = self._batches(governor_id, file, held)
+        while batch := await anyio.to_thread.run_sync(next, batches, None):
+            markers = [item for item in batch if item.kind == "marker"]
+            mine = [item for item in markers if item.stream is not None and item.stream.state not in changed]
+            others |= await self._put(mine, held, due_at_last)
+            if batch[-1].kind not in ("governor", "marker"):
+                break
+        return others
+
+    async def _put(
+        self, batch: list[Item], held: Claim, wanted: Due = due, *, is_first: bool = False
+    ) -> dict[str, None]:
         """Write the documents of a batch that are due.
 
         Returns the paths of what others have changed, so that it was left out.
@@ -278,7 +299,7 @@ class Restore:
             for item in batch:
                 if item.stream is not None and item.stream.state in changed:
                     continue
-                found = due(item, look.documents)
+                found = wanted(item, look.documents)
                 if isinstance(found, str):
                     changed[found] = None
                 elif found is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tai_state import (
@@ -12,6 +14,7 @@ from tai_state import (
     CorruptDocument,
     EveryEvents,
     GovernorExists,
+    NotRetained,
     StateMachinePersister,
     StateStore,
     StoreUnavailable,
@@ -176,6 +179,43 @@ async def test_a_marker_that_names_another_place_is_named(tmp_path: Path, clock:
         assert [each.kind for each in (await persister.validate_consistency()).findings] == ["marker"]
         await persister.recover()
         assert await dump(engine) == there
+
+
+@pytest.mark.parametrize("how", [Put("", {"no": "marker"}), Delete("")], ids=["damaged", "lost"])
+@pytest.mark.parametrize("state", ["a", "b"])
+async def test_a_marker_of_a_cleaned_up_event_is_put_back(
+    tmp_path: Path, clock: ManualClock, state: str, how: Put | Delete
+):
+    """No event can give it back, but the file can: the same request is not made twice, be its state whole or not."""
+    async with _store(MemoryEngine(clock), clock) as origin:
+        for each in ("a", "b", "z"):
+            for n in range(12):
+                await origin.save_state(GOVERNOR, each, {"n": n}, METADATA, expected=ANY, event_id=f"{each}{n}")
+        clock.advance_us(100 * 86_400_000_000)
+        await StateMachinePersister(origin).cleanup_old_data(GOVERNOR, keep=timedelta(days=1))
+        await StateMachinePersister(origin).export_history(GOVERNOR, tmp_path / FILE)
+        there = await dump(origin.core.engine)
+    engine = await _half(tmp_path, clock, "states/a")
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        await engine.commit([msgspec.structs.replace(how, path=f"governors/{GOVERNOR}/ids/{state}0")])
+        assert (await persister.import_history(tmp_path / FILE)).kept == ()
+        assert await dump(engine) == there
+        assert (await persister.validate_consistency()).findings == ()
+        with pytest.raises(NotRetained):
+            await store.save_state(GOVERNOR, state, {"n": 0}, METADATA, expected=ANY, event_id=f"{state}0")
+
+
+async def test_ids_of_a_state_that_was_left_out_are_not_put_back(tmp_path: Path, clock: ManualClock):
+    """Their requests were made in a history that is not here, so they can be made."""
+    await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "ids/b0")
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        await store.save_state(GOVERNOR, "b", {"n": "new"}, METADATA)
+        await persister.import_history(tmp_path / FILE, keep_changed=True)
+        assert [path for path in await dump(engine) if "/ids/b" in path] == []
+        assert (await store.save_state(GOVERNOR, "b", {"n": 0}, METADATA, expected=ANY, event_id="b0")).version == 2
 
 
 async def test_sound_events_of_a_state_that_was_lost_are_not_overwritten(tmp_path: Path, clock: ManualClock):
