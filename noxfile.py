@@ -91,6 +91,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/watches.py")
     session.run("python", "benchmarks/firestore.py")
     session.run("python", "benchmarks/contention.py")
+    session.run("python", "benchmarks/machines.py")
 
 
 @nox.session

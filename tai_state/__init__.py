@@ -42,6 +42,7 @@ from tai_state.engines.paging import Paged as Paged
 from tai_state.errors import CausalityViolation as CausalityViolation
 from tai_state.errors import CommitOutcomeUnknown as CommitOutcomeUnknown
 from tai_state.errors import CommitTooLarge as CommitTooLarge
+from tai_state.errors import ConcurrentModification as ConcurrentModification
 from tai_state.errors import Conflict as Conflict
 from tai_state.errors import ConflictResolutionFailed as ConflictResolutionFailed
 from tai_state.errors import CorruptDocument as CorruptDocument
@@ -55,12 +56,16 @@ from tai_state.errors import ImportConflict as ImportConflict
 from tai_state.errors import IncompatibleFormat as IncompatibleFormat
 from tai_state.errors import Inconsistent as Inconsistent
 from tai_state.errors import InvalidData as InvalidData
+from tai_state.errors import InvalidDefinition as InvalidDefinition
 from tai_state.errors import InvalidId as InvalidId
+from tai_state.errors import InvalidTransition as InvalidTransition
+from tai_state.errors import InvariantViolation as InvariantViolation
 from tai_state.errors import LockAcquisitionFailed as LockAcquisitionFailed
 from tai_state.errors import LockAlreadyHeld as LockAlreadyHeld
 from tai_state.errors import LockLost as LockLost
 from tai_state.errors import NotFound as NotFound
 from tai_state.errors import NotRetained as NotRetained
+from tai_state.errors import PreconditionFailed as PreconditionFailed
 from tai_state.errors import ReducerMissing as ReducerMissing
 from tai_state.errors import Rejected as Rejected
 from tai_state.errors import SerializationError as SerializationError
@@ -72,8 +77,10 @@ from tai_state.errors import StoreUnavailable as StoreUnavailable
 from tai_state.errors import StoreUnusable as StoreUnusable
 from tai_state.errors import TaiStateError as TaiStateError
 from tai_state.errors import TransactionFailed as TransactionFailed
+from tai_state.errors import TransitionRefused as TransitionRefused
 from tai_state.errors import Unavailable as Unavailable
 from tai_state.errors import UnindexedField as UnindexedField
+from tai_state.errors import UnknownMachineState as UnknownMachineState
 from tai_state.errors import UnknownStore as UnknownStore
 from tai_state.errors import VersionConflict as VersionConflict
 from tai_state.history.checking import Finding as Finding
@@ -113,6 +120,7 @@ from tai_state.streams.reading import StoreStats as StoreStats
 from tai_state.streams.sizes import StoreSize as StoreSize
 from tai_state.streams.typed import TypedState as TypedState
 from tai_state.streams.upcasting import Upcast as Upcast
+from tai_state.transactions.machines import MachineInTransaction as MachineInTransaction
 from tai_state.transactions.manager import TransactionManager as TransactionManager
 from tai_state.transactions.records import StateVersion as StateVersion
 from tai_state.transactions.records import TransactionRecord as TransactionRecord
@@ -153,6 +161,7 @@ __all__ = [
     "Columns",
     "CommitOutcomeUnknown",
     "CommitTooLarge",
+    "ConcurrentModification",
     "Conflict",
     "ConflictHistory",
     "ConflictRecord",
@@ -188,7 +197,10 @@ __all__ = [
     "IncompatibleFormat",
     "Inconsistent",
     "InvalidData",
+    "InvalidDefinition",
     "InvalidId",
+    "InvalidTransition",
+    "InvariantViolation",
     "JsonEvent",
     "JsonSnapshot",
     "JsonState",
@@ -203,6 +215,7 @@ __all__ = [
     "LockManager",
     "LockStatistics",
     "LockWaiter",
+    "MachineInTransaction",
     "Metrics",
     "Never",
     "NewEvent",
@@ -211,6 +224,7 @@ __all__ = [
     "Observer",
     "OnStates",
     "Paged",
+    "PreconditionFailed",
     "RecordedConflict",
     "RecoveryProgress",
     "RecoveryReport",
@@ -253,9 +267,11 @@ __all__ = [
     "TransactionRecord",
     "TransactionStatus",
     "TransferStats",
+    "TransitionRefused",
     "TypedState",
     "Unavailable",
     "UnindexedField",
+    "UnknownMachineState",
     "UnknownStore",
     "Upcast",
     "VectorClock",

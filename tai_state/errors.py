@@ -16,6 +16,7 @@
     │   ├── DocumentTooLarge       one document over the engine's limit
     │   ├── CommitTooLarge         one commit over the engine's limit
     │   ├── UnindexedField         a query on a field the store does not index
+    │   ├── InvalidDefinition      a machine's definition contradicts itself
     │   └── UnknownStore           an address or option that this installation does not know
     ├── Conflict                   another writer was first; nothing was written
     │   ├── VersionConflict        the state is not at the expected version
@@ -31,6 +32,11 @@
     │   ├── LockLost               the lease has ended
     │   ├── DeadlockDetected       lock holders wait for each other in a circle
     │   └── CommitRefused          a precondition failed (engines only)
+    ├── TransitionRefused          a machine must not take a step; nothing was written
+    │   ├── InvalidTransition      its rules do not allow the step
+    │   ├── PreconditionFailed     an obligation of the step is not proven
+    │   ├── InvariantViolation     an invariant would not hold after the step
+    │   └── ConcurrentModification the machine is not at the version that its caller expected
     ├── CommitOutcomeUnknown       the commit may or may not have happened
     ├── Inconsistent               the stored data contradicts itself
     │   ├── EventSourcingError     stream and state disagree
@@ -38,7 +44,8 @@
     │   ├── NotRetained            the history asked for was cleaned up
     │   ├── CorruptDocument        a stored document is damaged
     │   ├── IncompatibleFormat     written by another program or a newer release
-    │   └── SerializationError     stored data does not fit the type asked for
+    │   ├── SerializationError     stored data does not fit the type asked for
+    │   └── UnknownMachineState    a stored machine is in a state that its definition does not know
     └── Unavailable                the engine cannot do it now
         ├── StoreUnavailable       unreachable, disk full, disk error
         │   └── StoreUnusable      fails until something changes: no such folder, no permission
@@ -212,6 +219,20 @@ class CommitTooLarge(Rejected):
 
     def __str__(self) -> str:
         return f"a commit of {self.size:,} {self.what} is over the limit of {self.limit:,}: write less at once"
+
+
+@dataclass(eq=False)
+class InvalidDefinition(Rejected):
+    """The definition of a machine, named by ``path``, contradicts itself or has a part that can never be used.
+
+    What to do: see ``what``.
+    """
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"the definition {self.path!r} is not valid: {self.what}"
 
 
 @dataclass(eq=False)
@@ -493,6 +514,64 @@ class CommitRefused(Conflict):
 
 
 @dataclass(eq=False)
+class TransitionRefused(TaiStateError):
+    """A machine must not take a step, by its definition. Nothing was written.
+
+    ``machine`` is the name of its definition, or the path of its state; ``from_state`` and ``to_state`` are the names
+    of the states. ``rule`` names what refuses the step, and ``allowed`` the states that rules lead to from here. What
+    to do: look at the machine's state, and ask for a step that it allows.
+    """
+
+    machine: str
+    from_state: str
+    to_state: str
+    rule: str
+    reason: str
+    allowed: tuple[str, ...]
+    exit_code: ClassVar[int] = 3
+
+    def __str__(self) -> str:
+        to_state = f" to {self.to_state}" if self.to_state else ""
+        rule = f" (rule {self.rule!r})" if self.rule else ""
+        allowed = ", ".join(self.allowed) or "nothing"
+        return f"{self.machine}: {self.verb} from {self.from_state}{to_state}: {self.reason}{rule}; allowed: {allowed}"
+
+    verb: ClassVar[str] = "no step"
+
+
+@dataclass(eq=False)
+class InvalidTransition(TransitionRefused):
+    """The rules of a machine do not allow the step, or one of them forbids it."""
+
+    verb: ClassVar[str] = "invalid transition"
+
+
+@dataclass(eq=False)
+class PreconditionFailed(TransitionRefused):
+    """The rules of a machine allow the step, but what must be proven before it is not."""
+
+    verb: ClassVar[str] = "precondition failed for the step"
+
+
+@dataclass(eq=False)
+class InvariantViolation(TransitionRefused):
+    """The rules of a machine allow the step, but an invariant would not hold after it."""
+
+    verb: ClassVar[str] = "invariant broken by the step"
+
+
+@dataclass(eq=False)
+class ConcurrentModification(TransitionRefused):
+    """The machine is not at the version that its caller expected; ``actual`` is the version that it is at.
+
+    Raised only where the caller gave ``expected``. What to do: read the machine, and decide anew.
+    """
+
+    actual: int
+    verb: ClassVar[str] = "another writer was faster than the step"
+
+
+@dataclass(eq=False)
 class CommitOutcomeUnknown(TaiStateError):
     """The engine did not answer in time, so the change may or may not be stored.
 
@@ -556,6 +635,18 @@ class IncompatibleFormat(Inconsistent):
 @dataclass(eq=False)
 class SerializationError(Inconsistent):
     """The stored data is intact but does not fit the type asked for. What to do: add an upcast."""
+
+
+@dataclass(eq=False)
+class UnknownMachineState(Inconsistent):
+    """A stored machine is of another definition, or in a state that its definition does not know.
+
+    What to do: open it with the definition that wrote it, or migrate it: `tai-state machines migrate`.
+    """
+
+    state: str
+    stored: str
+    known: str
 
 
 @dataclass(eq=False)

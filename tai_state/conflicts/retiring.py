@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -11,11 +12,13 @@ from tai_state.conflicts.retirements import retired_for
 from tai_state.engines.api import ABSENT, At, Document, Put, Scan
 from tai_state.errors import Inconsistent, InvalidData, Rejected
 from tai_state.history.essentials import all_governors
+from tai_state.history.survey import lost_states
 from tai_state.history.unfinished import unfinished_restores
 from tai_state.streams.changes import Change, Composed, Known, append_of
 from tai_state.streams.core import Core, HasCore, core_of
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Given
+from tai_state.streams.reader import lost_state_error
 from tai_state.streams.reading import list_all_states
 from tai_state.streams.retirements import RETIRE_ACTION, RETIRED, RetiredRecord, Retirement, check_clock, retired_in
 from tai_state.streams.writing import Intent, draft
@@ -108,6 +111,8 @@ async def retire_store(
                 retired += dry_run or await _retired(core, stream, store_id, metadata)
             except (Inconsistent, Rejected) as error:
                 failed.append((stream.state, str(error)))
+        async with aclosing(lost_states(core, governor)) as lost:
+            strange += [lost_state_error(stream) async for stream in lost]
     failed += [(error.path, error.what) for error in strange]
     return RetirementReport(checked=checked, retired=retired, failed=tuple(failed[:LISTED_MAX]))
 

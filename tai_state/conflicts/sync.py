@@ -13,6 +13,7 @@ import msgspec
 from tai_state.conflicts.copying import EVENTS_MAX, take_over
 from tai_state.conflicts.drift import drift
 from tai_state.conflicts.joining import Joiner
+from tai_state.conflicts.losses import lost_unseen
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, check_resolver
 from tai_state.conflicts.retirements import keep, refused, with_retired
 from tai_state.conflicts.sides import Side
@@ -341,6 +342,8 @@ async def _places(
         async for state in _states(first, second, found, resume):
             state_id = _id_of(first.layout.states(found), state)
             yield state_id if isinstance(state_id, CorruptDocument) else (found, state_id)
+        for error in await lost_unseen(first, second, found):
+            yield error
 
 
 def _id_of(collection: str, segment: str) -> str | CorruptDocument:

@@ -113,9 +113,11 @@ class Damage(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         what: what is wrong with it: a sentence without its subject.
+        is_nameless: whether its id is no id any more. No read finds it, and :class:`Delete` only at its revision.
     """
 
     what: str
+    is_nameless: bool = False
 
 
 class Document(msgspec.Struct, frozen=True, gc=False):

@@ -23,6 +23,7 @@ from tai_state.engines.matters import Commit, Done, Look, Verdict
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import CommitTooLarge, DocumentTooLarge, Inconsistent
+from tai_state.history.cleaned import put_note
 from tai_state.history.essentials import all_governors
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
@@ -58,7 +59,7 @@ class CleanupStats(msgspec.Struct, frozen=True, kw_only=True):
         snapshots_deleted: how many kept snapshots were removed.
         bytes_deleted: the size of the removed events, as JSON text.
         skipped: how many states were skipped, each with a warning: other writers kept changing them (run it again),
-            they are damaged (run ``verify``), or their document has no room for the note of a cleanup.
+            they are damaged or lost (run ``verify``), or their document has no room for the note of a cleanup.
         failed: the path and reason of each state and governor that another cleanup would skip too; the first 1,000.
     """
 
@@ -97,7 +98,7 @@ class _MoveFloor(Rewrite[_FloorMove | None]):
     """Moves a floor; gives up with None if other writers are always faster."""
 
     def __init__(self, stream: Stream, decide: Callable[[Look], Verdict[_FloorMove | None]]) -> None:
-        super().__init__([stream.state], decide)
+        super().__init__([stream.state, stream.cleaned], decide)
 
     def outrun(self) -> None:
         return None
@@ -164,6 +165,8 @@ class Cleanup:
         reading = await self._core.engine.read([stream.state])
         [document] = reading.documents
         if document is None:
+            if isinstance(error := await self._core.reader.absence_error(stream), Inconsistent):
+                raise error
             return CleanupStats()
         record = document.decode(STATE)
         try:
@@ -221,18 +224,21 @@ class Cleanup:
             older = [version for version in record.kept if version < base.version]
             is_new = is_made or base.version not in record.kept
             made = [Put(stream.snapshot(base.version), base)] if is_new else []
+            noted = [put_note(stream)] if base.version > 1 and look.documents[stream.cleaned] is None else []
             most = Put(stream.state, msgspec.structs.replace(record, kept=(*record.kept, base.version)))
             newest_first = [Delete(stream.snapshot(version), ANYTHING) for version in reversed(older)]
-            dropped = next(self._batches.split(newest_first, weight_of, weight_of_all([most, *made])), list[Delete]())
+            beside = weight_of_all([most, *made, *noted])
+            dropped = next(self._batches.split(newest_first, weight_of, beside), list[Delete]())
             left = older[: len(older) - len(dropped)]
             kept = (*left, base.version, *[version for version in record.kept if version > base.version])
             floor = record.floor if left else base.version
-            if kept == record.kept and record.floor == floor:
+            if kept == record.kept and record.floor == floor and not noted:
                 return Done(_FloorMove(0, 0))
             writes: list[Write] = [
                 Put(stream.state, msgspec.structs.replace(record, kept=kept, floor=floor), At(document.revision)),
                 *dropped,
                 *made,
+                *noted,
             ]
             moved = _FloorMove(len(dropped), len(left))
             return Commit(writes, lambda _: moved)

@@ -15,13 +15,14 @@ from tai_state.errors import InvalidData, StateNotFound
 from tai_state.history.cleanup import Cleanup, CleanupStats
 from tai_state.history.csvfile import Columns, CsvFile
 from tai_state.history.exportfile import TransferStats
+from tai_state.history.exporting import Export
 from tai_state.history.folding import Reducer, Reducers, check_reducers
 from tai_state.history.importing import Acknowledged, CsvImport, ImportStats
 from tai_state.history.recording import drafts_of, fold_drafts
 from tai_state.history.recovery import Recovery
 from tai_state.history.replay import Replay
 from tai_state.history.reporting import RecoveryProgress, RecoveryReport
-from tai_state.history.transfer import Export, Restore
+from tai_state.history.transfer import Restore
 from tai_state.history.validation import ConsistencyReport, Validation
 from tai_state.streams import writing
 from tai_state.streams.changes import Appended, Fence, Known, append_of, separately

@@ -18,6 +18,7 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, StateNotFound
+from tai_state.history.cleaned import mend_notes, put_note
 from tai_state.history.dropping import drop_damaged_snapshots, drop_stray, stray_snapshots
 from tai_state.history.ending import end_restore
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
@@ -188,6 +189,7 @@ class Recovery:
             Check(stream.event(after.version), PRESENT),
             Check(stream.event(after.version + 1), ABSENT),
             alone,
+            *([put_note(stream)] if after.floor > 1 else []),
         ]
         unsound = await self._few(Check(stream.state, as_seen), map(stream.snapshot, rebuilt.unsound), writes)
         if unsound is None:
@@ -351,6 +353,7 @@ class Recovery:
             self._mended += mended
             self._strange += lost
             self._mended += await mend_records(self._core, governor, self._strange)
+            self._mended += await mend_notes(self._core, governor)
 
     async def _drop_strays(self, governor_id: str) -> None:
         """Drop the snapshots that no state lists, once it is sure that their states list the right ones."""

@@ -16,9 +16,10 @@ import msgspec
 
 from tai_state.engines.api import At, Document, Put, Write
 from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.history.cleaned import put_note
 from tai_state.history.exportfile import Kind, Line
 from tai_state.streams.layout import Layout, Stream
-from tai_state.streams.records import EVENT, MARKER, EventRecord, MarkerRecord
+from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord
 from tai_state.streams.retirements import RetiredRecord, retired_in
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.retired import Retired
@@ -32,12 +33,14 @@ class Item(msgspec.Struct, frozen=True):
         put: writes the document if it is not there.
         stream: the stream to which it belongs; None for a governor.
         events: the paths of the event that a state is about, and of the next one.
+        beside: what is written with it: the note of a stream whose first event this is, though it is not event 1.
     """
 
     kind: Kind
     put: Put
     stream: Stream | None = None
     events: tuple[str, ...] = ()
+    beside: tuple[Put, ...] = ()
 
     @property
     def reads(self) -> list[str]:
@@ -45,9 +48,22 @@ class Item(msgspec.Struct, frozen=True):
         state = [] if self.stream is None else [self.stream.state]
         return [self.put.path, *state, *self.events]
 
+    @property
+    def writes(self) -> list[Write]:
+        """What it writes where nothing is."""
+        return [self.put, *self.beside]
 
-def item_of(layout: Layout, governor_id: str, line: Line, put: Put) -> Item:
-    """The place of a line."""
+
+def item_of(layout: Layout, governor_id: str, line: Line, put: Put, *, is_late: bool) -> Item:
+    """The place of a line.
+
+    Args:
+        layout: the paths of the store.
+        governor_id: the governor.
+        line: the line.
+        put: writes its document.
+        is_late: whether it is the first event of a stream in the file, and not event 1.
+    """
     if line.kind == "governor":
         return Item(line.kind, put)
     if line.kind == "marker":
@@ -56,7 +72,22 @@ def item_of(layout: Layout, governor_id: str, line: Line, put: Put) -> Item:
         stream, version = layout.stream(governor_id, unescape_id(line.id)), line.fields["version"]
         return Item(line.kind, put, stream, (stream.event(version), stream.event(version + 1)))
     segment = line.id if line.kind == "retired" else split_versioned(line.id)[0]
-    return Item(line.kind, put, layout.stream(governor_id, unescape_id(segment)))
+    stream = layout.stream(governor_id, unescape_id(segment))
+    return Item(line.kind, put, stream, beside=(put_note(stream),) if is_late else ())
+
+
+def path_of(layout: Layout, governor_id: str, line: Line) -> str:
+    """The path of the document of a line."""
+    if line.kind == "governor":
+        return layout.governor(governor_id)
+    collections = {
+        "marker": layout.ids,
+        "retired": layout.retired,
+        "event": layout.events,
+        "snapshot": layout.snapshots,
+        "state": layout.states,
+    }
+    return f"{collections[line.kind](governor_id)}/{line.id}"
 
 
 Due: TypeAlias = Callable[[Item, Mapping[str, Document | None]], Write | str | None]
@@ -74,7 +105,8 @@ def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | N
     if item.kind == "marker":
         return None if state is not None else _due_marker(put, there, is_whole=False)
     if state is not None:
-        return stream.state if item.kind == "state" and not _is_last(documents[item.events[0]], put) else None
+        is_theirs = item.kind == "state" and not _goes_on(state, documents[item.events[0]], put)
+        return stream.state if is_theirs else None
     if item.kind == "state":
         return put if documents[item.events[1]] is None else stream.state
     if there is None:
@@ -138,10 +170,18 @@ def _fields(document: Document) -> Any:
         return None
 
 
-def _is_last(document: Document | None, put: Put) -> bool:
-    """Whether an event is the last one of a state in the file; its digest covers all events before it."""
+def _goes_on(state: Document, event: Document | None, put: Put) -> bool:
+    """Whether a state is the one of the file, or a later one: the file's last event is there, and it is not before it.
+
+    The digest of that event covers all events before it. A state that is damaged may be any.
+    """
     fields = put.fields if isinstance(put.fields, dict) else {}
     try:
-        return document is not None and document.decode(EVENT).digest == fields.get("digest")
+        if event is None or event.decode(EVENT).digest != fields.get("digest"):
+            return False
     except Inconsistent:
         return False
+    try:
+        return bool(state.decode(STATE).version >= fields["version"])
+    except Inconsistent:
+        return True

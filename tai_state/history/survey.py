@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
-from tai_state.engines.api import Scan
+from tai_state.engines.api import Moment, Scan
 from tai_state.engines.paging import take
-from tai_state.errors import Inconsistent
+from tai_state.errors import EventSourcingError, Inconsistent
+from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.damage import misplaced
 from tai_state.streams.layout import Stream
 from tai_state.values.ids import VERSION_MAX, versioned
+
+_PAGE = 100
 
 STRANGE_MAX = 1_000
 """How many misplaced documents are noted."""
 
 
 async def streams_with_events(
-    core: Core, governor_id: str, after: str | None = None, strange: list[Inconsistent] | None = None
+    core: Core,
+    governor_id: str,
+    after: str | None = None,
+    strange: list[Inconsistent] | None = None,
+    at: Moment | None = None,
 ) -> AsyncGenerator[Stream, None]:
     """The streams of a governor that have events. Each takes one read of one event, however long the stream is.
 
@@ -26,10 +34,12 @@ async def streams_with_events(
         governor_id: the governor.
         after: the id of a state: start with the stream after its stream.
         strange: a list that receives documents whose path cannot be that of an event, at most 1,000.
+        at: the moment to look at; None: now.
     """
     collection = core.layout.events(governor_id)
     start = "" if after is None else core.layout.stream(governor_id, after).range(VERSION_MAX)[1]
-    while found := await take(core.engine.scan(Scan(collection, start=start, limit=1)), 1):
+    waist = core.engine if at is None else at
+    while found := await take(waist.scan(Scan(collection, start=start, limit=1)), 1):
         place = core.layout.placed(governor_id, found[0])
         if place is None:
             if strange is not None and len(strange) < STRANGE_MAX:
@@ -38,6 +48,35 @@ async def streams_with_events(
             continue
         yield place.stream
         start = versioned(place.stream.segment, VERSION_MAX) + "\x00"
+
+
+async def lost_states(core: Core, governor_id: str, at: Moment | None = None) -> AsyncGenerator[Stream, None]:
+    """The streams of a governor that have events and no state, now or at a moment; none while it is being restored.
+
+    It takes one scan for each stream, and a read for every hundred.
+    """
+    if await unfinished_restore(core, governor_id, at) is not None:
+        return  # which has still to write states
+    some: list[Stream] = []
+    async with aclosing(streams_with_events(core, governor_id, at=at)) as streams:
+        async for stream in streams:
+            some.append(stream)
+            if len(some) >= _PAGE:
+                for each in await _lost(core, some, at):
+                    yield each
+                some = []
+    for each in await _lost(core, some, at):
+        yield each
+
+
+async def _lost(core: Core, streams: Sequence[Stream], at: Moment | None) -> list[Stream]:
+    """Those of these streams that have no state."""
+    paths = [stream.state for stream in streams]
+    states = (await (core.engine if at is None else at).read(paths)).documents if paths else ()
+    lost = [stream for stream, state in zip(streams, states, strict=True) if state is None]
+    if at is not None:
+        return lost
+    return [each for each in lost if isinstance(await core.reader.absence_error(each), EventSourcingError)]
 
 
 async def states_without_events(

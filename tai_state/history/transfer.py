@@ -1,152 +1,44 @@
-"""Export and restore: the whole history of a governor as lines of JSON, including digests.
-
-The first line is a header, and each further line is a document. Markers and the records of retired stores come first.
-Then follow, for each state, its events, its kept snapshots and the state itself: an interrupted restore never leaves a
-state without its events.
-``docs/format.md`` describes the file.
-"""
+"""Restore: writes the documents of an export's file into a store, and goes on where it was interrupted."""
 
 from __future__ import annotations
 
-import gzip
 import logging
-import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, nullcontext
-from hashlib import sha256
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
-from typing import IO, Any, Final
 
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, Document, Moment, Put, Scan, Shape, Write
+from tai_state.engines.api import ABSENT, ANYTHING, Put, Write
 from tai_state.engines.batching import Batches, Weight, weight_of
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import (
-    CorruptDocument,
-    EventSourcingError,
     GovernorExists,
     InvalidData,
     Rejected,
-    TaiStateError,
 )
+from tai_state.history.begun import joining
 from tai_state.history.claiming import Begun, Claim, claim, finish, withdraw
 from tai_state.history.dropping import drop_stray, stray_snapshots
 from tai_state.history.essentials import drop_stray_markers
 from tai_state.history.exportfile import (
-    FORMAT,
-    End,
-    ExportCheck,
-    Header,
-    Kind,
-    Line,
-    Problem,
     TransferStats,
     check_export,
     lines_of,
     opened_export,
 )
-from tai_state.history.restoring import Due, Item, due, due_at_last, item_of
+from tai_state.history.restoring import Due, Item, due, due_at_last, item_of, path_of
 from tai_state.history.samefile import SameFile
-from tai_state.history.unfinished import RestoreRecord, unfinished_restore
-from tai_state.history.wholefile import whole_file
+from tai_state.history.unfinished import RestoreRecord
 from tai_state.streams.core import Core
-from tai_state.streams.damage import misplaced
-from tai_state.streams.layout import Layout
-from tai_state.streams.records import GOVERNOR, MARKER, SNAPSHOT, STATE
-from tai_state.streams.retirements import RETIRED
-from tai_state.values.ids import split_versioned, unescape_id
-from tai_state.values.times import format_us
 
-_BUFFER_BYTES = 1024 * 1024
 _logger = logging.getLogger("tai_state.history")
-
-_SHAPES: Final[Mapping[str, Shape[Any]]] = {
-    "governor": GOVERNOR,
-    "marker": MARKER,
-    "retired": RETIRED,
-    "snapshot": SNAPSHOT,
-    "state": STATE,
-}
-_EVENTS: Final = (
-    "restore a backup, or copy all that is sound to another store with `tai-state sync`, and export it there;"
-    " `tai-state verify` names all of the damage"
-)
 
 LISTED_MAX = 1_000
 """How many changed documents are named."""
-
-
-class Export:
-    """Writes the history of a governor to a file.
-
-    Args:
-        core: the core of the store.
-    """
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    async def run(self, governor_id: str, path: Path) -> TransferStats:
-        """Export a governor, as it is at one moment. The file appears under its name only once it is whole.
-
-        It is compressed with gzip if its name ends in ``.gz``. Several exports may write to the same path at the same
-        time: the last one to end counts.
-
-        Raises:
-            CorruptDocument, EventSourcingError: the stored data is damaged and could not be restored; or a restore of
-                the governor is unfinished.
-        """
-        async with self._core.engine.moment() as moment, whole_file(path) as partial:
-            if error := await unfinished_restore(self._core, governor_id, moment):
-                raise error
-            return await self._write(moment, governor_id, partial, is_compressed=path.suffix == ".gz")
-
-    async def _write(self, moment: Moment, governor_id: str, partial: Path, *, is_compressed: bool) -> TransferStats:
-        """Write the whole file, and check each line as a restore will."""
-        now = format_us(self._core.settings.clock.now_us())
-        header = Header(FORMAT, str(uuid.uuid4()), governor_id, self._core.store_id, now)
-        check, digest = ExportCheck(header), sha256()
-        with partial.open("wb") as file, _compressed(file) if is_compressed else nullcontext(file) as text:
-            buffer = bytearray(msgspec.json.encode(header) + b"\n")
-            async with aclosing(self._lines(moment, governor_id)) as lines:
-                async for line in lines:
-                    if problem := check.problem(line):
-                        raise _export_error(self._core.layout, governor_id, line, problem)
-                    buffer += msgspec.json.encode(line) + b"\n"
-                    if len(buffer) >= _BUFFER_BYTES:
-                        await anyio.to_thread.run_sync(_write, text, digest, bytes(buffer))
-                        buffer.clear()
-            await anyio.to_thread.run_sync(_write, text, digest, bytes(buffer))
-            end = Line("end", "", msgspec.to_builtins(End(check.lines, digest.hexdigest())))
-            await anyio.to_thread.run_sync(text.write, msgspec.json.encode(end) + b"\n")
-        return check.stats()
-
-    async def _lines(self, moment: Moment, governor_id: str) -> AsyncGenerator[Line, None]:
-        layout = self._core.layout
-        [governor] = (await moment.read([layout.governor(governor_id)])).documents
-        if governor is not None:
-            yield _line("governor", governor)
-        async for document in moment.scan(Scan(layout.ids(governor_id))):
-            yield _line("marker", document)
-        async for document in moment.scan(Scan(layout.retired(governor_id))):
-            yield _line("retired", document)
-        async for state in moment.scan(Scan(layout.states(governor_id))):
-            place, record = layout.placed(governor_id, state), state.decode(STATE)
-            if place is None:
-                raise misplaced(state.path, "a state")
-            stream = place.stream
-            start, end = stream.range(1, record.version)
-            async for event in moment.scan(Scan(stream.events, start=start, end=end)):
-                yield _line("event", event)
-            kept = [stream.snapshot(version) for version in record.kept]
-            for snapshot in (await moment.read(kept)).documents if kept else ():
-                if snapshot is not None:
-                    yield _line("snapshot", snapshot)
-            yield _line("state", state)
 
 
 class Restore:
@@ -212,7 +104,7 @@ class Restore:
 
         def weigh(document: tuple[Item, int]) -> Weight:
             item, length = document
-            return Weight(1, len(item.put.path.encode()) + length)
+            return Weight(len(item.writes), sum(len(each.path.encode()) for each in item.writes) + length)
 
         for batch in Batches(self._core.engine.capabilities).split(
             self._documents(governor_id, file), weigh, weight_of(held.check)
@@ -222,13 +114,16 @@ class Restore:
     def _documents(self, governor_id: str, file: SameFile) -> Iterator[tuple[Item, int]]:
         """The documents of a file, each with the length of its line."""
         layout = self._core.layout
+        before = ""
         for line, length in lines_of(file):
             if line.kind == "end":
                 return
             # A governor document may already be there, with nothing under it, if a first write was refused.
             require = ANYTHING if line.kind == "governor" else ABSENT
-            put = Put(_path(layout, governor_id, line), line.fields, require)
-            yield item_of(layout, governor_id, line, put), length
+            put = Put(path_of(layout, governor_id, line), line.fields, require)
+            is_late = line.kind == "event" and before != "event" and line.fields["version"] > 1
+            yield item_of(layout, governor_id, line, put, is_late=is_late), length
+            before = line.kind
 
     async def _compare(self, batches: Iterator[list[Item]]) -> None:
         """Check that the documents of a file are there, as they are in it.
@@ -255,7 +150,7 @@ class Restore:
                 batch = await anyio.to_thread.run_sync(next, batches, None)
                 if batch is None:
                     return changed
-                rest = [each for each in batch if each.stream is None or each.stream.state not in changed]
+                rest = await joining(self._core, batch, changed, held)
                 changed |= await self._put(rest, held, is_first=is_first)
             except (GovernorExists, Rejected):
                 if is_first:
@@ -303,7 +198,7 @@ class Restore:
                 if isinstance(found, str):
                     changed[found] = None
                 elif found is not None:
-                    writes.append(found)
+                    writes += [found, *item.beside]
             if changed and is_first:
                 return Failed(GovernorExists(next(iter(changed))))
             return Commit([held.check, *writes], lambda _: changed) if writes else Done(changed)
@@ -313,49 +208,6 @@ class Restore:
         reads = list(dict.fromkeys([held.note, *[path for item in batch for path in item.reads]]))
         nothing: dict[str, None] = {}
         # What nobody has begun can be written without a look.
-        writes: list[Write] = [held.check, *[item.put for item in batch]]
+        writes: list[Write] = [held.check, *[put for item in batch for put in item.writes]]
         blind = Commit(writes, lambda _: nothing) if held.begun is Begun.NEW else None
         return await settle(self._core.engine, Rewrite(reads, decide), self._core.bounds, blind)
-
-
-def _export_error(layout: Layout, governor_id: str, line: Line, problem: Problem) -> TaiStateError:
-    """The error for a line that cannot be exported."""
-    if problem.missing is not None:
-        segment = line.id if line.kind == "state" else split_versioned(line.id)[0]
-        path = layout.stream(governor_id, unescape_id(segment)).event(problem.missing)
-        return EventSourcingError(path, f"is missing: {_advice('event')}")
-    return CorruptDocument(_path(layout, governor_id, line), f"{problem.what}: {_advice(line.kind)}")
-
-
-def _advice(kind: Kind) -> str:
-    """What to do about a damaged document of this kind, so that the governor can be exported."""
-    return _SHAPES[kind].advice if kind in _SHAPES else _EVENTS
-
-
-def _line(kind: Kind, document: Document) -> Line:
-    try:
-        return Line(kind, document.id, document.fields())
-    except CorruptDocument as error:
-        raise CorruptDocument(error.path, f"{error.what}: {_advice(kind)}") from None
-
-
-def _path(layout: Layout, governor_id: str, line: Line) -> str:
-    if line.kind == "governor":
-        return layout.governor(governor_id)
-    collections = {
-        "marker": layout.ids,
-        "retired": layout.retired,
-        "event": layout.events,
-        "snapshot": layout.snapshots,
-        "state": layout.states,
-    }
-    return f"{collections[line.kind](governor_id)}/{line.id}"
-
-
-def _compressed(file: IO[bytes]) -> gzip.GzipFile:
-    return gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
-
-
-def _write(text: IO[bytes] | gzip.GzipFile, digest: Any, lines: bytes) -> None:
-    digest.update(lines)
-    text.write(lines)

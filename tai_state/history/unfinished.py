@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 import msgspec
 
 from tai_state.engines.api import ABSENT, At, Check, Document, Moment, Scan, Shape
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, misplaced
+from tai_state.values.commands import command
 from tai_state.values.ids import stored_id
 
 
@@ -56,19 +55,20 @@ def said_of(note: Document) -> Inconsistent | None:
     if is_finished(note):
         return None
     try:
-        governor = quote(stored_id(note.path))
+        end = command("recover", stored_id(note.path), "--end-restore")
     except CorruptDocument:
         return misplaced(note.path, "a note of a restore")
-    end = f"run `tai-state recover {governor} --end-restore`"
     try:
         note.decode(RESTORE)
     except CorruptDocument:
-        again = f"run `tai-state restore` with the same file and --keep-changed; if it is lost, or all is there, {end}"
+        again = (
+            f"run `tai-state restore` with the same file and --keep-changed; if it is lost, or all is there, run {end}"
+        )
         what = "is damaged, so it does not say whether a restore of this governor is finished, nor of which file"
         return CorruptDocument(note.path, f"{what}: {again}")
     again = "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed"
     what = "says that a restore of this governor is unfinished"
-    return EventSourcingError(note.path, f"{what}: {again}; if there is none either, {end}")
+    return EventSourcingError(note.path, f"{what}: {again}; if there is none either, run {end}")
 
 
 async def unfinished_restores(core: Core, governor_id: str | None = None) -> list[Inconsistent]:

@@ -17,6 +17,7 @@ from tai_state.engines.api import ABSENT, Document, Scan
 from tai_state.engines.paging import take
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
 from tai_state.history.checking import Finding, StreamCheck
+from tai_state.history.cleaned import problem_of_note, without_note
 from tai_state.history.dropping import stray_snapshots
 from tai_state.history.essentials import all_governors, governor_problem, is_marker, without_marker
 from tai_state.history.replay import Replay
@@ -71,6 +72,7 @@ class Validation:
         self._findings: list[Finding] = []
         self._strange: list[Inconsistent] = []
         self._mendable: set[str] = set()  # markers that recovering makes anew
+        self._stateless: set[str] = set()  # states that are gone, though markers name their events
         self._is_partial = False  # whether a restore of the governor has still to write states, each after its events
 
     async def run(self, governor_id: str | None) -> ConsistencyReport:
@@ -94,6 +96,7 @@ class Validation:
                 self._streams,
                 self._all_states,
                 self._records,
+                self._notes,
                 self._snapshots,
                 self._markers,
             ):
@@ -217,6 +220,8 @@ class Validation:
             records = [(self._place(governor_id, document, "a state"), _intact(document)) for document in page]
             present = [(place.stream, record) for place, record in records if place is not None and record is not None]
             await self._retired([(stream, record) for stream, record in present if has_marks(record.causality)])
+            for error in await without_note(self._core, present):
+                self._find(error.path, "cleaned", error.what)
             events = await self._read([stream.event(record.version) for stream, record in present])
             for (stream, record), event in zip(present, events, strict=True):
                 if event is None and not await self._has_events(stream):
@@ -239,6 +244,12 @@ class Validation:
             error = problem_of_place(self._core, governor_id, document)
             if error is not None and document.path not in found:
                 self._find(error.path, "retired", error.what)
+
+    async def _notes(self, governor_id: str) -> None:
+        """Check that every note of a cleanup is about a stream that is there."""
+        async for note in self._core.engine.scan(Scan(self._core.layout.cleaned(governor_id))):
+            if (problem := await problem_of_note(self._core, governor_id, note)) is not None:
+                self._find(problem[0].path, "cleaned", problem[0].what)
 
     async def _has_events(self, stream: Stream) -> bool:
         """Whether a stream has any event, so that its own check has found what is missing."""
@@ -296,10 +307,14 @@ class Validation:
         state, event = await self._read([stream.state, stream.event(marker.version)])
         if state is None and self._is_partial:
             return None
-        if event is None:
-            # A missing event below the head is a finding of its stream's check.
+        if event is None and state is None:
+            # A stream without a state is a finding of its check; of one that is gone, the first marker stands for all.
+            fits = stream.state in self._stateless or await self._has_events(stream)
+            self._stateless.add(stream.state)
+        elif event is None:
+            # A damaged state and a missing event below the head are findings of their stream's check.
             intact = None if state is None else _intact(state)
-            fits = intact is not None and 1 <= marker.version <= intact.version
+            fits = intact is None or 1 <= marker.version <= intact.version
         else:
             try:
                 record = event.decode(EVENT)

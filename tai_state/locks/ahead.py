@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from math import inf
 
 from tai_state.engines.api import Delete, Document, Scan, after, split
@@ -38,6 +39,7 @@ class Ahead:
     def __init__(self, common: Common, wants: Sequence[str]) -> None:
         self._common = common
         self._wants = frozenset(wants)
+        self._tried: set[tuple[str, int]] = set()
         self.lines: list[str] = [common.core.layout.waiters(each) for each in wants]
         self.places: tuple[str, ...] = ()
         self.behind: tuple[str, ...] = ()
@@ -61,7 +63,7 @@ class Ahead:
             records = {place: record for line in lines for place, record in line.items()}
             seen = await sightings.read(list(records)) if records else {}
             gone = [place for place, each in seen.items() if sightings.is_gone(each, records[place].ttl)]
-            if not gone or not await self._are_removed([seen[place].document for place in gone]):
+            if not await self._are_removed([seen[place].document for place in gone]):
                 break
         self.places = tuple(place for place in seen if place not in gone)
         full = {place for line in lines if len(line) == NEAR for place in line}
@@ -74,20 +76,34 @@ class Ahead:
         self.silent_at = self._common.monotonic() + max(left, default=inf)
 
     async def _right_ahead(self, line: str, owner: str) -> dict[str, WaiterRecord]:
-        """The waiters right ahead in a line. Damaged documents are removed: one who is alive writes its own again."""
+        """The waiters right ahead in a line. Damaged documents are removed: one who is alive writes its own again.
+
+        Those that cannot be removed are passed over.
+        """
+        passed = 0
         while True:
-            scan = self._common.scan(Scan(line, start=after(owner), limit=NEAR))
+            scan = self._common.scan(Scan(line, start=after(owner), limit=NEAR + passed))
             found = [(document, sound_waiter(document)) async for document in scan]
             damaged = [document for document, record in found if record is None]
-            if not damaged or not await self._are_removed(damaged):
-                return {document.path: record for document, record in found if record is not None}
+            if await self._are_removed(damaged):
+                continue
+            sound = {document.path: record for document, record in found if record is not None}
+            if len(sound) >= NEAR or len(found) < NEAR + passed:
+                return dict(islice(sound.items(), NEAR))
+            passed = len(damaged)
 
     async def _are_removed(self, dead: Sequence[Document]) -> bool:
-        """Remove waiters, unless they show life; False: the engine failed, which holds nobody up."""
+        """Remove waiters, unless they show life; False: there is no other look to take, as none was tried.
+
+        Each is tried once at each revision, as there may be one that no call removes. An engine that fails holds nobody
+        up.
+        """
+        untried = [each for each in dead if (each.path, each.revision) not in self._tried]
         try:
-            for each in dead:
+            for each in untried:
                 await write_unless_moved(self._common, [Delete(each.path, as_read(each))], self._common.bounds)
+                self._tried.add((each.path, each.revision))
         except TaiStateError as error:
             _logger.debug("could not remove dead waiters from a queue", extra=error.fields())
             return False
-        return True
+        return bool(untried)

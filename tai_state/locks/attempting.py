@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from math import inf
 
 import anyio
 import msgspec
 
 from tai_state.engines.api import ABSENT, At, Check, Committed, Delete, Put, Write
-from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, Waist, overtaken
+from tai_state.engines.matters import Commit, Done, Look, TooLarge, Verdict, overtaken
 from tai_state.engines.rewriting import Rewrite, write
 from tai_state.engines.settling import settle
 from tai_state.errors import CorruptDocument, LockAcquisitionFailed, LockAlreadyHeld, TaiStateError, Unavailable
@@ -50,6 +49,7 @@ class Attempt:
         wait_seconds: how long to wait for the locks; None: without limit. It also bounds the wait for each answer.
 
     Attributes:
+        common: as given, but that ``wait_seconds`` bounds the wait for each answer.
         claim: as given.
         begun: when it began, by the monotonic clock.
         standings: the locks as last seen; None where there was no lock.
@@ -59,14 +59,11 @@ class Attempt:
 
     def __init__(self, common: Common, claim: Claim, wait_seconds: float | None) -> None:
         self.claim = claim
-        self._waist: Waist = common
-        self._bounds = common.few
+        self.common: Common = common
         if wait_seconds is not None:
-            seconds = max(wait_seconds, _ANSWER_SECONDS_MIN)
-            self._waist = common.within(seconds)
-            self._bounds = replace(common.few, timeout_seconds=min(seconds, common.few.timeout_seconds))
+            self.common = common.within(max(wait_seconds, _ANSWER_SECONDS_MIN))
         self.standings: Mapping[str, Standing | None] = {}
-        self._common = common
+        self._patient = common
         self._layout = common.core.layout
         self.begun: float = common.monotonic()
         self._since = self.begun
@@ -86,7 +83,7 @@ class Attempt:
     @property
     def paths(self) -> list[str]:
         """The documents to read for the present standing of all locks."""
-        return self._common.sightings.paths(self.claim.resources)
+        return self.common.sightings.paths(self.claim.resources)
 
     @property
     def is_takeable(self) -> bool:
@@ -101,7 +98,7 @@ class Attempt:
     def presume_free(self) -> None:
         """Assume that all locks are free; the next commit shows whether they are."""
         self.standings = dict.fromkeys(self.claim.resources)
-        self.takeable_at = self._common.monotonic()
+        self.takeable_at = self.common.monotonic()
 
     async def at_once(self) -> Tenure | None:
         """Acquire all locks without waiting; None if any of them is held.
@@ -154,15 +151,16 @@ class Attempt:
         self, acquiring: _Acquiring, first: Commit[Tenure | None] | None, *, is_open: bool
     ) -> Tenure | None:
         try:
-            return await settle(self._waist, acquiring, self._bounds, first, is_open=is_open)
+            return await settle(self.common, acquiring, self.common.few, first, is_open=is_open)
         except LockAcquisitionFailed as error:
-            if isinstance(error.__cause__, CorruptDocument):  # trying again does not help, and its advice does
+            # Trying again does not help where a document is damaged or the store was closed, and what they say does.
+            if isinstance(error.__cause__, CorruptDocument | RuntimeError):
                 raise error.__cause__ from None
             raise
 
     def judge(self, look: Look, *, is_single: bool) -> Verdict[Tenure | None]:
         """Judge a look, and say what to do next."""
-        sightings, resources = self._common.sightings, self.claim.resources
+        sightings, resources = self.common.sightings, self.claim.resources
         standings = sightings.standings(resources, sightings.seen(look))
         outcome = judge_acquiring(standings, self.claim.nonce)
         if outcome is Outcome.OURS:
@@ -177,11 +175,14 @@ class Attempt:
         self._since = look.asked
         self.standings = standings
         left = max((each.remaining_seconds for each in standings.values() if each is not None), default=0.0)
-        self.takeable_at = self._common.monotonic() + max(left, _SECONDS_MIN)
+        self.takeable_at = self.common.monotonic() + max(left, _SECONDS_MIN)
         return Done(None) if is_single or outcome is Outcome.HELD else self._commit()
 
     async def abandon(self, also: Sequence[Write] = ()) -> None:
         """Give back whatever was acquired after all. What fails until the store's timeout expires by itself.
+
+        How long the caller would wait for the lock does not bound this: what is not given back keeps others waiting
+        for the whole lease.
 
         Args:
             also: other writes to make after that, or if it fails.
@@ -199,12 +200,12 @@ class Attempt:
             ]
             return Commit(ours, lambda _: None) if ours else Done(None)
 
-        bounds = self._common.insisting
+        bounds = self._patient.insisting
         steps: list[Callable[[], Awaitable[object]]] = []
         if self._is_open:
-            steps.append(lambda: settle(self._common, Rewrite(paths, decide), bounds, is_open=True))
+            steps.append(lambda: settle(self._patient, Rewrite(paths, decide), bounds, is_open=True))
         if also:
-            steps.append(lambda: write(self._common, also, bounds))
+            steps.append(lambda: write(self._patient, also, bounds))
         with anyio.move_on_after(bounds.timeout_seconds) as scope:
             for step in steps:
                 try:
@@ -228,7 +229,7 @@ class Attempt:
             self.claim.holder,
             self.claim.nonce,
             self.claim.ttl_seconds,
-            format_us(self._common.core.settings.clock.now_us()),
+            format_us(self.common.core.settings.clock.now_us()),
         )
         writes: list[Write] = []
         for resource, standing in self.standings.items():
@@ -242,13 +243,13 @@ class Attempt:
         return writes
 
     def _commit(self, also: Sequence[Write] = ()) -> Commit[Tenure | None]:
-        sent = self._common.monotonic()
+        sent = self.common.monotonic()
         if not self._is_open:
             self._since = sent
         return Commit([*self._writes(), *also], lambda committed: self._tenure(committed, sent))
 
     def _tenure(self, acquired: Committed, since: float) -> Tenure:
-        return Tenure(self.claim, acquired, since, self._common.monotonic)
+        return Tenure(self.claim, acquired, since, self.common.monotonic)
 
     def _note_over(self, fence: int) -> None:
         """Note that a tenure was over before we knew of it; raises if that goes on for too long."""
@@ -256,7 +257,7 @@ class Attempt:
             return
         self._over = fence
         self._overs += 1
-        is_late = self._overs > 1 and self._common.monotonic() >= self._until
+        is_late = self._overs > 1 and self.common.monotonic() >= self._until
         if is_late or self._overs >= ATTEMPTS_MAX:
             self.presume_free()
             raise self.refusal(LockAcquisitionFailed)

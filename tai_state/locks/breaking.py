@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tai_state.engines.api import Delete, Document, Put, Write
+from tai_state.engines.api import ABSENT, Delete, Document, Put, Write
 from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
@@ -22,15 +22,16 @@ _DAMAGED_SECONDS = 86_400.0
 async def broken(common: Common, resource: str) -> LockInfo | None:
     """Remove the lock that is there now, damaged or not. See :meth:`LockManager.break_lock`.
 
-    The note of the break names this call. So if the answer is lost, the call knows its own break from another's. There
-    is none if nothing tells any more which tenure held the lock.
+    The note of the break names this call. So if the answer is lost, the call knows its own break from another's, also
+    if another lock of the same tenure is broken meanwhile. There is none if nothing tells any more which tenure held
+    the lock.
     """
     lock, beat = common.sightings.paths([resource])
     seen = await common.sightings.read([lock, beat])
     if lock not in seen:
         return None
     call, note, document = new_id(), "", seen[lock].document
-    writes: list[Write] = [Delete(lock, as_read(document)), Delete(beat)]
+    removal: list[Write] = [Delete(lock, as_read(document)), Delete(beat)]
     try:
         standing = common.sightings.standing(resource, seen)
     except CorruptDocument:
@@ -42,17 +43,24 @@ async def broken(common: Common, resource: str) -> LockInfo | None:
         info, ttl, nonce = info_of(resource, standing), standing.record.ttl, standing.record.nonce
     if _is_name(nonce):
         note = common.core.layout.lockbreak(nonce)
-        writes.append(Put(note, BreakRecord(resource, ttl, call)))
-    commit: Commit[LockInfo | None] = Commit(writes, lambda _: info)
+
+    def breaking(before: Document | None) -> Commit[LockInfo | None]:
+        """The removal and its note, which replaces one of an earlier break of another lock of the tenure."""
+        writes = list(removal)
+        if note:
+            by = " ".join([call, *_callers(before)])
+            unmoved = ABSENT if before is None else as_read(before)
+            writes.append(Put(note, BreakRecord(resource, ttl, by), unmoved))
+        return Commit(writes, lambda _: info)
 
     def decide(look: Look) -> Verdict[LockInfo | None]:
-        if _is_by(call, look.documents.get(note)):
+        before = look.documents.get(note)
+        if call in _callers(before):
             return Done(info)
-        return commit if still_hold(writes, look) else Done(None)
+        return breaking(before) if still_hold(removal, look) else Done(None)
 
-    return await settle(
-        common, Rewrite([each.path for each in writes], decide, is_telling=False), common.bounds, commit
-    )
+    paths = [lock, beat, note] if note else [lock, beat]
+    return await settle(common, Rewrite(paths, decide, is_telling=False), common.bounds, breaking(None))
 
 
 def _nonce_left(lock: Document, beat: Document | None) -> str:
@@ -75,9 +83,9 @@ def _is_name(nonce: str) -> bool:
         return False
 
 
-def _is_by(call: str, note: Document | None) -> bool:
-    """Whether this call left the note."""
+def _callers(note: Document | None) -> list[str]:
+    """The calls that have broken locks of the tenure that a note is about, the last one first."""
     try:
-        return note is not None and note.decode(BREAK).by == call
+        return [] if note is None else note.decode(BREAK).by.split()
     except CorruptDocument:
-        return False
+        return []

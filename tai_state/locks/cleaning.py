@@ -10,7 +10,7 @@ from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument
 from tai_state.locks.common import Common
-from tai_state.locks.damage import decoded, resource_of, skipped
+from tai_state.locks.damage import decoded, is_nameless, resource_of, skipped
 from tai_state.locks.records import BREAK, WAITER
 from tai_state.locks.sighting import Stillness
 from tai_state.streams.damage import as_read
@@ -92,6 +92,8 @@ class Cleanup:
         """
         documents = self._engine.scan(scan)
         while page := await take(documents, _PAGE):
+            for stray in filter(is_nameless, page):
+                await self._remove([Delete(stray.path, as_read(stray))])
             for each in (await self._common.sightings.read([document.path for document in page])).values():
                 try:
                     is_gone = self._common.sightings.is_gone(each, decoded(each.document, shape).ttl)

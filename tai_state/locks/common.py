@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import copy
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 import anyio
 
-from tai_state.engines.api import Committed, Document, Reading, Scan, Write
-from tai_state.engines.matters import Bounds, Waist
+from tai_state.engines.api import Committed, Document, DocumentChange, Engine, Reading, Scan, Write
+from tai_state.engines.matters import Bounds
 from tai_state.engines.paging import Paged
 from tai_state.errors import StoreTimeout
 from tai_state.locks.precedence import Precedence
@@ -42,9 +44,9 @@ class Common:
         few: the same, for a caller who waits for the outcome of one step.
         insisting: the same as ``bounds``, also after errors of the engine, for clean-up.
         sightings: reads documents and remembers how long they stood still.
-        number: the greatest number of a place in a queue that this process knows of.
         waiting: by the owner of each place in the queue that belongs to this process, what that waiter is doing.
         precedence: what this process knows of those who may have to go first.
+        limited: the engine for one who waits for each answer only so long; None: it waits as long as the engine does.
     """
 
     def __init__(self, core: Core, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -63,25 +65,42 @@ class Common:
         self.few: Bounds = replace(self.bounds, attempts_max=ATTEMPTS_MAX)
         self.insisting: Bounds = replace(self.bounds, insists=True)
         self.sightings: Sightings = Sightings(core.engine, core.layout, monotonic)
-        self.number: int = 0
         self.waiting: dict[str, Callable[[], LockWaiter]] = {}
         self.precedence: Precedence = Precedence(monotonic)
+        self.limited: _Within | None = None
+
+    @property
+    def _engine(self) -> Engine | _Within:
+        return self.core.engine if self.limited is None else self.limited
 
     async def read(self, paths: Sequence[str]) -> Reading:
         """See :class:`~tai_state.engines.api.Engine`."""
-        return await self.core.engine.read(paths)
+        return await self._engine.read(paths)
 
     def scan(self, scan: Scan) -> Paged[Document]:
         """See :class:`~tai_state.engines.api.Engine`."""
-        return self.core.engine.scan(scan)
+        return self._engine.scan(scan)
 
     async def commit(self, writes: Sequence[Write]) -> Committed:
         """Commit without being cancelled before the answer: the next step depends on it."""
-        return await to_its_end(partial(self.core.engine.commit, writes))
+        return await to_its_end(partial(self._engine.commit, writes))
 
-    def within(self, seconds: float) -> Waist:
-        """The same engine for one who waits no longer than this for each answer."""
-        return _Within(self, seconds)
+    def watch(self, *targets: str) -> AbstractAsyncContextManager[AsyncIterator[DocumentChange]]:
+        """See :class:`~tai_state.engines.api.Engine`."""
+        return self._engine.watch(*targets)
+
+    def within(self, seconds: float) -> Common:
+        """The same for one who waits no longer than this for each answer of the engine, and for the outcome of a step.
+
+        What is known of others is shared.
+        """
+        found = copy(self)
+        found.limited = within = _Within(self.core.engine, seconds)
+        found.sightings = self.sightings.through(within)
+        timeout_seconds = min(seconds, self.bounds.timeout_seconds)
+        found.bounds = replace(self.bounds, timeout_seconds=timeout_seconds)
+        found.few = replace(self.few, timeout_seconds=timeout_seconds)
+        return found
 
     async def pause(self, attempt: int) -> None:
         """Pause before another attempt, as the store does between its own."""
@@ -101,25 +120,40 @@ class Common:
 
 
 class _Within:
-    """See :meth:`Common.within`."""
+    """An engine for one who waits no longer than this for each answer."""
 
-    def __init__(self, common: Common, seconds: float) -> None:
-        self._engine = common.core.engine
+    def __init__(self, engine: Engine, seconds: float) -> None:
+        self._engine = engine
         self._seconds = seconds
-        self.scan = common.scan
 
     async def read(self, paths: Sequence[str]) -> Reading:
         with anyio.move_on_after(self._seconds):
             return await self._engine.read(paths)
         raise self._timeout("read")
 
-    async def commit(self, writes: Sequence[Write]) -> Committed:
-        return await to_its_end(partial(self._commit, writes))
+    def scan(self, scan: Scan) -> Paged[Document]:
+        documents = self._engine.scan(scan)
 
-    async def _commit(self, writes: Sequence[Write]) -> Committed:
+        async def fetch() -> Sequence[Document] | None:
+            with anyio.move_on_after(self._seconds):
+                return await documents.page()
+            raise self._timeout("scan")
+
+        return Paged(fetch)
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:
         with anyio.move_on_after(self._seconds):
             return await self._engine.commit(writes)
         raise self._timeout("commit")
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[DocumentChange], None]:
+        with anyio.move_on_after(self._seconds) as scope:
+            async with self._engine.watch(*targets) as changes:
+                scope.deadline = inf  # it bounds how long it takes to establish the watch
+                yield changes
+        if scope.cancelled_caught:
+            raise self._timeout("watch")
 
     def _timeout(self, operation: str) -> StoreTimeout:
         what = f"no answer within {self._seconds:g} s"

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tai_state.engines.api import Document, Scan, Shape
+from tai_state.engines.api import Damage, Document, Scan, Shape
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.locks.records import BEAT, BREAK, CLEANUP, LOCK, WAITER, WaiterRecord
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, fault
 from tai_state.streams.surveying import lock_collections
+from tai_state.values.commands import command
 from tai_state.values.ids import stored_id
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -29,9 +30,14 @@ def decoded(document: Document, shape: Shape[S]) -> S:
     try:
         return document.decode(shape)
     except CorruptDocument as error:
-        if shape is not LOCK:
+        if shape is not LOCK and shape is not BEAT and not is_nameless(document):
             raise
-        advice = f"run `tai-state unlock {resource_of(document)!r}`, or call `break_lock`"
+        unlock = command("unlock", resource_of(document))
+        if shape is LOCK:
+            advice = f"run {unlock}, or call `break_lock`"
+        else:
+            meanwhile = "it counts as a renewal until the lock is renewed, or ends, as by"
+            advice = f"{meanwhile} {unlock}; without a lock, {CLEANUP}"
         raise CorruptDocument(error.path, f"{fault(error)}: {advice}") from None
 
 
@@ -42,9 +48,16 @@ def resource_of(document: Document) -> str:
         CorruptDocument: no resource has this name; the error says what to do about it.
     """
     try:
+        if isinstance(document.content, Damage) and document.content.is_nameless:
+            raise CorruptDocument(document.path, document.content.what)
         return stored_id(document.path)
     except CorruptDocument as error:
         raise CorruptDocument(error.path, f"{error.what}, so it belongs to no resource: {CLEANUP}") from None
+
+
+def is_nameless(document: Document) -> bool:
+    """Whether its name is so damaged that no read finds it."""
+    return isinstance(document.content, Damage) and document.content.is_nameless
 
 
 def skipped(error: Inconsistent) -> None:

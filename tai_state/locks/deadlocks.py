@@ -139,7 +139,6 @@ class DeadlockSearch:
 
     def __init__(self, common: Common) -> None:
         self._common = common
-        self._engine = common.core.engine
         self._layout = common.core.layout
 
     async def circle_to_leave(self, owner: str, holds: Iterable[str]) -> Circle | None:
@@ -167,7 +166,7 @@ class DeadlockSearch:
     async def circles(self) -> list[Circle]:
         """All circles in the store. Reads every lock and every waiter."""
         places: dict[str, WaiterRecord] = {}
-        async for lock in self._engine.scan(Scan(self._layout.locks)):
+        async for lock in self._common.scan(Scan(self._layout.locks)):
             places |= await self._holding(f"{lock.path}/waiters")
         places = entangled(places)
         return circles(await self._alive(places)) if places else []
@@ -175,7 +174,7 @@ class DeadlockSearch:
     async def _holding(self, line: str) -> dict[str, WaiterRecord]:
         """The waiters in a line that hold something, by the paths of their documents; the others are in no circle."""
         found: dict[str, WaiterRecord] = {}
-        async for document in self._engine.scan(Scan(line)):
+        async for document in self._common.scan(Scan(line)):
             record = sound_waiter(document)
             if record is not None and record.holds:
                 found[document.path] = record

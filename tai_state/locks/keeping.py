@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -42,14 +42,23 @@ class Keeper:
         self._has_shared_clock = common.core.engine.capabilities.shared_clock
         self._releasing = replace(common.few, insists=True)
 
-    async def keep(self, tenure: Tenure) -> None:
-        """Renew a tenure until it is over; ``tenure.lost`` then says why, unless the holder released it."""
+    async def keep(self, tenure: Tenure, block: anyio.CancelScope) -> None:
+        """Renew a tenure until it is over, and then cancel its block, unless the holder released it.
+
+        The block does not wait for a renewal that is under way.
+        """
+
+        def end() -> None:
+            self.lose_if_over(tenure)
+            if tenure.lost is not None:
+                block.cancel()
+            tasks.cancel_scope.cancel()
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._renew_on_and_on, tenure, tasks.cancel_scope)
+            tasks.start_soon(self._renew_on_and_on, tenure, end)
             while tenure.remaining_seconds > 0:
                 await self._common.sleep(tenure.remaining_seconds)
-            tasks.cancel_scope.cancel()
-        self.lose_if_over(tenure)
+            end()
 
     def lose_if_over(self, tenure: Tenure) -> None:
         """Mark a tenure as lost if it has expired; that is final."""
@@ -70,19 +79,20 @@ class Keeper:
         tenure.beats += 1
         self.renewals += 1
 
-        def renewal() -> Commit[None]:
-            tenure.sent = sent = self._common.monotonic()
-            return Commit(self._renewal(tenure), lambda committed: tenure.renewed(committed, sent))
+        def renewal(since: float) -> Commit[None]:
+            tenure.sent = self._common.monotonic()
+            return Commit(self._renewal(tenure), lambda committed: tenure.renewed(committed, since))
 
         def decide(look: Look) -> Verdict[None]:
             loss = self._loss_error(tenure, look)
-            return renewal() if loss is None else Failed(loss)
+            # The copies look the same. When this look was asked for, none had arrived, but then an earlier one may.
+            return renewal(look.asked) if loss is None else Failed(loss)
 
         what = "it is unknown whether the lease was renewed; renew it again"
         rewrite = Rewrite(self._paths(tenure), decide, partial(StoreTimeout, "renew", "UNKNOWN", what))
         try:
             waist = self._common.within(tenure.claim.ttl_seconds / RENEWALS_PER_TTL)
-            await settle(waist, rewrite, self._common.few, renewal())
+            await settle(waist, rewrite, self._common.few, renewal(self._common.monotonic()))
         except LockLost as loss:
             if not tenure.is_given_up:
                 tenure.lost = loss
@@ -175,14 +185,14 @@ class Keeper:
         except TaiStateError as error:
             _logger.debug("could not remove the note of a broken lock; a cleanup will", extra=error.fields())
 
-    async def _renew_on_and_on(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
+    async def _renew_on_and_on(self, tenure: Tenure, end: Callable[[], None]) -> None:
         pause = tenure.claim.ttl_seconds / RENEWALS_PER_TTL
         while True:
             await self._common.sleep(max(0.0, tenure.since + pause - self._common.monotonic()))
             try:
                 await self.renew(tenure)
             except LockLost:
-                scope.cancel()
+                end()
                 return
             except TaiStateError as error:
                 _logger.warning("could not renew a lease; trying again", extra=error.fields())

@@ -46,7 +46,7 @@ class Tenure:
         fence: the revision of the acquiring commit.
         begun: when that commit was sent.
         sign_us: when the last acknowledged commit that acquired or renewed it was made, by the engine's clock.
-        since: when the last acknowledged commit that acquired or renewed it was sent.
+        since: from when it counts: the last acknowledged commit that acquired or renewed it did not arrive earlier.
         sent: when the last commit was sent that acquired it or may have renewed it.
         beats: how many renewals were sent.
         is_given_up: whether the holder has begun to release it, and no longer relies on it.
@@ -107,9 +107,9 @@ class Tenure:
             return f"{self.claim.ttl_seconds} s from each renewal"
         return f"{left:.1f} s left" if left > 0 else "over"
 
-    def renewed(self, committed: Committed, sent: float) -> None:
-        """Count the lease from an acknowledged renewal, sent at the time given."""
-        self.since = max(self.since, sent)
+    def renewed(self, committed: Committed, since: float) -> None:
+        """Count the lease from an acknowledged renewal, no copy of which had arrived before the time given."""
+        self.since = max(self.since, since)
         self.sign_us = max(self.sign_us, committed.time_us)
 
 

@@ -19,7 +19,7 @@ _PAGE = 100
 
 
 def listed(core: Core, sightings: Sightings, report: Report | None = None) -> Paged[LockInfo]:
-    """All locks, sorted by resource.
+    """All locks, sorted by the escaped names of their resources.
 
     A damaged lock is left out. One with a damaged renewal is not: the renewal counts as one of its holder's.
 

@@ -30,7 +30,7 @@ from tai_state.locks.statistics import LockStatistics, LockWaiter
 from tai_state.streams.core import HasCore, core_of
 from tai_state.streams.settings import new_id
 from tai_state.values.checks import check_callable, check_items, check_seconds
-from tai_state.values.ids import escape_id
+from tai_state.values.ids import ID_BYTES_MAX, escape_id
 from tai_state.values.metadata import check_text
 
 _OTHER_TASK = (
@@ -93,19 +93,22 @@ class LockManager:
         cancelled and raises ``LockLost``. An error of the block's own is raised as it is.
 
         Waiting needs no polling: waiters are woken when the lock is released, and try in the order in which they came.
-        Nobody starves. A caller leaves the lock to those of its own manager who wait for it. A manager that acquires a
-        lock again and again, each time less than a second after its last release, looks once a second whether others
-        wait, and then takes its place behind them. So it keeps the lock for about a second at a stretch, or for one
-        tenure if that is longer. A caller that comes just when the lock is free may be faster than those who wait in
-        other processes. A waiter that holds other locks searches for deadlocks.
+        Nobody starves who waits for one lock. A caller leaves the lock to those of its own manager who wait for it,
+        unless they also want others that it does not want. A manager that acquires a lock again and again, each time
+        less than a second after its last release, looks once a second whether others wait, and then takes its place
+        behind them. So it keeps the lock for about a second at a stretch, or for one tenure if that is longer. A caller
+        that comes just when the lock is free may be faster than those who wait in other processes. A waiter that holds
+        other locks searches for deadlocks.
 
         Args:
             resource: any name.
             ttl_seconds: from the last renewal until others may take over.
             wait_seconds: how long to wait; 0: do not wait, and leave the lock to those who do; None: wait without
-                limit. It also bounds the wait for each answer of the engine, but not below a second.
-            holder: a name for people to read; by default the host name and process id. It gives no rights: two blocks
-                with the same holder exclude each other.
+                limit. It also bounds the wait for each answer of the engine, but not below a second. If one is
+                missing, the call raises after it has tried to give back what it may have acquired, and to leave the
+                line, for the store's ``timeout_seconds`` at most.
+            holder: a name for people to read, of at most 1,480 bytes; by default the host name and process id. It
+                gives no rights: two blocks with the same holder exclude each other.
             holding: for the search for deadlocks, leases that cannot be released before this lock is acquired. Leases
                 of the blocks that this task is in are included by themselves. Name the leases of a block that waits
                 for this task, and those of :meth:`acquire_lock`.
@@ -141,6 +144,10 @@ class LockManager:
         The block gets a lease for each resource, in the order given, all with the same fencing number. If one of them
         is lost, the block ends as if all were, and the others are released. Everything else is as for :meth:`lock`.
 
+        It waits until all are free at the same moment. Callers who want only some of them do not leave these to it. So
+        while such callers always hold one of them, it waits without end: let all callers take the same locks together,
+        or one by one, in the same order.
+
         Raises:
             CommitTooLarge: they do not all fit into one commit of the engine; its ``limit`` says how many do. Nothing
                 was sent. Each lock takes three writes, and, unless ``wait_seconds`` is 0, there must be room to wait:
@@ -153,13 +160,8 @@ class LockManager:
         leases = tuple(self._lease(tenure, each) for each in resources)
         block, task = anyio.CancelScope(), note_entered(leases)
 
-        async def keep() -> None:
-            await self._keeper.keep(tenure)
-            if tenure.lost is not None:
-                block.cancel()
-
         try:
-            async with alongside(keep):
+            async with alongside(partial(self._keeper.keep, tenure, block)):
                 with block:
                     yield leases
         except BaseException as error:
@@ -228,7 +230,9 @@ class LockManager:
         self._common.precedence.released(lease.tenure)
 
     def list_locks(self) -> Paged[LockInfo]:
-        """All locks, sorted by resource: those in force, and expired ones that no caller has taken over.
+        """All locks: those in force, and expired ones that no caller has taken over.
+
+        They are sorted by the escaped name of the resource, in which ``/`` is ``%2F``, for example.
 
         A damaged document hides no other lock: it is raised as ``CorruptDocument`` after the last one, and the error
         says what to do about it.
@@ -301,24 +305,12 @@ class LockManager:
         holder: str,
         holding: Sequence[Lease],
     ) -> Tenure:
-        if not resources:
-            raise _no_resources_error()
-        if not 0 < check_seconds(ttl_seconds, "a lock's ttl_seconds") < inf:
-            raise InvalidData("a lock's ttl_seconds must be more than 0, and finite")
+        claim = _claim(resources, ttl_seconds, holder)
         if wait_seconds is not None:
-            check_seconds(wait_seconds, "a lock's wait_seconds")
-        check_text(holder, "a lock's holder")
+            wait_seconds = check_seconds(wait_seconds, "a lock's wait_seconds")
         holding = check_items(holding, _no_leases_error)
         if not all(isinstance(each, Lease) for each in holding):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise _no_leases_error()
-        for each in resources:
-            escape_id(each, "resource")
-        claim = Claim(
-            tuple(sorted(set(resources), key=escape_id)),
-            new_id(),
-            holder or f"{socket.gethostname()}:{os.getpid()}",
-            ttl_seconds,
-        )
         layout, capabilities = self._core.layout, self._core.engine.capabilities
         check_fit(claim, layout, capabilities, may_wait=wait_seconds != 0)
         deadline = inf if wait_seconds is None else self._common.monotonic() + wait_seconds
@@ -331,7 +323,7 @@ class LockManager:
             if tenure is None:
                 holds = locks_of([*entered_leases(), *holding], self._core.store_id)
                 check_place(claim, holds, layout, capabilities)
-                place = Place(self._common, attempt, holds, deadline)
+                place = Place(attempt.common, attempt, holds, deadline)
                 tenure = await self._waited(place, claim)
         except BaseException:
             if place is not None or attempt.is_open:
@@ -346,7 +338,8 @@ class LockManager:
         if precedence.are_awaited(wants):
             return True
         return (
-            precedence.is_look_due(wants, attempt.begun) and await Place(self._common, attempt, (), inf).finds_others()
+            precedence.is_look_due(wants, attempt.begun)
+            and await Place(attempt.common, attempt, (), inf).finds_others()
         )
 
     async def _end(self, tenure: Tenure) -> LockLost | None:
@@ -377,6 +370,21 @@ class LockManager:
 
     def _lease(self, tenure: Tenure, resource: str) -> Lease:
         return Lease(tenure, resource, self._core.layout, self._core.store_id)
+
+
+def _claim(resources: Sequence[str], ttl_seconds: float, holder: str) -> Claim:
+    """What a caller asks for, checked."""
+    if not resources:
+        raise _no_resources_error()
+    for each in resources:
+        escape_id(each, "resource")
+    ttl_seconds = check_seconds(ttl_seconds, "a lock's ttl_seconds")
+    if not 0 < ttl_seconds < inf:
+        raise InvalidData("a lock's ttl_seconds must be more than 0, and finite")
+    if len(check_text(holder, "a lock's holder").encode()) > ID_BYTES_MAX:
+        raise InvalidData(f"a lock's holder must have at most {ID_BYTES_MAX:,} bytes")
+    names = tuple(sorted(set(resources), key=escape_id))
+    return Claim(names, new_id(), holder or f"{socket.gethostname()}:{os.getpid()}", ttl_seconds)
 
 
 def _no_leases_error() -> InvalidData:

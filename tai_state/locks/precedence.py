@@ -31,9 +31,13 @@ class Precedence:
 
     Args:
         monotonic: a clock in seconds that never goes back.
+
+    Attributes:
+        number: the greatest number of a place in line that this process knows of.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.number: int = 0
         self._monotonic = monotonic
         self._waiting: Counter[tuple[str, ...]] = Counter()
         self._streaks: dict[str, _Streak] = {}  # of the last second, in the order of their releases
@@ -49,8 +53,10 @@ class Precedence:
             del self._waiting[wants]
 
     def are_awaited(self, wants: tuple[str, ...]) -> bool:
-        """Whether a caller of this manager waits for these resources, or for one of them alone."""
-        return bool(self._waiting) and (wants in self._waiting or any((each,) in self._waiting for each in wants))
+        """Whether a caller of this manager waits for these resources, or for some of them alone."""
+        if len(wants) == 1:
+            return wants in self._waiting
+        return any(map(set(wants).issuperset, self._waiting))
 
     def released(self, tenure: Tenure) -> None:
         """Note that a tenure has just been released."""

@@ -3,10 +3,11 @@
 The id of a waiter's document begins with a number that falls: so the newest waiter comes first in a scan, and those
 right ahead of a waiter follow it. A waiter with few ahead watches the locks that it wants. The others watch the few
 right ahead of them, and none of them looks at a lock that changes hands. So each waiter costs the same, however long
-the line is.
+the line is, if all want the same.
 
 A waiter stays behind another one only if it wants all that the other one wants: whatever holds up the one ahead then
-holds up both. So standing in line makes no deadlock that holding and wanting do not make.
+holds up both. So standing in line makes no deadlock that holding and wanting do not make. The price: waiters for sets
+that overlap all watch the locks, and a waiter for several locks may starve beside those who take them one by one.
 
 Those ahead may be dead. A waiter removes them once they have been silent for too long. Until then it goes by what it
 knows: if it cannot know that one of those ahead is alive, or if it has found a free lock that they did not take, it is
@@ -56,7 +57,8 @@ LEFT_TURNS = 10
 TURNS_MAX = 40
 """The most turns that a waiter for many resources lets pass."""
 
-_NUMBERS = 10**12
+_DIGITS = 12
+_NUMBERS = 10**_DIGITS
 
 SEARCH_SECONDS = 1.0
 """When a waiter first searches for deadlocks; the pauses between its searches double from there."""
@@ -76,7 +78,6 @@ class Place:
 
     def __init__(self, common: Common, attempt: Attempt, holds: tuple[HeldLock, ...], deadline: float) -> None:
         self._common = common
-        self._engine = common.core.engine
         self._attempt = attempt
         self._deadline = deadline
         self._owner = ""
@@ -165,12 +166,25 @@ class Place:
         """
         is_first = True
         for line in self._ahead.lines:
-            async for document in self._engine.scan(Scan(line, limit=1)):
-                self._common.number = max(self._common.number, _number(document.id))
+            newest = await self._newest_number(line)
+            if newest is not None:
+                self._common.precedence.number = max(self._common.precedence.number, newest)
                 is_first = False
-        self._common.number += 1
-        self._owner = f"{_NUMBERS - self._common.number:012}-{self._attempt.claim.nonce}"
+        self._common.precedence.number += 1
+        self._owner = f"{_NUMBERS - self._common.precedence.number:0{_DIGITS}}-{self._attempt.claim.nonce}"
         return not is_first
+
+    async def _newest_number(self, line: str) -> int | None:
+        """The number of the newest waiter whose name is not damaged; None: nobody is in line."""
+        found: int | None = None
+        for limit in (1, None):
+            async for document in self._common.scan(Scan(line, limit=limit)):
+                found = _number(document.id)
+                if found:
+                    return found
+            if found is None:
+                break
+        return found
 
     async def _enter(self) -> None:
         writes = [Put(f"{line}/{self._owner}", self._record, ANYTHING) for line in self._ahead.lines]
@@ -206,7 +220,7 @@ class Place:
             self._is_far = bool(self._ahead.behind)
             self._has_moved = False
             self._revisions.clear()
-            async with self._engine.watch(*self._targets) as changes, alongside(partial(self._listen, changes)):
+            async with self._common.watch(*self._targets) as changes, alongside(partial(self._listen, changes)):
                 tenure = await (self._wait_behind() if self._is_far else self._wait_for_turn())
             if tenure is not None:
                 return tenure
@@ -358,7 +372,7 @@ class Place:
         return True
 
     async def _search(self) -> None:
-        if not self._engine.capabilities.shared_clock:
+        if not self._common.core.engine.capabilities.shared_clock:
             await self._beat()  # without a shared clock, others see life only in a change between two of their looks
         search = DeadlockSearch(self._common)
         circle = await search.circle_to_leave(self._owner, [each.resource for each in self._record.holds])
@@ -369,6 +383,6 @@ class Place:
 
 
 def _number(place: str) -> int:
-    """The number in the id of a waiter's document; 0 if it has none."""
-    digits, _, _ = place.partition("-")
-    return _NUMBERS - int(digits) if digits.isdecimal() and len(digits) == len(str(_NUMBERS)) - 1 else 0
+    """The number in the id of a waiter's document, also if the rest is damaged; 0 if it has none."""
+    digits = place[:_DIGITS]
+    return _NUMBERS - int(digits) if digits.isdecimal() and len(digits) == _DIGITS else 0

@@ -46,7 +46,8 @@ class BreakRecord(msgspec.Struct, frozen=True):
     Attributes:
         resource: the lock that was broken.
         ttl: how long that lock could have lasted without a renewal; after that, its holder knows that it is over.
-        by: names the call that broke it, so that the call can tell whether it was the one; empty in older notes.
+        by: names the call that broke it, and before it those that broke other locks of the tenure, apart by spaces: so
+            that each can tell whether it was the one. Empty in older notes.
     """
 
     resource: str
@@ -98,10 +99,7 @@ CLEANUP: Final = "run `tai-state locks --cleanup`, or call `cleanup_expired_lock
 """What to do about a damaged document that nobody needs."""
 
 LOCK = Shape(LockRecord)
-BEAT = Shape(
-    BeatRecord,
-    f"it counts as a renewal until the lock is renewed, or ends, as by `tai-state unlock`; without a lock, {CLEANUP}",
-)
+BEAT = Shape(BeatRecord, CLEANUP)
 BREAK = Shape(BreakRecord, f"it still tells the holder; a day after it was written, {CLEANUP}", is_small=True)
 WAITER = Shape(WaiterRecord, f"it is passed over; to remove it, {CLEANUP}")
 

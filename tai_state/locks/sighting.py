@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from tai_state.engines.api import Document, Engine
+from tai_state.engines.api import Document, Engine, Reading
 from tai_state.engines.matters import Look
 from tai_state.locks.damage import decoded, nonce_of
 from tai_state.locks.marks import Marks
@@ -59,6 +60,10 @@ class Standing(msgspec.Struct, frozen=True):
     last_sign_us: int
 
 
+class _Reads(Protocol):
+    async def read(self, paths: Sequence[str]) -> Reading: ...
+
+
 class _Sighting(NamedTuple):
     revision: int
     since: float
@@ -72,10 +77,13 @@ class Sightings:
         engine: the store's engine.
         layout: the paths of the lock documents.
         monotonic: a clock in seconds that never goes back.
+
+    Attributes:
+        engine: as given.
     """
 
     def __init__(self, engine: Engine, layout: Layout, monotonic: Callable[[], float]) -> None:
-        self._engine = engine
+        self.engine: _Reads = engine
         self._layout = layout
         self._monotonic = monotonic
         self._shared_clock = engine.capabilities.shared_clock
@@ -83,10 +91,16 @@ class Sightings:
         self._sightings: OrderedDict[str, _Sighting] = OrderedDict()
         self._marks = Marks()
 
+    def through(self, engine: _Reads) -> Sightings:
+        """The same, which reads through another engine."""
+        found = copy(self)
+        found.engine = engine
+        return found
+
     async def read(self, paths: Sequence[str]) -> dict[str, Stillness]:
         """Read documents at one moment; those that do not exist are left out."""
         asked = self._monotonic()
-        reading = await self._engine.read(paths)
+        reading = await self.engine.read(paths)
         documents = dict(zip(paths, reading.documents, strict=True))
         return self.seen(Look(documents, time_us=reading.time_us, asked=asked, answered=self._monotonic()))
 

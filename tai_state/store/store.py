@@ -17,6 +17,11 @@ from tai_state.history.persister import StateMachinePersister
 from tai_state.history.reporting import RecoveryReport
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
+from tai_state.machines.checks import check_definition
+from tai_state.machines.contexts import C
+from tai_state.machines.definition import Definition
+from tai_state.machines.persistent import PersistentMachine
+from tai_state.machines.states import S
 from tai_state.store.handle import StateHandle
 from tai_state.streams import reading, sizes, snapshots, writing
 from tai_state.streams.changes import Fence
@@ -140,6 +145,29 @@ class StateStore:
         """
         stream = self._layout.stream(governor_id, state_id)
         return StateHandle(self, stream, codec_of(model), check_default(metadata))
+
+    def machine(
+        self,
+        governor_id: str,
+        state_id: str,
+        definition: Definition[S, C],
+        *,
+        metadata: ChangeMetadata | None = None,
+    ) -> PersistentMachine[S, C]:
+        """A handle on one machine: a state that changes by the rules of a definition.
+
+        Args:
+            governor_id: the owner and namespace.
+            state_id: the machine under it.
+            definition: what its states are, and which steps it may take.
+            metadata: as for :meth:`state`.
+
+        Raises:
+            InvalidId: the ids cannot be stored.
+            InvalidData: the metadata cannot be stored, or the definition is none.
+        """
+        check_definition(definition)
+        return PersistentMachine(self, self._layout.stream(governor_id, state_id), definition, check_default(metadata))
 
     # Changing states -------------------------------------------------------------------------------------------
 
@@ -321,11 +349,15 @@ class StateStore:
         return await reading.get_state(self.core, self._layout.stream(governor_id, state_id))
 
     async def exists(self, governor_id: str, state_id: str) -> bool:
-        """Whether a state exists and is not deleted."""
+        """Whether a state exists and is not deleted.
+
+        Only the state's document is read: if that is lost, this says False, while :meth:`get_state` and a first write
+        raise ``EventSourcingError``.
+        """
         return await reading.exists(self.core, self._layout.stream(governor_id, state_id))
 
     async def batch_get_states(self, governor_id: str, ids: Sequence[str]) -> dict[str, JsonSnapshot | None]:
-        """Several states as of one moment, in one read; None for each that does not exist.
+        """Several states as of one moment, in one read; None for each that does not exist, or whose document is lost.
 
         Raises:
             InvalidId: an id cannot be stored, or ``ids`` is not a collection of ids, such as a single str.
@@ -518,7 +550,7 @@ class _Opened:
         self.core = core
         self.history = StateMachinePersister(core)
         self.locks = LockManager(core)
-        self.transactions = TransactionManager(core)
+        self.transactions = TransactionManager(core, locks=self.locks)
 
 
 def _as_it_is(state: JsonState) -> JsonState:

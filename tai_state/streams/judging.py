@@ -120,7 +120,7 @@ class Judge:
         paths = [append.stream.state for append in change.appends]
         if isinstance(sent, Sent):
             for each in sent.planned():
-                paths += [each.stream.event(each.before.version), each.stream.event(each.before.version + 1)]
+                paths += [_place_before(each), *_places(each)]
             paths += [write.path for write in sent.others]
         for append in change.appends:
             if isinstance(append.expected, int) and append.drafts and append.drafts[0].marker is not None:
@@ -339,8 +339,20 @@ def _is_ours(sent: Plan, look: Look) -> bool:
 
 
 def _is_taken(sent: Plan, look: Look) -> bool:
-    """Whether any event is stored at the place of a sent plan's first event."""
-    return look.documents.get(sent.stream.event(sent.before.version + 1)) is not None
+    """Whether an event is stored at a place of those of a sent plan, or may have been cleaned up there."""
+    if any(look.documents.get(place) is not None for place in _places(sent)):
+        return True
+    return sent.before.version == 0 and look.documents.get(sent.stream.cleaned) is not None
+
+
+def _places(sent: Plan) -> list[str]:
+    """The paths of the events of a sent plan."""
+    return [sent.stream.event(event.version) for event in sent.events]
+
+
+def _place_before(sent: Plan) -> str:
+    """The path of the event before those of a sent plan; before event 1, of the note that it was cleaned up."""
+    return sent.stream.event(sent.before.version) if sent.before.version else sent.stream.cleaned
 
 
 def _found(sent: Plan, look: Look) -> Appended:

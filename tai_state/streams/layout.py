@@ -55,6 +55,11 @@ class Stream(msgspec.Struct, frozen=True):
         """The path of the record of retired stores."""
         return f"{self.governor}/retired/{self.segment}"
 
+    @property
+    def cleaned(self) -> str:
+        """The path of the note that first events may have been cleaned up."""
+        return f"{self.governor}/cleaned/{self.segment}"
+
     def range(self, first: int, last: int | None = None) -> tuple[str, str]:
         """The range of document ids for the versions from first to last, in both collections; the end is exclusive."""
         end = versioned(self.segment, VERSION_MAX if last is None else last) + "\x00"
@@ -120,6 +125,10 @@ class Layout:
         """The collection of the records of retired stores."""
         return f"{self.governor(governor_id)}/retired"
 
+    def cleaned(self, governor_id: str) -> str:
+        """The collection of the notes that first events may have been cleaned up."""
+        return f"{self.governor(governor_id)}/cleaned"
+
     def restore(self, governor_id: str) -> str:
         """The path of the note of a restore of this governor."""
         return f"{self.restores}/{escape_id(governor_id, 'governor_id')}"
@@ -168,4 +177,4 @@ class Layout:
 
 
 def _is_of_a_state(document: Document) -> bool:
-    return document.collection.endswith(("/states", "/retired"))
+    return document.collection.endswith(("/states", "/retired", "/cleaned"))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Put, Require, Write
+from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Put, Require, Write
 from tai_state.streams.layout import Stream
 from tai_state.streams.policies import SinceKept, SnapshotPolicy, keep_of
 from tai_state.streams.records import (
@@ -145,6 +145,8 @@ def plan(
     if kept_now:
         writes.append(put_snapshot(stream, state))
         writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept]
+    if before.version == 0:
+        writes.append(Check(stream.cleaned, ABSENT))  # else event 1 may only seem never to have been there
     return Plan(stream, before, composition, events, state, tuple(writes))
 
 

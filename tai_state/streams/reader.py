@@ -148,7 +148,7 @@ class StreamReader:
                 state, _ = (await self._engine.read([stream.state, event.path])).documents
                 if state is not None:
                     return StateNotFound(stream.state)
-            return EventSourcingError(stream.state, "is missing though it has events: run `tai-state verify`")
+            return lost_state_error(stream)
         return StateNotFound(stream.state)
 
     def event(self, stream: Stream, record: EventRecord, recorded_us: int, before: Folded, now: Folded) -> JsonEvent:
@@ -279,6 +279,11 @@ def check_genuine(stream: Stream, record: EventRecord) -> None:
         raise EventSourcingError(path, "was edited: its digest does not match: restore a backup")
     if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
         raise EventSourcingError(path, "was edited: the state in it does not match its hash: restore a backup")
+
+
+def lost_state_error(stream: Stream) -> EventSourcingError:
+    """The error for a state that has events and no document."""
+    return EventSourcingError(stream.state, "is missing though it has events: run `tai-state verify`")
 
 
 def missing_event_error(stream: Stream, version: int, floor: int) -> NotRetained | EventSourcingError:

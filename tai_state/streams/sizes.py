@@ -20,8 +20,8 @@ class StoreSize(msgspec.Struct, frozen=True, kw_only=True):
         event_bytes: the size of all events.
         snapshot_bytes: the size of all kept snapshots.
         marker_bytes: the size of all markers of callers' event ids.
-        other_bytes: the size of all other documents: those of governors, retired stores, locks, restores and the store
-            itself.
+        other_bytes: the size of all other documents: those of governors, retired stores, cleanups, locks, restores and
+            the store itself.
         total_bytes: the size of all of them.
         damaged: how many of the documents are damaged; their sizes are not known, and not counted.
     """
@@ -62,9 +62,9 @@ async def get_size(core: Core, report: Report = unreported) -> StoreSize:
             report(CorruptDocument(error.path, f"{fault(error)}: run `tai-state verify`"))
 
     for governor_id in await every_governor(core, report):
-        for kind, collection_of in enumerate((*kinds, layout.retired)):
+        for kind, collection_of in enumerate((*kinds, layout.retired, layout.cleaned)):
             async for document in core.engine.scan(Scan(collection_of(governor_id))):
-                add(kind, document)
+                add(min(kind, len(kinds)), document)
     [store] = (await core.engine.read([layout.store])).documents
     if store is not None:
         add(len(kinds), store)

@@ -68,14 +68,16 @@ class TransactionManager:
     Args:
         store: an open store.
         reducers: by action: the reducers for the payload-carrying events that a transaction records.
+        locks: the manager of the locks; give it ``store.locks``, so that callers of both stand in one line. By default,
+            it has one of its own.
     """
 
-    def __init__(self, store: HasCore, reducers: Reducers | None = None) -> None:
+    def __init__(self, store: HasCore, reducers: Reducers | None = None, *, locks: LockManager | None = None) -> None:
         self._core = core = core_of(store)
         self._reducers = check_reducers(reducers)
         self._recent = RecentWrites(core.appender.heads)
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
-        self._locks = LockManager(store)
+        self._locks = LockManager(store) if locks is None else locks
         self._leases: dict[tuple[str, str], Lease] = {}
 
     def __repr__(self) -> str:

@@ -8,9 +8,12 @@ from typing import Any, TypeVar, cast, overload
 
 import anyio
 
-from tai_state.errors import InvalidData, StateNotFound, VersionConflict
+from tai_state.errors import InvalidData, StateNotFound, TransitionRefused, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import drafts_of
+from tai_state.machines.contexts import C
+from tai_state.machines.persistent import PersistentMachine
+from tai_state.machines.states import S
 from tai_state.streams import writing
 from tai_state.streams.changes import Append, Change, Fence, Guard, append_of, separately
 from tai_state.streams.core import Core
@@ -19,12 +22,14 @@ from tai_state.streams.repeating import Results
 from tai_state.streams.turns import Held
 from tai_state.streams.typed import TypedState
 from tai_state.streams.writing import Intent
+from tai_state.transactions.machines import MachineInTransaction
 from tai_state.transactions.recent import RecentWrites, SeenState, met, seen_in
 from tai_state.transactions.records import StateVersion
 from tai_state.transactions.steps import Step, Written, delete_step, log_step, overlaid, put_step, record_step
+from tai_state.transactions.writes import Writes
 from tai_state.values.digests import NO_STATE_TEXT
 from tai_state.values.events import NewEvent
-from tai_state.values.expected import ANY, NO_STATE, Expected, expectation
+from tai_state.values.expected import ANY, NO_STATE, Expected
 from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import DeletedState, JsonSnapshot, StateSnapshot
@@ -67,13 +72,12 @@ class Transaction:
         self._reading = anyio.Lock(fast_acquire=True)
         self._recalled: str | None = None
         self._seen: dict[str, SeenState] = {}
-        self._written: dict[str, Written] = {}
-        self._ids: set[str] = set()
+        self._writes = Writes(core)
         self._is_open = True
 
     def __repr__(self) -> str:
         standing = "overtaken" if self.conflict else "open" if self._is_open else "ended"
-        return f"<{type(self).__name__}, {standing}, {len(self._seen)} states read, {len(self._written)} to be written>"
+        return f"<{type(self).__name__}, {standing}, {len(self._seen)} states read, {len(self._writes)} to be written>"
 
     # For its function ------------------------------------------------------------------------------------------
 
@@ -155,10 +159,14 @@ class Transaction:
         stream = self._stream(state)
         encoded = value if isinstance(state, str) else state.codec.to_json(cast("D", value))
         text, data = normalise_object(encoded, "state data")
-        intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
+        intent = Intent(self.who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent, state=text)
         keep = None if isinstance(state, str) or state.codec.is_plain else state.codec.keep_unknown
-        self._add(state, put_step(self.core, stream, draft, intent.metadata, data, keep), expected)
+        self.add(state, put_step(self.core, stream, draft, intent.metadata, data, keep), expected)
+
+    def machine(self, machine: PersistentMachine[S, C]) -> MachineInTransaction[S, C]:
+        """A machine in this transaction: its steps are judged and written with all else, or nothing is."""
+        return MachineInTransaction(self, machine)
 
     def delete(
         self,
@@ -172,9 +180,9 @@ class Transaction:
     ) -> None:
         """Delete a state at the end, by one event; see :meth:`put`. A missing state is reported only at the end."""
         stream = self._stream(state)
-        intent = Intent(self._who(state, metadata), action, event_id, timestamp)
+        intent = Intent(self.who(state, metadata), action, event_id, timestamp)
         draft = writing.draft(self.core, stream, intent, state=NO_STATE_TEXT)
-        self._add(state, delete_step(draft, intent.metadata), expected)
+        self.add(state, delete_step(draft, intent.metadata), expected)
 
     def log(
         self,
@@ -189,9 +197,9 @@ class Transaction:
     ) -> None:
         """Record, at the end, an event that leaves a state as it is; see :meth:`put`."""
         stream = self._stream(state)
-        intent = Intent(self._who(state, metadata), action, event_id, timestamp, payload)
+        intent = Intent(self.who(state, metadata), action, event_id, timestamp, payload)
         draft = writing.draft(self.core, stream, intent)
-        self._add(state, log_step(self.core, stream, draft, intent.metadata), expected)
+        self.add(state, log_step(self.core, stream, draft, intent.metadata), expected)
 
     def record(
         self,
@@ -205,9 +213,9 @@ class Transaction:
 
         An event whose action has no reducer leaves the state as it is.
         """
-        stream, who = self._stream(state), self._who(state, metadata)
+        stream, who = self._stream(state), self.who(state, metadata)
         drafts = drafts_of(self.core, stream, events, who)
-        self._add(state, record_step(self.core, stream, drafts, who, self._reducers), expected)
+        self.add(state, record_step(self.core, stream, drafts, who, self._reducers), expected)
 
     # For its manager -------------------------------------------------------------------------------------------
 
@@ -229,7 +237,7 @@ class Transaction:
     @property
     def paths(self) -> set[str]:
         """The paths of the states that it has read or will write."""
-        return {*self._seen, *self._written}
+        return {*self._seen, *self._writes.paths}
 
     @property
     def reads(self) -> tuple[StateVersion, ...]:
@@ -245,17 +253,17 @@ class Transaction:
         """
         if self.conflict is not None:
             raise self.conflict
-        if not self._written:
+        if not self._writes:
             await self.confirm()
             return ()
-        if self._recalled is not None and any(each.expected is not None for each in self._written.values()):
+        if self._recalled is not None and any(each.expected is not None for each in self._writes):
             await self.confirm()
-        appends = tuple([self._part(each) for each in self._written.values()])
-        compose = separately(*[each.compose_as_expected for each in self._written.values()])
+        appends = tuple([self._part(each) for each in self._writes])
+        compose = separately(*[each.compose_as_expected for each in self._writes])
         guards = (*self._guards(), *self.core.guards(fence))
         done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         versions: list[StateVersion] = []
-        for written, appended in zip(self._written.values(), done, strict=True):
+        for written, appended in zip(self._writes, done, strict=True):
             if appended is not None:
                 if self._recent is not None:
                     self._recent.note(self.core, written.stream, appended)
@@ -325,47 +333,30 @@ class Transaction:
 
     def _is_of_a_read(self, conflict: VersionConflict) -> bool:
         """Whether a conflict is about a state that was read, and not about the caller's own ``expected``."""
-        written = self._written.get(conflict.path)
+        written = self._writes.get(conflict.path)
         if written is None:
             return True
         return written.unmet is not conflict and (conflict.path in self._seen or written.expected is None)
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as read, with the transaction's own writes applied."""
-        seen, written = self._seen[stream.state], self._written.get(stream.state)
+        seen, written = self._seen[stream.state], self._writes.get(stream.state)
         present = seen.state if written is None else overlaid(seen, written)
         if present is None or isinstance(present, DeletedState):
             return None
         own = present.with_data(normalise_object(present.data, "state data")[1])
         return own if isinstance(state, str) else state.typed(own)
 
-    def _who(self, state: TypedState[Any] | str, metadata: ChangeMetadata | None) -> ChangeMetadata:
+    def who(self, state: TypedState[Any] | str, metadata: ChangeMetadata | None) -> ChangeMetadata:
+        """Who makes a write and why, for the library's own use; not part of the public interface."""
         self._check_open()
         return self.core.who(metadata, self._metadata, None if isinstance(state, str) else state.metadata)
 
-    def _add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None) -> None:
+    def add(self, state: TypedState[Any] | str, step: Step, expected: Expected | None = None) -> None:
+        """Add a write, for the library's own use; not part of the public interface."""
+        self._check_open()
         stream = self._stream(state)
-        if expected is not None:
-            expectation(expected, stream.governor_id, stream.state_id)
-        ids = [stream.marker(draft.event_id) for draft in step.drafts if draft.marker is not None]
-        if not self._ids.isdisjoint(ids):
-            raise InvalidData("two events of one transaction have the same event id")
-        written = self._written.get(stream.state)
-        if written is None:
-            written = Written(self.core, stream, expected)
-        elif expected is not None:
-            self._check_left(written, expected, at_once=not (self._ids or ids))
-        self._ids.update(ids)
-        written.steps.append(step)
-        self._written[stream.state] = written
-
-    def _check_left(self, written: Written, expected: Expected, *, at_once: bool) -> None:
-        """Check that the writes so far leave a state as a further write expects it."""
-        seen = self._seen.get(written.stream.state)
-        if seen is None:
-            raise InvalidData("a second write of a state can have expected only after a read of that state")
-        is_deleted = written.compose(seen.known).data is None
-        written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
+        self._writes.add(stream, step, expected, self._seen.get(stream.state))
 
     async def _append(self, change: Change) -> Results:
         try:
@@ -373,6 +364,9 @@ class Transaction:
         except VersionConflict as error:
             if self._is_of_a_read(error):
                 self._fail(error)
+            raise
+        except TransitionRefused:
+            await self.confirm()  # a refusal that rests on memory alone would be a guess
             raise
         except StateNotFound as error:
             seen = self._seen.get(error.path)
@@ -384,7 +378,7 @@ class Transaction:
         stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
         expected = ANY if written.expected is None else written.expected
         if seen is not None:
-            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._ids)
+            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._writes.has_ids)
             expected = seen.version
         return append_of(
             stream,
@@ -397,4 +391,4 @@ class Transaction:
 
     def _guards(self) -> list[Guard]:
         """The checks of the states that were only read."""
-        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._written]
+        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._writes]

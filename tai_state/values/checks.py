@@ -48,7 +48,7 @@ def seconds_option(seconds: object, name: str) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
     if not 0 <= seconds <= SECONDS_MAX:
         raise ValueError(f"{name} must be at least 0 and at most {SECONDS_MAX} seconds")
-    return seconds
+    return float(seconds)
 
 
 def instance_option(value: object, kind: Any, name: str, such_as: str) -> None:
@@ -79,8 +79,8 @@ def check_seconds(seconds: object, what: str) -> float:
     Raises:
         InvalidData: it is not.
     """
-    if type(seconds) is float and seconds == inf:
-        return seconds
+    if isinstance(seconds, float) and seconds == inf:
+        return inf
     try:
         return seconds_option(seconds, what)
     except (TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from hypothesis import Phase, seed
 
 from tai_state import EventSourcingError
 from tai_state.engines import settling
-from tai_state.history import cleanup, transfer
+from tai_state.history import cleanup, exporting
 from tai_state.streams import judging
 
 from ..support.features import MACHINES, Features, explore
@@ -63,7 +63,7 @@ MISTAKES = (
     Mistake("a known id is not looked for", judging, "        if not self._markers:\n", "        if self._markers:\n"),
     Mistake(
         "an export leaves markers out",
-        transfer,
+        exporting,
         '            yield _line("marker", document)\n',
         '            if not document:\n                yield _line("marker", document)\n',
     ),

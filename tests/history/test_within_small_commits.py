@@ -161,10 +161,10 @@ async def test_a_much_smaller_retention(clock: ManualClock, policy: SnapshotPoli
 
 
 async def test_record_within_one_commit(small: StateStore) -> None:
-    """As many events as fit are recorded by one commit: two operations are the state's and the governor's own."""
-    events = [NewEvent("seen", n) for n in range(OPERATIONS_MAX - 2)]
+    """As many events as fit are recorded by one commit: the others are the state, its governor, and that it is new."""
+    events = [NewEvent("seen", n) for n in range(OPERATIONS_MAX - 3)]
     await StateMachinePersister(small).record(GOVERNOR, "x", events, METADATA, expected=0)
-    await assert_whole(small, OPERATIONS_MAX - 2)
+    await assert_whole(small, OPERATIONS_MAX - 3)
 
 
 class _DoneError(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from pathlib import Path
 import pytest
 
 from ..support.pages import PAGES, ROOT, Block, blocks
+
+HOUSE = ROOT / "tests" / "house"
+WRONG = "typing_machines_wrong.py"
+SETTINGS = {"typeCheckingMode": "strict", "pythonVersion": "3.12"}  # apsw names types of 3.12 in its stubs
+CHECKERS = [("mypy", "--strict", "."), ("pyright", "--pythonpath", sys.executable)]
 
 
 def _awaits(statement: ast.stmt) -> bool:
@@ -63,17 +69,29 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if page.parent.name != "decisions" and page.name != "format.md":
             _write_page(page, folder)
     shutil.copytree(ROOT / "examples", folder / "examples")
-    shutil.copy(ROOT / "tests" / "house" / "typing_api.py", folder)
-    settings = {"typeCheckingMode": "strict", "pythonVersion": "3.12"}  # apsw names types of 3.12 in its stubs
-    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    for module in ("typing_api.py", "typing_machines.py"):
+        shutil.copy(HOUSE / module, folder)
+    (folder / "pyrightconfig.json").write_text(json.dumps(SETTINGS))
     return folder
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "checker", [("mypy", "--strict", "."), ("pyright", "--pythonpath", sys.executable)], ids=lambda each: each[0]
-)
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda each: each[0])
 def test_a_type_checker_accepts_what_users_copy(checker: tuple[str, ...], code: Path) -> None:
-    """A checker, as strict as it gets, finds nothing in the code of pages and examples and in a user's module."""
+    """A checker, as strict as it gets, finds nothing in the code of pages and examples and in a user's modules."""
     done = subprocess.run([sys.executable, "-m", *checker], cwd=code, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda each: each[0])
+def test_a_type_checker_rejects_wrong_uses_of_machines(checker: tuple[str, ...], tmp_path: Path) -> None:
+    """A checker reports each line that is marked as wrong, and no other."""
+    for module in ("typing_machines.py", WRONG):
+        shutil.copy(HOUSE / module, tmp_path)
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(SETTINGS))
+    done = subprocess.run([sys.executable, "-m", *checker], cwd=tmp_path, capture_output=True, text=True, check=False)
+    reported = re.findall(r"(\w+\.py):(\d+)(?::\d+)?(?: -|:) error", done.stdout)
+    lines = (HOUSE / WRONG).read_text().splitlines()
+    marked = {(WRONG, str(number)) for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
+    assert {*reported} == marked, done.stdout + done.stderr

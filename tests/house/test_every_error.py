@@ -17,6 +17,7 @@ from pydantic import BaseModel
 import tai_state
 from tai_state import (
     ANY,
+    EXISTS,
     NO_STATE,
     Causal,
     ChangeMetadata,
@@ -37,6 +38,16 @@ from tai_state.engines.api import PRESENT, Check, Committed, Delete, Write
 from tai_state.engines.firestore.engine import EMULATOR
 from tai_state.engines.memory import MemoryEngine
 from tai_state.history.csvfile import Columns
+from tai_state.machines import (
+    Command,
+    ComponentState,
+    Invariant,
+    ProofObligation,
+    Severity,
+    allow,
+    define,
+    described,
+)
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
 from tai_state.testing.emulator import running_emulator
 
@@ -50,7 +61,7 @@ PACKAGE = Path(tai_state.__file__).parent
 CLASSES = {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TaiStateError)}
 FAMILIES = {
     *(errors.TaiStateError, errors.NotFound, errors.Rejected),
-    *(errors.Conflict, errors.Inconsistent, errors.Unavailable),
+    *(errors.Conflict, errors.TransitionRefused, errors.Inconsistent, errors.Unavailable),
 }
 """The classes that are only caught: each error that is raised is a member of one of them."""
 
@@ -282,6 +293,62 @@ async def _deadlock_detected(_: Path) -> None:
 async def _commit_refused(_: Path) -> None:
     async with MemoryEngine(ManualClock()) as engine:
         await engine.commit([Check("a/b", PRESENT)])
+
+
+class Lamp(ComponentState):
+    """The states of a machine."""
+
+    Off = described("Dark")
+    On = described("Bright")
+    Broken = described("Dark for ever", terminal=True)
+
+
+TURN_ON, BREAK = allow(Lamp.Off, Lamp.On), allow(Lamp.On, Lamp.Broken)
+
+
+async def _lamp_steps(*steps: Lamp, expected: Any = EXISTS, **more: Any) -> None:
+    """Take steps of a lamp that is off."""
+    lamp = define("lamp", Lamp, initial=Lamp.Off, rules=[TURN_ON, BREAK], **more)
+    async with open_store("memory://", metadata=WHO) as store:
+        machine = store.machine("g", "lamp", lamp)
+        await machine.initialize()
+        for step in steps:
+            await machine.transition_to(step, Command("go on"), expected=expected)
+
+
+@raises(errors.InvalidDefinition)
+async def _invalid_definition(_: Path) -> None:
+    define("lamp", Lamp, initial=Lamp.Off, rules=[TURN_ON])
+
+
+@raises(errors.InvalidTransition)
+async def _invalid_transition(_: Path) -> None:
+    await _lamp_steps(Lamp.Broken)
+
+
+@raises(errors.PreconditionFailed)
+async def _precondition_failed(_: Path) -> None:
+    await _lamp_steps(Lamp.On, obligations=[ProofObligation("there is current", lambda _: False)])
+
+
+@raises(errors.InvariantViolation)
+async def _invariant_violation(_: Path) -> None:
+    dark = Invariant("dark", "it is never bright", Severity.High, lambda present: present.state is not Lamp.On)
+    await _lamp_steps(Lamp.On, invariants=[dark])
+
+
+@raises(errors.ConcurrentModification)
+async def _concurrent_modification(_: Path) -> None:
+    await _lamp_steps(Lamp.On, Lamp.Broken, expected=1)
+
+
+@raises(errors.UnknownMachineState)
+async def _unknown_machine_state(_: Path) -> None:
+    async with open_store("memory://", metadata=WHO) as store:
+        lamp = define("lamp", Lamp, initial=Lamp.Off, rules=[TURN_ON, BREAK])
+        other = define("bulb", Lamp, initial=Lamp.Off, rules=[TURN_ON, BREAK])
+        await store.machine("g", "lamp", lamp).initialize()
+        await store.machine("g", "lamp", other).get()
 
 
 @raises(errors.CommitOutcomeUnknown)

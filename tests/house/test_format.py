@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tai_state.engines.sqlite import schema
-from tai_state.history import exportfile, unfinished
+from tai_state.history import cleaned, exportfile, unfinished
 from tai_state.locks import records as lock_records
 from tai_state.streams import identity, records, retirements
 from tai_state.values import ids
@@ -52,6 +52,7 @@ def _first_column(text: str) -> list[str]:
         ("governors/{g}/snapshots/{s}~{n}", records.SnapshotRecord),
         ("governors/{g}/ids/{e}", records.MarkerRecord),
         ("governors/{g}/retired/{s}", retirements.RetiredRecord),
+        ("governors/{g}/cleaned/{s}", cleaned.CleanedRecord),
         ("locks/{r}", lock_records.LockRecord),
         ("lockbeats/{r}", lock_records.BeatRecord),
         ("lockbreaks/{t}", lock_records.BreakRecord),

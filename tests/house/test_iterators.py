@@ -30,14 +30,14 @@ WITHIN = {
     "engines/firestore/": "as other engines, in tests/engines/firestore and by the examination of tai_state.testing",
     "streams/salvaging.py": "printed by a command, which ends with the first error",
     "cli/inspecting.py": "printed by a command, which ends with the first error",
-    "locks/common.py Common.scan": "LockManager.list_locks",
+    "locks/common.py": "Engine.scan, Engine.watch, for one who waits in line",
     "locks/listing.py": "LockManager.list_locks",
     "conflicts/recorded.py conflicts_of": "recorded_conflicts",
     "conflicts/sync.py": "sync, as work that iterates",
     "history/dropping.py": "verify, recover and restore, as work that iterates",
     "history/recovery.py": "recover, as work that iterates",
     "history/survey.py": "verify and recover, as work that iterates",
-    "history/transfer.py": "export, as work that iterates",
+    "history/exporting.py": "export, as work that iterates",
     "testing/faults.py": "an engine of tests",
 }
 """What is not called by users, and what it is a part of: what goes wrong in it goes wrong in that."""

@@ -43,7 +43,27 @@ ARGUMENTS: list[Any] = [
     {"wait_seconds": "x"},
     {"wait_seconds": [1]},
     {"ttl_seconds": (1,)},
+    {"holder": "h" * 1_481},
+    {"holder": "é" * 741},
 ]
+
+
+class Seconds(float):
+    """As the numbers of other libraries are."""
+
+
+class Count(int):
+    """The same of whole numbers."""
+
+
+@pytest.mark.parametrize("seconds", [Seconds(60), Count(60), 60])
+async def test_seconds_may_be_of_a_kind_of_its_own(store: StateStore, seconds: float) -> None:
+    """What is a number is one, and is stored as a plain one."""
+    async with store.lock("r", ttl_seconds=seconds, wait_seconds=seconds, holder="h" * 1_480) as lease:
+        assert type(lease.ttl_seconds) is float
+        assert lease.ttl_seconds == 60
+    async with store.lock("r", wait_seconds=Seconds("inf")):
+        pass
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=repr)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import anyio.lowlevel
 import pytest
 
 from tai_state import StateStore, StoreUnavailable
+from tai_state.engines.api import Committed, Engine, Write
 from tai_state.errors import LockAlreadyHeld, LockLost
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock
 
-from ..support.locks import OVER, TTL, Time, expire, managed
-from ..support.stores import collected, fields_at
+from ..support.locks import OVER, TTL, Time, expire, managed, until
+from ..support.stores import AroundEngine, collected, fields_at
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +56,49 @@ async def _pass(time: Time, seconds: float) -> None:
     for _ in range(40):
         await time.settle()
         time.advance(seconds / 40)
+
+
+class Hanging(AroundEngine):
+    """Answers no renewal until a test lets it."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.answers = anyio.Event()
+        self.hanging = 0
+
+    async def commit(self, writes: Sequence[Write]) -> Committed:  # noqa: D102
+        if not any(each.path.startswith("lockbeats/") for each in writes):
+            return await self._engine.commit(writes)
+        self.hanging += 1
+        try:
+            await self.answers.wait()
+        finally:
+            self.hanging -= 1
+        raise StoreUnavailable("commit", "TEST")
+
+
+async def test_a_lease_that_ends_ends_the_block_whatever_a_renewal_does(store: StateStore, time: Time):
+    """The block is cancelled when the lease is over, and not when the renewal that is under way is answered."""
+    hanging = Hanging(store.core.engine)
+    locks = managed(store, time, hanging)
+    cancelled_beside: list[int] = []
+
+    async def hold() -> None:
+        with pytest.raises(LockLost):  # noqa: PT012 - it comes out of the block
+            async with locks.lock("r", ttl_seconds=TTL):
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    cancelled_beside.append(hanging.hanging)
+                    hanging.answers.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold)
+        await time.settle()
+        time.advance(TTL * 0.9)
+        await until(lambda: hanging.hanging)
+        time.advance(TTL * 0.1)
+    assert cancelled_beside == [1]
 
 
 async def test_a_lock_that_was_taken_ends_the_block(store: StateStore, other: StateStore, time: Time):

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import LockAcquisitionFailed, StateStore, TaiStateError
-from tai_state.engines.api import Delete, Engine, Write
+from tai_state import LockAcquisitionFailed, LockAlreadyHeld, StateStore, TaiStateError
+from tai_state.engines.api import Delete, Document, DocumentChange, Engine, Put, Scan, Write
 from tai_state.engines.firestore.engine import EMULATOR, FirestoreEngine
 from tai_state.engines.memory import MemoryEngine
+from tai_state.engines.paging import Paged
 from tai_state.errors import StoreUnavailable, Unavailable
+from tai_state.locks import attempting
 from tai_state.testing import Fault, FaultyEngine, ManualClock
 from tai_state.testing.faults import Call
 
 from ..support.fault_proxy import FaultProxy
+from ..support.locks import paths
 from ..support.stores import AroundEngine, Opened, collected, make_store
 from ..support.wire_faults import Fault as WireFault
 from ..support.wire_faults import at_calls
@@ -68,6 +71,90 @@ async def test_a_lock_that_nobody_holds_is_not_said_to_be_held(clock: ManualCloc
         silence.is_on = True
         with pytest.raises((LockAcquisitionFailed, Unavailable)):
             await store.locks.acquire_lock("r", wait_seconds=0)
+
+
+class Mute(AroundEngine):
+    """Never answers one verb, once that is asked for; of commits, those that enter a line."""
+
+    def __init__(self, engine: Engine, verb: str) -> None:
+        super().__init__(engine)
+        self._verb = verb
+        self.is_on = False
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        await self._answer("read")
+        return await self._engine.read(paths)
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if any(isinstance(each, Put) and "/waiters/" in each.path for each in writes):
+            await self._answer("commit")
+        return await self._engine.commit(writes)
+
+    def scan(self, scan: Scan) -> Paged[Document]:  # noqa: D102
+        documents = self._engine.scan(scan)
+
+        async def fetch() -> Sequence[Document] | None:
+            await self._answer("scan")
+            return await documents.page()
+
+        return Paged(fetch)
+
+    @asynccontextmanager
+    async def watch(self, *targets: str) -> AsyncGenerator[AsyncIterator[DocumentChange]]:  # noqa: D102
+        await self._answer("watch")
+        async with self._engine.watch(*targets) as changes:
+            yield changes
+
+    async def _answer(self, verb: str) -> None:
+        if self.is_on and verb == self._verb:
+            await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("wait_seconds", [0, 0.2])
+@pytest.mark.parametrize("verb", ["read", "commit", "scan", "watch"])
+async def test_wait_bounds_the_wait_for_each_answer(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock, verb: str, wait_seconds: float
+):
+    """Whichever verb is never answered, the caller is told, and leaves no place in line that it can take away."""
+    monkeypatch.setattr(attempting, "_ANSWER_SECONDS_MIN", 0.2)
+    engine = MemoryEngine(clock)
+    mute = Mute(engine, verb)
+    async with make_store(mute, clock, timeout_seconds=0.2) as store, make_store(Opened(engine), clock) as other:
+        await other.locks.acquire_lock("r", ttl_seconds=600)
+        mute.is_on = True
+        with anyio.fail_after(10 * HANG_SECONDS), pytest.raises((LockAlreadyHeld, LockAcquisitionFailed, Unavailable)):
+            await store.locks.acquire_lock("r", wait_seconds=wait_seconds)
+        if verb != "commit":
+            assert await paths(engine, "r") == ["locks/r"]
+
+
+class Closing(AroundEngine):
+    """Is closed once a commit was refused, or an answer was lost."""
+
+    is_closed = False
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        if self.is_closed:
+            raise RuntimeError("the store is not open")
+        return await self._engine.read(paths)
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        try:
+            return await self._engine.commit(writes)
+        finally:
+            self.is_closed = True
+
+
+async def test_a_store_that_is_closed_meanwhile_is_said_to_be_that(clock: ManualClock):
+    """Whoever wants a lock as the store closes is not told that time was short."""
+    engine = MemoryEngine(clock)
+    closing = Closing(engine)
+    async with make_store(closing, clock) as store, make_store(Opened(engine), clock) as other:
+        await other.locks.acquire_lock("r", ttl_seconds=600)
+        for wait_seconds in (0, 5, None):
+            closing.is_closed = False
+            with pytest.raises(RuntimeError, match="is not open"):
+                await store.locks.acquire_lock("r", wait_seconds=wait_seconds)
 
 
 @pytest.fixture

@@ -215,3 +215,28 @@ async def test_a_lost_answer_to_a_break(meanwhile: str):
         broken = await store.locks.break_lock("r")
         assert (broken and broken.holder) == (None if meanwhile == "noticed" else "A")
         assert [each.holder for each in await collected(store.locks.list_locks())] == ["B"] * (meanwhile == "taken")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("is_applied", [False, True])
+async def test_each_call_that_breaks_a_lock_of_several_knows_it(*, is_applied: bool):
+    """Also if the answer is lost, and another lock of the same tenure was broken before or meanwhile."""
+    clock = ManualClock(step_us=1)
+    engine = MemoryEngine(clock)
+    faulty = FaultyEngine(engine, AtCalls({}))
+    between = _Between(faulty)
+    async with make_store(between, clock) as store:  # type: ignore[arg-type]
+        leases = store.locks.lock_all(["a", "b", "c"], ttl_seconds=30.0, holder="A")
+        await leases.__aenter__()
+
+        async def happen() -> None:
+            assert await store.locks.break_lock("b") is not None
+
+        assert await store.locks.break_lock("c") is not None
+        faulty.plan = NextCommit(Fault.LOST_AFTER if is_applied else Fault.LOST_BEFORE)
+        between.verb, between.calls, between.then = "read", 2, happen  # the look after the answer was lost
+        assert await store.locks.break_lock("a") is not None
+        assert await collected(store.locks.list_locks()) == []
+        with pytest.raises(LockLost):
+            await leases.__aexit__(None, None, None)
+        assert await collected(engine.scan(Scan("lockbreaks"))) == []

@@ -25,6 +25,7 @@ from tai_state import (
 )
 from tai_state.engines.api import Committed, Damage, Document, Put, Reading, Scan, Write
 from tai_state.locks.locking import LockManager
+from tai_state.values.ids import escape_id
 
 from ..support.locks import OVER, TTL, Time, asleep, expire, managed, paths, until
 from ..support.program import Inside
@@ -114,7 +115,7 @@ async def test_a_damaged_document_is_found_and_can_be_removed(
     for _ in range(2):
         if "cleanup_expired_locks" in finding.message:
             await locks.cleanup_expired_locks()
-        if "tai-state unlock 'm'" in finding.message:
+        if "`tai-state unlock m`, or call" in finding.message:
             await locks.break_lock("m")
         if "until the lock is renewed" in finding.message:
             await locks.renew_lock(lease)
@@ -151,7 +152,7 @@ def test_the_advice_of_verify_leads_out_of_it(
     for command in commands:
         name, *arguments = shlex.split(command)
         if name == "unlock":
-            inside(name, *(arguments or ["z"]), "--yes", "--store", address)
+            inside(name, *arguments, "--yes", "--store", address)
         else:
             assert inside(name, *arguments, "--store", address).code == 0
     assert inside("verify", "--store", address).code == 0
@@ -218,6 +219,25 @@ async def test_a_damaged_lock_names_the_way_out_of_it(store: StateStore, time: T
         await locks.renew_lock(lease)
     async with locks.lock("my job", wait_seconds=0):
         pass
+
+
+SPECIAL = ["it's $HOME", "x`id`'y", r"C:\temp", "-x", "--help", "a\nb", "café", "a/b", "; false"]
+
+
+@pytest.mark.parametrize("what", ["locks", "lockbeats"])
+@pytest.mark.parametrize("name", SPECIAL)
+async def test_the_advice_can_be_pasted_whatever_the_name_is(store: StateStore, name: str, what: str):
+    """A shell gives the command the name of the lock, and nothing else; no name is taken for an option."""
+    lease = await store.locks.acquire_lock(name, ttl_seconds=60)
+    await store.locks.renew_lock(lease)
+    await edit(store.core.engine, f"{what}/{escape_id(name)}", nonce=1)
+    with pytest.raises(CorruptDocument) as caught:
+        await collected(store.locks.list_locks())
+    end = "`, or call" if what == "locks" else "`; "
+    command = str(caught.value).partition("`tai-state unlock ")[2].partition(end)[0]
+    shell = await anyio.run_process(["sh", "-c", f"printf '%s\\0' {command}"])
+    words = shell.stdout.decode().split("\0")[:-1]
+    assert words == (["--", name] if name.startswith("-") else [name])
 
 
 @pytest.mark.parametrize("is_taken", [False, True], ids=["broken", "taken and returned"])
@@ -315,7 +335,7 @@ async def test_a_damaged_lock_keeps_no_other_from_being_given_back(store: StateS
             return committed
 
     store.core.engine = Damaging(engine)  # type: ignore[assignment]
-    with pytest.raises(CorruptDocument, match="tai-state unlock 'b'"):
+    with pytest.raises(CorruptDocument, match="tai-state unlock b"):
         async with locks.lock_all(["a", "b", "c"], ttl_seconds=60):
             pass
     assert await paths(engine) == ["locks/b"]

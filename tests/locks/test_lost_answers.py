@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import StateStore, StoreUnavailable, TaiStateError
+from tai_state import StateStore, StoreTimeout, StoreUnavailable, TaiStateError
 from tai_state.engines.api import Engine, Put, Write
 from tai_state.errors import LockAcquisitionFailed, LockAlreadyHeld
 from tai_state.locks.lease import Lease
@@ -174,6 +174,52 @@ async def test_a_lost_answer_to_a_renewal(store: StateStore, time: Time, fault: 
     assert lease.remaining_seconds == pytest.approx(TTL)
     assert len(await paths(store.core.engine)) == 2
     assert faulty.statistics().all_hit
+
+
+class Overtaken(AroundEngine):
+    """Loses two copies of a renewal; the first one arrives while the look after it is under way, whose answer is slow.
+
+    Args:
+        engine: the one that does the work.
+        time: passes while the answer is under way.
+        after: whether the look sees the renewal.
+    """
+
+    def __init__(self, engine: Engine, time: Time, *, after: bool) -> None:
+        super().__init__(engine)
+        self._time = time
+        self._after = after
+        self._copies: list[Sequence[Write]] = []
+
+    async def commit(self, writes: Sequence[Write]) -> Any:  # noqa: D102
+        if len(self._copies) == 2 or not any(each.path.startswith("lockbeats/") for each in writes):
+            return await self._engine.commit(writes)
+        self._copies.append(writes)
+        raise StoreTimeout("commit", "TEST", unknown=True)
+
+    async def read(self, paths: Sequence[str]) -> Any:  # noqa: D102
+        if len(self._copies) != 1:
+            return await self._engine.read(paths)
+        self._time.advance(1)  # it takes a while until the copy arrives
+        before = await self._engine.read(paths)
+        await self._engine.commit(self._copies[0])
+        reading = await self._engine.read(paths) if self._after else before
+        self._time.advance(3)
+        return reading
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_renewal_counts_from_the_earliest_copy_that_may_have_arrived(
+    store: StateStore, other: StateStore, time: Time, *, after: bool
+):
+    """Where a second copy is sent and lost, and the first one arrived, the holder believes no longer than it may."""
+    locks, theirs = managed(store, time, Overtaken(store.core.engine, time, after=after)), managed(other, time)
+    lease = await locks.acquire_lock("r", ttl_seconds=TTL)
+    await locks.renew_lock(lease)
+    [info] = await collected(theirs.list_locks())
+    assert 0 < lease.remaining_seconds <= TTL - 3
+    if store.core.engine.capabilities.shared_clock:
+        assert lease.remaining_seconds <= info.remaining_seconds
 
 
 class Slow(AroundEngine):

@@ -159,6 +159,36 @@ async def test_who_waits_in_the_same_process_goes_first(place: Place, time: Time
         assert order == ["first", "again"]
 
 
+async def test_who_wants_more_leaves_it_to_those_who_want_less(place: Place, time: Time):
+    """A caller who wants all that others wait for, and more, goes behind them, as one does in line."""
+    async with place.store() as store, anyio.create_task_group() as tasks:
+        locks = managed(store, time)
+        lease = await locks.acquire_lock("a", ttl_seconds=TTL)
+        done: list[str] = []
+
+        async def hold() -> None:
+            async with locks.lock_all(["a", "b"], ttl_seconds=TTL):
+                done.append("two")
+
+        tasks.start_soon(hold)
+        await until(lambda: asleep(locks))
+        await locks.release_lock(lease)
+        async with locks.lock_all(["a", "b", "c"], ttl_seconds=TTL):
+            done.append("three")
+        assert done == ["two", "three"]
+
+
+async def test_the_locks_of_transactions_are_in_the_same_line(place: Place):
+    """Whoever comes by way of the store's transactions leaves a lock to those who wait for it."""
+    async with place.store() as store, anyio.create_task_group() as tasks:
+        lease = await store.locks.acquire_lock("r", ttl_seconds=TTL)
+        tasks.start_soon(partial(store.locks.acquire_lock, "r", ttl_seconds=TTL))
+        await until(lambda: asleep(store.locks))
+        await store.locks.release_lock(lease)
+        await expect(LockAlreadyHeld, lambda: store.transactions.acquire_lock("r", "client", TTL, wait_seconds=0))
+        tasks.cancel_scope.cancel()
+
+
 async def test_who_does_not_wait_leaves_it_to_those_who_do(place: Place, time: Time):
     """A lock that others wait for is not to be had without waiting, in one process at once, else after a second."""
     async with place.store() as store, anyio.create_task_group() as tasks:

@@ -128,13 +128,13 @@ KEEPING = (
     Mistake(
         "a renewal that was taken from us is sent again",
         keeping,
-        "return renewal() if loss is None else Failed(loss)",
-        "return renewal()",
+        "return renewal(look.asked) if loss is None else Failed(loss)",
+        "return renewal(look.asked)",
     ),
     Mistake(
         "a refused renewal is a loss",
         keeping,
-        "return renewal() if loss is None else Failed(loss)",
+        "return renewal(look.asked) if loss is None else Failed(loss)",
         "return Failed(loss or LockLost('a'))",
     ),
     Mistake(

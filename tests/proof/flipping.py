@@ -15,7 +15,7 @@ import apsw
 
 from tai_state.engines.api import Document, Shape, split
 from tai_state.engines.memory import MemoryDocuments
-from tai_state.history import unfinished
+from tai_state.history import cleaned, unfinished
 from tai_state.locks import records as lock_records
 from tai_state.streams import identity, records, retirements
 
@@ -28,6 +28,7 @@ SHAPES: dict[str, Shape[Any]] = {
     "snapshot": records.SNAPSHOT,
     "marker": records.MARKER,
     "retired": retirements.RETIRED,
+    "cleaned": cleaned.CLEANED,
     "store": identity.STORE,
     "restore": unfinished.RESTORE,
     "lock": lock_records.LOCK,
@@ -40,7 +41,7 @@ SHAPES: dict[str, Shape[Any]] = {
 _COLLECTIONS = {
     "governors": "governor", "states": "state", "events": "event", "snapshots": "snapshot", "ids": "marker",
     "locks": "lock", "lockbeats": "lockbeat", "lockbreaks": "lockbreak", "waiters": "waiter", "meta": "store",
-    "restores": "restore", "retired": "retired",
+    "restores": "restore", "retired": "retired", "cleaned": "cleaned",
 }  # fmt: skip
 _OPEN = {"data", "causality", "context", "labels", "others", "taken_out"}
 """Fields whose keys the application or the store names: what is below them counts as one field."""

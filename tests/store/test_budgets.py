@@ -53,11 +53,11 @@ async def test_budget_of_reads(counted: tuple[StateStore, CountingEngine]):
 
 
 async def test_budget_of_changes(counted: tuple[StateStore, CountingEngine]):
-    """A change on a known head is one commit of state and event; what comes on top is stated here."""
+    """A change on a known head is one commit of state and event, and of a check with the first one; more is stated."""
     store, engine = counted
     persister = StateMachinePersister(store)
     await store.save_state(GOVERNOR, "first", {}, METADATA)
-    assert await _cost(engine, store.save_state(GOVERNOR, "alice", {}, METADATA)) == (0, 0, [2])
+    assert await _cost(engine, store.save_state(GOVERNOR, "alice", {}, METADATA)) == (0, 0, [3])
     assert await _cost(engine, store.update_state(GOVERNOR, "alice", {}, METADATA, expected=1)) == (0, 0, [2])
     before = await store.get_state(GOVERNOR, "alice")
     transition = persister.log_transition(GOVERNOR, before, before.with_data({"n": 1}), "move", METADATA)
@@ -87,8 +87,8 @@ async def test_budget_of_kept_snapshots(counted: tuple[StateStore, CountingEngin
 async def test_budget_of_the_first_state(counted: tuple[StateStore, CountingEngine]):
     """A governor's own document is looked at once, and written by the commit of its first state."""
     store, engine = counted
-    assert await _cost(engine, store.save_state(GOVERNOR, "alice", {}, METADATA)) == (1, 0, [3])
-    assert await _cost(engine, store.save_state(GOVERNOR, "bob", {}, METADATA)) == (0, 0, [2])
+    assert await _cost(engine, store.save_state(GOVERNOR, "alice", {}, METADATA)) == (1, 0, [4])
+    assert await _cost(engine, store.save_state(GOVERNOR, "bob", {}, METADATA)) == (0, 0, [3])
 
 
 async def test_budget_of_a_conflict(counted: tuple[StateStore, CountingEngine]):

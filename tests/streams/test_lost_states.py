@@ -39,6 +39,18 @@ async def test_events_without_a_state_are_reported(place: Place, expected: Any):
         assert (await store.save_state(GOVERNOR, "alice", {}, METADATA, expected=2)).version == 3
 
 
+async def test_events_after_the_first_place_are_found_too(place: Place):
+    """Where the state and event 1 are gone, several events in one commit are refused by those that are left."""
+    async with place.store() as store:
+        await grow(store, "alice", 3)
+        gone = ("governors/bank/states/alice", "governors/bank/events/alice~000000000001")
+        await store.core.engine.commit([Delete(path, ANYTHING) for path in gone])
+    async with place.store() as store:
+        events = [NewEvent("add", n) for n in range(5)]
+        with pytest.raises(EventSourcingError, match="tai-state verify"):
+            await StateMachinePersister(store, REDUCERS).record(GOVERNOR, "alice", events, METADATA, expected=0)
+
+
 async def test_a_damaged_state_is_not_built_upon(place: Place, store: StateStore):
     """What reads the state to write it anew refuses damaged data instead of making it the truth."""
     persister = StateMachinePersister(store, REDUCERS)

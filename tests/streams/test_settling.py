@@ -17,8 +17,8 @@ from ..support.tables import check, mismatches, rows
 TABLE = Path(__file__).parent / "settling.txt"
 
 READS = (
-    Mistake("our place is not read", judging, "each.stream.event(each.before.version + 1)]", "each.stream.state]"),
-    Mistake("the event before our place is not read", judging, "[each.stream.event(each.before.version), ", "["),
+    Mistake("our place is not read", judging, "_place_before(each), *_places(each)]", "_place_before(each)]"),
+    Mistake("the event before our place is not read", judging, "[_place_before(each), ", "["),
     Mistake(
         "the place that an expected version names is not read",
         judging,
@@ -82,6 +82,9 @@ STATES = (
     Mistake("whatever stands is as it was expected", judging, "if append.fits(known.head):", "if True:"),
     Mistake("nothing that stands is as it was expected", judging, "if append.fits(known.head):", "if False:"),
     Mistake("an event at our place that the state lacks is no matter", judging, "_is_taken(sent, look):", "False:"),
+    Mistake(
+        "an event that was cleaned up is no matter", judging, "return sent.before.version == 0 and", "return False and"
+    ),
     Mistake("our place counts as taken", judging, "_is_taken(sent, look):", "True:"),
     Mistake(
         "an event at our place is damage though the state has moved",

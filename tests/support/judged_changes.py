@@ -25,6 +25,7 @@ from tai_state.errors import (
     TaiStateError,
     VersionConflict,
 )
+from tai_state.history.cleaned import put_note
 from tai_state.streams.changes import Append, Change, Composed, Guard, Known
 from tai_state.streams.judging import Judge
 from tai_state.streams.layout import Layout, Stream
@@ -120,7 +121,8 @@ class World:
     def clean(self, stream: Stream, until: int) -> None:
         """Remove an event as a cleanup does, which first says up to where it may."""
         state = checked_state(self.documents[stream.state])
-        self.commit([Put(stream.state, msgspec.structs.replace(state, floor=until + 1)), Delete(stream.event(until))])
+        self.commit([Put(stream.state, msgspec.structs.replace(state, floor=until + 1)), put_note(stream)])
+        self.commit([Delete(stream.event(until))])
 
     def set_back(self, stream: Stream, version: int) -> None:
         """Show a state as it was, beside events that are newer: a commit that is seen in part."""
@@ -327,8 +329,10 @@ class Case:
                 world.set_back(stream, int(found[2]))
             if found[3]:
                 world.rewrite(stream)
-        elif state == "missing":
+        elif state in ("missing", "missing, cleaned up"):
             world.grow(stream, max(BASE, at))
+            if state == "missing, cleaned up":
+                world.clean(stream, 1)
             del world.documents[stream.state]
         elif state == "never written":
             world.documents.pop(stream.state, None)
@@ -461,6 +465,8 @@ class Case:
             if isinstance(write, Check):
                 return f"{name} checked at version {version}"
             return f"{name} on version {version}"
+        if kind == "cleaned":
+            return "" if isinstance(write, Check) and require is ABSENT else f"the note of {name}, unchecked"
         if kind == "ids":
             return f"marker {name}" if require is ABSENT else f"marker {name}, unchecked"
         names = {LOCK: "the lock checked", NOTE: "the note", "governors/bank": "the governor"}

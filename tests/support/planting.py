@@ -252,6 +252,11 @@ WRONG: dict[str, Wrong] = {
     "record damaged": _spoilt("retired", f"{CLUB}/retired/iris"),
     "record of no name": _copied("retired", f"{CLUB}/retired/iris", f"{CLUB}/retired/%FF"),
     "record of another state": _copied("retired", f"{CLUB}/retired/iris", f"{CLUB}/retired/zoe"),
+    "note of a cleanup removed": _removed("cleaned", f"{BANK}/cleaned/dave"),
+    "note of a cleanup edited": _edited("cleaned", f"{BANK}/cleaned/dave", state_id="alice"),
+    "note of a cleanup damaged": _spoilt("cleaned", f"{BANK}/cleaned/dave"),
+    "note of a cleanup of no name": _copied("cleaned", f"{BANK}/cleaned/dave", f"{BANK}/cleaned/%FF"),
+    "note of a cleanup of nobody": _copied("cleaned", f"{BANK}/cleaned/dave", f"{BANK}/cleaned/zoe", state_id="zoe"),
     "index damaged": Wrong("corrupt", "tai-state.db", _damage_an_index),
     "column of times": Wrong("corrupt", _event("alice", 2), _hide),
 }

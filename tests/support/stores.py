@@ -79,7 +79,7 @@ async def dump(engine: Engine, governor_id: str = GOVERNOR) -> dict[str, dict[st
     governor = Layout().governor(governor_id)
     [own] = (await engine.read([governor])).documents
     found = {} if own is None else {own.path: own.fields()}
-    for name in ("events", "ids", "retired", "snapshots", "states"):
+    for name in ("cleaned", "events", "ids", "retired", "snapshots", "states"):
         async for document in engine.scan(Scan(f"{governor}/{name}")):
             found[document.path] = document.fields()
     return found

@@ -12,7 +12,7 @@ from typing import Any, Final
 from tai_state.engines.firestore.fieldpaths import quoted
 
 COLLECTIONS: Final = (
-    "events", "governors", "ids", "lockbeats", "lockbreaks", "locks",
+    "cleaned", "events", "governors", "ids", "lockbeats", "lockbreaks", "locks",
     "meta", "restores", "retired", "snapshots", "states", "waiters"
 )  # fmt: skip
 """The ids of all collections that hold documents, as ``docs/format.md`` lists them."""

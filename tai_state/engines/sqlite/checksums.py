@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct, error
 from typing import Any, Final
 from zlib import crc32
@@ -28,6 +29,9 @@ END
 """The value of the column ``timestamp``, computed from the other columns of a row."""
 
 DAMAGED: Final = Damage("does not match its checksum")
+NAMELESS: Final = Damage("does not match its checksum, and its name is damaged", is_nameless=True)
+
+_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def of_text(path: bytes, text: bytes) -> int:
@@ -50,8 +54,25 @@ def documents(collection: str, rows: Sequence[Any]) -> list[Document]:
                 continue
         except (TypeError, error, UnicodeDecodeError):  # a column holds a value of a type that it cannot have
             pass
-        found.append(Document(collection, _text(key), DAMAGED, _number(revision), _number(updated_us)))
+        damage = DAMAGED if _is_name(key) else NAMELESS
+        found.append(Document(collection, _text(key), damage, _number(revision), _number(updated_us)))
     return found
+
+
+def places(path: str) -> Iterator[tuple[str, bytes]]:
+    """Under which collection and id a document may be stored that is shown with this path although it has no name."""
+    slash = path.rfind("/")
+    while slash > 0:
+        key = _BYTE.sub(lambda match: bytes.fromhex(match[1].decode()), path[slash + 1 :].encode())
+        yield path[:slash], key
+        slash = path.rfind("/", 0, slash)
+
+
+def _is_name(key: Any) -> bool:
+    try:
+        return "/" not in key.decode()
+    except (AttributeError, UnicodeDecodeError):
+        return False
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,7 @@ import apsw
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, At, Committed, holds
-from tai_state.engines.sqlite.checksums import of_row, stamp
+from tai_state.engines.sqlite.checksums import of_row, places, stamp
 from tai_state.engines.sqlite.disk import failure_of
 from tai_state.engines.sqlite.errors import mapped_error
 from tai_state.engines.sqlite.openfile import OpenFile
@@ -50,6 +50,7 @@ fields=excluded.fields,timestamp=excluded.timestamp"""
 _COUNTER = "SELECT revision, token FROM counter WHERE id = 1"
 _COUNT = "UPDATE counter SET revision = ?, token = ?"
 _DELETE = "DELETE FROM documents WHERE collection = ? AND id = ?"
+_DELETE_NAMELESS = "DELETE FROM documents WHERE collection = ? AND id = CAST(? AS TEXT) AND revision = ?"
 _UNWRITTEN: Final = frozenset({apsw.SQLITE_FULL, apsw.SQLITE_IOERR_WRITE})
 """What a COMMIT that cannot write its end ends with."""
 
@@ -332,7 +333,7 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, s
     require = write.require
     if write.text is None:
         if not _holds(cursor, write):
-            return False
+            return write.deletes and _is_nameless_deleted(cursor, write)
         if write.deletes:
             cursor.execute(_DELETE, (write.collection, write.id))
         return True
@@ -352,6 +353,17 @@ def _is_written(cursor: apsw.Cursor, write: Prepared, revision: int, now: int, s
         return False
     cursor.execute(_PUT, put)
     return True
+
+
+def _is_nameless_deleted(cursor: apsw.Cursor, write: Prepared) -> bool:
+    """Delete a document to which its path does not lead, because its name is damaged; returns whether there was one."""
+    require = write.require
+    if isinstance(require, At):
+        for place in places(write.path):
+            cursor.execute(_DELETE_NAMELESS, (*place, require.revision))
+            if cursor.connection.changes():
+                return True
+    return False
 
 
 def _holds(cursor: apsw.Cursor, write: Prepared) -> bool:

@@ -68,8 +68,10 @@ class Meter(FaultProxy):
 
 
 def _is_check(write: Any) -> bool:
-    """An update of no field."""
-    return write.HasField("update_mask") and not write.update_mask.field_paths
+    """An update of no field, or the removal of what must not be there."""
+    if write.HasField("update_mask"):
+        return not write.update_mask.field_paths
+    return bool(write.delete) and write.current_document.HasField("exists") and not write.current_document.exists
 
 
 @pytest.fixture

@@ -1,0 +1,304 @@
+"""A machine that survives: each of its steps is one commit of its new state and the event that explains it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Generic
+
+import msgspec
+
+from tai_state.engines.paging import Paged, mapped
+from tai_state.errors import ConcurrentModification, TaiStateError, TransitionRefused, VersionConflict
+from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning
+from tai_state.machines.checks import check_start, check_state
+from tai_state.machines.contexts import C, P, Present
+from tai_state.machines.definition import Definition
+from tai_state.machines.envelope import unseal
+from tai_state.machines.events import MachineEvent
+from tai_state.machines.history import MachineEventRecord, machine_events
+from tai_state.machines.judging import Step, StepKind, Verdict, judge_step
+from tai_state.machines.snapshots import MachineSnapshot, machine_snapshot
+from tai_state.machines.states import S, key_of, name_of
+from tai_state.machines.triggers import Command, Trigger
+from tai_state.streams import reading
+from tai_state.streams.changes import Fence, Known, always, append_of, separately
+from tai_state.streams.codec import codec_of
+from tai_state.streams.core import HasCore
+from tai_state.streams.layout import Stream
+from tai_state.streams.typed import TypedState
+from tai_state.values.expected import EXISTS, NO_STATE, Expected
+from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.states import JsonSnapshot
+
+_log = logging.getLogger("tai_state.machines")
+
+
+class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
+    """A handle on one stored machine. Made by ``store.machine``, which reads nothing.
+
+    A step is judged on the version that was last seen, and judged again on the present one if another writer was
+    faster. So of many writers that ask for the same step, one takes it.
+    """
+
+    def __init__(
+        self, store: HasCore, stream: Stream, definition: Definition[S, C], metadata: ChangeMetadata | None = None
+    ) -> None:
+        super().__init__(store, stream, codec_of(None), metadata)
+        self.definition: Definition[S, C] = definition
+        self._read: tuple[str, dict[str, Any]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<PersistentMachine {self.stream.state!r} as {self.definition.name!r}>"
+
+    async def get(self) -> MachineSnapshot[S, C]:
+        """The machine as it is now.
+
+        Raises:
+            StateNotFound: there is no such machine, or it is deleted.
+            UnknownMachineState: it is of another definition, or in a state that this one does not know.
+            SerializationError: its state is not that of a machine, or does not fit the models.
+        """
+        return self._noted(await reading.get_state(self.core, self.stream))
+
+    async def exists(self) -> bool:
+        """Whether the machine exists and is not deleted."""
+        return await reading.exists(self.core, self.stream)
+
+    async def initialize(
+        self,
+        metadata: ChangeMetadata | None = None,
+        *,
+        initial: S | None = None,
+        context: C | None = None,
+        expected: Expected = NO_STATE,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        fence: Fence | None = None,
+    ) -> MachineSnapshot[S, C]:
+        """Create the machine.
+
+        Args:
+            metadata: who creates it and why; by default, what the handle or the store was made with.
+            initial: the state in which it begins; by default, that of the definition.
+            context: its data beside the state, if its definition has a model for it.
+            expected: what the writer believes the version to be.
+            event_id: the caller's own id, so that repeating the call changes nothing and returns the first result.
+            timestamp: when it happened; now, if not given.
+            fence: a lease; the change is made only while its lock is held.
+
+        Raises:
+            InvalidData: a machine of this definition does not begin so.
+            Otherwise as ``StateStore.save_state``.
+        """
+        core, definition, stream = self.core, self.definition, self.stream
+        given: Any = context
+        present = check_start(definition, definition.initial if initial is None else initial, given)
+        composition = beginning(core, stream, definition, present, self._saying(metadata, event_id, timestamp))
+        append = append_of(stream, expected, composition.drafts)
+        appended = await core.appender.append_one(append, always(composition), core.guards(fence))
+        snapshot = self._noted(core.snapshot(stream, appended.state, appended.recorded_us))
+        if not appended.is_repeated:
+            _log.info("%s: begins in %s", stream.state, snapshot.state, extra=self._ids(snapshot.version))
+        return snapshot
+
+    async def can_transition_to(self, new_state: S, metadata: ChangeMetadata | None = None) -> Verdict[S, C]:
+        """Whether the machine may take a step now: a :class:`Step`, which is true; or a :class:`Refusal`, which is not.
+
+        Args:
+            new_state: the state that is asked for.
+            metadata: who would take the step and why; guards and obligations see its context.
+
+        Raises:
+            InvalidData: it is not a state of the definition.
+            Otherwise as :meth:`get`.
+        """
+        check_state(self.definition, new_state)
+        machine = await self.get()
+        present = Present(machine.state, machine.context, machine.epoch)
+        facts = self.core.who(metadata, self.metadata).context
+        return judge_step(self.definition, present, new_state, _ASKING, facts)
+
+    async def transition_to(
+        self,
+        new_state: S,
+        trigger: Trigger,
+        metadata: ChangeMetadata | None = None,
+        *,
+        update: Callable[[C], C] | None = None,
+        expected: Expected = EXISTS,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        fence: Fence | None = None,
+    ) -> MachineSnapshot[S, C]:
+        """Take a step, in one commit.
+
+        Args:
+            new_state: the state that is asked for.
+            trigger: what causes the step; its text is the reason, unless the metadata gives one.
+            metadata: who takes the step and why; guards and obligations see its context. By default, what the handle or
+                the store was made with.
+            update: gives the machine's data after the step, if the rule gives none: a pure function.
+            expected: the version on which the step was decided. If another writer was faster,
+                ``ConcurrentModification`` is raised. By default, the step is judged on whatever version there is.
+            event_id: the caller's own id, so that repeating the call changes nothing and returns the first result, even
+                if the machine has moved on.
+            timestamp: when it happened; now, if not given. Time-outs do not count from it.
+            fence: a lease; the step is taken only while its lock is held.
+
+        Raises:
+            InvalidTransition: the rules do not allow the step.
+            PreconditionFailed: an obligation is not proven.
+            InvariantViolation: an invariant would not hold after it.
+            ConcurrentModification: the machine is not at the version expected.
+            InvalidData: it is not a state of the definition, or not a trigger.
+            Otherwise as :meth:`get` and ``StateStore.save_state``.
+        """
+        saying = self._saying(metadata, event_id, timestamp)
+        return await self._take(asked_step(self.definition, new_state, trigger, update, saying), expected, fence)
+
+    async def fire(
+        self,
+        event: MachineEvent[P],
+        payload: P,
+        metadata: ChangeMetadata | None = None,
+        *,
+        expected: Expected = EXISTS,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        fence: Fence | None = None,
+    ) -> MachineSnapshot[S, C]:
+        """Take the step that an event leads to, in one commit: by the first rule for it whose guard holds.
+
+        Args:
+            event: the event.
+            payload: what it brings; None if it brings nothing. It is kept with the event in the history.
+            metadata: as for :meth:`transition_to`.
+            expected: as for :meth:`transition_to`.
+            event_id: as for :meth:`transition_to`.
+            timestamp: as for :meth:`transition_to`.
+            fence: as for :meth:`transition_to`.
+
+        Raises:
+            InvalidTransition: no rule takes the event in this state. Otherwise as :meth:`transition_to`.
+        """
+        saying = self._saying(metadata, event_id, timestamp)
+        return await self._take(asked_event(self.definition, event, payload, saying), expected, fence)
+
+    async def force_state(
+        self,
+        new_state: S,
+        reason: str,
+        metadata: ChangeMetadata | None = None,
+        *,
+        expected: Expected = EXISTS,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        fence: Fence | None = None,
+    ) -> MachineSnapshot[S, C]:
+        """Put the machine into a state against all rules, for recovery. It is recorded, and logged as a warning.
+
+        No rule, obligation or invariant prevents it; a terminal state does not, either. The event names the invariants
+        that it breaks.
+
+        Args:
+            new_state: the state.
+            reason: why.
+            metadata: who does it; its reason is replaced.
+            expected: as for :meth:`transition_to`.
+            event_id: as for :meth:`transition_to`.
+            timestamp: as for :meth:`transition_to`.
+            fence: as for :meth:`transition_to`.
+
+        Raises:
+            InvalidData: it is not a state of the definition.
+            Otherwise as :meth:`transition_to`.
+        """
+        saying = self._saying(metadata, event_id, timestamp)
+        return await self._take(asked_force(self.definition, new_state, reason, saying), expected, fence)
+
+    def history(
+        self, *, after: int = 0, until: int | None = None, limit: int | None = None, newest_first: bool = False
+    ) -> Paged[MachineEventRecord[S]]:
+        """The events of the machine, by default oldest first; see ``StateStore.get_events``.
+
+        It raises at none that others have written: merges, repairs, logged events and steps of other definitions.
+        """
+        events = reading.get_events(
+            self.core, self.stream, after=after, until=until, limit=limit, newest_first=newest_first
+        )
+        return mapped(events, lambda page: machine_events(self.definition, page))
+
+    async def _take(self, asked: Asked[S, C], expected: Expected, fence: Fence | None) -> MachineSnapshot[S, C]:
+        """Take a step: judge it, and append its event to the version that it was judged on."""
+        core, stream = self.core, self.stream
+        attempt = Attempt(core, stream, self.definition, asked)
+        seen = self._remembered()
+        if seen is not None and not attempt.judged(seen):
+            seen = None  # a refusal that rests on memory alone would be a guess
+        append = append_of(stream, expected, (attempt.made,), needs_state=True, must_live=True, seen=seen)
+        try:
+            appended = await core.appender.append_one(append, separately(attempt.compose), core.guards(fence))
+        except VersionConflict as conflict:
+            raise self._overtaken(conflict, asked.to_state) from conflict
+        except TransitionRefused as refused:
+            _log.warning("%s", refused, extra=self._ids(None))
+            raise
+        snapshot = self._noted(core.snapshot(stream, appended.state, appended.recorded_us))
+        if attempt.step is not None and not appended.is_repeated:
+            self._tell(attempt.step, snapshot, asked.intent.metadata.reason)
+        return snapshot
+
+    def _remembered(self) -> Known | None:
+        """What is known of the machine if it is still as this handle last saw it; None otherwise."""
+        head = self.core.appender.heads.get(self.stream.state)
+        if head is None or self._read is None or self._read[0] != head.digest:
+            return None
+        return Known(msgspec.structs.replace(head, schema=self.core.reader.schema), self._read[1])
+
+    def _overtaken(self, conflict: VersionConflict, to_state: str) -> ConcurrentModification:
+        """The error for a machine that is not at the version that its caller expected."""
+        from_state, allowed = "", tuple[str, ...]()
+        with suppress(TaiStateError):  # the conflict itself is what the caller has to know
+            state = unseal(self.definition, conflict.events[-1].to_state, conflict.path).present.state
+            from_state, allowed = name_of(key_of(state)), self.definition.allowed(state)
+        reason = f"the machine is at version {conflict.actual}, not at {conflict.expected}"
+        return ConcurrentModification(conflict.path, from_state, to_state, "", reason, allowed, conflict.actual)
+
+    def _noted(self, state: JsonSnapshot) -> MachineSnapshot[S, C]:
+        """The machine in a state, once its data is remembered for the next step."""
+        snapshot = machine_snapshot(state, unseal(self.definition, state.data, self.stream.state))
+        head = self.core.appender.heads.get(self.stream.state)
+        self._read = (head.digest, state.data) if head is not None and head.version == state.version else None
+        return snapshot
+
+    def _saying(self, metadata: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None) -> Saying:
+        """What a caller says of a step."""
+        who = self.core.who(metadata, self.metadata)
+        return Saying(who, metadata is not None and bool(metadata.reason), event_id, timestamp)
+
+    def _tell(self, step: Step[S, C], snapshot: MachineSnapshot[S, C], reason: str) -> None:
+        """Log a step that was taken."""
+        level = logging.WARNING if step.kind is StepKind.FORCE else logging.INFO
+        if _log.isEnabledFor(level):
+            text = "%s: %s from %s to %s (%s)"
+            extra = self._ids(snapshot.version)
+            _log.log(
+                level,
+                text,
+                self.stream.state,
+                step.kind.value,
+                step.before.state,
+                step.after.state,
+                reason,
+                extra=extra,
+            )
+
+    def _ids(self, version: int | None) -> dict[str, Any]:
+        """The ids of the machine, as fields of a log record."""
+        return {"governor_id": self.stream.governor_id, "state_id": self.stream.state_id, "version": version}
+
+
+_ASKING = Command("can_transition_to")
