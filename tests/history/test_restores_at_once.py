@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
@@ -196,3 +197,40 @@ async def test_a_recovery_makes_no_state_of_a_restore_that_began_meanwhile(tmp_p
         assert not await store.exists(GOVERNOR, "b")
         await persister.import_history(tmp_path / FILE)
         assert (await store.get_state(GOVERNOR, "b")).version == VERSIONS
+
+
+async def test_nothing_makes_way_under_another_restore(tmp_path: Path, clock: ManualClock) -> None:
+    """A restore of a cleaned-up export that stood still removes no event that the other one has written, or needs."""
+    async with _store(MemoryEngine(clock), clock) as origin:
+        exports = StateMachinePersister(origin)
+        for n in range(12):
+            await origin.save_state(GOVERNOR, "b", {"n": n}, METADATA, expected=ANY)
+        await exports.export_history(GOVERNOR, tmp_path / FILE)
+        clock.advance_us(4 * 3_600_000_000)
+        await exports.cleanup_old_data(GOVERNOR, keep=timedelta(hours=1))
+        await exports.export_history(GOVERNOR, tmp_path / OTHER)
+    ended = 0
+    for at in count(1):
+        documents, left = MemoryDocuments(), list[dict[str, Any]]()
+        await _is_killed(documents, clock, tmp_path / FILE, "events/b~000000000003")
+        engine: Any = Overtaken(OneByOne(MemoryEngine(clock, documents)))  # type: ignore[arg-type]
+
+        async def overtake(documents: MemoryDocuments = documents, left: list[dict[str, Any]] = left) -> None:
+            killed: Any = Killed(MemoryEngine(clock, documents), "events/b~000000000005")
+            async with make_store(killed, clock) as other:
+                with suppress(StoreUnavailable):
+                    await StateMachinePersister(other).import_history(tmp_path / FILE, keep_changed=True)
+                left.append(await dump(killed))
+
+        async with _store(engine, clock) as store:
+            persister = StateMachinePersister(store)
+            engine.plan(at, overtake)
+            error: GovernorExists | None = None
+            try:
+                await persister.import_history(tmp_path / OTHER, keep_changed=True)
+            except GovernorExists as raised:
+                error, ended = raised, ended + 1
+            assert error is None or (error.is_overtaken and [await dump(engine)] == left)
+            if engine.calls < at:
+                break
+    assert ended > 3
