@@ -27,7 +27,7 @@ from tai_state.streams.repeating import COMPUTED
 from tai_state.streams.writing import Intent
 from tai_state.values.checks import check_callable
 from tai_state.values.json import normalise_object
-from tai_state.values.metadata import ChangeMetadata, check_text
+from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
 
 Judge: TypeAlias = Callable[[Present[S, C]], Verdict[S, C]]
 """Judges a step of a machine as it stands."""
@@ -62,6 +62,24 @@ class Saying(msgspec.Struct, frozen=True):
         who = self.who if self.is_reasoned else msgspec.structs.replace(self.who, reason=str(trigger))
         said = {TRIGGER: msgspec.to_builtins(trigger), **payload}
         return Intent(who, kind.value, self.event_id, self.timestamp, said)
+
+
+def said_by(
+    who: ChangeMetadata, given: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None
+) -> Saying:
+    """What a caller says of a step.
+
+    Args:
+        who: who takes it and why.
+        given: the same, if it was given with this very step.
+        event_id: the caller's own id.
+        timestamp: when it happened.
+
+    Raises:
+        InvalidData: the metadata cannot be stored.
+    """
+    check_metadata(who)
+    return Saying(who, given is not None and bool(given.reason), event_id, timestamp)
 
 
 class Asked(msgspec.Struct, Generic[S, C], frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import ConcurrentModification, TaiStateError, TransitionRefused, VersionConflict
-from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning
+from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning, said_by
 from tai_state.machines.checks import check_start, check_state
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
@@ -116,9 +116,9 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
             Otherwise as :meth:`get`.
         """
         check_state(self.definition, new_state)
+        facts = self._saying(metadata, None, None).who.context
         machine = await self.get()
         present = Present(machine.state, machine.context, machine.epoch)
-        facts = self.core.who(metadata, self.metadata).context
         return judge_step(self.definition, present, new_state, _ASKING, facts)
 
     async def transition_to(
@@ -276,8 +276,7 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
 
     def _saying(self, metadata: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None) -> Saying:
         """What a caller says of a step."""
-        who = self.core.who(metadata, self.metadata)
-        return Saying(who, metadata is not None and bool(metadata.reason), event_id, timestamp)
+        return said_by(self.core.who(metadata, self.metadata), metadata, event_id, timestamp)
 
     def _tell(self, step: Step[S, C], snapshot: MachineSnapshot[S, C], reason: str) -> None:
         """Log a step that was taken."""

@@ -11,7 +11,7 @@ from functools import partial
 from tai_state.engines.api import Committed, Engine
 from tai_state.engines.matters import Bounds, Look
 from tai_state.engines.settling import settle
-from tai_state.errors import CorruptDocument, TaiStateError, VersionConflict
+from tai_state.errors import CorruptDocument, InvalidData, TaiStateError, VersionConflict
 from tai_state.streams.changes import Append, Appended, Change, Compose, Guard, Known
 from tai_state.streams.heads import Heads
 from tai_state.streams.judging import Judge, Sent
@@ -109,9 +109,11 @@ class Appender:
             raise
         except TaiStateError:
             raise
-        except BaseException:
+        except BaseException as error:
             for append in change.appends:
                 self.heads.drop(append.stream.state)
+            if isinstance(error, ValueError) and change.guards_itself:
+                raise InvalidData("the fence guards a document that the change itself reads or writes") from error
             raise
         if unregistered:
             self._register(append.stream.governor for append, each in zip(change.appends, done, strict=True) if each)

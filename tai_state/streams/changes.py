@@ -172,7 +172,7 @@ class Change(msgspec.Struct, frozen=True):
         compose: composes the whole change.
         guards: the guards that must hold too.
         documents: the paths of other documents that compose uses.
-        is_in_turn: whether the caller already holds the turns of the states.
+        is_in_turn: whether the caller already holds turns of states; it then waits for no other state's.
     """
 
     appends: tuple[Append, ...]
@@ -180,6 +180,12 @@ class Change(msgspec.Struct, frozen=True):
     guards: tuple[Guard, ...] = ()
     documents: tuple[str, ...] = ()
     is_in_turn: bool = False
+
+    @property
+    def guards_itself(self) -> bool:
+        """Whether a guard is of a document that the change itself writes, or that another guard is of."""
+        paths = [*(append.stream.state for append in self.appends), *(guard.path for guard in self.guards)]
+        return len(set(paths)) < len(paths)
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):

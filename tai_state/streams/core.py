@@ -16,6 +16,7 @@ from tai_state.streams.changes import Fence, Guard
 from tai_state.streams.identity import identify
 from tai_state.streams.layout import Layout, Stream
 from tai_state.streams.planning import Author
+from tai_state.streams.policies import apart
 from tai_state.streams.reader import StreamReader
 from tai_state.streams.records import StateRecord, checked_state, head_of, to_state
 from tai_state.streams.settings import Settings
@@ -82,7 +83,7 @@ class Core:
         self.appender: Appender = Appender(
             engine,
             self.reader,
-            Author(store_id, settings.upcasting.schema, settings.snapshots),
+            Author(store_id, settings.upcasting.schema, apart(settings.snapshots)),
             settings.clock,
             replace(bounds, kind="states"),
             self.turns,
@@ -122,7 +123,15 @@ class Core:
             raise InvalidData(f"fence must be a lease, not {type(fence).__name__}")
         if store_id != self.store_id:
             raise InvalidData("the lease given as fence belongs to another store")
-        return (fence.guard(),)
+        try:
+            guard: object = fence.guard()
+        except AttributeError:
+            if hasattr(fence, "guard"):
+                raise
+            raise InvalidData(f"fence must be a lease, not {type(fence).__name__}") from None
+        if not isinstance(guard, Guard):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidData(f"the guard of a fence must be a Guard, not {type(guard).__name__}")
+        return (guard,)
 
     async def require_governor(self, governor_id: str) -> None:
         """Check that the governor exists.

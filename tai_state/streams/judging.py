@@ -3,8 +3,8 @@
 One look reads the states, the place of the change's first event on each stream, and the markers of callers' ids. If our
 event is at our place, the change has succeeded: a commit is atomic, so one place speaks for all of it. If a state has
 changed, no copy of the commit can be applied any more, however late it arrives, because each copy requires the state's
-old revision. If nothing has changed, the same commit is sent again. ``tests/streams/settling.txt`` has the table, row
-by row.
+old revision. As long as it can be applied, the very same commit is sent again; only then is the change composed anew.
+``tests/streams/settling.txt`` has the table, row by row.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tai_state.engines.matters import (
     contention_error,
     overtaken,
     standing,
+    still_hold,
 )
 from tai_state.errors import (
     CommitOutcomeUnknown,
@@ -75,6 +76,11 @@ class Sent(Commit[Results]):
     plans: Sequence[Plan | None]
     others: tuple[Write, ...]
     author: Author
+
+    @property
+    def compositions(self) -> list[Composition | None]:
+        """What was composed for each stream."""
+        return [None if each is None else each.composition for each in self.plans]
 
     def planned(self) -> Iterator[Plan]:
         """The plans that have events."""
@@ -144,8 +150,10 @@ class Judge:
             if not isinstance(each, Known):
                 return each
             known.append(each)
-        author = self._author if before is None else before.author
-        commit = self.planned(known, look.documents, author)
+        if before is None:
+            commit = self.planned(known, look.documents, self._author)
+        else:
+            commit = self._again(before, look) or self.planned(known, look.documents, before.author)
         nothing: Results = [None] * len(known)
         return commit if commit.writes else Done(nothing)
 
@@ -170,9 +178,7 @@ class Judge:
             return None
         _logger.warning("a due snapshot is not kept, because it is too large", extra=error.fields())
         author = msgspec.structs.replace(sent.author, policy=Never())
-        return self._commit(
-            sent.known, [None if each is None else each.composition for each in sent.plans], sent.others, author
-        )
+        return self._commit(sent.known, sent.compositions, sent.others, author)
 
     def outrun(self) -> Results:  # noqa: D102
         raise contention_error()
@@ -191,6 +197,16 @@ class Judge:
         is_plain = not self._change.guards and not self._unregistered and None not in composed.compositions
         others = composed.writes if is_plain else self._others(composed, known, documents)
         return self._commit(known, composed.compositions, others, author or self._author)
+
+    def _again(self, sent: Sent, look: Look) -> Sent | None:
+        """What was sent, if it can still be applied; without the document of a governor that is there by now.
+
+        It is not composed anew: that might give something else, and a late copy would then pass for another's change.
+        """
+        there = [path for path in self._unregistered if look.documents[path] is not None]
+        others = tuple([write for write in sent.others if write.path not in there])
+        again = self._commit(sent.known, sent.compositions, others, sent.author) if there else sent
+        return again if still_hold(again.writes, look) else None
 
     def _others(
         self, composed: Composed, known: Sequence[Known], documents: Mapping[str, Document | None]

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from tai_state.values.checks import instance_option, whole_option
+from tai_state.values.json import decode, to_bytes
 from tai_state.values.times import parse_time
 
 
@@ -165,6 +166,34 @@ class OfOthers(EveryEvents):
 
     It keeps as many as there are, and at least ``keep``, because how many to keep is for the application to say.
     """
+
+
+class Apart:
+    """A policy of the application's, with data of its own: what it does to the data is not stored."""
+
+    def __init__(self, policy: SnapshotPolicy) -> None:
+        self._policy = policy
+
+    @property
+    def keep(self) -> int:
+        """See :class:`SnapshotPolicy`."""
+        return self._policy.keep
+
+    def due(self, since_kept: SinceKept) -> bool:  # noqa: D102
+        data: Mapping[str, Any] | None = decode(to_bytes(since_kept.data))
+        return self._policy.due(msgspec.structs.replace(since_kept, data=data))
+
+
+_OURS = (EveryEvents, EveryBytes, EveryInterval, OnStates, Never, OfOthers)
+
+
+def apart(policy: SnapshotPolicy) -> SnapshotPolicy:
+    """The policy, kept apart from the data that is stored unless it is known to change none."""
+    return policy if _is_ours(policy) else Apart(policy)
+
+
+def _is_ours(policy: SnapshotPolicy) -> bool:
+    return type(policy) in _OURS or (type(policy) is AnyOf and all(map(_is_ours, policy.policies)))
 
 
 def keep_of(policy: SnapshotPolicy, kept: int) -> int:

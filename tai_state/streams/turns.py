@@ -41,8 +41,9 @@ class Turns:
         self._turns: dict[str, _Line] = {}  # of each turn that is taken
 
     def of(self, paths: Iterable[str]) -> Held:
-        """A block that holds the turns of these states and governors. All tasks take them in one order: no deadlock.
+        """A block that holds the turns of these states and governors.
 
+        No deadlock: all tasks take them in one order, and who has taken those of states waits for no other state's.
         Governors come last: a transaction that runs again already has the turns of its states when it finds that it
         needs those of governors.
         """

@@ -12,9 +12,10 @@ from inspect import Parameter, signature
 from itertools import islice
 from typing import Any
 
-from tai_state.errors import IncompatibleFormat, SerializationError
+from tai_state.errors import IncompatibleFormat, InvalidData, SerializationError
 from tai_state.streams.layout import Stream
 from tai_state.values.checks import instance_option, whole_option
+from tai_state.values.json import decode, normalise, normalise_object, to_bytes
 
 
 def _same_state(data: dict[str, Any]) -> dict[str, Any]:
@@ -27,13 +28,14 @@ def _same_payload(action: str, payload: Any) -> Any:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Upcast:
-    """The step from one schema version to the next. Both functions must be pure.
+    """The step from one schema version to the next. Both functions must be pure, and return what can be stored.
 
-    A function that has a parameter ``governor_id`` or ``state_id`` is also told whose data it gets.
+    A function may change what it is given, and then return it. A function that has a parameter ``governor_id`` or
+    ``state_id`` is also told whose data it gets.
 
     Attributes:
-        state: converts a state's data from the old version to the new one.
-        payload: converts an event's payload; it gets the event's action and the payload.
+        state: converts a state's data from the old version to the new one: a JSON object.
+        payload: converts an event's payload, any JSON value; it gets the event's action and the payload.
     """
 
     state: Callable[..., dict[str, Any]] = _same_state
@@ -84,10 +86,14 @@ class Upcasting:
 
         Raises:
             IncompatibleFormat: it was written by a newer release of the application.
-            SerializationError: a step failed; ``path`` is that of the document with the data.
+            SerializationError: a step failed, or did not return a JSON object; ``path`` is that of the document with
+                the data.
         """
-        for version in self._path(schema, path):
-            data = _called(self._steps[version].state, (data,), version, stream, path)
+        versions = self._path(schema, path)
+        if versions:
+            data = decode(to_bytes(data))  # a step may change what it is given, and others may have the same data
+        for version in versions:
+            data = _called(self._steps[version].state, (data,), normalise_object, version, stream, path)
         return data
 
     def payload(self, action: str, payload: Any, schema: int, stream: Stream, path: str) -> Any:
@@ -95,10 +101,10 @@ class Upcasting:
 
         Raises:
             IncompatibleFormat: it was written by a newer release of the application.
-            SerializationError: a step failed; ``path`` is that of the event.
+            SerializationError: a step failed, or did not return plain JSON; ``path`` is that of the event.
         """
         for version in self._path(schema, path):
-            payload = _called(self._steps[version].payload, (action, payload), version, stream, path)
+            payload = _called(self._steps[version].payload, (action, payload), normalise, version, stream, path)
         return payload
 
     def _path(self, schema: int, path: str) -> range:
@@ -110,14 +116,25 @@ class Upcasting:
         return range(schema, self.schema)
 
 
-def _called(step: Callable[..., Any], given: tuple[Any, ...], version: int, stream: Stream, path: str) -> Any:
-    """What a step returns; its error becomes one that names the document."""
+def _called(
+    step: Callable[..., Any],
+    given: tuple[Any, ...],
+    checked: Callable[[Any, str], tuple[str, Any]],
+    version: int,
+    stream: Stream,
+    path: str,
+) -> Any:
+    """A checked copy of what a step returns; an error of the step becomes one that names the document."""
     ids = {"governor_id": stream.governor_id, "state_id": stream.state_id}
     try:
-        return step(*given, **{name: ids[name] for name in _named(step)})
+        made = step(*given, **{name: ids[name] for name in _named(step)})
     except Exception as error:
         what = f"the upcast from schema {version} failed with {type(error).__name__}: correct the upcast"
         raise SerializationError(path, what) from error
+    try:
+        return checked(made, f"what the upcast from schema {version} returned")[1]
+    except InvalidData as error:
+        raise SerializationError(path, f"cannot be read: {error}: correct the upcast") from error
 
 
 def _named(step: Callable[..., Any]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, cast
 
 from tai_state.errors import InvalidData
-from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning
+from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning, said_by
 from tai_state.machines.checks import check_start
 from tai_state.machines.contexts import C, P
 from tai_state.machines.envelope import unseal
@@ -129,8 +129,7 @@ class MachineInTransaction(Generic[S, C]):
         self._add(asked_force(self._machine.definition, new_state, reason, saying))
 
     def _saying(self, metadata: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None) -> Saying:
-        who = self._transaction.who(self._machine, metadata)
-        return Saying(who, metadata is not None and bool(metadata.reason), event_id, timestamp)
+        return said_by(self._transaction.who(self._machine, metadata), metadata, event_id, timestamp)
 
     def _add(self, asked: Asked[S, C]) -> None:
         machine, transaction = self._machine, self._transaction

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
 from tai_state.engines.api import ABSENT, At, Document
 from tai_state.engines.observing import Settled, tell
-from tai_state.errors import VersionConflict
+from tai_state.errors import StateNotFound, VersionConflict
 from tai_state.streams.changes import Appended, Guard, Known
 from tai_state.streams.core import Core
 from tai_state.streams.heads import Heads
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EMPTY, STATE, head_of
 from tai_state.values.states import JsonState
+
+Met = TypeVar("Met", bound=VersionConflict | StateNotFound)
 
 REMEMBERED_MAX = 1_024
 """How many states are remembered, and how many are doubted."""
@@ -60,13 +63,13 @@ class SeenState(msgspec.Struct, frozen=True):
         return VersionConflict(path, self.version, 0 if document is None else document.decode(STATE).version)
 
 
-def met(core: Core, conflict: VersionConflict) -> VersionConflict:
-    """Tell the store's observer of a conflict that a transaction met before its commit; the conflict, to raise."""
+def met(core: Core, error: Met) -> Met:
+    """Tell the store's observer of an error that a transaction met before its commit; the error, to raise."""
     observer = core.settings.observer
     if observer is not None:
-        error = type(conflict).__name__
-        tell(observer.settled, Settled(kind="states", paths=(conflict.path,), attempts=0, seconds=0.0, error=error))
-    return conflict
+        name = type(error).__name__
+        tell(observer.settled, Settled(kind="states", paths=(error.path,), attempts=0, seconds=0.0, error=name))
+    return error
 
 
 def seen_in(core: Core, stream: Stream, document: Document | None) -> SeenState:

@@ -16,8 +16,8 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.writing import Keep, kept_unknown, unchanged
-from tai_state.transactions.recent import SeenState, met
-from tai_state.values.expected import Expected, expectation, matches
+from tai_state.transactions.recent import SeenState
+from tai_state.values.expected import EXISTS, Expected, expectation, matches
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonState, StateSnapshot, with_data
 
@@ -91,15 +91,19 @@ class Written:
         stream: as given.
         expected: as given.
         steps: the steps, in order.
-        unmet: the conflict of the first step whose expectation is not met; it counts unless an earlier call recorded
-            all of the transaction.
+        unmet: the error for a step whose expectation is not met; it counts unless an earlier call recorded all of the
+            transaction.
+        is_wrong: whether the first step expects something else than what was read.
+        refusal: what composing for the commit raised: an error of the transaction's own, not of what others did.
     """
 
     def __init__(self, core: Core, stream: Stream, expected: Expected | None) -> None:
         self.stream = stream
         self.expected = expected
         self.steps: list[Step] = []
-        self.unmet: VersionConflict | None = None
+        self.unmet: VersionConflict | StateNotFound | None = None
+        self.is_wrong: bool = False
+        self.refusal: Exception | None = None
         self._core = core
         self._base: Known | None = None
         self._composed: list[Composition] = []  # of the first steps, on that base: what is read anew goes on from there
@@ -114,35 +118,33 @@ class Written:
         """The metadata of the last step."""
         return self.steps[-1].metadata
 
-    def check(self, expected: Expected, version: int, *, deleted: bool, at_once: bool) -> None:
-        """Check that the state is as a step expects it.
+    def unmet_by(self, expected: Expected, version: int, *, deleted: bool) -> VersionConflict | StateNotFound | None:
+        """The error if the state, before a step, is not as the step expects it.
 
         Args:
             expected: what the step expects.
             version: the version of the state before the step.
             deleted: whether the state is deleted before the step.
-            at_once: no event of the transaction has a caller's id, so no earlier call can have recorded it.
-
-        Raises:
-            VersionConflict: it is not, and no earlier call can have recorded the transaction.
         """
         said = expectation(expected, self.stream.governor_id, self.stream.state_id)
         if matches(said, version, deleted=deleted):
-            return
-        unmet = VersionConflict(self.stream.state, said if isinstance(said, int) else said.value, version)
-        if at_once:
-            raise met(self._core, unmet)
-        self.unmet = self.unmet or unmet
+            return None
+        path, name = self.stream.state, said if isinstance(said, int) else said.value
+        return StateNotFound(path) if said is EXISTS else VersionConflict(path, name, version)
 
     def compose_as_expected(self, known: Known) -> Composition:
-        """As :meth:`compose`, if all steps find the state as they expect it.
+        """As :meth:`compose`, if all steps find the state as they expect it. What it raises is noted.
 
         Raises:
-            VersionConflict: a step does not.
+            VersionConflict, StateNotFound: a step does not.
         """
-        if self.unmet is not None:
-            raise self.unmet
-        return self.compose(known)
+        try:
+            if self.unmet is not None:
+                raise self.unmet
+            return self.compose(known)
+        except Exception as error:
+            self.refusal = error
+            raise
 
     def compose(self, known: Known) -> Composition:
         """The composition of all steps, made from what is known of the state before the first one.

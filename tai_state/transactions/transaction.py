@@ -15,7 +15,7 @@ from tai_state.machines.contexts import C
 from tai_state.machines.persistent import PersistentMachine
 from tai_state.machines.states import S
 from tai_state.streams import writing
-from tai_state.streams.changes import Append, Change, Fence, Guard, append_of, separately
+from tai_state.streams.changes import Append, Change, Fence, append_of, separately
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.repeating import Results
@@ -260,7 +260,8 @@ class Transaction:
             await self.confirm()
         appends = tuple([self._part(each) for each in self._writes])
         compose = separately(*[each.compose_as_expected for each in self._writes])
-        guards = (*self._guards(), *self.core.guards(fence))
+        checks = [seen.guard(path) for path, seen in self._seen.items() if path not in self._writes]
+        guards = (*checks, *self.core.guards(fence))
         done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
         versions: list[StateVersion] = []
         for written, appended in zip(self._writes, done, strict=True):
@@ -303,9 +304,10 @@ class Transaction:
             if not new:
                 return
             if not (self._seen or self._is_in_turn) and self.core.turns.are_taken(new):
-                # Whoever has the turn runs again. Only who holds no other turn may wait for one here.
+                # Whoever has the turn runs again. Only who holds no other turn may wait, or two wait for each other.
                 self._turn = self.core.turns.of(new)
                 await self._turn.__aenter__()
+                self._is_in_turn = True
             if self._recent is not None and not self._seen and len(new) == 1:
                 seen = self._recent.recall(path := next(iter(new)))
                 if seen is not None:
@@ -331,12 +333,12 @@ class Transaction:
             self._recent.doubt(self._recalled)
         return conflict
 
-    def _is_of_a_read(self, conflict: VersionConflict) -> bool:
-        """Whether a conflict is about a state that was read, and not about the caller's own ``expected``."""
-        written = self._writes.get(conflict.path)
-        if written is None:
-            return True
-        return written.unmet is not conflict and (conflict.path in self._seen or written.expected is None)
+    def _is_of_a_read(self, error: VersionConflict | StateNotFound) -> bool:
+        """Whether an error is about a state that has moved since it was read, and not the transaction's own."""
+        if any(each.refusal is error for each in self._writes):
+            return False
+        written = self._writes.get(error.path)
+        return written is None or written.expected is None or (error.path in self._seen and not written.is_wrong)
 
     def _present(self, state: TypedState[Any] | str, stream: Stream) -> StateSnapshot[Any] | None:
         """A state as this transaction sees it: as read, with the transaction's own writes applied."""
@@ -370,25 +372,20 @@ class Transaction:
             raise
         except StateNotFound as error:
             seen = self._seen.get(error.path)
-            if seen is None or seen.revision is None or seen.is_deleted:
+            if seen is None or seen.revision is None or seen.is_deleted or not self._is_of_a_read(error):
                 raise
             raise self._fail(seen.moved_error(error.path, None)) from error  # it was read, and was removed since
 
     def _part(self, written: Written) -> Append:
-        stream, seen, first = written.stream, self._seen.get(written.stream.state), written.steps[0]
-        expected = ANY if written.expected is None else written.expected
+        seen, first, said = self._seen.get(written.stream.state), written.steps[0], written.expected
+        expected, known = ANY if said is None else said, None
         if seen is not None:
-            written.check(expected, seen.version, deleted=seen.is_deleted, at_once=not self._writes.has_ids)
-            expected = seen.version
+            unmet = None if said is None else written.unmet_by(said, seen.version, deleted=seen.is_deleted)
+            if unmet is None:
+                expected, known = seen.version, seen.known
+            else:  # the commit is refused, with the events that the caller had not seen
+                written.unmet, written.is_wrong = unmet, True
+        needs_state = first.needs_state and seen is None and expected not in (NO_STATE, 0)
         return append_of(
-            stream,
-            expected,
-            written.drafts,
-            needs_state=first.needs_state and seen is None and expected not in (NO_STATE, 0),
-            must_live=first.must_live,
-            seen=None if seen is None else seen.known,
+            written.stream, expected, written.drafts, needs_state=needs_state, must_live=first.must_live, seen=known
         )
-
-    def _guards(self) -> list[Guard]:
-        """The checks of the states that were only read."""
-        return [seen.guard(path) for path, seen in self._seen.items() if path not in self._writes]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tai_state.errors import InvalidData
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.transactions.recent import SeenState
+from tai_state.transactions.recent import SeenState, met
 from tai_state.transactions.steps import Step, Written
 from tai_state.values.expected import Expected, expectation
 
@@ -42,11 +42,6 @@ class Writes:
         """The paths of the states."""
         return set(self._written)
 
-    @property
-    def has_ids(self) -> bool:
-        """Whether an event has a caller's id, so that an earlier call can have recorded all of it."""
-        return bool(self._ids)
-
     def add(self, stream: Stream, step: Step, expected: Expected | None, seen: SeenState | None) -> None:
         """Add a write.
 
@@ -69,15 +64,17 @@ class Writes:
         if written is None:
             written = Written(self._core, stream, expected)
         elif expected is not None:
-            _check_left(written, expected, seen, at_once=not (self._ids or ids))
+            self._check_left(written, expected, seen, has_ids=bool(self._ids or ids))
         self._ids.update(ids)
         written.steps.append(step)
         self._written[stream.state] = written
 
-
-def _check_left(written: Written, expected: Expected, seen: SeenState | None, *, at_once: bool) -> None:
-    """Check that the writes so far leave a state as a further write expects it."""
-    if seen is None:
-        raise InvalidData("a second write of a state can have expected only after a read of that state")
-    is_deleted = written.compose(seen.known).data is None
-    written.check(expected, seen.version + len(written.drafts), deleted=is_deleted, at_once=at_once)
+    def _check_left(self, written: Written, expected: Expected, seen: SeenState | None, *, has_ids: bool) -> None:
+        """Check that the writes so far leave a state as a further write expects it, unless an id may be known."""
+        if seen is None:
+            raise InvalidData("a second write of a state can have expected only after a read of that state")
+        is_deleted = written.compose(seen.known).data is None
+        unmet = written.unmet_by(expected, seen.version + len(written.drafts), deleted=is_deleted)
+        if unmet is not None and not has_ids:
+            raise met(self._core, unmet)
+        written.unmet = written.unmet or unmet

@@ -8,6 +8,7 @@ import pytest
 
 from tai_state import (
     ANY,
+    Guard,
     InvalidData,
     LockLost,
     NewEvent,
@@ -17,6 +18,7 @@ from tai_state import (
     StoreUnavailable,
     open_store,
 )
+from tai_state.engines.api import PRESENT
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 
 from ..support.operations import REDUCERS
@@ -127,6 +129,45 @@ async def test_a_fence_of_another_store(store: StateStore):
         with pytest.raises(InvalidData, match="belongs to another store"):
             await store.transact(lambda tx: _put(tx, store), METADATA, fence=lease)
     assert len(await history(store)) == 1
+
+
+class _OfOurs:
+    """A fence of the application's own."""
+
+    def __init__(self, store: StateStore, guard: Guard | None) -> None:
+        self.store_id = store.store_id
+        self._guard = guard
+
+    def guard(self) -> Any:
+        """The check."""
+        return self._guard
+
+
+async def test_what_is_no_fence(store: StateStore):
+    """A store is none, nor is what has no guard."""
+    for nonsense in (store, _OfOurs(store, None)):
+        with pytest.raises(InvalidData, match="fence"):
+            await store.update_state(GOVERNOR, "pump", {"n": 2}, METADATA, expected=1, fence=nonsense)  # type: ignore[arg-type]
+    assert len(await history(store)) == 1
+
+
+async def test_a_fence_over_what_the_change_itself_names(store: StateStore):
+    """A guard of a state that the change writes, or that its transaction reads, is refused, and nothing is written."""
+    fence = _OfOurs(store, Guard(store.state(GOVERNOR, "pump").stream.state, PRESENT, lambda _: LockLost("pump")))
+
+    async def read_one(tx: Transaction) -> None:
+        await tx.get(store.state(GOVERNOR, "pump"))
+        tx.put(store.state(GOVERNOR, "new"), {})
+
+    for change in (
+        store.update_state(GOVERNOR, "pump", {"n": 2}, METADATA, expected=1, fence=fence),
+        store.update_state(GOVERNOR, "pump", {"n": 2}, METADATA, expected=ANY, fence=fence),
+        store.transact(read_one, METADATA, fence=fence),
+    ):
+        with pytest.raises(InvalidData, match="the change itself"):
+            await change
+    assert len(await history(store)) == 1
+    await store.save_state(GOVERNOR, "new", {}, METADATA, fence=fence)
 
 
 async def _put(tx: Transaction, store: StateStore) -> None:

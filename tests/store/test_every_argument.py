@@ -23,10 +23,12 @@ from tai_state import (
     StateStore,
 )
 from tai_state.locks.locking import LockManager
+from tai_state.machines import Command, PersistentMachine
 from tai_state.testing import ManualClock, MemoryEngine
 from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
 
+from ..support.orders import ORDER, PAY, Order, Payment
 from ..support.stores import GOVERNOR, METADATA, CountingEngine, collected, make_store
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +85,7 @@ WRONG: dict[str, list[Any]] = {
     "version_or_time": [None, True, 0, -1, 1.5, "1", nan, 10**30, datetime(2026, 1, 1)],  # noqa: DTZ001
     "newest_first": ["no", 1, None],
     "keep_changed": ["no", 1, None],
+    "end_restore": ["no", 1, None],
     "deleted": ["no", 1, None],
     "where": [5, None, [], "f", {"other": 1}, {"f": {"on": True}}, {"f": nan}, {"f": [[1]]}, {"f": {1}}],
     "concurrency": [*NUMBERS, 0, None],
@@ -93,6 +96,15 @@ WRONG: dict[str, list[Any]] = {
     "from_state": [5, {}, StateSnapshot.unsaved(GOVERNOR, "other", {})],
     "to_state": [5, None, {}, StateSnapshot.unsaved("other", "s", {}), StateSnapshot.unsaved(GOVERNOR, "s", 5)],
     "events": [5, None, [], [None], "add", [{"action": "add"}], [NewEvent(5)]],  # type: ignore[arg-type]
+    "definition": [5, None, Order],
+    "machine": [5, None, "s"],
+    "new_state": [5, None, "Paid", Order],
+    "initial": [5, "Placed", Order.Paid],
+    "context": [5, "text", {"cents": 5}],
+    "trigger": [5, None, "ship", Command],
+    "update": FUNCTIONS,
+    "event": [5, None, "pay"],
+    "reason": TEXTS,
 }
 """What an argument of this name cannot mean."""
 
@@ -100,6 +112,7 @@ WRONG_OF: dict[str, list[Any]] = {
     "StateStore.list_states after": IDS,
     "StateStore.list_governors after": IDS,
     "StateHandle.update expected": [True, 1.0, "1", -1, 10**30, nan, [], METADATA],
+    "PersistentMachine.fire payload": [5, None, {"cents": 5}],
 }
 """The same for arguments that mean something else in one method."""
 
@@ -133,16 +146,27 @@ RIGHT: dict[str, Any] = {
     "to_state": STATE,
     "events": [NewEvent("add", 1)],
     "transaction_id": "t",
+    "definition": ORDER,
+    "new_state": Order.Paid,
+    "trigger": Command("ship"),
+    "event": PAY,
+    "payload": Payment(cents=5),
+    "reason": "a mistake",
 }
 """What a method is given besides the wrong argument."""
 
 FREE = {"StateHandle.update initial"}
 """Arguments that the application's own code judges."""
 
-INTERNAL = {"StateHandle.typed", "Transaction.commit", "Transaction.confirm", "Transaction.end"}
+INTERNAL = {
+    *("StateHandle.typed", "PersistentMachine.typed", "Transaction.commit", "Transaction.confirm", "Transaction.end"),
+    *("Transaction.add", "Transaction.who"),
+}
 """Methods that only the library calls."""
 
-OWNERS: list[type] = [StateStore, StateHandle, StateMachinePersister, TransactionManager, LockManager, Transaction]
+OWNERS: list[type] = [
+    *(StateStore, StateHandle, PersistentMachine, StateMachinePersister, TransactionManager, LockManager, Transaction)
+]
 
 
 @pytest.fixture
@@ -209,6 +233,7 @@ async def test_a_value_that_an_argument_cannot_mean_is_refused(owner: type, name
         objects: dict[type, Any] = {
             StateStore: store,
             StateHandle: store.state(GOVERNOR, "s"),
+            PersistentMachine: store.machine(GOVERNOR, "s", ORDER, metadata=METADATA),
             StateMachinePersister: StateMachinePersister(store),
             TransactionManager: store.transactions,
             LockManager: store.locks,

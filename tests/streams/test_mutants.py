@@ -210,6 +210,7 @@ def new_ids_for_each_try(patch: pytest.MonkeyPatch) -> None:
         return msgspec.structs.replace(composed, compositions=tuple(compositions))
 
     patch.setattr(Judge, "planned", planned)
+    patch.setattr(Judge, "_again", lambda *_: None)
 
 
 def own_commit_taken_for_a_conflict(patch: pytest.MonkeyPatch) -> None:

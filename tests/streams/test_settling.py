@@ -269,8 +269,22 @@ PLANS = (
     Mistake(
         "a snapshot that was too large is kept again",
         judging,
-        "author = self._author if before is None else before.author",
-        "author = self._author",
+        "look.documents, before.author)",
+        "look.documents)",
+    ),
+    Mistake("what was sent is composed anew", judging, "self._again(before, look) or ", ""),
+    Mistake(
+        "what was sent is sent again though it cannot be applied",
+        judging,
+        "return again if still_hold(again.writes, look) else None",
+        "return again",
+    ),
+    Mistake("the governor is made again with what was sent", judging, "if write.path not in there", ""),
+    Mistake(
+        "a snapshot that was too large is kept again where the governor was made since",
+        judging,
+        "others, sent.author) if there",
+        "others, self._author) if there",
     ),
     Mistake(
         "it is forgotten that a snapshot was too large",

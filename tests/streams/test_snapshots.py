@@ -19,6 +19,7 @@ from tai_state import (
     Never,
     NewEvent,
     OnStates,
+    SinceKept,
     SnapshotPolicy,
     StateMachinePersister,
     StateNotFound,
@@ -165,6 +166,30 @@ async def test_retention(place: Place, keep: int):
         assert await store.list_snapshots(GOVERNOR, "alice") == kept
         documents = [path for path in await dump(store.core.engine) if "/snapshots/" in path]
         assert documents == [snapshot_path(version) for version in kept]
+
+
+class _Careless:
+    """A policy that changes the data it is shown, also where it is nested."""
+
+    keep = 2
+
+    def due(self, since_kept: SinceKept) -> bool:
+        shown: Any = since_kept.data
+        shown["list"].append(1)
+        del shown["n"]
+        return True
+
+
+@pytest.mark.parametrize("policy", [_Careless(), AnyOf(Never(), AnyOf(_Careless()))])
+async def test_what_a_policy_does_to_its_data_is_not_stored(place: Place, policy: SnapshotPolicy):
+    """The state and the snapshot are as the caller gave them."""
+    async with place.store(snapshots=policy) as store:
+        given = {"n": 1, "list": []}
+        assert (await store.save_state(GOVERNOR, "alice", given, METADATA)).data == {"n": 1, "list": []}
+        assert (await store.get_state(GOVERNOR, "alice")).data == {"n": 1, "list": []}
+        kept = await store.load_snapshot(GOVERNOR, "alice")
+        assert kept is not None
+        assert kept.data == {"n": 1, "list": []}
 
 
 async def test_a_smaller_retention_takes_effect(place: Place):

@@ -151,9 +151,9 @@ class Part:
 
     Args:
         name: of the state.
-        asked: ``saves``, ``deletes``, ``logs``, ``nothing``, or events one by one, perhaps ``none of`` them. ``x`` to
-            ``z`` have that id of the caller's; ``note`` and ``save`` have none, and the latter brings the state along.
-            With a star they have another content.
+        asked: ``saves``, ``counts``, ``deletes``, ``logs``, ``nothing``, or events one by one, perhaps ``none of``
+            them. ``counts`` saves how often that was composed. ``x`` to ``z`` have that id of the caller's; ``note``
+            and ``save`` have none, and the latter brings the state along. With a star they have another content.
         expected: what the caller believes of the state.
         call: tells the events of two calls apart that have no id of the caller's.
     """
@@ -161,8 +161,9 @@ class Part:
     def __init__(self, name: str, asked: str, expected: str, call: str) -> None:
         self.stream = stream = STREAMS[name]
         self.asked, asked = asked, asked.removeprefix("none of ")
+        self.composed = 0
         self.expected: int | Expectation = EXPECTATIONS.get(expected) or int(expected.removeprefix("version "))
-        if asked in ("saves", "nothing", "deletes"):
+        if asked in ("saves", "counts", "nothing", "deletes"):
             text = NO_STATE_TEXT if asked == "deletes" else encode({"n": 10})
             self.drafts: tuple[Draft, ...] = (draft(stream, f"{call}-{name}", asked, state=text),)
         elif asked == "logs":
@@ -185,12 +186,16 @@ class Part:
 
     def compose(self, known: Known) -> Composition | None:
         """What is to happen."""
+        self.composed += 1
         if self.asked == "nothing" or self.asked.startswith("none of "):
             return None
         if self.asked == "deletes":
             return Composition(self.drafts, None)
         if self.asked == "logs":
             return Composition(self.drafts, known.data)
+        if self.asked == "counts":
+            counted, [made] = {"n": self.composed}, self.drafts
+            return Composition((msgspec.structs.replace(made, state=encode(counted)),), counted)
         data, done = dict(known.data or {"n": 0}), []
         for each in self.drafts:
             data = {"n": data["n"] + int(each.payload or 0)} if each.state is None else msgspec.json.decode(each.state)
@@ -400,6 +405,7 @@ class Case:
         """One answer, in words."""
         answers: dict[str, Callable[[], str]] = {
             "verdict": self._verdict,
+            "composed": self._composed,
             "a late copy": self._late_copy,
             "sent instead": self._instead,
         }
@@ -423,6 +429,11 @@ class Case:
             assert (further.documents.keys(), further.scanned.keys()) != (look.documents.keys(), look.scanned.keys())
             look = further
             said += f"reads {_wanted(verdict)}, then "
+
+    def _composed(self) -> str:
+        """How often, once there is a verdict."""
+        self._verdict()
+        return {1: "once", 2: "twice"}[self.parts[0].composed]
 
     def _late_copy(self) -> str:
         is_overtaken = self.judge.is_overtaken(self.sent, self._look())

@@ -241,10 +241,16 @@ async def test_there_must_be_a_state_to_log_to(store: StateStore, is_read: bool)
 
 @pytest.mark.parametrize("second", ["log", "delete"])
 @pytest.mark.parametrize("gone", ["delete", "record"])
-async def test_there_must_be_a_state_left(store: StateStore, gone: str, second: str):
-    """What needs a live state is refused behind a write of the same transaction that leaves none."""
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "not_read"])
+async def test_there_must_be_a_state_left(store: StateStore, gone: str, second: str, is_read: bool):  # noqa: FBT001
+    """What needs a live state is refused at once behind a write of the same transaction that leaves none."""
+    runs = 0
 
     async def function(tx: Transaction) -> None:
+        nonlocal runs
+        runs += 1
+        if is_read:
+            await tx.get("alice")
         if gone == "delete":
             tx.delete("alice")
         else:
@@ -258,6 +264,7 @@ async def test_there_must_be_a_state_left(store: StateStore, gone: str, second: 
         await TransactionManager(store, {"end": lambda _state, _event: None}).execute_transaction(
             GOVERNOR, function, METADATA
         )
+    assert runs == 1
     assert await state_of(store, "alice") == (1, {"n": 1})
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from tai_state import NewEvent, StateNotFound, StateStore, Transaction, TransactionManager
+from tai_state import (
+    NewEvent,
+    Observer,
+    StateHandle,
+    StateNotFound,
+    StateStore,
+    Transaction,
+    TransactionManager,
+    Waited,
+)
 from tai_state.engines.api import Delete
 
 from ..support.stores import GOVERNOR, METADATA, Places, dump
@@ -208,6 +218,41 @@ async def test_reducers_see_what_stands(stores: tuple[StateStore, StateStore]):
     await other.update_state(GOVERNOR, "s", {"n": 100}, METADATA, expected=2)
     await manager.transact(pay, METADATA)
     assert (await state.get()).data == {"n": 95}
+
+
+class Waits(Observer):
+    """Counts how tasks fared that waited for a turn."""
+
+    def __init__(self) -> None:
+        self.acquired: Counter[bool] = Counter()
+
+    def waited(self, waited: Waited) -> None:
+        """Count a wait."""
+        self.acquired[waited.is_acquired] += waited.kind == "turn"
+
+
+@pytest.mark.parametrize("reads", [1, 2], ids=["one is read", "both are read"])
+async def test_nobody_waits_in_a_circle(memory_places: Places, reads: int):
+    """Tasks that read one state and write another wait for one another's turns, and each turn comes."""
+    waits = Waits()
+    async with memory_places.new().store(observer=waits) as store:
+        states = [store.state(GOVERNOR, name) for name in "ab"]
+        for each in states:
+            await each.save({"n": 0}, METADATA)
+
+        async def change(mine: Sequence[StateHandle[Any]]) -> None:
+            async def function(tx: Transaction) -> None:
+                await tx.get_all(*mine[:reads])
+                tx.put(mine[1], {"n": 1})
+
+            for _ in range(5):
+                await store.transact(function, METADATA)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(change, states[:: 1 if number % 2 else -1])
+    assert waits.acquired[True] > 0
+    assert waits.acquired[False] == 0
 
 
 async def test_governors_have_their_turn_after_states(memory_places: Places):
