@@ -320,26 +320,30 @@ class GovernorExists(Conflict):
     """The governor to be restored already exists. What to do: restore it into another store, or under another root.
 
     ``is_unfinished``: a restore of another file was interrupted. Restore that file again; if it is lost, restore this
-    one with ``keep_changed`` (``--keep-changed``). ``changed``: the restore had been interrupted, and these paths could
-    not be restored, because others changed them since; all else is. Restore with ``keep_changed`` to leave them as they
-    are. To get the file's side too, restore the file into another store, and ``sync`` the two.
+    one with ``keep_changed`` (``--keep-changed``). ``is_overtaken``: another restore went on from this one, or it was
+    ended. ``changed``: the restore had been interrupted, and these paths could not be restored, because others changed
+    them since; all else is. Restore with ``keep_changed`` to leave them as they are. To get the file's side too,
+    restore the file into another store, and ``sync`` the two.
     """
 
     path: str
     changed: tuple[str, ...] = ()
     is_unfinished: bool = False
+    is_overtaken: bool = False
 
     def __str__(self) -> str:
+        if self.is_overtaken:
+            return f"{self.path!r} was overtaken: another `restore`, or `recover --end-restore`, has gone on from here"
         if self.is_unfinished:
             what = "says that a restore of another file is unfinished: restore that file again"
             return f"{self.path!r} {what}; if it is lost, restore this one with --keep-changed, which goes on from here"
-        if self.changed:
-            others = f" and {count} other{'s' * (count > 1)} were" if (count := len(self.changed) - 1) else " was"
-            return (
-                f"{self.path!r}{others} changed since the restore began; all else is restored: restore the file again"
-                " with --keep-changed to keep what is there, or restore it into another store and sync the two"
-            )
-        return f"the governor of {self.path!r} already exists: restore into another store"
+        if not self.changed:
+            return f"the governor of {self.path!r} already exists: restore into another store"
+        others = f" and {count} other{'s' * (count > 1)} were" if (count := len(self.changed) - 1) else " was"
+        return (
+            f"{self.path!r}{others} changed since the restore began; all else is restored: restore the file again"
+            " with --keep-changed to keep what is there, or restore it into another store and sync the two"
+        )
 
 
 @dataclass(eq=False)
@@ -625,10 +629,7 @@ class CorruptDocument(Inconsistent):
 
 @dataclass(eq=False)
 class IncompatibleFormat(Inconsistent):
-    """The store or file was written by another program, or by a newer release.
-
-    What to do: check the address, or use that release.
-    """
+    """Written by another program, or by a newer release. What to do: check the address, or use that release."""
 
 
 @dataclass(eq=False)

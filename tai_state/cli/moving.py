@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from tai_state.cli.output import Progress, plain, print_facts, print_json
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.history.csvfile import Columns, CsvFile
-from tai_state.history.exportfile import TransferStats, check_export
+from tai_state.history.exportfile import TransferStats, check_export, opened_export
 from tai_state.history.importing import CsvImport, ImportStats
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.wholefile import whole_file
@@ -56,10 +57,8 @@ def import_(
 ) -> None:
     """Record a log of changes, one event per row. If run again, it records nothing twice."""
     check_file(file)
-    rows = CsvFile(file, governor, Columns(machine, tuple(state.split(",")), time, by))
-    rows.check(Address.parse(store).engine(SystemClock(), create=True).capabilities)  # before a store is created
 
-    async def command() -> None:
+    async def command(rows: CsvFile) -> None:
         damage = Damage(as_json=as_json)
         with Progress() as line:
 
@@ -74,7 +73,9 @@ def import_(
         print_facts(plain(stats), as_json=as_json)
         damage.end()
 
-    run(command)
+    with CsvFile(file, governor, Columns(machine, tuple(state.split(",")), time, by)) as rows:
+        rows.check(Address.parse(store).engine(SystemClock(), create=True).capabilities)  # before a store is created
+        run(partial(command, rows))
 
 
 def export(
@@ -117,7 +118,8 @@ def restore(
 ) -> None:
     """Write an exported governor into a store that does not have it. If interrupted, run it again to go on."""
     check_file(file)
-    check_export(file)
+    with opened_export(file) as export:
+        check_export(export)
 
     async def command() -> None:
         async with opened(store, create=True) as opened_store:

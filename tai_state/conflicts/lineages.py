@@ -14,7 +14,7 @@ from tai_state.conflicts.rivals import Counted, Place, places_of
 from tai_state.conflicts.sides import Side
 from tai_state.errors import EventSourcingError, Inconsistent
 from tai_state.history.persister import StateMachinePersister
-from tai_state.streams.reader import Folded
+from tai_state.streams.reader import Folded, check_genuine
 from tai_state.streams.records import EventRecord
 from tai_state.streams.retirements import check_clock
 from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge
@@ -242,6 +242,7 @@ class Lineage:
 
     async def _data_after(self, record: EventRecord) -> Data:
         side = self.side
+        check_genuine(side.stream, record)
         if record.state_hash == NO_STATE_HASH:
             return None
         if record.to_state is not None:

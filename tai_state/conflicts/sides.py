@@ -11,6 +11,7 @@ from tai_state.conflicts.rivals import Rival
 from tai_state.errors import EventSourcingError
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
+from tai_state.streams.reader import check_genuine
 from tai_state.streams.records import EVENT, EventRecord, StateRecord
 from tai_state.streams.retirements import check_clock
 from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, split_hybrid
@@ -49,6 +50,8 @@ class Side(msgspec.Struct, frozen=True):
         if found is None:
             return cls(core, stream, None, None)
         document, record = found
+        if record.floor > record.version:
+            raise EventSourcingError(stream.state, "has its floor above its version: run `tai-state recover`")
         [event] = (await core.engine.read([stream.event(record.version)])).documents
         if event is None:
             raise EventSourcingError(stream.state, "lacks its last event: run `tai-state verify`")
@@ -115,7 +118,7 @@ class Side(msgspec.Struct, frozen=True):
             start: the version of the first of them, if that is known; None: clocks tell.
 
         Raises:
-            EventSourcingError: a clock cannot be compared.
+            EventSourcingError: one of them was edited, or a clock cannot be compared.
         """
         clock, known = self.clock, other.clock
         differing = sum(clock.values()) - sum(common(clock, known).values())
@@ -128,6 +131,7 @@ class Side(msgspec.Struct, frozen=True):
             check_clock(self.stream, self.retired, stored.record.causality)
             order = compare(self.retired.whole(stored.record.causality), known)
             if order is ClockOrder.AFTER if start is None else stored.record.version >= start:
+                check_genuine(self.stream, stored.record)
                 origin = counter_of(stored.record, last, self.core.store_id)
                 events.append(msgspec.structs.replace(stored.record, origin=origin))
                 if len(events) >= limit:

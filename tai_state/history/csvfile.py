@@ -8,14 +8,16 @@ import os
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import msgspec
 
 from tai_state.engines.api import Capabilities
 from tai_state.engines.batching import Weight
 from tai_state.errors import InvalidData, InvalidId
+from tai_state.history.samefile import SameFile
 from tai_state.streams.layout import Layout
 from tai_state.streams.planning import Draft
 from tai_state.streams.settings import Settings
@@ -88,7 +90,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class CsvFile:
-    """A file of changes to the machines of one governor.
+    """A file of changes to the machines of one governor. The end of a block closes it.
 
     Attributes:
         governor_id: the governor, as given.
@@ -109,7 +111,15 @@ class CsvFile:
         self._path = path
         self._name = os.fsencode(path.name).decode(errors="replace")
         self._columns = columns
+        self._file: SameFile | None = None
         self.machines: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def check(self, capabilities: Capabilities, latest: str | None = None) -> int:
         """Check the whole file, so that no row is refused after earlier ones have been written.
@@ -153,7 +163,7 @@ class CsvFile:
         try:
             # The limit belongs to the whole process, so it is raised and never lowered.
             csv.field_size_limit(max(csv.field_size_limit(), _CELL_CHARACTERS_MAX))
-            with _open(self._path) as file:
+            with self._text() as file:
                 reader: Iterator[list[str]] = csv.reader(file, strict=True)
                 names = self._check_header(next(reader, None))
                 others = self._others(names)
@@ -169,6 +179,15 @@ class CsvFile:
             raise InvalidData(f"{self._path} is not UTF-8") from None
         except csv.Error as error:
             raise InvalidData(f"{self._path} is not a CSV file: {error}") from None
+
+    def _text(self) -> IO[str]:
+        """The text of the file, from the beginning."""
+        if self._file is None:
+            self._file = SameFile(self._path)
+        stored = self._file.from_start()
+        if self._path.suffix == ".gz":
+            return gzip.open(stored, "rt", encoding="utf-8-sig", newline="")
+        return TextIOWrapper(stored, encoding="utf-8-sig", newline="")
 
     def _numbered(self, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
         """The rows with their numbers; an empty line is not a row."""
@@ -236,9 +255,3 @@ def _check_columns(columns: Columns) -> None:
         raise InvalidData('columns must be Columns, with the names of the states in a tuple, like ("status",)')
     for each in (columns.machine, *columns.states, columns.time, *([] if columns.by is None else [columns.by])):
         check_text(each, "each name in columns")
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")

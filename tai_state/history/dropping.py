@@ -86,11 +86,16 @@ async def stray_snapshots(core: Core, governor_id: str) -> AsyncGenerator[Stray,
                 yield stray
 
 
-async def drop_stray(core: Core, stray: Stray) -> bool:
-    """Drop a snapshot that no state lists, unless it may be all that is left of its version. Returns whether it did."""
+async def drop_stray(core: Core, stray: Stray, *holds: Check) -> bool:
+    """Drop a snapshot that no state lists, unless it may be all that is left of its version. Returns whether it did.
+
+    ``holds`` is what the commit requires beside.
+    """
     if stray.is_needed:
         return False
-    writes: list[Write] = [] if stray.state is None else [Check(stray.state.path, At(stray.state.revision))]
+    writes: list[Write] = [*holds]
+    if stray.state is not None:
+        writes.append(Check(stray.state.path, At(stray.state.revision)))
     writes.append(Delete(stray.snapshot.path, as_read(stray.snapshot)))
     return await write_unless_moved(core.engine, writes, core.bounds)
 

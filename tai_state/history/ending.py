@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from tai_state.engines.api import Put
-from tai_state.engines.matters import Commit, Done, Look, Verdict
-from tai_state.engines.rewriting import Rewrite
-from tai_state.engines.settling import settle
+from tai_state.history.claiming import claim_to_end, finish
 from tai_state.history.essentials import drop_stray_markers
-from tai_state.history.unfinished import RestoreRecord, is_finished, unfinished_restore
+from tai_state.history.unfinished import RestoreRecord, unfinished_restore
 from tai_state.streams.core import Core
-from tai_state.streams.damage import as_read
 
 ENDED = RestoreRecord("", finished=True)
-"""The note of a restore that was ended: so it is no longer that of any file, whose restore may still run."""
+"""The note of a restore that was ended: so it is no longer that of any file."""
 
 
 async def end_restore(core: Core, governor_id: str) -> None:
@@ -20,16 +16,12 @@ async def end_restore(core: Core, governor_id: str) -> None:
 
     Markers came before all events, so those are removed that stand for events which did not come any more: the same
     call may be made again. Whatever else there is stays, and is for a recovery to make whole.
+
+    Raises:
+        GovernorExists: somebody else has ended the restore, or has gone on from it, meanwhile.
     """
     if await unfinished_restore(core, governor_id) is None:
         return
-    await drop_stray_markers(core, governor_id)
-    note = core.layout.restore(governor_id)
-
-    def decide(look: Look) -> Verdict[None]:
-        there = look.documents[note]
-        if there is None or is_finished(there):
-            return Done(None)
-        return Commit([Put(note, ENDED, as_read(there))], lambda _: None)
-
-    await settle(core.engine, Rewrite([note], decide), core.bounds)
+    held = await claim_to_end(core, governor_id)
+    await drop_stray_markers(core, governor_id, held.check)
+    await finish(core, held, ENDED)

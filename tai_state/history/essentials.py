@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Document, Put, Scan
+from tai_state.engines.api import ABSENT, ANYTHING, At, Check, Delete, Document, Put, Scan
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, Inconsistent, InvalidId
@@ -134,13 +134,20 @@ def is_marker(document: Document) -> bool:
     return True
 
 
-async def drop_stray_markers(core: Core, governor_id: str) -> None:
-    """Remove the markers of ids that no event has. Ids whose events a cleanup has dropped keep theirs."""
+async def drop_stray_markers(core: Core, governor_id: str, holds: Check) -> None:
+    """Remove the markers of ids that no event has. Ids whose events a cleanup has dropped keep theirs.
+
+    Args:
+        core: the core of the store.
+        governor_id: the governor.
+        holds: what each commit requires beside.
+    """
     documents = core.engine.scan(Scan(core.layout.ids(governor_id)))
     while page := await take(documents, MARKERS_AT_ONCE):
         for marker in page:
             if await _is_stray(core, governor_id, marker):
-                await write_unless_moved(core.engine, [Delete(marker.path, At(marker.revision))], core.bounds)
+                delete = Delete(marker.path, At(marker.revision))
+                await write_unless_moved(core.engine, [holds, delete], core.bounds)
 
 
 async def _is_stray(core: Core, governor_id: str, marker: Document) -> bool:

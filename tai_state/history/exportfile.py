@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -12,6 +13,7 @@ from typing import IO, Any, Literal, cast
 import msgspec
 
 from tai_state.errors import CorruptDocument, IncompatibleFormat, InvalidData, InvalidId
+from tai_state.history.samefile import SameFile
 from tai_state.streams.records import (
     EventRecord,
     GovernorRecord,
@@ -176,7 +178,7 @@ class ExportCheck:
             found = self._problem_of_state(line, record) or self._problem_of_order(line)
             self._first, self._last, self._kept = None, None, ()
         elif isinstance(record, MarkerRecord):
-            is_id = escape_id(unescape_id(line.id)) == line.id
+            is_id = escape_id(unescape_id(line.id)) == line.id and bool(escape_id(record.state_id))
             found = self._problem_of_order(line) if is_id else Problem("an id is not valid")
         elif isinstance(record, RetiredRecord):
             self.retired |= Retired(record.taken_out).stores
@@ -235,30 +237,52 @@ class ExportCheck:
         return None if record.kept == self._kept else Problem("a state does not list the snapshots that are there")
 
 
-def opened(path: Path) -> IO[bytes]:
-    """Open a file of lines, compressed or not."""
-    with path.open("rb") as file:
-        is_compressed = file.read(len(_GZIP)) == _GZIP
-    return cast("IO[bytes]", gzip.open(path)) if is_compressed else path.open("rb")
+def opened_export(path: Path) -> SameFile:
+    """Open an export.
+
+    Raises:
+        InvalidData: it cannot be opened.
+    """
+    try:
+        return SameFile(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
-def lines_of(path: Path) -> Iterator[tuple[Line, int]]:
-    """The lines after the header, each with its length in bytes."""
-    with opened(path) as file:
-        file.readline()
-        for text in file:
+def lines_of(file: SameFile) -> Iterator[tuple[Line, int]]:
+    """The lines after the header, each with its length in bytes.
+
+    Raises:
+        InvalidData: the file cannot be read, or is not the one that was checked.
+    """
+    with _text_of(file) as lines:
+        lines.readline()
+        for text in lines:
             yield msgspec.json.decode(text, type=Line), len(text)
 
 
-def check_export(path: Path) -> ExportCheck:
+def check_export(file: SameFile) -> ExportCheck:
     """Read the whole file and check each line of it, before anything is written. Returns the check."""
+    with _text_of(file) as lines:
+        return _checked(file.path, lines)
+
+
+@contextmanager
+def _text_of(file: SameFile) -> Generator[IO[bytes]]:
+    """The text of a file, compressed or not; in the block, an error of reading is one of this library."""
     try:
-        with opened(path) as file:
-            return _checked(path, file)
+        stored = file.from_start()
+        is_compressed = stored.peek(len(_GZIP)).startswith(_GZIP)
+        with cast("IO[bytes]", gzip.open(stored)) if is_compressed else stored as text:
+            yield text
     except _NOT_LINES as error:
-        raise CorruptDocument(str(path), f"is damaged: {error}") from None
+        raise CorruptDocument(str(file.path), f"is damaged: {error}") from None
     except OSError as error:
-        raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
+        raise _unreadable(file.path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidData:
+    return InvalidData(f"{path} cannot be read: {error.strerror or error}")
 
 
 def _checked(path: Path, file: IO[bytes]) -> ExportCheck:

@@ -14,7 +14,7 @@ import msgspec
 from tai_state.errors import EventSourcingError, InvalidData, NotRetained, ReducerMissing
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Draft
-from tai_state.streams.reader import Folded, StreamReader
+from tai_state.streams.reader import Folded, StreamReader, check_genuine
 from tai_state.streams.records import EventRecord
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.checks import check_callable
@@ -110,10 +110,7 @@ class Folding:
         path = stream.event(record.version)
         if last is None and record.version > 1:
             raise EventSourcingError(stream.event(1), "is missing, and no snapshot covers it: restore a backup")
-        if not record.is_genuine(stream.governor_id):
-            raise EventSourcingError(path, "was edited: its digest does not match: restore a backup")
-        if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
-            raise EventSourcingError(path, "was edited: the state in it does not match its hash: restore a backup")
+        check_genuine(stream, record)
         if record.previous != (last.digest if last else GENESIS):
             raise EventSourcingError(path, "does not follow the event before it: restore a backup")
         return self.then(before, stream, record)

@@ -242,6 +242,7 @@ class StateMachinePersister:
 
         Raises:
             InvalidData: an argument is not valid, or a restore is to be ended and no governor is named.
+            GovernorExists: another call has ended the restore, or has gone on from it, meanwhile.
             GovernorNotFound: nothing was ever written under this governor.
         """
         check_long_work(concurrency, progress, resume)
@@ -317,9 +318,10 @@ class StateMachinePersister:
         Raises:
             GovernorExists: the governor already has states or events, or a restore of another file is unfinished, and
                 nothing was written; or states were made in it after the restore had begun: ``changed`` names them, and
-                all others are restored.
+                all others are restored; or another restore went on from this one, which writes no more.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
-                release can read; or this store was retired in it. Nothing was written.
+                release can read; or this store was retired in it; or the note of an earlier restore is damaged, so
+                that ``keep_changed`` is needed. Nothing was written.
         """
         check_flag(keep_changed, "keep_changed")
         return await Restore(self._core).run(_file(path), keep_changed=keep_changed)
@@ -347,7 +349,8 @@ class StateMachinePersister:
         """
         if acknowledged is not None:
             check_callable(acknowledged, "acknowledged")
-        return await CsvImport(self._core, CsvFile(_file(path), governor_id, columns)).run(acknowledged)
+        with CsvFile(_file(path), governor_id, columns) as file:
+            return await CsvImport(self._core, file).run(acknowledged)
 
     def _tell_recovery(self, states: int, begun: float) -> None:
         observer = self._core.settings.observer

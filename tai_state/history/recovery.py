@@ -27,7 +27,7 @@ from tai_state.history.replay import Replay
 from tai_state.history.reporting import RecoveryProgress, RecoveryReport
 from tai_state.history.retirements import mend_records
 from tai_state.history.survey import states_without_events, streams_with_events
-from tai_state.history.unfinished import unfinished_restore
+from tai_state.history.unfinished import no_restore, unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
@@ -137,11 +137,10 @@ class Recovery:
                 and (not rebuilt.is_followed or await self._has_moved(stream, document))
             ):
                 return Recovered(record, document.updated_us, is_rebuilt=False)
-            if (error := await unfinished_restore(self._core, stream.governor_id)) is not None:
-                raise error
+            alone = await no_restore(self._core, stream.governor_id)
             if rebuilt is None or rebuilt.is_followed:
                 rebuilt = await self._rebuild(stream, await self._kept(stream), await self._floor(stream))
-            recovered = await self._mend(stream, document, record, rebuilt)
+            recovered = await self._mend(stream, document, record, rebuilt, alone)
             if recovered is not None:
                 return recovered
         raise EventSourcingError(stream.state, f"changed {_ATTEMPTS_MAX} times while it was checked: run it again")
@@ -167,9 +166,14 @@ class Recovery:
         return rebuilt
 
     async def _mend(
-        self, stream: Stream, document: Document | None, record: StateRecord | None, rebuilt: _Rebuilt | None
+        self,
+        stream: Stream,
+        document: Document | None,
+        record: StateRecord | None,
+        rebuilt: _Rebuilt | None,
+        alone: Check,
     ) -> Recovered | None:
-        """Store a rebuilt state; None if another writer changed the stream meanwhile."""
+        """Store a rebuilt state; None if another writer changed the stream meanwhile, or a restore began."""
         if rebuilt is None:
             if document is None:
                 raise StateNotFound(stream.state)
@@ -184,6 +188,7 @@ class Recovery:
             Put(stream.state, after, as_seen),
             Check(stream.event(after.version), PRESENT),
             Check(stream.event(after.version + 1), ABSENT),
+            alone,
             *([put_note(stream)] if after.floor > 1 else []),
         ]
         unsound = await self._few(Check(stream.state, as_seen), map(stream.snapshot, rebuilt.unsound), writes)

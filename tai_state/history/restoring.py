@@ -3,13 +3,14 @@
 A restore writes a state's document after all other documents of that state. So where the state is not there, what there
 is of its stream is the restore's own, and it is made as it is in the file. Only sound events of another history are not
 touched: they may be all that is left of a state whose document was lost. Where the state is there, it is whole, or
-somebody else made it, and it stays as it is.
+somebody else made it, and it stays as it is. Which of the two it is, its own line tells. Markers come before that, so
+those of whole states are looked at again at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -31,7 +32,7 @@ class Item(msgspec.Struct, frozen=True):
         kind: of the document.
         put: writes the document if it is not there.
         stream: the stream to which it belongs; None for a governor.
-        events: the path of the event that a state or a marker is about; for a state also the path of the next one.
+        events: the paths of the event that a state is about, and of the next one.
         beside: what is written with it: the note of a stream whose first event this is, though it is not event 1.
     """
 
@@ -65,11 +66,11 @@ def item_of(layout: Layout, governor_id: str, line: Line, put: Put, *, is_late: 
     """
     if line.kind == "governor":
         return Item(line.kind, put)
-    if line.kind in ("state", "marker"):
-        state_id = unescape_id(line.id) if line.kind == "state" else line.fields["state_id"]
-        stream, version = layout.stream(governor_id, state_id), line.fields["version"]
-        events = [stream.event(version), *([stream.event(version + 1)] if line.kind == "state" else [])]
-        return Item(line.kind, put, stream, tuple(events))
+    if line.kind == "marker":
+        return Item(line.kind, put, layout.stream(governor_id, line.fields["state_id"]))
+    if line.kind == "state":
+        stream, version = layout.stream(governor_id, unescape_id(line.id)), line.fields["version"]
+        return Item(line.kind, put, stream, (stream.event(version), stream.event(version + 1)))
     segment = line.id if line.kind == "retired" else split_versioned(line.id)[0]
     stream = layout.stream(governor_id, unescape_id(segment))
     return Item(line.kind, put, stream, beside=(put_note(stream),) if is_late else ())
@@ -89,6 +90,9 @@ def path_of(layout: Layout, governor_id: str, line: Line) -> str:
     return f"{collections[line.kind](governor_id)}/{line.id}"
 
 
+Due: TypeAlias = Callable[[Item, Mapping[str, Document | None]], Write | str | None]
+
+
 def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | None:
     """The write that an item needs; or the path of what others have made instead of it, which stays as it is.
 
@@ -99,7 +103,7 @@ def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | N
         return put
     there, state = documents[put.path], documents[stream.state]
     if item.kind == "marker":
-        return _due_marker(put, there, documents[item.events[0]], is_whole=state is not None)
+        return None if state is not None else _due_marker(put, there, is_whole=False)
     if state is not None:
         is_theirs = item.kind == "state" and not _goes_on(state, documents[item.events[0]], put)
         return stream.state if is_theirs else None
@@ -113,10 +117,15 @@ def due(item: Item, documents: Mapping[str, Document | None]) -> Write | str | N
     return None if _fields(there) == fields else Put(put.path, fields, At(there.revision))
 
 
-def _due_marker(put: Put, there: Document | None, event: Document | None, *, is_whole: bool) -> Write | str | None:
-    """As :func:`due`, for a marker: of what is there, and the event and the state that the file's marker is about."""
-    if is_whole and not _has_id(event, unescape_id(put.path.rpartition("/")[2])):
-        return None  # it is about the file's history of a state that has another one here
+def due_at_last(item: Item, documents: Mapping[str, Document | None]) -> Write | str | None:
+    """As :func:`due`, for the marker of a state that is whole, and that has the history in the file.
+
+    Its event may have been cleaned up: then only the file can give the marker back.
+    """
+    return _due_marker(item.put, documents[item.put.path], is_whole=True)
+
+
+def _due_marker(put: Put, there: Document | None, *, is_whole: bool) -> Write | str | None:
     if there is None:
         return put
     if _fields(there) == put.fields:
@@ -159,14 +168,6 @@ def _fields(document: Document) -> Any:
         return document.fields()
     except CorruptDocument:
         return None
-
-
-def _has_id(document: Document | None, event_id: str) -> bool:
-    """Whether an event is there, and has this id."""
-    try:
-        return document is not None and document.decode(EVENT).event_id == event_id
-    except Inconsistent:
-        return False
 
 
 def _goes_on(state: Document, event: Document | None, put: Put) -> bool:

@@ -3,46 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
-from enum import Enum
 from pathlib import Path
 
 import anyio.to_thread
 import msgspec
 
-from tai_state.engines.api import ABSENT, ANYTHING, At, Delete, Document, Put, Scan, Write
-from tai_state.engines.batching import Batches, Weight
+from tai_state.engines.api import ABSENT, ANYTHING, Put, Write
+from tai_state.engines.batching import Batches, Weight, weight_of
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
 from tai_state.errors import (
-    CorruptDocument,
     GovernorExists,
     InvalidData,
     Rejected,
 )
 from tai_state.history.begun import joining
+from tai_state.history.claiming import Begun, Claim, claim, finish, withdraw
 from tai_state.history.dropping import drop_stray, stray_snapshots
 from tai_state.history.essentials import drop_stray_markers
 from tai_state.history.exportfile import (
-    Header,
     TransferStats,
     check_export,
     lines_of,
+    opened_export,
 )
-from tai_state.history.restoring import Item, due, item_of, path_of
-from tai_state.history.unfinished import RESTORE, RestoreRecord, is_finished
+from tai_state.history.restoring import Due, Item, due, due_at_last, item_of, path_of
+from tai_state.history.samefile import SameFile
+from tai_state.history.unfinished import RestoreRecord
 from tai_state.streams.core import Core
-
-
-class Begun(Enum):
-    """How far an earlier restore of a file has come."""
-
-    NEW = "new"
-    UNDER_WAY = "under way"
-    FINISHED = "finished"
-
 
 _logger = logging.getLogger("tai_state.history")
 
@@ -74,58 +65,57 @@ class Restore:
         Raises:
             GovernorExists: the governor already exists, or a restore of another file is unfinished, and nothing was
                 written; or states were made in it after the restore had begun: ``changed`` names them, and all others
-                are restored.
+                are restored; or another restore went on from this one, which writes no more.
             InvalidData, CorruptDocument, IncompatibleFormat: the file is damaged, or is not an export that this
-                release can read; or this store was retired in it; nothing was written.
+                release can read; or this store was retired in it; or the note of an earlier restore is damaged.
+                Nothing was written, unless somebody wrote into the file meanwhile.
         """
-        check = await anyio.to_thread.run_sync(check_export, path)
+        with await anyio.to_thread.run_sync(opened_export, path) as file:
+            return await self._restore(file, keep_changed=keep_changed)
+
+    async def _restore(self, file: SameFile, *, keep_changed: bool) -> TransferStats:
+        check = await anyio.to_thread.run_sync(check_export, file)
         header, stats = check.header, check.stats()
         if (store_id := self._core.store_id) in check.retired:
             what = "its next changes would be taken for its first ones: restore the file into a new store"
-            raise InvalidData(f"store {store_id} was retired in {path}, and {what}")
-        begun = await self._begin(header, keep_changed=keep_changed)
-        is_untouched = begun is Begun.NEW
-        changed: dict[str, None] = {}
-        batches = self._batches(header.governor_id, path)
-        while batch := await anyio.to_thread.run_sync(next, batches, None):
-            try:
-                if begun is Begun.FINISHED:
-                    await self._compare(batch)
-                else:
-                    rest = await joining(self._core, batch, changed, is_under_way=begun is Begun.UNDER_WAY)
-                    changed |= await self._put(rest, begun, is_first=is_untouched)
-            except (GovernorExists, Rejected):
-                if is_untouched:
-                    await self._forget(header)
-                raise
-            is_untouched = False
-        if changed or begun is Begun.UNDER_WAY:
-            await drop_stray_markers(self._core, header.governor_id)
+            raise InvalidData(f"store {store_id} was retired in {file.path}, and {what}")
+        held = await claim(self._core, header.governor_id, header.export_id, keep_changed=keep_changed)
+        batches = self._batches(header.governor_id, file, held)
+        if held.begun is Begun.FINISHED:
+            await self._compare(batches)
+            return stats
+        changed = await self._write(batches, held)
+        if held.begun is Begun.UNDER_WAY:
+            changed |= await self._put_markers_back(header.governor_id, file, held, changed)
+        if changed or held.begun is Begun.UNDER_WAY:
+            await drop_stray_markers(self._core, header.governor_id, held.check)
             async with aclosing(stray_snapshots(self._core, header.governor_id)) as strays:
                 async for stray in strays:
-                    await drop_stray(self._core, stray)
+                    await drop_stray(self._core, stray, held.check)
         if changed and not keep_changed:
             raise GovernorExists(next(iter(changed)), tuple(changed)[:LISTED_MAX])
-        await self._end(header)
+        await finish(self._core, held, RestoreRecord(header.export_id, finished=True))
         for each in changed:
             _logger.warning("a restore left out what was changed meanwhile", extra={"path": each})
         return msgspec.structs.replace(stats, kept=tuple(changed)[:LISTED_MAX])
 
-    def _batches(self, governor_id: str, path: Path) -> Iterator[list[Item]]:
-        """The documents of a file, in batches that each fit into one commit."""
+    def _batches(self, governor_id: str, file: SameFile, held: Claim) -> Iterator[list[Item]]:
+        """The documents of a file, in batches that each fit into one commit beside what that requires."""
 
         def weigh(document: tuple[Item, int]) -> Weight:
             item, length = document
             return Weight(len(item.writes), sum(len(each.path.encode()) for each in item.writes) + length)
 
-        for batch in Batches(self._core.engine.capabilities).split(self._documents(governor_id, path), weigh):
+        for batch in Batches(self._core.engine.capabilities).split(
+            self._documents(governor_id, file), weigh, weight_of(held.check)
+        ):
             yield [item for item, _ in batch]
 
-    def _documents(self, governor_id: str, path: Path) -> Iterator[tuple[Item, int]]:
+    def _documents(self, governor_id: str, file: SameFile) -> Iterator[tuple[Item, int]]:
         """The documents of a file, each with the length of its line."""
         layout = self._core.layout
         before = ""
-        for line, length in lines_of(path):
+        for line, length in lines_of(file):
             if line.kind == "end":
                 return
             # A governor document may already be there, with nothing under it, if a first write was refused.
@@ -135,128 +125,89 @@ class Restore:
             yield item_of(layout, governor_id, line, put, is_late=is_late), length
             before = line.kind
 
-    async def _begin(self, header: Header, *, keep_changed: bool) -> Begun:
-        """Store a note that this restore is under way, unless the governor already exists."""
-        engine, note = self._core.engine, self._core.layout.restore(header.governor_id)
-        [document] = (await engine.read([note])).documents
-        begun = None if document is None else _begun(document, header)
-        if begun is not None:
-            return begun
-        if document is None or is_finished(document):
-            await self._check_empty(header.governor_id)
-        seen = None if document is None else document.revision
-        ours = RestoreRecord(header.export_id)
-
-        def decide(look: Look) -> Verdict[Begun]:
-            there = look.documents[note]
-            if there is None:
-                return Commit([Put(note, ours, ABSENT)], lambda _: Begun.NEW)
-            begun = _begun(there, header)
-            if begun is not None:
-                return Done(begun)
-            if is_finished(there) and there.revision != seen:
-                return Failed(GovernorExists(note))
-            if not is_finished(there) and not keep_changed:
-                return Failed(GovernorExists(note, is_unfinished=True))
-            begun = Begun.NEW if is_finished(there) else Begun.UNDER_WAY
-            return Commit([Put(note, ours, At(there.revision))], lambda _: begun)
-
-        return await settle(engine, Rewrite([note], decide), self._core.bounds)
-
-    async def _check_empty(self, governor_id: str) -> None:
-        """Check that a governor has neither states nor events.
-
-        Raises:
-            GovernorExists: it has.
-        """
-        layout = self._core.layout
-        for collection in (layout.states(governor_id), layout.events(governor_id)):
-            async for found in self._core.engine.scan(Scan(collection, limit=1)):
-                raise GovernorExists(found.path)
-
-    async def _end(self, header: Header) -> None:
-        """Note that the restore is finished. The note stays, so a caller that did not get this answer may ask again.
-
-        Raises:
-            GovernorExists: a restore of another file has gone on from this one meanwhile.
-        """
-        finished = RestoreRecord(header.export_id, finished=True)
-        note = self._core.layout.restore(header.governor_id)
-
-        def decide(look: Look) -> Verdict[None]:
-            there = look.documents[note]
-            begun = None if there is None else _begun(there, header)
-            if there is not None and begun is None:
-                return Failed(GovernorExists(note, is_unfinished=not is_finished(there)))
-            if begun is Begun.FINISHED:
-                return Done(None)
-            return Commit([Put(note, finished, ABSENT if there is None else At(there.revision))], lambda _: None)
-
-        await settle(self._core.engine, Rewrite([note], decide), self._core.bounds)
-
-    async def _forget(self, header: Header) -> None:
-        """Remove the note, unless a restore of another file has made it its own meanwhile."""
-        note = self._core.layout.restore(header.governor_id)
-
-        def decide(look: Look) -> Verdict[None]:
-            there = look.documents[note]
-            if there is None or _begun(there, header) is not Begun.UNDER_WAY:
-                return Done(None)
-            return Commit([Delete(note, At(there.revision))], lambda _: None)
-
-        await settle(self._core.engine, Rewrite([note], decide), self._core.bounds)
-
-    async def _compare(self, batch: list[Item]) -> None:
-        """Check that the documents of a batch are there, as they are in the file.
+    async def _compare(self, batches: Iterator[list[Item]]) -> None:
+        """Check that the documents of a file are there, as they are in it.
 
         Raises:
             GovernorExists: one is not.
         """
-        there = (await self._core.engine.read([item.put.path for item in batch])).documents
-        for item, document in zip(batch, there, strict=True):
-            if document is None or document.fields() != item.put.fields:
-                raise GovernorExists(item.put.path)
+        while batch := await anyio.to_thread.run_sync(next, batches, None):
+            there = (await self._core.engine.read([item.put.path for item in batch])).documents
+            for item, document in zip(batch, there, strict=True):
+                if document is None or document.fields() != item.put.fields:
+                    raise GovernorExists(item.put.path)
 
-    async def _put(self, batch: list[Item], begun: Begun, *, is_first: bool) -> dict[str, None]:
+    async def _write(self, batches: Iterator[list[Item]], held: Claim) -> dict[str, None]:
+        """Write the documents of a file that are due; the paths of what others have changed, so that it was left out.
+
+        Raises:
+            GovernorExists: the claim is lost; or others had made something of the first batch, and nothing was written.
+        """
+        is_first = held.begun is Begun.NEW
+        changed: dict[str, None] = {}
+        while True:
+            try:
+                batch = await anyio.to_thread.run_sync(next, batches, None)
+                if batch is None:
+                    return changed
+                rest = await joining(self._core, batch, changed, held)
+                changed |= await self._put(rest, held, is_first=is_first)
+            except (GovernorExists, Rejected):
+                if is_first:
+                    await withdraw(self._core, held)
+                raise
+            is_first = False
+
+    async def _put_markers_back(
+        self, governor_id: str, file: SameFile, held: Claim, changed: Mapping[str, None]
+    ) -> dict[str, None]:
+        """Write the markers that whole states lack, except of those whose history is not that of the file.
+
+        Returns the paths of ids that stand for something else by now.
+        """
+        others: dict[str, None] = {}
+        batches = self._batches(governor_id, file, held)
+        while batch := await anyio.to_thread.run_sync(next, batches, None):
+            markers = [item for item in batch if item.kind == "marker"]
+            mine = [item for item in markers if item.stream is not None and item.stream.state not in changed]
+            others |= await self._put(mine, held, due_at_last)
+            if batch[-1].kind not in ("governor", "marker"):
+                break
+        return others
+
+    async def _put(
+        self, batch: list[Item], held: Claim, wanted: Due = due, *, is_first: bool = False
+    ) -> dict[str, None]:
         """Write the documents of a batch that are due.
 
         Returns the paths of what others have changed, so that it was left out.
 
         Raises:
-            GovernorExists: others have changed something of the first batch; nothing was written.
+            GovernorExists: the claim is lost; or others have changed something of the first batch. Nothing was written.
         """
 
         def decide(look: Look) -> Verdict[dict[str, None]]:
+            if not held.is_held(look):
+                return held.lost
             writes: list[Write] = []
             changed: dict[str, None] = {}
             for item in batch:
                 if item.stream is not None and item.stream.state in changed:
                     continue
-                found = due(item, look.documents)
+                found = wanted(item, look.documents)
                 if isinstance(found, str):
                     changed[found] = None
                 elif found is not None:
                     writes += [found, *item.beside]
             if changed and is_first:
                 return Failed(GovernorExists(next(iter(changed))))
-            return Commit(writes, lambda _: changed) if writes else Done(changed)
+            return Commit([held.check, *writes], lambda _: changed) if writes else Done(changed)
 
         if not batch:
             return {}
-        reads = list(dict.fromkeys([path for item in batch for path in item.reads]))
+        reads = list(dict.fromkeys([held.note, *[path for item in batch for path in item.reads]]))
         nothing: dict[str, None] = {}
         # What nobody has begun can be written without a look.
-        puts = [put for item in batch for put in item.writes]
-        blind = Commit(puts, lambda _: nothing) if begun is Begun.NEW else None
+        writes: list[Write] = [held.check, *[put for item in batch for put in item.writes]]
+        blind = Commit(writes, lambda _: nothing) if held.begun is Begun.NEW else None
         return await settle(self._core.engine, Rewrite(reads, decide), self._core.bounds, blind)
-
-
-def _begun(note: Document, header: Header) -> Begun | None:
-    """How far the restore of this file is, by the note of a restore; None if that is the note of another one."""
-    try:
-        record = note.decode(RESTORE)
-    except CorruptDocument:
-        return Begun.UNDER_WAY  # whatever the note said: what is whole stays, and the rest is written
-    if record.export_id != header.export_id:
-        return None
-    return Begun.FINISHED if record.finished else Begun.UNDER_WAY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tai_state.engines.api import Document, Moment, Scan, Shape
+from tai_state.engines.api import ABSENT, At, Check, Document, Moment, Scan, Shape
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
 from tai_state.streams.core import Core
 from tai_state.streams.damage import Report, misplaced
@@ -26,7 +26,20 @@ async def unfinished_restore(core: Core, governor_id: str, at: Moment | None = N
     """What to say of a governor whose restore is unfinished, or may be, now or at a moment; None if it is finished."""
     path = core.layout.restore(governor_id)
     [document] = (await (at or core.engine).read([path])).documents
-    return None if document is None else _unfinished(document)
+    return None if document is None else said_of(document)
+
+
+async def no_restore(core: Core, governor_id: str) -> Check:
+    """What a commit has to require so that no restore of a governor has begun, or gone on, since this call.
+
+    Raises:
+        Inconsistent: one is unfinished, or may be.
+    """
+    path = core.layout.restore(governor_id)
+    [note] = (await core.engine.read([path])).documents
+    if note is not None and (error := said_of(note)) is not None:
+        raise error
+    return Check(path, ABSENT if note is None else At(note.revision))
 
 
 def is_finished(note: Document) -> bool:
@@ -37,7 +50,7 @@ def is_finished(note: Document) -> bool:
         return False
 
 
-def _unfinished(note: Document) -> Inconsistent | None:
+def said_of(note: Document) -> Inconsistent | None:
     """What to say of a restore, by its note; None if it is finished."""
     if is_finished(note):
         return None
@@ -45,16 +58,17 @@ def _unfinished(note: Document) -> Inconsistent | None:
         end = command("recover", stored_id(note.path), "--end-restore")
     except CorruptDocument:
         return misplaced(note.path, "a note of a restore")
-    again = (
-        "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed;"
-        f" if there is none either, run {end}"
-    )
     try:
         note.decode(RESTORE)
     except CorruptDocument:
-        what = f"is damaged, so it does not say whether a restore of this governor is finished: {again}"
-        return CorruptDocument(note.path, what)
-    return EventSourcingError(note.path, f"says that a restore of this governor is unfinished: {again}")
+        again = (
+            f"run `tai-state restore` with the same file and --keep-changed; if it is lost, or all is there, run {end}"
+        )
+        what = "is damaged, so it does not say whether a restore of this governor is finished, nor of which file"
+        return CorruptDocument(note.path, f"{what}: {again}")
+    again = "run `tai-state restore` again, with the same file; if it is lost, with another export and --keep-changed"
+    what = "says that a restore of this governor is unfinished"
+    return EventSourcingError(note.path, f"{what}: {again}; if there is none either, run {end}")
 
 
 async def unfinished_restores(core: Core, governor_id: str | None = None) -> list[Inconsistent]:
@@ -62,7 +76,7 @@ async def unfinished_restores(core: Core, governor_id: str | None = None) -> lis
     if governor_id is not None:
         one = await unfinished_restore(core, governor_id)
         return [] if one is None else [one]
-    found = [_unfinished(note) async for note in core.engine.scan(Scan(core.layout.restores))]
+    found = [said_of(note) async for note in core.engine.scan(Scan(core.layout.restores))]
     return [each for each in found if each is not None]
 
 

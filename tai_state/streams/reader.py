@@ -13,7 +13,7 @@ from tai_state.errors import CorruptDocument, EventSourcingError, NotRetained, S
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EVENT, SNAPSHOT, STATE, EventRecord, change_metadata, moment, recorded
 from tai_state.streams.upcasting import Upcasting
-from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT
+from tai_state.values.digests import NO_STATE_HASH, NO_STATE_TEXT, state_hash
 from tai_state.values.events import JsonEvent, StateEvent
 from tai_state.values.json import NOT_JSON, decode
 from tai_state.values.states import DeletedState, JsonState, with_data
@@ -266,6 +266,19 @@ def check_place(
         raise CorruptDocument(document.path, "holds an event of another place")
     if reached is not None and record.version != reached + 1:
         raise missing_event_error(stream, reached + 1, floor)
+
+
+def check_genuine(stream: Stream, record: EventRecord) -> None:
+    """Check that an event is the one that was recorded, with the state that it was recorded with.
+
+    Raises:
+        EventSourcingError: it was edited.
+    """
+    path = stream.event(record.version)
+    if not record.is_genuine(stream.governor_id):
+        raise EventSourcingError(path, "was edited: its digest does not match: restore a backup")
+    if record.to_state is not None and state_hash(record.to_state) != record.state_hash:
+        raise EventSourcingError(path, "was edited: the state in it does not match its hash: restore a backup")
 
 
 def lost_state_error(stream: Stream) -> EventSourcingError:

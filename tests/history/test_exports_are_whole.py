@@ -24,7 +24,7 @@ from tai_state.engines.api import Engine
 from tai_state.testing import ManualClock, MemoryEngine
 
 from ..support.overtaking import InSmallPages
-from ..support.stores import GOVERNOR, METADATA, collected
+from ..support.stores import GOVERNOR, METADATA, collected, edit, make_store
 
 ACCOUNTS = ("a", "b", "c")
 STRIDE = 149
@@ -163,3 +163,15 @@ def test_an_export_with_a_flipped_bit_is_not_restored(tmp_path: Path) -> None:
         if not anyio.run(is_refused, path):
             restored.append(whole[max(bit // 8 - 20, 0) : bit // 8 + 1])
     assert restored == []
+
+
+@pytest.mark.anyio
+async def test_a_marker_of_no_state_is_not_exported(tmp_path: Path, clock: ManualClock) -> None:
+    """A restore could not write it, and would stay unfinished for ever."""
+    async with make_store(MemoryEngine(clock), clock) as store:
+        await store.save_state(GOVERNOR, "a", {}, METADATA, event_id="mine")
+        await edit(store.core.engine, f"governors/{GOVERNOR}/ids/mine", state_id="")
+        with pytest.raises(CorruptDocument, match="recover"):
+            await StateMachinePersister(store).export_history(GOVERNOR, tmp_path / "export.jsonl")
+        assert f"governors/{GOVERNOR}/ids/mine" in (await StateMachinePersister(store).recover()).rebuilt
+        await StateMachinePersister(store).export_history(GOVERNOR, tmp_path / "export.jsonl")

@@ -165,5 +165,5 @@ async def test_the_restore_that_was_overtaken_does_not_call_itself_finished(
                 continue
             with pytest.raises(GovernorExists) as caught:
                 await persister.import_history(tmp_path / LOST)
-            assert caught.value.is_unfinished
+            assert caught.value.is_overtaken
             assert [each.kind for each in (await persister.validate_consistency()).findings] == ["restore"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tai_state import (
@@ -12,6 +14,7 @@ from tai_state import (
     CorruptDocument,
     EveryEvents,
     GovernorExists,
+    NotRetained,
     StateMachinePersister,
     StateStore,
     StoreUnavailable,
@@ -178,6 +181,43 @@ async def test_a_marker_that_names_another_place_is_named(tmp_path: Path, clock:
         assert await dump(engine) == there
 
 
+@pytest.mark.parametrize("how", [Put("", {"no": "marker"}), Delete("")], ids=["damaged", "lost"])
+@pytest.mark.parametrize("state", ["a", "b"])
+async def test_a_marker_of_a_cleaned_up_event_is_put_back(
+    tmp_path: Path, clock: ManualClock, state: str, how: Put | Delete
+):
+    """No event can give it back, but the file can: the same request is not made twice, be its state whole or not."""
+    async with _store(MemoryEngine(clock), clock) as origin:
+        for each in ("a", "b", "z"):
+            for n in range(12):
+                await origin.save_state(GOVERNOR, each, {"n": n}, METADATA, expected=ANY, event_id=f"{each}{n}")
+        clock.advance_us(100 * 86_400_000_000)
+        await StateMachinePersister(origin).cleanup_old_data(GOVERNOR, keep=timedelta(days=1))
+        await StateMachinePersister(origin).export_history(GOVERNOR, tmp_path / FILE)
+        there = await dump(origin.core.engine)
+    engine = await _half(tmp_path, clock, "states/a")
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        await engine.commit([msgspec.structs.replace(how, path=f"governors/{GOVERNOR}/ids/{state}0")])
+        assert (await persister.import_history(tmp_path / FILE)).kept == ()
+        assert await dump(engine) == there
+        assert (await persister.validate_consistency()).findings == ()
+        with pytest.raises(NotRetained):
+            await store.save_state(GOVERNOR, state, {"n": 0}, METADATA, expected=ANY, event_id=f"{state}0")
+
+
+async def test_ids_of_a_state_that_was_left_out_are_not_put_back(tmp_path: Path, clock: ManualClock):
+    """Their requests were made in a history that is not here, so they can be made."""
+    await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "ids/b0")
+    async with _store(engine, clock) as store:
+        persister = StateMachinePersister(store)
+        await store.save_state(GOVERNOR, "b", {"n": "new"}, METADATA)
+        await persister.import_history(tmp_path / FILE, keep_changed=True)
+        assert [path for path in await dump(engine) if "/ids/b" in path] == []
+        assert (await store.save_state(GOVERNOR, "b", {"n": 0}, METADATA, expected=ANY, event_id="b0")).version == 2
+
+
 async def test_sound_events_of_a_state_that_was_lost_are_not_overwritten(tmp_path: Path, clock: ManualClock):
     """A service made the state, and its document was lost: the state is named, and a recovery brings back its own."""
     await _export(tmp_path)
@@ -227,7 +267,7 @@ async def test_a_damaged_state_is_left_to_recovery(tmp_path: Path, clock: Manual
 
 @pytest.mark.parametrize("is_whole", [False, True])
 async def test_a_damaged_note_is_written_again_by_a_restore(tmp_path: Path, clock: ManualClock, *, is_whole: bool):
-    """Whether or not the restore was finished, running it again with its file leads out."""
+    """Whether or not the restore was finished, its file leads out, if one says that it is its file."""
     there = await _export(tmp_path)
     engine = await _half(tmp_path, clock, "states/b")
     note = f"meta/store/restores/{GOVERNOR}"
@@ -236,12 +276,41 @@ async def test_a_damaged_note_is_written_again_by_a_restore(tmp_path: Path, cloc
         if is_whole:
             await persister.import_history(tmp_path / FILE)
         await edit(engine, note, export_id=7)
+        before = await dump(engine)
         [finding] = (await persister.validate_consistency()).findings
         assert (finding.path, "`tai-state restore`" in finding.message) == (note, True)
-        with pytest.raises(CorruptDocument):
-            await persister.export_history(GOVERNOR, tmp_path / "part.jsonl")
-        await persister.import_history(tmp_path / FILE)
+        for refused in (
+            persister.export_history(GOVERNOR, tmp_path / "part.jsonl"),
+            persister.import_history(tmp_path / FILE),
+        ):
+            with pytest.raises(CorruptDocument, match="--keep-changed"):
+                await refused
+        assert await dump(engine) == before
+        assert (await persister.import_history(tmp_path / FILE, keep_changed=True)).kept == ()
         assert (await persister.validate_consistency()).consistent
+        assert await dump(engine) == there
+
+
+async def test_a_damaged_note_lets_no_foreign_file_in(tmp_path: Path, clock: ManualClock):
+    """The restore was finished long ago, and its note was damaged: the governor can be made whole without any file."""
+    there = await _export(tmp_path)
+    engine = await _half(tmp_path, clock, "states/b")
+    note = f"meta/store/restores/{GOVERNOR}"
+    async with _store(engine, clock) as store, make_store(MemoryEngine(clock), clock) as foreign:
+        persister = StateMachinePersister(store)
+        await persister.import_history(tmp_path / FILE)
+        for state in ("b", "x"):
+            await foreign.save_state(GOVERNOR, state, {"n": "foreign"}, METADATA)
+        await StateMachinePersister(foreign).export_history(GOVERNOR, tmp_path / "foreign.jsonl")
+        await engine.commit([Put(note, {"no": "note"})])
+        with pytest.raises(CorruptDocument):
+            await persister.import_history(tmp_path / "foreign.jsonl")
+        assert await dump(engine) == there
+        [finding] = (await persister.validate_consistency()).findings
+        assert f"`tai-state recover {GOVERNOR} --end-restore`" in finding.message
+        assert (await persister.recover(GOVERNOR, end_restore=True)).consistent
+        with pytest.raises(GovernorExists):
+            await persister.import_history(tmp_path / "foreign.jsonl")
         assert await dump(engine) == there
 
 

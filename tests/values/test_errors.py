@@ -57,6 +57,7 @@ _SAMPLES: dict[str, Any] = {
     "cycle": ("a", "b"),
     "changed": ("governors/g/states/s",),
     "is_unfinished": False,
+    "is_overtaken": False,
 }
 
 _CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TaiStateError)]
