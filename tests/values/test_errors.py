@@ -58,6 +58,15 @@ _SAMPLES: dict[str, Any] = {
     "changed": ("governors/g/states/s",),
     "is_unfinished": False,
     "is_overtaken": False,
+    "machine": "order",
+    "from_state": "Placed",
+    "to_state": "Shipped",
+    "rule": "PaidToShipped",
+    "reason": "what is not paid is not shipped",
+    "allowed": ("Paid",),
+    "state": "Shipped",
+    "stored": "'order' version 1",
+    "known": "'order' version 2",
 }
 
 _CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TaiStateError)]

@@ -67,8 +67,8 @@ MISTAKES = (
     Red(
         commit_checks.check_preconditions,
         "what a deletion requires is not looked at",
-        "        if not _holds(cursor, write):\n            return False\n        if write.deletes:",
-        "        if write.deletes:",
+        "        if not _holds(cursor, write):\n            return write.deletes and _is_nameless_deleted(cursor, write)\n",
+        "",
         writer,
     ),
     Red(

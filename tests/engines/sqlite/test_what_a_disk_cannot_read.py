@@ -14,6 +14,7 @@ import pytest
 
 from tai_state import ANY, CorruptDocument, StoreUnavailable
 from tai_state.engines.api import ANYTHING, Put, Scan
+from tai_state.engines.sqlite import backing_up
 from tai_state.engines.sqlite.engine import SqliteEngine
 from tai_state.history.cleanup import Cleanup
 from tai_state.history.replay import Replay
@@ -145,14 +146,16 @@ async def test_a_look_at_the_whole_file_says_that_the_disk_fails(
     disk: Disk, engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
 ):
     """A check of the file does not call damaged what cannot be read, and no copy is made of it."""
-    connect = engine._file.connect
+    place: Any = engine._file if verb == "self_check" else backing_up
+    name = "connect" if verb == "self_check" else "connect_to_copy"
+    connect = getattr(place, name)
 
-    def failing() -> apsw.Connection:
-        connection = connect()
+    def failing(*arguments: Any) -> apsw.Connection:
+        connection: apsw.Connection = connect(*arguments)
         disk.fails = True
         return connection
 
-    monkeypatch.setattr(engine._file, "connect", failing)
+    monkeypatch.setattr(place, name, failing)
     arguments: Any = () if verb == "self_check" else (str(tmp_path / "copy.db"), lambda *_: None)
     with pytest.raises(StoreUnavailable, match="the disk reports an error"):
         await getattr(engine, verb)(*arguments)
