@@ -67,8 +67,8 @@ MISTAKES = (
     Red(
         commit_checks.check_preconditions,
         "what a deletion requires is not looked at",
-        "        if not _holds(cursor, write):\n            return write.deletes and _is_nameless_deleted(cursor, write)\n",
-        "",
+        "        if not _holds(cursor, write):\n            return write.deletes and",
+        "        if False:\n            return write.deletes and",
         writer,
     ),
     Red(
