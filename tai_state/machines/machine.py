@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from logging import INFO
 from threading import RLock
-from typing import Any, Final, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, overload
 
 from tai_state.errors import PreconditionFailed
 from tai_state.machines.checks import NO_FACTS, check_definition, check_payload, check_start, check_state
@@ -52,9 +52,18 @@ class MachineClock(Protocol):
 class SystemClock:
     """The clock of this computer."""
 
-    monotonic_ns = staticmethod(time.monotonic_ns)
+    if TYPE_CHECKING:
 
-    now = staticmethod(partial(datetime.now, UTC))
+        def monotonic_ns(self) -> int:
+            """Nanoseconds since an unknown moment; never goes back."""
+            ...
+
+        def now(self) -> datetime:
+            """The time in UTC."""
+            ...
+    else:  # without a call in Python between
+        monotonic_ns = staticmethod(time.monotonic_ns)
+        now = staticmethod(partial(datetime.now, UTC))
 
 
 class StateMachine(Generic[S, C]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -127,7 +127,8 @@ class ComponentState(MachineState, Enum):
         if not isinstance(facts, StateFacts):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise TypeError(f"a member of {type(self).__name__} must be what described() returns, not {facts!r}")
 
-    __hash__ = object.__hash__  # members are told apart by identity, and enum's own hash takes a call in Python
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # members are told apart by identity, and enum's own hash takes a call in Python
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return getattr, (type(self), self.name)
@@ -166,7 +167,7 @@ class DataState(MachineState, BaseModel):
     must not be renamed without a migration.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     facts: ClassVar[StateFacts]
 

@@ -113,7 +113,7 @@ PHASES: Final = {
 
 _USABLE = PartitionState.Ready, PartitionState.InUse
 
-LOADED: Final = {
+LOADED: Final[dict[WorkerState, tuple[PartitionState, ...]]] = {
     WorkerState.Ready: _USABLE,
     WorkerState.Computing: (PartitionState.InUse,),
     WorkerState.Aggregating: _USABLE,

@@ -41,7 +41,8 @@ NOT_READS: dict[str, str] = {
             "StateMachinePersister.record", "StateMachinePersister.recover", "StateStore.recover",
             "LockManager.acquire_lock", "LockManager.break_lock", "LockManager.cleanup_expired_locks",
             "LockManager.lock", "LockManager.lock_all", "LockManager.release_lock", "LockManager.renew_lock",
-            "Transaction.delete", "Transaction.log", "Transaction.put", "Transaction.record", "Transaction.commit",
+            "Transaction.add", "Transaction.delete", "Transaction.log", "Transaction.put", "Transaction.record",
+            "Transaction.commit",
             "Transaction.confirm", "Transaction.end", "Transaction.leave", "TransactionManager.acquire_lock",
             "TransactionManager.release_lock", "EventualConsistency.read_repair", "retire_store",
         ),
@@ -49,7 +50,8 @@ NOT_READS: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "StateStore.state", "StateHandle.typed", "LockManager.statistics",
+            "StateStore.state", "StateStore.machine", "StateHandle.typed", "Transaction.machine", "Transaction.who",
+            "LockManager.statistics",
             "TransactionManager.get_transaction", "TransactionManager.get_transaction_log",
             "EventualConsistency.check_causality", "EventualConsistency.compare", "EventualConsistency.get_stats",
             "EventualConsistency.detect_stale_read", "EventualConsistency.merge_clocks",

@@ -10,7 +10,7 @@ Corrections of Butterfly, whose specification has the states, and whose design d
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -61,7 +61,7 @@ class Phase(IntEnum):
 class Quorum(BaseModel):
     """How many nodes there are, and how many a decision needs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     nodes: int = Field(ge=0)
     quorum: int = Field(ge=1)
@@ -70,7 +70,7 @@ class Quorum(BaseModel):
 class WorkInFlight(BaseModel):
     """How many inferences are under way."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     in_flight: int = Field(ge=0)
 
@@ -78,7 +78,7 @@ class WorkInFlight(BaseModel):
 class CommitVotes(BaseModel):
     """How many nodes voted for a result, and how many faulty nodes are tolerated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     votes: int = Field(ge=0)
     faults: int = Field(ge=0)

@@ -9,7 +9,7 @@ Corrections of Butterfly, whose design document has the states and edges:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,7 +36,7 @@ class WorkerState(ComponentState, component_type="Worker"):
 class FailureConfirmation(BaseModel):
     """Which nodes suspect a worker, and how many of them confirm its failure."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     suspected_by: frozenset[str]
     quorum: int = Field(ge=1)
