@@ -305,6 +305,9 @@ class Recovery:
                 if await drop_damaged_snapshots(self._core, stream):
                     await self.recover_one(stream)  # what is counted since the newest snapshot may be wrong now
                     outcomes[stream.state] = True
+            except StateNotFound:
+                what = "the names of its events are damaged, so that they cannot be read: restore a backup"
+                outcomes[stream.state] = EventSourcingError(stream.state, what)
             except Exception as error:  # noqa: BLE001 - raised below, and in no group
                 outcomes[stream.state] = error
 

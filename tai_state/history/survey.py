@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from tai_state.engines.api import Moment, Scan
+from tai_state.engines.api import Document, Moment, Scan
 from tai_state.engines.paging import take
 from tai_state.errors import EventSourcingError, Inconsistent
 from tai_state.history.unfinished import unfinished_restore
@@ -39,15 +39,36 @@ async def streams_with_events(
     collection = core.layout.events(governor_id)
     start = "" if after is None else core.layout.stream(governor_id, after).range(VERSION_MAX)[1]
     waist = core.engine if at is None else at
+    segment = ""
     while found := await take(waist.scan(Scan(collection, start=start, limit=1)), 1):
         place = core.layout.placed(governor_id, found[0])
         if place is None:
-            if strange is not None and len(strange) < STRANGE_MAX:
-                strange.append(misplaced(found[0].path, "an event"))
-            start = found[0].id + "\x00"
+            _note(strange, found[0])
+            beyond = found[0].id + "\x00"
+        else:
+            yield place.stream
+            segment = place.stream.segment
+            beyond = versioned(segment, VERSION_MAX) + "\x00"
+        if beyond <= start:
+            break  # its name is damaged, and it does not stand where its name says: a start by names leads back
+        start = beyond
+    else:
+        return
+    async for document in waist.scan(Scan(collection, start=start)):
+        place = core.layout.placed(governor_id, document)
+        if document.path == found[0].path:
             continue
-        yield place.stream
-        start = versioned(place.stream.segment, VERSION_MAX) + "\x00"
+        if place is None:
+            _note(strange, document)
+        elif place.stream.segment != segment:
+            segment = place.stream.segment
+            yield place.stream
+
+
+def _note(strange: list[Inconsistent] | None, document: Document) -> None:
+    """Note a document whose path cannot be that of an event, if there is room."""
+    if strange is not None and len(strange) < STRANGE_MAX:
+        strange.append(misplaced(document.path, "an event"))
 
 
 async def lost_states(core: Core, governor_id: str, at: Moment | None = None) -> AsyncGenerator[Stream, None]:
