@@ -641,7 +641,8 @@ class SerializationError(Inconsistent):
 class UnknownMachineState(Inconsistent):
     """A stored machine is of another definition, or in a state that its definition does not know.
 
-    What to do: open it with the definition that wrote it, or migrate it: `tai-state machines migrate`.
+    ``stored`` names the definition that wrote it, ``known`` the one that it was opened with. What to do: open it with
+    the definition that wrote it.
     """
 
     state: str

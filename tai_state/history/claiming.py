@@ -1,7 +1,7 @@
 """The claim of a restore: of all that work on one governor, only the last one to begin may write.
 
 A restore writes its note when it begins, also if it goes on from another one. Each of its commits then requires the
-note at that revision. So whoever stood still meanwhile, for however long, can write nothing more.
+note at that revision. So a restore that stood still meanwhile, for however long, can write nothing more.
 """
 
 from __future__ import annotations

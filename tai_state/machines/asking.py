@@ -102,7 +102,7 @@ def asked_step(
     """A step to a state.
 
     Raises:
-        InvalidData: it is not a state of the definition, or not a trigger, or ``update`` is no function.
+        InvalidData: the definition does not have the state, or an argument has the wrong type.
     """
     check_state(definition, new_state)
     check_trigger(trigger)
@@ -138,7 +138,7 @@ def asked_force(definition: Definition[S, C], new_state: S, reason: str, saying:
     """A forced step; its reason takes the place of any other.
 
     Raises:
-        InvalidData: it is not a state of the definition, or the reason is no text.
+        InvalidData: the definition does not have the state, or the reason is not text.
     """
     check_state(definition, new_state)
     check_text(reason, "reason")

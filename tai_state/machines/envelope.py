@@ -159,5 +159,6 @@ def unknown_state(definition: Definition[Any, Any], record: MachineRecord, path:
     """The error that a definition does not know a stored machine, or its state."""
     stored = f"{record.name!r} version {record.version} ({record.definition})"
     known = f"{definition.name!r} version {definition.version} ({definition.hash})"
-    what = f"holds a machine {stored} in the state {record.state!r}, which {known} does not know; migrate it"
+    machine = f"holds a machine {stored} in the state {record.state!r}, which {known} does not know"
+    what = f"{machine}: open it with the definition that wrote it"
     return UnknownMachineState(path, what, record.state, stored, known)

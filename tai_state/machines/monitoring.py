@@ -238,7 +238,7 @@ class InvariantMonitor:
         if self._on_violation is not None:
             try:
                 self._on_violation(alert)
-            except Exception:  # noqa: BLE001 - whoever is told does not end the monitor
+            except Exception:  # noqa: BLE001 - a callback that fails must not end the monitor
                 _log.exception("telling of a violation failed: %s", alert)
 
     async def _mend(self, remedy: Callable[[], Awaitable[None]], alert: Alert) -> None:
