@@ -47,13 +47,22 @@ def check_start(definition: Definition[S, C], state: S, context: C) -> Present[S
     if key_of(state) not in definition.starts:
         starts = ", ".join(map(name_of, definition.starts))
         raise InvalidData(f"a machine {definition.name!r} does not begin in {state}, but in {starts}")
+    check_context(definition, context)
+    return Present(state, context)
+
+
+def check_context(definition: Definition[Any, Any], context: object) -> None:
+    """Check that something is the context of a machine.
+
+    Raises:
+        InvalidData: it is not.
+    """
     if (definition.context is None) is not (context is None):
         needs = "no context" if definition.context is None else f"a context, a {definition.context.__name__}"
         raise InvalidData(f"a machine {definition.name!r} needs {needs}")
     model: Any = definition.context
     if isinstance(model, type) and not is_typeddict(model) and not isinstance(context, model):
         raise InvalidData(f"the context of a machine {definition.name!r} is a {model.__name__}, not {context!r}")
-    return Present(state, context)
 
 
 def check_payload(event: object, payload: object) -> None:

@@ -1,4 +1,7 @@
-"""Tools for tests: the examination that every engine passes, planned faults, and a clock that is set by hand."""
+"""Tools for tests: given, when, then; planned faults; a clock that is set by hand; the examination of engines.
+
+``tai_state.testing.strategies`` has strategies for Hypothesis.
+"""
 
 from tai_state.engines.memory import MemoryEngine as MemoryEngine
 from tai_state.testing.clocks import ManualClock as ManualClock
@@ -10,6 +13,12 @@ from tai_state.testing.faults import AtCalls as AtCalls
 from tai_state.testing.faults import Fault as Fault
 from tai_state.testing.faults import FaultyEngine as FaultyEngine
 from tai_state.testing.faults import Randomly as Randomly
+from tai_state.testing.given import Given as Given
+from tai_state.testing.given import Outcome as Outcome
+from tai_state.testing.given import given as given
+from tai_state.testing.given_store import GivenStore as GivenStore
+from tai_state.testing.given_store import Happened as Happened
+from tai_state.testing.given_store import given_store as given_store
 
 __all__ = [
     "ENGINE_CHECKS",
@@ -19,7 +28,13 @@ __all__ = [
     "AtCalls",
     "Fault",
     "FaultyEngine",
+    "Given",
+    "GivenStore",
+    "Happened",
     "ManualClock",
     "MemoryEngine",
+    "Outcome",
     "Randomly",
+    "given",
+    "given_store",
 ]

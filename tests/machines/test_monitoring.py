@@ -24,8 +24,7 @@ from tai_state.machines import (
     WorkerView,
 )
 from tai_state.machines.ready import CoordinatorState, SystemState, WorkerState
-
-from ..support.machine_clocks import HandClock
+from tai_state.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +64,7 @@ async def running(monitor: InvariantMonitor) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-async def advance(clock: HandClock, seconds: float) -> None:
+async def advance(clock: ManualClock, seconds: float) -> None:
     """Move the clock, and let everybody do what there is to do."""
     clock.advance(seconds)
     await anyio.wait_all_tasks_blocked()
@@ -73,7 +72,7 @@ async def advance(clock: HandClock, seconds: float) -> None:
 
 async def test_it_looks_when_its_interval_is_over() -> None:
     """It looks at once, and then each time its interval is over, and not before."""
-    seen, clock = Seen(), HandClock()
+    seen, clock = Seen(), ManualClock()
     async with running(InvariantMonitor(seen, interval=10, distance=1, clock=clock)):
         assert seen.reads == 1
         for expected in (2, 3):
@@ -86,7 +85,7 @@ async def test_it_looks_when_its_interval_is_over() -> None:
 
 async def test_it_looks_when_something_changed() -> None:
     """It looks when it is told of a change, without waiting for the interval."""
-    seen, clock = Seen(), HandClock()
+    seen, clock = Seen(), ManualClock()
     monitor = InvariantMonitor(seen, interval=None, distance=1, clock=clock)
     async with running(monitor):
         await advance(clock, 10**6)
@@ -98,7 +97,7 @@ async def test_it_looks_when_something_changed() -> None:
 
 async def test_many_changes_are_one_look() -> None:
     """Changes that come one after the other are one look, and looks keep their distance."""
-    seen, clock = Seen(), HandClock()
+    seen, clock = Seen(), ManualClock()
     monitor = InvariantMonitor(seen, interval=None, distance=1, clock=clock)
     async with running(monitor):
         for _ in range(100):
@@ -113,7 +112,7 @@ async def test_many_changes_are_one_look() -> None:
 
 async def test_a_change_during_a_look_is_looked_at() -> None:
     """A change that comes while it reads the system is seen by the look after."""
-    seen, clock = Seen(), HandClock()
+    seen, clock = Seen(), ManualClock()
     seen.open = anyio.Event()
     monitor = InvariantMonitor(seen, interval=None, distance=1, clock=clock)
     async with running(monitor):
@@ -128,7 +127,7 @@ async def test_looks_are_one_at_a_time() -> None:
     """A look that somebody asks for waits for the one that is under way."""
     seen = Seen()
     seen.open = anyio.Event()
-    monitor = InvariantMonitor(seen, clock=HandClock())
+    monitor = InvariantMonitor(seen, clock=ManualClock())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(monitor.look)
         tasks.start_soon(monitor.look)
@@ -141,7 +140,7 @@ async def test_looks_are_one_at_a_time() -> None:
 async def test_it_counts_what_holds_and_what_does_not() -> None:
     """Each look counts the invariants that hold by name, and what does not hold by kind and severity."""
     seen = Seen(LOST)
-    monitor = InvariantMonitor(seen, clock=HandClock())
+    monitor = InvariantMonitor(seen, clock=ManualClock())
     await monitor.look()
     seen.view = STRAY
     await monitor.look()
@@ -159,7 +158,7 @@ async def test_it_counts_what_holds_and_what_does_not() -> None:
 
 async def test_counters_are_values() -> None:
     """Counters that were read do not change with the next look, and nobody can change them."""
-    monitor = InvariantMonitor(Seen(LOST), clock=HandClock())
+    monitor = InvariantMonitor(Seen(LOST), clock=ManualClock())
     await monitor.look()
     before = monitor.counters
     await monitor.look()
@@ -171,7 +170,7 @@ async def test_counters_are_values() -> None:
 
 async def test_it_measures_coherence_lag_and_staleness() -> None:
     """The measures are those of the newest look, by the monitor's clock."""
-    clock = HandClock()
+    clock = ManualClock()
     states = WorkerState.Ready, WorkerState.Aggregating
     workers = tuple(WorkerView(id=state.name, state=state, seen_at=clock.now()) for state in states)
     seen = Seen(SystemView(state=SystemState.Ready, workers=workers))
@@ -186,7 +185,7 @@ async def test_it_measures_coherence_lag_and_staleness() -> None:
 
 async def test_it_tells_of_what_is_new() -> None:
     """What does not hold is told and kept once until it holds again, and a look returns all of it each time."""
-    seen, clock, told = Seen(LOST), HandClock(), list[Alert]()
+    seen, clock, told = Seen(LOST), ManualClock(), list[Alert]()
     monitor = InvariantMonitor(seen, clock=clock, on_violation=told.append)
     for _ in range(3):
         assert [each.finding.violation for each in await monitor.look()] == [QuorumLost(0, 3)]
@@ -205,7 +204,7 @@ async def test_it_tells_of_what_is_new() -> None:
 async def test_it_forgets_old_alerts() -> None:
     """It keeps the newest alerts alone."""
     seen = Seen()
-    monitor = InvariantMonitor(seen, clock=HandClock(), history_limit=3)
+    monitor = InvariantMonitor(seen, clock=ManualClock(), history_limit=3)
     for quorum in range(1, 6):
         seen.view = SystemView(state=SystemState.Ready, quorum=quorum)
         await monitor.look()
@@ -221,7 +220,7 @@ async def test_a_remedy_is_tried_for_what_is_critical() -> None:
         if len(mended) == 2:
             seen.view = STRAY
 
-    monitor = InvariantMonitor(seen, clock=HandClock(), remedy=mend)
+    monitor = InvariantMonitor(seen, clock=ManualClock(), remedy=mend)
     for _ in range(3):
         await monitor.look()
     assert mended == [(MultipleCoordinators(2), SPLIT)] * 2
@@ -244,7 +243,7 @@ async def test_a_remedy_that_fails_is_tried_again(
     remedy: Callable[..., Awaitable[None]], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A remedy that raises, or exceeds the limit, is counted and logged, and the next look tries it again."""
-    clock = HandClock()
+    clock = ManualClock()
     monitor = InvariantMonitor(Seen(LOST), interval=10, distance=1, limit=5, clock=clock, remedy=remedy)
     async with running(monitor):
         await advance(clock, seconds)
@@ -257,7 +256,7 @@ async def test_a_remedy_that_fails_is_tried_again(
 
 async def test_a_system_that_cannot_be_seen_is_looked_at_again(caplog: pytest.LogCaptureFixture) -> None:
     """A look that fails is counted and logged, and the next one sees the system."""
-    seen, clock = Seen(LOST), HandClock()
+    seen, clock = Seen(LOST), ManualClock()
     seen.failure = ConnectionError("no answer")
     monitor = InvariantMonitor(seen, interval=10, distance=1, clock=clock)
     async with running(monitor):
@@ -276,12 +275,12 @@ async def test_a_look_that_is_asked_for_raises_what_it_meets() -> None:
     seen = Seen()
     seen.failure = ConnectionError("no answer")
     with pytest.raises(ConnectionError, match="no answer"):
-        await InvariantMonitor(seen, clock=HandClock()).look()
+        await InvariantMonitor(seen, clock=ManualClock()).look()
 
 
 async def test_a_look_that_takes_too_long_is_cancelled() -> None:
     """Reading the system is cancelled when the limit is over, and the next look reads it again."""
-    seen, clock = Seen(), HandClock()
+    seen, clock = Seen(), ManualClock()
     seen.open = anyio.Event()
     async with running(monitor := InvariantMonitor(seen, interval=10, distance=1, limit=5, clock=clock)):
         await advance(clock, 4)
@@ -307,7 +306,7 @@ async def test_a_callback_that_raises_is_survived(caplog: pytest.LogCaptureFixtu
         told.append(alert)
 
     view = SystemView(state=SystemState.Ready, quorum=3, coordinators=LEADERS)
-    await InvariantMonitor(Seen(view), clock=HandClock(), on_violation=tell, remedy=mend).look()
+    await InvariantMonitor(Seen(view), clock=ManualClock(), on_violation=tell, remedy=mend).look()
     names = ["SingleCoordinator", "QuorumOperational"]
     assert [alert.finding.invariant for alert in told] == names * 2
     assert "telling of a violation failed" in caplog.text
@@ -315,7 +314,7 @@ async def test_a_callback_that_raises_is_survived(caplog: pytest.LogCaptureFixtu
 
 async def test_what_does_not_hold_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A violation is logged once at the level of its severity, with its fields."""
-    monitor = InvariantMonitor(Seen(LOST), clock=HandClock())
+    monitor = InvariantMonitor(Seen(LOST), clock=ManualClock())
     with caplog.at_level(logging.INFO):
         await monitor.look()
         await monitor.look()
@@ -329,7 +328,7 @@ async def test_what_does_not_hold_is_logged(caplog: pytest.LogCaptureFixture) ->
 async def test_invariants_can_be_ones_own() -> None:
     """A monitor checks the invariants that it is given, and no others."""
     own = SystemInvariant("own", "There is a state", Severity.Info, lambda _: ())
-    monitor = InvariantMonitor(Seen(LOST), invariants=[own], clock=HandClock())
+    monitor = InvariantMonitor(Seen(LOST), invariants=[own], clock=ManualClock())
     assert await monitor.look() == ()
     assert monitor.counters.checks_passed == {"own": 1}
 
@@ -338,7 +337,7 @@ async def test_it_ends_when_it_is_cancelled() -> None:
     """A monitor that is cancelled while it reads the system ends, and another look can follow."""
     seen = Seen()
     seen.open = anyio.Event()
-    monitor = InvariantMonitor(seen, clock=HandClock())
+    monitor = InvariantMonitor(seen, clock=ManualClock())
     async with running(monitor):
         assert seen.reads == 1
     seen.open.set()

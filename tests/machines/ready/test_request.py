@@ -11,8 +11,7 @@ import pytest
 from tai_state.errors import InvalidTransition
 from tai_state.machines import Event, Timeout
 from tai_state.machines.ready import InferenceRequestStateMachine, RequestState
-
-from ...support.machine_clocks import HandClock
+from tai_state.testing import ManualClock
 
 ID = UUID("0198c0de-0000-7000-8000-000000000001")
 S = RequestState
@@ -20,7 +19,7 @@ WAY = [S.Queued, S.Scheduled, S.Dispatched, S.Executing, S.Validating, S.Complet
 SECONDS = {S.Queued: 30, S.Scheduled: 5, S.Dispatched: 5, S.Validating: 10}
 
 
-def request_in(state: RequestState, clock: HandClock) -> InferenceRequestStateMachine:
+def request_in(state: RequestState, clock: ManualClock) -> InferenceRequestStateMachine:
     """A request that went its way to a state."""
     machine = InferenceRequestStateMachine(ID, clock=clock)
     for step in WAY[1 : WAY.index(state) + 1]:
@@ -30,7 +29,7 @@ def request_in(state: RequestState, clock: HandClock) -> InferenceRequestStateMa
 
 def test_a_request_goes_its_way_and_is_final() -> None:
     """A request is completed, keeps its id and its records, and cannot fail or be cancelled any more."""
-    machine = request_in(S.Completed, HandClock())
+    machine = request_in(S.Completed, ManualClock())
     assert machine.request_id == ID
     assert [record.to_state for record in machine.transition_history] == WAY
     for state in S:
@@ -41,7 +40,7 @@ def test_a_request_goes_its_way_and_is_final() -> None:
 @pytest.mark.parametrize("state", list(SECONDS))
 def test_a_request_fails_in_time(state: RequestState) -> None:
     """A request that stays too long in a state of the table fails, at its time and not before."""
-    clock = HandClock()
+    clock = ManualClock()
     machine = request_in(state, clock)
     clock.advance(SECONDS[state] - 0.001)
     assert machine.run_timer() is None
@@ -56,7 +55,7 @@ def test_a_request_fails_in_time(state: RequestState) -> None:
 @pytest.mark.parametrize("state", [S.Executing, S.Completed])
 def test_a_request_without_a_time_out_stays(state: RequestState) -> None:
     """A request that executes, or that is final, has all the time."""
-    clock = HandClock()
+    clock = ManualClock()
     machine = request_in(state, clock)
     clock.advance(10**6)
     assert machine.run_timer() is None
@@ -64,7 +63,7 @@ def test_a_request_without_a_time_out_stays(state: RequestState) -> None:
 
 def test_a_request_counts_its_time_from_the_queue() -> None:
     """The total time goes on over all states, the time in a state begins anew with each."""
-    clock = HandClock()
+    clock = ManualClock()
     machine = InferenceRequestStateMachine(ID, clock=clock)
     clock.advance(2)
     machine.transition_to(S.Scheduled, Event("slot assigned"))
@@ -75,7 +74,7 @@ def test_a_request_counts_its_time_from_the_queue() -> None:
 
 def test_a_time_out_counts_from_the_state() -> None:
     """A request that waited long in the queue has its whole time when it is scheduled."""
-    clock = HandClock()
+    clock = ManualClock()
     machine = InferenceRequestStateMachine(ID, clock=clock)
     clock.advance(29)
     machine.transition_to(S.Scheduled, Event("slot assigned"))
@@ -98,7 +97,7 @@ def test_a_time_out_counts_from_the_state() -> None:
 )
 def test_a_refusal_says_what_is_missing(state: RequestState, target: RequestState, reason: str) -> None:
     """A step out of order is refused with the reason of the rule that leads to its target."""
-    verdict = request_in(state, HandClock()).can_transition_to(target)
+    verdict = request_in(state, ManualClock()).can_transition_to(target)
     assert not verdict
     assert verdict.reason == reason
 
@@ -106,6 +105,6 @@ def test_a_refusal_says_what_is_missing(state: RequestState, target: RequestStat
 def test_what_is_logged_has_the_request(caplog: pytest.LogCaptureFixture) -> None:
     """Steps are logged with the request's id as a field."""
     with caplog.at_level(logging.INFO):
-        request_in(S.Scheduled, HandClock())
+        request_in(S.Scheduled, ManualClock())
     [*_, record] = caplog.records
     assert vars(record)["request_id"] == str(ID)
