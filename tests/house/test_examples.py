@@ -19,12 +19,23 @@ EXAMPLES = sorted(FOLDER.glob("*.py"))
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_prints_what_it_says(example: Path, tmp_path: Path) -> None:
     """An example, run in an empty folder with warnings as errors, prints the lines of its docstring."""
+    check_example(example, tmp_path, {})
+
+
+@pytest.mark.parametrize("name", ["coordinator"])
+def test_an_example_of_machines_runs_on_firestore(name: str, tmp_path: Path, firestore_project: str) -> None:
+    """The same example, its killed process included, prints the same on the emulator."""
+    check_example(FOLDER / f"{name}.py", tmp_path, {"TAI_STATE_STORE": f"firestore://{firestore_project}"})
+
+
+def check_example(example: Path, folder: Path, variables: dict[str, str]) -> None:
+    """Check that an example ends well and prints the lines of its docstring."""
     docstring = ast.get_docstring(ast.parse(example.read_text())) or ""
     expected = textwrap.dedent(docstring.partition("::\n\n")[2])
     done = subprocess.run(
         [sys.executable, "-W", "error", str(example)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        cwd=folder,
+        env={**os.environ, "PYTHONSAFEPATH": "1", **variables},
         capture_output=True,
         text=True,
         timeout=60,
