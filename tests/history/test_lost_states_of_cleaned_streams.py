@@ -17,6 +17,7 @@ from tai_state import (
     EveryEvents,
     GovernorExists,
     NewEvent,
+    NotRetained,
     StateMachinePersister,
     StateStore,
     StoreUnavailable,
@@ -233,3 +234,31 @@ async def test_a_sync_names_a_lost_state_and_goes_on(place: Place):
         await store.recover(GOVERNOR)
         assert (await sync(store, other)).complete
         assert (await StateMachinePersister(store).validate_consistency()).consistent
+
+
+@pytest.mark.parametrize(("action", "floor"), [("add", 10), ("put", 3)], ids=["payloads", "states"])
+async def test_what_a_cleanup_left_below_its_snapshot_is_not_the_beginning(place: Place, action: str, floor: int):
+    """A lost state is rebuilt from the first event that says what the state was, and verify asks for no reducer."""
+    async with opened(place) as store:
+        persister = StateMachinePersister(store, REDUCERS)
+        for number in range(12):
+            if action == "add":
+                await persister.record(GOVERNOR, "alice", [NewEvent("add", number)], METADATA, expected=ANY)
+            else:
+                save = store.save_state if number == 0 else store.update_state
+                await save(GOVERNOR, "alice", {"n": number}, METADATA, expected=ANY)
+        stream = store.core.layout.stream(GOVERNOR, "alice")
+        paths = [stream.event(version) for version in range(3, 10)]
+        left = [Put(path, await fields_at(store.core.engine, path)) for path in paths]
+        place.clock.advance_us(100 * HOUR)
+        await persister.cleanup_old_data(GOVERNOR, keep=KEEP)
+        await store.core.engine.commit(left)
+        await lose(store)
+    async with opened(place) as store:
+        persister = StateMachinePersister(store, REDUCERS)
+        assert (await persister.recover(GOVERNOR)).rebuilt == (ALICE,)
+        assert (await persister.validate_consistency()).consistent
+        assert (await fields_at(store.core.engine, ALICE))["floor"] == floor
+        assert (await persister.get_state_at(GOVERNOR, "alice", floor)).version == floor
+        with pytest.raises(NotRetained):
+            await persister.get_state_at(GOVERNOR, "alice", floor - 1)
