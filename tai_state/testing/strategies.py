@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Generic, TypeAlias, TypeVar, cast, overload
+from typing import Any, Final, Generic, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -143,7 +143,7 @@ def _tried(
     if way is None:
         verdict = judge_time_out(definition, present)
     elif isinstance(way, MachineEvent):
-        event = cast("MachineEvent[Any]", way)
+        event = way  # pyright: ignore[reportUnknownVariableType]
         if not event.is_bare:
             payload = draw(payloads[event] if event in payloads else st.from_type(event.payload))
         verdict = judge_event(definition, present, event.name, payload, NO_FACTS)
