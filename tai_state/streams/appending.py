@@ -91,7 +91,7 @@ class Appender:
         turns = [] if change.is_in_turn else [each.stream.state for each in change.appends if not each.has_version]
         if unregistered := self._unregistered(change):
             # The first state of a governor is written together with the governor's document: one task is enough for it.
-            async with self._turns.of([*turns, *unregistered]):
+            async with self._turns.of(turns, unregistered):
                 if still := self._unregistered(change):
                     return await self._settled(change, still)
         async with self._turns.of(turns):

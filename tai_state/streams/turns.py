@@ -8,8 +8,11 @@ without its turn if the turn does not move on for too long.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
+from typing import Self
 
 import anyio
 
@@ -40,14 +43,14 @@ class Turns:
         self._observer = observer
         self._turns: dict[str, _Line] = {}  # of each turn that is taken
 
-    def of(self, paths: Iterable[str]) -> Held:
+    def of(self, states: Iterable[str], governors: Iterable[str] = ()) -> Held:
         """A block that holds the turns of these states and governors.
 
         No deadlock: all tasks take them in one order, and who has taken those of states waits for no other state's.
         Governors come last: a transaction that runs again already has the turns of its states when it finds that it
         needs those of governors.
         """
-        return Held(self, sorted(set(paths), key=_in_order))
+        return Held(self, states, governors)
 
     def are_taken(self, paths: Iterable[str]) -> bool:
         """Whether somebody has the turn of one of these states."""
@@ -92,35 +95,76 @@ class Turns:
             del self._turns[path]
 
 
-def _in_order(path: str) -> tuple[int, str]:
-    return -path.count("/"), path
-
-
 class Held:
-    """A block that holds turns. They can be given back before it ends."""
+    """A block that holds turns. They can be given back before it ends.
 
-    __slots__ = ("_held", "_paths", "_turns")
+    Args:
+        turns: the turns of the store.
+        states: the paths of states.
+        governors: the paths of governors.
 
-    def __init__(self, turns: Turns, paths: list[str]) -> None:
+    Attributes:
+        is_asked: whether any turn was asked for, whether or not it came.
+    """
+
+    __slots__ = ("_governors", "_held", "_is_over", "_states", "_turns", "is_asked")
+
+    def __init__(self, turns: Turns, states: Iterable[str], governors: Iterable[str]) -> None:
+        self.is_asked: bool = False
         self._turns = turns
-        self._paths = paths
+        self._states = states
+        self._governors = governors
         self._held: list[str] = []
+        self._is_over = False
 
-    async def __aenter__(self) -> None:
-        try:
-            for path in self._paths:
-                if await self._turns.take(path):
-                    self._held.append(path)
-        except BaseException:
-            self.give()
-            raise
+    async def __aenter__(self) -> Self:
+        await self.take(self._states, self._governors)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.give()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it holds any turn now."""
+        return bool(self._held)
+
+    @contextmanager
+    def around(self) -> Generator[None, None, None]:
+        """While these turns are held, let the code in the block, and the tasks that it starts, wait for no others."""
+        before = _around.get()
+        _around.set((*before, self))
+        try:
+            yield
+        finally:
+            _around.set(before)
+
+    async def take(self, states: Iterable[str], governors: Iterable[str] = ()) -> None:
+        """Take turns, while none are held; those of states only if none are held around this code either."""
+        wanted = [] if any(each.is_held for each in _around.get()) else sorted(set(states))
+        wanted += sorted(set(governors))
+        self.is_asked = self.is_asked or bool(wanted)
+        try:
+            for path in wanted:
+                if await self._turns.take(path):
+                    self._held.append(path)
+        except BaseException:
+            self._return()
+            raise
+        if self._is_over:  # a task that nobody waits for any more has waited until now
+            self._return()
+
     def give(self) -> None:
-        """Give the turns back."""
+        """Give the turns back, and hold none from now on."""
+        self._is_over = True
+        self._return()
+
+    def _return(self) -> None:
         while self._held:
             self._turns.give(self._held.pop())
+
+
+_around: ContextVar[tuple[Held, ...]] = ContextVar("tai_state_turns", default=())
+"""The turns of the transactions that are under way around this code: a task begun in one inherits it."""

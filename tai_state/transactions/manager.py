@@ -27,13 +27,13 @@ from tai_state.errors import (
     LockLost,
     TaiStateError,
     TransactionFailed,
-    VersionConflict,
 )
 from tai_state.history.folding import Reducers, check_reducers
 from tai_state.locks.lease import Lease
 from tai_state.locks.locking import LockManager
 from tai_state.streams.changes import Fence
 from tai_state.streams.core import Core, HasCore, core_of
+from tai_state.streams.turns import Held
 from tai_state.transactions.recent import RecentWrites
 from tai_state.transactions.records import StateVersion, TransactionRecord, TransactionStatus
 from tai_state.transactions.transaction import Transaction
@@ -125,24 +125,26 @@ class TransactionManager:
         check_callable(function, "function")
         self._check(metadata, governor_id, fence)
         last: Transaction | None = None
-        attempts = AsyncRetrying(
-            retry=retry_if_exception(lambda error: last is not None and last.conflict is error),
-            stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._core.settings.timeout_seconds),
-            wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
-            reraise=True,
-        )
         with self._recording() as book:
+
+            async def attempt() -> R:
+                nonlocal last
+                async with self._core.turns.of(last.paths if last else ()) as turn:
+                    last = self._new(metadata, governor_id, turn, self._recent)
+                    return await book.run(last, function, fence)
+
+            attempts = AsyncRetrying(
+                retry=retry_if_exception(lambda error: last is not None and last.is_overtaken_by(error)),
+                stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._core.settings.timeout_seconds),
+                wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
+                reraise=True,
+            )
             try:
-                async for attempt in attempts:
-                    with attempt:
-                        async with self._core.turns.of(last.paths if last else ()):
-                            last = self._new(metadata, governor_id, self._recent, is_in_turn=last is not None)
-                            return await book.run(last, function, fence)
-            except VersionConflict as conflict:
-                if last is None or last.conflict is not conflict:
+                return await attempts(attempt)
+            except Exception as error:
+                if last is None or not last.is_overtaken_by(error):
                     raise
-                raise TransactionFailed(book.attempts, str(conflict)) from conflict
-        raise AssertionError("the last attempt returns or raises")
+                raise TransactionFailed(book.attempts, str(last.conflict)) from last.conflict
 
     async def execute_transaction(
         self,
@@ -223,7 +225,7 @@ class TransactionManager:
         """
         self._check(metadata, governor_id, fence)
         with self._recording() as book:
-            transaction = self._new(metadata, governor_id, None)
+            transaction = self._new(metadata, governor_id, self._core.turns.of(()))
             with book.under_way(transaction):
                 yield transaction
                 await book.commit(transaction, fence)
@@ -278,14 +280,9 @@ class TransactionManager:
         self._core.guards(fence)
 
     def _new(
-        self,
-        metadata: ChangeMetadata | None,
-        governor_id: str | None,
-        recent: RecentWrites | None,
-        *,
-        is_in_turn: bool = False,
+        self, metadata: ChangeMetadata | None, governor_id: str | None, turn: Held, recent: RecentWrites | None = None
     ) -> Transaction:
-        return Transaction(self._core, metadata, governor_id, self._reducers, recent, is_in_turn=is_in_turn)
+        return Transaction(self._core, metadata, governor_id, self._reducers, turn, recent)
 
     @contextmanager
     def _recording(self) -> Generator[_Book, None, None]:
@@ -351,7 +348,8 @@ class _Book:
         self._transaction, self._is_committing = transaction, False
         _under_way.set((*before, (task, transaction)))
         try:
-            yield
+            with transaction.turn.around():
+                yield
         finally:
             transaction.leave()
             _under_way.set(before)
@@ -367,7 +365,7 @@ class _Book:
         if isinstance(error, TransactionFailed):
             return TransactionStatus.FAILED
         if not self._is_committing:
-            is_own = self._transaction is not None and self._transaction.conflict is error
+            is_own = self._transaction is not None and self._transaction.is_overtaken_by(error)
             return TransactionStatus.FAILED if is_own else TransactionStatus.ROLLED_BACK
         is_known = isinstance(error, TaiStateError) and not isinstance(error, CommitOutcomeUnknown)
         return TransactionStatus.FAILED if is_known else TransactionStatus.UNKNOWN

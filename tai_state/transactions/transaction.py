@@ -57,9 +57,8 @@ class Transaction:
         metadata: ChangeMetadata | None,
         governor_id: str | None,
         reducers: Reducers,
+        turn: Held,
         recent: RecentWrites | None = None,
-        *,
-        is_in_turn: bool = False,
     ) -> None:
         self.core: Core = core
         self.conflict: VersionConflict | None = None
@@ -67,8 +66,7 @@ class Transaction:
         self._governor_id = governor_id
         self._reducers = reducers
         self._recent = recent
-        self._is_in_turn = is_in_turn
-        self._turn: Held | None = None
+        self.turn: Held = turn
         self._reading = anyio.Lock(fast_acquire=True)
         self._recalled: str | None = None
         self._seen: dict[str, SeenState] = {}
@@ -224,6 +222,12 @@ class Transaction:
         """Whether the transaction can still be used."""
         return self._is_open
 
+    def is_overtaken_by(self, error: BaseException) -> bool:
+        """Whether an error is this transaction's conflict, or the group of a task group in which it was raised."""
+        if isinstance(error, BaseExceptionGroup):
+            return any(map(self.is_overtaken_by, error.exceptions))
+        return self.conflict is not None and self.conflict is error
+
     def end(self) -> None:
         """Allow no more reads and writes."""
         self._is_open = False
@@ -231,8 +235,7 @@ class Transaction:
     def leave(self) -> None:
         """End, and give back the turn."""
         self._is_open = False
-        if self._turn is not None:
-            self._turn.give()
+        self.turn.give()
 
     @property
     def paths(self) -> set[str]:
@@ -262,7 +265,7 @@ class Transaction:
         compose = separately(*[each.compose_as_expected for each in self._writes])
         checks = [seen.guard(path) for path, seen in self._seen.items() if path not in self._writes]
         guards = (*checks, *self.core.guards(fence))
-        done = await self._append(Change(appends, compose, guards, is_in_turn=self._is_in_turn))
+        done = await self._append(Change(appends, compose, guards, is_in_turn=self.turn.is_asked))
         versions: list[StateVersion] = []
         for written, appended in zip(self._writes, done, strict=True):
             if appended is not None:
@@ -303,11 +306,10 @@ class Transaction:
             new = {path: stream for path, stream in streams.items() if path not in self._seen}
             if not new:
                 return
-            if not (self._seen or self._is_in_turn) and self.core.turns.are_taken(new):
+            if not (self._seen or self.turn.is_asked) and self.core.turns.are_taken(new):
                 # Whoever has the turn runs again. Only who holds no other turn may wait, or two wait for each other.
-                self._turn = self.core.turns.of(new)
-                await self._turn.__aenter__()
-                self._is_in_turn = True
+                await self.turn.take(new)
+                self._check_open()
             if self._recent is not None and not self._seen and len(new) == 1:
                 seen = self._recent.recall(path := next(iter(new)))
                 if seen is not None:
@@ -327,11 +329,11 @@ class Transaction:
             self._seen[path] = seen_in(self.core, stream, document)
 
     def _fail(self, conflict: VersionConflict) -> VersionConflict:
-        """End this attempt; the conflict, to raise."""
-        self.conflict = conflict
+        """End this attempt; its first conflict, to raise."""
+        self.conflict = self.conflict or conflict
         if self._recent is not None and self._recalled is not None:
             self._recent.doubt(self._recalled)
-        return conflict
+        return self.conflict
 
     def _is_of_a_read(self, error: VersionConflict | StateNotFound) -> bool:
         """Whether an error is about a state that has moved since it was read, and not the transaction's own."""

@@ -38,6 +38,11 @@ def conflicts() -> NoReturn:
     raise VersionConflict("elsewhere", 1, 2)
 
 
+def stops() -> NoReturn:
+    """What ``anext`` raises at the end of an iterator."""
+    raise StopAsyncIteration
+
+
 async def _transact(store: StateStore, fail: Callable[[], NoReturn]) -> None:
     async def function(transaction: Transaction) -> None:
         await transaction.find(store.state("g", "s"))
@@ -65,9 +70,10 @@ async def _read_write(store: StateStore, fail: Callable[[], NoReturn]) -> None:
     ("fail", "error"),
     [
         (conflicts, VersionConflict),
+        (stops, StopAsyncIteration),
         (gives_up, tenacity.RetryError),
     ],
-    ids=["a_conflict", "a_retry_error"],
+    ids=["a_conflict", "a_stop", "a_retry_error"],
 )
 async def test_an_error_of_the_function_comes_out(
     run: Callable[[StateStore, Callable[[], NoReturn]], Awaitable[None]],
