@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar, cast, get_args
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -10,6 +10,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from tai_state.errors import InvalidData, SerializationError, TaiStateError
 from tai_state.streams.carrying import Reader, has_all, with_unknown
 from tai_state.streams.likeness import agree, alike
+from tai_state.streams.unordered import in_one_order, may_hold_sets
 from tai_state.values.json import to_bytes
 
 D = TypeVar("D")
@@ -80,6 +81,8 @@ class Codec(Generic[D]):
             return cast("dict[str, Any]", value)
         try:
             data = self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings="error")
+            if self._may_hold_sets:
+                data = in_one_order(value, data)
             is_same = alike(self._adapter.validate_json(to_bytes(data), by_name=True), value)
         except ValidationError as error:
             raise InvalidData(f"the value would not read back: it does not fit its model at {_places(error)}") from None
@@ -92,6 +95,10 @@ class Codec(Generic[D]):
         if not is_same:
             raise InvalidData("the value would read back as a different one: its model loses a part of it as JSON")
         return cast("dict[str, Any]", data)
+
+    @cached_property
+    def _may_hold_sets(self) -> bool:
+        return self._adapter is not None and may_hold_sets(self._adapter.core_schema)
 
     def keep_unknown(self, before: dict[str, Any] | None, data: dict[str, Any], path: str) -> dict[str, Any]:
         """The JSON object of a model, with those fields of the object before it that the model does not know.

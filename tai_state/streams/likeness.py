@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
@@ -18,8 +19,8 @@ def alike(one: Any, other: Any) -> bool:
     """
     if one is other:
         return True
-    if _is_model(one) or _is_model(other):
-        return type(one) is type(other) and alike(_content(one), _content(other))
+    if is_model(one) or is_model(other):
+        return type(one) is type(other) and alike(content(one), content(other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return _are_alike_by_key(one, other)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -45,6 +46,8 @@ def agree(one: Any, other: Any, again: Any) -> bool:
 
 
 def _are_alike_by_key(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    if isinstance(one, OrderedDict) and isinstance(other, OrderedDict) and [*one] != [*other]:
+        return False  # to them, the order is a part of the content
     return one.keys() == other.keys() and all(alike(each, other[key]) for key, each in one.items())
 
 
@@ -56,11 +59,12 @@ def _are_alike_inside(one: object, other: object) -> bool:
     return _are_alike_by_key(vars(one), vars(other))
 
 
-def _is_model(value: Any) -> bool:
+def is_model(value: Any) -> bool:
+    """Whether a value is a pydantic model or a dataclass."""
     return isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type))
 
 
-def _content(model: Any) -> dict[str, Any]:
+def content(model: Any) -> dict[str, Any]:
     """The fields of a model that its dumps include."""
     if not isinstance(model, BaseModel):
         return {each.name: getattr(model, each.name) for each in fields(model)}

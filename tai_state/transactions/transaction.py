@@ -224,9 +224,9 @@ class Transaction:
 
     def is_overtaken_by(self, error: BaseException) -> bool:
         """Whether an error is this transaction's conflict, or the group of a task group in which it was raised."""
-        if isinstance(error, BaseExceptionGroup):
-            return any(map(self.is_overtaken_by, error.exceptions))
-        return self.conflict is not None and self.conflict is error
+        if self.conflict is None or not isinstance(error, BaseExceptionGroup):
+            return error is self.conflict
+        return error.subgroup(lambda each: each is self.conflict) is not None  # pyright: ignore[reportUnknownMemberType]
 
     def end(self) -> None:
         """Allow no more reads and writes."""

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from tai_state import Observer, StateHandle, Transaction, TransactionFailed, VersionConflict, Waited
