@@ -78,6 +78,26 @@ def with_unknown(before: Any, known: Any, now: Any, reader: Reader) -> Any:
     return _kept(Finding(before, reader).rest(known), known, now, ())
 
 
+def without_rivals(whole: Any, now: Any, is_alike: Callable[[Any], bool]) -> Any:
+    """A value with carried fields, without those that the model reads in place of what it has written.
+
+    A field that holds a default may be missed without a trace. It is carried then, though the model knows it: by a
+    former name of a field, which now has another value.
+
+    Args:
+        whole: the new value with the carried fields.
+        now: the new value, as the model writes it.
+        is_alike: whether the model reads other data as it reads the new value.
+    """
+    kinds = _by_kind(_added(whole, now, ()))
+    rivals: list[Place] = []
+    for kind in kinds[:PROBES_MAX]:
+        others = [place for each in kinds if each is not kind for place in each]
+        if not is_alike(_without_all(whole, others)):
+            rivals += kind
+    return _without_all(whole, rivals)
+
+
 class Finding:
     """Finds what the model does not know.
 
@@ -157,11 +177,8 @@ class Finding:
             return set()
         if self._probe(places):
             return set(places)
-        kinds: dict[Place, list[Place]] = {}
-        for place in places:
-            kinds.setdefault(tuple("*" if isinstance(key, int) else key for key in place), []).append(place)
         found: set[Place] = set()
-        for group in kinds.values():
+        for group in _by_kind(places):
             if self._probe(group):
                 found.update(group)
             elif len(group) > 1:
@@ -174,10 +191,28 @@ class Finding:
             raise InvalidData(
                 "the stored state has too many fields that the model may not know: let the model allow extra fields"
             )
-        value = self._before
-        for place in places:
-            value = without(value, place)
-        return self._reader.is_alike(value)
+        return self._reader.is_alike(_without_all(self._before, places))
+
+
+def _by_kind(places: Iterable[Place]) -> list[list[Place]]:
+    """The places that differ in indexes alone, together."""
+    kinds: dict[Place, list[Place]] = {}
+    for place in places:
+        kinds.setdefault(tuple("*" if isinstance(key, int) else key for key in place), []).append(place)
+    return [*kinds.values()]
+
+
+def _added(whole: Any, now: Any, at: Place) -> Iterator[Place]:
+    """The places of all fields that were added to a value."""
+    if _is_object(whole) and _is_object(now):
+        for key, each in whole.items():
+            if key in now:
+                yield from _added(each, now[key], (*at, key))
+            else:
+                yield (*at, key)
+    elif _is_list(whole) and _is_list(now):
+        for index, (each, item) in enumerate(zip(whole, now, strict=True)):
+            yield from _added(each, item, (*at, index))
 
 
 def _partners(before: dict[str, Any], known: dict[str, Any]) -> dict[str, str]:
@@ -292,6 +327,13 @@ def _leaves(value: Any, at: Place) -> Iterator[Place]:
                 yield from _leaves(each, (*at, key))
             else:
                 yield (*at, key)
+
+
+def _without_all(value: Any, places: Iterable[Place]) -> Any:
+    """A value without some of its fields."""
+    for place in places:
+        value = without(value, place)
+    return value
 
 
 def without(value: Any, place: Place) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, cast, get_args
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from tai_state.errors import InvalidData, SerializationError, TaiStateError
-from tai_state.streams.carrying import Reader, has_all, with_unknown
+from tai_state.streams.carrying import Reader, has_all, with_unknown, without_rivals
 from tai_state.streams.likeness import agree, alike
 from tai_state.streams.unordered import in_one_order, may_hold_sets
 from tai_state.values.json import to_bytes
@@ -116,7 +116,12 @@ class Codec(Generic[D]):
             return data
         known = self._dump(read)
         whole: dict[str, Any] = with_unknown(before, known, data, self._reader(before, read, known, path))
-        if not alike(self.from_json(whole, path), self.from_json(data, path)):
+        now = self.from_json(data, path)
+
+        def is_alike(other: dict[str, Any]) -> bool:
+            return alike(self.from_json(other, path), now)
+
+        if not is_alike(whole) and not is_alike(whole := without_rivals(whole, data, is_alike)):
             raise InvalidData("the value would read back as a different one with the fields that its model ignores")
         return whole
 

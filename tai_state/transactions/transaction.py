@@ -224,9 +224,13 @@ class Transaction:
 
     def is_overtaken_by(self, error: BaseException) -> bool:
         """Whether an error is this transaction's conflict, or the group of a task group in which it was raised."""
-        if self.conflict is None or not isinstance(error, BaseExceptionGroup):
-            return error is self.conflict
-        return error.subgroup(lambda each: each is self.conflict) is not None  # pyright: ignore[reportUnknownMemberType]
+
+        def is_conflict(each: BaseException) -> bool:
+            return each is self.conflict
+
+        if isinstance(error, BaseExceptionGroup):
+            return error.subgroup(is_conflict) is not None  # pyright: ignore[reportUnknownMemberType]
+        return is_conflict(error)
 
     def end(self) -> None:
         """Allow no more reads and writes."""

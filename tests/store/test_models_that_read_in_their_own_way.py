@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import AliasChoices, BaseModel, Field, create_model, field_validator
+from pydantic import AliasChoices, BaseModel, Field, create_model, field_validator, model_validator
 
 from tai_state import InvalidData, SerializationError
 from tai_state.streams.codec import codec_of
@@ -76,6 +76,27 @@ class OneOf(Noted):
     name: str = Field(validation_alias=AliasChoices("name", "title"))
 
 
+class Renamed(Noted):
+    count: int = Field(default=0, validation_alias=AliasChoices("amount", "count"))
+
+
+class Migrated(Noted):
+    count: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: Any) -> Any:
+        return (
+            {"count": data["amount"], **{key: data[key] for key in data if key != "count"}}
+            if "amount" in data
+            else data
+        )
+
+
+class Lines(Noted):
+    items: list[Migrated | Noted] = []
+
+
 class Fresh(Noted):
     token: UUID = Field(default_factory=uuid4)
     items: list[Made] = []
@@ -130,6 +151,31 @@ def test_values_that_the_model_writes_otherwise_keep_their_places():
 def test_a_value_under_another_key_keeps_what_is_in_it(model: type[Any], stored: Any, after: Any):
     """What the model reads under one key and writes under another one is there once, with all that is in it."""
     assert rewritten(model, stored, noted) == {"note": "x", **after}
+
+
+@pytest.mark.parametrize("model", [Renamed, Migrated])
+@pytest.mark.parametrize("stored", [0, 5])
+@pytest.mark.parametrize("before", ["", "x"], ids=["first change", "second change"])
+def test_a_former_name_of_a_field_does_not_hold_a_change_up(model: type[Any], stored: int, before: str):
+    """A field that the model has under a former name can be changed, also if what is stored there is its default."""
+    value = {"amount": stored, "serial": "S1", "deep": {"amount": 1}}
+    if before:
+        value = rewritten(model, value, noted)
+    after = rewritten(model, value, lambda now: now.model_copy(update={"count": 7}))
+    assert after == {"count": 7, "note": before, "serial": "S1", "deep": {"amount": 1}}
+
+
+def test_former_names_in_items_of_a_list_do_not_hold_a_change_up():
+    """The same in lists: what the model reads in place of what it has written goes, and the rest stays."""
+
+    def counted(value: Any) -> Any:
+        return value.model_copy(update={"items": [each.model_copy(update={"count": 7}) for each in value.items]})
+
+    stored = {"items": [{"amount": 0, "serial": "S1", "note": "a"}, {"amount": 0, "serial": "S2", "note": "b"}]}
+    kept = {**stored, "items": stored["items"][:1]}
+    assert rewritten(Lines, kept, counted)["items"] == [{"count": 7, "note": "a", "serial": "S1"}]
+    with pytest.raises(InvalidData, match="not clear where they belong"):
+        rewritten(Lines, stored, counted)
 
 
 def test_a_model_that_makes_new_values_at_each_reading_keeps_all():
