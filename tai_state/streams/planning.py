@@ -144,7 +144,8 @@ def plan(
     writes.append(Put(stream.state, state, require_of(before)))
     if kept_now:
         writes.append(put_snapshot(stream, state))
-        writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in state.kept]
+        left = frozenset(state.kept)
+        writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in left]
     if before.version == 0:
         writes.append(Check(stream.cleaned, ABSENT))  # else event 1 may only seem never to have been there
     return Plan(stream, before, composition, events, state, tuple(writes))

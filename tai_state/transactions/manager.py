@@ -51,6 +51,9 @@ ATTEMPTS_MAX = 64
 RECORDS_MAX = 1_000
 """How many transactions a manager remembers."""
 
+_LEASES_MAX = 100
+"""How many leases a manager has before it first looks which of them are over."""
+
 _PAUSE_SECONDS = 0.005
 _PAUSE_SECONDS_MAX = 1.0
 
@@ -79,6 +82,7 @@ class TransactionManager:
         self._records: OrderedDict[str, TransactionRecord] = OrderedDict()
         self._locks = LockManager(store) if locks is None else locks
         self._leases: dict[tuple[str, str], Lease] = {}
+        self._leases_max = _LEASES_MAX
 
     def __repr__(self) -> str:
         counts = Counter(record.status.value for record in self._records.values())
@@ -242,8 +246,10 @@ class TransactionManager:
             wait_seconds: how long to wait; 0: do not wait; None: wait without limit.
         """
         lease = await self._locks.acquire_lock(resource, ttl_seconds=ttl, wait_seconds=wait_seconds, holder=client)
-        self._leases = {key: each for key, each in self._leases.items() if each.tenure.may_stand}
         self._leases[resource, lease.token] = lease
+        if len(self._leases) > self._leases_max:  # once for each doubling, so that a lock costs the same beside many
+            self._leases = {key: each for key, each in self._leases.items() if each.tenure.may_stand}
+            self._leases_max = max(_LEASES_MAX, 2 * len(self._leases))
         return lease
 
     async def release_lock(self, resource: str, token: str) -> None:

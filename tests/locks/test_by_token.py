@@ -11,7 +11,9 @@ import pytest
 from tai_state import InvalidData, StateStore, TransactionManager
 from tai_state.engines.api import Write
 from tai_state.errors import CommitRefused, LockAlreadyHeld, LockLost, StoreTimeout, StoreUnavailable
+from tai_state.locks.lease import Tenure
 from tai_state.testing import ManualClock, MemoryEngine
+from tai_state.transactions import manager as module
 
 from ..support.locks import OVER, TTL
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, CountingEngine, collected, make_store
@@ -61,8 +63,31 @@ async def test_another_token_releases_nothing(store: StateStore, other: StateSto
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_what_is_over_is_lost_and_forgotten():
+async def test_a_lock_costs_the_same_beside_many(monkeypatch: pytest.MonkeyPatch):
+    """A manager that holds many leases does not look at all of them for each that it acquires."""
+    looks = 0
+    may_stand = Tenure.may_stand.fget
+    assert may_stand is not None
+
+    def counted(tenure: Tenure) -> bool:
+        nonlocal looks
+        looks += 1
+        return may_stand(tenure)
+
+    clock = ManualClock(step_us=1)
+    async with make_store(MemoryEngine(clock), clock) as store:
+        monkeypatch.setattr(Tenure, "may_stand", property(counted))
+        manager = TransactionManager(store)
+        for number in range(1_000):
+            await manager.acquire_lock(f"r{number}", "client", TTL)
+        assert len(manager._leases) == 1_000
+    assert 0 < looks < 2_000
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_over_is_lost_and_forgotten(monkeypatch: pytest.MonkeyPatch):
     """A lease that was taken over, or has ended, cannot be released, and a manager does not remember it for ever."""
+    monkeypatch.setattr(module, "_LEASES_MAX", 1)
     clock = ManualClock(step_us=1)
     async with make_store(MemoryEngine(clock), clock) as store:
         manager = TransactionManager(store)
@@ -123,8 +148,11 @@ async def test_a_release_that_failed_can_be_tried_again(store: StateStore, *, se
         await manager.release_lock("r", lease.token)
 
 
-async def test_a_loss_is_told_for_each_release_by_its_token(store: StateStore, other: StateStore):
+async def test_a_loss_is_told_for_each_release_by_its_token(
+    store: StateStore, other: StateStore, monkeypatch: pytest.MonkeyPatch
+):
     """A second release of a lock that was broken, or was released by its lease, raises as well."""
+    monkeypatch.setattr(module, "_LEASES_MAX", 1)
     manager = TransactionManager(store)
     lease = await manager.acquire_lock("r", "client", TTL)
     await other.locks.break_lock("r")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from tai_state import (
@@ -28,6 +29,9 @@ from tai_state import (
     open_store,
 )
 from tai_state.engines.api import ANYTHING, Delete, Put
+from tai_state.streams.layout import Layout
+from tai_state.streams.planning import Author, Composition, Draft, plan
+from tai_state.streams.records import EMPTY
 from tai_state.streams.upcasting import Upcasting
 from tai_state.values.digests import state_hash
 
@@ -155,6 +159,28 @@ async def test_a_change_that_does_not_fit_itself(place: Place, caplog: pytest.Lo
             await store.save_state(GOVERNOR, "alice", {"text": "x" * 1_100_000}, METADATA)
         assert "/snapshots/" not in error.value.path
         assert "is not kept" not in caplog.text
+
+
+def test_keeping_one_more_costs_the_same_for_each_that_is_kept():
+    """Which snapshots are dropped is found without comparing all that are kept with one another."""
+    compared = 0
+
+    class Version(int):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    count = 1_000
+    head = msgspec.structs.replace(EMPTY, version=count, revision=1, kept=tuple(map(Version, range(1, count + 1))))
+    made = Draft(event_id="e", action="save", timestamp="2026-01-01T00:00:00Z", changed_by="a", reason="", context="")
+    author = Author("store", 1, EveryEvents(1, keep=count))
+    stream = Layout().stream(GOVERNOR, "s")
+    planned = plan(stream, head, Composition((made,), {}), author, 1)
+    assert Delete(stream.snapshot(1), ANYTHING) in planned.writes
+    assert compared < 5 * count
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])
