@@ -175,7 +175,7 @@ def test_keeping_one_more_costs_the_same_for_each_that_is_kept():
 
     count = 1_000
     head = msgspec.structs.replace(EMPTY, version=count, revision=1, kept=tuple(map(Version, range(1, count + 1))))
-    made = Draft(event_id="e", action="save", timestamp="2026-01-01T00:00:00Z", changed_by="a", reason="", context="")
+    made = Draft(event_id="e", action="save", timestamp="2026-01-01T00:00:00Z", changed_by="a", reason="", context="{}")
     author = Author("store", 1, EveryEvents(1, keep=count))
     stream = Layout().stream(GOVERNOR, "s")
     planned = plan(stream, head, Composition((made,), {}), author, 1)
