@@ -333,11 +333,11 @@ class Transaction:
             self._seen[path] = seen_in(self.core, stream, document)
 
     def _fail(self, conflict: VersionConflict) -> VersionConflict:
-        """End this attempt; its first conflict, to raise."""
-        self.conflict = self.conflict or conflict
+        """End this attempt; the conflict, to raise."""
+        self.conflict = conflict
         if self._recent is not None and self._recalled is not None:
             self._recent.doubt(self._recalled)
-        return self.conflict
+        return conflict
 
     def _is_of_a_read(self, error: VersionConflict | StateNotFound) -> bool:
         """Whether an error is about a state that has moved since it was read, and not the transaction's own."""
