@@ -129,26 +129,28 @@ class TransactionManager:
         check_callable(function, "function")
         self._check(metadata, governor_id, fence)
         last: Transaction | None = None
+        attempts = AsyncRetrying(
+            retry=retry_if_exception(lambda error: last is not None and last.is_overtaken_by(error)),
+            stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._core.settings.timeout_seconds),
+            wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
+            reraise=True,
+        )
         with self._recording() as book:
-
-            async def attempt() -> R:
-                nonlocal last
-                async with self._core.turns.of(last.paths if last else ()) as turn:
-                    last = self._new(metadata, governor_id, turn, self._recent)
-                    return await book.run(last, function, fence)
-
-            attempts = AsyncRetrying(
-                retry=retry_if_exception(lambda error: last is not None and last.is_overtaken_by(error)),
-                stop=stop_after_attempt(ATTEMPTS_MAX) | stop_after_delay(self._core.settings.timeout_seconds),
-                wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
-                reraise=True,
-            )
+            stopped = StopAsyncIteration()
             try:
-                return await attempts(attempt)
+                async for attempt in attempts:
+                    with attempt:
+                        async with self._core.turns.of(last.paths if last else ()) as turn:
+                            last = self._new(metadata, governor_id, turn, self._recent)
+                            try:
+                                return await book.run(last, function, fence)
+                            except StopAsyncIteration as error:  # the loop would take it for its own end
+                                stopped = error
             except Exception as error:
                 if last is None or not last.is_overtaken_by(error):
                     raise
                 raise TransactionFailed(book.attempts, str(last.conflict)) from last.conflict
+            raise stopped
 
     async def execute_transaction(
         self,
