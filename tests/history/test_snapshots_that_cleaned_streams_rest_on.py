@@ -114,7 +114,7 @@ async def test_a_snapshot_that_can_be_made_again_is_not_said_to_be_the_last(plac
 
 async def test_events_that_carry_their_states_are_not_given_up(place: Place):
     """If the snapshot is damaged and its event carries the state, every version from there on is left."""
-    async with opened(place) as store:
+    async with opened(place) as store, make_store(MemoryEngine(place.clock), place.clock) as other:
         persister = StateMachinePersister(store)
         await grow(store, VERSIONS)
         place.clock.advance_us(30 * HOUR)
@@ -123,3 +123,4 @@ async def test_events_that_carry_their_states_are_not_given_up(place: Place):
         assert (await persister.recover()).rebuilt == (ALICE,)
         assert (await persister.get_state_at(GOVERNOR, "alice", 8)).data == {"n": 8}
         assert (await persister.validate_consistency()).consistent
+        assert (await sync(store, other)).sent == 7
