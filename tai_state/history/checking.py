@@ -135,8 +135,9 @@ class StreamCheck:
             self.find(late.path, "retired", late.what)
         self._last = record
         is_shown = version not in self._snapshots or self._snapshot(record, self._snapshots.pop(version))
-        if is_shown and self._folded.text is None and version == self._begins_at >= self._rests_on:
-            self.is_unchecked = True
+        if self._folded.text is None and version == self._begins_at:
+            self._is_mendable = self._state is not None
+            self.is_unchecked = is_shown and version >= self._rests_on
         if self._state is not None and version == self._state.version:
             self._compare(self._state, record)
         return record

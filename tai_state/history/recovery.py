@@ -31,6 +31,7 @@ from tai_state.history.unfinished import no_restore, unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
+from tai_state.streams.reader import Folded, Stored, check_genuine
 from tai_state.streams.records import STATE, StateRecord, head_of, state_after, state_text
 from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
@@ -242,7 +243,11 @@ class Recovery:
         if base is not None:
             folded, last = base.folded, base.stored
             as_of = kept_as_of = base.record.as_of
-        async for stored in self._core.reader.records(stream, base.record.version + 1 if base else 1):
+        elif (beginning := await self._beginning(stream, floor)) is not None:
+            folded, last = Folded().then(beginning.record), beginning
+            as_of = beginning.record.as_of or beginning.record.timestamp
+            kept_as_of, unkept_bytes = beginning.record.timestamp, beginning.record.unkept_bytes
+        async for stored in self._core.reader.records(stream, last.record.version + 1 if last else 1):
             event = stored.record
             if last is not None and event.version > until:
                 is_followed = True
@@ -273,6 +278,15 @@ class Recovery:
             floor=floor,
         )
         return _Rebuilt(record, tuple(version for version in kept if version not in sound), is_followed)
+
+    async def _beginning(self, stream: Stream, floor: int) -> Stored | None:
+        """The event at the floor of a stream whose first events were cleaned up, if it carries its state."""
+        [note] = (await self._core.engine.read([stream.cleaned])).documents if floor > 1 else (None,)
+        stored = None if note is None else await self._core.reader.one(stream, floor)
+        if stored is None or stored.record.to_state is None:
+            return None
+        check_genuine(stream, stored.record)
+        return stored
 
     async def _base(self, stream: Stream, kept: Sequence[int]) -> tuple[Kept | None, tuple[int, ...]]:
         """The newest sound snapshot, and the versions of that snapshot and all older ones."""
