@@ -31,7 +31,7 @@ from tai_state.history.unfinished import no_restore, unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
-from tai_state.streams.reader import Folded, Stored, check_genuine
+from tai_state.streams.reader import Folded, Stored, check_genuine, floor_in
 from tai_state.streams.records import STATE, StateRecord, head_of, state_after, state_text
 from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
@@ -280,10 +280,12 @@ class Recovery:
         return _Rebuilt(record, tuple(version for version in kept if version not in sound), is_followed)
 
     async def _beginning(self, stream: Stream, floor: int) -> Stored | None:
-        """The event at the floor of a stream whose first events were cleaned up, if it carries its state."""
-        [note] = (await self._core.engine.read([stream.cleaned])).documents if floor > 1 else (None,)
+        """The event at the floor of a cleaned stream, if it carries its state, and its state does not say a lower floor."""
+        if floor == 1:
+            return None
+        note, state = (await self._core.engine.read([stream.cleaned, stream.state])).documents
         stored = None if note is None else await self._core.reader.one(stream, floor)
-        if stored is None or stored.record.to_state is None:
+        if stored is None or stored.record.to_state is None or floor > (floor_in(state) or floor):
             return None
         check_genuine(stream, stored.record)
         return stored

@@ -112,13 +112,61 @@ async def test_a_snapshot_that_can_be_made_again_is_not_said_to_be_the_last(plac
             assert finding.message.endswith(": run `tai-state recover`")
 
 
+async def saved(place: Place, store: StateStore) -> None:
+    """Clean up everything before the snapshot at version 8, of events that carry their states."""
+    await grow(store, VERSIONS)
+    place.clock.advance_us(30 * HOUR)
+    assert (await StateMachinePersister(store).cleanup_old_data(GOVERNOR, keep=KEEP)).events_deleted == 7
+
+
+SNAPSHOTS = [Delete(snapshot_path(version)) for version in (8, 12)]
+
+
+@pytest.mark.parametrize("also", [[], [Delete(ALICE)]], ids=["snapshots", "snapshots and state"])
+async def test_events_that_carry_their_states_need_no_snapshot(place: Place, also: list[Delete]):
+    """If all snapshots are lost, the state is built from the first event that is left; nothing is left to say."""
+    async with opened(place) as store, make_store(MemoryEngine(place.clock), place.clock) as other:
+        await saved(place, store)
+        before = await store.get_state(GOVERNOR, "alice")
+        await store.core.engine.commit([*SNAPSHOTS, *also])
+        persister = StateMachinePersister(store)
+        assert (await persister.recover()).rebuilt == (ALICE,)
+        assert (await store.get_state(GOVERNOR, "alice")).data == before.data
+        assert (await persister.get_state_at(GOVERNOR, "alice", 8)).data == {"n": 8}
+        assert (await persister.validate_consistency()).consistent
+        assert (await sync(store, other)).sent == 7
+
+
+@pytest.mark.parametrize("lost", [[event_path(8)], [event_path(version) for version in (8, 9, 10)]], ids=len)
+async def test_a_gap_is_not_taken_for_a_cleanup(place: Place, lost: list[str]):
+    """Events that no cleanup may have removed are missing: a recovery does not begin after them."""
+    async with opened(place) as store:
+        await saved(place, store)
+        await store.core.engine.commit([*SNAPSHOTS, *[Delete(path) for path in lost]])
+        persister = StateMachinePersister(store)
+        for _ in range(2):
+            assert (event_path(8), "gap") in {
+                (each.path, each.kind) for each in (await persister.validate_consistency()).findings
+            }
+            assert (await persister.recover()).failed
+
+
+async def test_a_state_that_nothing_leads_to_is_not_said_to_be_mended(place: Place):
+    """Where the state and all snapshots of a reducer's events are lost, only a backup helps, and verify says so."""
+    async with opened(place) as store:
+        await wholly(place, store)
+        await store.core.engine.commit([*SNAPSHOTS, Delete(ALICE)])
+        persister = StateMachinePersister(store, REDUCERS)
+        assert (await persister.recover()).failed
+        [finding] = (await persister.validate_consistency()).findings
+        assert (finding.path, finding.message.endswith(": restore a backup")) == (ALICE, True)
+
+
 async def test_events_that_carry_their_states_are_not_given_up(place: Place):
     """If the snapshot is damaged and its event carries the state, every version from there on is left."""
     async with opened(place) as store, make_store(MemoryEngine(place.clock), place.clock) as other:
+        await saved(place, store)
         persister = StateMachinePersister(store)
-        await grow(store, VERSIONS)
-        place.clock.advance_us(30 * HOUR)
-        assert (await persister.cleanup_old_data(GOVERNOR, keep=KEEP)).events_deleted == 7
         await store.core.engine.commit([Put(snapshot_path(8), {})])
         assert (await persister.recover()).rebuilt == (ALICE,)
         assert (await persister.get_state_at(GOVERNOR, "alice", 8)).data == {"n": 8}
