@@ -280,7 +280,7 @@ class Recovery:
         return _Rebuilt(record, tuple(version for version in kept if version not in sound), is_followed)
 
     async def _beginning(self, stream: Stream, floor: int) -> Stored | None:
-        """The event at the floor of a cleaned stream, if it carries its state, and its state does not say a lower floor."""
+        """The event at the floor of a cleaned stream, if it carries its state; none above the floor of a state."""
         if floor == 1:
             return None
         note, state = (await self._core.engine.read([stream.cleaned, stream.state])).documents

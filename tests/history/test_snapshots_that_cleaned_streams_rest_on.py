@@ -14,7 +14,7 @@ from tai_state.engines.memory import MemoryEngine
 
 from ..support.histories import ALICE, HOUR, add, event_path, grow, snapshot_path
 from ..support.operations import REDUCERS
-from ..support.stores import GOVERNOR, Place, make_store
+from ..support.stores import GOVERNOR, Place, fields_at, make_store
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +132,9 @@ async def test_events_that_carry_their_states_need_no_snapshot(place: Place, als
         persister = StateMachinePersister(store)
         assert (await persister.recover()).rebuilt == (ALICE,)
         assert (await store.get_state(GOVERNOR, "alice")).data == before.data
+        assert (await fields_at(store.core.engine, ALICE))["unkept_bytes"] == sum(
+            len(f'{{"n":{n}}}') for n in range(8, 15)
+        )
         assert (await persister.get_state_at(GOVERNOR, "alice", 8)).data == {"n": 8}
         assert (await persister.validate_consistency()).consistent
         assert (await sync(store, other)).sent == 7
