@@ -58,6 +58,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 _RECOVER = "run `tai-state recover`"
 _RESTORE = "restore a backup"
+_RESTORE_OR_GIVE_UP = f"{_RESTORE}; if there is none, {_RECOVER}, which gives up the versions before the next snapshot"
 
 
 class StreamCheck:
@@ -90,6 +91,7 @@ class StreamCheck:
         self._folding = folding
         self._state = state
         self._snapshots = snapshots
+        self._rests_on = min(snapshots, default=0) if state is None else state.floor
         self._latest = latest
         self._retired = retired
         self._lost = lost
@@ -132,11 +134,10 @@ class StreamCheck:
         if late is not None and not any(each.kind == "retired" for each in self.findings):
             self.find(late.path, "retired", late.what)
         self._last = record
-        if version in self._snapshots:
-            self._snapshot(record, self._snapshots.pop(version))
-        floor = 0 if self._state is None else self._state.floor
-        if self._folded.text is None and version == self._begins_at >= floor:
-            self.is_unchecked = True
+        is_shown = version not in self._snapshots or self._snapshot(record, self._snapshots.pop(version))
+        if self._folded.text is None and version == self._begins_at:
+            self._is_mendable = self._state is not None
+            self.is_unchecked = is_shown and version >= self._rests_on
         if self._state is not None and version == self._state.version:
             self._compare(self._state, record)
         return record
@@ -256,26 +257,29 @@ class StreamCheck:
             return "fold", error.what
         return None
 
-    def _snapshot(self, event: EventRecord, document: Document | None) -> None:
+    def _snapshot(self, event: EventRecord, document: Document | None) -> bool:
+        """Check a snapshot, which gives the state where no event does. Returns whether it is sound."""
         path = self.stream.snapshot(event.version)
         as_of = self._as_of or event.as_of
         self._kept_as_of = None
+        advice = _RESTORE_OR_GIVE_UP if self._folded.text is None and not self.is_unchecked else _RECOVER
         if document is None:
-            self.find(path, "snapshot", f"is missing although the state lists it: {_RECOVER}")
-            return
+            self.find(path, "snapshot", f"is missing although the state lists it: {advice}")
+            return False
         try:
             snapshot = document.decode(SNAPSHOT)
         except Inconsistent as error:
-            self.find(path, "corrupt", error.what)
-            return
+            self.find(path, "corrupt", f"{fault(error)}: {advice}")
+            return False
         if not is_state_after(snapshot, event) or as_of not in ("", snapshot.as_of):
-            self.find(path, "snapshot", f"is not the state at its version: {_RECOVER}")
-            return
+            self.find(path, "snapshot", f"is not the state at its version: {advice}")
+            return False
         self._is_mendable = True
         self._as_of = self._kept_as_of = snapshot.as_of
         self._unkept_bytes = 0
         if self._folded.text is None:
             self._folded = Folded(snapshot.state, snapshot.schema, snapshot.state_hash)
+        return True
 
 
 def _to_restore(error: Inconsistent) -> str:

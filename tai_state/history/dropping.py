@@ -10,6 +10,7 @@ from tai_state.engines.api import ANYTHING, At, Check, Delete, Document, Put, Sc
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import Inconsistent
+from tai_state.history.extents import first_known
 from tai_state.streams.core import Core
 from tai_state.streams.damage import as_read
 from tai_state.streams.layout import Place, Stream
@@ -49,7 +50,8 @@ class Stray(msgspec.Struct, frozen=True):
 async def drop_damaged_snapshots(core: Core, stream: Stream) -> bool:
     """Drop the kept snapshots, older ones too, that are not the state at their version. Returns whether any was.
 
-    One whose event is damaged or missing stays: it may be all that is left of that version.
+    One whose event is damaged or missing stays: it may be all that is left of that version. If the stream rested on one
+    that is dropped, it rests on the next one from then on.
     """
     found = await core.read_state(stream)
     if found is None or not found[1].kept:
@@ -65,7 +67,8 @@ async def drop_damaged_snapshots(core: Core, stream: Stream) -> bool:
     if not damaged:
         return False
     kept = tuple(version for version in record.kept if version not in damaged)
-    after = msgspec.structs.replace(record, kept=kept)
+    floor = record.floor if record.floor == 1 else max(record.floor, await first_known(core, stream, kept))
+    after = msgspec.structs.replace(record, kept=kept, floor=floor)
     writes: list[Write] = [Put(stream.state, after, At(document.revision))]
     writes += [Delete(stream.snapshot(version), ANYTHING) for version in damaged]
     core.appender.heads.drop(stream.state)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from tai_state.engines.api import Document, Scan
-from tai_state.errors import CorruptDocument, StateNotFound
+from tai_state.errors import CorruptDocument, Inconsistent, StateNotFound
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
+from tai_state.streams.records import EVENT
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -48,6 +51,29 @@ async def extent_of(core: Core, stream: Stream, document: Document | None) -> Ex
     if document is None and (restore := await unfinished_restore(core, stream.governor_id)) is not None:
         raise restore
     return Extent(events[-1], events[0], tuple(await _versions(core, stream, stream.snapshots)), None)
+
+
+async def first_known(core: Core, stream: Stream, kept: Collection[int]) -> int:
+    """The first version that needs no event that is gone: it has one of these snapshots, or its event carries a state.
+
+    If there is none, this is the version of the first event.
+    """
+    first: int | None = None
+    start, end = stream.range(1)
+    async for document in core.engine.scan(Scan(stream.events, start=start, end=end)):
+        if (place := core.layout.placed(stream.governor_id, document)) is None:
+            continue
+        first = first or place.version
+        if place.version == 1 or place.version in kept or _carries_state(document):
+            return place.version
+    return first or 1
+
+
+def _carries_state(event: Document) -> bool:
+    try:
+        return event.decode(EVENT).to_state is not None
+    except Inconsistent:
+        return False
 
 
 async def _versions(core: Core, stream: Stream, collection: str) -> list[int]:

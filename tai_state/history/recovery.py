@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +14,6 @@ import msgspec
 from tai_state.engines.api import ABSENT, ANYTHING, PRESENT, At, Check, Committed, Delete, Document, Put, Scan, Write
 from tai_state.engines.batching import Batches, weight_of, weight_of_all
 from tai_state.engines.matters import Commit, Done, Look, Verdict, still_hold
-from tai_state.engines.paging import take
 from tai_state.engines.rewriting import Rewrite, write_unless_moved
 from tai_state.engines.settling import settle
 from tai_state.errors import EventSourcingError, Inconsistent, ReducerMissing, StateNotFound
@@ -22,6 +21,7 @@ from tai_state.history.cleaned import mend_notes, put_note
 from tai_state.history.dropping import drop_damaged_snapshots, drop_stray, stray_snapshots
 from tai_state.history.ending import end_restore
 from tai_state.history.essentials import all_governors, mend_governor, mend_markers
+from tai_state.history.extents import first_known
 from tai_state.history.folding import first_fold
 from tai_state.history.replay import Replay
 from tai_state.history.reporting import RecoveryProgress, RecoveryReport
@@ -31,7 +31,8 @@ from tai_state.history.unfinished import no_restore, unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import EVENT, STATE, StateRecord, head_of, state_after, state_text
+from tai_state.streams.reader import Folded, Stored, check_genuine, floor_in
+from tai_state.streams.records import STATE, StateRecord, head_of, state_after, state_text
 from tai_state.streams.snapshots import Kept, sound_snapshot
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
 from tai_state.values.ids import VERSION_MAX, escape_id
@@ -140,7 +141,7 @@ class Recovery:
             alone = await no_restore(self._core, stream.governor_id)
             if rebuilt is None or rebuilt.is_followed:
                 kept = await self._kept(stream)
-                rebuilt = await self._rebuild(stream, kept, await self._floor(stream, kept))
+                rebuilt = await self._rebuild(stream, kept, await first_known(self._core, stream, kept))
             recovered = await self._mend(stream, document, record, rebuilt, alone)
             if recovered is not None:
                 return recovered
@@ -242,7 +243,11 @@ class Recovery:
         if base is not None:
             folded, last = base.folded, base.stored
             as_of = kept_as_of = base.record.as_of
-        async for stored in self._core.reader.records(stream, base.record.version + 1 if base else 1):
+        elif (beginning := await self._beginning(stream, floor)) is not None:
+            folded, last = Folded().then(beginning.record), beginning
+            as_of = beginning.record.as_of or beginning.record.timestamp
+            kept_as_of, unkept_bytes = beginning.record.timestamp, beginning.record.unkept_bytes
+        async for stored in self._core.reader.records(stream, last.record.version + 1 if last else 1):
             event = stored.record
             if last is not None and event.version > until:
                 is_followed = True
@@ -274,6 +279,17 @@ class Recovery:
         )
         return _Rebuilt(record, tuple(version for version in kept if version not in sound), is_followed)
 
+    async def _beginning(self, stream: Stream, floor: int) -> Stored | None:
+        """The event at the floor of a cleaned stream, if it carries its state; none above the floor of a state."""
+        if floor == 1:
+            return None
+        note, state = (await self._core.engine.read([stream.cleaned, stream.state])).documents
+        stored = None if note is None else await self._core.reader.one(stream, floor)
+        if stored is None or stored.record.to_state is None or floor > (floor_in(state) or floor):
+            return None
+        check_genuine(stream, stored.record)
+        return stored
+
     async def _base(self, stream: Stream, kept: Sequence[int]) -> tuple[Kept | None, tuple[int, ...]]:
         """The newest sound snapshot, and the versions of that snapshot and all older ones."""
         for index in reversed(range(len(kept))):
@@ -289,15 +305,6 @@ class Recovery:
         return [
             place.version async for each in documents if (place := self._core.layout.placed(stream.governor_id, each))
         ]
-
-    async def _floor(self, stream: Stream, kept: Sequence[int]) -> int:
-        """The version of the first event whose state is known: a broken-off cleanup leaves others before it."""
-        start, end = stream.range(1)
-        first = await take(self._core.engine.scan(Scan(stream.events, start=start, end=end, limit=1)), 1)
-        place = self._core.layout.placed(stream.governor_id, first[0]) if first else None
-        if place is None or place.version == 1 or _carries_a_state(first[0]):
-            return place.version if place else 1
-        return min((version for version in kept if version >= place.version), default=place.version)
 
     async def _recover_some(self, streams: list[Stream], report: RecoveryReport) -> RecoveryReport:
         outcomes: dict[str, bool | Exception] = {}
@@ -385,12 +392,6 @@ def _intact(document: Document | None) -> StateRecord | None:
         return None if document is None else document.decode(STATE)
     except Inconsistent:
         return None
-
-
-def _carries_a_state(event: Document) -> bool:
-    with suppress(Inconsistent):
-        return event.decode(EVENT).to_state is not None
-    return False
 
 
 def _as_is(committed: Committed) -> Committed:
