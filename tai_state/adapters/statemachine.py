@@ -30,8 +30,9 @@ LIBRARY: Final = "python-statemachine"
 
 GIVEN: Final = frozenset(("event", "event_data", "machine", "model", "source", "state", "target", "transition"))
 """The names of arguments that the library gives to callbacks itself."""
-TAKEN: Final = frozenset(("delay", "internal", "self", "send_id"))
+TAKEN: Final = frozenset(("delay", "internal", "key", "on_error", "self", "send_id"))
 """The names of arguments that the library takes itself."""
+
 _UNSET: Final = ""
 """A state that no machine has: a model that has it is not started when its machine is made."""
 
@@ -257,11 +258,10 @@ class _Statecharts:
     def _became(self, machine: Any, before: dict[str, Any] | None, path: str) -> Chart:
         """What is stored of a machine."""
         active: list[Any] = list(machine.configuration)
-        innermost = sorted((each for each in active if not each.states), key=lambda each: each.document_order)
         record = ChartRecord(
             library=LIBRARY,
             name=self.name,
-            state=JOIN.join(each.id for each in innermost),
+            state=JOIN.join(each for each, state in self._states.items() if state in active and not state.states),
             configuration=tuple(each.id for each in active),
             history={name: tuple(each.id for each in states) for name, states in machine.history_values.items()},
             is_final=machine.is_terminated,
