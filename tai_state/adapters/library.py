@@ -11,6 +11,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from tai_state.adapters.charts import Chart, ChartRecord
+from tai_state.engines.loops import is_in_trio
 from tai_state.errors import InvalidData, InvalidTransition
 
 
@@ -82,7 +83,7 @@ async def finished(result: Any, timeout_seconds: float) -> None:
     """
     if not isawaitable(result):
         return
-    task = asyncio.current_task()
+    task = None if is_in_trio() else asyncio.current_task()
     before = 0 if task is None else task.cancelling()
     with anyio.move_on_after(timeout_seconds) as scope:
         await result

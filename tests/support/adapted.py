@@ -1,9 +1,9 @@
-"""Machines of other libraries, and adapters of them, for the tests of adapters."""
+"""Machines of other libraries, and adapters of them, for the tests of adapters; as a program, it sends events."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -13,10 +13,11 @@ from transitions import Machine
 from transitions.extensions import HierarchicalMachine
 from transitions.extensions.asyncio import AsyncMachine, HierarchicalAsyncMachine
 
-from tai_state import StateStore, open_store
+from tai_state import ChangeMetadata, InvalidTransition, StateStore, open_store
 from tai_state.adapters import AdaptedMachine, StatemachineAdapter, TransitionsAdapter
 
-from .stores import GOVERNOR, METADATA
+GOVERNOR = "bank"
+METADATA = ChangeMetadata("tester", "", {"ticket": 7})
 
 
 class Payments(BaseModel):
@@ -140,6 +141,7 @@ def bulb_machine(**options: Any) -> Machine:
     transitions = [
         {"trigger": "switch", "source": "dark", "dest": "lit", "conditions": "may_glow", "after": "count"},
         {"trigger": "switch", "source": "lit", "dest": "dark"},
+        {"trigger": "light", "source": "dark", "dest": "lit", "after": "count"},
         {"trigger": "dim", "source": "lit", "dest": None, "after": "count"},
         {"trigger": "burn", "source": "lit", "dest": "lit", "before": "burst"},
         {"trigger": "never", "source": "*", "dest": "lit", "conditions": lambda **_: False},
@@ -209,19 +211,25 @@ async def begun(adapter: Any, state_id: str = "m") -> AdaptedMachine[Any]:
     return machine
 
 
-async def _work(url: str, kind: str, events: list[str]) -> None:
-    """Send events to a machine, and say what became of each."""
-    kinds: dict[str, Callable[[StateStore], Any]] = {
-        "works": lambda store: StatemachineAdapter(store, Works, metadata=METADATA),
-        "mill": lambda store: TransitionsAdapter(store, mill_machine, model=Bulb, context=Payments, metadata=METADATA),
-        "bulb": bulbs,
-    }
+ADAPTERS: dict[str, Callable[[StateStore], Any]] = {
+    "works": lambda store: StatemachineAdapter(store, Works, metadata=METADATA),
+    "mill": lambda store: TransitionsAdapter(store, mill_machine, model=Bulb, context=Payments, metadata=METADATA),
+    "bulb": bulbs,
+}
+"""The adapters that processes of tests use, by name."""
+
+
+async def _work(url: str, name: str, events: list[str]) -> None:
+    """Send events to a machine, one after the other; say what became of each, and how many callbacks have run."""
     async with open_store(url) as store:
-        machine = kinds[kind](store).machine(GOVERNOR, "m")
-        run: Callable[[str], Awaitable[Any]] = machine.send
+        machine = ADAPTERS[name](store).machine(GOVERNOR, "m")
         for event in events:
-            done = await (machine.initialize() if event == "initialize" else run(event))
-            print(done.version, done.state, len(SEEN), flush=True)
+            try:
+                done = await (machine.initialize() if event == "initialize" else machine.send(event))
+                print(done.version, done.state, len(SEEN), flush=True)
+            except InvalidTransition:
+                print("refused", len(SEEN), flush=True)
+        print("done", flush=True)
         await anyio.sleep_forever()
 
 
