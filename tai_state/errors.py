@@ -225,6 +225,8 @@ class CommitTooLarge(Rejected):
 class InvalidDefinition(Rejected):
     """The definition of a machine, named by ``path``, contradicts itself or has a part that can never be used.
 
+    A machine of another library has a part that cannot be stored.
+
     What to do: see ``what``.
     """
 
@@ -518,8 +520,9 @@ class TransitionRefused(TaiStateError):
     """A machine must not take a step, by its definition. Nothing was written.
 
     ``machine`` is the name of its definition, or the path of its state; ``from_state`` and ``to_state`` are the names
-    of the states. ``rule`` names what refuses the step, and ``allowed`` the states that rules lead to from here. What
-    to do: look at the machine's state, and ask for a step that it allows.
+    of the states. ``rule`` names what refuses the step, and ``allowed`` the states that rules lead to from here; of a
+    machine of another library, the events that lead on. What to do: look at the machine's state, and ask for a step
+    that it allows.
     """
 
     machine: str

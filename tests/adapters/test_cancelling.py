@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from statemachine import State, StateChart, StateMachine
 from transitions.extensions.asyncio import AsyncMachine
 
@@ -78,7 +79,7 @@ ADAPTERS: dict[str, Any] = {
 async def asleep() -> None:
     """Wait until a callback sleeps."""
     while not SEEN:
-        await anyio.sleep(0)
+        await checkpoint()
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -120,7 +121,10 @@ async def test_callbacks_that_never_end_are_given_up(name: str, memory_places: P
     async with memory_places.new().store() as store:
         machine = await begun(ADAPTERS[name](store, timeout_seconds=0.01))
         for _ in range(2):
-            with pytest.raises(TimeoutError, match=r"longer than 0\.01 seconds; nothing was written"), anyio.fail_after(9):
+            with (
+                pytest.raises(TimeoutError, match=r"longer than 0\.01 seconds; nothing was written"),
+                anyio.fail_after(9),
+            ):
                 await machine.send("lie_down")
         assert ((await machine.get()).state, (await machine.get()).version) == ("up", 1)
         assert not store.core.turns.are_taken([machine.stream.state])
@@ -212,7 +216,7 @@ async def test_a_task_that_a_callback_leaves_behind_can_send_later(memory_places
         async def sleep(self) -> None:
             async def send() -> int:
                 while (await handles["m"].get()).version < 2:
-                    await anyio.sleep(0)
+                    await checkpoint()
                 return (await handles["m"].send("to_up")).version
 
             later.append(asyncio.ensure_future(send()))
@@ -263,7 +267,7 @@ async def test_events_of_other_machines_run_meanwhile(memory_places: Places):
                 tasks.start_soon(first.send, "lie_down")
                 tasks.start_soon(second.send, "lie_down")
                 while len(SEEN) < 2:
-                    await anyio.sleep(0)
+                    await checkpoint()
                 assert (await bulb.send("switch")).version == 2
                 opened.set()
         assert [(await each.get()).version for each in (first, second)] == [2, 2]

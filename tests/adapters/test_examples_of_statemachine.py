@@ -107,7 +107,9 @@ async def test_an_order_with_a_model_of_its_own(memory_places: Places):
     assert [each.state for each in found] == ["filling", "filling", "filling", "filling", "packing"]
     assert found[-1].context == Basket(total=70, paid=[20, 50])
     async with place.store() as store:
-        order = StatemachineAdapter(store, Shop, model=Purchase, context=Basket, metadata=METADATA).machine(GOVERNOR, "m")
+        order = StatemachineAdapter(store, Shop, model=Purchase, context=Basket, metadata=METADATA).machine(
+            GOVERNOR, "m"
+        )
         with pytest.raises(InvalidTransition, match="'add' leads nowhere from here; allowed: pack"):
             await order.send("add", {"cents": 1})
         await order.send("pack")
@@ -183,9 +185,9 @@ async def test_validators_refuse_with_their_own_words(memory_places: Places):
 
     class Gate(StateMachine):
         shut = State(initial=True)
-        open = State()
-        push = shut.to(open, validators="has_ticket")
-        fall = open.to(shut)
+        ajar = State()
+        push = shut.to(ajar, validators="has_ticket")
+        fall = ajar.to(shut)
 
         def has_ticket(self, ticket: str = "") -> None:
             if not ticket:
@@ -196,7 +198,7 @@ async def test_validators_refuse_with_their_own_words(memory_places: Places):
         await played(place, Gate, ["push"])
     async with place.store() as store:
         gate = StatemachineAdapter(store, Gate, metadata=METADATA).machine(GOVERNOR, "m")
-        assert [await gate.send("push", {"ticket": "t"}), (await gate.get()).state][1] == "open"
+        assert [await gate.send("push", {"ticket": "t"}), (await gate.get()).state][1] == "ajar"
 
 
 async def test_a_journey_with_stages_and_a_memory(memory_places: Places):
@@ -220,7 +222,7 @@ async def test_a_journey_with_stages_and_a_memory(memory_places: Places):
         camp = State()
         home = State(final=True)
         rest = walking.to(camp)
-        go_on = camp.to(walking.back)  # type: ignore[has-type]
+        go_on = camp.to(walking.back)
         eat = walking.to(None, on="eats")
         walking.to(home, cond="is_hungry")
 

@@ -178,7 +178,10 @@ async def test_a_machine_inside_a_machine(memory_places: Places):
 
     def machine() -> HierarchicalMachine:
         counter = HierarchicalMachine(
-            model=None, states=["one", "two", "done"], initial="one", transitions=[["up", "one", "two"], ["up", "two", "done"]]
+            model=None,
+            states=["one", "two", "done"],
+            initial="one",
+            transitions=[["up", "one", "two"], ["up", "two", "done"]],
         )
         states = ["waiting", {"name": "counting", "children": counter, "remap": {"done": "finished"}}, "finished"]
         return HierarchicalMachine(
@@ -199,7 +202,9 @@ async def test_states_side_by_side(memory_places: Places):
         right = {"name": "right", "children": ["c", "d", {"name": "e", "final": True}], "initial": "c"}
         right["transitions"] = [["both", "c", "d"], ["last", "d", "e"]]
         twins = {"name": "twins", "parallel": [left, right], "on_final": lambda: finals.append("ended")}
-        return HierarchicalMachine(model=None, states=["off", twins], initial="off", transitions=[["on", "off", "twins"]])
+        return HierarchicalMachine(
+            model=None, states=["off", twins], initial="off", transitions=[["on", "off", "twins"]]
+        )
 
     found = await played(memory_places.new(), machine, ["on", "both", "last"], model=Thing)
     assert [each.configuration for each in found] == [

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from pydantic import BaseModel
-from statemachine import Event, HistoryState, State, StateChart, StateMachine
+from statemachine import Event, State, StateChart, StateMachine
 from statemachine.contrib.timeout import timeout
 from statemachine.exceptions import TransitionNotAllowed
 
@@ -32,7 +32,12 @@ async def test_a_bill_goes_its_way(store: StateStore):
     """Each event is one version, with the configuration and the attributes that are kept."""
     bill = await begun(bills(store))
     part = await bill.send("pay", {"cents": 40})
-    assert (part.version, part.state, part.configuration, part.context) == (2, "unpaid", ("unpaid",), Payments(cents=40))
+    assert (part.version, part.state, part.configuration, part.context) == (
+        2,
+        "unpaid",
+        ("unpaid",),
+        Payments(cents=40),
+    )
     paid = await bill.send("pay", {"cents": 60}, event_id="payment-2")
     assert (paid.version, paid.state, paid.context, paid.is_final) == (3, "paid", Payments(cents=100), False)
     closed = await bill.send("close")
@@ -115,17 +120,21 @@ class Robot(StateChart):
     error_execution = busy.to(safe, cond="is_jammed")
 
     def is_jammed(self, error: Exception) -> bool:
+        """Whether this is what went wrong."""
         return "jammed" in str(error)
 
     def on_work(self, fails: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Work, or fail."""
         if fails:
             raise LookupError("jammed")
 
     def on_enter_safe(self, fails: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Be safe, or fail."""
         if fails:
             raise LookupError("no brake")
 
     def on_again(self) -> None:
+        """Fail."""
         raise LookupError("worn out")
 
 
@@ -352,8 +361,3 @@ async def test_what_is_no_machine_is_refused(memory_places: Places):
         for context in kinds:
             with pytest.raises(InvalidData, match="must be a pydantic model"):
                 StatemachineAdapter(store, Works, context=context)
-
-
-def test_history_states_are_of_this_release():
-    """The chart of these tests has a deep history state, which is what is stored."""
-    assert isinstance(Works.running.last, HistoryState)  # type: ignore[attr-defined]

@@ -255,7 +255,10 @@ anyio.run(main)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert f'ModuleNotFoundError: its adapter needs the extra {library}; run: pip install "tai-state[{library}]"' in done.stderr
+    assert (
+        f'ModuleNotFoundError: its adapter needs the extra {library}; run: pip install "tai-state[{library}]"'
+        in done.stderr
+    )
 
 
 async def test_an_adapter_needs_an_open_store(memory_places: Places):

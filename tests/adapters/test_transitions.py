@@ -165,7 +165,10 @@ async def test_the_shape_that_callbacks_see_is_the_one_that_the_library_had(memo
     def machine() -> HierarchicalMachine:
         transitions = [["go", "start", "p"], {"trigger": "look", "source": "p", "dest": None, "after": "look_at"}]
         return HierarchicalMachine(
-            model=None, states=["start", {"name": "p", "parallel": ["a", inner]}], initial="start", transitions=transitions
+            model=None,
+            states=["start", {"name": "p", "parallel": ["a", inner]}],
+            initial="start",
+            transitions=transitions,
         )
 
     class Model:
@@ -272,7 +275,9 @@ async def test_a_machine_may_be_its_own_model(memory_places: Places):
         assert (shut.state, shut.context) == ("shut", Hits(hits=0))
 
 
-@pytest.mark.parametrize("make", [clerk_machine, lambda: clerk_machine(queued=True), lambda: clerk_machine(queued="model")])
+@pytest.mark.parametrize(
+    "make", [clerk_machine, lambda: clerk_machine(queued=True), lambda: clerk_machine(queued="model")]
+)
 async def test_asynchronous_machines_are_awaited(make: Any, memory_places: Places, anyio_backend: str):
     """On asyncio they run, queued or not; elsewhere the adapter says that the library needs asyncio."""
     async with memory_places.new().store() as store:

@@ -1,4 +1,4 @@
-"""What runs how often: callbacks, and what comes after the commit, among racing tasks, other writers and lost answers."""
+"""How often callbacks run, and what comes after the commit: racing tasks, other writers, lost answers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,10 @@ async def test_of_fifty_racing_tasks_one_takes_the_step_and_its_callbacks_run_on
     assert (len(SEEN), (await handles[0].get()).version) == (1, 2)
     assert [each.event for each in after] == [None, event]
     assert after[1].machine == await handles[0].get()
-    assert (after[1].arguments, after[1].from_configuration) == (ARGUMENTS.get(event, {}), after[0].machine.configuration)
+    assert (after[1].arguments, after[1].from_configuration) == (
+        ARGUMENTS.get(event, {}),
+        after[0].machine.configuration,
+    )
 
 
 async def test_of_fifty_racing_tasks_all_take_a_step_that_stays_legal(memory_places: Places):
@@ -148,7 +151,13 @@ async def test_callbacks_run_again_if_another_process_was_faster(memory_places: 
     engine: Any = Overtaken(place.engine())
     async with place.store(engine) as store, place.store() as elsewhere:
         adapter = TransitionsAdapter(
-            store, bulb_machine, model=Greedy, name="Bulb", context=Payments, metadata=METADATA, after_commit=after.append
+            store,
+            bulb_machine,
+            model=Greedy,
+            name="Bulb",
+            context=Payments,
+            metadata=METADATA,
+            after_commit=after.append,
         )
         bulb, other = await begun(adapter), bulbs(elsewhere).machine(GOVERNOR, "m")
         await bulb.send("switch", {"cents": 5})

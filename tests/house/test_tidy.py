@@ -21,6 +21,7 @@ ROOMS = (
     "locks",
     "history",
     "machines",
+    "adapters",
     "transactions",
     "conflicts",
     "store",

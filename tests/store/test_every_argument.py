@@ -22,12 +22,14 @@ from tai_state import (
     StateSnapshot,
     StateStore,
 )
+from tai_state.adapters import AdaptedMachine, TransitionsAdapter
 from tai_state.locks.locking import LockManager
 from tai_state.machines import Command, PersistentMachine
 from tai_state.testing import ManualClock, MemoryEngine
 from tai_state.transactions.manager import TransactionManager
 from tai_state.transactions.transaction import Transaction
 
+from ..support.adapted import bulbs
 from ..support.orders import ORDER, PAY, Order, Payment
 from ..support.stores import GOVERNOR, METADATA, CountingEngine, collected, make_store
 
@@ -105,6 +107,7 @@ WRONG: dict[str, list[Any]] = {
     "update": FUNCTIONS,
     "event": [5, None, "pay"],
     "reason": TEXTS,
+    "arguments": [5, "text", [], {"a": nan}, {"a": {1}}, {1: 2}, {"model": 1}],
 }
 """What an argument of this name cannot mean."""
 
@@ -155,17 +158,28 @@ RIGHT: dict[str, Any] = {
 }
 """What a method is given besides the wrong argument."""
 
+RIGHT_OF: dict[str, Any] = {"AdaptedMachine.send event": "switch"}
+"""The same for arguments that mean something else in one method."""
+
 FREE = {"StateHandle.update initial"}
 """Arguments that the application's own code judges."""
 
 INTERNAL = {
-    *("StateHandle.typed", "PersistentMachine.typed", "Transaction.commit", "Transaction.confirm", "Transaction.end"),
+    *(
+        "StateHandle.typed",
+        "PersistentMachine.typed",
+        "AdaptedMachine.typed",
+        "Transaction.commit",
+        "Transaction.confirm",
+        "Transaction.end",
+    ),
     *("Transaction.add", "Transaction.who"),
 }
 """Methods that only the library calls."""
 
 OWNERS: list[type] = [
-    *(StateStore, StateHandle, PersistentMachine, StateMachinePersister, TransactionManager, LockManager, Transaction)
+    *(StateStore, StateHandle, PersistentMachine, StateMachinePersister, TransactionManager, LockManager, Transaction),
+    *(TransitionsAdapter, AdaptedMachine),
 ]
 
 
@@ -205,7 +219,8 @@ def given(method: Callable[..., Any], name: str, value: Any) -> tuple[list[Any],
     those: list[Any] = []
     named: dict[str, Any] = {}
     for each in arguments_of(method):
-        chosen = value if each.name == name else RIGHT.get(each.name, nothing if each.name == "function" else None)
+        right = RIGHT.get(each.name, nothing if each.name == "function" else None)
+        chosen = value if each.name == name else RIGHT_OF.get(f"{method.__qualname__} {each.name}", right)
         if each.kind is inspect.Parameter.VAR_POSITIONAL:
             those = [named.pop(before.name) for before in arguments_of(method)[: len(named)]] + [chosen]
         elif each.name == name or each.default is inspect.Parameter.empty:
@@ -234,6 +249,8 @@ async def test_a_value_that_an_argument_cannot_mean_is_refused(owner: type, name
             StateStore: store,
             StateHandle: store.state(GOVERNOR, "s"),
             PersistentMachine: store.machine(GOVERNOR, "s", ORDER, metadata=METADATA),
+            TransitionsAdapter: bulbs(store),
+            AdaptedMachine: bulbs(store).machine(GOVERNOR, "s"),
             StateMachinePersister: StateMachinePersister(store),
             TransactionManager: store.transactions,
             LockManager: store.locks,

@@ -46,6 +46,7 @@ DAMAGED = {
     "StateStore.get_events": "events/s0~000000000005",
     "StateHandle.history": "events/s0~000000000005",
     "PersistentMachine.history": "events/s0~000000000005",
+    "AdaptedMachine.history": "events/s0~000000000005",
     "StateMachinePersister.replay": "events/s0~000000000005",
 }
 

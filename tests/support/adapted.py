@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 from statemachine import HistoryState, State, StateChart, StateMachine
 from transitions import Machine
@@ -111,7 +112,7 @@ class AsyncBell(StateChart):
     async def on_ring(self, times: int = 1) -> None:
         """Ring some times."""
         for _ in range(times):
-            await anyio.sleep(0)
+            await checkpoint()
         SEEN.append("ring")
 
 
@@ -184,7 +185,7 @@ class Clerk:
         """Wait some times."""
         self.cents += 1
         for _ in range(times):
-            await anyio.sleep(0)
+            await checkpoint()
         SEEN.append("work")
 
 

@@ -21,6 +21,7 @@ from tai_state.engines.sqlite import engine as sqlite_engine
 from tai_state.streams.upcasting import Upcasting
 from tai_state.testing import MemoryEngine
 
+from .adapted import bulbs
 from .orders import ORDER
 from .stores import GOVERNOR, METADATA, AroundEngine, Opened, Place
 
@@ -44,6 +45,7 @@ ITERATORS: dict[str, Iterate] = {
     "StateStore.get_events of a part": lambda store: store.get_events(GOVERNOR, "s0", after=0, until=COUNT),
     "StateHandle.history": lambda store: store.state(GOVERNOR, "s0").history(),
     "PersistentMachine.history": lambda store: store.machine(GOVERNOR, "s0", ORDER).history(),
+    "AdaptedMachine.history": lambda store: bulbs(store).machine(GOVERNOR, "s0").history(),
     "StateMachinePersister.replay": lambda store: StateMachinePersister(store).replay(GOVERNOR, "s0"),
     "LockManager.list_locks": lambda store: store.locks.list_locks(),
     "recorded_conflicts": lambda store: recorded_conflicts(store, GOVERNOR),
