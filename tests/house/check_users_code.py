@@ -69,7 +69,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if page.parent.name != "decisions" and page.name != "format.md":
             _write_page(page, folder)
     shutil.copytree(ROOT / "examples", folder / "examples")
-    for module in ("typing_api.py", "typing_machines.py"):
+    for module in ("typing_api.py", "typing_machines.py", "typing_adapters.py"):
         shutil.copy(HOUSE / module, folder)
     (folder / "pyrightconfig.json").write_text(json.dumps(SETTINGS))
     return folder
