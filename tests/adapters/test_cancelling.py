@@ -188,8 +188,8 @@ async def test_two_machines_that_send_to_each_other_do_not_wait_for_ever(
         count = only.to.itself(on="tell")
 
         async def tell(self, to: str = "") -> None:
-            SEEN.append(to)
-            if to:
+            if to and to not in SEEN:
+                SEEN.append(to)
                 if len(SEEN) == 2:
                     both.set()
                 await both.wait()
@@ -204,7 +204,7 @@ async def test_two_machines_that_send_to_each_other_do_not_wait_for_ever(
                 tasks.start_soon(handles["a"].send, "count", {"to": "b"})
                 tasks.start_soon(handles["b"].send, "count", {"to": "a"})
         versions = [(await each.get()).version for each in handles.values()]
-        assert min(versions) >= 3
+        assert versions == [3, 3]
 
 
 async def test_a_task_that_a_callback_leaves_behind_can_send_later(memory_places: Places):
