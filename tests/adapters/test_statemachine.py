@@ -322,6 +322,54 @@ async def test_what_lives_in_memory_alone_is_refused_by_name(memory_places: Plac
         assert ((await kettle.get()).state, SEEN) == ("hot", [])
 
 
+async def test_a_delay_that_the_machine_itself_would_take_as_an_error_is_refused(memory_places: Places):
+    """A transition for errors does not turn what cannot be stored into a step."""
+
+    class Calm(StateChart):
+        idle = State(initial=True)
+        late = State()
+        safe = State()
+        go = idle.to(late)
+        back = late.to(idle) | safe.to(idle)
+        error_execution = late.to(safe) | idle.to(safe)
+
+        def on_go(self) -> None:
+            self.send("back", delay=5_000)
+
+    async with memory_places.new().store() as store:
+        calm = await begun(StatemachineAdapter(store, Calm, metadata=METADATA))
+        with pytest.raises(InvalidDefinition, match="'back' is delayed"), anyio.fail_after(4):
+            await calm.send("go")
+        assert (await calm.get()).version == 1
+
+
+async def test_a_machine_that_has_ended_stays_so(memory_places: Places):
+    """Regions that have all ended end the machine, though their parent has a transition; so it is in the next store."""
+
+    class Pair(StateChart):
+        class both(State.Parallel, initial=True):  # noqa: N801
+            class left(State.Compound):  # noqa: N801
+                a = State(initial=True)
+                b = State(final=True)
+                first = a.to(b)
+
+            class right(State.Compound):  # noqa: N801
+                c = State(initial=True)
+                d = State(final=True)
+                second = c.to(d)
+
+        off = State(final=True)
+        abort = both.to(off)
+
+    async with memory_places.new().store() as store:
+        pair = await begun(StatemachineAdapter(store, Pair, metadata=METADATA))
+        await pair.send("first")
+        assert (await pair.send("second")).is_final
+        with pytest.raises(InvalidTransition, match="the machine has ended"):
+            await pair.send("abort")
+        assert (await pair.get()).version == 3
+
+
 async def test_what_is_no_event_is_refused_before_anything_is_read(memory_places: Places):
     """Names of attributes, of states and of the library's own, and arguments with its own names."""
     async with memory_places.new().store() as store:
