@@ -178,7 +178,7 @@ class _Statecharts:
         for history, ids in before.history.items():
             machine.history_values[history] = [self._states[each] for each in ids]
         if before.is_final:
-            machine._engine.stop()
+            machine._engine.running = False
         self._attributes.set_on(self._bearer(machine), chart.context, path)
         watch = _Watch(machine)
         machine.add_listener(watch)
