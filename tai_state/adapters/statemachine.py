@@ -181,7 +181,6 @@ class _Statecharts:
             machine._engine.running = False
         self._attributes.set_on(self._bearer(machine), chart.context, path)
         watch = _Watch(machine)
-        machine.add_listener(watch)
         try:
             await self._ended(watch, partial(machine.send, event, **arguments))
         except self._library.exceptions.TransitionNotAllowed as error:
@@ -269,8 +268,18 @@ class _Statecharts:
         return Chart(record, self._attributes.read_from(self._bearer(machine), before, path))
 
 
+class _Listener:
+    """Has one method alone: the library takes any other for a callback of that name."""
+
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
+
+    def after_transition(self, event_data: Any) -> None:
+        self._watch.taken(event_data.trigger_data)
+
+
 class _Watch:
-    """Sees what a machine does: a listener of it, and the place where its events pass."""
+    """Sees what a machine does: by a listener of it, and at the place where its events pass."""
 
     def __init__(self, machine: Any) -> None:
         self.has_taken = False
@@ -280,11 +289,12 @@ class _Watch:
         self._refused: Exception | None = None
         self._errors: list[Any] = []
         machine._put_nonblocking = self._passed
+        machine.add_listener(_Listener(self))
 
-    def after_transition(self, event_data: Any) -> None:
+    def taken(self, trigger_data: Any) -> None:
         """A transition was taken; if it takes an error, the machine has dealt with that."""
         self.has_taken = True
-        self._errors = [each for each in self._errors if each is not event_data.trigger_data]
+        self._errors = [each for each in self._errors if each is not trigger_data]
 
     def end(self) -> None:
         """From now on, the machine takes no event: nobody would store what became of it."""

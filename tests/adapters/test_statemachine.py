@@ -169,6 +169,35 @@ async def test_an_error_of_an_initial_state_is_not_swallowed(memory_places: Plac
         assert not await machine.exists()
 
 
+async def test_callbacks_may_have_any_name(memory_places: Places):
+    """What watches the machine is not taken for a callback, and an error of an initial state may be dealt with."""
+
+    class Plain(StateChart):
+        first = State(initial=True)
+        second = State()
+        go = second.to(first, cond="check", on="end", after="taken")
+        error_execution = first.to(second)
+
+        def on_enter_first(self, event: str) -> None:
+            if event == "__initial__":
+                raise LookupError("no power")
+
+        def check(self) -> bool:
+            return True
+
+        def end(self) -> None:
+            SEEN.append("end")
+
+        def taken(self) -> None:
+            SEEN.append("taken")
+
+    async with memory_places.new().store() as store:
+        plain = await begun(StatemachineAdapter(store, Plain, metadata=METADATA))
+        assert (await plain.get()).state == "second"
+        assert (await plain.send("go")).state == "first"
+        assert SEEN == ["end", "taken"]
+
+
 async def test_nested_and_parallel_states_are_restored_without_a_callback(memory_places: Places):
     """Each event finds the whole configuration, and what history states remember."""
     async with memory_places.new().store() as store:
