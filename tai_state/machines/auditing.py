@@ -176,7 +176,7 @@ def _taken(
     before = unseal(definition, event.from_state, path).present
     verdict = _verdict(definition, event, before, after, path)
     if isinstance(verdict, Refusal):
-        return verdict.reason + (f" (rule {verdict.rule!r})" if verdict.rule else "")
+        return verdict.reason if verdict.rule in verdict.reason else f"{verdict.reason} (rule {verdict.rule!r})"
     return verdict.after
 
 
@@ -218,4 +218,6 @@ def _difference(
             return f"its {name} is not what the step gives{told}"
     if due["machine"].get("due") != record.due:
         return f"its time-out is due at {record.due}, and should be at {due['machine'].get('due')}"
+    if record.values and "values" not in stored["machine"]:
+        return f"{record.state!r} carries nothing, and it carries something"
     return None if due.get("context") == stored.get("context") else "its context is not what the step gives"
