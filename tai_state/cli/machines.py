@@ -79,7 +79,7 @@ def check(
         with Progress() as line:
 
             async def progress(report: MachinesReport) -> None:
-                if not as_json and report.machines % _PROGRESS_EVERY == 1:
+                if not as_json and report.machines % _PROGRESS_EVERY == 0:
                     line.show(f"{counted(report.machines, 'machine')} checked")
 
             async with open_to_look(store, _named_by_verify) as opened_store:
@@ -301,7 +301,7 @@ async def _migrated(
     with Progress() as line:
 
         async def progress(report: MigrationReport) -> None:
-            if not as_json and (report.moved + report.left) % _PROGRESS_EVERY == 1:
+            if not as_json and (report.moved + report.left) % _PROGRESS_EVERY == 0:
                 line.show(f"{counted(report.moved, 'machine')} moved, {report.left:,} left as they are")
 
         async with opened(store) as opened_store:
