@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeGuard
 
 from tai_state.cli.common import UsageError
 from tai_state.errors import InvalidData
@@ -38,7 +38,7 @@ def load_definitions(name: str) -> list[Definition[Any, Any]]:
     Raises:
         UsageError: the name is malformed, cannot be loaded, or names something else.
     """
-    definitions = [each.definition if isinstance(each, Migration) else each for each in _items(name)]
+    definitions = [each.definition if _is_migration(each) else each for each in _items(name)]
     try:
         Catalogue(definitions)
     except InvalidData as error:
@@ -53,7 +53,7 @@ def load_migration(name: str) -> Migration[Any, Any]:
         UsageError: the name is malformed, cannot be loaded, or names something else.
     """
     newest = only_machine(Catalogue(load_definitions(name)), name)
-    migrations = [each for each in _items(name) if isinstance(each, Migration) and each.definition is newest]
+    migrations = [each for each in _items(name) if _is_migration(each) and each.definition is newest]
     return migrations[-1] if migrations else Migration(newest)
 
 
@@ -67,6 +67,10 @@ def only_machine(catalogue: Catalogue, name: str) -> Definition[Any, Any]:
         raise UsageError(f"--app {name} is to name one machine, and names {', '.join(sorted(catalogue.newest))}")
     [newest] = catalogue.newest.values()
     return newest
+
+
+def _is_migration(item: object) -> TypeGuard[Migration[Any, Any]]:
+    return isinstance(item, Migration)
 
 
 def _items(name: str) -> list[Any]:
