@@ -26,6 +26,7 @@ from tai_state.machines import (
     Command,
     MachinesReport,
     PersistentMachine,
+    Timeout,
     allow,
     check_machines,
     define,
@@ -88,13 +89,15 @@ async def test_what_the_library_writes_is_allowed(store: StateStore):
     await machine.force_state(Order.Placed, "a mistake")
     await store.delete_state(GOVERNOR, "o", METADATA, expected=6)
     await machine.initialize(context=Cart(cents=5))
+    lost = await paid_order(store, "p")
+    await lost.transition_to(Order.Lost, Timeout(5))
     job = store.machine("other", "j", JOB, metadata=METADATA)
     await job.initialize(context=Note(text="a"))
     await job.transition_to(Running(worker="w"), SHIP, update=lambda _: Note(text="b"))
     await job.transition_to(Waiting(), SHIP)
     await store.save_state(GOVERNOR, "plain", {"machine": "none"}, METADATA)
     report = await check_machines(store, [JOB, ORDER])
-    assert counts(report) == {"machines": 2, "steps": 8, "forced": 1}
+    assert counts(report) == {"machines": 3, "steps": 11, "forced": 1}
     assert report.consistent
     assert report.findings == ()
     assert counts(await check_machines(store, JOB, governor_id="other")) == {"machines": 1, "steps": 3}
@@ -136,21 +139,23 @@ async def test_a_step_that_the_definition_refuses_is_found(
 
 
 @pytest.mark.parametrize(
-    ("payload", "context", "message"),
+    ("payload", "context", "facts", "message"),
     [
-        ({"cents": 99}, {"cents": 100, "paid": 99}, "it is too little"),
-        ({"cents": 100}, {"cents": 100, "paid": 200}, "its context is not what the step gives"),
-        (None, {"cents": 100, "paid": 100}, "judging it raised KeyError"),
+        ({"cents": 99}, {"cents": 100, "paid": 99}, {}, "it is too little"),
+        ({"cents": 100}, {"cents": 100, "paid": 200}, {}, "its context is not what the step gives"),
+        ({"cents": 100}, {"cents": 100, "paid": 100}, {"frozen": "yes"}, "nobody has frozen it"),
+        (None, {"cents": 100, "paid": 100}, {}, "judging it raised KeyError"),
     ],
 )
 async def test_a_step_is_judged_by_what_its_event_brought(
-    memory_places: Places, payload: Any, context: dict[str, Any], message: str
+    memory_places: Places, payload: Any, context: dict[str, Any], facts: dict[str, str], message: str
 ):
-    """Guard and update of an event's rule see the payload that stands in the history."""
+    """Guard, update and obligations see the payload and the facts that stand in the history."""
     async with memory_places.new().store() as store:
         await order(store).initialize(context=Cart())
         said = {"trigger": {"type": "event", "event": "pay"}, **({} if payload is None else {"payload": payload})}
-        await wrote(store, "transition", said, state="Paid", due=None, context=context)
+        who = ChangeMetadata("ana", "", facts)
+        await wrote(store, "transition", said, state="Paid", due=None, context=context, metadata=who)
         report = await check_machines(store, ORDER)
         assert found(report) == [(2, "illegal")]
         assert message in report.findings[0].message
@@ -327,6 +332,7 @@ async def test_which_machines_a_new_definition_strands(store: StateStore):
     done = await paid_order(store, "r")
     await done.transition_to(Order.Lost, SHIP)
     report = await check_machines(store, [ORDER, ORDER_NOW])
+    assert report == await check_machines(store, [ORDER_NOW, ORDER])
     assert [(each.path[-1], each.version, each.kind) for each in report.findings] == [("o", 2, "stranded")]
     assert "which 'order' version 2" in report.findings[0].message
     assert "tai-state machines migrate" in report.findings[0].message
