@@ -212,6 +212,9 @@ async def test_steps_of_a_definition_that_is_not_at_hand_are_unchecked(store: St
     unchecked = [each for each in report.findings if each.kind == "unchecked"]
     assert [(each.path[-1], each.version) for each in unchecked] == [("o", 1)]
     assert f"'order' version 1 ({ORDER.hash})" in unchecked[0].message
+    await store.machine("other", "o", ORDER, metadata=METADATA).initialize(context=Cart())
+    report = await check_machines(store, ORDER_NOW, governor_id="other")
+    assert counts(report) == {"machines": 1, "unchecked": 1, "timers_moved": 1}
     assert not report.consistent
 
 
@@ -276,19 +279,21 @@ async def test_damage_in_one_stream_does_not_stop_the_others(memory_places: Plac
     """A damaged event and a lost state are findings; steps whose state before is not known are not judged."""
     place = memory_places.new()
     async with place.store() as store:
-        for name in ("a", "b", "c"):
+        for name in ("a", "b", "c", "d"):
             machine = await paid_order(store, name)
             await machine.transition_to(Order.Shipped, SHIP)
         stream = store.core.layout.stream(GOVERNOR, "a")
         await edit(store.core.engine, stream.event(2), action=5)
         await store.core.engine.commit([Delete(store.core.layout.stream(GOVERNOR, "b").state)])
+        await edit(store.core.engine, store.core.layout.stream(GOVERNOR, "c").state, state_hash="0" * 64)
     async with place.store() as store:
         report = await check_machines(store, ORDER)
         assert [(each.path, each.version, each.kind) for each in report.findings] == [
             (stream.event(2), 2, "corrupt"),
             (stream.state.replace("/a", "/b"), 0, "corrupt"),
+            (stream.state.replace("/a", "/c"), 0, "corrupt"),
         ]
-        assert counts(report) == {"machines": 3, "steps": 7, "corrupt": 2}
+        assert counts(report) == {"machines": 4, "steps": 10, "corrupt": 3}
         assert not report.consistent
 
 
@@ -340,7 +345,7 @@ async def test_which_machines_a_new_definition_strands(store: StateStore):
         "order",
         Order,
         initial=Order.Placed,
-        rules=[RULES[0], *RULES[4:5]],
+        rules=[RULES[0], *RULES[4:5], allow(Order.Shipped, Order.Shipped)],
         version=3,
         context=Cart,
         dead_ends=[Order.Paid, Order.Shipped],

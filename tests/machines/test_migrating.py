@@ -29,6 +29,7 @@ from tai_state.machines import (
     Migration,
     MigrationReport,
     PersistentMachine,
+    allow,
     check_machines,
     define,
     migrate_machines,
@@ -75,30 +76,60 @@ async def actions(store: StateStore, state_id: str = "o") -> list[str]:
     return [event.action for event in await collected(store.get_events(GOVERNOR, state_id))]
 
 
-async def test_a_machine_is_moved_once(place: Place):
+@pytest.mark.parametrize(
+    "migration", [ORDER_NOW, Migration(ORDER_NOW, {"Paid": lambda _: (OrderNow.Settled, Cart(paid=100))})]
+)
+async def test_a_machine_is_moved_once(place: Place, migration: Any):
     """It keeps context, epoch and the time of entering, from which its time-out counts; the event says all of it."""
     async with place.store() as store:
         machine = await paid_order(store)
-        before = await machine.get()
+        await machine.transition_to(Order.Shipped, Command("ship"))
+        await machine.transition_to(Order.Delivered, Command("deliver"))
+        before = await machine.force_state(Order.Paid, "it came back")
+        assert before.epoch == 1
         now = store.machine(GOVERNOR, "o", ORDER_NOW, metadata=METADATA)
         with pytest.raises(UnknownMachineState, match="or move it with `tai-state machines migrate`"):
             await now.get()
         place.clock.advance_us(7_000_000)
-        assert await migrate_machines(store, ORDER_NOW, SETTLED) == MigrationReport(moved=1)
+        assert await migrate_machines(store, migration, SETTLED) == MigrationReport(moved=1)
         after = await now.get()
         assert (after.state, after.context, after.epoch) == (OrderNow.Settled, Cart(paid=100), before.epoch)
-        assert (after.version, after.entered_at) == (3, before.entered_at)
+        assert (after.version, after.entered_at) == (6, before.entered_at)
         assert after.due == before.entered_at + timedelta(seconds=90)
-        [event] = await collected(now.history(after=2))
+        [event] = await collected(now.history(after=5))
         assert (event.kind, event.from_state, event.to_state) == ("migrate", "Paid", "Settled")
         assert (event.trigger, event.reason) == (Command("migrate Paid to Settled"), "Command: migrate Paid to Settled")
         assert (event.changed_by, event.definition) == ("migrate_machines", ORDER_NOW.hash)
-        assert await migrate_machines(store, ORDER_NOW, SETTLED) == MigrationReport(left=1)
-        assert (await now.get()).version == 3
+        assert await migrate_machines(store, migration, SETTLED) == MigrationReport(left=1)
+        assert (await now.get()).version == 6
         report = await check_machines(store, ORDERS)
-        assert (report.consistent, report.migrated, report.steps, report.stranded) == (True, 1, 2, 0)
+        assert (report.consistent, report.migrated, report.steps, report.stranded) == (True, 1, 4, 0)
         await now.transition_to(OrderNow.Shipped, Command("ship"))
         assert (await StateMachinePersister(store).validate_consistency()).consistent
+
+
+async def test_what_went_on_under_the_new_definition_is_not_moved_again(memory_places: Places):
+    """A machine that has come to a state by the new definition's own rules stays there, though the map names it."""
+    final = define(
+        "order",
+        OrderNow,
+        initial=OrderNow.Placed,
+        version=3,
+        context=Cart,
+        rules=[allow(OrderNow.Placed, OrderNow.Shipped), allow(OrderNow.Shipped, OrderNow.Lost)],
+        dead_ends=[OrderNow.Settled],
+        unreached=[OrderNow.Settled, OrderNow.Delivered],
+    )
+    states = {"Delivered": "Shipped", "Lost": "Placed"}
+    async with memory_places.new().store() as store:
+        machine = await paid_order(store)
+        await machine.transition_to(Order.Lost, Command("lose"))
+        assert (await migrate_machines(store, final, states)).moved == 1
+        moved = store.machine(GOVERNOR, "o", final, metadata=METADATA)
+        await moved.transition_to(OrderNow.Shipped, Command("ship"))
+        await moved.transition_to(OrderNow.Lost, Command("lose"))
+        assert await migrate_machines(store, final, states) == MigrationReport(left=1)
+        assert (await moved.get()).state is OrderNow.Lost
 
 
 async def test_what_is_left_and_what_is_refused(memory_places: Places):
