@@ -221,6 +221,19 @@ async def test_a_machine_that_cannot_be_moved_is_refused_alone(
         assert await actions(store) == ["initialize", "transition"]
 
 
+async def test_what_a_state_carries_is_not_lost(memory_places: Places):
+    """A state that carries data is not moved to one that carries none, unless a function says so."""
+    bare = define("job", OrderNow, initial=OrderNow.Placed, version=2, rules=RULES_NOW, context=Note)
+    async with memory_places.new().store() as store:
+        machine = store.machine(GOVERNOR, "j", JOB, metadata=METADATA)
+        await machine.initialize(context=Note())
+        await machine.transition_to(Running(worker="w"), Command("run"))
+        report = await migrate_machines(store, bare, {"Running": "Shipped"})
+        assert "'Running' carries data, and 'Shipped' carries none: it takes a function" in report.refused[0][1]
+        dropped = Migration(bare, {"Running": lambda _: (OrderNow.Shipped, Note())})
+        assert await migrate_machines(store, dropped, {"Running": "Shipped"}) == MigrationReport(moved=1)
+
+
 async def test_no_field_of_a_context_is_lost(memory_places: Places):
     """A context with a field that the definition's model does not know is refused, as it takes a function."""
     async with memory_places.new().store() as store:
