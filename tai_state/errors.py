@@ -645,7 +645,7 @@ class UnknownMachineState(Inconsistent):
     """A stored machine is of another definition, or in a state that its definition does not know.
 
     ``stored`` names the definition that wrote it, ``known`` the one that it was opened with. What to do: open it with
-    the definition that wrote it.
+    the definition that wrote it. If that is an older one of the same name, ``tai-state machines migrate`` moves it.
     """
 
     state: str

@@ -20,8 +20,9 @@ from tai_state.adapters.records import (
 from tai_state.adapters.sending import Run, Sending
 from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import ConcurrentModification, TransitionRefused, VersionConflict
-from tai_state.machines.asking import BROUGHT, said_by
+from tai_state.machines.asking import said_by
 from tai_state.machines.judging import StepKind
+from tai_state.machines.payloads import BROUGHT
 from tai_state.machines.triggers import Event
 from tai_state.streams import reading, writing
 from tai_state.streams.changes import Appended, Fence, Known

@@ -71,6 +71,13 @@ class Damage:
             raise typer.Exit(self._exit_code)
 
 
+def need_command(context: typer.Context) -> None:
+    """Print the help, and end, if no command was given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(USAGE)
+
+
 def opened(url: str | None, *, create: bool = False) -> StateStore:
     """The store that a command works on, with data as stored. Only commands that write may create one."""
     return open_store(url, schema=None, create=create)

@@ -19,8 +19,8 @@ from tai_state.cli.common import (
     UsageError,
     run,
 )
+from tai_state.cli.loading import load_reducers
 from tai_state.cli.output import cell, plain, print_facts, print_items, print_json, print_table, say
-from tai_state.cli.reducers import load_reducers
 from tai_state.errors import StateNotFound
 from tai_state.history.extents import extent_of
 from tai_state.history.folding import Reducers

@@ -20,8 +20,8 @@ from tai_state.cli.common import (
     opened,
     run,
 )
+from tai_state.cli.loading import load_reducers
 from tai_state.cli.output import Progress, plain, print_facts, print_json, print_line, print_table, say
-from tai_state.cli.reducers import load_reducers
 from tai_state.errors import Inconsistent
 from tai_state.history.persister import StateMachinePersister
 from tai_state.history.reporting import RecoveryReport

@@ -13,8 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli import demo, doctor, emulating, inspecting, locking, mending, moving, syncing
-from tai_state.cli.common import INTERRUPTED, PIPE_CLOSED, UNEXPECTED, USAGE, Declined, Interrupted, UsageError
+from tai_state.cli import demo, doctor, emulating, inspecting, locking, machines, mending, moving, syncing
+from tai_state.cli.common import (
+    INTERRUPTED,
+    PIPE_CLOSED,
+    UNEXPECTED,
+    USAGE,
+    Declined,
+    Interrupted,
+    UsageError,
+    need_command,
+)
 from tai_state.cli.output import OutputError, print_error
 from tai_state.errors import TaiStateError
 
@@ -42,9 +51,7 @@ def _root(
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(USAGE)
+    need_command(context)
 
 
 for _command in (
@@ -72,6 +79,7 @@ for _command in (
     emulating.indexes,
 ):
     app.command(_command.__name__.removesuffix("_"))(_command)
+app.add_typer(machines.app)
 
 
 def main() -> None:

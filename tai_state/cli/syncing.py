@@ -21,8 +21,8 @@ from tai_state.cli.common import (
     opened,
     run,
 )
+from tai_state.cli.loading import load_reducers
 from tai_state.cli.output import Progress, plain, print_items, print_json, print_line, print_table, say
-from tai_state.cli.reducers import load_reducers
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.recorded import RecordedConflict, conflicts_of
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased

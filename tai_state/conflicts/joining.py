@@ -10,7 +10,7 @@ import msgspec
 
 from tai_state.conflicts.bases import Bases
 from tai_state.conflicts.copying import EVENTS_MAX
-from tai_state.conflicts.joins import JOIN_ACTION, Earlier, Joined, joined_by
+from tai_state.conflicts.joins import Earlier, Joined, joined_by
 from tai_state.conflicts.lineages import Data, Lineage, Version, earlier_versions, is_within
 from tai_state.conflicts.resolutions import Resolution
 from tai_state.conflicts.resolvers import Resolver
@@ -21,6 +21,7 @@ from tai_state.streams.core import Core
 from tai_state.streams.planning import Draft, Given
 from tai_state.values.clocks import ClockOrder, VectorClock, compare, merge
 from tai_state.values.digests import NO_STATE_TEXT, state_hash
+from tai_state.values.events import JOIN_ACTION
 from tai_state.values.json import decode, encode
 from tai_state.values.metadata import ChangeMetadata, check_metadata
 

@@ -9,10 +9,8 @@ import msgspec
 from tai_state.conflicts.rivals import Counted
 from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import VectorClock
+from tai_state.values.events import JOIN_ACTION
 from tai_state.values.json import NOT_JSON
-
-JOIN_ACTION = "merge"
-"""The action of an event that joins two streams."""
 
 
 class Earlier(msgspec.Struct, frozen=True, omit_defaults=True):

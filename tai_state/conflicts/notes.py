@@ -20,14 +20,10 @@ from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.records import EventRecord
 from tai_state.values.clocks import ClockOrder, VectorClock, common, compare, merge
+from tai_state.values.events import NEWER_ACTION, RIVAL_ACTION
 from tai_state.values.json import NOT_JSON, decode, encode
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.retired import Retired
-
-ACTION_NEWER = "read_repair"
-"""The action of an event that brings in a version that knew of ours."""
-ACTION_RIVAL = "resolve"
-"""The action of an event that resolves a conflict."""
 
 CONTEXT_KEY = "conflict"
 """The key of the note in the context of a repair's event."""
@@ -151,7 +147,7 @@ async def _last_shared(core: Core, stream: Stream, version: int, theirs: VectorC
 
 def note_of(event: EventRecord) -> RepairNote | None:
     """The note in a repair's event; None for other events, and if the context does not hold a note under the key."""
-    if event.action not in {ACTION_NEWER, ACTION_RIVAL}:
+    if event.action not in {NEWER_ACTION, RIVAL_ACTION}:
         return None
     try:
         return msgspec.convert(decode(event.metadata.context)[CONTEXT_KEY], RepairNote)

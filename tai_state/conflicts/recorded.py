@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.conflicts.joins import JOIN_ACTION, joined_by
-from tai_state.conflicts.notes import ACTION_RIVAL, note_of
+from tai_state.conflicts.joins import joined_by
+from tai_state.conflicts.notes import note_of
 from tai_state.engines.paging import Paged, converted, resized
 from tai_state.errors import Inconsistent
 from tai_state.streams.core import Core, HasCore, core_of
@@ -17,9 +17,10 @@ from tai_state.streams.damage import Report, raising
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import list_all_states
 from tai_state.streams.records import EventRecord, moment
+from tai_state.values.events import JOIN_ACTION, RIVAL_ACTION
 from tai_state.values.states import JsonState
 
-_ACTIONS: Final = (JOIN_ACTION, ACTION_RIVAL)
+_ACTIONS: Final = (JOIN_ACTION, RIVAL_ACTION)
 
 
 class RecordedConflict(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from tai_state.conflicts.joins import counted
-from tai_state.conflicts.notes import ACTION_NEWER, ACTION_RIVAL, ancestry, with_note
+from tai_state.conflicts.notes import ancestry, with_note
 from tai_state.conflicts.resolutions import Resolution, same, state_of
 from tai_state.conflicts.resolvers import Resolver
 from tai_state.conflicts.retirements import retired_for
@@ -22,6 +22,7 @@ from tai_state.streams.layout import Stream
 from tai_state.streams.retirements import check_clock
 from tai_state.streams.writing import Intent
 from tai_state.values.clocks import ClockOrder, VectorClock, merge
+from tai_state.values.events import NEWER_ACTION, RIVAL_ACTION
 from tai_state.values.metadata import ChangeMetadata
 from tai_state.values.states import JsonSnapshot, JsonState, StateSnapshot, with_data
 
@@ -182,7 +183,7 @@ async def _written(core: Core, stream: Stream, planned: _Repair, metadata: Chang
     data = planned.after.data
     retired = await retired_for(core, stream, planned.before.clock)
     note = with_note(metadata, planned.brought_in, planned.resolutions, retired)
-    intent = Intent(note, ACTION_RIVAL if planned.conflicts else ACTION_NEWER)
+    intent = Intent(note, RIVAL_ACTION if planned.conflicts else NEWER_ACTION)
     version = planned.before.snapshot.version
     if data is None:
         return await writing.delete(core, stream, intent, version, None)

@@ -3,6 +3,8 @@
 Start with :func:`define`. A definition is a value; :class:`StateMachine` is a machine in memory.
 """
 
+from tai_state.machines.catalogue import Definitions as Definitions
+from tai_state.machines.checking import check_machines as check_machines
 from tai_state.machines.contexts import EventContext as EventContext
 from tai_state.machines.contexts import Present as Present
 from tai_state.machines.contexts import TransitionContext as TransitionContext
@@ -31,6 +33,11 @@ from tai_state.machines.judging import StepKind as StepKind
 from tai_state.machines.judging import Verdict as Verdict
 from tai_state.machines.machine import MachineClock as MachineClock
 from tai_state.machines.machine import StateMachine as StateMachine
+from tai_state.machines.migrating import MigrationProgress as MigrationProgress
+from tai_state.machines.migrating import MigrationReport as MigrationReport
+from tai_state.machines.migrating import migrate_machines as migrate_machines
+from tai_state.machines.migrations import FormerMachine as FormerMachine
+from tai_state.machines.migrations import Migration as Migration
 from tai_state.machines.monitoring import Alert as Alert
 from tai_state.machines.monitoring import InvariantMonitor as InvariantMonitor
 from tai_state.machines.monitoring import MonitorClock as MonitorClock
@@ -41,6 +48,9 @@ from tai_state.machines.outline import RuleOutline as RuleOutline
 from tai_state.machines.outline import StateOutline as StateOutline
 from tai_state.machines.persistent import PersistentMachine as PersistentMachine
 from tai_state.machines.records import TransitionRecord as TransitionRecord
+from tai_state.machines.reports import CheckProgress as CheckProgress
+from tai_state.machines.reports import MachineFinding as MachineFinding
+from tai_state.machines.reports import MachinesReport as MachinesReport
 from tai_state.machines.rules import ANY_STATE as ANY_STATE
 from tai_state.machines.rules import AnyState as AnyState
 from tai_state.machines.rules import Proof as Proof

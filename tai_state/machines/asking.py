@@ -15,6 +15,7 @@ from tai_state.machines.definition import Definition
 from tai_state.machines.envelope import seal, unseal
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.judging import Refusal, Step, StepKind, Verdict, judge_event, judge_force, judge_step
+from tai_state.machines.payloads import BROUGHT, TRIGGER, state_said
 from tai_state.machines.states import S, key_of, name_of
 from tai_state.machines.triggers import Command, Event, Trigger, check_trigger
 from tai_state.streams import writing
@@ -31,15 +32,6 @@ from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
 
 Judge: TypeAlias = Callable[[Present[S, C]], Verdict[S, C]]
 """Judges a step of a machine as it stands."""
-
-TRIGGER = "trigger"
-"""What caused the step, in the payload of its event."""
-TO = "to"
-"""The name of the state that was asked for, in the payload of its event; missing where an event chose it."""
-VALUES = "values"
-"""What that state was asked to carry, in the payload of its event."""
-BROUGHT = "payload"
-"""What a fired event brought, in the payload of the event that records it."""
 
 
 class Saying(msgspec.Struct, frozen=True):
@@ -150,13 +142,6 @@ def asked_force(definition: Definition[S, C], new_state: S, reason: str, saying:
         return judge_force(definition, present, new_state, reason)
 
     return Asked(intent, judge, name_of(key_of(new_state)))
-
-
-def state_said(state: Any) -> dict[str, Any]:
-    """A state that a caller names, in the payload of an event."""
-    key = key_of(state)
-    values = {} if key is state else codec_of(key).to_json(state)
-    return {TO: name_of(key), VALUES: values} if values else {TO: name_of(key)}
 
 
 class Attempt(Generic[S, C]):

@@ -157,8 +157,19 @@ def read_envelope(data: Any, path: str) -> tuple[MachineRecord, dict[str, Any] |
 
 def unknown_state(definition: Definition[Any, Any], record: MachineRecord, path: str) -> UnknownMachineState:
     """The error that a definition does not know a stored machine, or its state."""
-    stored = f"{record.name!r} version {record.version} ({record.definition})"
-    known = f"{definition.name!r} version {definition.version} ({definition.hash})"
+    stored, known = said_of(record.name, record.version, record.definition), said_of_definition(definition)
     machine = f"holds a machine {stored} in the state {record.state!r}, which {known} does not know"
-    what = f"{machine}: open it with the definition that wrote it"
-    return UnknownMachineState(path, what, record.state, stored, known)
+    advice = "open it with the definition that wrote it"
+    if record.name == definition.name:
+        advice += ", or move it with `tai-state machines migrate`"
+    return UnknownMachineState(path, f"{machine}: {advice}", record.state, stored, known)
+
+
+def said_of_definition(definition: Definition[Any, Any]) -> str:
+    """A definition in a sentence."""
+    return said_of(definition.name, definition.version, definition.hash)
+
+
+def said_of(name: str, version: int, definition_hash: str) -> str:
+    """A definition in a sentence, by what tells it apart."""
+    return f"{name!r} version {version} ({definition_hash})"

@@ -67,23 +67,33 @@ def machine_events(definition: Definition[S, C], events: Iterable[JsonEvent]) ->
         events: the events.
     """
     for event in events:
-        before, after = machine_in(event.from_state), machine_in(event.to_state)
-        yield MachineEventRecord(
-            version=event.version,
-            event_id=event.event_id,
-            kind=event.action,
-            from_state=None if before is None else before.state,
-            to_state=None if after is None else after.state,
-            state=_state_in(definition, event),
-            trigger=trigger_in(event.payload),
-            epoch=0 if before is None else before.epoch,
-            definition=None if after is None else after.definition,
-            changed_by=event.metadata.changed_by,
-            reason=event.metadata.reason,
-            timestamp=event.timestamp,
-            duration_us=0 if after is None else after.duration_us,
-            violations=() if after is None else after.violations,
-        )
+        yield machine_event(event, _state_in(definition, event))
+
+
+def machine_event(event: JsonEvent, state: S | None) -> MachineEventRecord[S]:
+    """An event of a stream as that of a machine.
+
+    Args:
+        event: the event.
+        state: the state after it; None if it is not known.
+    """
+    before, after = machine_in(event.from_state), machine_in(event.to_state)
+    return MachineEventRecord(
+        version=event.version,
+        event_id=event.event_id,
+        kind=event.action,
+        from_state=None if before is None else before.state,
+        to_state=None if after is None else after.state,
+        state=state,
+        trigger=trigger_in(event.payload),
+        epoch=0 if before is None else before.epoch,
+        definition=None if after is None else after.definition,
+        changed_by=event.metadata.changed_by,
+        reason=event.metadata.reason,
+        timestamp=event.timestamp,
+        duration_us=0 if after is None else after.duration_us,
+        violations=() if after is None else after.violations,
+    )
 
 
 def machine_in(data: Any) -> MachineRecord | None:

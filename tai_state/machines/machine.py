@@ -18,6 +18,7 @@ from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.judging import (
+    ASKING,
     Step,
     StepKind,
     Verdict,
@@ -28,7 +29,7 @@ from tai_state.machines.judging import (
 )
 from tai_state.machines.records import TransitionRecord
 from tai_state.machines.states import MachineState, S, key_of
-from tai_state.machines.triggers import TRIGGERS, Command, Event, Trigger, check_trigger
+from tai_state.machines.triggers import TRIGGERS, Event, Trigger, check_trigger
 from tai_state.values.checks import whole_option
 from tai_state.values.metadata import check_text
 
@@ -165,7 +166,7 @@ class StateMachine(Generic[S, C]):
         Raises:
             InvalidData: it is not a state of the definition.
         """
-        return judge_step(self.definition, self._present, new_state, _ASKED, metadata)
+        return judge_step(self.definition, self._present, new_state, ASKING, metadata)
 
     def transition_to(
         self,
@@ -300,5 +301,4 @@ class StateMachine(Generic[S, C]):
         return record
 
 
-_ASKED: Final = Command("can_transition_to")
 _FORCED: Final = StepKind.FORCE  # a name of its own: Python 3.11 looks members of an enum up slowly

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -11,6 +11,13 @@ from tai_state.values.clocks import VectorClock
 from tai_state.values.metadata import ChangeMetadata
 
 D = TypeVar("D")
+
+JOIN_ACTION: Final = "merge"
+"""The action of an event that joins two streams."""
+NEWER_ACTION: Final = "read_repair"
+"""The action of an event that brings in a version that knew of ours."""
+RIVAL_ACTION: Final = "resolve"
+"""The action of an event that resolves a conflict."""
 
 
 class StateEvent(msgspec.Struct, Generic[D], frozen=True, kw_only=True):

@@ -7,18 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import typer.main
 
 from tai_state.cli import inspecting
-from tai_state.cli.program import app
 
-from ..support.program import Ended, Inside, Program
+from ..support.program import COMMANDS, Ended, Inside, Program
 
 
 def test_every_argument_and_option_is_explained() -> None:
     """The help of each command says what it does, and what each of its arguments and options means."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert set(commands) == {
+    assert set(COMMANDS) == {
         *(
             "backup",
             "cleanup",
@@ -32,9 +29,26 @@ def test_every_argument_and_option_is_explained() -> None:
             "import",
             "indexes",
         ),
-        *("locks", "ls", "recover", "restore", "retire", "show", "snapshot", "stats", "sync", "unlock", "verify"),
+        *(
+            "locks",
+            "ls",
+            "machines",
+            "recover",
+            "restore",
+            "retire",
+            "show",
+            "snapshot",
+            "stats",
+            "sync",
+            "unlock",
+            "verify",
+        ),
     }
-    for name, command in commands.items():
+    machines = COMMANDS["machines"]
+    assert machines.help
+    assert set(machines.commands) == {"check", "diagram", "history", "migrate", "show"}
+    single = {name: command for name, command in COMMANDS.items() if command is not machines}
+    for name, command in {**single, **{f"machines {name}": each for name, each in machines.commands.items()}}.items():
         assert command.help, name
         options = {option for parameter in command.params for option in parameter.opts}
         assert "--json" in options
@@ -52,6 +66,10 @@ def test_help_and_version(there: Program) -> None:
     assert there("-h") == asked
     assert (bare.code, bare.out) == (2, "")
     assert bare.err.rstrip() == asked.out.rstrip()
+    of_group, alone = there("machines", "--help"), there("machines")
+    assert (of_group.code, of_group.err, alone.code, alone.out) == (0, "", 2, "")
+    assert "..." not in of_group.out.partition("Commands:")[2]
+    assert alone.err.rstrip() == of_group.out.rstrip()
     shown = there("import", "--help")
     assert (shown.code, shown.err) == (0, "")
     assert "--machine" in shown.out
@@ -81,6 +99,11 @@ READERS = [
     ["cleanup", "g", "--yes"],
     ["export", "g", "x.jsonl"],
     ["backup", "x.db"],
+    ["machines", "check", "--app", "tai_state.machines.ready:SYSTEM"],
+    ["machines", "show", "g", "s", "--app", "tai_state.machines.ready:SYSTEM"],
+    ["machines", "history", "g", "s"],
+    ["machines", "diagram", "g", "s", "--app", "tai_state.machines.ready:SYSTEM"],
+    ["machines", "migrate", "--map", "Old=Ready", "--yes", "--app", "tai_state.machines.ready:SYSTEM"],
 ]
 
 

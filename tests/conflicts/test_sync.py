@@ -29,12 +29,12 @@ from tai_state import (
     open_store,
 )
 from tai_state.conflicts.copying import EVENTS_MAX
-from tai_state.conflicts.joins import JOIN_ACTION
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.resolvers import Causal, LastWriteWins, VersionBased
 from tai_state.conflicts.sync import SyncReport, sync
 from tai_state.testing import AtCalls, Fault, FaultyEngine, ManualClock, MemoryEngine
 from tai_state.values.clocks import ClockOrder, compare
+from tai_state.values.events import JOIN_ACTION
 
 from ..support.operations import REDUCERS
 from ..support.stores import GOVERNOR, METADATA, AroundEngine, Place, collected

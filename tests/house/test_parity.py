@@ -19,12 +19,12 @@ from tai_state import (
     VersionConflict,
     errors,
 )
-from tai_state.cli.program import app
 from tai_state.testing import AtCalls, Fault, FaultyEngine
 
 from ..support.accounts import grow
 from ..support.overtaking import Overtaken
 from ..support.pages import DOCS, ROOT, is_there
+from ..support.program import COMMANDS
 from ..support.stores import GOVERNOR, MEMORY, METADATA, CountingEngine, Places, edit
 
 PAGE = (DOCS / "parity.md").read_text()
@@ -60,8 +60,7 @@ def _under(heading: str) -> list[tuple[str, ...]]:
 
 
 def _command(name: str) -> bool:
-    commands = {each.name or each.callback.__name__ for each in app.registered_commands if each.callback}
-    return name.partition(" ")[0] in commands
+    return name.partition(" ")[0] in COMMANDS
 
 
 _FORMS: dict[str, Callable[[str], bool]] = {

@@ -33,7 +33,10 @@ ROOMS = (
 
 PURE = ("values/", "machines/")
 """Where the same call gives the same result, except in the shells."""
-SHELLS = {"machines/machine.py", "machines/asking.py", "machines/persistent.py", "machines/monitoring.py"}
+SHELLS = {
+    *("machines/machine.py", "machines/asking.py", "machines/persistent.py", "machines/monitoring.py"),
+    "machines/migrating.py",
+}
 """The files of pure rooms that take the time, log, or wait for a store; the others do not know them."""
 READY = "machines/ready/"
 """Definitions, each beside its machine in memory."""

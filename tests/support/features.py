@@ -32,7 +32,6 @@ from tai_state import (
     retire_store,
     sync,
 )
-from tai_state.conflicts.joins import JOIN_ACTION
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.resolvers import LastWriteWins
 from tai_state.engines.api import ANYTHING, Delete
@@ -40,6 +39,7 @@ from tai_state.errors import Unavailable
 from tai_state.history import cleanup
 from tai_state.history.replay import Replay
 from tai_state.testing import Fault, ManualClock
+from tai_state.values.events import JOIN_ACTION
 
 from .sites import GOVERNOR, REDUCERS, STATES, Call, Data, Faults, Ledger, Site, number_of
 from .stores import edit

@@ -21,12 +21,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import typer.main
 
-from tai_state.cli.program import main
+from tai_state.cli.program import app, main
 
 from .processes import started
 
 SCRIPT = Path(sys.executable).parent / "tai-state"
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+"""The commands of the program by their names, groups of commands among them."""
 
 _SET_BY_USERS = ("TAI_STATE_STORE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "PYTHONIOENCODING")
 
