@@ -147,14 +147,12 @@ def _is_still(base: dict[str, Any] | None, *machines: MachineRecord) -> bool:
 
 
 def _is_forced(taken: MachineRecord, base: dict[str, Any] | None, before: MachineRecord, after: MachineRecord) -> bool:
-    """Whether the machine that is taken was forced into its state since both sides parted.
+    """Whether the machine that is taken was forced into its state; if both moved it, since they parted.
 
-    Without a base, it was if it entered its state last.
+    Without a base, that is so if it entered its state last.
     """
-    if not taken.is_forced or _is_still(base, taken):
-        return False
     entered = sorted((before.entered_at, after.entered_at))
-    return base is not None or taken.entered_at == entered[1] != entered[0]
+    return taken.is_forced and (base is not None or taken.entered_at == entered[1] != entered[0])
 
 
 def _advice(after: MachineRecord) -> str:
