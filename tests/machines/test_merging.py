@@ -198,14 +198,19 @@ async def test_a_machine_that_one_side_moved_is_taken_from_there(stores: list[St
     assert (await merged(*stores[:2], merge))["machine"]["state"] == "Running"
 
 
-async def test_the_way_of_the_side_that_moved_is_no_step_of_the_merge(stores: list[StateStore]):
+@pytest.mark.parametrize("moves_last", [False, True])
+async def test_the_way_of_the_side_that_moved_is_no_step_of_the_merge(stores: list[StateStore], *, moves_last: bool):
     """If the other side changed the context alone, it is merged, and what the rules say of both states is not asked."""
     merge = MachineMerge(pump(forbid(Pump.Off, Pump.Running, "it must start")))
     await shared(stores[:2])
-    await go(stores[0], Pump.Starting, Pump.Running)
+    await go(stores[0], Pump.Starting)
+    if not moves_last:
+        await go(stores[0], Pump.Running)
     data = await data_of(stores[1])
     data["context"]["note"] = "leaks"
     await stores[1].update_state(GOVERNOR, "P", data, METADATA, expected=ANY)
+    if moves_last:
+        await go(stores[0], Pump.Running)
     found = await merged(*stores[:2], merge)
     assert (found["machine"]["state"], found["context"]["note"]) == ("Running", "leaks")
 
@@ -390,6 +395,14 @@ async def test_a_state_that_is_a_machine_on_one_side_alone(stores: list[StateSto
     await go(stores[0], Pump.Serviced)
     await stores[1].update_state(GOVERNOR, "P", {"n": 1}, METADATA, expected=ANY)
     assert "one of them is no machine" in await objection(*stores[:2])
+
+
+async def test_what_one_side_alone_wrote_is_taken(stores: list[StateStore]):
+    """If the other side changed nothing, whatever was written in the place of the machine stands."""
+    await shared(stores[:2])
+    await stores[1].update_state(GOVERNOR, "P", {"n": 1}, METADATA, expected=ANY)
+    await stores[0].log_event(GOVERNOR, "P", "looked", METADATA)
+    assert await merged(*stores[:2]) == {"n": 1}
 
 
 async def test_of_several_versions_the_one_that_wrote_the_machine_counts(stores: list[StateStore]):
