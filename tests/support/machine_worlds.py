@@ -185,7 +185,7 @@ def _open_kinds(draw: st.DrawFn, count: int) -> list[Kind]:
     """Rules that lead from every state to two or three, and some that forbid one step each."""
     states = st.integers(0, count - 1)
     targets = draw(st.lists(states, min_size=2, max_size=3, unique=True))
-    pairs = draw(st.lists(st.tuples(states, states), min_size=1, max_size=4))
+    pairs = draw(st.lists(st.tuples(states, states), min_size=2, max_size=6))
     ways = [Kind(None, (each,), (), False, None, None, draw(st.booleans()), draw(st.booleans())) for each in targets]
     return [*ways, *(Kind((one,), (other,), (), True, None, None, False) for one, other in pairs)]
 
