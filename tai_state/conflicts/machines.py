@@ -59,8 +59,8 @@ class MachineMerge:
         others: Resolver = _LAST_WRITE_WINS,
     ) -> None:
         self._definitions = _all_of(definitions)
-        fields = {f"context.{field}": strategy for field, strategy in checked_fields(strategies).items()}
-        fields["machine"] = "last"
+        fields: dict[str, FieldStrategy] = {"machine": "last"}
+        fields.update({f"context.{field}": each for field, each in checked_fields(strategies).items()})
         self._fields = FieldMerge(fields, default, removal_wins=removal_wins)
         check_resolver(others)
         self._others = others

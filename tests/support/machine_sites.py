@@ -11,8 +11,9 @@ from typing import Any
 from tai_state import EXISTS, ChangeMetadata, StateEvent, StateNotFound, StateStore
 from tai_state.machines import Command, Definition, MachineEventRecord, PersistentMachine, Trigger
 from tai_state.testing import ManualClock
+from tai_state.values.times import parse_time, to_us
 
-from .machine_worlds import EVENTS, LOADED, Tally
+from .machine_worlds import EVENTS, LOADED, Tally, World
 from .sites import GOVERNOR, LOG, STATES, Data, Site
 from .stores import collected, make_store
 
@@ -68,6 +69,35 @@ class Ask:
     def target(self, machine: Machine) -> Any:
         """The state that is asked for."""
         return machine.definition.states[self.what % len(machine.definition.states)]
+
+
+class Seen:
+    """A machine in the data of a state, read without the library."""
+
+    def __init__(self, world: World, data: dict[str, Any]) -> None:
+        machine = data["machine"]
+        self.machine = str(sorted(machine.items()))
+        """Tells it from every other one: no two were entered at one time."""
+        self.state = [each.name for each in world.members].index(machine["state"])
+        self.facts = self.state, machine["epoch"], data["context"]["n"]
+        self.is_forced = bool(machine.get("is_forced"))
+        due = machine.get("due")
+        self.wait_us = None if due is None else to_us(parse_time(due)) - to_us(parse_time(machine["entered_at"]))
+
+
+class Side:
+    """A machine on one of two sites.
+
+    Attributes:
+        data: its data; None if it is deleted, or was never there.
+        tip: the id of its last event.
+        known: the ids of all events that the site has, or that a join in it stands for.
+        last: the machine that its stream has shown last, though it may be deleted since.
+        hybrid: the hybrid clock of its last event.
+    """
+
+    def __init__(self, data: Data, tip: str, known: set[str], last: str, hybrid: int) -> None:
+        self.data, self.tip, self.known, self.last, self.hybrid = data, tip, known, last, hybrid
 
 
 @dataclass

@@ -32,10 +32,10 @@ from tai_state.conflicts import machines as merging
 from tai_state.conflicts.joins import JOIN_ACTION
 from tai_state.errors import Unavailable
 from tai_state.testing import ManualClock
-from tai_state.values.times import from_us, parse_time, to_us
+from tai_state.values.times import from_us
 
 from .features import early_faults
-from .machine_sites import EVERY_EVENT, FACTS, GO, Ask, MachineSite
+from .machine_sites import EVERY_EVENT, FACTS, GO, Ask, MachineSite, Seen, Side
 from .machine_worlds import World, worlds
 from .sites import GOVERNOR, LOG, STATES, Data, Faults
 
@@ -50,20 +50,6 @@ moves = st.sampled_from([*["step"] * 4, "event", "force", "log"])
 numbers = st.integers(0, 4)
 sures = st.sampled_from([True, True, True, False])
 expectations = st.sampled_from(["any", "any", "any", "now", "stale"])
-
-
-class Seen:
-    """A machine in the data of a state, read without the library."""
-
-    def __init__(self, world: World, data: dict[str, Any]) -> None:
-        machine = data["machine"]
-        self.machine = str(sorted(machine.items()))
-        """Tells it from every other one: no two were entered at one time."""
-        self.state = [each.name for each in world.members].index(machine["state"])
-        self.facts = self.state, machine["epoch"], data["context"]["n"]
-        self.is_forced = bool(machine.get("is_forced"))
-        due = machine.get("due")
-        self.wait_us = None if due is None else to_us(parse_time(due)) - to_us(parse_time(machine["entered_at"]))
 
 
 class Walks(RuleBasedStateMachine):
@@ -587,21 +573,6 @@ class Walks(RuleBasedStateMachine):
 
     def _ask(self, number: int) -> Ask:
         return self.asks[number - 1]
-
-
-class Side:
-    """A machine on one of two sites.
-
-    Attributes:
-        data: its data; None if it is deleted, or was never there.
-        tip: the id of its last event.
-        known: the ids of all events that the site has, or that a join in it stands for.
-        last: the machine that its stream has shown last, though it may be deleted since.
-        hybrid: the hybrid clock of its last event.
-    """
-
-    def __init__(self, data: Data, tip: str, known: set[str], last: str, hybrid: int) -> None:
-        self.data, self.tip, self.known, self.last, self.hybrid = data, tip, known, last, hybrid
 
 
 class WalksOnDisk(Walks):
