@@ -9,6 +9,7 @@ from tai_state.conflicts.consistency import ConsistencyStats as ConsistencyStats
 from tai_state.conflicts.consistency import EventualConsistency as EventualConsistency
 from tai_state.conflicts.latest import ConflictHistory as ConflictHistory
 from tai_state.conflicts.latest import ConflictRecord as ConflictRecord
+from tai_state.conflicts.machines import MachineMerge as MachineMerge
 from tai_state.conflicts.merging import FieldMerge as FieldMerge
 from tai_state.conflicts.merging import FieldStrategy as FieldStrategy
 from tai_state.conflicts.recorded import RecordedConflict as RecordedConflict
@@ -216,6 +217,7 @@ __all__ = [
     "LockStatistics",
     "LockWaiter",
     "MachineInTransaction",
+    "MachineMerge",
     "Metrics",
     "Never",
     "NewEvent",

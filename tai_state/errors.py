@@ -414,14 +414,16 @@ class CausalityViolation(Conflict):
 class ConflictResolutionFailed(Conflict):
     """Two versions are concurrent and the resolver has no rule to decide between them; ``clocks`` are their clocks.
 
-    It is not raised if one version knew of the other. What to do: give ``Causal`` a fallback.
+    It is not raised if one version knew of the other. What to do: give ``Causal`` a fallback. From ``MachineMerge``,
+    ``what`` says why the two versions of a machine cannot be one, and what to do.
     """
 
     path: str
     clocks: Sequence[Mapping[str, int]]
+    what: str = "no rule decides between them: give a fallback resolver"
 
     def __str__(self) -> str:
-        return f"versions of {self.path!r} are concurrent and no rule decides between them: give a fallback resolver"
+        return f"versions of {self.path!r} are concurrent, and {self.what}"
 
 
 @dataclass(eq=False)

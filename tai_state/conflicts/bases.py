@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from tai_state.conflicts.lineages import Lineage, Version, doubled_in, is_within
+from tai_state.conflicts.machines import MachineMerge
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.resolvers import Causal, Resolver
 from tai_state.conflicts.rivals import Rival
@@ -35,7 +36,7 @@ class Bases:
     def __init__(self, here: Lineage, there: Lineage, resolver: Resolver) -> None:
         self._here = here
         self._there = there
-        self._merging = _field_merge(resolver)
+        self._resolver = resolver
         self._merges = 0
 
     async def read(self) -> None:
@@ -164,7 +165,8 @@ class Bases:
     async def _merge(self, one: Version, other: Version, base: Version | None) -> Version:
         stream = self._here.side.stream
         before = None if base is None else await base.data()
-        data = self._merging.resolve(await _rival(stream, one), await _rival(stream, other), before).data
+        earlier, later = await _rival(stream, one), await _rival(stream, other)
+        data = _field_merge(self._resolver, earlier, later).resolve(earlier, later, before).data
 
         async def merged() -> dict[str, object] | None:
             return data
@@ -193,9 +195,15 @@ def _newest(versions: Iterable[Version]) -> list[Version]:
     return newest
 
 
-def _field_merge(resolver: Resolver) -> FieldMerge:
-    while isinstance(resolver, Causal) and resolver.fallback is not None:
-        resolver = resolver.fallback
+def _field_merge(resolver: Resolver, one: Rival, other: Rival) -> FieldMerge:
+    """What merges two versions of a base field by field. No rule of a machine is asked: a base only compares."""
+    while True:
+        if isinstance(resolver, Causal) and resolver.fallback is not None:
+            resolver = resolver.fallback
+        elif isinstance(resolver, MachineMerge):
+            resolver = resolver.chosen(one, other)
+        else:
+            break
     return resolver if isinstance(resolver, FieldMerge) else FieldMerge()
 
 

@@ -75,13 +75,8 @@ class FieldMerge:
         *,
         removal_wins: bool = False,
     ) -> None:
-        given: Mapping[str, FieldStrategy] = {} if strategies is None else strategies
-        if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-            raise InvalidData(f"strategies must be a mapping of fields to strategies, not {type(given).__name__}")
-        for each in given:
-            check_text(each, "each field in strategies")
+        self._strategies = checked_fields(strategies)
         check_flag(removal_wins, "removal_wins")
-        self._strategies = dict(given)
         self._default: FieldStrategy = default
         self._removal_wins = removal_wins
         for strategy in (*self._strategies.values(), default):
@@ -135,6 +130,20 @@ class FieldMerge:
         if there is Lack.MISSING or (base is Lack.UNKNOWN and path is not None):
             return _Merged(there)
         return _decided(path, earlier, later, base, Lack.MISSING if self._removal_wins else there)
+
+
+def checked_fields(strategies: Mapping[str, FieldStrategy] | None) -> dict[str, FieldStrategy]:
+    """The strategies by field.
+
+    Raises:
+        InvalidData: it is not a mapping of texts.
+    """
+    given: Mapping[str, FieldStrategy] = {} if strategies is None else strategies
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidData(f"strategies must be a mapping of fields to strategies, not {type(given).__name__}")
+    for each in given:
+        check_text(each, "each field in strategies")
+    return dict(given)
 
 
 @dataclass(slots=True)

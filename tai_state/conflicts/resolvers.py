@@ -106,8 +106,7 @@ class Causal:
         ):
             return Resolution(data=theirs.data, strategy="causal")
         if self.fallback is None:
-            stream = Layout().stream(ours.snapshot.governor_id, ours.snapshot.state_id)
-            raise ConflictResolutionFailed(stream.state, (ours.clock, theirs.clock))
+            raise ConflictResolutionFailed(path_of(ours), (ours.clock, theirs.clock))
         return self.fallback.resolve(ours, theirs, base)
 
 
@@ -149,6 +148,11 @@ class Custom:
         discarded = discarded_changes(earlier, later, unkept(state_of(earlier.data), kept, before))
         discarded += discarded_changes(later, earlier, unkept(state_of(later.data), kept, before))
         return resolution(data, self.strategy, discarded)
+
+
+def path_of(version: Rival) -> str:
+    """The path of the state that a version is of, in a store without a root."""
+    return Layout().stream(version.snapshot.governor_id, version.snapshot.state_id).state
 
 
 def ranked(ours: Rival, theirs: Rival) -> tuple[Rival, Rival]:

@@ -194,7 +194,14 @@ class Attempt(Generic[S, C]):
         if isinstance(verdict, Refusal):
             raise verdict.to_error(self._stream.state)
         self.step = verdict
-        sealed = seal(self._definition, verdict.after, self._now_us, self._took_us, verdict.violations)
+        sealed = seal(
+            self._definition,
+            verdict.after,
+            self._now_us,
+            self._took_us,
+            verdict.violations,
+            is_forced=verdict.kind is StepKind.FORCE,
+        )
         text, data = normalise_object(sealed, "the machine")
         return Composition((msgspec.structs.replace(self.made, state=text, carries_state=True),), data)
 

@@ -2,7 +2,8 @@
 
 ::
 
-    {"machine": {"name", "version", "definition", "state", "values", "epoch", "entered_at", "duration_us", "due"?},
+    {"machine": {"name", "version", "definition", "state", "values", "epoch", "entered_at", "duration_us", "due"?,
+                 "is_forced"?},
      "context": {…}?}
 
 ``state`` is always a text, so that machines can be found by it; what a state carries stands in ``values``.
@@ -38,6 +39,7 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         values: what the state carries.
         due: when the time-out of its state is due, as text; None if the state has none.
         violations: the invariants that its last step has broken, which only a forced step can.
+        is_forced: whether its last step was forced.
     """
 
     name: str
@@ -50,6 +52,7 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     values: dict[str, Any] = {}
     due: str | None = None
     violations: tuple[Violation, ...] = ()
+    is_forced: bool = False
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,6 +85,8 @@ def seal(
     entered_us: int,
     duration_us: int = 0,
     violations: Sequence[Violation] = (),
+    *,
+    is_forced: bool = False,
 ) -> dict[str, Any]:
     """The data of a machine's state.
 
@@ -91,6 +96,7 @@ def seal(
         entered_us: when it entered its state, in microseconds since 1970.
         duration_us: how long judging the step took.
         violations: the invariants that the step has broken.
+        is_forced: whether the step was forced.
 
     Raises:
         InvalidData: what the state carries, or the context, does not fit its model.
@@ -109,6 +115,8 @@ def seal(
         machine["values"] = values
     if violations:
         machine["violations"] = msgspec.to_builtins([*violations])
+    if is_forced:
+        machine["is_forced"] = True
     rule = definition.tables.timeouts.get(key)
     if rule is not None and rule.timeout_ms is not None:
         machine["due"] = format_us(entered_us + rule.timeout_ms * 1000)

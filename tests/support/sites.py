@@ -96,15 +96,25 @@ class Site:
         clock: the one of all sites.
         ids: numbers for the ids that stores make.
         on_disk: on SQLite; else in memory.
+        seconds: how long each of its processes tries again.
     """
 
-    def __init__(self, folder: Path, clock: ManualClock, ids: Iterator[int], *, on_disk: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: ManualClock,
+        ids: Iterator[int],
+        *,
+        on_disk: bool,
+        seconds: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         folder.mkdir()
         self.path = folder / "store.db"
         self.ledger = Ledger()
         self.backup: Ledger | None = None
         self._clock = clock
         self._ids = ids
+        self._seconds = seconds
         self._memory = None if on_disk else MemoryEngine(clock)
 
     def engine(self) -> Any:
@@ -115,11 +125,13 @@ class Site:
         """Open it twice."""
         options: dict[str, Any] = {
             "snapshots": EveryEvents(2, keep=2),
-            "timeout_seconds": 0.0,
             "new_id": lambda: f"made-{next(self._ids)}",
         }
         self.faulty = [FaultyEngine(self.engine(), AtCalls({})) for _ in range(2)]
-        self.stores = [make_store(each, self._clock, **options) for each in self.faulty]
+        self.stores = [
+            make_store(each, self._clock, timeout_seconds=seconds, **options)
+            for each, seconds in zip(self.faulty, self._seconds, strict=True)
+        ]
         for store in self.stores:
             await store.__aenter__()
 
