@@ -19,6 +19,7 @@ from tai_state.testing.given import given as given
 from tai_state.testing.given_store import GivenStore as GivenStore
 from tai_state.testing.given_store import Happened as Happened
 from tai_state.testing.given_store import given_store as given_store
+from tai_state.testing.replays import assert_replays as assert_replays
 
 __all__ = [
     "ENGINE_CHECKS",
@@ -35,6 +36,7 @@ __all__ = [
     "MemoryEngine",
     "Outcome",
     "Randomly",
+    "assert_replays",
     "given",
     "given_store",
 ]
