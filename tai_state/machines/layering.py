@@ -97,13 +97,13 @@ def _turned(count: int, links: Sequence[Link], first: Sequence[int]) -> list[boo
         walk = [(root, iter(leaving[root]))]
         while walk:
             box, left = walk[-1]
-            number = next(left, None)
-            if number is None:
+            following = next(left, None)
+            if following is None:
                 on_the_way.discard(box)
                 walk.pop()
                 continue
-            target = links[number].target
-            turned[number] = target in on_the_way
+            target = links[following].target
+            turned[following] = target in on_the_way
             if target not in seen:
                 seen.add(target)
                 on_the_way.add(target)

@@ -51,19 +51,24 @@ def _prospect(definition: Definition[S, C], present: Present[S, C], key: Any) ->
         for rule, outline in zip(definition.rules, definition.outline.rules, strict=True)
         if (rule.event is not None or rule.timeout_ms is not None) and _leads(definition, rule, source, key)
     ]
-    try:
-        state: Any = key() if isinstance(key, type) else key
-    except ValidationError:
-        state = None
+    state = _without_data(key)
     if state is None and (source, key) in definition.tables.steps:
         return Prospect(name, None, (*by, f"needs the data of {name}"))
-    if state is None:
-        state = key.model_construct()  # a step for which there is no rule is refused by the class of the state alone
     try:
+        if state is None:
+            state = key.model_construct()  # a step for which there is no rule is refused by the class of the state
         verdict = judge_step(definition, present, state, _ASKING, {})
     except Exception as error:  # noqa: BLE001 - whatever a function of the definition raises, the step would not be taken
         return Prospect(name, f"{type(error).__name__}: {error}", tuple(by))
     return Prospect(name, verdict.reason if isinstance(verdict, Refusal) else None, tuple(by))
+
+
+def _without_data(key: Any) -> Any:
+    """A state by its key; None if it needs data."""
+    try:
+        return key() if isinstance(key, type) else key  # pyright: ignore[reportUnknownVariableType]
+    except ValidationError:
+        return None
 
 
 def _leads(definition: Definition[Any, Any], rule: Any, source: Any, target: Any) -> bool:
