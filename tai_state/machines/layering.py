@@ -17,6 +17,7 @@ POINTS_MAX: Final = 3000
 """How many points a drawing has at most; one with more could not be read, and would take long."""
 
 _SWEEPS: Final = 8
+_LINK_WEIGHT: Final = 6.0
 _GAP: Final = 26.0
 _LAYER_GAP: Final = 20.0
 
@@ -186,15 +187,25 @@ class _Drawing:
                 self._set(layer, wanted)
 
     def _set(self, layer: Sequence[int], wanted: Sequence[float]) -> None:
-        """Place the points of a layer as near as may be to where they want to be: halfway between two ways to do so."""
-        apart = [(self._sizes[a].width + self._sizes[b].width) / 2 + _GAP for a, b in pairwise(layer)]
-        from_left, from_right = list(wanted), list(wanted)
-        for index, gap in enumerate(apart):
-            from_left[index + 1] = max(from_left[index + 1], from_left[index] + gap)
-        for index in range(len(apart) - 1, -1, -1):
-            from_right[index] = min(from_right[index], from_right[index + 1] - apart[index])
-        for point, left, right in zip(layer, from_left, from_right, strict=True):
-            self._x[point] = (left + right) / 2
+        """Place the points of a layer as near as may be to where they want to be, with room between them.
+
+        Points that come too near to each other become a group, which stands at the mean of what its members want. Those
+        of a link between two layers weigh more than boxes, so that long links are straight.
+        """
+        groups: list[tuple[float, float, int]] = []  # where a group begins, its weight, how many members it has
+        offsets = [0.0]
+        for a, b in pairwise(layer):
+            offsets.append(offsets[-1] + (self._sizes[a].width + self._sizes[b].width) / 2 + _GAP)
+        for point, goal, offset in zip(layer, wanted, offsets, strict=False):
+            place, weight, count = goal - offset, 1.0 if point < self._count else _LINK_WEIGHT, 1
+            while groups and groups[-1][0] > place:
+                before, heavy, members = groups.pop()
+                place = (place * weight + before * heavy) / (weight + heavy)
+                weight, count = weight + heavy, count + members
+            groups.append((place, weight, count))
+        begins = [place for place, _, count in groups for _ in range(count)]
+        for point, begin, offset in zip(layer, begins, offsets, strict=False):
+            self._x[point] = begin + offset
 
     def placed(self, turned: Sequence[bool]) -> Placed:
         """The finished drawing, its left edge and its top at 0."""

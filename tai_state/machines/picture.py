@@ -27,7 +27,8 @@ STYLE: Final = """\
 .machine .name { font-weight: 600 }
 .machine .small { fill: var(--soft); font-size: 11px }
 .machine .edge path { fill: none; stroke: var(--line); stroke-width: 1.2 }
-.machine .edge text { fill: var(--soft); font-size: 11px; paint-order: stroke; stroke: var(--paper); stroke-width: 4px }
+.machine .edge text { fill: var(--soft); font-size: 11px; paint-order: stroke; stroke: var(--paper); stroke-width: 6px;
+  stroke-linejoin: round }
 .machine .edge .tip { fill: var(--line); stroke: none }
 .machine .taken path { stroke: var(--way); stroke-width: 2 }
 .machine .taken .tip { fill: var(--way) }

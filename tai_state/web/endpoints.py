@@ -15,7 +15,7 @@ from tai_state.errors import InvalidData, StateNotFound
 from tai_state.streams.core import Core, HasCore
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import list_governors
-from tai_state.web.addresses import id_in, query
+from tai_state.web.addresses import id_in, query, sent_path
 from tai_state.web.answers import answered, in_form, is_known, tag_of, unchanged
 from tai_state.web.catalogue import Catalogue
 from tai_state.web.listing import LOOKED_AT_MAX, page_of
@@ -100,9 +100,7 @@ class Endpoints:
     async def _front(self, request: Request) -> Response:
         """Lead to the list."""
         here = sent_path(request.scope).rpartition("/")[2]
-        return in_form(
-            "", HTML, status=307, headers={"Location": f"./{raw.rpartition('/')[2]}/machines".replace("//", "/")}
-        )
+        return in_form("", HTML, status=307, headers={"Location": f"./{here}/machines" if here else "./machines"})
 
     async def _health(self, request: Request) -> Response:
         """Whether the store can be read: 200, else 503."""
