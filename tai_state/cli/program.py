@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli import demo, doctor, emulating, inspecting, locking, mending, moving, syncing
+from tai_state.cli import demo, doctor, emulating, inspecting, locking, mending, moving, serving, syncing
 from tai_state.cli.common import INTERRUPTED, PIPE_CLOSED, UNEXPECTED, USAGE, Declined, Interrupted, UsageError
 from tai_state.cli.output import OutputError, print_error
 from tai_state.errors import TaiStateError
@@ -67,6 +67,7 @@ for _command in (
     syncing.sync,
     syncing.retire,
     syncing.conflicts,
+    serving.serve,
     doctor.doctor,
     emulating.emulator,
     emulating.indexes,

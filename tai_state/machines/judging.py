@@ -89,6 +89,9 @@ class Refusal(msgspec.Struct, frozen=True):
 Verdict: TypeAlias = Step[S, C] | Refusal
 """Either the step, or why it must not be taken."""
 
+ASKING: Final = Command("can_transition_to")
+"""The trigger of a step that is only asked about."""
+
 _BY_RULE: Final = StepKind.TRANSITION  # a name of its own: Python 3.11 looks members of an enum up slowly
 
 _Why: TypeAlias = tuple[str | None, Exception | None]

@@ -19,10 +19,10 @@ from tai_state.machines.definition import Definition
 from tai_state.machines.envelope import unseal
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.history import MachineEventRecord, machine_events
-from tai_state.machines.judging import Step, StepKind, Verdict, judge_step
+from tai_state.machines.judging import ASKING, Step, StepKind, Verdict, judge_step
 from tai_state.machines.snapshots import MachineSnapshot, machine_snapshot
 from tai_state.machines.states import S, key_of, name_of
-from tai_state.machines.triggers import Command, Trigger
+from tai_state.machines.triggers import Trigger
 from tai_state.streams import reading
 from tai_state.streams.changes import Fence, Known, always, append_of, separately
 from tai_state.streams.codec import codec_of
@@ -119,7 +119,7 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         facts = self._saying(metadata, None, None).who.context
         machine = await self.get()
         present = Present(machine.state, machine.context, machine.epoch)
-        return judge_step(self.definition, present, new_state, _ASKING, facts)
+        return judge_step(self.definition, present, new_state, ASKING, facts)
 
     async def transition_to(
         self,
@@ -298,6 +298,3 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
     def _ids(self, version: int | None) -> dict[str, Any]:
         """The ids of the machine, as fields of a log record."""
         return {"governor_id": self.stream.governor_id, "state_id": self.stream.state_id, "version": version}
-
-
-_ASKING = Command("can_transition_to")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 try:
@@ -19,16 +18,15 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(what, name=error.name) from error
 
 from tai_state.errors import TaiStateError
-from tai_state.machines.definition import Definition
+from tai_state.machines.catalogue import Catalogue, Definitions
 from tai_state.streams.core import HasCore
 from tai_state.web.addresses import encoded_path
 from tai_state.web.answers import problem_answer
-from tai_state.web.catalogue import Catalogue
 from tai_state.web.endpoints import Endpoints
 from tai_state.web.problems import problem_of_status, problem_with
 
 
-def monitor_app(store: HasCore, definitions: Definition[Any, Any] | Iterable[Definition[Any, Any]]) -> Starlette:
+def monitor_app(store: HasCore, definitions: Definitions) -> Starlette:
     """An application that shows the machines of a store: as pages to browsers, and as JSON to others.
 
     ::
@@ -43,7 +41,7 @@ def monitor_app(store: HasCore, definitions: Definition[Any, Any] | Iterable[Def
     Args:
         store: the store. It may be opened later; as long as it is not open, answers are 503.
         definitions: the definition of each kind of machine, one or several. Of several with one name, a machine is read
-            by the one that wrote it, else by the one with the greatest version.
+            by the newest one, or by the one that wrote it if the newest does not know its state.
 
     Raises:
         InvalidData: there is no definition, or one is none; or the store is none.

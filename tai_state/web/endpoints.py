@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from tai_state.engines.paging import take
 from tai_state.errors import InvalidData, StateNotFound
+from tai_state.machines.catalogue import Catalogue
 from tai_state.streams.core import Core, HasCore
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import list_governors
 from tai_state.web.addresses import id_in, query, sent_path
 from tai_state.web.answers import answered, in_form, is_known, tag_of, unchanged
-from tai_state.web.catalogue import Catalogue
 from tai_state.web.listing import LOOKED_AT_MAX, page_of
 from tai_state.web.looking import (
     Machine,
@@ -69,6 +69,7 @@ class Endpoints:
             raise InvalidData(f"a store is needed, not {type(store).__name__}")
         self._store = store
         self._catalogue = catalogue
+        self._names = tuple(sorted(catalogue.newest))
 
     @property
     def routes(self) -> dict[str, Endpoint]:
@@ -107,7 +108,7 @@ class Endpoints:
         form = wanted_form(request, _BOTH)
         core = self._core()
         await core.engine.read([core.layout.store])
-        view = HealthView("ok", core.store_id, self._catalogue.names)
+        view = HealthView("ok", core.store_id, self._names)
         return answered(request, view, "facts", form, title="Health")
 
     async def _machines(self, request: Request) -> Response:
@@ -119,7 +120,7 @@ class Endpoints:
         page = await page_of(self._core(), self._catalogue, wanted)
         following = None if page.next is None else query(**{**request.query_params, "after": cursor_at(*page.next)})
         view = ListView(tuple(page.entries), tuple(page.problems), following)
-        names = self._catalogue.names
+        names = self._names
         return answered(
             request, view, "machines", form, given=request.query_params, names=names, looked_at=LOOKED_AT_MAX
         )

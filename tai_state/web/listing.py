@@ -9,6 +9,7 @@ from typing import Final
 from tai_state.engines.api import Scan
 from tai_state.engines.api import after as right_after
 from tai_state.errors import CorruptDocument, Inconsistent
+from tai_state.machines.catalogue import Catalogue
 from tai_state.machines.history import machine_in
 from tai_state.streams.core import Core
 from tai_state.streams.damage import misplaced
@@ -16,7 +17,7 @@ from tai_state.streams.reading import states_in
 from tai_state.values.ids import escape_id, stored_id
 from tai_state.values.states import DeletedState, JsonSnapshot
 from tai_state.values.times import format_time
-from tai_state.web.catalogue import Catalogue
+from tai_state.web.known import known
 from tai_state.web.looking import problem_of, time_in_state_ms
 from tai_state.web.views import EntryView, ProblemView, brief
 from tai_state.web.wanted import Wanted
@@ -91,7 +92,7 @@ def _entry(core: Core, catalogue: Catalogue, state: JsonSnapshot) -> EntryView:
     """A state in the list, whether or not it is a machine that a definition knows."""
     path = core.layout.stream(state.governor_id, state.state_id).state
     try:
-        known = catalogue.read(state, path)
+        found = known(catalogue, state, path)
     except Inconsistent as error:
         record, problem = machine_in(state.data), problem_of(error)
         if record is None:
@@ -109,13 +110,13 @@ def _entry(core: Core, catalogue: Catalogue, state: JsonSnapshot) -> EntryView:
             due=None if record.due is None else brief(record.due),
             problem=problem,
         )
-    machine = known.snapshot
+    machine = found.snapshot
     return EntryView(
         governor=machine.governor_id,
         state_id=machine.state_id,
         version=machine.version,
-        machine=known.definition.name,
-        state=known.opened.record.state,
+        machine=found.definition.name,
+        state=found.opened.record.state,
         description=machine.state.description,
         is_failure=machine.state.is_failure_state,
         is_terminal=machine.state.is_terminal,

@@ -8,23 +8,27 @@ from typing import Any, Final
 import msgspec
 
 from tai_state.errors import Inconsistent
+from tai_state.machines.catalogue import Catalogue
+from tai_state.machines.definition import Definition
 from tai_state.machines.drawing import to_dot, to_mermaid, to_table
+from tai_state.machines.edges import causes
 from tai_state.machines.history import MachineEventRecord, machine_events
+from tai_state.machines.outlook import outlooks
 from tai_state.machines.picture import to_svg
-from tai_state.machines.prospects import prospects
 from tai_state.machines.snapshots import MachineSnapshot
+from tai_state.machines.states import key_of
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import get_events, get_state
 from tai_state.values.ids import split_versioned
 from tai_state.values.times import format_time, from_us
-from tai_state.web.catalogue import Catalogue, Known
+from tai_state.web.known import Known, known
 from tai_state.web.views import (
     DiagramView,
     EventView,
     MachineView,
+    OutlookView,
     ProblemView,
-    ProspectView,
     StateView,
     TransitionView,
     brief,
@@ -71,7 +75,7 @@ async def machine_at(core: Core, catalogue: Catalogue, stream: Stream) -> Machin
         UnknownMachineState: no definition knows the machine, or its state.
         EventSourcingError, CorruptDocument: what is stored is damaged.
     """
-    return Machine(stream, catalogue.read(await get_state(core, stream), stream.state))
+    return Machine(stream, known(catalogue, await get_state(core, stream), stream.state))
 
 
 async def events_of(core: Core, catalogue: Catalogue, stream: Stream, until: int, limit: int) -> Events:
@@ -82,11 +86,12 @@ async def events_of(core: Core, catalogue: Catalogue, stream: Stream, until: int
         Inconsistent: its own document is damaged.
     """
     found, top = Events([], [], until), until
+    reading = next(iter(catalogue.newest.values()))  # whichever: nothing is shown that only a definition knows
     while top > 0 and (left := limit - len(found.events) - len(found.problems)) > 0:
         events = get_events(core, stream, until=top, limit=left, newest_first=True)
         try:
             async for event in events:
-                found.events += machine_events(catalogue.some, [event])
+                found.events += machine_events(reading, [event])
                 top = event.version - 1
         except Inconsistent as error:
             version = _version_in(stream, error)
@@ -164,10 +169,22 @@ def machine_view(core: Core, machine: Machine, steps: Events) -> MachineView:
         reason=brief(snapshot.metadata.reason),
         timestamp=format_time(snapshot.timestamp),
         allowed=tuple(
-            ProspectView(each.to, each.refused_because, each.by) for each in prospects(definition, opened.present)
+            OutlookView(each.to, each.refused_because, _ways(definition, state, each.to))
+            for each in outlooks(definition, opened.present)
         ),
         recent_transitions=tuple(map(_transition_view, steps.events)),
         problems=tuple(steps.problems),
+    )
+
+
+def _ways(definition: Definition[Any, Any], state: Any, name: str) -> tuple[str, ...]:
+    """What takes a machine from one state to another besides asking for it: events, and time-outs."""
+    pair = key_of(state), definition.keys[name]
+    return tuple(
+        causes(outline)
+        for rule, outline in zip(definition.rules, definition.outline.rules, strict=True)
+        if (rule.event is not None or rule.timeout_ms is not None) and not rule.is_forbidding
+        if rule.covers(*pair) and pair not in definition.tables.forbidden
     )
 
 

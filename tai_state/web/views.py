@@ -66,8 +66,14 @@ class ProblemView(msgspec.Struct, frozen=True):
     message: str
 
 
-class ProspectView(msgspec.Struct, frozen=True):
-    """A state that a machine may ask for next, or must not; see :class:`~tai_state.machines.prospects.Prospect`."""
+class OutlookView(msgspec.Struct, frozen=True):
+    """A state that a machine may be asked to enter.
+
+    Attributes:
+        to: its name.
+        refused_because: why the step is refused if it is asked for now; None if it is not.
+        by: what takes the step besides asking for it: events, each with its guard, and time-outs.
+    """
 
     to: str
     refused_because: str | None
@@ -115,7 +121,7 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
     changed_by: str
     reason: str
     timestamp: str
-    allowed: tuple[ProspectView, ...]
+    allowed: tuple[OutlookView, ...]
     recent_transitions: tuple[TransitionView, ...]
     problems: tuple[ProblemView, ...]
 
