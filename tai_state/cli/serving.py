@@ -68,7 +68,7 @@ async def _serve(
             if ip_address(address).is_loopback:
                 # Another site's name may be made to lead here: its pages could then read what they are shown.
                 app = TrustedHostMiddleware(app, ["localhost", address, host], www_redirect=False)
-            config = Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
+            config = Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False)
             config.timeout_graceful_shutdown = _GRACE_SECONDS
             server = Serving(config)
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

@@ -40,6 +40,7 @@ from tai_state.machines.outline import Outline as Outline
 from tai_state.machines.outline import RuleOutline as RuleOutline
 from tai_state.machines.outline import StateOutline as StateOutline
 from tai_state.machines.persistent import PersistentMachine as PersistentMachine
+from tai_state.machines.picture import to_svg as to_svg
 from tai_state.machines.records import TransitionRecord as TransitionRecord
 from tai_state.machines.rules import ANY_STATE as ANY_STATE
 from tai_state.machines.rules import AnyState as AnyState

@@ -2,7 +2,7 @@
 
 An id is one segment of a path, percent-encoded once. So the path is read as it was sent, before its encoding is
 removed: an encoded slash belongs to an id. The ids ``.`` and ``..`` would be taken for steps up by whoever handles a
-URL, however they are encoded; a ``;`` after them prevents that.
+URL, however they are encoded; a ``!`` after them, not encoded, prevents that.
 
 Links are relative, so they hold below any prefix, whether or not the application was told of it.
 """
@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlencode
 
 from tai_state.errors import InvalidId
 
-_DOTS: Final = {".": ".;", "..": "..;"}
+_DOTS: Final = {".": ".!", "..": "..!"}
 _FROM_DOTS: Final = {segment: identifier for identifier, segment in _DOTS.items()}
 _MACHINE: Final = ("machines", "governor", "state")
 _AS_SENT: Final = "/%;:@!$&'()*+,=~"

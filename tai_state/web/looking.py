@@ -20,6 +20,8 @@ from tai_state.machines.states import key_of
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.reading import get_events, get_state
+from tai_state.streams.salvaging import sound_events
+from tai_state.values.events import JsonEvent
 from tai_state.values.ids import split_versioned
 from tai_state.values.times import format_time, from_us
 from tai_state.web.known import Known, known
@@ -98,12 +100,24 @@ async def events_of(core: Core, catalogue: Catalogue, stream: Stream, until: int
             if version is None or version > top:
                 raise
             found.problems.append(problem_of(error))
+            found.events += await _past(core, stream, version, top, reading)
             top = version - 1
         else:
             if len(found.events) + len(found.problems) < limit:
                 top = 0  # what is older was cleaned up
     found.oldest = top + 1 if top > 0 else 0
     return found
+
+
+async def _past(
+    core: Core, stream: Stream, damaged: int, top: int, reading: Definition[Any, Any]
+) -> list[MachineEventRecord[Any]]:
+    """The sound events from a damaged one, which the one after it needs for the state before it, up to a version."""
+    events: list[JsonEvent] = []
+    if top > damaged:
+        sound = sound_events(core, stream, lambda _: None, after=damaged, limit=top - damaged)
+        events = [event async for event in sound if event.version <= top]
+    return [*machine_events(reading, reversed(events))]
 
 
 def _version_in(stream: Stream, error: Inconsistent) -> int | None:

@@ -25,6 +25,7 @@ ROOMS = (
     "conflicts",
     "store",
     "testing",
+    "web",
     "cli",
     "__main__",
 )
