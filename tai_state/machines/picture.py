@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from tai_state.machines.definition import Definition
-from tai_state.machines.edges import Edge, allowed_edges, forbidden_edges, named, prohibition
+from tai_state.machines.edges import Edge, allowed_edges, edges_max, forbidden_edges, named, prohibition
 from tai_state.machines.labels import classes_of, end_name, label_of, shown, width_of
 from tai_state.machines.layering import Box, Link, Point, placed
 from tai_state.machines.outline import StateOutline
@@ -47,6 +47,9 @@ STYLE: Final = """\
 
 _DRAWN_MAX: Final = 34
 """How many columns of a text are drawn; all that is shown of it is a tooltip."""
+
+_EDGES_MAX: Final = 20_000
+"""A definition that may have more edges is not laid out: that would take long, and nobody could read it."""
 
 _LABELS_MAX: Final = 3
 """How many lines a label has."""
@@ -103,6 +106,8 @@ def to_svg(
         InvalidData: one of them is not a state of the definition.
     """
     outline, visited = definition.outline, named(definition, path)
+    if edges_max(outline) > _EDGES_MAX:
+        return _too_large(definition)
     here = None if current is None else named(definition, [current])[0]
     forbidden = forbidden_edges(outline) if show_forbidden else []
     arrows = _arrows(_together(allowed_edges(outline, visited)), forbidden)
@@ -117,7 +122,7 @@ def to_svg(
     links = [Link(places[arrow.source], places[arrow.target], arrow.size) for arrow in between]
     drawing = placed(rooms, links, [places[name] for name in outline.starts])
     if drawing is None:
-        return _framed(definition, Box(420.0, _LINE), [_text("This machine is too large to be drawn", 210, 7, "small")])
+        return _too_large(definition)
     parts: list[str] = []
     for arrow, line, label in zip(between, drawing.lines, drawing.labels, strict=True):
         parts += _edge(arrow, _curve(line), _tip(line), label)
@@ -133,6 +138,11 @@ def to_svg(
     for number, note in enumerate(notes):
         parts.append(_text(note, 0, drawing.size.height + _LINE * (number + 1.5), "note"))
     return _framed(definition, Box(width, drawing.size.height + _LINE * (len(notes) + (1 if notes else 0))), parts)
+
+
+def _too_large(definition: Definition[Any, Any]) -> str:
+    """The picture of a definition that cannot be drawn."""
+    return _framed(definition, Box(420.0, _LINE), [_text("it is too large to be drawn", 210, 7, "small")])
 
 
 def _together(edges: Sequence[Edge]) -> list[Edge]:

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from tai_state.errors import Inconsistent
+from tai_state.errors import Inconsistent, InvalidData
 from tai_state.machines.catalogue import Catalogue
 from tai_state.machines.definition import Definition
 from tai_state.machines.drawing import to_dot, to_mermaid, to_table
-from tai_state.machines.edges import causes
+from tai_state.machines.edges import causes, edges_max
 from tai_state.machines.history import MachineEventRecord, machine_events
 from tai_state.machines.outlook import outlooks
 from tai_state.machines.picture import to_svg
@@ -40,6 +40,9 @@ RECENT: Final = 10
 """How many steps are shown with a state."""
 _EVENTS_MAX: Final = 100
 """Among how many events they are sought: others, such as those that are only logged, may stand between them."""
+
+_EDGES_MAX: Final = 20_000
+"""How many edges a diagram has at most: each is a line of its text."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -203,8 +206,14 @@ def _ways(definition: Definition[Any, Any], state: Any, name: str) -> tuple[str,
 
 
 def diagram_view(machine: Machine, steps: Events) -> DiagramView:
-    """The definition of a machine as text, with the state that it is in and the newest steps marked."""
+    """The definition of a machine as text, with the state that it is in and the newest steps marked.
+
+    Raises:
+        InvalidData: it is too large for that.
+    """
     definition, state = machine.known.definition, machine.known.opened.record.state
+    if edges_max(definition.outline) > _EDGES_MAX:
+        raise InvalidData(f"the machine {definition.name!r} has too many steps to be drawn")
     path = _path(machine, steps)
     return DiagramView(
         governor=machine.known.snapshot.governor_id,
