@@ -128,14 +128,7 @@ def _documents(core: Core, governor_id: str, after: str | None) -> Paged[Documen
 
 
 def states_in(core: Core, governor_id: str, page: Iterable[Document], report: Report = raising) -> Iterator[JsonState]:
-    """The states in these documents, deleted ones included.
-
-    Args:
-        core: the store's core.
-        governor_id: the governor.
-        page: documents of its collection of states.
-        report: called with what is wrong with a damaged one.
-    """
+    """The states in these documents of a governor, deleted ones included; ``report`` is told of damaged ones."""
     for document in page:
         try:
             stream = _place(core, governor_id, document, "a state").stream

@@ -49,8 +49,8 @@ def encoded_path(scope: Mapping[str, Any]) -> str:
     """The path of a request below the place where the application is mounted, as it was sent: percent-encoded.
 
     Servers hand on the path with and without its encoding, and whoever mounts an application takes the prefix from
-    neither, from the second, or from both. So what is sought is the end of the first that the second, without the
-    prefix, is the decoded form of.
+    neither, from the second, or from both; Litestar ends the second with a slash of its own. So what is sought is the
+    end of the first that the second, without the prefix, is the decoded form of.
     """
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     if root and (path == root or path.startswith(f"{root}/")):
@@ -58,7 +58,7 @@ def encoded_path(scope: Mapping[str, Any]) -> str:
     raw = sent_path(scope)
     start = 0
     while start >= 0:
-        if unquote(raw[start:]) == path:
+        if unquote(raw[start:]) in {path, path.removesuffix("/")}:
             return raw[start:] or "/"
         start = raw.find("/", start + 1)
     return quote(path, safe="/") or "/"

@@ -40,12 +40,13 @@ def in_starlette(app: ASGIApp) -> ASGIApp:
     return Starlette(routes=[Mount("/deep", routes=[Mount("/machines", app)])])
 
 
-def stripped(root_path: str, *, has_raw_path: bool = True) -> Callable[[ASGIApp], ASGIApp]:
-    """The application as Litestar mounts it, and as proxies do: the path without the prefix, the raw one with it."""
+def stripped(root_path: str, *, end: str = "", has_raw_path: bool = True) -> Callable[[ASGIApp], ASGIApp]:
+    """The application where the path has no prefix and the raw path has: behind proxies; with an end, in Litestar."""
 
     def mounted(app: ASGIApp) -> ASGIApp:
         async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-            inner = {**scope, "path": scope["path"].removeprefix(PREFIX) or "/", "root_path": root_path}
+            path = f"{scope['path'].removeprefix(PREFIX).rstrip('/')}{end}" or "/"
+            inner = {**scope, "path": path, "root_path": root_path}
             if not has_raw_path:
                 del inner["raw_path"]
             await app(inner, receive, send)
@@ -60,6 +61,7 @@ MOUNTS = {
     "starlette": in_starlette,
     "stripped": stripped(PREFIX),
     "stripped and not told": stripped(""),
+    "litestar": stripped("", end="/"),
 }
 
 
