@@ -41,7 +41,7 @@ def outlooks(definition: Definition[Any, Any], present: Present[Any, Any]) -> It
 def _refusal(definition: Definition[Any, Any], present: Present[Any, Any], key: Any) -> str | None:
     """Why a step to a state is refused; None if it is not."""
     try:
-        state = key() if isinstance(key, type) else key
+        state = _by_itself(key)
     except ValidationError as error:
         if (key_of(present.state), key) in definition.tables.steps:
             return f"it takes what the state carries: {', '.join(str(each['loc'][0]) for each in error.errors())}"
@@ -51,3 +51,12 @@ def _refusal(definition: Definition[Any, Any], present: Present[Any, Any], key: 
     except Exception as error:  # noqa: BLE001 - whatever an update raises, the step could not be taken
         return f"judging it raised {type(error).__name__}: {error}"
     return verdict.reason if isinstance(verdict, Refusal) else None
+
+
+def _by_itself(key: Any) -> Any:
+    """A state that nothing is given for.
+
+    Raises:
+        ValidationError: it takes what it carries.
+    """
+    return key() if isinstance(key, type) else key
