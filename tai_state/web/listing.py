@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from tai_state.engines.api import Scan
+from tai_state.engines.api import Document, Scan
 from tai_state.engines.api import after as right_after
+from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import CorruptDocument, Inconsistent
 from tai_state.machines.catalogue import Catalogue
 from tai_state.machines.history import machine_in
@@ -73,19 +74,25 @@ async def page_of(core: Core, catalogue: Catalogue, wanted: Wanted) -> Page:
     return page
 
 
-async def _governors(core: Core, wanted: Wanted, page: Page) -> AsyncGenerator[str, None]:
+def _governors(core: Core, wanted: Wanted, page: Page) -> Paged[str]:
     """The governors whose machines are wanted, from the one at which the page begins."""
     if wanted.governor is not None:
-        yield wanted.governor
-        return
+        named = iter([[wanted.governor]])
+
+        async def fetch() -> list[str] | None:
+            return next(named, None)
+
+        return Paged(fetch)
+
+    def ids(documents: Iterable[Document]) -> Iterator[str]:
+        for document in documents:
+            try:
+                yield stored_id(document.path)
+            except CorruptDocument:
+                page.report(misplaced(document.path, "a governor"))
+
     start = "" if wanted.after is None else escape_id(wanted.after[0])
-    async for document in core.engine.scan(Scan(core.layout.governors, start=start)):
-        try:
-            governor_id = stored_id(document.path)
-        except CorruptDocument:
-            page.report(misplaced(document.path, "a governor"))
-        else:
-            yield governor_id
+    return mapped(core.engine.scan(Scan(core.layout.governors, start=start)), ids)
 
 
 def _entry(core: Core, catalogue: Catalogue, state: JsonSnapshot) -> EntryView:
