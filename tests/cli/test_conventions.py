@@ -32,7 +32,20 @@ def test_every_argument_and_option_is_explained() -> None:
             "import",
             "indexes",
         ),
-        *("locks", "ls", "recover", "restore", "retire", "serve", "show", "snapshot", "stats", "sync", "unlock", "verify"),
+        *(
+            "locks",
+            "ls",
+            "recover",
+            "restore",
+            "retire",
+            "serve",
+            "show",
+            "snapshot",
+            "stats",
+            "sync",
+            "unlock",
+            "verify",
+        ),
     }
     for name, command in commands.items():
         assert command.help, name
