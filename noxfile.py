@@ -55,6 +55,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The pages of the monitoring endpoint in a real browser, Debian's chromium; keeps screenshots to look at."""
+    _install_wheel(session, *TESTS)
+    shots = {"TAI_STATE_SCREENSHOTS": session.create_tmp()}
+    session.run("python", "-m", "pytest", "tests/web/check_browser.py", *session.posargs, env={**SAFE, **shots})
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel and use it in an environment that has nothing else."""
     session.install("build")

@@ -47,6 +47,7 @@ from tai_state.machines.outline import Outline as Outline
 from tai_state.machines.outline import RuleOutline as RuleOutline
 from tai_state.machines.outline import StateOutline as StateOutline
 from tai_state.machines.persistent import PersistentMachine as PersistentMachine
+from tai_state.machines.picture import to_svg as to_svg
 from tai_state.machines.records import TransitionRecord as TransitionRecord
 from tai_state.machines.reports import CheckProgress as CheckProgress
 from tai_state.machines.reports import MachineFinding as MachineFinding

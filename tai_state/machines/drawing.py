@@ -9,17 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from unicodedata import east_asian_width
 
 from tai_state.machines.definition import Definition
-from tai_state.machines.edges import Edge, allowed_edges, causes, forbidden_edges, guard_name, named, prohibition
+from tai_state.machines.edges import Edge, allowed_edges, forbidden_edges, guard_name, named, prohibition
+from tai_state.machines.labels import NO_RULE, classes_of, end_name, label_of, shown, width_of
 from tai_state.machines.outline import StateOutline
 from tai_state.machines.states import S, StateKey
 
-TEXT_MAX: Final = 120
-"""How many characters of a name or a text are shown."""
-
-_NO_RULE: Final = "by no rule"
 _PLAIN: Final = frozenset(" .,_()[]/+-=?!'")
 """Besides letters and digits, what means nothing in Mermaid's texts."""
 
@@ -63,13 +59,13 @@ def to_mermaid(
     lines += [f"{ids[name]} : {text}" for name, text in said.items() if text]
     lines += [f"[*] --> {ids[name]}" for name in outline.starts]
     for edge in allowed_edges(outline, visited):
-        label = _mermaid(_label(edge))
+        label = _mermaid(label_of(edge))
         lines.append(f"{ids[edge.source or '']} --> {ids[edge.target or '']}{f' : {label}' if label else ''}")
     lines += [f"{ids[state.name]} --> [*]" for state in outline.states if state.is_terminal]
     if show_forbidden:
         lines += _mermaid_notes(forbidden_edges(outline), ids)
     here = None if current is None else named(definition, [current])[0]
-    used = {ids[state.name]: _classes(state, here, visited) for state in outline.states}
+    used = {ids[state.name]: classes_of(state, here, visited) for state in outline.states}
     for name, style in _MERMAID_CLASSES.items():
         members = [each for each, classes in used.items() if name in classes]
         lines += [f"classDef {name} {style}", f"class {','.join(members)} {name}"] if members else []
@@ -82,7 +78,11 @@ def _mermaid_notes(edges: Iterable[Edge], ids: dict[str, str]) -> list[str]:
     for edge in edges:
         if edge.rule is not None:
             where = edge.source or edge.target or next(iter(ids))
-            step = f"to {_any(edge.target)}" if edge.source is not None else f"from any state to {_any(edge.target)}"
+            step = (
+                f"to {end_name(edge.target)}"
+                if edge.source is not None
+                else f"from any state to {end_name(edge.target)}"
+            )
             notes.setdefault(ids[where], []).append(_mermaid(f"never {step}, {prohibition(edge.rule)}"))
     return [f"note right of {where} : {'<br/>'.join(texts)}" for where, texts in notes.items()]
 
@@ -116,13 +116,13 @@ def to_dot(
         'node [shape=box, style="rounded,filled", fillcolor="#ffffff", fontname="sans-serif"];',
         'edge [fontname="sans-serif", fontsize=10];',
     ]
-    lines += [f"{ids[each.name]} [{_dot_state(each, _classes(each, here, visited))}];" for each in outline.states]
+    lines += [f"{ids[each.name]} [{_dot_state(each, classes_of(each, here, visited))}];" for each in outline.states]
     for number, name in enumerate(outline.starts):
         lines += [f'start{number} [shape=point, label=""];', f"start{number} -> {ids[name]};"]
     for edge in allowed_edges(outline, visited):
         style = "dotted" if edge.rule is None else "bold"
         style = f', style={style}, color="#1f5fbf"' if edge.steps else ""
-        lines.append(f"{ids[edge.source]} -> {ids[edge.target]} [label={_dot(_label(edge))}{style}];")
+        lines.append(f"{ids[edge.source]} -> {ids[edge.target]} [label={_dot(label_of(edge))}{style}];")
     forbidden = forbidden_edges(outline) if show_forbidden else []
     if any(None in {edge.source, edge.target} for edge in forbidden):
         ids[None] = "any"
@@ -165,65 +165,33 @@ def to_table(
     rows = [["", "from", "to", "may", "rule", "event", "guard", "after", "reason", "steps"]]
     for edge in [*allowed_edges(definition.outline, visited), *forbidden_edges(definition.outline)]:
         mark = "*" if here is not None and edge.source in {here, None} else ""
-        ends = [mark, _any(edge.source), _any(edge.target)]
+        ends = [mark, end_name(edge.source), end_name(edge.target)]
         steps = ", ".join(map(str, edge.steps))
         rule = edge.rule
         if rule is None:
-            rows.append([*ends, "no", "", "", "", "", _NO_RULE, steps])
+            rows.append([*ends, "no", "", "", "", "", NO_RULE, steps])
             continue
         after = "" if rule.timeout_ms is None else f"{rule.timeout_ms / 1000:g} s"
         reason = prohibition(rule) if rule.is_forbidding else rule.reason or ""
         may = "no" if rule.is_forbidding else "yes"
         rows.append([*ends, may, rule.name, rule.event or "", guard_name(rule), after, reason, steps])
-    columns = [column for column in zip(*[map(_shown, row) for row in rows], strict=True) if any(column[1:])]
-    widths = [max(map(_width, column)) for column in columns]
+    columns = [column for column in zip(*[map(shown, row) for row in rows], strict=True) if any(column[1:])]
+    widths = [max(map(width_of, column)) for column in columns]
     padded = [
-        [cell + " " * (width - _width(cell)) for cell in column] for column, width in zip(columns, widths, strict=True)
+        [cell + " " * (width - width_of(cell)) for cell in column]
+        for column, width in zip(columns, widths, strict=True)
     ]
     head, *body = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     return "\n".join([head, "  ".join("-" * width for width in widths), *body]) + "\n"
 
 
-def _label(edge: Edge) -> str:
-    """What an edge bears: what takes the step, and the numbers of the steps that went this way."""
-    words = _NO_RULE if edge.rule is None else causes(edge.rule)
-    steps = f"step{'s' * (len(edge.steps) > 1)} {', '.join(map(str, edge.steps))}" if edge.steps else ""
-    return ", ".join(filter(None, (words, steps)))
-
-
-def _classes(state: StateOutline, here: str | None, visited: Sequence[str]) -> set[str]:
-    """What is marked of a state."""
-    marks = {
-        "failure": state.is_failure,
-        "terminal": state.is_terminal,
-        "visited": state.name in visited,
-        "current": state.name == here,
-    }
-    return {name for name, is_so in marks.items() if is_so}
-
-
-def _any(name: str | None) -> str:
-    return "any state" if name is None else name
-
-
-def _shown(text: str) -> str:
-    """A text in one line, without what cannot be seen, and not too long."""
-    line = "".join(each if each.isprintable() else "?" for each in " ".join(text[: 2 * TEXT_MAX].split()))
-    return line if len(line) <= TEXT_MAX and len(text) <= 2 * TEXT_MAX else f"{line[: TEXT_MAX - 1]}…"
-
-
 def _mermaid(text: str) -> str:
     """A text for Mermaid: what could mean something there is a numeric entity."""
-    escaped = "".join(each if each.isalnum() or each in _PLAIN else f"#{ord(each)};" for each in _shown(text))
+    escaped = "".join(each if each.isalnum() or each in _PLAIN else f"#{ord(each)};" for each in shown(text))
     return _DIRECTION.sub(lambda found: f"#{ord(found[0])};", escaped)
 
 
 def _dot(text: str) -> str:
     """A quoted text for Graphviz, which takes backslashes for escapes and ampersands for entities."""
-    escaped = _shown(text).replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
+    escaped = shown(text).replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
     return f'"{escaped}"'
-
-
-def _width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    return sum(2 if east_asian_width(each) in {"W", "F"} else 1 for each in text)

@@ -50,6 +50,12 @@ def allowed_edges(outline: Outline, path: Sequence[str]) -> list[Edge]:
     return edges + [Edge(*pair, None, tuple(steps)) for pair, steps in taken.items() if pair not in known]
 
 
+def edges_max(outline: Outline) -> int:
+    """How many edges its diagram has at most, beside those of a path: cheap to tell."""
+    every = range(len(outline.states))
+    return sum(len(rule.sources or every) * len(rule.targets or every) for rule in outline.rules)
+
+
 def forbidden_edges(outline: Outline) -> list[Edge]:
     """An edge for each pair of states that a rule forbids; "any" is one state here."""
     return [

@@ -269,7 +269,7 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
 
     def _noted(self, state: JsonSnapshot) -> MachineSnapshot[S, C]:
         """The machine in a state, once its data is remembered for the next step."""
-        snapshot = machine_snapshot(state, unseal(self.definition, state.data, self.stream.state))
+        snapshot = machine_snapshot(state, unseal(self.definition, state.data, self.stream.state), self.stream.state)
         head = self.core.appender.heads.get(self.stream.state)
         self._read = (head.digest, state.data) if head is not None and head.version == state.version else None
         return snapshot

@@ -7,6 +7,7 @@ from typing import Generic
 
 import msgspec
 
+from tai_state.errors import InvalidData, SerializationError
 from tai_state.machines.contexts import C
 from tai_state.machines.envelope import Opened
 from tai_state.machines.states import S
@@ -52,8 +53,12 @@ class MachineSnapshot(msgspec.Struct, Generic[S, C], frozen=True, kw_only=True):
         return max(now - self.entered_at, timedelta(0))
 
 
-def machine_snapshot(snapshot: JsonSnapshot, opened: Opened[S, C]) -> MachineSnapshot[S, C]:
-    """A machine as callers get it, from its state and what its definition reads there."""
+def machine_snapshot(snapshot: JsonSnapshot, opened: Opened[S, C], path: str) -> MachineSnapshot[S, C]:
+    """A machine as callers get it, from its state and what its definition reads there.
+
+    Raises:
+        SerializationError: a time of the machine is none.
+    """
     present, record = opened.present, opened.record
     return MachineSnapshot(
         governor_id=snapshot.governor_id,
@@ -62,10 +67,17 @@ def machine_snapshot(snapshot: JsonSnapshot, opened: Opened[S, C]) -> MachineSna
         state=present.state,
         context=present.context,
         epoch=present.epoch,
-        entered_at=parse_time(record.entered_at),
-        due=None if record.due is None else parse_time(record.due),
+        entered_at=_time(record.entered_at, path),
+        due=None if record.due is None else _time(record.due, path),
         timestamp=snapshot.timestamp,
         recorded_at=snapshot.recorded_at,
         metadata=snapshot.metadata,
         causality=snapshot.causality,
     )
+
+
+def _time(text: str, path: str) -> datetime:
+    try:
+        return parse_time(text)
+    except InvalidData as error:
+        raise SerializationError(path, f"does not hold a machine: {error}") from None

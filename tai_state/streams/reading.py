@@ -107,7 +107,7 @@ def list_states(
     """
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
-        return (state for state in _states(core, governor_id, page, report) if not isinstance(state, DeletedState))
+        return (state for state in states_in(core, governor_id, page, report) if not isinstance(state, DeletedState))
 
     return _of_governor(core, governor_id, mapped(_documents(core, governor_id, after), take))
 
@@ -118,7 +118,7 @@ def list_all_states(
     """As :func:`list_states`, deleted states included."""
 
     def take(page: Iterable[Document]) -> Iterator[JsonState]:
-        return _states(core, governor_id, page, report)
+        return states_in(core, governor_id, page, report)
 
     return _of_governor(core, governor_id, mapped(_documents(core, governor_id, after), take))
 
@@ -127,8 +127,8 @@ def _documents(core: Core, governor_id: str, after: str | None) -> Paged[Documen
     return core.engine.scan(Scan(core.layout.states(governor_id), start=_start(after)))
 
 
-def _states(core: Core, governor_id: str, page: Iterable[Document], report: Report = raising) -> Iterator[JsonState]:
-    """The states in these documents."""
+def states_in(core: Core, governor_id: str, page: Iterable[Document], report: Report = raising) -> Iterator[JsonState]:
+    """The states in these documents of a governor, deleted ones included; ``report`` is told of damaged ones."""
     for document in page:
         try:
             stream = _place(core, governor_id, document, "a state").stream
@@ -229,7 +229,7 @@ def find_states(core: Core, governor_id: str, where: Mapping[str, Any]) -> Paged
 
     def of_today(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
         today = (each for each in page if not older or each.decode(STATE).schema not in older)
-        return (state for state in _states(core, governor_id, today) if not isinstance(state, DeletedState))
+        return (state for state in states_in(core, governor_id, today) if not isinstance(state, DeletedState))
 
     found = mapped(core.engine.scan(Scan(states, where=filters)), of_today)
     parts = chained([_older_with(core, governor_id, filters, older), found]) if older else found
@@ -240,7 +240,7 @@ def _older_with(core: Core, governor_id: str, filters: list[Where], schemas: tup
     """The live states of these schemas whose data, in the present schema, meets the filters."""
 
     def take(page: Iterable[Document]) -> Iterator[JsonSnapshot]:
-        for state in _states(core, governor_id, page):
+        for state in states_in(core, governor_id, page):
             if not isinstance(state, DeletedState) and passes({"data": state.data}, filters):
                 yield state
 

@@ -67,7 +67,8 @@ class MachineInTransaction(Generic[S, C]):
         """
         machine = self._machine
         snapshot = await self._transaction.get(machine)
-        return machine_snapshot(snapshot, unseal(machine.definition, snapshot.data, machine.stream.state))
+        path = machine.stream.state
+        return machine_snapshot(snapshot, unseal(machine.definition, snapshot.data, path), path)
 
     def initialize(
         self,

@@ -36,6 +36,7 @@ def test_every_argument_and_option_is_explained() -> None:
             "recover",
             "restore",
             "retire",
+            "serve",
             "show",
             "snapshot",
             "stats",

@@ -26,6 +26,7 @@ ROOMS = (
     "conflicts",
     "store",
     "testing",
+    "web",
     "cli",
     "__main__",
 )
