@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli import demo, doctor, emulating, inspecting, locking, machines, mending, moving, syncing
+from tai_state.cli import demo, doctor, emulating, inspecting, locking, machines, mending, moving, syncing, timing
 from tai_state.cli.common import (
     INTERRUPTED,
     PIPE_CLOSED,
@@ -74,6 +74,7 @@ for _command in (
     syncing.sync,
     syncing.retire,
     syncing.conflicts,
+    timing.timers,
     doctor.doctor,
     emulating.emulator,
     emulating.indexes,
