@@ -74,7 +74,7 @@ def test_what_is_due_before_a_time(kettles: Inside) -> None:
     ("arguments", "words"),
     [
         (("--due-before", "soon"), "is not a time"),
-        (("--app", "kettles:NONE"), "is not a definition of machines"),
+        (("--app", "kettles:NONE"), "is not a definition of a machine"),
         (("--app", "kettles:MISSING"), "cannot be loaded"),
     ],
 )
