@@ -13,7 +13,19 @@ from typing import Annotated, Any
 
 import typer
 
-from tai_state.cli import demo, doctor, emulating, inspecting, locking, machines, mending, moving, serving, syncing
+from tai_state.cli import (
+    demo,
+    doctor,
+    emulating,
+    inspecting,
+    locking,
+    machines,
+    mending,
+    moving,
+    serving,
+    syncing,
+    timing,
+)
 from tai_state.cli.common import (
     INTERRUPTED,
     PIPE_CLOSED,
@@ -74,6 +86,7 @@ for _command in (
     syncing.sync,
     syncing.retire,
     syncing.conflicts,
+    timing.timers,
     serving.serve,
     doctor.doctor,
     emulating.emulator,

@@ -47,7 +47,7 @@ class Finding(msgspec.Struct, frozen=True):
     Attributes:
         path: the document.
         kind: ``corrupt``, ``gap``, ``chain``, ``digest``, ``state_hash``, ``fold``, ``state``, ``snapshot``,
-            ``marker``, ``retired``, ``cleaned``, ``governor``, ``store``, ``restore`` or ``time``.
+            ``marker``, ``retired``, ``cleaned``, ``timer``, ``governor``, ``store``, ``restore`` or ``time``.
         message: what is wrong with the document, in one sentence.
     """
 

@@ -27,6 +27,7 @@ from tai_state.history.replay import Replay
 from tai_state.history.reporting import RecoveryProgress, RecoveryReport
 from tai_state.history.retirements import mend_records
 from tai_state.history.survey import states_without_events, streams_with_events
+from tai_state.history.timers import mend_timers, rebuilt_timer
 from tai_state.history.unfinished import no_restore, unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.identity import mend_store
@@ -108,6 +109,7 @@ class Recovery:
         report = await self._recover_some(pending, report)
         for governor in self._governors:
             await self._drop_strays(governor)
+        self._mended += await mend_timers(core, self._governors, everywhere=governor_id is None)
         strange = [(error.path, error.what) for error in self._strange]
         return msgspec.structs.replace(
             report.with_more(self._mended, [], strange),
@@ -191,6 +193,7 @@ class Recovery:
             Check(stream.event(after.version), PRESENT),
             Check(stream.event(after.version + 1), ABSENT),
             alone,
+            *rebuilt_timer(stream, record, after),
             *([put_note(stream)] if after.floor > 1 else []),
         ]
         unsound = await self._few(Check(stream.state, as_seen), map(stream.snapshot, rebuilt.unsound), writes)
@@ -363,10 +366,9 @@ class Recovery:
                     async for stream in streams:
                         yield stream
             mended, lost = await mend_markers(self._core, governor)
-            self._mended += mended
             self._strange += lost
-            self._mended += await mend_records(self._core, governor, self._strange)
-            self._mended += await mend_notes(self._core, governor)
+            mended += await mend_records(self._core, governor, self._strange)
+            self._mended += [*mended, *await mend_notes(self._core, governor)]
 
     async def _drop_strays(self, governor_id: str) -> None:
         """Drop the snapshots that no state lists, once it is sure that their states list the right ones."""

@@ -21,6 +21,7 @@ from tai_state.history.exportfile import Kind, Line
 from tai_state.streams.layout import Layout, Stream
 from tai_state.streams.records import EVENT, MARKER, STATE, EventRecord, MarkerRecord
 from tai_state.streams.retirements import RetiredRecord, retired_in
+from tai_state.streams.timers import due_of, put_timer
 from tai_state.values.ids import split_versioned, unescape_id
 from tai_state.values.retired import Retired
 
@@ -33,7 +34,8 @@ class Item(msgspec.Struct, frozen=True):
         put: writes the document if it is not there.
         stream: the stream to which it belongs; None for a governor.
         events: the paths of the event that a state is about, and of the next one.
-        beside: what is written with it: the note of a stream whose first event this is, though it is not event 1.
+        beside: what is written with it: the note of a stream whose first event this is, though it is not event 1; the
+            time-out of a machine.
     """
 
     kind: Kind
@@ -70,7 +72,9 @@ def item_of(layout: Layout, governor_id: str, line: Line, put: Put, *, is_late: 
         return Item(line.kind, put, layout.stream(governor_id, line.fields["state_id"]))
     if line.kind == "state":
         stream, version = layout.stream(governor_id, unescape_id(line.id)), line.fields["version"]
-        return Item(line.kind, put, stream, (stream.event(version), stream.event(version + 1)))
+        time_out = due_of(line.fields["data"])
+        timer = () if time_out is None else (put_timer(stream, time_out),)
+        return Item(line.kind, put, stream, (stream.event(version), stream.event(version + 1)), timer)
     segment = line.id if line.kind == "retired" else split_versioned(line.id)[0]
     stream = layout.stream(governor_id, unescape_id(segment))
     return Item(line.kind, put, stream, beside=(put_note(stream),) if is_late else ())

@@ -11,7 +11,7 @@ import anyio.to_thread
 import msgspec
 
 from tai_state.engines.api import ABSENT, ANYTHING, Put, Write
-from tai_state.engines.batching import Batches, Weight, weight_of
+from tai_state.engines.batching import Batches, Weight, weight_of, weight_of_all
 from tai_state.engines.matters import Commit, Done, Failed, Look, Verdict
 from tai_state.engines.rewriting import Rewrite
 from tai_state.engines.settling import settle
@@ -104,7 +104,8 @@ class Restore:
 
         def weigh(document: tuple[Item, int]) -> Weight:
             item, length = document
-            return Weight(len(item.writes), sum(len(each.path.encode()) for each in item.writes) + length)
+            operations, size = weight_of_all(item.beside)
+            return Weight(operations + 1, size + len(item.put.path.encode()) + length)
 
         for batch in Batches(self._core.engine.capabilities).split(
             self._documents(governor_id, file), weigh, weight_of(held.check)

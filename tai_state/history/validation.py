@@ -9,7 +9,7 @@ its state was set back to match; and that a whole stream was rewritten with reco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 import msgspec
 
@@ -22,6 +22,7 @@ from tai_state.history.dropping import stray_snapshots
 from tai_state.history.essentials import all_governors, governor_problem, is_marker, without_marker
 from tai_state.history.replay import Replay
 from tai_state.history.retirements import problem_of, problem_of_place
+from tai_state.history.timers import lacking, strays
 from tai_state.history.unfinished import unfinished_restore
 from tai_state.locks.damage import check_locks
 from tai_state.streams.core import Core
@@ -104,6 +105,7 @@ class Validation:
                     await check(governor)
                 except Inconsistent as error:
                     self._find(error.path, "corrupt", error.what)
+        await self._timers(governor_id)
         return ConsistencyReport(
             consistent=not self._findings and not self._unchecked,
             states=self._states,
@@ -222,6 +224,8 @@ class Validation:
             await self._retired([(stream, record) for stream, record in present if has_marks(record.causality)])
             for error in await without_note(self._core, present):
                 self._find(error.path, "cleaned", error.what)
+            for problem in await lacking(self._core, present):
+                self._find_timer(problem.error)
             events = await self._read([stream.event(record.version) for stream, record in present])
             for (stream, record), event in zip(present, events, strict=True):
                 if event is None and not await self._has_events(stream):
@@ -250,6 +254,19 @@ class Validation:
         async for note in self._core.engine.scan(Scan(self._core.layout.cleaned(governor_id))):
             if (problem := await problem_of_note(self._core, governor_id, note)) is not None:
                 self._find(problem[0].path, "cleaned", problem[0].what)
+
+    async def _timers(self, governor_id: str | None) -> None:
+        """Check that every entry of the index of time-outs is of a machine that has a time-out then."""
+        try:
+            async with aclosing(strays(self._core, governor_id)) as problems:
+                async for problem in problems:
+                    self._find_timer(problem.error)
+        except Inconsistent as error:
+            self._find(error.path, "corrupt", error.what)
+
+    def _find_timer(self, error: Inconsistent) -> None:
+        if error.path not in {each.path for each in self._findings}:
+            self._find(error.path, "corrupt" if isinstance(error, CorruptDocument) else "timer", error.what)
 
     async def _has_events(self, stream: Stream) -> bool:
         """Whether a stream has any event, so that its own check has found what is missing."""

@@ -16,6 +16,8 @@ from tai_state.machines.drawing import to_dot as to_dot
 from tai_state.machines.drawing import to_mermaid as to_mermaid
 from tai_state.machines.drawing import to_table as to_table
 from tai_state.machines.events import MachineEvent as MachineEvent
+from tai_state.machines.firing import TimersReport as TimersReport
+from tai_state.machines.firing import run_timers as run_timers
 from tai_state.machines.history import MachineEventRecord as MachineEventRecord
 from tai_state.machines.invariants import CustomViolation as CustomViolation
 from tai_state.machines.invariants import EpochSkew as EpochSkew

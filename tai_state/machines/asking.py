@@ -14,10 +14,19 @@ from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
 from tai_state.machines.envelope import seal, unseal
 from tai_state.machines.events import MachineEvent
-from tai_state.machines.judging import Refusal, Step, StepKind, Verdict, judge_event, judge_force, judge_step
+from tai_state.machines.judging import (
+    Refusal,
+    Step,
+    StepKind,
+    Verdict,
+    judge_event,
+    judge_force,
+    judge_step,
+    judge_time_out,
+)
 from tai_state.machines.payloads import BROUGHT, TRIGGER, state_said
 from tai_state.machines.states import S, key_of, name_of
-from tai_state.machines.triggers import Command, Event, Trigger, check_trigger
+from tai_state.machines.triggers import Command, Event, Timeout, Trigger, check_trigger
 from tai_state.streams import writing
 from tai_state.streams.changes import Known
 from tai_state.streams.codec import codec_of
@@ -142,6 +151,18 @@ def asked_force(definition: Definition[S, C], new_state: S, reason: str, saying:
         return judge_force(definition, present, new_state, reason)
 
     return Asked(intent, judge, name_of(key_of(new_state)))
+
+
+def asked_time_out(definition: Definition[S, C], key: Any, saying: Saying) -> Asked[S, C]:
+    """The step of the time-out of a machine that is in a state, which is given without its data."""
+    rule = definition.tables.timeouts.get(key)
+    milliseconds = 0 if rule is None or rule.timeout_ms is None else rule.timeout_ms  # without one, it is refused
+    intent = saying.intent(StepKind.TRANSITION, Timeout(milliseconds), {})
+
+    def judge(present: Present[S, C]) -> Verdict[S, C]:
+        return judge_time_out(definition, present)
+
+    return Asked(intent, judge, "")
 
 
 class Attempt(Generic[S, C]):

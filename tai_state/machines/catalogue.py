@@ -59,8 +59,22 @@ class Catalogue:
         Raises:
             UnknownMachineState: neither is at hand and knows its state.
         """
-        newest, own = self.newest.get(record.name), self.of(record)
-        for each in (newest, own):
-            if each is not None and record.state in each.keys:
+        return self._knowing(record, path, self.newest.get(record.name), self.of(record))
+
+    def moving(self, record: MachineRecord, path: str) -> Definition[Any, Any]:
+        """The definition to take a time-out by: the one that the machine was written under, or the newest of its name.
+
+        Raises:
+            UnknownMachineState: neither is at hand and knows its state.
+        """
+        return self._knowing(record, path, self.of(record), self.newest.get(record.name))
+
+    def _knowing(
+        self, record: MachineRecord, path: str, *definitions: Definition[Any, Any] | None
+    ) -> Definition[Any, Any]:
+        """The first of these definitions that is there and knows the state of a machine."""
+        there = [each for each in definitions if each is not None]
+        for each in there:
+            if record.state in each.keys:
                 return each
-        raise unknown_state(newest or own or next(iter(self.newest.values())), record, path)
+        raise unknown_state((*there, *self.newest.values())[0], record, path)

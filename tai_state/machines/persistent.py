@@ -12,7 +12,16 @@ import msgspec
 
 from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import ConcurrentModification, TaiStateError, TransitionRefused, VersionConflict
-from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning, said_by
+from tai_state.machines.asking import (
+    Asked,
+    Attempt,
+    Saying,
+    asked_event,
+    asked_force,
+    asked_step,
+    beginning,
+    said_by,
+)
 from tai_state.machines.checks import check_start, check_state
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
@@ -231,11 +240,13 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         )
         return mapped(events, lambda page: machine_events(self.definition, page))
 
-    async def _take(self, asked: Asked[S, C], expected: Expected, fence: Fence | None) -> MachineSnapshot[S, C]:
+    async def _take(
+        self, asked: Asked[S, C], expected: Expected, fence: Fence | None, read: Known | None = None
+    ) -> MachineSnapshot[S, C]:
         """Take a step: judge it, and append its event to the version that it was judged on."""
         core, stream = self.core, self.stream
         attempt = Attempt(core, stream, self.definition, asked)
-        seen = self._remembered()
+        seen = read or self._remembered()
         if seen is not None and not attempt.judged(seen):
             seen = None  # a refusal that rests on memory alone would be a guess
         append = append_of(stream, expected, (attempt.made,), needs_state=True, must_live=True, seen=seen)

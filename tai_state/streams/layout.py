@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from hashlib import sha256
 
 import msgspec
 
@@ -26,6 +27,7 @@ class Stream(msgspec.Struct, frozen=True):
         events: the collection of all events of the governor.
         snapshots: the collection of all kept snapshots of the governor.
         prefix: the beginning of the paths of its events; the version follows.
+        timers: the collection of all time-outs of the store.
     """
 
     governor_id: str
@@ -37,6 +39,7 @@ class Stream(msgspec.Struct, frozen=True):
     events: str
     snapshots: str
     prefix: str
+    timers: str
 
     def event(self, version: int) -> str:
         """The path of the event that made this version."""
@@ -59,6 +62,10 @@ class Stream(msgspec.Struct, frozen=True):
     def cleaned(self) -> str:
         """The path of the note that first events may have been cleaned up."""
         return f"{self.governor}/cleaned/{self.segment}"
+
+    def timer(self, due: str) -> str:
+        """The path of its entry in the index of time-outs, for one that is due at a time, given as text."""
+        return f"{self.timers}/{due}~{sha256(self.place.encode()).hexdigest()[:32]}"
 
     def range(self, first: int, last: int | None = None) -> tuple[str, str]:
         """The range of document ids for the versions from first to last, in both collections; the end is exclusive."""
@@ -90,6 +97,7 @@ class Layout:
         self.locks: str = f"{prefix}locks"
         self.lockbeats: str = f"{prefix}lockbeats"
         self.lockbreaks: str = f"{prefix}lockbreaks"
+        self.timers: str = f"{prefix}timers"
         self._streams = lru_cache(maxsize=8192)(self._stream)
 
     def governor(self, governor_id: str) -> str:
@@ -173,6 +181,7 @@ class Layout:
             events=f"{governor}/events",
             snapshots=f"{governor}/snapshots",
             prefix=f"{governor}/events/{segment}~",
+            timers=self.timers,
         )
 
 

@@ -18,6 +18,7 @@ from tai_state.streams.records import (
     state_metadata,
     state_text,
 )
+from tai_state.streams.timers import due_of, moved_timer
 from tai_state.values.clocks import VectorClock, next_hybrid, tick
 from tai_state.values.digests import state_hash
 from tai_state.values.times import is_far_ahead
@@ -146,6 +147,9 @@ def plan(
         writes.append(put_snapshot(stream, state))
         left = frozenset(state.kept)
         writes += [Delete(stream.snapshot(old), ANYTHING) for old in before.kept if old not in left]
+    due = due_of(composition.data)
+    if due != before.due:
+        writes += moved_timer(stream, before.due, due)
     if before.version == 0:
         writes.append(Check(stream.cleaned, ABSENT))  # else event 1 may only seem never to have been there
     return Plan(stream, before, composition, events, state, tuple(writes))

@@ -12,6 +12,7 @@ import msgspec
 from tai_state.engines.api import Document, Shape
 from tai_state.errors import CorruptDocument, InvalidData
 from tai_state.streams.layout import Stream
+from tai_state.streams.timers import due_of
 from tai_state.values.clocks import VectorClock
 from tai_state.values.digests import GENESIS, NO_STATE_HASH, NO_STATE_TEXT, event_digest, state_hash
 from tai_state.values.ids import FromOne
@@ -200,7 +201,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         revision: the document's revision; None if there is no document.
-        others: as in :class:`StateRecord`.
+        others: as in :class:`StateRecord`; ``due`` as :func:`due_of` gives it.
     """
 
     revision: int | None
@@ -217,6 +218,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     unkept_bytes: int
     floor: int
     interval_from: str
+    due: str | None
 
 
 _to_object: Callable[[str], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
@@ -237,6 +239,7 @@ EMPTY = Head(
     unkept_bytes=0,
     floor=1,
     interval_from="",
+    due=None,
 )
 """The head of a stream without events."""
 
@@ -270,6 +273,7 @@ def head_of(record: StateRecord, revision: int) -> Head:
         unkept_bytes=record.unkept_bytes,
         floor=record.floor,
         interval_from=record.interval_from,
+        due=due_of(record.data),
     )
 
 
@@ -352,10 +356,9 @@ def change_metadata(event: EventRecord, path: str) -> ChangeMetadata:
     Raises:
         CorruptDocument: the context or the trace is not a JSON object; ``path`` is that of the event.
     """
-    metadata = event.metadata
+    said = event.metadata
     trace: dict[str, str] = {} if event.trace is None else _object(event.trace, path, "a trace")
-    context = _context(metadata, path)
-    return ChangeMetadata(metadata.changed_by, metadata.reason, context, metadata.parent_version, trace)
+    return ChangeMetadata(said.changed_by, said.reason, _context(said, path), said.parent_version, trace)
 
 
 def moment(text: str, path: str) -> datetime:

@@ -20,8 +20,8 @@ class StoreSize(msgspec.Struct, frozen=True, kw_only=True):
         event_bytes: the size of all events.
         snapshot_bytes: the size of all kept snapshots.
         marker_bytes: the size of all markers of callers' event ids.
-        other_bytes: the size of all other documents: those of governors, retired stores, cleanups, locks, restores and
-            the store itself.
+        other_bytes: the size of all other documents: those of governors, retired stores, cleanups, time-outs, locks,
+            restores and the store itself.
         total_bytes: the size of all of them.
         damaged: how many of the documents are damaged; their sizes are not known, and not counted.
     """
@@ -68,7 +68,7 @@ async def get_size(core: Core, report: Report = unreported) -> StoreSize:
     [store] = (await core.engine.read([layout.store])).documents
     if store is not None:
         add(len(kinds), store)
-    for collection in (layout.governors, layout.restores, *await lock_collections(core)):
+    for collection in (layout.governors, layout.restores, layout.timers, *await lock_collections(core)):
         async for document in core.engine.scan(Scan(collection)):
             add(len(kinds), document)
     states, events, kept, markers, others = sizes

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tai_state.engines.sqlite import schema
 from tai_state.history import cleaned, exportfile, unfinished
 from tai_state.locks import records as lock_records
-from tai_state.streams import identity, records, retirements
+from tai_state.streams import identity, records, retirements, timers
 from tai_state.values import ids
 from tai_state.values import json as values_json
 
@@ -57,6 +57,7 @@ def _first_column(text: str) -> list[str]:
         ("lockbeats/{r}", lock_records.BeatRecord),
         ("lockbreaks/{t}", lock_records.BreakRecord),
         ("locks/{r}/waiters/{o}", lock_records.WaiterRecord),
+        ("timers/{due}~{h}", timers.TimerRecord),
         ("meta/store", identity.StoreRecord),
         ("meta/store/restores/{g}", unfinished.RestoreRecord),
     ],

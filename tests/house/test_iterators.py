@@ -36,6 +36,8 @@ WITHIN = {
     "conflicts/sync.py": "sync, as work that iterates",
     "history/dropping.py": "verify, recover and restore, as work that iterates",
     "history/recovery.py": "recover, as work that iterates",
+    "history/timers.py": "verify and recover, as work that iterates",
+    "machines/timers.py": "printed by a command, which ends with the first error",
     "history/survey.py": "verify and recover, as work that iterates",
     "history/exporting.py": "export, as work that iterates",
     "testing/faults.py": "an engine of tests",

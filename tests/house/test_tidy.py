@@ -36,7 +36,7 @@ PURE = ("values/", "machines/")
 """Where the same call gives the same result, except in the shells."""
 SHELLS = {
     *("machines/machine.py", "machines/asking.py", "machines/persistent.py", "machines/monitoring.py"),
-    "machines/migrating.py",
+    *("machines/migrating.py", "machines/firing.py"),
 }
 """The files of pure rooms that take the time, log, or wait for a store; the others do not know them."""
 READY = "machines/ready/"

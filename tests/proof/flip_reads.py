@@ -24,6 +24,8 @@ from tai_state import (
 )
 from tai_state.engines.ordering import commit_ordered
 from tai_state.locks.records import LockInfo
+from tai_state.machines.timers import list_timers
+from tai_state.streams.damage import raising
 
 Read = Callable[[StateStore], Awaitable[Any]]
 
@@ -208,6 +210,7 @@ READS: dict[str, Read] = {
     "recorded_conflicts": lambda store: _all(recorded_conflicts(store, GOVERNOR)),
     "sync, a dry run": _compared,
     "CommitOrdered.changed": _in_order,
+    "list_timers": lambda store: _all(list_timers(store.core, None, None, raising)),
 }
 """Reads that change nothing, by the method of the public interface and by what is asked of it."""
 

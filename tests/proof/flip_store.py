@@ -32,7 +32,7 @@ from tai_state.streams.layout import Layout
 from tai_state.streams.settings import Settings
 from tai_state.testing import ManualClock
 
-GOVERNOR, SHOP, CLUB = "bank", "shop", "club"
+GOVERNOR, SHOP, CLUB, PUMPS = "bank", "shop", "club", "pumps"
 STATES = ("alice", "bob", "carol", "dave", "erin", "frank", "gina", "hal")
 ME = ChangeMetadata("tester", "a test", {"ticket": 7, "place": {"floor": 2.5}}, trace={"request": "r-1"})
 _DAY_US = 24 * 3_600 * 1_000_000
@@ -83,6 +83,7 @@ async def fill(engine: Engine, clock: ManualClock, folder: Path) -> None:
         await _repaired(store, other)
         await _restored(store, other, folder)
         await _retired(store)
+        await _timed(store)
         await _of_another_time(store, clock)
         await _locked(store)
 
@@ -211,6 +212,13 @@ async def _retired(store: StateStore) -> None:
     async with asleep() as other:
         await sync(store, other, governor_id=CLUB)
     await retire_store(store, _GONE_ID, governor_id=CLUB)
+
+
+async def _timed(store: StateStore) -> None:
+    """``jack`` and ``jill``, in a governor of their own: machines with time-outs."""
+    for n, state_id in enumerate(("jack", "jill"), 1):
+        data = {"machine": {"name": "pump", "state": "On", "due": f"2999-01-0{n}T00:00:00.000000Z"}}
+        await store.save_state(PUMPS, state_id, data, expected=0)
 
 
 async def _of_another_time(store: StateStore, clock: ManualClock) -> None:

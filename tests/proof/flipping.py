@@ -17,7 +17,7 @@ from tai_state.engines.api import Document, Shape, split
 from tai_state.engines.memory import MemoryDocuments
 from tai_state.history import cleaned, unfinished
 from tai_state.locks import records as lock_records
-from tai_state.streams import identity, records, retirements
+from tai_state.streams import identity, records, retirements, timers
 
 Value: TypeAlias = Any
 
@@ -29,6 +29,7 @@ SHAPES: dict[str, Shape[Any]] = {
     "marker": records.MARKER,
     "retired": retirements.RETIRED,
     "cleaned": cleaned.CLEANED,
+    "timer": timers.TIMER,
     "store": identity.STORE,
     "restore": unfinished.RESTORE,
     "lock": lock_records.LOCK,
@@ -41,7 +42,7 @@ SHAPES: dict[str, Shape[Any]] = {
 _COLLECTIONS = {
     "governors": "governor", "states": "state", "events": "event", "snapshots": "snapshot", "ids": "marker",
     "locks": "lock", "lockbeats": "lockbeat", "lockbreaks": "lockbreak", "waiters": "waiter", "meta": "store",
-    "restores": "restore", "retired": "retired", "cleaned": "cleaned",
+    "restores": "restore", "retired": "retired", "cleaned": "cleaned", "timers": "timer",
 }  # fmt: skip
 _OPEN = {"data", "causality", "context", "labels", "others", "taken_out"}
 """Fields whose keys the application or the store names: what is below them counts as one field."""

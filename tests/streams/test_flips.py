@@ -20,7 +20,7 @@ import pytest
 import tai_state
 from tai_state.conflicts import notes
 from tai_state.engines.sqlite import checksums, integrity, reader, seeing, writer
-from tai_state.history import checking, essentials, unfinished, validation
+from tai_state.history import checking, essentials, timers, unfinished, validation
 from tai_state.streams import reading, records, repeating
 
 from ..support.mistakes import Mistake, plant
@@ -169,6 +169,10 @@ MISTAKES = [
     mistake(
         "a governor may be missing", validation, "await governor_problem(self._core, governor_id)) is not None",
         "await governor_problem(self._core, governor_id)) is ...", "memory", "governor: document",
+    ),
+    mistake(
+        "a time-out may be missing", timers, "(due := due_of(record.data)) is not None]", "(due := due_of(None))]",
+        "memory", "timer: document removed",
     ),
     mistake(
         "a repeated call takes an event of another place", repeating,

@@ -13,6 +13,7 @@ import msgspec
 from tai_state import ANY, ChangeMetadata, open_store
 from tai_state.engines.api import Delete, Put
 from tai_state.engines.sqlite.engine import SqliteEngine
+from tai_state.streams.layout import Layout
 from tai_state.streams.records import EVENT, EventRecord
 from tai_state.streams.settings import SystemClock
 from tai_state.values.digests import state_hash
@@ -166,6 +167,9 @@ async def _lose_the_list(behind: Behind) -> None:
     await behind.remove(f"{BANK}/states/dave")
 
 
+_LAYOUT = Layout()
+TIME_OUT = _LAYOUT.stream("pumps", "jack").timer("2999-01-01T00:00:00.000000Z")
+STRAY_TIME_OUT = _LAYOUT.stream("bank", "alice").timer("2999-01-01T00:00:00.000000Z")
 OTHER_TEXT = '{"n":77}'
 
 WRONG: dict[str, Wrong] = {
@@ -257,6 +261,13 @@ WRONG: dict[str, Wrong] = {
     "note of a cleanup damaged": _spoilt("cleaned", f"{BANK}/cleaned/dave"),
     "note of a cleanup of no name": _copied("cleaned", f"{BANK}/cleaned/dave", f"{BANK}/cleaned/%FF"),
     "note of a cleanup of nobody": _copied("cleaned", f"{BANK}/cleaned/dave", f"{BANK}/cleaned/zoe", state_id="zoe"),
+    "time-out removed": _removed("timer", TIME_OUT),
+    "time-out edited": _put("corrupt", TIME_OUT),
+    "time-out damaged": _spoilt("corrupt", TIME_OUT),
+    "time-out of another machine": _edited("corrupt", TIME_OUT, state_id="jill"),
+    "time-out of no machine": _edited("corrupt", TIME_OUT, state_id=""),
+    "time-out of no name": _copied("corrupt", TIME_OUT, "timers/soon"),
+    "time-out of a machine that has none": _put("timer", STRAY_TIME_OUT, {"governor_id": "bank", "state_id": "alice"}),
     "index damaged": Wrong("corrupt", "tai-state.db", _damage_an_index),
     "column of times": Wrong("corrupt", _event("alice", 2), _hide),
 }

@@ -13,7 +13,7 @@ from tai_state.engines.firestore.fieldpaths import quoted
 
 COLLECTIONS: Final = (
     "cleaned", "events", "governors", "ids", "lockbeats", "lockbreaks", "locks",
-    "meta", "restores", "retired", "snapshots", "states", "waiters"
+    "meta", "restores", "retired", "snapshots", "states", "timers", "waiters"
 )  # fmt: skip
 """The ids of all collections that hold documents, as ``docs/format.md`` lists them."""
 

@@ -37,7 +37,7 @@ def test_the_index_file_is_generated():
 def test_every_collection_of_the_format_is_exempt():
     """The collections are those that the format lists, and no field of any is indexed unless it is named."""
     text = (ROOT / "docs/format.md").read_text()
-    paths = re.findall(r"^\| `((?:governors|locks|lockbeats|lockbreaks|meta)/[^`]*)` \|", text, re.MULTILINE)
+    paths = re.findall(r"^\| `((?:governors|locks|lockbeats|lockbreaks|meta|timers)/[^`]*)` \|", text, re.MULTILINE)
     assert sorted({path.split("/")[-2] for path in paths}) == list(COLLECTIONS)
     for collection in COLLECTIONS:
         assert _fields(index_config(), collection)["*"] == []
