@@ -128,6 +128,7 @@ class TransactionManager:
         """
         check_callable(function, "function")
         self._check(metadata, governor_id, fence)
+        done: tuple[R, Transaction] | None = None
         last: Transaction | None = None
         attempts = AsyncRetrying(
             retry=retry_if_exception(lambda error: last is not None and last.is_overtaken_by(error)),
@@ -143,14 +144,18 @@ class TransactionManager:
                         async with self._core.turns.of(last.paths if last else ()) as turn:
                             last = self._new(metadata, governor_id, turn, self._recent)
                             try:
-                                return await book.run(last, function, fence)
+                                done = await book.run(last, function, fence), last
                             except StopAsyncIteration as error:  # the loop would take it for its own end
                                 stopped = error
             except Exception as error:
                 if last is None or not last.is_overtaken_by(error):
                     raise
                 raise TransactionFailed(book.attempts, str(last.conflict)) from last.conflict
-            raise stopped
+            if done is None:
+                raise stopped
+        result, committed = done
+        await committed.run_afterwards()
+        return result
 
     async def execute_transaction(
         self,
@@ -235,6 +240,7 @@ class TransactionManager:
             with book.under_way(transaction):
                 yield transaction
                 await book.commit(transaction, fence)
+        await transaction.run_afterwards()
 
     async def acquire_lock(
         self, resource: str, client: str, ttl: float = 30.0, *, wait_seconds: float | None = None

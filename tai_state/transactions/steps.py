@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -33,6 +33,7 @@ class Step(msgspec.Struct, frozen=True):
         compose: makes the composition from what is known of the state before the step.
         needs_state: whether compose uses the data before the step.
         must_live: whether the state must exist before the step and not be deleted.
+        after_commit: runs once the transaction is committed and over, with the version of the state after the step.
     """
 
     drafts: tuple[Draft, ...]
@@ -40,6 +41,7 @@ class Step(msgspec.Struct, frozen=True):
     compose: Compose
     needs_state: bool = False
     must_live: bool = False
+    after_commit: Callable[[int], Awaitable[None]] | None = None
 
 
 def put_step(
@@ -117,6 +119,14 @@ class Written:
     def metadata(self) -> ChangeMetadata:
         """The metadata of the last step."""
         return self.steps[-1].metadata
+
+    def after_commit(self, first: int) -> Iterator[Callable[[], Awaitable[None]]]:
+        """What is to run once the transaction is over; ``first`` is the version of the first event."""
+        version = first - 1
+        for step in self.steps:
+            version += len(step.drafts)
+            if step.after_commit is not None:
+                yield partial(step.after_commit, version)
 
     def unmet_by(self, expected: Expected, version: int, *, deleted: bool) -> VersionConflict | StateNotFound | None:
         """The error if the state, before a step, is not as the step expects it.

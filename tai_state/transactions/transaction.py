@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast, overload
 
@@ -71,6 +71,7 @@ class Transaction:
         self._recalled: str | None = None
         self._seen: dict[str, SeenState] = {}
         self._writes = Writes(core)
+        self._afterwards: list[Callable[[], Awaitable[None]]] = []
         self._is_open = True
 
     def __repr__(self) -> str:
@@ -276,7 +277,14 @@ class Transaction:
                 if self._recent is not None:
                     self._recent.note(self.core, written.stream, appended)
                 versions.append(StateVersion(written.stream.state, appended.state.version))
+                if not appended.is_repeated:
+                    self._afterwards += written.after_commit(appended.events[0].version)
         return tuple(versions)
+
+    async def run_afterwards(self) -> None:
+        """Run what its steps want to run once they are committed; only when it holds no turn and is over."""
+        for run in self._afterwards:
+            await run()
 
     async def confirm(self) -> None:
         """Check that a state taken from memory is still as stored.
