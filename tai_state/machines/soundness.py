@@ -86,9 +86,9 @@ def check_functions(
         if not callable(function) or iscoroutinefunction(function):
             raise InvalidDefinition(name, f"{what} must be a plain function, not {function!r}")
     for rule in rules:
-        if rule.after_commit is not None and not callable(rule.after_commit):
-            what = f"after_commit of the rule {rule.name!r}"
-            raise InvalidDefinition(name, f"{what} must be a function, not {rule.after_commit!r}")
+        after: object = rule.after_commit
+        if after is not None and not callable(after):
+            raise InvalidDefinition(name, f"after_commit of the rule {rule.name!r} must be a function, not {after!r}")
     for each in invariants:
         if not isinstance(each.severity, Severity):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidDefinition(name, f"the severity of the invariant {each.name!r} must be a Severity")

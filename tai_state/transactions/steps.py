@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ import msgspec
 from tai_state.errors import StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import fold_drafts
-from tai_state.streams.changes import Known
+from tai_state.streams.changes import Appended, Known
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
@@ -120,13 +120,13 @@ class Written:
         """The metadata of the last step."""
         return self.steps[-1].metadata
 
-    def after_commit(self, first: int) -> Iterator[Callable[[], Awaitable[None]]]:
-        """What is to run once the transaction is over; ``first`` is the version of the first event."""
-        version = first - 1
+    async def run_afterwards(self, appended: Appended) -> None:
+        """Run what the steps want to run, unless an earlier call took them."""
+        version = appended.events[0].version - 1
         for step in self.steps:
             version += len(step.drafts)
-            if step.after_commit is not None:
-                yield partial(step.after_commit, version)
+            if step.after_commit is not None and not appended.is_repeated:
+                await step.after_commit(version)
 
     def unmet_by(self, expected: Expected, version: int, *, deleted: bool) -> VersionConflict | StateNotFound | None:
         """The error if the state, before a step, is not as the step expects it.
