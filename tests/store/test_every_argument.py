@@ -178,8 +178,6 @@ INTERNAL = {
         "Transaction.confirm",
         "Transaction.end",
     ),
-    *("Transaction.add", "Transaction.who"),
-    *("StateHandle.typed", "PersistentMachine.typed", "Transaction.commit", "Transaction.confirm", "Transaction.end"),
     *("Transaction.add", "Transaction.who", "Transaction.run_afterwards"),
 }
 """Methods that only the library calls."""
