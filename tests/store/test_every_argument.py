@@ -178,7 +178,7 @@ INTERNAL = {
         "Transaction.confirm",
         "Transaction.end",
     ),
-    *("Transaction.add", "Transaction.who", "Transaction.run_afterwards"),
+    *("Transaction.add", "Transaction.who", "Transaction.run_afterwards", "Transaction.is_overtaken_by"),
 }
 """Methods that only the library calls."""
 
