@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tai_state import ANY, GovernorNotFound, InvalidData, errors, open_store
-from tai_state.machines import ComponentState, EffectsReport, allow, define, described, run_effects
+from tai_state.machines import ComponentState, EffectsReport, allow, check_machines, define, described, run_effects
 
 from ..support.parcels import PARCEL, SEND, Had, Parcel, packed, parcel, parcel_with
 from ..support.processes import started
@@ -151,3 +151,16 @@ async def test_a_process_that_is_killed_forgets_no_effect(tmp_path: Path, where:
         assert await run_effects(store, [PARCEL], had.handlers) == EffectsReport(done=len(left))
         assert had.ids == left
         assert (await parcel(store).get()).effects == ()
+
+
+async def test_a_check_finds_nothing_wrong_with_effects(place: Place):
+    """Steps with effects and the events that these are done are no write past the machine; more than that is one."""
+    async with place.store() as store:
+        machine = await packed(store)
+        await machine.transition_to(Parcel.Sent, SEND, event_id="sent-1")
+        await machine.run_effects(Had().handlers)
+        assert (await check_machines(store, PARCEL)).consistent
+        data = (await store.get_state(GOVERNOR, "p")).data
+        data["machine"]["epoch"] = 7
+        await store.update_state(GOVERNOR, "p", data, METADATA, expected=ANY, action="effect")
+        assert not (await check_machines(store, PARCEL)).consistent
