@@ -1,14 +1,18 @@
-"""Machines in memory: a transition of this library, of ``transitions`` and of ``python-statemachine``, in one run.
+"""Machines: a transition of this library and of two others in memory; and a stored one; in one run.
 
 ``python benchmarks/machines.py`` drives a machine of three states round and round. Each library does the same for a
 transition: it finds the one of three rules that allows it, asks an obligation and an invariant (elsewhere these are
 conditions), and keeps a record in a history of a hundred. All work in turn in each round, and the medians of the ratios
 of processor time are judged.
+
+A stored transition is compared with ``log_transition`` of the same data, on SQLite and in memory, in chunks that take
+turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import statistics
 import time
@@ -18,12 +22,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import statemachine
 import transitions
-from work import Measured, timed
+from work import GOVERNOR, METADATA, Measured, timed
 
+from tai_state import StateMachinePersister, open_store
 from tai_state.machines import (
     Command,
     ComponentState,
@@ -41,6 +48,9 @@ STEPS = 30_000
 STEPS_OF = {"python-statemachine": 3_000}
 LEAST = {"transitions": 5.0, "python-statemachine": 50.0}
 KEPT = 100
+STORED_ROUNDS = 40
+STORED_STEPS = 200
+MOST_STORED = 1.15
 
 
 class Job(ComponentState):
@@ -183,6 +193,46 @@ def check(kept: int, all_taken: bool) -> None:  # noqa: FBT001
         raise AssertionError(f"{kept} records were kept")
 
 
+async def stored(url: str, rounds: int) -> dict[str, Any]:
+    """A stored transition, and ``log_transition`` of the same data: processor time of each, and the median ratio."""
+    cpu_us: dict[str, list[float]] = {"machine": [], "log_transition": []}
+    async with open_store(url, metadata=METADATA) as store:
+        machine, logged = (store.machine(GOVERNOR, name, JOB) for name in ("machine", "logged"))
+        data: list[dict[str, Any]] = []
+        for each in (machine, logged):
+            await each.initialize()
+        for state in RING:
+            await machine.transition_to(state, Command("go on"))
+            data.append((await store.get_state(GOVERNOR, "machine")).data)
+        persister, snapshot = StateMachinePersister(store), await store.get_state(GOVERNOR, "logged")
+        states, datas = cycle(RING), cycle(data)
+        for number in range(rounds + 1):
+            taken: dict[str, float] = {}
+            for name in sorted(cpu_us, reverse=bool(number % 2)):
+                with timed(STORED_STEPS) as measured:
+                    for _ in range(STORED_STEPS):
+                        if name == "machine":
+                            await machine.transition_to(next(states), Command("go on"))
+                        else:
+                            after = snapshot.with_data(next(datas))
+                            event = await persister.log_transition(GOVERNOR, snapshot, after, "transition")
+                            snapshot = msgspec.structs.replace(after, version=event.version)
+                taken[name] = measured.cpu_us
+            if number:  # the first round warms up
+                for name, each in taken.items():
+                    cpu_us[name].append(each)
+    ratio = statistics.median(a / b for a, b in zip(cpu_us["machine"], cpu_us["log_transition"], strict=True))
+    cpu = {name: round(statistics.median(each), 1) for name, each in cpu_us.items()}
+    return {"cpu_us": cpu, "ratio": round(ratio, 3), "most": MOST_STORED, "kept": ratio <= MOST_STORED}
+
+
+def all_stored(rounds: int) -> dict[str, Any]:
+    """Stored transitions on both engines."""
+    with TemporaryDirectory() as folder:
+        urls = {"memory": "memory://", "sqlite": f"sqlite:///{folder}/machines.db"}
+        return {name: asyncio.run(stored(url, rounds)) for name, url in urls.items()}
+
+
 CONTESTANTS: dict[str, Callable[[int], Measured]] = {
     "ours": ours,
     "transitions": with_transitions,
@@ -211,6 +261,7 @@ def main(rounds: int) -> dict[str, Any]:
             name: {"ratio": round(each, 1), "least": LEAST[name], "kept": each >= LEAST[name]}
             for name, each in ratios.items()
         },
+        "stored": all_stored(STORED_ROUNDS),
     }
 
 

@@ -5,8 +5,12 @@ Start with :func:`define`. A definition is a value; :class:`StateMachine` is a m
 
 from tai_state.machines.catalogue import Definitions as Definitions
 from tai_state.machines.checking import check_machines as check_machines
+from tai_state.machines.completing import EffectHandler as EffectHandler
+from tai_state.machines.completing import EffectsReport as EffectsReport
+from tai_state.machines.contexts import AfterCommit as AfterCommit
 from tai_state.machines.contexts import EventContext as EventContext
 from tai_state.machines.contexts import Present as Present
+from tai_state.machines.contexts import TakenStep as TakenStep
 from tai_state.machines.contexts import TransitionContext as TransitionContext
 from tai_state.machines.defining import define as define
 from tai_state.machines.definition import Definition as Definition
@@ -15,6 +19,7 @@ from tai_state.machines.diffing import PartDifference as PartDifference
 from tai_state.machines.drawing import to_dot as to_dot
 from tai_state.machines.drawing import to_mermaid as to_mermaid
 from tai_state.machines.drawing import to_table as to_table
+from tai_state.machines.effects import PendingEffect as PendingEffect
 from tai_state.machines.events import MachineEvent as MachineEvent
 from tai_state.machines.firing import TimersReport as TimersReport
 from tai_state.machines.firing import run_timers as run_timers
@@ -62,6 +67,7 @@ from tai_state.machines.rules import States as States
 from tai_state.machines.rules import allow as allow
 from tai_state.machines.rules import forbid as forbid
 from tai_state.machines.rules import time_out as time_out
+from tai_state.machines.running import run_effects as run_effects
 from tai_state.machines.snapshots import MachineSnapshot as MachineSnapshot
 from tai_state.machines.states import ComponentState as ComponentState
 from tai_state.machines.states import DataState as DataState

@@ -12,7 +12,8 @@ import msgspec
 from tai_state.machines.checks import check_payload, check_state
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
-from tai_state.machines.envelope import seal, unseal
+from tai_state.machines.effects import PendingEffect, effects_of
+from tai_state.machines.envelope import Opened, as_text, seal, unseal
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.judging import (
     Refusal,
@@ -23,9 +24,10 @@ from tai_state.machines.judging import (
     judge_force,
     judge_step,
     judge_time_out,
+    within_room,
 )
-from tai_state.machines.payloads import BROUGHT, TRIGGER, state_said
-from tai_state.machines.states import S, key_of, name_of
+from tai_state.machines.payloads import BROUGHT, TO, TRIGGER, state_said
+from tai_state.machines.states import S
 from tai_state.machines.triggers import Command, Event, Timeout, Trigger, check_trigger
 from tai_state.streams import writing
 from tai_state.streams.changes import Known
@@ -33,10 +35,10 @@ from tai_state.streams.codec import codec_of
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
+from tai_state.streams.records import Head
 from tai_state.streams.repeating import COMPUTED
 from tai_state.streams.writing import Intent
 from tai_state.values.checks import check_callable
-from tai_state.values.json import normalise_object
 from tai_state.values.metadata import ChangeMetadata, check_metadata, check_text
 
 Judge: TypeAlias = Callable[[Present[S, C]], Verdict[S, C]]
@@ -62,7 +64,7 @@ class Saying(msgspec.Struct, frozen=True):
         """The facts about the event that records the step."""
         who = self.who if self.is_reasoned else msgspec.structs.replace(self.who, reason=str(trigger))
         said = {TRIGGER: msgspec.to_builtins(trigger), **payload}
-        return Intent(who, kind.value, self.event_id, self.timestamp, said)
+        return Intent(who, kind._value_, self.event_id, self.timestamp, said)
 
 
 def said_by(
@@ -109,13 +111,14 @@ def asked_step(
     check_trigger(trigger)
     if update is not None:
         check_callable(update, "update")
-    intent = saying.intent(StepKind.TRANSITION, trigger, state_said(new_state))
+    said = state_said(new_state)
+    intent = saying.intent(StepKind.TRANSITION, trigger, said)
     facts = intent.metadata.context
 
     def judge(present: Present[S, C]) -> Verdict[S, C]:
         return judge_step(definition, present, new_state, trigger, facts, update)
 
-    return Asked(intent, judge, name_of(key_of(new_state)))
+    return Asked(intent, judge, said[TO])
 
 
 def asked_event(definition: Definition[S, C], event: MachineEvent[P], payload: P, saying: Saying) -> Asked[S, C]:
@@ -145,12 +148,32 @@ def asked_force(definition: Definition[S, C], new_state: S, reason: str, saying:
     check_text(reason, "reason")
     who = msgspec.structs.replace(saying.who, reason=reason)
     forcing = msgspec.structs.replace(saying, who=who, is_reasoned=True)
-    intent = forcing.intent(StepKind.FORCE, Command(reason), state_said(new_state))
+    said = state_said(new_state)
+    intent = forcing.intent(StepKind.FORCE, Command(reason), said)
 
     def judge(present: Present[S, C]) -> Verdict[S, C]:
         return judge_force(definition, present, new_state, reason)
 
-    return Asked(intent, judge, name_of(key_of(new_state)))
+    return Asked(intent, judge, said[TO])
+
+
+class Seen(msgspec.Struct, Generic[S, C], frozen=True, gc=False):
+    """A machine as a handle last saw it.
+
+    Attributes:
+        known: what is known of its stream.
+        opened: what its definition reads there; None if callers have it too, and may change it: data of models.
+    """
+
+    known: Known
+    opened: Opened[S, C] | None
+
+
+def seen_as(core: Core, head: Head, data: dict[str, Any], opened: Opened[S, C]) -> Seen[S, C]:
+    """A machine as it is seen, in the present schema."""
+    if head.schema != core.reader.schema:
+        head = msgspec.structs.replace(head, schema=core.reader.schema)
+    return Seen(Known(head, data), opened if opened.is_fixed else None)
 
 
 def asked_time_out(definition: Definition[S, C], key: Any, saying: Saying) -> Asked[S, C]:
@@ -173,6 +196,7 @@ class Attempt(Generic[S, C]):
         stream: the stream of the machine.
         definition: the machine's definition.
         asked: the step.
+        seen: the machine as it was seen; None if it was not.
 
     Attributes:
         made: the draft of the event.
@@ -182,26 +206,41 @@ class Attempt(Generic[S, C]):
         InvalidId, InvalidData: a part of the event cannot be stored.
     """
 
-    def __init__(self, core: Core, stream: Stream, definition: Definition[S, C], asked: Asked[S, C]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        stream: Stream,
+        definition: Definition[S, C],
+        asked: Asked[S, C],
+        seen: Seen[S, C] | None = None,
+    ) -> None:
         self.made: Draft = writing.draft(core, stream, asked.intent, state=COMPUTED)
         self.step: Step[S, C] | None = None
         self._core = core
         self._stream = stream
         self._definition = definition
         self._judge = asked.judge
+        self._seen = seen
         self._now_us = core.settings.clock.now_us()
         self._took_us = 0
         self._verdict: tuple[dict[str, Any] | None, Verdict[S, C]] | None = None
+        self._pending: tuple[PendingEffect, ...] = ()
 
     def judged(self, known: Known) -> Verdict[S, C]:
         """The verdict on the step, on what is known of the machine."""
         if self._verdict is not None and self._verdict[0] is known.data:
             return self._verdict[1]
-        path = self._stream.state
-        opened = unseal(self._definition, writing.present_data(self._core, self._stream, known), path)
+        seen = self._seen
+        opened = None if seen is None or seen.known is not known else seen.opened
+        if opened is None:
+            data = writing.present_data(self._core, self._stream, known)
+            opened = unseal(self._definition, data, self._stream.state)
         began = time.perf_counter_ns()
         verdict = self._judge(opened.present)
         self._took_us = (time.perf_counter_ns() - began) // 1000
+        self._pending = opened.record.effects
+        if isinstance(verdict, Step) and verdict.rule is not None and verdict.rule.effects:
+            verdict = within_room(self._definition, verdict, len(self._pending))
         self._verdict = known.data, verdict
         return verdict
 
@@ -215,15 +254,19 @@ class Attempt(Generic[S, C]):
         if isinstance(verdict, Refusal):
             raise verdict.to_error(self._stream.state)
         self.step = verdict
+        effects, rule = self._pending, verdict.rule
+        if rule is not None and rule.effects:
+            effects += effects_of(rule, self.made.event_id)
         sealed = seal(
             self._definition,
             verdict.after,
             self._now_us,
             self._took_us,
             verdict.violations,
-            is_forced=verdict.kind is StepKind.FORCE,
+            effects,
+            is_forced=verdict.rule is None,
         )
-        text, data = normalise_object(sealed, "the machine")
+        text, data = as_text(sealed)
         return Composition((msgspec.structs.replace(self.made, state=text, carries_state=True),), data)
 
 
@@ -236,7 +279,6 @@ def beginning(
         InvalidId, InvalidData: a part of the event cannot be stored.
     """
     intent = saying.intent(StepKind.INITIALIZE, Event("Initialization"), state_said(present.state))
-    sealed = seal(definition, present, core.settings.clock.now_us())
-    text, data = normalise_object(sealed, "the machine")
+    text, data = as_text(seal(definition, present, core.settings.clock.now_us()))
     made = writing.draft(core, stream, intent, state=COMPUTED)
     return Composition((msgspec.structs.replace(made, state=text, carries_state=True),), data)

@@ -16,6 +16,7 @@ from tai_state.errors import SerializationError, TaiStateError, UnknownMachineSt
 from tai_state.machines.catalogue import Catalogue
 from tai_state.machines.contexts import Present
 from tai_state.machines.definition import Definition
+from tai_state.machines.effects import EFFECT_DONE, with_effects
 from tai_state.machines.envelope import (
     MachineRecord,
     Opened,
@@ -110,6 +111,8 @@ def audited(catalogue: Catalogue, event: JsonEvent, path: str, *, follows: bool)
 def _past(event: JsonEvent, before: MachineRecord | None, after: MachineRecord | None) -> Audit | None:
     """What an event of another action than a machine's is; None if a machine stands after a merge."""
     is_merge = event.action in _MERGES
+    if event.action == EFFECT_DONE and _is_completion(event, before, after):
+        return _NONE
     if event.from_state == event.to_state or (before is None and after is None) or event.to_state is None:
         return _NONE
     if is_merge and after is not None:
@@ -118,6 +121,14 @@ def _past(event: JsonEvent, before: MachineRecord | None, after: MachineRecord |
     if after is None:
         return Audit(Outcome.PAST, f"{wrote} wrote past the machine, and left none")
     return Audit(Outcome.PAST, f"{wrote} wrote past the machine: {_step(before, after)}")
+
+
+def _is_completion(event: JsonEvent, before: MachineRecord | None, after: MachineRecord | None) -> bool:
+    """Whether an event removed effects from a machine, and changed nothing else."""
+    if before is None or after is None or event.from_state is None or event.to_state is None:
+        return False
+    is_removal = set(after.effects) < set(before.effects)
+    return is_removal and with_effects(event.from_state, ()) == with_effects(event.to_state, ())
 
 
 def _merged(definition: Definition[Any, Any], before: MachineRecord | None, after: MachineRecord) -> Audit:

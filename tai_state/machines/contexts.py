@@ -1,9 +1,9 @@
-"""What those see who judge a step: obligations, guards and invariants."""
+"""What functions of a definition see: those that judge a step, and those that run after it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -64,3 +64,33 @@ class EventContext(TransitionContext[S, C], Generic[S, C, P], frozen=True, kw_on
     """
 
     payload: P
+
+
+class TakenStep(msgspec.Struct, Generic[S, C], frozen=True, kw_only=True):
+    """A step that was taken, as the ``after_commit`` of its rule is told of it.
+
+    Attributes:
+        machine: the path of the machine's state; the name of its definition if it is in memory.
+        before: the machine before the step.
+        after: the machine after it.
+        trigger: what caused it.
+        rule: the name of the rule that allowed it.
+        governor_id: the owner and namespace; None if the machine is in memory, also for the rest.
+        state_id: the machine under it.
+        version: the version of its state after the step.
+        event_id: the id of the step's event.
+    """
+
+    machine: str
+    before: Present[S, C]
+    after: Present[S, C]
+    trigger: Trigger
+    rule: str
+    governor_id: str | None = None
+    state_id: str | None = None
+    version: int | None = None
+    event_id: str | None = None
+
+
+AfterCommit: TypeAlias = Callable[[TakenStep[S, C]], Awaitable[None] | None]
+"""What runs in this process once a step is committed: a function, or an asynchronous one."""

@@ -13,6 +13,7 @@ from tai_state.machines.obligations import ProofObligation
 from tai_state.machines.outline import deciding_hash, outline_of
 from tai_state.machines.rules import Rule
 from tai_state.machines.soundness import (
+    check_effects,
     check_events,
     check_functions,
     check_names,
@@ -108,6 +109,7 @@ def define(
     check_names(name, rules, obligations, invariants)
     check_functions(name, rules, obligations, invariants)
     check_events(name, rules)
+    check_effects(name, rules)
     check_rules(name, keys, rules, context)
     tables = tables_of(keys, rules)
     check_reach(name, tables, all_starts, dead_ends, unreached)

@@ -3,7 +3,7 @@
 ::
 
     {"machine": {"name", "version", "definition", "state", "values", "epoch", "entered_at", "duration_us", "due"?,
-                 "is_forced"?},
+                 "is_forced"?, "effects"?: [{"id", "name"}]},
      "context": {…}?}
 
 ``state`` is always a text, so that machines can be found by it; what a state carries stands in ``values``.
@@ -19,9 +19,11 @@ import msgspec
 from tai_state.errors import SerializationError, UnknownMachineState
 from tai_state.machines.contexts import C, Present
 from tai_state.machines.definition import Definition
+from tai_state.machines.effects import PendingEffect
 from tai_state.machines.invariants import Violation
-from tai_state.machines.states import S, key_of, name_of
+from tai_state.machines.states import ComponentState, S, key_of, name_of
 from tai_state.streams.codec import codec_of
+from tai_state.values.json import encode, normalise_object
 from tai_state.values.times import format_us
 
 
@@ -40,6 +42,7 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         due: when the time-out of its state is due, as text; None if the state has none.
         violations: the invariants that its last step has broken, which only a forced step can.
         is_forced: whether its last step was forced.
+        effects: the effects of its steps that are not done yet, oldest first.
     """
 
     name: str
@@ -53,6 +56,7 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     due: str | None = None
     violations: tuple[Violation, ...] = ()
     is_forced: bool = False
+    effects: tuple[PendingEffect, ...] = ()
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,6 +82,12 @@ class Opened(msgspec.Struct, Generic[S, C], frozen=True):
     present: Present[S, C]
     record: MachineRecord
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether nothing in it can change: neither its state nor its context is data of a model."""
+        state: object = self.present.state
+        return self.present.context is None and isinstance(state, ComponentState)
+
 
 def seal(
     definition: Definition[S, C],
@@ -85,6 +95,7 @@ def seal(
     entered_us: int,
     duration_us: int = 0,
     violations: Sequence[Violation] = (),
+    effects: Sequence[PendingEffect] = (),
     *,
     is_forced: bool = False,
 ) -> dict[str, Any]:
@@ -96,6 +107,7 @@ def seal(
         entered_us: when it entered its state, in microseconds since 1970.
         duration_us: how long judging the step took.
         violations: the invariants that the step has broken.
+        effects: the effects that are pending after it.
         is_forced: whether the step was forced.
 
     Raises:
@@ -117,12 +129,26 @@ def seal(
         machine["violations"] = msgspec.to_builtins([*violations])
     if is_forced:
         machine["is_forced"] = True
+    if effects:
+        machine["effects"] = msgspec.to_builtins([*effects])
     rule = definition.tables.timeouts.get(key)
     if rule is not None and rule.timeout_ms is not None:
         machine["due"] = format_us(entered_us + rule.timeout_ms * 1000)
     if definition.context is None:
         return {"machine": machine}
     return {"machine": machine, "context": codec_of(definition.context).to_json(present.context)}
+
+
+def as_text(sealed: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The data of a machine's state that was just sealed, as canonical text, and as an object that nobody else has.
+
+    Raises:
+        InvalidData: a part of it cannot be stored.
+    """
+    machine = sealed["machine"]
+    if "context" in sealed or "values" in machine or "violations" in machine:
+        return normalise_object(sealed, "the machine")
+    return encode(sealed), sealed  # nothing of it is a caller's
 
 
 def unseal(definition: Definition[S, C], data: Any, path: str) -> Opened[S, C]:

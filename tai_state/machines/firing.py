@@ -23,7 +23,7 @@ from tai_state.errors import (
     Unavailable,
     UnknownMachineState,
 )
-from tai_state.machines.asking import asked_time_out
+from tai_state.machines.asking import Seen, asked_time_out
 from tai_state.machines.catalogue import Catalogue, Definitions
 from tai_state.machines.envelope import read_envelope
 from tai_state.machines.persistent import PersistentMachine
@@ -133,9 +133,10 @@ class _DueMachine(PersistentMachine[Any, Any]):
             TransitionRefused: the definition refuses the step, or the machine has moved on.
             Otherwise as :meth:`transition_to`.
         """
-        saying = self._saying(self.metadata, None, None)
+        core = self.core
+        saying = self._saying(core, self.metadata, None, None)
         asked = asked_time_out(self.definition, self.definition.keys[state], saying)
-        await self._take(asked, read.head.version, None, read)
+        await self._take(core, asked, read.head.version, None, Seen(read, None))
 
 
 class _Tally:

@@ -17,6 +17,7 @@ from tai_state.errors import InvalidData, InvalidTransition, InvariantViolation,
 from tai_state.machines.checks import check_state
 from tai_state.machines.contexts import C, EventContext, Present, TransitionContext
 from tai_state.machines.definition import Definition
+from tai_state.machines.effects import EFFECTS_MAX
 from tai_state.machines.invariants import Violation
 from tai_state.machines.rules import Rule
 from tai_state.machines.states import ComponentState, S, facts_of, key_of, name_of
@@ -188,6 +189,23 @@ def judge_force(definition: Definition[S, C], present: Present[S, C], to_state: 
     found = (each.violation(after) for each in definition.invariants)
     broken = tuple(violation for violation in found if violation is not None)
     return Step(present, after, Command(reason), StepKind.FORCE, None, broken)
+
+
+def within_room(definition: Definition[S, C], step: Step[S, C], pending: int) -> Verdict[S, C]:
+    """The verdict on a step with effects: it is refused if too many would be pending.
+
+    Args:
+        definition: the machine's definition.
+        step: the step, which is allowed but for that.
+        pending: how many effects of the machine are pending before it.
+    """
+    rule = step.rule
+    if rule is None or pending + len(rule.effects) <= EFFECTS_MAX:
+        return step
+    reason = f"{pending} effects are pending, and a machine has {EFFECTS_MAX} at most: run them first"
+    before, after = key_of(step.before.state), key_of(step.after.state)
+    allowed = definition.allowed(step.before.state)
+    return Refusal(PreconditionFailed, name_of(before), name_of(after), rule.name, reason, allowed)
 
 
 def _judged(

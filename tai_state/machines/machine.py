@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from inspect import iscoroutinefunction
 from logging import INFO
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, overload
 
-from tai_state.errors import PreconditionFailed
+from tai_state.errors import InvalidData, PreconditionFailed, TaiStateError
 from tai_state.machines.checks import NO_FACTS, check_definition, check_payload, check_start, check_state
-from tai_state.machines.contexts import C, P, Present
+from tai_state.machines.contexts import AfterCommit, C, P, Present, TakenStep
 from tai_state.machines.definition import Definition
+from tai_state.machines.effects import PendingEffect, effects_of
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.judging import (
     ASKING,
+    Refusal,
     Step,
     StepKind,
     Verdict,
@@ -26,6 +29,7 @@ from tai_state.machines.judging import (
     judge_force,
     judge_step,
     judge_time_out,
+    within_room,
 )
 from tai_state.machines.records import TransitionRecord
 from tai_state.machines.states import MachineState, S, key_of
@@ -70,7 +74,7 @@ class SystemClock:
 class StateMachine(Generic[S, C]):
     """A machine in memory. It lasts as long as its process; ``store.machine`` gives one that survives.
 
-    Threads may share it: steps are taken one after the other.
+    Threads may share it: steps are taken one after the other. The ``after_commit`` of a step runs before the next one.
 
     Args:
         definition: what decides on its steps.
@@ -83,7 +87,8 @@ class StateMachine(Generic[S, C]):
         definition: as given.
 
     Raises:
-        InvalidData: a machine of this definition does not begin in this state.
+        InvalidData: a machine of this definition does not begin in this state, or an ``after_commit`` of it is
+            asynchronous: nothing waits here.
     """
 
     @overload
@@ -115,6 +120,10 @@ class StateMachine(Generic[S, C]):
         history_limit: int = 100,
     ) -> None:
         check_definition(definition)
+        for rule in definition.rules:
+            if iscoroutinefunction(rule.after_commit):
+                what = f"after_commit of the rule {rule.name!r} is asynchronous"
+                raise InvalidData(f"{what}: a machine in memory waits for nothing; use a store, memory:// for tests")
         self.definition: Definition[S, C] = definition
         self._clock: MachineClock = SystemClock() if clock is None else clock
         self._monotonic_ns, self._now = self._clock.monotonic_ns, self._clock.now
@@ -125,6 +134,7 @@ class StateMachine(Generic[S, C]):
         self._lock = RLock()
         self._log_fields: dict[str, object] = {"machine": definition.name}
         self._next_id = 0
+        self._effects: list[PendingEffect] = []
         began = self._monotonic_ns()
         self._taken(Step(self._present, self._present, Event("Initialization"), StepKind.INITIALIZE, None), began)
 
@@ -267,14 +277,30 @@ class StateMachine(Generic[S, C]):
             raise PreconditionFailed(self.definition.name, state, state, "", reason, allowed)
         return self.epoch
 
+    @property
+    def pending_effects(self) -> tuple[PendingEffect, ...]:
+        """The effects of its steps that are not done yet, oldest first. Here, an id begins with a record's number."""
+        with self._lock:
+            return tuple(self._effects)
+
+    def complete_effect(self, effect_id: str) -> bool:
+        """Note that an effect was had; returns whether it was pending."""
+        check_text(effect_id, "effect_id")
+        with self._lock:
+            left = [effect for effect in self._effects if effect.id != effect_id]
+            was_pending = len(left) < len(self._effects)
+            self._effects = left
+        return was_pending
+
     def _taken(self, verdict: Verdict[S, C], began_ns: int) -> TransitionRecord[S]:
         """Take a step, or raise what refuses it."""
         if not isinstance(verdict, Step):
-            name = self.definition.name
-            error = verdict.to_error(name)
-            _log.warning("%s", error, extra=self._log_fields)
-            raise error
-        before, after = verdict.before, verdict.after
+            raise self._refused(verdict)
+        before, after, rule = verdict.before, verdict.after, verdict.rule
+        if rule is not None and rule.effects:
+            fitting = within_room(self.definition, verdict, len(self._effects))
+            if not isinstance(fitting, Step):
+                raise self._refused(fitting)
         if before is not self._present:
             raise RuntimeError(f"a function of {self.definition!r} changed the machine that it was to judge")
         number = self._next_id
@@ -296,9 +322,33 @@ class StateMachine(Generic[S, C]):
         self._history.append(record)
         if verdict.kind is _FORCED:
             _log.warning("%s: forced %s", self.definition.name, record, extra=self._log_fields)
-        elif verdict.rule is not None and _log.isEnabledFor(INFO):
+        elif rule is not None and _log.isEnabledFor(INFO):
             _log.info("%s: %s", self.definition.name, record, extra=self._log_fields)
+        if rule is not None:
+            if rule.effects:
+                self._effects += effects_of(rule, str(number))
+            if rule.after_commit is not None:
+                self._run_after(rule.after_commit, verdict, rule.name)
         return record
+
+    def _refused(self, refusal: Refusal) -> TaiStateError:
+        """The error for a step that must not be taken."""
+        error = refusal.to_error(self.definition.name)
+        _log.warning("%s", error, extra=self._log_fields)
+        return error
+
+    def _run_after(self, after_commit: AfterCommit[S, C], step: Step[S, C], rule: str) -> None:
+        """Run what a step wants to run; what it raises is logged: the step stands."""
+        name = self.definition.name
+        taken = TakenStep(machine=name, before=step.before, after=step.after, trigger=step.trigger, rule=rule)
+        try:
+            running = after_commit(taken)
+            if isinstance(running, Coroutine):
+                running.close()
+                raise TypeError("nothing waits for an asynchronous function here")
+        except Exception:  # noqa: BLE001 - the step is taken
+            what = "%s: after_commit of the rule %r failed; the step stands"
+            _log.exception(what, name, rule, extra=self._log_fields)
 
 
 _FORCED: Final = StepKind.FORCE  # a name of its own: Python 3.11 looks members of an enum up slowly

@@ -116,7 +116,7 @@ def move_of(migration: Migration[Any, Any], states: Mapping[str, str], data: Any
         present = _as_it_is(definition, key, former, path) if function is None else _made(key, former, function)
         if isinstance(present, str):
             return present
-        sealed = seal(definition, present, entered_us(record, path))
+        sealed = seal(definition, present, entered_us(record, path), effects=record.effects)
         opened = unseal(definition, sealed, path).present
     except SerializationError as error:
         return f"it {error.what}"

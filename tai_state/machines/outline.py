@@ -43,6 +43,7 @@ class RuleOutline(msgspec.Struct, frozen=True):
     enter: str | None
     advances_epoch: bool
     effects: tuple[str, ...]
+    after_commit: str | None
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -146,6 +147,7 @@ def _rule_outline(rule: Rule[Any, Any]) -> RuleOutline:
         _named(rule.enter),
         rule.advances_epoch,
         rule.effects,
+        _named(rule.after_commit),
     )
 
 

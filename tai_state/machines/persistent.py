@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic
-
-import msgspec
 
 from tai_state.engines.paging import Paged, mapped
 from tai_state.errors import ConcurrentModification, TaiStateError, TransitionRefused, VersionConflict
+from tai_state.machines.aftermath import run_after_commit
 from tai_state.machines.asking import (
     Asked,
     Attempt,
     Saying,
+    Seen,
     asked_event,
     asked_force,
     asked_step,
     beginning,
     said_by,
+    seen_as,
 )
 from tai_state.machines.checks import check_start, check_state
+from tai_state.machines.completing import (
+    Completion,
+    EffectHandler,
+    EffectsReport,
+    check_handlers,
+    run_pending,
+)
 from tai_state.machines.contexts import C, P, Present
 from tai_state.machines.definition import Definition
 from tai_state.machines.envelope import unseal
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.history import MachineEventRecord, machine_events
-from tai_state.machines.judging import ASKING, Step, StepKind, Verdict, judge_step
+from tai_state.machines.judging import ASKING, Step, Verdict, judge_step, within_room
 from tai_state.machines.snapshots import MachineSnapshot, machine_snapshot
 from tai_state.machines.states import S, key_of, name_of
 from tai_state.machines.triggers import Trigger
 from tai_state.streams import reading
-from tai_state.streams.changes import Fence, Known, always, append_of, separately
+from tai_state.streams.changes import Change, Fence, always, append_of, separately
 from tai_state.streams.codec import codec_of
-from tai_state.streams.core import HasCore
+from tai_state.streams.core import Core, HasCore
 from tai_state.streams.layout import Stream
 from tai_state.streams.typed import TypedState
+from tai_state.values.checks import check_seconds
 from tai_state.values.expected import EXISTS, NO_STATE, Expected
-from tai_state.values.metadata import ChangeMetadata
+from tai_state.values.metadata import ChangeMetadata, check_metadata
 from tai_state.values.states import JsonSnapshot
 
 _log = logging.getLogger("tai_state.machines")
@@ -57,7 +67,7 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
     ) -> None:
         super().__init__(store, stream, codec_of(None), metadata)
         self.definition: Definition[S, C] = definition
-        self._read: tuple[str, dict[str, Any]] | None = None
+        self._seen: Seen[S, C] | None = None
 
     def __repr__(self) -> str:
         return f"<PersistentMachine {self.stream.state!r} as {self.definition.name!r}>"
@@ -70,7 +80,8 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
             UnknownMachineState: it is of another definition, or in a state that this one does not know.
             SerializationError: its state is not that of a machine, or does not fit the models.
         """
-        return self._noted(await reading.get_state(self.core, self.stream))
+        core = self.core
+        return self._noted(core, await reading.get_state(core, self.stream))
 
     async def exists(self) -> bool:
         """Whether the machine exists and is not deleted."""
@@ -105,10 +116,10 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         core, definition, stream = self.core, self.definition, self.stream
         given: Any = context
         present = check_start(definition, definition.initial if initial is None else initial, given)
-        composition = beginning(core, stream, definition, present, self._saying(metadata, event_id, timestamp))
+        composition = beginning(core, stream, definition, present, self._saying(core, metadata, event_id, timestamp))
         append = append_of(stream, expected, composition.drafts)
         appended = await core.appender.append_one(append, always(composition), core.guards(fence))
-        snapshot = self._noted(core.snapshot(stream, appended.state, appended.recorded_us))
+        snapshot = self._noted(core, core.snapshot(stream, appended.state, appended.recorded_us))
         if not appended.is_repeated:
             _log.info("%s: begins in %s", stream.state, snapshot.state, extra=self._ids(snapshot.version))
         return snapshot
@@ -125,10 +136,11 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
             Otherwise as :meth:`get`.
         """
         check_state(self.definition, new_state)
-        facts = self._saying(metadata, None, None).who.context
+        facts = self._saying(self.core, metadata, None, None).who.context
         machine = await self.get()
         present = Present(machine.state, machine.context, machine.epoch)
-        return judge_step(self.definition, present, new_state, ASKING, facts)
+        verdict = judge_step(self.definition, present, new_state, ASKING, facts)
+        return within_room(self.definition, verdict, len(machine.effects)) if isinstance(verdict, Step) else verdict
 
     async def transition_to(
         self,
@@ -165,8 +177,9 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
             InvalidData: it is not a state of the definition, or not a trigger.
             Otherwise as :meth:`get` and ``StateStore.save_state``.
         """
-        saying = self._saying(metadata, event_id, timestamp)
-        return await self._take(asked_step(self.definition, new_state, trigger, update, saying), expected, fence)
+        core = self.core
+        saying = self._saying(core, metadata, event_id, timestamp)
+        return await self._take(core, asked_step(self.definition, new_state, trigger, update, saying), expected, fence)
 
     async def fire(
         self,
@@ -193,8 +206,9 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         Raises:
             InvalidTransition: no rule takes the event in this state. Otherwise as :meth:`transition_to`.
         """
-        saying = self._saying(metadata, event_id, timestamp)
-        return await self._take(asked_event(self.definition, event, payload, saying), expected, fence)
+        core = self.core
+        saying = self._saying(core, metadata, event_id, timestamp)
+        return await self._take(core, asked_event(self.definition, event, payload, saying), expected, fence)
 
     async def force_state(
         self,
@@ -225,8 +239,9 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
             InvalidData: it is not a state of the definition.
             Otherwise as :meth:`transition_to`.
         """
-        saying = self._saying(metadata, event_id, timestamp)
-        return await self._take(asked_force(self.definition, new_state, reason, saying), expected, fence)
+        core = self.core
+        saying = self._saying(core, metadata, event_id, timestamp)
+        return await self._take(core, asked_force(self.definition, new_state, reason, saying), expected, fence)
 
     def history(
         self, *, after: int = 0, until: int | None = None, limit: int | None = None, newest_first: bool = False
@@ -240,16 +255,79 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         )
         return mapped(events, lambda page: machine_events(self.definition, page))
 
+    async def run_effects(
+        self,
+        handlers: Mapping[str, EffectHandler[S, C]],
+        metadata: ChangeMetadata | None = None,
+        *,
+        timeout_seconds: float = 30.0,
+    ) -> EffectsReport:
+        """Run the effects that are pending now, in the order of their steps, and record each as done once it is had.
+
+        Each effect is had at least once. It is had again if the process ends between the handler and the record, and
+        it may be had twice if two runners are at work at once: hold a lock around this to prevent that. An effect that
+        fails stays pending; those after it run all the same.
+
+        Args:
+            handlers: by the name of an effect, the function that has it. It gets the effect, whose id is the same each
+                time, and the machine as it is by now. Effects of other names are left.
+            metadata: who records that effects are done; by default, what the handle or the store was made with.
+            timeout_seconds: how long an asynchronous handler may take. A synchronous one cannot be limited.
+
+        Raises:
+            InvalidData: an argument is not valid; nothing was run.
+            Otherwise as :meth:`get`.
+        """
+        check_handlers(handlers)
+        check_seconds(timeout_seconds, "timeout_seconds")
+        check_metadata(self.core.who(metadata, self.metadata))
+        complete = partial(self.complete_effect, metadata=metadata)
+        return await run_pending(await self.get(), handlers, complete, timeout_seconds)
+
+    async def complete_effect(
+        self, effect_id: str, metadata: ChangeMetadata | None = None, *, fence: Fence | None = None
+    ) -> MachineSnapshot[S, C]:
+        """Record that an effect was had, in one commit; nothing is written if it is not pending any more.
+
+        It changes nothing else of the machine, whatever steps are taken meanwhile, and counts as no step.
+
+        Args:
+            effect_id: the id of the effect.
+            metadata: who records it and why; by default, what the handle or the store was made with.
+            fence: a lease; it is recorded only while its lock is held.
+
+        Raises:
+            InvalidData: the id or the metadata cannot be stored.
+            Otherwise as :meth:`get` and ``StateStore.save_state``.
+        """
+        core, stream = self.core, self.stream
+        saying = self._saying(core, metadata, None, None)
+        completion = Completion(core, stream, effect_id, saying.who, is_reasoned=saying.is_reasoned)
+        seen = self._remembered(core)
+        known = None if seen is None else seen.known
+        append = append_of(stream, EXISTS, (completion.made,), needs_state=True, must_live=True, seen=known)
+        change = Change((append,), separately(completion.compose), core.guards(fence))
+        [appended] = await core.appender.append(change)
+        if appended is None:
+            return await self.get()
+        return self._noted(core, core.snapshot(stream, appended.state, appended.recorded_us))
+
     async def _take(
-        self, asked: Asked[S, C], expected: Expected, fence: Fence | None, read: Known | None = None
+        self,
+        core: Core,
+        asked: Asked[S, C],
+        expected: Expected,
+        fence: Fence | None,
+        read: Seen[S, C] | None = None,
     ) -> MachineSnapshot[S, C]:
         """Take a step: judge it, and append its event to the version that it was judged on."""
-        core, stream = self.core, self.stream
-        attempt = Attempt(core, stream, self.definition, asked)
-        seen = read or self._remembered()
-        if seen is not None and not attempt.judged(seen):
-            seen = None  # a refusal that rests on memory alone would be a guess
-        append = append_of(stream, expected, (attempt.made,), needs_state=True, must_live=True, seen=seen)
+        stream = self.stream
+        seen = read or self._remembered(core)
+        attempt = Attempt(core, stream, self.definition, asked, seen)
+        known = None if seen is None else seen.known
+        if known is not None and not attempt.judged(known):
+            known = None  # a refusal that rests on memory alone would be a guess
+        append = append_of(stream, expected, (attempt.made,), needs_state=True, must_live=True, seen=known)
         try:
             appended = await core.appender.append_one(append, separately(attempt.compose), core.guards(fence))
         except VersionConflict as conflict:
@@ -257,17 +335,19 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         except TransitionRefused as refused:
             _log.warning("%s", refused, extra=self._ids(None))
             raise
-        snapshot = self._noted(core.snapshot(stream, appended.state, appended.recorded_us))
+        snapshot = self._noted(core, core.snapshot(stream, appended.state, appended.recorded_us))
         if attempt.step is not None and not appended.is_repeated:
             self._tell(attempt.step, snapshot, asked.intent.metadata.reason)
+            await run_after_commit(stream, attempt, snapshot.version)
         return snapshot
 
-    def _remembered(self) -> Known | None:
-        """What is known of the machine if it is still as this handle last saw it; None otherwise."""
-        head = self.core.appender.heads.get(self.stream.state)
-        if head is None or self._read is None or self._read[0] != head.digest:
+    def _remembered(self, core: Core) -> Seen[S, C] | None:
+        """The machine as this handle last saw it, if it is still so as far as this store knows; None otherwise."""
+        seen = self._seen
+        if seen is None:
             return None
-        return Known(msgspec.structs.replace(head, schema=self.core.reader.schema), self._read[1])
+        head = core.appender.heads.get(self.stream.state)
+        return seen if head is not None and head.digest == seen.known.head.digest else None
 
     def _overtaken(self, conflict: VersionConflict, to_state: str) -> ConcurrentModification:
         """The error for a machine that is not at the version that its caller expected."""
@@ -278,20 +358,22 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         reason = f"the machine is at version {conflict.actual}, not at {conflict.expected}"
         return ConcurrentModification(conflict.path, from_state, to_state, "", reason, allowed, conflict.actual)
 
-    def _noted(self, state: JsonSnapshot) -> MachineSnapshot[S, C]:
+    def _noted(self, core: Core, state: JsonSnapshot) -> MachineSnapshot[S, C]:
         """The machine in a state, once its data is remembered for the next step."""
-        snapshot = machine_snapshot(state, unseal(self.definition, state.data, self.stream.state), self.stream.state)
-        head = self.core.appender.heads.get(self.stream.state)
-        self._read = (head.digest, state.data) if head is not None and head.version == state.version else None
-        return snapshot
+        opened = unseal(self.definition, state.data, self.stream.state)
+        head = core.appender.heads.get(self.stream.state)
+        self._seen = None if head is None or head.version != state.version else seen_as(core, head, state.data, opened)
+        return machine_snapshot(state, opened, self.stream.state)
 
-    def _saying(self, metadata: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None) -> Saying:
+    def _saying(
+        self, core: Core, metadata: ChangeMetadata | None, event_id: str | None, timestamp: datetime | None
+    ) -> Saying:
         """What a caller says of a step."""
-        return said_by(self.core.who(metadata, self.metadata), metadata, event_id, timestamp)
+        return said_by(core.who(metadata, self.metadata), metadata, event_id, timestamp)
 
     def _tell(self, step: Step[S, C], snapshot: MachineSnapshot[S, C], reason: str) -> None:
         """Log a step that was taken."""
-        level = logging.WARNING if step.kind is StepKind.FORCE else logging.INFO
+        level = logging.WARNING if step.rule is None else logging.INFO
         if _log.isEnabledFor(level):
             text = "%s: %s from %s to %s (%s)"
             extra = self._ids(snapshot.version)

@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeAlias, overload
 
 import msgspec
 
-from tai_state.machines.contexts import C, EventContext, P, TransitionContext
+from tai_state.machines.contexts import AfterCommit, C, EventContext, P, TransitionContext
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.states import S, StateKey, facts_of, is_key, key_of, name_of
 from tai_state.values.checks import seconds_option
@@ -49,6 +49,7 @@ class Rule(msgspec.Struct, Generic[S, C], frozen=True, kw_only=True):
         enter: gives the state after the step, where it carries data.
         advances_epoch: whether the step begins a new epoch.
         effects: the names of the effects that the step has.
+        after_commit: runs in this process once the step is committed.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Rule(msgspec.Struct, Generic[S, C], frozen=True, kw_only=True):
     enter: Callable[[Any], S] | None = None
     advances_epoch: bool = False
     effects: tuple[str, ...] = ()
+    after_commit: Callable[[Any], Any] | None = None
 
     def is_valid(self, from_state: S, to_state: S) -> bool:
         """Whether the rule allows the step, or does not forbid it; its guard is not asked."""
@@ -115,6 +117,7 @@ def allow(
     update: Callable[[TransitionContext[S, C]], C] | None = None,
     advances_epoch: bool = False,
     effects: Sequence[str] = (),
+    after_commit: AfterCommit[S, C] | None = None,
 ) -> Rule[S, C]: ...
 @overload
 def allow(
@@ -129,6 +132,7 @@ def allow(
     enter: Callable[[P], S] | None = None,
     advances_epoch: bool = False,
     effects: Sequence[str] = (),
+    after_commit: AfterCommit[S, C] | None = None,
 ) -> Rule[S, C]: ...
 def allow(  # noqa: D417 - the signatures above name what `more` holds
     source: Any, target: Any, **more: Any
@@ -146,7 +150,10 @@ def allow(  # noqa: D417 - the signatures above name what `more` holds
         update: gives the machine's data after the step: a pure function of the step.
         enter: gives the state after the step, for a target that carries data: a pure function of the payload.
         advances_epoch: whether the step begins a new epoch.
-        effects: the names of effects that the step has. They stand in the machine's state until they are done.
+        effects: the names of effects that the step has. They stand in the machine's state until they are done, so each
+            is run at least once, with its id; see ``PersistentMachine.run_effects``.
+        after_commit: runs in the process that took the step once it is committed, at most once: a function, or an
+            asynchronous one, which has 30 seconds. The step stands whatever it does; what it raises is logged.
     """
     return _rule(_keys(source), _named_keys(target), **more)
 
@@ -191,7 +198,15 @@ def forbid(
     )
 
 
-def time_out(source: StateKey[S], target: StateKey[S], *, seconds: float, name: str | None = None) -> Rule[S, Any]:
+def time_out(
+    source: StateKey[S],
+    target: StateKey[S],
+    *,
+    seconds: float,
+    name: str | None = None,
+    effects: Sequence[str] = (),
+    after_commit: AfterCommit[S, Any] | None = None,
+) -> Rule[S, Any]:
     """Let a timer take a step, once the machine has been in a state for a time.
 
     Args:
@@ -199,6 +214,8 @@ def time_out(source: StateKey[S], target: StateKey[S], *, seconds: float, name: 
         target: the state that it leads to.
         seconds: the time from entering the state.
         name: the name of the rule; by default made of the names of the states.
+        effects: as for :func:`allow`.
+        after_commit: as for :func:`allow`.
     """
     sources, targets = _named_keys((source,)), _named_keys((target,))
     return Rule(
@@ -206,6 +223,8 @@ def time_out(source: StateKey[S], target: StateKey[S], *, seconds: float, name: 
         sources=sources,
         targets=targets,
         timeout_ms=round(seconds_option(seconds, "seconds") * 1000),
+        effects=tuple(effects),
+        after_commit=after_commit,
     )
 
 

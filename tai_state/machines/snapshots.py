@@ -9,6 +9,7 @@ import msgspec
 
 from tai_state.errors import InvalidData, SerializationError
 from tai_state.machines.contexts import C
+from tai_state.machines.effects import PendingEffect
 from tai_state.machines.envelope import Opened
 from tai_state.machines.states import S
 from tai_state.values.clocks import VectorClock
@@ -29,6 +30,7 @@ class MachineSnapshot(msgspec.Struct, Generic[S, C], frozen=True, kw_only=True):
         epoch: how often it took a step that begins a new epoch.
         entered_at: when it entered its state, by the clock of whoever wrote it.
         due: when the time-out of its state is due; None if the state has none.
+        effects: the effects of its steps that are not done yet, oldest first.
         timestamp: when it was last changed, according to the caller.
         recorded_at: when the engine stored that.
         metadata: who made the last change, and why.
@@ -43,6 +45,7 @@ class MachineSnapshot(msgspec.Struct, Generic[S, C], frozen=True, kw_only=True):
     epoch: int
     entered_at: datetime
     due: datetime | None
+    effects: tuple[PendingEffect, ...]
     timestamp: datetime
     recorded_at: datetime
     metadata: ChangeMetadata
@@ -69,6 +72,7 @@ def machine_snapshot(snapshot: JsonSnapshot, opened: Opened[S, C], path: str) ->
         epoch=present.epoch,
         entered_at=_time(record.entered_at, path),
         due=None if record.due is None else _time(record.due, path),
+        effects=record.effects,
         timestamp=snapshot.timestamp,
         recorded_at=snapshot.recorded_at,
         metadata=snapshot.metadata,

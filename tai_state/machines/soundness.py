@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tai_state.errors import InvalidDefinition
+from tai_state.machines.effects import EFFECTS_MAX
 from tai_state.machines.invariants import Invariant, Severity
 from tai_state.machines.obligations import ProofObligation
 from tai_state.machines.outline import Outline
@@ -84,6 +85,10 @@ def check_functions(
     for what, function in functions:
         if not callable(function) or iscoroutinefunction(function):
             raise InvalidDefinition(name, f"{what} must be a plain function, not {function!r}")
+    for rule in rules:
+        after: object = rule.after_commit
+        if after is not None and not callable(after):
+            raise InvalidDefinition(name, f"after_commit of the rule {rule.name!r} must be a function, not {after!r}")
     for each in invariants:
         if not isinstance(each.severity, Severity):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidDefinition(name, f"the severity of the invariant {each.name!r} must be a Severity")
@@ -111,6 +116,18 @@ def check_events(name: str, rules: Sequence[Rule[Any, Any]]) -> None:
     for event in (rule.event for rule in rules if rule.event is not None):
         if payloads.setdefault(event.name, event.payload) is not event.payload:
             raise InvalidDefinition(name, f"two events are named {event.name!r}, with different payloads")
+
+
+def check_effects(name: str, rules: Sequence[Rule[Any, Any]]) -> None:
+    """Check that the effects of a step can be told apart, and that a machine has room for them.
+
+    Raises:
+        InvalidDefinition: a rule names an effect twice, or too many.
+    """
+    for rule in rules:
+        _check_unique(name, f"effects of the rule {rule.name!r}", rule.effects)
+        if len(rule.effects) > EFFECTS_MAX:
+            raise InvalidDefinition(name, f"a step has {EFFECTS_MAX} effects at most; {rule.name!r} has more")
 
 
 def check_states_named(name: str, states: Sequence[Any], named: Iterable[Any], where: str) -> None:

@@ -82,25 +82,35 @@ class Appender:
 
     def _begun(self, change: Change) -> Awaitable[Results]:
         """Take turns only where needed."""
+        turns: list[str] = []
+        may_register = False
         for append in change.appends:
-            if not (append.has_version or change.is_in_turn) or self._may_register(append):
-                return self._in_turn(change)
-        return self._settled(change, ())
+            if not (append.has_version or change.is_in_turn):
+                turns.append(append.stream.state)
+            may_register = may_register or self._may_register(append)
+        if may_register:
+            return self._registering(change, turns)
+        if len(turns) == 1 and self._turns.take_free(turns[0]):
+            return self._settled(change, (), turns[0])
+        return self._in_turn(change, turns) if turns else self._settled(change, ())
 
-    async def _in_turn(self, change: Change) -> Results:
-        turns = [] if change.is_in_turn else [each.stream.state for each in change.appends if not each.has_version]
+    async def _registering(self, change: Change, turns: list[str]) -> Results:
         if unregistered := self._unregistered(change):
             # The first state of a governor is written together with the governor's document: one task is enough for it.
             async with self._turns.of(turns, unregistered):
                 if still := self._unregistered(change):
                     return await self._settled(change, still)
+        return await self._in_turn(change, turns)
+
+    async def _in_turn(self, change: Change, turns: list[str]) -> Results:
         async with self._turns.of(turns):
             return await self._settled(change, ())
 
-    async def _settled(self, change: Change, unregistered: Sequence[str]) -> Results:
-        judge = Judge(change, self._author, self._clock.now_us(), self._reader, unregistered, self._recorded)
-        known = None if unregistered else self._remembered(change)
+    async def _settled(self, change: Change, unregistered: Sequence[str], turn: str | None = None) -> Results:
+        """Settle a change; a turn that was taken for it is given back."""
         try:
+            judge = Judge(change, self._author, self._clock.now_us(), self._reader, unregistered, self._recorded)
+            known = None if unregistered else self._remembered(change)
             first = None if known is None else _planned(judge, known)
             done = await settle(self._engine, judge, self._bounds, first, on_look=partial(self._note, change))
         except VersionConflict as conflict:
@@ -115,6 +125,9 @@ class Appender:
             if isinstance(error, ValueError) and change.guards_itself:
                 raise InvalidData("the fence guards a document that the change itself reads or writes") from error
             raise
+        finally:
+            if turn is not None:
+                self._turns.give(turn)
         if unregistered:
             self._register(append.stream.governor for append, each in zip(change.appends, done, strict=True) if each)
         return done

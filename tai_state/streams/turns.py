@@ -41,7 +41,7 @@ class Turns:
 
     def __init__(self, observer: Observer | None = None) -> None:
         self._observer = observer
-        self._turns: dict[str, _Line] = {}  # of each turn that is taken
+        self._turns: dict[str, _Line | None] = {}  # of each turn that is taken; None: nobody has waited for it
 
     def of(self, states: Iterable[str], governors: Iterable[str] = ()) -> Held:
         """A block that holds the turns of these states and governors.
@@ -56,12 +56,20 @@ class Turns:
         """Whether somebody has the turn of one of these states."""
         return not self._turns.keys().isdisjoint(paths)
 
+    def take_free(self, path: str) -> bool:
+        """Take the turn of a state if nobody has it; returns whether it is taken."""
+        if path in self._turns:
+            return False
+        self._turns[path] = None
+        return True
+
     async def take(self, path: str) -> bool:
         """Take the turn of a state; returns False if it did not come, and did not move on either for too long."""
-        line = self._turns.get(path)
-        if line is None:
-            self._turns[path] = _Line()
+        if self.take_free(path):
             return True
+        line = self._turns[path]
+        if line is None:
+            line = self._turns[path] = _Line()
         turn = anyio.Event()
         line.waiting.append(turn)
         begun, is_acquired, moves = anyio.current_time(), False, -1
@@ -88,7 +96,7 @@ class Turns:
     def give(self, path: str) -> None:
         """Give the turn of a state to the task that has waited longest."""
         line = self._turns[path]
-        if line.waiting:
+        if line is not None and line.waiting:
             line.moves += 1
             line.waiting.popleft().set()
         else:

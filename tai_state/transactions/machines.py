@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, Protocol, cast
 
 from tai_state.errors import InvalidData
+from tai_state.machines.aftermath import run_after_commit
 from tai_state.machines.asking import Asked, Attempt, Saying, asked_event, asked_force, asked_step, beginning, said_by
 from tai_state.machines.checks import check_start
 from tai_state.machines.contexts import C, P
@@ -135,5 +137,12 @@ class MachineInTransaction(Generic[S, C]):
     def _add(self, asked: Asked[S, C]) -> None:
         machine, transaction = self._machine, self._transaction
         attempt = Attempt(transaction.core, machine.stream, machine.definition, asked)
-        step = Step((attempt.made,), asked.intent.metadata, attempt.compose, needs_state=True, must_live=True)
+        step = Step(
+            (attempt.made,),
+            asked.intent.metadata,
+            attempt.compose,
+            needs_state=True,
+            must_live=True,
+            after_commit=partial(run_after_commit, machine.stream, attempt),
+        )
         transaction.add(machine, step)

@@ -135,7 +135,7 @@ class TransactionManager:
             wait=wait_random_exponential(multiplier=_PAUSE_SECONDS, max=_PAUSE_SECONDS_MAX),
             reraise=True,
         )
-        with self._recording() as book:
+        async with self._recording() as book:
             stopped = StopAsyncIteration()
             try:
                 async for attempt in attempts:
@@ -230,7 +230,7 @@ class TransactionManager:
             Otherwise as :meth:`transact`.
         """
         self._check(metadata, governor_id, fence)
-        with self._recording() as book:
+        async with self._recording() as book:
             transaction = self._new(metadata, governor_id, self._core.turns.of(()))
             with book.under_way(transaction):
                 yield transaction
@@ -292,9 +292,9 @@ class TransactionManager:
     ) -> Transaction:
         return Transaction(self._core, metadata, governor_id, self._reducers, turn, recent)
 
-    @contextmanager
-    def _recording(self) -> Generator[_Book, None, None]:
-        """Keep the record of one transaction, from beginning to end."""
+    @asynccontextmanager
+    async def _recording(self) -> AsyncGenerator[_Book, None]:
+        """Keep the record of one transaction, from beginning to end; then run what its steps want to run."""
         book = _Book(self._core)
         self._keep(book.record(TransactionStatus.PENDING))
         try:
@@ -303,6 +303,8 @@ class TransactionManager:
             self._keep(book.record(book.status_after(error), error))
             raise
         self._keep(book.record(TransactionStatus.COMMITTED))
+        if book.transaction is not None:
+            await book.transaction.run_afterwards()
 
     def _keep(self, record: TransactionRecord) -> None:
         self._records[record.transaction_id] = record
@@ -318,7 +320,7 @@ class _Book:
         self._core = core
         self._id = str(uuid.uuid4())
         self._started_us = core.settings.clock.now_us()
-        self._transaction: Transaction | None = None
+        self.transaction: Transaction | None = None
         self._is_committing = False
         self._written: tuple[StateVersion, ...] = ()
 
@@ -353,7 +355,7 @@ class _Book:
         if any(each.is_open and each.core is self._core and its_task is task for its_task, each in before):
             raise RuntimeError("a transaction is already under way in this task: use it, or end it first")
         self.attempts += 1
-        self._transaction, self._is_committing = transaction, False
+        self.transaction, self._is_committing = transaction, False
         _under_way.set((*before, (task, transaction)))
         try:
             with transaction.turn.around():
@@ -373,7 +375,7 @@ class _Book:
         if isinstance(error, TransactionFailed):
             return TransactionStatus.FAILED
         if not self._is_committing:
-            is_own = self._transaction is not None and self._transaction.is_overtaken_by(error)
+            is_own = self.transaction is not None and self.transaction.is_overtaken_by(error)
             return TransactionStatus.FAILED if is_own else TransactionStatus.ROLLED_BACK
         is_known = isinstance(error, TaiStateError) and not isinstance(error, CommitOutcomeUnknown)
         return TransactionStatus.FAILED if is_known else TransactionStatus.UNKNOWN
@@ -385,7 +387,7 @@ class _Book:
             transaction_id=self._id,
             status=status,
             attempts=self.attempts,
-            reads=() if self._transaction is None else self._transaction.reads,
+            reads=() if self.transaction is None else self.transaction.reads,
             writes=self._written,
             started_at=from_us(self._started_us),
             ended_at=from_us(self._core.settings.clock.now_us()) if is_over else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ import msgspec
 from tai_state.errors import StateNotFound, VersionConflict
 from tai_state.history.folding import Reducers
 from tai_state.history.recording import fold_drafts
-from tai_state.streams.changes import Known
+from tai_state.streams.changes import Appended, Known
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
 from tai_state.streams.planning import Composition, Draft
@@ -33,6 +33,7 @@ class Step(msgspec.Struct, frozen=True):
         compose: makes the composition from what is known of the state before the step.
         needs_state: whether compose uses the data before the step.
         must_live: whether the state must exist before the step and not be deleted.
+        after_commit: runs once the transaction is committed and over, with the version of the state after the step.
     """
 
     drafts: tuple[Draft, ...]
@@ -40,6 +41,7 @@ class Step(msgspec.Struct, frozen=True):
     compose: Compose
     needs_state: bool = False
     must_live: bool = False
+    after_commit: Callable[[int], Awaitable[None]] | None = None
 
 
 def put_step(
@@ -117,6 +119,14 @@ class Written:
     def metadata(self) -> ChangeMetadata:
         """The metadata of the last step."""
         return self.steps[-1].metadata
+
+    async def run_afterwards(self, appended: Appended) -> None:
+        """Run what the steps want to run, unless an earlier call took them."""
+        version = appended.events[0].version - 1
+        for step in self.steps:
+            version += len(step.drafts)
+            if step.after_commit is not None and not appended.is_repeated:
+                await step.after_commit(version)
 
     def unmet_by(self, expected: Expected, version: int, *, deleted: bool) -> VersionConflict | StateNotFound | None:
         """The error if the state, before a step, is not as the step expects it.

@@ -270,13 +270,15 @@ class Transaction:
         checks = [seen.guard(path) for path, seen in self._seen.items() if path not in self._writes]
         guards = (*checks, *self.core.guards(fence))
         done = await self._append(Change(appends, compose, guards, is_in_turn=self.turn.is_asked))
-        versions: list[StateVersion] = []
-        for written, appended in zip(self._writes, done, strict=True):
-            if appended is not None:
-                if self._recent is not None:
-                    self._recent.note(self.core, written.stream, appended)
-                versions.append(StateVersion(written.stream.state, appended.state.version))
-        return tuple(versions)
+        written = self._writes.committed(done)
+        if self._recent is not None:
+            for each, appended in written:
+                self._recent.note(self.core, each.stream, appended)
+        return tuple([StateVersion(each.stream.state, appended.state.version) for each, appended in written])
+
+    async def run_afterwards(self) -> None:
+        """Run what its steps want to run once they are committed; only when it holds no turn and is over."""
+        await self._writes.run_afterwards()
 
     async def confirm(self) -> None:
         """Check that a state taken from memory is still as stored.

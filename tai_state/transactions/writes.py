@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tai_state.errors import InvalidData
+from tai_state.streams.changes import Appended
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
+from tai_state.streams.repeating import Results
 from tai_state.transactions.recent import SeenState, met
 from tai_state.transactions.steps import Step, Written
 from tai_state.values.expected import Expected, expectation
@@ -23,6 +25,7 @@ class Writes:
         self._core = core
         self._written: dict[str, Written] = {}
         self._ids: set[str] = set()
+        self._committed: list[tuple[Written, Appended]] = []
 
     def __len__(self) -> int:
         return len(self._written)
@@ -41,6 +44,16 @@ class Writes:
     def paths(self) -> set[str]:
         """The paths of the states."""
         return set(self._written)
+
+    def committed(self, results: Results) -> list[tuple[Written, Appended]]:
+        """Each state that was written, with what was recorded of it, by the results of the commit."""
+        self._committed = [(each, done) for each, done in zip(self, results, strict=True) if done is not None]
+        return self._committed
+
+    async def run_afterwards(self) -> None:
+        """Run what the steps want to run once they are committed."""
+        for written, appended in self._committed:
+            await written.run_afterwards(appended)
 
     def add(self, stream: Stream, step: Step, expected: Expected | None, seen: SeenState | None) -> None:
         """Add a write.

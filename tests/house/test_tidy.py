@@ -35,8 +35,9 @@ ROOMS = (
 PURE = ("values/", "machines/")
 """Where the same call gives the same result, except in the shells."""
 SHELLS = {
-    *("machines/machine.py", "machines/asking.py", "machines/persistent.py", "machines/monitoring.py"),
-    *("machines/migrating.py", "machines/firing.py"),
+    *("machines/aftermath.py", "machines/asking.py", "machines/completing.py", "machines/firing.py"),
+    *("machines/machine.py", "machines/migrating.py", "machines/monitoring.py", "machines/persistent.py"),
+    "machines/running.py",
 }
 """The files of pure rooms that take the time, log, or wait for a store; the others do not know them."""
 READY = "machines/ready/"

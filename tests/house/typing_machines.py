@@ -19,6 +19,9 @@ from tai_state.machines import (
     Failure,
     Invariant,
     MachineEvent,
+    MachineSnapshot,
+    PendingEffect,
+    PersistentMachine,
     Present,
     ProofObligation,
     QuorumLost,
@@ -27,6 +30,7 @@ from tai_state.machines import (
     Severity,
     StateMachine,
     Step,
+    TakenStep,
     Timeout,
     TransitionContext,
     TransitionRecord,
@@ -66,6 +70,29 @@ def is_sound(machine: Present[Door, None]) -> bool | QuorumLost | CustomViolatio
     return machine.state.is_operational or CustomViolation("sound", "the door is broken")
 
 
+async def announce(step: TakenStep[Door, None]) -> None:
+    """What runs after a commit."""
+    assert_type(step.after.state, Door)
+    assert_type(step.event_id, str | None)
+
+
+def ring(effect: PendingEffect, door: MachineSnapshot[Door, None]) -> None:
+    """Has an effect."""
+    assert_type(effect.id, str)
+    assert_type(door.state, Door)
+
+
+async def ring_later(effect: PendingEffect, door: MachineSnapshot[Door, None]) -> None:
+    """Has an effect, and waits."""
+
+
+async def run(door: PersistentMachine[Door, None]) -> None:
+    """Runs effects."""
+    report = await door.run_effects({"ring": ring, "later": ring_later})
+    assert_type(report.done, int)
+    assert_type(await door.complete_effect("e:ring"), MachineSnapshot[Door, None])
+
+
 BELL: MachineEvent[None] = MachineEvent("bell")
 
 DOOR = define(
@@ -73,11 +100,11 @@ DOOR = define(
     Door,
     initial=Door.Shut,
     rules=[
-        allow(Door.Shut, Door.Ajar, guard=has_key, reason="it is locked"),
+        allow(Door.Shut, Door.Ajar, guard=has_key, reason="it is locked", after_commit=announce),
         allow([Door.Ajar, Door.Shut], Door.Shut, on=BELL, advances_epoch=True, effects=["ring"]),
         allow(ANY_STATE, Door.Broken, name="Break"),
         forbid(Door.Broken, ANY_STATE, "it is broken", unless_from=[Door.Shut]),
-        time_out(Door.Ajar, Door.Shut, seconds=30),
+        time_out(Door.Ajar, Door.Shut, seconds=30, effects=["ring"], after_commit=announce),
     ],
     obligations=[ProofObligation("has a key", has_key)],
     invariants=[Invariant("sound", "the door works", Severity.High, is_sound)],

@@ -14,11 +14,13 @@ from typing_machines import (
     Open,
     Paid,
     Payment,
+    announce,
     has_key,
     is_enough,
     is_sane,
     is_sound,
     paid,
+    ring,
 )
 
 from tai_state.machines import (
@@ -27,6 +29,7 @@ from tai_state.machines import (
     Definition,
     Failure,
     Invariant,
+    PersistentMachine,
     ProofObligation,
     Recovery,
     Rule,
@@ -80,6 +83,20 @@ define("door", Door, initial=Door.Shut, rules=RULES, obligations=[has_key])  # w
 define("door", Door, initial=Door.Shut, rules=RULES, invariants=[ProofObligation("key", has_key)])  # wrong
 guarded: Rule[Door, None] = allow(Door.Shut, Door.Ajar, guard=is_sane)  # wrong
 answered: Rule[Door, None] = allow(Door.Shut, Door.Ajar, guard=lambda _: 5)  # wrong
+
+# What runs after a step, of the wrong type.
+told: Rule[Door, None] = allow(Door.Shut, Door.Ajar, after_commit=has_key)  # wrong
+late: Rule[Door, None] = allow(Door.Shut, Door.Ajar, after_commit=ring)  # wrong
+lamp: Rule[Lamp, None] = allow(Lamp.Dark, Lamp.Lit, after_commit=announce)  # wrong
+allow(Door.Shut, Door.Ajar, effects=[5])  # wrong
+
+
+async def run(machine: PersistentMachine[Door, None]) -> None:
+    """Handlers of the wrong type."""
+    await machine.run_effects({"ring": has_key})  # wrong
+    await machine.run_effects([ring])  # wrong
+    await machine.complete_effect(5)  # wrong
+
 
 # Data of the wrong variant, or of another type.
 Open(receipt="r")  # wrong

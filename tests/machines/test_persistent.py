@@ -203,6 +203,16 @@ async def test_a_step_rests_on_what_is_stored(place: Place):
             await machine.transition_to(Order.Shipped, SHIP)
 
 
+async def test_a_step_does_not_rest_on_what_a_caller_changed(store: StateStore):
+    """A context that a caller got, and changed, is the caller's own: the next step is judged on what is stored."""
+    machine = order(store)
+    (await machine.initialize(context=Cart())).context.paid = 100
+    with pytest.raises(InvalidTransition, match="too little"):
+        await machine.fire(PAY, Payment(cents=1))
+    (await machine.get()).context.paid = 100
+    assert (await machine.fire(PAY, ENOUGH)).context == Cart(paid=100)
+
+
 async def test_an_expected_version_is_kept(place: Place):
     """Who names a version is told that another writer was faster, even where the step would be allowed."""
     async with place.store() as store, place.store() as other:

@@ -108,6 +108,9 @@ WRONG: dict[str, list[Any]] = {
     "event": [5, None, "pay"],
     "reason": TEXTS,
     "arguments": [5, "text", [], {"a": nan}, {"a": {1}}, {1: 2}, {"model": 1}],
+    "handlers": [5, None, [], "mail", {"mail": 5}, {5: print}, {"mail": None}],
+    "timeout_seconds": [None, True, -1, nan, "3", 10**30, [3]],
+    "effect_id": TEXTS,
 }
 """What an argument of this name cannot mean."""
 
@@ -155,6 +158,8 @@ RIGHT: dict[str, Any] = {
     "event": PAY,
     "payload": Payment(cents=5),
     "reason": "a mistake",
+    "handlers": {"mail": print},
+    "effect_id": "e:mail",
 }
 """What a method is given besides the wrong argument."""
 
@@ -173,7 +178,7 @@ INTERNAL = {
         "Transaction.confirm",
         "Transaction.end",
     ),
-    *("Transaction.add", "Transaction.who"),
+    *("Transaction.add", "Transaction.who", "Transaction.run_afterwards", "Transaction.is_overtaken_by"),
 }
 """Methods that only the library calls."""
 
