@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +11,8 @@ from tai_state.conflicts.merging import FieldMerge, FieldStrategy, checked_field
 from tai_state.conflicts.resolutions import Resolution, same
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, check_resolver, path_of, ranked
 from tai_state.conflicts.rivals import Rival
-from tai_state.errors import ConflictResolutionFailed, InvalidData, SerializationError
-from tai_state.machines.checks import check_definition
-from tai_state.machines.definition import Definition
+from tai_state.errors import ConflictResolutionFailed, SerializationError
+from tai_state.machines.catalogue import Catalogue, Definitions
 from tai_state.machines.envelope import MachineRecord, unseal
 from tai_state.machines.history import machine_in
 
@@ -34,8 +33,8 @@ class MachineMerge:
     state since both sides parted is taken against all rules and invariants. So a forced step resolves the conflict.
 
     Of several definitions of one name, the one counts under which the machine was written that is taken; if that one
-    is not given, or does not know both states, the one of the greatest version that does. With none, a merge that needs
-    one fails.
+    is not given, or does not know both states, the newest one. If that does not know them, a merge that needs a
+    definition fails.
 
     Args:
         definitions: the definition of the machines, or several; also older ones, under which machines are stored.
@@ -51,14 +50,14 @@ class MachineMerge:
 
     def __init__(
         self,
-        definitions: Definition[Any, Any] | Sequence[Definition[Any, Any]],
+        definitions: Definitions,
         strategies: Mapping[str, FieldStrategy] | None = None,
         default: FieldStrategy = "last",
         *,
         removal_wins: bool = False,
         others: Resolver = _LAST_WRITE_WINS,
     ) -> None:
-        self._definitions = _all_of(definitions)
+        self._catalogue = Catalogue(definitions)
         fields: dict[str, FieldStrategy] = {"machine": "last"}
         fields.update({f"context.{field}": each for field, each in checked_fields(strategies).items()})
         self._fields = FieldMerge(fields, default, removal_wins=removal_wins)
@@ -102,7 +101,7 @@ class MachineMerge:
         if before.name != after.name:
             return f"they are machines of two kinds, {before.name!r} and {after.name!r}: {_MAKE_EQUAL}"
         states = (before.state, after.state) if is_step else (taken.state,)
-        definition = self._knowing(taken, states)
+        definition = self._catalogue.merging(taken, states)
         if definition is None:
             known = f"the machine {taken.name!r} in {' and in '.join(states)}"
             return f"no definition at hand knows {known}: give MachineMerge the one that wrote it"
@@ -117,27 +116,6 @@ class MachineMerge:
         found = () if is_forced else (each.violation(present) for each in definition.invariants)
         broken = next((violation for violation in found if violation is not None), None)
         return None if broken is None else f"their merge would break an invariant: {broken}: {_advice(after)}"
-
-    def _knowing(self, taken: MachineRecord, states: Sequence[str]) -> Definition[Any, Any] | None:
-        """The definition by which a merge is judged; None if none knows these states of the machine."""
-        knowing = [
-            each for each in self._definitions if each.name == taken.name and all(key in each.keys for key in states)
-        ]
-        return max(knowing, key=lambda each: (each.hash == taken.definition, each.version), default=None)
-
-
-def _all_of(definitions: object) -> tuple[Definition[Any, Any], ...]:
-    """One definition, or several, as several.
-
-    Raises:
-        InvalidData: it is something else, or none.
-    """
-    given: tuple[Any, ...] = tuple(definitions) if isinstance(definitions, Sequence) else (definitions,)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if not given:
-        raise InvalidData("definitions must name at least one definition")
-    for each in given:
-        check_definition(each)
-    return given
 
 
 def _is_still(base: dict[str, Any] | None, *machines: MachineRecord) -> bool:

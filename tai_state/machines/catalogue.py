@@ -62,12 +62,21 @@ class Catalogue:
         return self._knowing(record, path, self.newest.get(record.name), self.of(record))
 
     def moving(self, record: MachineRecord, path: str) -> Definition[Any, Any]:
-        """The definition to take a time-out by: the one that the machine was written under, or the newest of its name.
+        """The definition to move a machine by: the one that it was written under, or the newest of its name.
 
         Raises:
             UnknownMachineState: neither is at hand and knows its state.
         """
         return self._knowing(record, path, self.of(record), self.newest.get(record.name))
+
+    def merging(self, record: MachineRecord, states: Sequence[str]) -> Definition[Any, Any] | None:
+        """The definition to judge a merge by: the one that the machine taken was written under, or the newest.
+
+        Returns:
+            None if neither is at hand and knows all these states.
+        """
+        there = self.of(record), self.newest.get(record.name)
+        return next((each for each in there if each is not None and all(state in each.keys for state in states)), None)
 
     def _knowing(
         self, record: MachineRecord, path: str, *definitions: Definition[Any, Any] | None

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
-from tai_state.errors import GovernorNotFound, Inconsistent, InvalidData, TaiStateError
+from tai_state.errors import GovernorNotFound, Inconsistent, TaiStateError
 from tai_state.history.essentials import all_governors
-from tai_state.machines.checks import check_definition
+from tai_state.machines.catalogue import Catalogue, Definitions
 from tai_state.machines.completing import EffectHandler, EffectsReport, check_handlers
-from tai_state.machines.definition import Definition
 from tai_state.machines.envelope import MachineRecord
 from tai_state.machines.history import machine_in
 from tai_state.machines.persistent import PersistentMachine
 from tai_state.streams import reading
 from tai_state.streams.core import Core, HasCore, core_of
-from tai_state.values.checks import check_items, check_seconds
+from tai_state.values.checks import check_seconds
 from tai_state.values.metadata import ChangeMetadata, check_default
 from tai_state.values.states import JsonSnapshot
 
@@ -26,7 +25,7 @@ _log = logging.getLogger("tai_state.machines")
 
 async def run_effects(
     store: HasCore,
-    definitions: Iterable[Definition[Any, Any]],
+    definitions: Definitions,
     handlers: Mapping[str, EffectHandler[Any, Any]],
     metadata: ChangeMetadata | None = None,
     *,
@@ -39,7 +38,7 @@ async def run_effects(
 
     Args:
         store: an open store.
-        definitions: the definitions of the machines; the effects of others are left.
+        definitions: the definition of the machines, or several; the effects of others are left.
         handlers: by the name of an effect, the function that has it.
         metadata: who records that effects are done; by default, what the store was made with.
         governor_id: the governor whose machines these are; by default, all of them.
@@ -49,10 +48,7 @@ async def run_effects(
         InvalidData: an argument is not valid; nothing was run.
         GovernorNotFound: nothing was ever written under this governor.
     """
-    core = core_of(store)
-    known = check_items(definitions, lambda: InvalidData("definitions must be a list of what define() returns"))
-    for definition in known:
-        check_definition(definition)
+    core, catalogue = core_of(store), Catalogue(definitions)
     check_handlers(handlers)
     check_default(metadata)
     core.who(metadata)
@@ -64,7 +60,9 @@ async def run_effects(
         async for state in states:
             found = machine_in(state.data)
             if found is not None and found.effects:
-                report = report.with_report(await _run(core, state, found, known, handlers, metadata, timeout_seconds))
+                report = report.with_report(
+                    await _run(core, state, found, catalogue, handlers, metadata, timeout_seconds)
+                )
     for each in damaged:
         report = report.with_failure(each.path, each)
     return report
@@ -74,23 +72,22 @@ async def _run(
     core: Core,
     state: JsonSnapshot,
     found: MachineRecord,
-    definitions: Sequence[Definition[Any, Any]],
+    catalogue: Catalogue,
     handlers: Mapping[str, EffectHandler[Any, Any]],
     metadata: ChangeMetadata | None,
     timeout_seconds: float,
 ) -> EffectsReport:
     """Run the pending effects of one machine."""
-    of_name = [each for each in definitions if each.name == found.name]
-    if not of_name:
+    if found.name not in catalogue.newest:
         return EffectsReport(left=len(found.effects))
-    definition = next((each for each in of_name if each.hash == found.definition), of_name[-1])
-    machine = PersistentMachine(core, core.layout.stream(state.governor_id, state.state_id), definition, metadata)
+    stream = core.layout.stream(state.governor_id, state.state_id)
     try:
+        machine = PersistentMachine(core, stream, catalogue.moving(found, stream.state), metadata)
         return await machine.run_effects(handlers, timeout_seconds=timeout_seconds)
     except TaiStateError as error:
         ids = {"governor_id": state.governor_id, "state_id": state.state_id}
         _log.warning("the effects of a machine were not run: %s", error, extra=ids)
-        return EffectsReport().with_failure(machine.stream.state, error)
+        return EffectsReport().with_failure(stream.state, error)
 
 
 async def _states(

@@ -99,7 +99,7 @@ async def test_what_cannot_be_run_is_refused_before_anything_is(place: Place):
         await (await packed(store)).transition_to(Parcel.Sent, SEND)
         for arguments in (
             (None, [PARCEL], had.handlers, METADATA),
-            (store, PARCEL, had.handlers, METADATA),
+            (store, [], had.handlers, METADATA),
             (store, [Parcel], had.handlers, METADATA),
             (store, [PARCEL], None, METADATA),
             (store, [PARCEL], had.handlers, None),
