@@ -22,7 +22,7 @@ def test_an_example_prints_what_it_says(example: Path, tmp_path: Path) -> None:
     check_example(example, tmp_path, {})
 
 
-@pytest.mark.parametrize("name", ["coordinator"])
+@pytest.mark.parametrize("name", ["coordinator", "request"])
 def test_an_example_of_machines_runs_on_firestore(name: str, tmp_path: Path, firestore_project: str) -> None:
     """The same example, its killed process included, prints the same on the emulator."""
     check_example(FOLDER / f"{name}.py", tmp_path, {"TAI_STATE_STORE": f"firestore://{firestore_project}"})
