@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 import pytest
 
 import tai_state
-from tai_state import TaiStateError, adapters, machines
+from tai_state import TaiStateError, adapters, machines, web
 from tai_state.engines import api
 from tai_state.machines import ready
 
 ERRORS = [each for each in vars(tai_state).values() if isinstance(each, type) and issubclass(each, TaiStateError)]
 
-PUBLIC = (tai_state, machines, ready, adapters)
+PUBLIC = (tai_state, machines, ready, adapters, web)
 """The modules whose names are public: the root, those of machines, whose names would collide with everybody's, and
 those of adapters, whose libraries are optional."""
 
