@@ -87,6 +87,7 @@ def proof(session: nox.Session) -> None:
         "tests/streams/test_histories.py",
         "tests/conflicts/test_sync.py",
         "tests/locks/test_processes.py",
+        "tests/machines/test_machine_walks.py",
         env={**SAFE, "TAI_STATE_PROOF": "1"},
     )
 
