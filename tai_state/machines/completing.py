@@ -20,7 +20,7 @@ from tai_state.streams import writing
 from tai_state.streams.changes import Known
 from tai_state.streams.core import Core
 from tai_state.streams.layout import Stream
-from tai_state.streams.planning import Composition
+from tai_state.streams.planning import Composition, Draft
 from tai_state.streams.repeating import COMPUTED
 from tai_state.streams.writing import Intent
 from tai_state.values.checks import check_callable
@@ -147,7 +147,7 @@ class Completion:
         check_text(effect_id, "effect_id")
         reasoned = who if is_reasoned else msgspec.structs.replace(who, reason=f"Effect: {effect_id}")
         intent = Intent(reasoned, EFFECT_DONE, payload={"effect": effect_id})
-        self.made = writing.draft(core, stream, intent, state=COMPUTED)
+        self.made: Draft = writing.draft(core, stream, intent, state=COMPUTED)
         self._core = core
         self._stream = stream
         self._effect_id = effect_id

@@ -26,9 +26,9 @@ from tai_state.values.checks import whole_option
 
 try:
     from hypothesis import strategies as st
-except ModuleNotFoundError as error:
-    needed = 'strategies of machines need the extra hypothesis: run: pip install "tai-state[hypothesis]"'
-    raise ModuleNotFoundError(needed, name=error.name) from error
+except ModuleNotFoundError as _error:
+    _needed = 'strategies of machines need the extra hypothesis: run: pip install "tai-state[hypothesis]"'
+    raise ModuleNotFoundError(_needed, name=_error.name) from _error
 
 T = TypeVar("T", bound=MachineState)
 

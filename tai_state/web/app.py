@@ -13,9 +13,9 @@ try:
     from starlette.responses import Response
     from starlette.routing import Route
     from starlette.types import ASGIApp, Receive, Scope, Send
-except ModuleNotFoundError as error:
-    what = 'the monitoring endpoint needs the extra web: run: pip install "tai-state[web]"'
-    raise ModuleNotFoundError(what, name=error.name) from error
+except ModuleNotFoundError as _error:
+    _needed = 'the monitoring endpoint needs the extra web: run: pip install "tai-state[web]"'
+    raise ModuleNotFoundError(_needed, name=_error.name) from _error
 
 from tai_state.errors import TaiStateError
 from tai_state.machines.catalogue import Catalogue, Definitions
