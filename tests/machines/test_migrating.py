@@ -314,6 +314,7 @@ async def test_a_lost_answer_moves_no_machine_twice(memory_places: Places, fault
 
 KILLED = """
 import sys, anyio
+sys.path.insert(0, "")
 from order_versions import ORDER_NOW
 from tai_state import open_store
 from tai_state.machines import migrate_machines

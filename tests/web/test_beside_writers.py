@@ -28,6 +28,12 @@ ROUND = (STATES.Computing, STATES.Aggregating, STATES.Committing, STATES.Ready)
 NAMES = [state.name for state in ROUND]
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """One event loop will do: what is asked is whether the store gives one version."""
+    return "asyncio"
+
+
 def version_of(step: dict[str, Any], epoch: int) -> int:
     """The version of the event of a step: a round of four steps is an epoch."""
     return 4 * epoch + 2 + NAMES.index(step["to"])
