@@ -536,10 +536,13 @@ class TransitionRefused(TaiStateError):
     exit_code: ClassVar[int] = 3
 
     def __str__(self) -> str:
+        from_state = f" from {self.from_state}" if self.from_state else ""
         to_state = f" to {self.to_state}" if self.to_state else ""
         rule = f" (rule {self.rule!r})" if self.rule else ""
-        allowed = ", ".join(self.allowed) or "nothing"
-        return f"{self.machine}: {self.verb} from {self.from_state}{to_state}: {self.reason}{rule}; allowed: {allowed}"
+        return f"{self.machine}: {self.verb}{from_state}{to_state}: {self.reason}{rule}; {self._advice()}"
+
+    def _advice(self) -> str:
+        return f"allowed: {', '.join(self.allowed) or 'nothing'}"
 
     verb: ClassVar[str] = "no step"
 
@@ -569,11 +572,15 @@ class InvariantViolation(TransitionRefused):
 class ConcurrentModification(TransitionRefused):
     """The machine is not at the version that its caller expected; ``actual`` is the version that it is at.
 
-    Raised only where the caller gave ``expected``. What to do: read the machine, and decide anew.
+    Raised only where the caller gave ``expected``. ``from_state`` is empty if it is not known. What to do: read the
+    machine, and decide anew.
     """
 
     actual: int
-    verb: ClassVar[str] = "another writer was faster than the step"
+    verb: ClassVar[str] = "wrong version for the step"
+
+    def _advice(self) -> str:
+        return "read it again and decide again"
 
 
 @dataclass(eq=False)
