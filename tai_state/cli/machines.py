@@ -142,7 +142,8 @@ def show(
         else:
             print_facts(facts, as_json=False, columns=("field", "value"))
             print_line("")
-            print_table(["to", "refused because"], [[each.to, each.refused_because or ""] for each in allowed])
+            said = [[each.to, "allowed" if (why := each.refused_because) is None else f"refused: {why}"] for each in allowed]
+            print_table(["to", "if asked for now"], said)
         damage.end()
 
     run(command)

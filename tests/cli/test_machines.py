@@ -128,6 +128,9 @@ def test_show(inside: Inside) -> None:
         {"to": "Delivered", "refused_because": "Transition rule 'ShippedToDelivered' failed"},
         {"to": "Lost", "refused_because": None},
     ]
+    lines = [line.split(maxsplit=1) for line in inside("machines", "show", "shop", "new", *ORDERS).out.splitlines()]
+    assert ["Placed", "refused: no rule leads there"] in lines
+    assert ["Lost", "allowed"] in lines
     old = inside("machines", "show", "shop", "paid", *ORDERS, "--json").json()
     assert [each["to"] for each in old["allowed"] if each["refused_because"] is None] == ["Shipped", "Lost"]
     assert old["due"] is None
