@@ -135,7 +135,7 @@ def test_show(inside: Inside) -> None:
     assert [each["to"] for each in old["allowed"] if each["refused_because"] is None] == ["Shipped", "Lost"]
     assert old["due"] is None
     job = inside("machines", "show", "work", "job", *ALL)
-    assert "Running  it takes what the state carries: worker" in job.out
+    assert "Running  refused: it takes what the state carries: worker" in job.out
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ async def test_an_expected_version_is_kept(place: Place):
 
 
 @pytest.mark.parametrize("seen_before", [False, True])
-async def test_a_version_that_is_still_to_come_is_refused(store: StateStore, seen_before: bool):
+async def test_a_version_that_is_still_to_come_is_refused(store: StateStore, *, seen_before: bool):
     """A step at a version that the machine has not reached is refused by name, whether the handle knows it or not."""
     known = await paid_order(store)
     machine = known if seen_before else order(store)
