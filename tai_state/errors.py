@@ -539,12 +539,11 @@ class TransitionRefused(TaiStateError):
         from_state = f" from {self.from_state}" if self.from_state else ""
         to_state = f" to {self.to_state}" if self.to_state else ""
         rule = f" (rule {self.rule!r})" if self.rule else ""
-        return f"{self.machine}: {self.verb}{from_state}{to_state}: {self.reason}{rule}; {self._advice()}"
-
-    def _advice(self) -> str:
-        return f"allowed: {', '.join(self.allowed) or 'nothing'}"
+        advice = self.advice or f"allowed: {', '.join(self.allowed) or 'nothing'}"
+        return f"{self.machine}: {self.verb}{from_state}{to_state}: {self.reason}{rule}; {advice}"
 
     verb: ClassVar[str] = "no step"
+    advice: ClassVar[str] = ""
 
 
 @dataclass(eq=False)
@@ -572,15 +571,12 @@ class InvariantViolation(TransitionRefused):
 class ConcurrentModification(TransitionRefused):
     """The machine is not at the version that its caller expected; ``actual`` is the version that it is at.
 
-    Raised only where the caller gave ``expected``. ``from_state`` is empty if it is not known. What to do: read the
-    machine, and decide anew.
+    Raised only where the caller gave ``expected``. What to do: read the machine, and decide anew.
     """
 
     actual: int
     verb: ClassVar[str] = "wrong version for the step"
-
-    def _advice(self) -> str:
-        return "read it again and decide again"
+    advice: ClassVar[str] = "read it again and decide again"
 
 
 @dataclass(eq=False)
