@@ -536,12 +536,14 @@ class TransitionRefused(TaiStateError):
     exit_code: ClassVar[int] = 3
 
     def __str__(self) -> str:
+        from_state = f" from {self.from_state}" if self.from_state else ""
         to_state = f" to {self.to_state}" if self.to_state else ""
         rule = f" (rule {self.rule!r})" if self.rule else ""
-        allowed = ", ".join(self.allowed) or "nothing"
-        return f"{self.machine}: {self.verb} from {self.from_state}{to_state}: {self.reason}{rule}; allowed: {allowed}"
+        advice = self.advice or f"allowed: {', '.join(self.allowed) or 'nothing'}"
+        return f"{self.machine}: {self.verb}{from_state}{to_state}: {self.reason}{rule}; {advice}"
 
     verb: ClassVar[str] = "no step"
+    advice: ClassVar[str] = ""
 
 
 @dataclass(eq=False)
@@ -573,7 +575,8 @@ class ConcurrentModification(TransitionRefused):
     """
 
     actual: int
-    verb: ClassVar[str] = "another writer was faster than the step"
+    verb: ClassVar[str] = "wrong version for the step"
+    advice: ClassVar[str] = "read it again and decide again"
 
 
 @dataclass(eq=False)

@@ -34,7 +34,7 @@ from tai_state.machines.envelope import MachineRecord, read_envelope, unseal
 from tai_state.machines.history import MachineEventRecord, machine_event
 from tai_state.machines.migrating import MigrationReport, migrate_machines
 from tai_state.machines.migrations import Migration, check_migration
-from tai_state.machines.outlook import outlooks
+from tai_state.machines.outlook import Outlook, outlooks
 from tai_state.machines.reports import MachinesReport
 from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
@@ -142,10 +142,14 @@ def show(
         else:
             print_facts(facts, as_json=False, columns=("field", "value"))
             print_line("")
-            print_table(["to", "refused because"], [[each.to, each.refused_because or ""] for each in allowed])
+            print_table(["to", "if asked for now"], [[each.to, _said(each)] for each in allowed])
         damage.end()
 
     run(command)
+
+
+def _said(outlook: Outlook) -> str:
+    return "allowed" if outlook.refused_because is None else f"refused: {outlook.refused_because}"
 
 
 async def _machine(store: StateStore, governor: str, state: str) -> tuple[str, dict[str, Any], MachineRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 from collections.abc import Generator
@@ -91,7 +92,9 @@ def _listening(host: str, port: int) -> Generator[socket.socket, None, None]:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise UsageError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
+        is_taken = error.errno == errno.EADDRINUSE
+        why = "the port is in use; `--port 0` takes a free one" if is_taken else error.strerror or error
+        raise UsageError(f"cannot listen at {host}, port {port}: {why}") from error
     with listener:
         yield listener
 

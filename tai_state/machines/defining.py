@@ -23,7 +23,7 @@ from tai_state.machines.soundness import (
     check_texts,
     keys_of,
 )
-from tai_state.machines.states import S, StateKey, key_of, name_of
+from tai_state.machines.states import ComponentState, DataState, S, StateKey, key_of, name_of
 from tai_state.machines.tables import tables_of
 from tai_state.values.ids import VERSION_MAX
 
@@ -100,6 +100,8 @@ def define(
     keys = keys_of(name, states)
     if isinstance(initial, type):
         raise InvalidDefinition(name, f"initial must be a state with its data, not the class {initial.__name__}")
+    if not isinstance(initial, ComponentState | DataState):
+        raise InvalidDefinition(name, f"initial must be a state of this machine, not {initial!r}")
     all_starts = tuple(dict.fromkeys((key_of(initial), *starts)))
     for each, where in ((all_starts, "initial or starts"), (dead_ends, "dead_ends"), (unreached, "unreached")):
         check_states_named(name, keys, each, where)

@@ -353,8 +353,9 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         """The error for a machine that is not at the version that its caller expected."""
         from_state, allowed = "", tuple[str, ...]()
         with suppress(TaiStateError):  # the conflict itself is what the caller has to know
-            state = unseal(self.definition, conflict.events[-1].to_state, conflict.path).present.state
-            from_state, allowed = name_of(key_of(state)), self.definition.allowed(state)
+            for newest in conflict.events[-1:]:  # there is none if the caller expected a version that is still to come
+                state = unseal(self.definition, newest.to_state, conflict.path).present.state
+                from_state, allowed = name_of(key_of(state)), self.definition.allowed(state)
         reason = f"the machine is at version {conflict.actual}, not at {conflict.expected}"
         return ConcurrentModification(conflict.path, from_state, to_state, "", reason, allowed, conflict.actual)
 

@@ -229,5 +229,5 @@ def _check_unique(name: str, what: str, names: Iterable[object]) -> None:
     seen: set[object] = set()
     for each in names:
         if each in seen:
-            raise InvalidDefinition(name, f"two {what} are named {each!r}")
+            raise InvalidDefinition(name, f"two {what} are named {each!r}: give one another name")
         seen.add(each)

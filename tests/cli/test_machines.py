@@ -128,11 +128,14 @@ def test_show(inside: Inside) -> None:
         {"to": "Delivered", "refused_because": "Transition rule 'ShippedToDelivered' failed"},
         {"to": "Lost", "refused_because": None},
     ]
+    lines = [line.split(maxsplit=1) for line in inside("machines", "show", "shop", "new", *ORDERS).out.splitlines()]
+    assert ["Placed", "refused: no rule leads there"] in lines
+    assert ["Lost", "allowed"] in lines
     old = inside("machines", "show", "shop", "paid", *ORDERS, "--json").json()
     assert [each["to"] for each in old["allowed"] if each["refused_because"] is None] == ["Shipped", "Lost"]
     assert old["due"] is None
     job = inside("machines", "show", "work", "job", *ALL)
-    assert "Running  it takes what the state carries: worker" in job.out
+    assert "Running  refused: it takes what the state carries: worker" in job.out
 
 
 @pytest.mark.parametrize(

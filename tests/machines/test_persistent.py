@@ -225,6 +225,23 @@ async def test_an_expected_version_is_kept(place: Place):
         assert (await machine.transition_to(Order.Shipped, SHIP, expected=3)).version == 4
 
 
+@pytest.mark.parametrize("seen_before", [False, True])
+async def test_a_version_that_is_still_to_come_is_refused(store: StateStore, *, seen_before: bool):
+    """A step at a version that the machine has not reached is refused by name, whether the handle knows it or not."""
+    known = await paid_order(store)
+    machine = known if seen_before else order(store)
+    for call in (
+        lambda: machine.transition_to(Order.Shipped, SHIP, expected=7),
+        lambda: machine.fire(PAY, ENOUGH, expected=7),
+        lambda: machine.force_state(Order.Lost, "burnt", expected=7),
+    ):
+        with pytest.raises(ConcurrentModification, match="at version 2, not at 7; read it again") as refused:
+            await call()
+        assert (refused.value.actual, refused.value.from_state) == (2, "")
+        assert " from " not in str(refused.value)
+    assert (await machine.get()).version == 2
+
+
 async def test_a_step_with_an_id_is_taken_once(place: Place):
     """The same call again gives the first result, also after a restart, and though the machine has moved on since."""
     async with place.store() as store:

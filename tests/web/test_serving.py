@@ -112,11 +112,11 @@ def test_what_cannot_be_served(program: Program, code: int, error: str, options:
 
 
 def test_a_port_that_is_taken(program: Program) -> None:
-    """A port at which another program listens is named."""
+    """A port at which another program listens is named, and how to get another one."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         failed = program("serve", "--json", "--app", "nodes:ONE", "--port", str(port)).error(2)
-        assert str(port) in failed["message"]
+        assert f"port {port}: the port is in use; `--port 0` takes a free one" in failed["message"]
 
 
 def test_without_the_extra_its_name_is_told(program: Program) -> None:
