@@ -203,10 +203,8 @@ def _verdict(
     trigger = trigger_in(said)
     if trigger is None:
         raise SerializationError(path, "holds an event that does not say what caused its step")
-    if isinstance(trigger, Timeout):
-        rule = definition.tables.timeouts.get(key_of(before.state))
-        if rule is not None and rule.targets == (key_of(after.state),):
-            return judge_time_out(definition, before)
+    if isinstance(trigger, Timeout) and TO not in said:
+        return judge_time_out(definition, before, facts)
     if isinstance(trigger, Event) and TO not in said:
         edges = definition.tables.events.get((key_of(before.state), trigger.event))
         brings: Any = None if edges is None else edges[0][1].event

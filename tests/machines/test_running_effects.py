@@ -15,7 +15,7 @@ from tai_state.machines import ComponentState, EffectsReport, allow, check_machi
 
 from ..support.parcels import PARCEL, SEND, Had, Parcel, packed, parcel, parcel_with
 from ..support.processes import started
-from ..support.stores import GOVERNOR, METADATA, Place, edit
+from ..support.stores import GOVERNOR, METADATA, Place, Places, edit
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +65,29 @@ async def test_what_fails_stops_no_other_machine(place: Place):
         report = await run_effects(store, [PARCEL, box], had.handlers, METADATA)
         assert (report.done, report.failed_count) == (3, 2)
         assert [what for what, _ in report.failed] == ["governors/bank/states/b", "governors/bank/states/a"]
+
+
+@pytest.mark.parametrize("first", ["newest", "oldest"])
+async def test_the_newest_definition_counts_if_the_machines_own_is_not_given(memory_places: Places, first: str):
+    """The version decides, not the order in which definitions are given; one alone needs no list."""
+    lean = define("parcel", Lean, initial=Lean.Packed, rules=[], dead_ends=[Lean.Packed])
+    newest = define(
+        "parcel", Parcel, initial=Parcel.Packed, version=3, rules=[allow(Parcel.Packed, [Parcel.Sent, Parcel.Arrived])],
+        dead_ends=[Parcel.Sent, Parcel.Arrived],
+    )  # fmt: skip
+    given = [newest, lean] if first == "newest" else [lean, newest]
+    async with memory_places.new().store() as store:
+        for name in ("a", "b"):
+            await (await packed(store, name)).transition_to(Parcel.Sent, SEND)
+        handlers = {"charge": Had().handlers["charge"]}
+        assert await run_effects(store, given, handlers, METADATA) == EffectsReport(done=2, left=2)
+        assert await run_effects(store, newest, Had().handlers, METADATA) == EffectsReport(done=2)
+
+
+class Lean(ComponentState):
+    """A parcel that is never sent."""
+
+    Packed = described("Stays")
 
 
 class Box(ComponentState):
