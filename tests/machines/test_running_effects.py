@@ -12,6 +12,8 @@ import pytest
 
 from tai_state import ANY, GovernorNotFound, InvalidData, errors, open_store
 from tai_state.machines import ComponentState, EffectsReport, allow, check_machines, define, described, run_effects
+from tai_state.streams import writing
+from tai_state.streams.writing import Intent
 
 from ..support.parcels import PARCEL, SEND, Had, Parcel, packed, parcel, parcel_with
 from ..support.processes import started
@@ -187,3 +189,18 @@ async def test_a_check_finds_nothing_wrong_with_effects(place: Place):
         data["machine"]["epoch"] = 7
         await store.update_state(GOVERNOR, "p", data, METADATA, expected=ANY, action="effect")
         assert not (await check_machines(store, PARCEL)).consistent
+
+
+@pytest.mark.parametrize("effects", [[], ["charge"], ["charge", "mail", "mail"], ["mail", "charge"]])
+async def test_a_check_finds_a_step_without_its_effects(memory_places: Places, effects: list[str]):
+    """A step that was written past the machine is illegal if it lacks an effect of its rule, or has another one."""
+    async with memory_places.new().store() as store:
+        machine = await packed(store)
+        data = (await store.get_state(GOVERNOR, "p")).data
+        data["machine"] |= {"state": "Sent", "effects": [{"id": f"x:{name}", "name": name} for name in effects]}
+        said = {"trigger": {"type": "command", "command": "send"}, "to": "Sent"}
+        intent = Intent(METADATA, "transition", "x", payload=said)
+        await writing.save(store.core, machine.stream, data, intent, 1, None)
+        [finding] = (await check_machines(store, PARCEL)).findings
+        assert (finding.kind, finding.version) == ("illegal", 2)
+        assert "its effects are not what the step gives" in finding.message
