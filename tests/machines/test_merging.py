@@ -503,6 +503,21 @@ async def test_effects_that_either_side_has_done_are_done(stores: list[StateStor
     assert [each["id"] for each in found["machine"]["effects"]] == ["ran:log"]
 
 
+async def test_an_effect_that_was_written_by_hand_is_kept(stores: list[StateStore]):
+    """To put another effect in the place of one is more than to record that one as done."""
+    served = pump(allow(Pump.Off, Pump.Running, effects=["bill"]))
+    one = pumped(stores[0], definition=served)
+    await one.initialize(context=Plate())
+    await one.transition_to(Pump.Running, GO, event_id="ran")
+    await sync(*stores[:2])
+    data = await data_of(stores[0])
+    data["machine"]["effects"] = [{"id": "by hand", "name": "bill"}]
+    await stores[0].update_state(GOVERNOR, "P", data, METADATA, expected=ANY)
+    await stores[1].log_event(GOVERNOR, "P", "looked", METADATA)
+    found = await merged(*stores[:2], MachineMerge(served))
+    assert [each["id"] for each in found["machine"]["effects"]] == ["by hand"]
+
+
 @pytest.mark.parametrize("wrong", [None, 5, [], ["pump"], {}, Pump])
 def test_what_is_no_definition_is_refused(wrong: Any):
     """Something else than definitions is named before anything is merged."""
