@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,8 +13,10 @@ from tai_state.conflicts.resolvers import LastWriteWins, Resolver, check_resolve
 from tai_state.conflicts.rivals import Rival
 from tai_state.errors import ConflictResolutionFailed, SerializationError
 from tai_state.machines.catalogue import Catalogue, Definitions
+from tai_state.machines.effects import PendingEffect, with_effects
 from tai_state.machines.envelope import MachineRecord, unseal
 from tai_state.machines.history import machine_in
+from tai_state.values.states import with_data
 
 _LAST_WRITE_WINS: Final = LastWriteWins()
 _MAKE_EQUAL: Final = "write to one store what is right in the other one, and sync again"
@@ -25,7 +27,8 @@ class MachineMerge:
 
     A machine that one side moved is taken from that side. If both moved it, the later one is taken; later as in
     :class:`~tai_state.conflicts.resolvers.LastWriteWins`. Fields of the context are merged as by
-    :class:`~tai_state.conflicts.merging.FieldMerge`. A change wins over a deletion.
+    :class:`~tai_state.conflicts.merging.FieldMerge`. A change wins over a deletion. Recording effects as
+    done moves no machine: a step on the other side is taken, and these effects stay done.
 
     From the state on the side that is not taken, the merge is a step. It is taken if no rule allows it, but not if a
     rule forbids it, nor if the merged context does not fit its model or an invariant would not hold. Then
@@ -71,13 +74,15 @@ class MachineMerge:
             ConflictResolutionFailed: the two machines cannot be one.
         """
         resolver = self.chosen(ours, theirs)
-        merged = resolver.resolve(ours, theirs, base)
         if resolver is self._others:
-            return merged
-        what = self._objection(*ranked(ours, theirs), base, merged.data)
+            return resolver.resolve(ours, theirs, base)
+        done = [effect for side in (ours, theirs) for effect in _only_done(side.data, base)]
+        one, other = _as_pending(ours, base), _as_pending(theirs, base)
+        merged = resolver.resolve(one, other, base)
+        what = self._objection(*ranked(one, other), base, merged.data)
         if what is not None:
             raise ConflictResolutionFailed(path_of(ours), (ours.clock, theirs.clock), what)
-        return msgspec.structs.replace(merged, strategy="machine_merge")
+        return msgspec.structs.replace(merged, data=_without(merged.data, done), strategy="machine_merge")
 
     def chosen(self, ours: Rival, theirs: Rival) -> Resolver:
         """What merges two versions before rules are asked; not part of the public interface."""
@@ -116,6 +121,33 @@ class MachineMerge:
         found = () if is_forced else (each.violation(present) for each in definition.invariants)
         broken = next((violation for violation in found if violation is not None), None)
         return None if broken is None else f"their merge would break an invariant: {broken}: {_advice(after)}"
+
+
+def _only_done(data: dict[str, Any] | None, base: dict[str, Any] | None) -> tuple[PendingEffect, ...]:
+    """The effects that one side recorded as done, if it did nothing else to the machine."""
+    known, machine = machine_in(base), machine_in(data)
+    if known is None or machine is None or not set(machine.effects) < set(known.effects):
+        return ()
+    if msgspec.structs.replace(machine, effects=known.effects) != known:
+        return ()
+    return tuple([effect for effect in known.effects if effect not in machine.effects])
+
+
+def _as_pending(side: Rival, base: dict[str, Any] | None) -> Rival:
+    """A version with all effects pending that both sides knew, if it only recorded some as done: that is no step."""
+    done, known = _only_done(side.data, base), machine_in(base)
+    if not done or side.data is None or known is None:
+        return side
+    data = with_effects(side.data, known.effects)
+    return msgspec.structs.replace(side, snapshot=with_data(side.snapshot, data))
+
+
+def _without(data: dict[str, Any] | None, done: Sequence[PendingEffect]) -> dict[str, Any] | None:
+    """The data of a merged machine without effects that are done."""
+    machine = machine_in(data)
+    if not done or data is None or machine is None:
+        return data
+    return with_effects(data, [effect for effect in machine.effects if effect not in done])
 
 
 def _is_still(base: dict[str, Any] | None, *machines: MachineRecord) -> bool:

@@ -181,9 +181,10 @@ def asked_time_out(definition: Definition[S, C], key: Any, saying: Saying) -> As
     rule = definition.tables.timeouts.get(key)
     milliseconds = 0 if rule is None or rule.timeout_ms is None else rule.timeout_ms  # without one, it is refused
     intent = saying.intent(StepKind.TRANSITION, Timeout(milliseconds), {})
+    facts = intent.metadata.context
 
     def judge(present: Present[S, C]) -> Verdict[S, C]:
-        return judge_time_out(definition, present)
+        return judge_time_out(definition, present, facts)
 
     return Asked(intent, judge, "")
 

@@ -16,7 +16,7 @@ from tai_state.errors import SerializationError, TaiStateError, UnknownMachineSt
 from tai_state.machines.catalogue import Catalogue
 from tai_state.machines.contexts import Present
 from tai_state.machines.definition import Definition
-from tai_state.machines.effects import EFFECT_DONE, with_effects
+from tai_state.machines.effects import EFFECT_DONE, PendingEffect, effects_of, with_effects
 from tai_state.machines.envelope import (
     MachineRecord,
     Opened,
@@ -26,7 +26,7 @@ from tai_state.machines.envelope import (
     unseal,
 )
 from tai_state.machines.history import machine_in
-from tai_state.machines.judging import Refusal, StepKind, Verdict, judge_event, judge_step, judge_time_out
+from tai_state.machines.judging import Refusal, Step, StepKind, Verdict, judge_event, judge_step, judge_time_out
 from tai_state.machines.payloads import BROUGHT, TO
 from tai_state.machines.states import key_of, name_of
 from tai_state.machines.succession import entered_us
@@ -157,12 +157,15 @@ def _not_allowed(
     after = unseal(definition, event.to_state, path)
     try:
         if event.action == StepKind.INITIALIZE.value:
-            taken = _begun(definition, after.present)
-        elif before is None:
+            begun = _begun(definition, after.present)
+            return begun if isinstance(begun, str) else _difference(definition, begun, (), after, path)
+        if before is None:
             return "there was no machine before it"
-        else:
-            taken = _taken(definition, event, after.present, path)
-        return taken if isinstance(taken, str) else _difference(definition, taken, after, path)
+        taken = _taken(definition, event, after.present, path)
+        if isinstance(taken, str):
+            return taken
+        added = () if taken.rule is None else effects_of(taken.rule, event.event_id)
+        return _difference(definition, taken.after, before.effects + added, after, path)
     except SerializationError:
         raise
     except UnknownMachineState:
@@ -182,13 +185,13 @@ def _begun(definition: Definition[Any, Any], after: Present[Any, Any]) -> Presen
 
 def _taken(
     definition: Definition[Any, Any], event: JsonEvent, after: Present[Any, Any], path: str
-) -> Present[Any, Any] | str:
-    """A machine after a step, as its definition gives it, or why it refuses the step."""
+) -> Step[Any, Any] | str:
+    """A step, as its definition gives it, or why it refuses the step."""
     before = unseal(definition, event.from_state, path).present
     verdict = _verdict(definition, event, before, after, path)
     if isinstance(verdict, Refusal):
         return verdict.reason if verdict.rule in verdict.reason else f"{verdict.reason} (rule {verdict.rule!r})"
-    return verdict.after
+    return verdict
 
 
 def _verdict(
@@ -203,10 +206,8 @@ def _verdict(
     trigger = trigger_in(said)
     if trigger is None:
         raise SerializationError(path, "holds an event that does not say what caused its step")
-    if isinstance(trigger, Timeout):
-        rule = definition.tables.timeouts.get(key_of(before.state))
-        if rule is not None and rule.targets == (key_of(after.state),):
-            return judge_time_out(definition, before)
+    if isinstance(trigger, Timeout) and TO not in said:
+        return judge_time_out(definition, before, facts)
     if isinstance(trigger, Event) and TO not in said:
         edges = definition.tables.events.get((key_of(before.state), trigger.event))
         brings: Any = None if edges is None else edges[0][1].event
@@ -216,7 +217,11 @@ def _verdict(
 
 
 def _difference(
-    definition: Definition[Any, Any], taken: Present[Any, Any], found: Opened[Any, Any], path: str
+    definition: Definition[Any, Any],
+    taken: Present[Any, Any],
+    pending: tuple[PendingEffect, ...],
+    found: Opened[Any, Any],
+    path: str,
 ) -> str | None:
     """How a stored machine differs from the one that a step gives; None if it does not."""
     record = found.record
@@ -229,6 +234,8 @@ def _difference(
             return f"its {name} is not what the step gives{told}"
     if record.definition == definition.hash and due["machine"].get("due") != record.due:
         return f"its time-out is due at {record.due}, and should be at {due['machine'].get('due')}"
+    if record.effects != pending:
+        return "its effects are not what the step gives"
     if record.values and "values" not in stored["machine"]:
         return f"{record.state!r} carries nothing, and it carries something"
     return None if due.get("context") == stored.get("context") else "its context is not what the step gives"

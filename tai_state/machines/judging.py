@@ -172,14 +172,20 @@ def judge_event(
     return _judged(definition, present, starmap(seen, edges))
 
 
-def judge_time_out(definition: Definition[S, C], present: Present[S, C]) -> Verdict[S, C]:
-    """Judge the step that a timer takes in the machine's state."""
+def judge_time_out(definition: Definition[S, C], present: Present[S, C], metadata: Mapping[str, str]) -> Verdict[S, C]:
+    """Judge the step that a timer takes in the machine's state.
+
+    Args:
+        definition: what decides.
+        present: the machine before the step.
+        metadata: the facts of the timer for obligations.
+    """
     rule = definition.tables.timeouts.get(key_of(present.state))
     if rule is None or rule.targets is None or rule.timeout_ms is None:
         return _invalid(definition, present, "", "", "this state has no time-out")
     to_state = _entered(rule.targets[0], rule, None)
     trigger = Timeout(rule.timeout_ms)
-    context = TransitionContext(present.state, to_state, present.epoch, present.context, trigger)
+    context = TransitionContext(present.state, to_state, present.epoch, present.context, trigger, metadata)
     return _settled(definition, present, context, rule, None)
 
 

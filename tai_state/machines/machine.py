@@ -242,7 +242,7 @@ class StateMachine(Generic[S, C]):
             rule = self.definition.tables.timeouts.get(key_of(self._present.state))
             if rule is None or rule.timeout_ms is None or began - self._entered_ns < rule.timeout_ms * 1_000_000:
                 return None
-            return self._taken(judge_time_out(self.definition, self._present), began)
+            return self._taken(judge_time_out(self.definition, self._present, NO_FACTS), began)
 
     def force_state(self, new_state: S, reason: str) -> TransitionRecord[S]:
         """Put the machine into a state against all rules, for recovery. It is recorded, and logged as a warning.

@@ -10,7 +10,7 @@ import msgspec
 from tai_state.machines.contexts import AfterCommit, C, EventContext, P, TransitionContext
 from tai_state.machines.events import MachineEvent
 from tai_state.machines.states import S, StateKey, facts_of, is_key, key_of, name_of
-from tai_state.values.checks import seconds_option
+from tai_state.values.checks import check_items, seconds_option
 
 Proof: TypeAlias = bool | str
 """The answer of a guard or an obligation: True, or False, or a text that says why not."""
@@ -165,7 +165,7 @@ def _rule(sources: Any, targets: Any, *, name: Any = None, on: Any = None, effec
         sources=sources,
         targets=targets,
         event=on,
-        effects=tuple(effects),
+        effects=_effects(effects),
         **more,
     )
 
@@ -223,9 +223,18 @@ def time_out(
         sources=sources,
         targets=targets,
         timeout_ms=round(seconds_option(seconds, "seconds") * 1000),
-        effects=tuple(effects),
+        effects=_effects(effects),
         after_commit=after_commit,
     )
+
+
+def _effects(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of effects.
+
+    Raises:
+        TypeError: they are one text, or nothing to go through.
+    """
+    return check_items(names, lambda: TypeError(f"effects must be a list of names, not {names!r}"))
 
 
 def _keys(states: Any) -> tuple[Any, ...] | None:

@@ -122,9 +122,13 @@ def check_effects(name: str, rules: Sequence[Rule[Any, Any]]) -> None:
     """Check that the effects of a step can be told apart, and that a machine has room for them.
 
     Raises:
-        InvalidDefinition: a rule names an effect twice, or too many.
+        InvalidDefinition: a rule names an effect twice, or too many, or a name would make ids that are not unique.
     """
     for rule in rules:
+        wrong = [each for each in rule.effects if not each or ":" in str(each)]
+        if wrong:
+            what = f"an effect of the rule {rule.name!r} is named {wrong[0]!r}"
+            raise InvalidDefinition(name, f"{what}: a name is not empty and has no colon, which its id puts before it")
         _check_unique(name, f"effects of the rule {rule.name!r}", rule.effects)
         if len(rule.effects) > EFFECTS_MAX:
             raise InvalidDefinition(name, f"a step has {EFFECTS_MAX} effects at most; {rule.name!r} has more")

@@ -81,7 +81,7 @@ class Given(Generic[S, C]):
 
     def when_timed_out(self) -> Outcome[S, C]:
         """Let the time of its state run out."""
-        return Outcome(self, "the time-out", judge_time_out(self.definition, self.present))
+        return Outcome(self, "the time-out", judge_time_out(self.definition, self.present, NO_FACTS))
 
 
 class Outcome(Generic[S, C]):

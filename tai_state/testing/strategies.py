@@ -141,7 +141,7 @@ def _tried(
     event: MachineEvent[Any] | None = None
     payload: Any = None
     if way is None:
-        verdict = judge_time_out(definition, present)
+        verdict = judge_time_out(definition, present, NO_FACTS)
     elif isinstance(way, MachineEvent):
         event = way  # pyright: ignore[reportUnknownVariableType]
         if not event.is_bare:

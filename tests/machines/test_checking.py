@@ -26,10 +26,12 @@ from tai_state.machines import (
     Command,
     MachinesReport,
     PersistentMachine,
+    ProofObligation,
     Timeout,
     allow,
     check_machines,
     define,
+    run_timers,
 )
 from tai_state.streams import writing
 from tai_state.streams.writing import Intent
@@ -173,11 +175,28 @@ async def test_a_timers_step_is_judged_as_one(memory_places: Places):
             stream = store.core.layout.stream(GOVERNOR, name)
             data = (await store.get_state(GOVERNOR, name)).data
             lost = {key: value for key, value in data["machine"].items() if key != "due"} | {"state": "Lost"}
-            intent = Intent(METADATA, "transition", payload={"trigger": trigger, "to": "Lost"})
+            to = {} if name == "right" else {"to": "Lost"}
+            intent = Intent(METADATA, "transition", payload={"trigger": trigger, **to})
             await writing.save(store.core, stream, {"machine": lost}, intent, 1, None)
         report = await check_machines(store, kinds)
         assert [(each.path[-5:], each.kind) for each in report.findings] == [("wrong", "illegal")]
         assert "only a timer leads there" in report.findings[0].message
+
+
+async def test_a_step_that_a_caller_asked_for_is_not_judged_as_a_timers(memory_places: Places):
+    """A caller names a time-out as the trigger of a step that a rule allows, too: with its own data, and its facts."""
+    agreed = ProofObligation[Order, Cart]("somebody agreed", lambda step: step.metadata.get("by") == "ana")
+    kinds = define("order", Order, initial=Order.Placed, context=Cart, rules=RULES, obligations=[agreed])
+    place, who = memory_places.new(), ChangeMetadata("ana", "", {"by": "ana"})
+    async with place.store() as store:
+        asked, timed = (store.machine(GOVERNOR, name, kinds, metadata=who) for name in ("asked", "timed"))
+        for machine in (asked, timed):
+            await machine.initialize(context=Cart())
+        await asked.transition_to(Order.Lost, Timeout(5), update=lambda cart: cart.model_copy(update={"cents": 7}))
+        place.clock.advance_us(10**12)
+        assert (await run_timers(store, kinds, metadata=who)).fired == 1
+        assert (await timed.get()).state is Order.Lost
+        assert counts(await check_machines(store, kinds)) == {"machines": 2, "steps": 4}
 
 
 async def test_a_write_past_the_machine_is_named(store: StateStore):

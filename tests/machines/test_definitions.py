@@ -148,6 +148,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "half a surrogate pair": (_node(allow(READY, FAILED, name="\ud800")), "is no text"),
     "half a pair in the name": (lambda: define("\ud800", Node, initial=READY, rules=NODE_RULES), "is no text"),
     "an effect that is no text": (_node(allow(READY, FAILED, effects=[5])), "is no text"),
+    "an effect without a name": (_node(allow(READY, FAILED, effects=[""])), "is named '': a name is not empty"),
+    "an effect with a colon": (_node(time_out(READY, FAILED, seconds=1, effects=["a:b"])), "has no colon"),
     "an epoch that is none": (_node(allow(READY, FAILED, advances_epoch="yes")), "is no text"),
 }  # fmt: skip
 

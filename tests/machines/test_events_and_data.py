@@ -231,15 +231,15 @@ def test_a_state_with_other_data_is_another_state():
 
 def test_a_timer_takes_the_step_of_its_state():
     """The rule of a time-out leads to its target, caused by the time that was over, through obligations as any step."""
-    step = judge_time_out(ORDER, Present(Open(), Order()))
+    step = judge_time_out(ORDER, Present(Open(), Order()), {})
     assert not isinstance(step, Refusal)
     assert (step.after.state, step.trigger) == (Closed(), Timeout(30_000))
-    none = judge_time_out(ORDER, Present(Paid(receipt="x"), Order()))
+    none = judge_time_out(ORDER, Present(Paid(receipt="x"), Order()), {})
     assert isinstance(none, Refusal)
     assert none.reason == "this state has no time-out"
     never = ProofObligation[Node, None]("never", lambda _: False)
     refused = judge_time_out(
-        node([time_out(Node.Ready, Node.Failed, seconds=1)], obligations=[never]), Present(Node.Ready, None)
+        node([time_out(Node.Ready, Node.Failed, seconds=1)], obligations=[never]), Present(Node.Ready, None), {}
     )
     assert isinstance(refused, Refusal)
     assert refused.error is PreconditionFailed

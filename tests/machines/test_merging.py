@@ -471,6 +471,53 @@ async def test_several_bases_are_merged_as_machines(stores: list[StateStore]):
         assert (await data_of(store))["context"]["hours"] == 111_111
 
 
+@pytest.mark.parametrize("before", ["taken", "forced"])
+async def test_an_effect_that_is_done_moves_no_machine(stores: list[StateStore], before: str):
+    """A step is kept though the other side records an effect as done later; the effect stays done, the others pend."""
+    serve = allow(Pump.Running, Pump.Serviced, effects=["bill", "tell"])
+    ended = pump(serve, forbid(Pump.Scrapped, ANY_STATE, "it is gone"))
+    one, other = (pumped(store, definition=ended) for store in stores[:2])
+    await one.initialize(context=Plate())
+    await one.force_state(Pump.Running, "for the test")
+    await one.transition_to(Pump.Serviced, GO, event_id="served")
+    if before == "forced":
+        await one.force_state(Pump.Serviced, "it stays there")
+    await sync(*stores[:2])
+    await other.transition_to(Pump.Scrapped, GO)
+    await one.complete_effect("served:bill")
+    found = await merged(*stores[:2], MachineMerge(ended))
+    assert found["machine"]["state"] == "Scrapped"
+    assert [each["id"] for each in found["machine"]["effects"]] == ["served:tell"]
+
+
+async def test_effects_that_either_side_has_done_are_done(stores: list[StateStore]):
+    """Each side records another effect as done: after the merge, neither is pending."""
+    served = pump(allow(Pump.Off, Pump.Running, effects=["bill", "tell", "log"]))
+    one, other = (pumped(store, definition=served) for store in stores[:2])
+    await one.initialize(context=Plate())
+    await one.transition_to(Pump.Running, GO, event_id="ran")
+    await sync(*stores[:2])
+    await one.complete_effect("ran:bill")
+    await other.complete_effect("ran:tell")
+    found = await merged(*stores[:2], MachineMerge(served))
+    assert [each["id"] for each in found["machine"]["effects"]] == ["ran:log"]
+
+
+async def test_an_effect_that_was_written_by_hand_is_kept(stores: list[StateStore]):
+    """To put another effect in the place of one is more than to record that one as done."""
+    served = pump(allow(Pump.Off, Pump.Running, effects=["bill"]))
+    one = pumped(stores[0], definition=served)
+    await one.initialize(context=Plate())
+    await one.transition_to(Pump.Running, GO, event_id="ran")
+    await sync(*stores[:2])
+    data = await data_of(stores[0])
+    data["machine"]["effects"] = [{"id": "by hand", "name": "bill"}]
+    await stores[0].update_state(GOVERNOR, "P", data, METADATA, expected=ANY)
+    await stores[1].log_event(GOVERNOR, "P", "looked", METADATA)
+    found = await merged(*stores[:2], MachineMerge(served))
+    assert [each["id"] for each in found["machine"]["effects"]] == ["by hand"]
+
+
 @pytest.mark.parametrize("wrong", [None, 5, [], ["pump"], {}, Pump])
 def test_what_is_no_definition_is_refused(wrong: Any):
     """Something else than definitions is named before anything is merged."""

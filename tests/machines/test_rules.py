@@ -233,6 +233,8 @@ WRONG: dict[str, tuple[Any, type[Exception]]] = {
     "negative": (lambda: time_out(READY, FAILED, seconds=-1), ValueError),
     "no number": (lambda: time_out(READY, FAILED, seconds="1"), TypeError),
     "never": (lambda: time_out(READY, FAILED, seconds=float("nan")), ValueError),
+    "effects in one text": (lambda: allow(READY, FAILED, effects="charge"), TypeError),
+    "effects that are none": (lambda: time_out(READY, FAILED, seconds=1, effects=None), TypeError),
     "unknown option": (lambda: allow(READY, FAILED, gaurd=bool), TypeError),
     "no name": (lambda: MachineEvent(""), TypeError),
     "a number": (lambda: MachineEvent(5), TypeError),  # type: ignore[call-overload]

@@ -12,10 +12,12 @@ import pytest
 
 from tai_state import ANY, GovernorNotFound, InvalidData, errors, open_store
 from tai_state.machines import ComponentState, EffectsReport, allow, check_machines, define, described, run_effects
+from tai_state.streams import writing
+from tai_state.streams.writing import Intent
 
 from ..support.parcels import PARCEL, SEND, Had, Parcel, packed, parcel, parcel_with
 from ..support.processes import started
-from ..support.stores import GOVERNOR, METADATA, Place, edit
+from ..support.stores import GOVERNOR, METADATA, Place, Places, edit
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +67,29 @@ async def test_what_fails_stops_no_other_machine(place: Place):
         report = await run_effects(store, [PARCEL, box], had.handlers, METADATA)
         assert (report.done, report.failed_count) == (3, 2)
         assert [what for what, _ in report.failed] == ["governors/bank/states/b", "governors/bank/states/a"]
+
+
+@pytest.mark.parametrize("first", ["newest", "oldest"])
+async def test_the_newest_definition_counts_if_the_machines_own_is_not_given(memory_places: Places, first: str):
+    """The version decides, not the order in which definitions are given; one alone needs no list."""
+    lean = define("parcel", Lean, initial=Lean.Packed, rules=[], dead_ends=[Lean.Packed])
+    newest = define(
+        "parcel", Parcel, initial=Parcel.Packed, version=3, rules=[allow(Parcel.Packed, [Parcel.Sent, Parcel.Arrived])],
+        dead_ends=[Parcel.Sent, Parcel.Arrived],
+    )  # fmt: skip
+    given = [newest, lean] if first == "newest" else [lean, newest]
+    async with memory_places.new().store() as store:
+        for name in ("a", "b"):
+            await (await packed(store, name)).transition_to(Parcel.Sent, SEND)
+        handlers = {"charge": Had().handlers["charge"]}
+        assert await run_effects(store, given, handlers, METADATA) == EffectsReport(done=2, left=2)
+        assert await run_effects(store, newest, Had().handlers, METADATA) == EffectsReport(done=2)
+
+
+class Lean(ComponentState):
+    """A parcel that is never sent."""
+
+    Packed = described("Stays")
 
 
 class Box(ComponentState):
@@ -164,3 +189,18 @@ async def test_a_check_finds_nothing_wrong_with_effects(place: Place):
         data["machine"]["epoch"] = 7
         await store.update_state(GOVERNOR, "p", data, METADATA, expected=ANY, action="effect")
         assert not (await check_machines(store, PARCEL)).consistent
+
+
+@pytest.mark.parametrize("effects", [[], ["charge"], ["charge", "mail", "mail"], ["mail", "charge"]])
+async def test_a_check_finds_a_step_without_its_effects(memory_places: Places, effects: list[str]):
+    """A step that was written past the machine is illegal if it lacks an effect of its rule, or has another one."""
+    async with memory_places.new().store() as store:
+        machine = await packed(store)
+        data = (await store.get_state(GOVERNOR, "p")).data
+        data["machine"] |= {"state": "Sent", "effects": [{"id": f"x:{name}", "name": name} for name in effects]}
+        said = {"trigger": {"type": "command", "command": "send"}, "to": "Sent"}
+        intent = Intent(METADATA, "transition", "x", payload=said)
+        await writing.save(store.core, machine.stream, data, intent, 1, None)
+        [finding] = (await check_machines(store, PARCEL)).findings
+        assert (finding.kind, finding.version) == ("illegal", 2)
+        assert "its effects are not what the step gives" in finding.message
