@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import anyio
-from kettles import KETTLE
 
 from tai_state import open_store
 from tai_state.machines import run_timers
+
+sys.path.append(str(Path(__file__).parent))
+from kettles import KETTLE
 
 
 async def main(url: str) -> None:
