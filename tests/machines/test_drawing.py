@@ -201,7 +201,7 @@ def _hostile() -> Definition[Any, Any]:
     states: Any = ComponentState("Hostile", {each: described(each) for each in HOSTILE})  # type: ignore[arg-type]
     members = list(states)
     ring = [
-        allow(one, two, on=MachineEvent(one.name), effects=[one.name], reason=one.name)
+        allow(one, two, on=MachineEvent(one.name), effects=[one.name.replace(":", ";")], reason=one.name)
         for one, two in zip(members, members[1:] + members[:1], strict=True)
     ]
     never = [forbid(each, members[0], each.name) for each in members[1:-1]]
