@@ -356,7 +356,7 @@ async def test_who_names_a_version_waits_for_nobody(store: StateStore):
     waiting: list[int] = []
 
     def counting(states: list[Data | None], note: Data | None) -> tuple[list[Data | None], Data | None]:
-        waiting.extend(len(each.waiting) for each in turns._turns.values())
+        waiting.extend(len(line.waiting) if line else 0 for line in turns._turns.values())
         return moves(states, note)
 
     async with turns.of([store.core.layout.stream(GOVERNOR, name).state for name in ("alice", "bob")]):
