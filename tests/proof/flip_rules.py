@@ -48,10 +48,19 @@ def _is_removed(flip: Flip) -> bool:
 
 
 def _is_less(before: Any, after: list[Any]) -> bool:
-    """Whether a list gives only what it gave before; an event may lack the states that missing ones would show."""
+    """Whether a list gives only what it gave before; an event may lack the states that missing ones would show.
+
+    An event before which another one is missing now looks like the first that a cleanup left: if a snapshot of its
+    version is kept, which is as it was, it shows the state in it.
+    """
     before = before if isinstance(before, list) else []
     known = [*map(str, before), *(str(form) for each in before for form in _forms(each))] if before else []
-    return all(str(each) in known for each in after)
+    untold = {str(each) for each in before if isinstance(each, StateEvent) and each.to_state is None}
+    return all(str(each) in known or str(_without_state(each)) in untold for each in after)
+
+
+def _without_state(item: Any) -> Any:
+    return msgspec.structs.replace(item, to_state=None) if isinstance(item, StateEvent) else item
 
 
 def _forms(item: Any) -> list[Any]:
