@@ -259,7 +259,9 @@ def test_without_a_fallback_concurrent_versions_are_an_error():
     ours, theirs = rivals({"n": 1}, {"n": 2})
     with pytest.raises(ConflictResolutionFailed) as failed:
         Causal().resolve(ours, theirs, None)
-    assert failed.value.fields() == {"path": "governors/bank/states/alice", "clocks": (ours.clock, theirs.clock)}
+    what = "no rule decides between them: give a fallback resolver"
+    clocks = ours.clock, theirs.clock
+    assert failed.value.fields() == {"path": "governors/bank/states/alice", "clocks": clocks, "what": what}
     assert Causal(LastWriteWins()).resolve(ours, theirs, None).strategy == "last_write_wins"
 
 
