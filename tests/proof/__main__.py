@@ -84,8 +84,8 @@ def tiers(seed: int, minutes: float) -> dict[str, Tier]:
         ),
         mutants=mutants,
         flips=(
-            partial(flips.prove, engine="sqlite", seed=seed, count=500, minimum=400),
-            partial(flips.prove, engine="memory", seed=seed, count=300, minimum=200),
+            partial(flips.prove, engine="sqlite", seed=seed, count=300, minimum=240),
+            partial(flips.prove, engine="memory", seed=seed, count=240, minimum=200),
         ),
         features=together,
     )

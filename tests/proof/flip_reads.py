@@ -44,7 +44,7 @@ NOT_READS: dict[str, str] = {
             "LockManager.acquire_lock", "LockManager.break_lock", "LockManager.cleanup_expired_locks",
             "LockManager.lock", "LockManager.lock_all", "LockManager.release_lock", "LockManager.renew_lock",
             "Transaction.add", "Transaction.delete", "Transaction.log", "Transaction.put", "Transaction.record",
-            "Transaction.commit", "Transaction.is_overtaken_by",
+            "Transaction.commit", "Transaction.is_overtaken_by", "Transaction.run_afterwards",
             "Transaction.confirm", "Transaction.end", "Transaction.leave", "TransactionManager.acquire_lock",
             "TransactionManager.release_lock", "EventualConsistency.read_repair", "retire_store",
         ),
