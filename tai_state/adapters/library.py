@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from importlib import import_module
 from inspect import isawaitable
 from typing import Any, Protocol
 
@@ -13,6 +14,19 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from tai_state.adapters.charts import Chart, ChartRecord
 from tai_state.engines.loops import is_in_trio
 from tai_state.errors import InvalidData, InvalidTransition
+
+
+def imported(library: str) -> Any:
+    """The module of a library, whose extra has the same name.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the error names the extra.
+    """
+    try:
+        return import_module(library)
+    except ModuleNotFoundError as error:
+        what = f'its adapter needs the extra {library}; run: pip install "tai-state[{library}]"'
+        raise ModuleNotFoundError(what, name=error.name) from error
 
 
 class Library(Protocol):

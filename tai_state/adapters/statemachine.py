@@ -16,7 +16,7 @@ from tai_state.adapters.adapter import Adapter
 from tai_state.adapters.attributes import Attributes, C
 from tai_state.adapters.charts import JOIN, Chart, ChartRecord, unknown_state
 from tai_state.adapters.handle import AfterCommit
-from tai_state.adapters.library import check_names, finished, refusal
+from tai_state.adapters.library import check_names, finished, imported, refusal
 from tai_state.engines.loops import is_in_trio
 from tai_state.errors import InvalidData, InvalidDefinition
 from tai_state.streams.core import HasCore
@@ -133,11 +133,7 @@ class _Statecharts:
         attributes: Attributes[Any],
         timeout_seconds: float,
     ) -> None:
-        try:
-            self._library: Any = import_module("statemachine")
-        except ModuleNotFoundError as error:
-            what = 'its adapter needs the extra statemachine; run: pip install "tai-state[statemachine]"'
-            raise ModuleNotFoundError(what, name=error.name) from error
+        self._library: Any = imported("statemachine")
         self._async_engine: Any = import_module("statemachine.engines.async_").AsyncEngine
         self._set: Any = import_module("statemachine.orderedset").OrderedSet
         self._make = make

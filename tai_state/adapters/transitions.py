@@ -11,7 +11,7 @@ from tai_state.adapters.adapter import Adapter
 from tai_state.adapters.attributes import Attributes, C
 from tai_state.adapters.charts import JOIN, Chart, ChartRecord, unknown_state
 from tai_state.adapters.handle import AfterCommit
-from tai_state.adapters.library import check_names, finished, refusal
+from tai_state.adapters.library import check_names, finished, imported, refusal
 from tai_state.engines.loops import is_in_trio
 from tai_state.errors import InvalidData, InvalidDefinition, InvalidTransition
 from tai_state.streams.core import HasCore
@@ -114,11 +114,7 @@ class _Machines:
         attributes: Attributes[Any],
         timeout_seconds: float,
     ) -> None:
-        try:
-            self._library: Any = import_module("transitions")
-        except ModuleNotFoundError as error:
-            what = 'its adapter needs the extra transitions; run: pip install "tai-state[transitions]"'
-            raise ModuleNotFoundError(what, name=error.name) from error
+        self._library: Any = imported("transitions")
         self._nested: Any = import_module("transitions.extensions").HierarchicalMachine
         self._async: Any = import_module("transitions.extensions.asyncio").AsyncMachine
         self._make = make

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import anyio
 import typer
 
-from tai_state.cli.output import print_error
+from tai_state.cli.output import print_error, print_items, say
 from tai_state.errors import Inconsistent
-from tai_state.store.opening import open_store
+from tai_state.store.opening import open_store, open_to_look
 from tai_state.store.store import StateStore
+
+T = TypeVar("T")
 
 USAGE = 2
 INCONSISTENT = 4
@@ -69,6 +71,36 @@ class Damage:
         """End the command with the exit code for damage, if there was any."""
         if self._exit_code:
             raise typer.Exit(self._exit_code)
+
+
+async def print_found(
+    store: str | None,
+    find: Callable[[StateStore, Damage], AsyncIterator[T]],
+    *,
+    as_json: bool,
+    fields: Callable[[T], Any],
+    columns: Sequence[str],
+    row: Callable[[T], Sequence[Any]],
+    none: str,
+) -> None:
+    """Print what is found in a store, past what is damaged there, and end with the exit code for damage.
+
+    Args:
+        store: the address of the store.
+        find: gives the items, and reports what is damaged.
+        as_json: whether to print JSON.
+        fields: an item as JSON.
+        columns: the names of the columns for people.
+        row: an item as a row for people.
+        none: what to say to people where there is nothing.
+    """
+    damage = Damage(as_json=as_json)
+    async with open_to_look(store, damage.report) as opened_store:
+        items = find(opened_store, damage)
+        is_found = await print_items(items, as_json=as_json, fields=fields, columns=columns, row=row)
+    if not (is_found or damage or as_json):
+        say(none)
+    damage.end()
 
 
 def need_command(context: typer.Context) -> None:

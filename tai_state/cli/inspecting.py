@@ -17,10 +17,11 @@ from tai_state.cli.common import (
     StateArgument,
     StoreOption,
     UsageError,
+    print_found,
     run,
 )
 from tai_state.cli.loading import load_reducers
-from tai_state.cli.output import cell, plain, print_facts, print_items, print_json, print_table, say
+from tai_state.cli.output import cell, plain, print_facts, print_json, print_table, say
 from tai_state.errors import StateNotFound
 from tai_state.history.extents import extent_of
 from tai_state.history.folding import Reducers
@@ -52,19 +53,20 @@ def ls(
 ) -> None:
     """List all governors, or the states of one."""
 
-    async def command() -> None:
-        damage = Damage(as_json=as_json)
-        async with open_to_look(store, damage.report) as opened_store:
-            rows = _governors(opened_store, damage) if governor is None else _states(opened_store, governor, damage)
-            columns = ["governor", "states"] if governor is None else ["state_id", "version", "data", "timestamp"]
-            found = await print_items(
-                rows, as_json=as_json, fields=dict, columns=columns, row=lambda each: list(each.values())
-            )
-        if not (found or damage or as_json):
-            say("no governors" if governor is None else "no states")
-        damage.end()
+    def rows(opened_store: StateStore, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
+        return _governors(opened_store, damage) if governor is None else _states(opened_store, governor, damage)
 
-    run(command)
+    run(
+        lambda: print_found(
+            store,
+            rows,
+            as_json=as_json,
+            fields=dict,
+            columns=["governor", "states"] if governor is None else ["state_id", "version", "data", "timestamp"],
+            row=lambda each: list(each.values()),
+            none="no governors" if governor is None else "no states",
+        )
+    )
 
 
 async def _governors(store: StateStore, damage: Damage) -> AsyncGenerator[dict[str, Any], None]:
@@ -122,24 +124,24 @@ def history(
     if last is not None and (after or limit is not None):
         raise UsageError("give --last, or --after and --limit, not both")
 
-    async def command() -> None:
-        damage = Damage(as_json=as_json)
-        async with open_to_look(store, damage.report) as opened_store:
-            core = opened_store.core
-            stream = core.layout.stream(governor, state)
-            begin = after if last is None else await _before_last(core, stream, last)
-            found = await print_items(
-                sound_events(core, stream, damage.report, after=begin, limit=limit),
-                as_json=as_json,
-                fields=_event_fields,
-                columns=["version", "timestamp", "action", "by", "change"],
-                row=_event_row,
-            )
-        if not (found or damage or as_json):
-            say("no events")
-        damage.end()
+    async def events(opened_store: StateStore, damage: Damage) -> AsyncGenerator[JsonEvent, None]:
+        core = opened_store.core
+        stream = core.layout.stream(governor, state)
+        begin = after if last is None else await _before_last(core, stream, last)
+        async for event in sound_events(core, stream, damage.report, after=begin, limit=limit):
+            yield event
 
-    run(command)
+    run(
+        lambda: print_found(
+            store,
+            events,
+            as_json=as_json,
+            fields=_event_fields,
+            columns=["version", "timestamp", "action", "by", "change"],
+            row=_event_row,
+            none="no events",
+        )
+    )
 
 
 async def _before_last(core: Core, stream: Stream, last: int) -> int:

@@ -21,10 +21,11 @@ from tai_state.cli.common import (
     confirm,
     need_command,
     opened,
+    print_found,
     run,
 )
 from tai_state.cli.loading import load_definitions, load_migration, only_machine
-from tai_state.cli.output import Progress, print_facts, print_items, print_json, print_line, print_table, say
+from tai_state.cli.output import Progress, print_facts, print_json, print_line, print_table, say
 from tai_state.errors import Inconsistent
 from tai_state.machines.catalogue import Catalogue
 from tai_state.machines.checking import check_machines
@@ -167,22 +168,17 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Show the events of a machine, oldest first. Whoever wrote them, it reads them."""
-
-    async def command() -> None:
-        damage = Damage(as_json=as_json)
-        async with open_to_look(store, damage.report) as opened_store:
-            found = await print_items(
-                _events(opened_store, governor, state, damage),
-                as_json=as_json,
-                fields=_event_fields,
-                columns=["version", "timestamp", "kind", "from", "to", "reason", "by"],
-                row=_event_row,
-            )
-        if not (found or damage or as_json):
-            say("no events")
-        damage.end()
-
-    run(command)
+    run(
+        lambda: print_found(
+            store,
+            lambda opened_store, damage: _events(opened_store, governor, state, damage),
+            as_json=as_json,
+            fields=_event_fields,
+            columns=["version", "timestamp", "kind", "from", "to", "reason", "by"],
+            row=_event_row,
+            none="no events",
+        )
+    )
 
 
 async def _events(

@@ -12,17 +12,17 @@ import typer
 from tai_state.cli.common import (
     INCONSISTENT,
     AppOption,
-    Damage,
     GovernorArgument,
     JsonOption,
     StoreOption,
     YesOption,
     confirm,
     opened,
+    print_found,
     run,
 )
 from tai_state.cli.loading import load_reducers
-from tai_state.cli.output import Progress, plain, print_items, print_json, print_line, print_table, say
+from tai_state.cli.output import Progress, plain, print_json, print_line, print_table
 from tai_state.conflicts.merging import FieldMerge
 from tai_state.conflicts.recorded import RecordedConflict, conflicts_of
 from tai_state.conflicts.resolvers import LastWriteWins, Resolver, VersionBased
@@ -30,7 +30,6 @@ from tai_state.conflicts.retiring import RetirementReport, is_retired, retire_st
 from tai_state.conflicts.sync import SyncReport
 from tai_state.conflicts.sync import sync as sync_stores
 from tai_state.errors import GovernorNotFound, StoreNotFound, StoreNotNamed
-from tai_state.store.opening import open_to_look
 from tai_state.store.store import StateStore
 from tai_state.values.counting import counted
 
@@ -192,22 +191,17 @@ def conflicts(
     as_json: JsonOption = False,
 ) -> None:
     """List the resolved conflicts and the dropped changes."""
-
-    async def command() -> None:
-        damage = Damage(as_json=as_json)
-        async with open_to_look(store, damage.report) as opened_store:
-            found = await print_items(
-                conflicts_of(opened_store.core, governor, damage.report),
-                as_json=as_json,
-                fields=plain,
-                columns=["state_id", "version", "timestamp", "strategy", "discarded"],
-                row=_row,
-            )
-        if not (found or damage or as_json):
-            say("no conflicts")
-        damage.end()
-
-    run(command)
+    run(
+        lambda: print_found(
+            store,
+            lambda opened_store, damage: conflicts_of(opened_store.core, governor, damage.report),
+            as_json=as_json,
+            fields=plain,
+            columns=["state_id", "version", "timestamp", "strategy", "discarded"],
+            row=_row,
+            none="no conflicts",
+        )
+    )
 
 
 def _row(each: RecordedConflict) -> list[Any]:

@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-from tai_state.cli.common import Damage, JsonOption, StoreOption, run
+from tai_state.cli.common import JsonOption, StoreOption, print_found, run
 from tai_state.cli.loading import load_definitions
-from tai_state.cli.output import plain, print_items, say
+from tai_state.cli.output import plain
 from tai_state.machines.catalogue import Catalogue
 from tai_state.machines.timers import list_timers
-from tai_state.store.opening import open_to_look
 from tai_state.values.times import format_time, parse_time
 
 
@@ -31,18 +30,14 @@ def timers(
     before = None if due_before is None else format_time(parse_time(due_before))
     catalogue = None if definitions_name is None else Catalogue(load_definitions(definitions_name))
 
-    async def command() -> None:
-        damage = Damage(as_json=as_json)
-        async with open_to_look(store, damage.report) as opened_store:
-            found = await print_items(
-                list_timers(opened_store.core, catalogue, before, damage.report),
-                as_json=as_json,
-                fields=plain,
-                columns=["due", "governor", "state_id", "state", "target"],
-                row=lambda each: [each.due, each.governor_id, each.state_id, each.state, each.target or ""],
-            )
-        if not (found or damage or as_json):
-            say("no time-outs")
-        damage.end()
-
-    run(command)
+    run(
+        lambda: print_found(
+            store,
+            lambda opened_store, damage: list_timers(opened_store.core, catalogue, before, damage.report),
+            as_json=as_json,
+            fields=plain,
+            columns=["due", "governor", "state_id", "state", "target"],
+            row=lambda each: [each.due, each.governor_id, each.state_id, each.state, each.target or ""],
+            none="no time-outs",
+        )
+    )

@@ -7,6 +7,7 @@ that there is no such note; else it would begin a stream again whose state was l
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -15,13 +16,13 @@ from tai_state.engines.api import ABSENT, ANYTHING, Check, Delete, Document, Put
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
+from tai_state.history.survey import sound_states
 from tai_state.streams.core import Core
 from tai_state.streams.damage import as_read
 from tai_state.streams.layout import Stream
-from tai_state.streams.records import STATE, StateRecord
+from tai_state.streams.records import StateRecord
 
 _RECOVER: Final = "run `tai-state recover`"
-_PAGE: Final = 100
 
 
 class CleanedRecord(msgspec.Struct, frozen=True):
@@ -78,21 +79,12 @@ async def mend_notes(core: Core, governor_id: str) -> list[str]:
     Returns the paths of those that were mended.
     """
     mended: list[str] = []
-    states = core.engine.scan(Scan(core.layout.states(governor_id)))
-    while page := await take(states, _PAGE):
-        sound: list[tuple[Stream, StateRecord]] = []
-        for state in page:
-            place = core.layout.placed(governor_id, state)
-            try:
-                record = state.decode(STATE)
-            except Inconsistent:
-                continue  # its stream is found to be damaged
-            if place is not None:
-                sound.append((place.stream, record))
-        lacking = {error.path for error in await without_note(core, sound)}
-        for stream, _ in sound:
-            if stream.cleaned in lacking and await write_unless_moved(core.engine, [put_note(stream)], core.bounds):
-                mended.append(stream.cleaned)
+    async with aclosing(sound_states(core, governor_id)) as pages:
+        async for states in pages:
+            lacking = {error.path for error in await without_note(core, states)}
+            for stream, _ in states:
+                if stream.cleaned in lacking and await write_unless_moved(core.engine, [put_note(stream)], core.bounds):
+                    mended.append(stream.cleaned)
     async for note in core.engine.scan(Scan(core.layout.cleaned(governor_id))):
         problem = await problem_of_note(core, governor_id, note)
         if problem is not None and await write_unless_moved(core.engine, problem[1], core.bounds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from tai_state.engines.api import Document, Moment, Scan
 from tai_state.engines.paging import take
@@ -12,12 +12,26 @@ from tai_state.history.unfinished import unfinished_restore
 from tai_state.streams.core import Core
 from tai_state.streams.damage import misplaced
 from tai_state.streams.layout import Stream
+from tai_state.streams.records import STATE, StateRecord
 from tai_state.values.ids import VERSION_MAX, versioned
 
 _PAGE = 100
 
 STRANGE_MAX = 1_000
 """How many misplaced documents are noted."""
+
+
+async def sound_states(core: Core, governor_id: str) -> AsyncGenerator[list[tuple[Stream, StateRecord]], None]:
+    """The states of a governor that can be read, page by page. Who reads their streams finds the damaged ones."""
+    documents = core.engine.scan(Scan(core.layout.states(governor_id)))
+    while page := await take(documents, _PAGE):
+        sound: list[tuple[Stream, StateRecord]] = []
+        for state in page:
+            place = core.layout.placed(governor_id, state)
+            with suppress(Inconsistent):
+                if place is not None:
+                    sound.append((place.stream, state.decode(STATE)))
+        yield sound
 
 
 async def streams_with_events(

@@ -10,6 +10,7 @@ from tai_state.engines.api import ABSENT, At, Check, Delete, Document, Require, 
 from tai_state.engines.paging import take
 from tai_state.engines.rewriting import write_unless_moved
 from tai_state.errors import CorruptDocument, EventSourcingError, Inconsistent
+from tai_state.history.survey import sound_states
 from tai_state.streams.core import Core
 from tai_state.streams.damage import as_read
 from tai_state.streams.layout import Stream
@@ -82,31 +83,13 @@ async def mend_timers(core: Core, governors: Sequence[str], *, everywhere: bool)
     """
     mended: list[str] = []
     for governor_id in governors:
-        documents = core.engine.scan(Scan(core.layout.states(governor_id)))
-        while page := await take(documents, _PAGE):
-            mended += [
-                each.error.path
-                for each in await lacking(core, _sound(core, governor_id, page))
-                if await _mend(core, each)
-            ]
+        async with aclosing(sound_states(core, governor_id)) as pages:
+            async for states in pages:
+                mended += [each.error.path for each in await lacking(core, states) if await _mend(core, each)]
     for looked_at in [None] if everywhere else governors:
         async with aclosing(strays(core, looked_at)) as problems:
             mended += [each.error.path async for each in problems if await _mend(core, each)]
     return mended
-
-
-def _sound(core: Core, governor_id: str, page: Sequence[Document]) -> list[tuple[Stream, StateRecord]]:
-    """The states in a page that can be read."""
-    sound: list[tuple[Stream, StateRecord]] = []
-    for state in page:
-        place = core.layout.placed(governor_id, state)
-        try:
-            record = state.decode(STATE)
-        except Inconsistent:
-            continue  # its stream is found to be damaged
-        if place is not None:
-            sound.append((place.stream, record))
-    return sound
 
 
 async def _mend(core: Core, problem: Problem) -> bool:
