@@ -87,11 +87,11 @@ async def run_pending(
     complete: Callable[[str], Awaitable[MachineSnapshot[S, C]]],
     timeout_seconds: float,
 ) -> EffectsReport:
-    """Run the pending effects of a machine, and record each as done once it is had.
+    """Run the pending effects of a machine, and record those that succeed as done.
 
     Args:
         machine: the machine.
-        handlers: by the name of an effect, the function that has it.
+        handlers: by the name of an effect, the function that runs it.
         complete: records that an effect is done, by its id, and gives the machine after that.
         timeout_seconds: how long an asynchronous handler may take.
     """

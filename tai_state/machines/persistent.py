@@ -262,14 +262,14 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
         *,
         timeout_seconds: float = 30.0,
     ) -> EffectsReport:
-        """Run the effects that are pending now, in the order of their steps, and record each as done once it is had.
+        """Run the effects that are pending now, in the order of their steps, and record those that succeed as done.
 
-        Each effect is had at least once. It is had again if the process ends between the handler and the record, and
-        it may be had twice if two runners are at work at once: hold a lock around this to prevent that. An effect that
-        fails stays pending; those after it run all the same.
+        Each effect runs at least once. It runs again if the process ends between the handler and the record. Two
+        runners at once may both run it: hold a lock around this call to prevent that. An effect that fails stays
+        pending; those after it run all the same.
 
         Args:
-            handlers: by the name of an effect, the function that has it. It gets the effect, whose id is the same each
+            handlers: by the name of an effect, the function that runs it. It gets the effect, whose id is the same each
                 time, and the machine as it is by now. Effects of other names are left.
             metadata: who records that effects are done; by default, what the handle or the store was made with.
             timeout_seconds: how long an asynchronous handler may take. A synchronous one cannot be limited.
@@ -287,9 +287,9 @@ class PersistentMachine(TypedState[dict[str, Any]], Generic[S, C]):
     async def complete_effect(
         self, effect_id: str, metadata: ChangeMetadata | None = None, *, fence: Fence | None = None
     ) -> MachineSnapshot[S, C]:
-        """Record that an effect was had, in one commit; nothing is written if it is not pending any more.
+        """Record that an effect is done, in one commit. If the effect is no longer pending, nothing is written.
 
-        It changes nothing else of the machine, whatever steps are taken meanwhile, and counts as no step.
+        Nothing else of the machine changes: a step that was taken meanwhile stays. The record does not count as a step.
 
         Args:
             effect_id: the id of the effect.

@@ -39,7 +39,7 @@ async def run_effects(
     Args:
         store: an open store.
         definitions: the definition of the machines, or several; the effects of others are left.
-        handlers: by the name of an effect, the function that has it.
+        handlers: by the name of an effect, the function that runs it.
         metadata: who records that effects are done; by default, what the store was made with.
         governor_id: the governor whose machines these are; by default, all of them.
         timeout_seconds: how long an asynchronous handler may take.

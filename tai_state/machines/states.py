@@ -201,5 +201,5 @@ def is_key(key: object) -> bool:
 
 
 def key_of(state: Any) -> Any:
-    """The key of a state: itself, or its class if it carries data. What is no state has no key that a table holds."""
+    """The key of a state: itself, or its class if it carries data. No table holds the key of anything else."""
     return state if isinstance(state, ComponentState) else type(state)  # pyright: ignore[reportUnknownVariableType]

@@ -31,8 +31,8 @@ _LISTED_MAX: Final = 20
 def assert_replays(definition: Definition[Any, Any], *files: str) -> None:
     """Assert that a definition still allows every step of exported histories, whatever definition they were made under.
 
-    Machines of other names, states that are no machines, and what was forced, migrated or merged are passed over. It
-    runs an event loop, so it cannot be called from code that runs in one.
+    It passes over machines of other names, states without a machine, and steps that were forced, migrated or merged. It
+    runs an event loop, so code that runs in one cannot call it.
 
     Args:
         definition: the definition to judge the steps by.
